@@ -1,0 +1,1 @@
+"""HTTP only: parse, call shared, render. Never imports torch."""

@@ -1,0 +1,100 @@
+"""The exception tree. Each class carries `code` and `status`; api/errors.py renders them all.
+
+GradqError
+├── BadRequest 400          the body is not JSON
+├── NotFound 404
+├── WrongState 409          names the state and what is allowed in it
+├── InvalidSpec 422         every wrong field at once
+│   └── InvalidQuery 422    the same for the query string
+├── DatabaseAway 503
+├── ConfigurationError      a setting is wrong: the process does not start
+├── LeaseLost               another attempt owns the job now: write nothing more
+└── TrainingError           ends a job; `code` becomes its status_reason
+    ├── DataError  Diverged  GradientCheckFailed
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class FieldError:
+    """One wrong field: `pointer` is a JSON pointer (RFC 6901) into the request."""
+
+    pointer: str
+    code: str
+    detail: str
+
+    def to_json(self) -> dict[str, str]:
+        return asdict(self)
+
+
+class GradqError(Exception):
+    code = "internal_error"
+    status = 500
+    title = "Something went wrong inside gradq"
+
+    def __init__(self, detail: str = "", **extra: Any) -> None:
+        super().__init__(detail or self.title)
+        self.detail = detail or self.title
+        self.extra = extra
+
+
+class BadRequest(GradqError):
+    code, status, title = "bad_request", 400, "The request could not be read"
+
+
+class NotFound(GradqError):
+    code, status, title = "not_found", 404, "There is nothing here"
+
+
+class WrongState(GradqError):
+    code, status, title = "wrong_state", 409, "The job's state does not allow this"
+
+
+class InvalidSpec(GradqError):
+    code, status, title = "invalid_spec", 422, "The job spec is not valid"
+
+    def __init__(self, errors: list[FieldError]) -> None:
+        self.errors = errors
+        super().__init__("1 field is wrong" if len(errors) == 1 else f"{len(errors)} fields are wrong")
+
+
+class InvalidQuery(InvalidSpec):
+    code, title = "invalid_query", "The query string is not valid"
+
+
+class DatabaseAway(GradqError):
+    code, status, title = "database_away", 503, "The database does not answer"
+
+
+class ConfigurationError(GradqError):
+    code, title = "configuration_error", "A setting is wrong"
+
+
+class LeaseLost(GradqError):
+    code, title = "lease_lost", "Another attempt owns this job now"
+
+
+class TrainingError(GradqError):
+    """Ends the job as `failed`; `data` goes into the event log beside the message."""
+
+    title = "The training failed"
+
+    def __init__(self, detail: str, **data: Any) -> None:
+        super().__init__(detail)
+        self.data = data
+
+
+class DataError(TrainingError):
+    code = "data_error"
+
+
+class Diverged(TrainingError):
+    code = "diverged"
+
+
+class GradientCheckFailed(TrainingError):
+    code = "gradient_check_failed"

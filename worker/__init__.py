@@ -1,0 +1,1 @@
+"""Runs jobs. Only worker.trainer imports torch."""
