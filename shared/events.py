@@ -1,4 +1,4 @@
-"""What a trainer reports: plain values, sent over a pipe. Knows nothing of rows; the supervisor turns them into rows."""
+"""What a trainer reports: plain values, sent over a pipe. Knows nothing of rows; the supervisor makes them."""
 
 from __future__ import annotations
 

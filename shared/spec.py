@@ -1,4 +1,4 @@
-"""The job spec: what a client may ask for, with every default. Parsed once at the border; behind it nobody checks again."""
+"""The job spec: what a client may ask for, with every default. Parsed at the border; behind it nobody checks again."""
 
 from __future__ import annotations
 

@@ -1,0 +1,107 @@
+"""Files of jobs, through fsspec: a local folder, S3, memory. Keys are made here, never from a client's text."""
+
+from __future__ import annotations
+
+import hashlib
+import mimetypes
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import fsspec
+
+KINDS = {
+    "model.safetensors": "model",
+    "best.safetensors": "model",
+    "model.json": "model",
+    "loss_curve.png": "plot",
+    "loss_curve.svg": "plot",
+    "predictions.png": "plot",
+    "metrics.csv": "metrics",
+    "metrics.json": "metrics",
+    "spec.json": "spec",
+    "environment.json": "environment",
+    "confusion_matrix.json": "evaluation",
+    "gradient_check.json": "gradient_check",
+}
+MEDIA_TYPES = {".safetensors": "application/octet-stream", ".pt": "application/octet-stream", ".csv": "text/csv"}
+CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """A file that lies in the artifact store under `key`."""
+
+    name: str
+    kind: str
+    media_type: str
+    size_bytes: int
+    sha256: str
+    key: str
+
+
+class ArtifactStore:
+    def __init__(self, url: str) -> None:
+        self.fs, self.root = fsspec.core.url_to_fs(url)
+
+    def put(self, key: str, path: Path) -> StoredFile:
+        """Store a file whole or not at all: under another name first, then renamed."""
+        target = self._path(key)
+        self.fs.makedirs(target.rsplit("/", 1)[0], exist_ok=True)
+        temporary = f"{target}.{secrets.token_hex(4)}.part"
+        self.fs.put_file(str(path), temporary)
+        self.fs.mv(temporary, target)
+        return StoredFile(
+            name=path.name,
+            kind=KINDS.get(path.name, "file"),
+            media_type=media_type(path.name),
+            size_bytes=path.stat().st_size,
+            sha256=sha256_of(path),
+            key=key,
+        )
+
+    def get(self, key: str, path: Path) -> None:
+        self.fs.get_file(self._path(key), str(path))
+
+    def open(self, key: str) -> IO[bytes]:
+        file: IO[bytes] = self.fs.open(self._path(key), "rb")
+        return file
+
+    def local_path(self, key: str) -> Path | None:
+        """The file itself, where the store is a local folder."""
+        return Path(self._path(key)) if "file" in _protocols(self.fs) else None
+
+    def remove(self, key: str) -> None:
+        """Remove one file; one that is gone already is no error."""
+        if self.fs.exists(self._path(key)):
+            self.fs.rm_file(self._path(key))
+
+    def remove_job(self, job_id: str) -> None:
+        """Remove whatever lies under the job's folder, half-written files of lost attempts included."""
+        if self.fs.exists(self._path(job_id)):
+            self.fs.rm(self._path(job_id), recursive=True)
+
+    def _path(self, key: str) -> str:
+        return f"{self.root.rstrip('/')}/{key}"
+
+
+def artifact_key(job_id: str, attempt: int, name: str) -> str:
+    return f"{job_id}/{attempt}/{name}"
+
+
+def checkpoint_key(job_id: str, attempt: int, step: int) -> str:
+    return f"{job_id}/checkpoints/{attempt}-{step}.pt"
+
+
+def sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def media_type(name: str) -> str:
+    return MEDIA_TYPES.get(Path(name).suffix) or mimetypes.guess_type(name)[0] or "application/octet-stream"
+
+
+def _protocols(fs: Any) -> tuple[str, ...]:
+    return (fs.protocol,) if isinstance(fs.protocol, str) else tuple(fs.protocol)

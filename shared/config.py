@@ -1,0 +1,110 @@
+"""Settings: every environment variable, read once by `Settings.from_env()`. Nobody else looks at the environment."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+import platformdirs
+from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from shared.errors import ConfigurationError
+
+PREFIX = "GRADQ_"
+
+
+class Settings(BaseSettings):
+    """What varies by machine. What varies by job is in the spec."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True)
+
+    state_dir: Path = Field(default_factory=lambda: Path(platformdirs.user_data_dir("gradq")))
+    data_dir: Path | None = None
+    database_url: SecretStr | None = None
+    redis_url: SecretStr | None = None
+    artifacts_url: str | None = None
+    slots: Annotated[int, Field(ge=1, le=256)] | None = None
+    threads_per_slot: Annotated[int, Field(ge=1, le=1024)] | None = None
+    lease_seconds: Annotated[float, Field(ge=1)] = 15.0
+    grace_seconds: Annotated[float, Field(gt=0)] = 10.0
+    reconcile_seconds: Annotated[float, Field(gt=0)] = 2.0
+    download: bool = True
+    allow_anonymous: bool = False
+    log_level: str = "INFO"
+
+    @model_validator(mode="after")
+    def _fill_in(self) -> Self:
+        state = self.state_dir.expanduser().absolute()
+        filled: dict[str, Any] = {
+            "state_dir": state,
+            "data_dir": (self.data_dir or state / "data").expanduser().absolute(),
+            "database_url": self.database_url or SecretStr(f"sqlite:///{state / 'gradq.db'}"),
+            "artifacts_url": self.artifacts_url or f"file://{state / 'artifacts'}",
+        }
+        for name, value in filled.items():
+            object.__setattr__(self, name, value)  # frozen for everyone but this constructor
+        return self
+
+    @classmethod
+    def from_env(cls, **overrides: Any) -> Settings:
+        """Read the environment; `GRADQ_X_FILE` names a file that holds the value of `GRADQ_X`."""
+        try:
+            values: dict[str, Any] = {**_values_from_files(), **overrides}
+            return cls(**values)
+        except ValidationError as error:
+            lines = [f"{PREFIX}{'_'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors()]
+            raise ConfigurationError("; ".join(lines)) from error
+
+    @property
+    def runs_dir(self) -> Path:
+        """Where trainers work: one folder an attempt, removed when its outcome is stored."""
+        return self.state_dir / "runs"
+
+    @property
+    def broker_socket(self) -> Path:
+        return self.state_dir / "broker" / "redis.sock"
+
+    @property
+    def broker_url(self) -> str:
+        """Where the bell hangs: the Redis that was named, else the embedded one on its private socket."""
+        if self.redis_url is not None:
+            return self.redis_url.get_secret_value()
+        return f"redis+socket://{self.broker_socket}"
+
+    @property
+    def database(self) -> str:
+        assert self.database_url is not None
+        return self.database_url.get_secret_value()
+
+    @property
+    def datasets_dir(self) -> Path:
+        assert self.data_dir is not None
+        return self.data_dir
+
+    @property
+    def artifacts(self) -> str:
+        assert self.artifacts_url is not None
+        return self.artifacts_url
+
+    def make_state_dir(self) -> None:
+        """Create the state folder for this user alone; it holds jobs, models and the broker's socket."""
+        self.state_dir.mkdir(parents=True, exist_ok=True)
+        if self.state_dir.stat().st_uid == os.getuid():
+            self.state_dir.chmod(stat.S_IRWXU)
+
+
+def _values_from_files() -> dict[str, str]:
+    values = {}
+    for field in Settings.model_fields:
+        name = f"{PREFIX}{field.upper()}"
+        path = os.environ.get(f"{name}_FILE")
+        if path is None or name in os.environ:
+            continue
+        try:
+            values[field] = Path(path).read_text().strip()
+        except OSError as error:
+            raise ConfigurationError(f"{name}_FILE: cannot read {path}: {error.strerror}") from error
+    return values

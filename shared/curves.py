@@ -1,0 +1,87 @@
+"""A job's curve: points to series, series to CSV, series to a picture. Metric events in, bytes out."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+Point = tuple[int, int, float]  # (step, epoch, value)
+Series = dict[str, list[Point]]
+
+
+def to_series(points: Iterable[tuple[int, int, dict[str, float]]]) -> Series:
+    """(step, epoch, {name: value}) in order of time -> one list of points a name."""
+    series: Series = {}
+    for step, epoch, values in points:
+        for name, value in values.items():
+            series.setdefault(name, []).append((step, epoch, value))
+    return series
+
+
+def thin(points: Sequence[Point], max_points: int) -> list[Point]:
+    """At most `max_points` of them, so that the first, the last, and each stretch's minimum and maximum stay."""
+    if len(points) <= max_points:
+        return list(points)
+    if max_points < 4:
+        return [points[0], points[-1]][:max_points]
+    inner, stretches = points[1:-1], (max_points - 2) // 2
+    kept = [points[0]]
+    for i in range(stretches):
+        stretch = inner[i * len(inner) // stretches : (i + 1) * len(inner) // stretches]
+        low, high = min(stretch, key=lambda p: p[2]), max(stretch, key=lambda p: p[2])
+        kept += sorted({low, high})
+    return [*kept, points[-1]]
+
+
+def to_csv(series: Series) -> str:
+    """One line a step: step, epoch, then a column a name; empty where a name has no point at that step."""
+    names = sorted(series)
+    table: dict[tuple[int, int], dict[str, float]] = {}
+    for name in names:
+        for step, epoch, value in series[name]:
+            table.setdefault((step, epoch), {})[name] = value
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["step", "epoch", *names])
+    for (step, epoch), values in sorted(table.items()):
+        writer.writerow([step, epoch, *("" if name not in values else repr(values[name]) for name in names)])
+    return out.getvalue()
+
+
+def draw(series: Series, title: str, format: str = "png") -> bytes:
+    """The loss curve as a picture: batch, train and validation loss over steps, validation accuracy on the right."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes: Any = figure.add_subplot()
+    for name, label, style in LOSSES:
+        if points := series.get(name):
+            axes.plot([p[0] for p in points], [p[2] for p in points], label=label, **style)
+    axes.set(title=title, xlabel="step", ylabel="loss")
+    axes.grid(alpha=0.25)
+    handles, labels = axes.get_legend_handles_labels()
+    if points := series.get("val_accuracy"):
+        right = axes.twinx()
+        style = {"color": "#2a9d5c", "marker": "o", "markersize": 3, "linestyle": "--"}
+        right.plot([p[0] for p in points], [p[2] for p in points], label="validation accuracy", **style)
+        right.set(ylabel="accuracy", ylim=(0, 1.02))
+        more = right.get_legend_handles_labels()
+        handles, labels = handles + more[0], labels + more[1]
+    if handles:
+        axes.legend(handles, labels, loc="center right", frameon=False)
+    else:
+        axes.text(0.5, 0.5, "no points yet", transform=axes.transAxes, ha="center", color="grey")
+    out = io.BytesIO()
+    figure.savefig(out, format=format, metadata={"Date": None} if format == "svg" else None)
+    return out.getvalue()
+
+
+LOSSES: tuple[tuple[str, str, dict[str, Any]], ...] = (
+    ("batch_loss", "batch loss", {"color": "#b9c6d8", "linewidth": 1}),
+    ("train_loss", "training loss", {"color": "#1f5fa8", "marker": "o", "markersize": 3}),
+    ("val_loss", "validation loss", {"color": "#d1572b", "marker": "o", "markersize": 3}),
+)

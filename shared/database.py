@@ -1,0 +1,135 @@
+"""Engine and session scopes, for SQLite and PostgreSQL. Readers never block a writer; a write is one transaction."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Engine, create_engine, event, text
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.orm import Session
+
+from shared.errors import ConfigurationError, DatabaseAway
+
+BUSY_TIMEOUT_MS = 10_000
+NETWORK_FILESYSTEMS = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.sshfs", "fuse.s3fs", "glusterfs", "ceph")
+MIGRATIONS = Path(__file__).parent / "migrations"
+
+
+class Database:
+    """A place to open sessions. Opens no connection before the first one."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.is_sqlite = make_url(url).get_backend_name() == "sqlite"
+        self.engine = _sqlite_engine(url) if self.is_sqlite else _postgresql_engine(url)
+
+    @contextlib.contextmanager
+    def read(self) -> Iterator[Session]:
+        with _away_is_an_answer(), Session(self.engine, expire_on_commit=False) as session:
+            yield session
+
+    @contextlib.contextmanager
+    def write(self) -> Iterator[Session]:
+        """One transaction: committed at the end of the block, rolled back by an exception."""
+        engine = self.engine.execution_options(gradq_writes=True)
+        with _away_is_an_answer(), Session(engine, expire_on_commit=False) as session, session.begin():
+            yield session
+
+    def migrate(self) -> None:
+        """Bring the schema to the newest revision. Safe to run twice, and by two processes at once."""
+        with _away_is_an_answer(), self.engine.execution_options(gradq_writes=True).begin() as connection:
+            if not self.is_sqlite:
+                connection.execute(text("SELECT pg_advisory_xact_lock(7470001)"))  # SQLite: BEGIN IMMEDIATE is the lock
+            command.upgrade(alembic_config(connection), "head")
+
+    def checkpoint_wal(self) -> None:
+        """Fold SQLite's log into the file. Only the reconciler's leader calls this: see `_on_connect`."""
+        if self.is_sqlite:
+            with self.engine.connect() as connection:
+                connection.execute(text("PRAGMA wal_checkpoint(PASSIVE)"))
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+
+def alembic_config(connection: Any = None) -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    config.attributes["connection"] = connection
+    return config
+
+
+def _postgresql_engine(url: str) -> Engine:
+    return create_engine(url, pool_pre_ping=True, pool_size=8, max_overflow=24, connect_args={"connect_timeout": 5})
+
+
+def _sqlite_engine(url: str) -> Engine:
+    path = make_url(url).database
+    if not path:
+        raise ConfigurationError("GRADQ_DATABASE_URL: SQLite needs a file; several processes share it")
+    folder = Path(path).absolute().parent
+    filesystem = _filesystem_of(folder)
+    if filesystem in NETWORK_FILESYSTEMS:
+        raise ConfigurationError(
+            f"{folder} lies on {filesystem}: SQLite's log needs shared memory, which a network filesystem has not. "
+            "Set GRADQ_STATE_DIR to a local folder, or GRADQ_DATABASE_URL to PostgreSQL."
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_MS / 1000, "check_same_thread": False})
+    event.listen(engine, "connect", _on_connect)
+    event.listen(engine, "begin", _on_begin)
+    return engine
+
+
+def _on_connect(connection: sqlite3.Connection, _record: Any) -> None:
+    connection.isolation_level = None  # the driver would begin a deferred transaction by itself; _on_begin does it
+    for pragma in (
+        f"busy_timeout={BUSY_TIMEOUT_MS}",
+        "journal_mode=WAL",
+        "synchronous=NORMAL",
+        "foreign_keys=ON",
+        # SQLite before 3.51.3 can corrupt a WAL database when two processes fold the log at the same moment
+        # (the WAL-reset bug), so nobody does it in passing; one process does, on purpose (checkpoint_wal).
+        "wal_autocheckpoint=0",
+    ):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _on_begin(connection: Any) -> None:
+    # a deferred transaction that reads, then writes, fails at once when somebody wrote in between, whatever the timeout
+    writes = connection.get_execution_options().get("gradq_writes", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _filesystem_of(path: Path) -> str:
+    """The filesystem type of the mount that holds `path`; empty where the system has no /proc/mounts."""
+    mounts = Path("/proc/mounts")
+    if not mounts.exists():
+        return ""
+    best, kind = "", ""
+    for line in mounts.read_text().splitlines():
+        _, mount, filesystem, *_ = line.split(" ")
+        mount = mount.replace("\\040", " ")
+        if path.is_relative_to(mount) and len(mount) >= len(best):
+            best, kind = mount, filesystem
+    return kind
+
+
+@contextlib.contextmanager
+def _away_is_an_answer() -> Iterator[None]:
+    """A database that cannot be reached is DatabaseAway; a wrong statement stays the error that it is."""
+    try:
+        yield
+    except (OperationalError, InterfaceError) as error:
+        raise DatabaseAway(str(error.orig)) from error
+    except DBAPIError as error:
+        if error.connection_invalidated:
+            raise DatabaseAway(str(error.orig)) from error
+        raise

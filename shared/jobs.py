@@ -1,0 +1,505 @@
+"""The job store: every change of a job's row, each one guarded statement, each with its line in the job's log.
+
+A running job belongs to a `Lease` (job, attempt, token). Whoever writes for an attempt names its lease; when the row
+says otherwise the write does nothing and raises LeaseLost. Thus a worker that was given up for lost can do no harm.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, cast
+
+import uuid6
+from sqlalchemy import CursorResult, Insert, Update, and_, delete, func, insert, or_, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.orm import Session
+
+from shared.artifacts import StoredFile
+from shared.errors import LeaseLost, NotFound, WrongState
+from shared.events import Level
+from shared.spec import JobSpec
+from shared.states import ALLOWED_MOVES, TERMINAL, JobState
+from shared.tables import ArtifactRow, Attempt, CheckpointRow, EventRow, Job, Leader, Worker, database_now
+
+FIRST_BACKOFF_SECONDS, LONGEST_BACKOFF_SECONDS = 5.0, 60.0
+
+
+@dataclass(frozen=True)
+class Lease:
+    """The right to write for one attempt of one job."""
+
+    job_id: str
+    attempt: int
+    token: str
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line for a job's log. A metric names its `series` and `step`."""
+
+    type: str
+    message: str
+    data: dict[str, Any]
+    level: Level = "info"
+    series: str | None = None
+    step: int | None = None
+    at: datetime | None = None
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
+def new_id(prefix: str) -> str:
+    """A sortable id: time first, then chance (UUID version 7)."""
+    return f"{prefix}_{uuid6.uuid7().hex}"
+
+
+# --- submit, read, cancel, delete: what clients do --------------------------------------------------------------------
+
+
+def create(session: Session, spec: JobSpec) -> Job:
+    job = Job(
+        id=new_id("job"),
+        name=spec.name,
+        state=JobState.QUEUED,
+        spec=spec.to_json(),
+        labels=spec.labels,
+        priority=spec.priority,
+        device=spec.device,
+        attempt=0,
+        failures=0,
+        last_seq=1,
+        created_at=now(),
+    )
+    session.add(job)
+    session.flush()
+    session.execute(insert(EventRow), [_row(job.id, 0, 1, _status_line(JobState.QUEUED, "job queued"))])
+    return job
+
+
+def get(session: Session, job_id: str) -> Job:
+    job = session.get(Job, job_id)
+    if job is None:
+        raise NotFound(f"there is no job {job_id}")
+    return job
+
+
+def attempts_of(session: Session, job_id: str) -> Sequence[Attempt]:
+    return session.scalars(select(Attempt).where(Attempt.job_id == job_id).order_by(Attempt.number)).all()
+
+
+def events_of(
+    session: Session, job_id: str, after: int = 0, type: str | None = None, limit: int = 1000
+) -> list[EventRow]:
+    query = select(EventRow).where(EventRow.job_id == job_id, EventRow.seq > after)
+    if type is not None:
+        query = query.where(EventRow.type == type)
+    return list(session.scalars(query.order_by(EventRow.seq).limit(limit)))
+
+
+def points_of(session: Session, job_id: str) -> list[EventRow]:
+    """The job's curve: every metric event, in order."""
+    query = select(EventRow).where(EventRow.job_id == job_id, EventRow.type == "metric")
+    return list(session.scalars(query.order_by(EventRow.seq)))
+
+
+def artifacts_of(session: Session, job_id: str) -> Sequence[ArtifactRow]:
+    return session.scalars(select(ArtifactRow).where(ArtifactRow.job_id == job_id).order_by(ArtifactRow.name)).all()
+
+
+def artifact(session: Session, job_id: str, name: str) -> ArtifactRow:
+    row = session.get(ArtifactRow, (job_id, name))
+    if row is None:
+        raise NotFound(f"job {job_id} has no artifact {name}")
+    return row
+
+
+def request_cancel(session: Session, job_id: str) -> Job:
+    """Cancel a queued job at once; leave the wish on a running one. A second wish changes nothing."""
+    cancelled = _changed(
+        session,
+        update(Job)
+        .where(Job.id == job_id, Job.state == JobState.QUEUED)
+        .values(
+            state=JobState.CANCELLED,
+            cancel_requested_at=now(),
+            finished_at=now(),
+            status_reason={"code": "cancelled_by_user", "detail": "cancelled before it started"},
+        ),
+    )
+    if cancelled:
+        _log(session, job_id, _status_line(JobState.CANCELLED, "cancelled before it started"))
+        return get(session, job_id)
+    wished = _changed(
+        session,
+        update(Job)
+        .where(Job.id == job_id, Job.state == JobState.RUNNING, Job.cancel_requested_at.is_(None))
+        .values(cancel_requested_at=now()),
+    )
+    if wished:
+        _log(session, job_id, Line("status", "cancel requested", {"status": "cancelling"}))
+    job = get(session, job_id)
+    if job.state in TERMINAL and job.state != JobState.CANCELLED:
+        raise _wrong_state(job, "cancel")
+    return job
+
+
+def remove(session: Session, job_id: str) -> int:
+    """Delete a terminal job's rows; return the bytes of its files, which the caller must now remove."""
+    job = session.scalar(select(Job).where(Job.id == job_id).with_for_update())
+    if job is None:
+        raise NotFound(f"there is no job {job_id}")
+    if job.state not in TERMINAL:
+        raise _wrong_state(job, "delete")
+    freed = 0
+    for table in (ArtifactRow, CheckpointRow):
+        freed += session.scalar(select(func.sum(table.size_bytes)).where(table.job_id == job_id)) or 0
+    for child in (EventRow, ArtifactRow, CheckpointRow, Attempt):
+        session.execute(delete(child).where(child.job_id == job_id))
+    session.delete(job)
+    return freed
+
+
+def _wrong_state(job: Job, action: str) -> WrongState:
+    state = JobState(job.state)
+    allowed = ["delete"] if state in TERMINAL else ["cancel"]
+    detail = f"cannot {action} a job that is {state}; allowed now: {', '.join(allowed)}"
+    return WrongState(detail, state=state.value, allowed=allowed)
+
+
+# --- the queue: claim, renew, hand back, finish: what workers do ------------------------------------------------------
+
+
+def claim(session: Session, worker: str, device: str, fits: Iterable[str], lease_seconds: float) -> Job | None:
+    """Take the best queued job whose device wish is in `fits`: raise its attempt, write a lease. None: none waits."""
+    best = (
+        select(Job.id)
+        .where(
+            Job.state == JobState.QUEUED,
+            Job.device.in_(list(fits)),
+            or_(Job.not_before.is_(None), Job.not_before <= database_now()),
+        )
+        .order_by(Job.priority.desc(), Job.created_at, Job.id)
+        .limit(1)
+        .with_for_update(skip_locked=True)
+        .scalar_subquery()
+    )
+    token = secrets.token_hex(16)
+    job = session.scalar(
+        update(Job)
+        .where(Job.id == best, Job.state == JobState.QUEUED)
+        .values(
+            state=JobState.RUNNING,
+            attempt=Job.attempt + 1,
+            worker=worker,
+            lease_token=token,
+            lease_until=database_now(lease_seconds),
+            started_at=func.coalesce(Job.started_at, now()),
+            not_before=None,
+        )
+        .returning(Job)
+        .execution_options(synchronize_session=False, populate_existing=True)
+    )
+    if job is None:
+        return None
+    session.add(Attempt(job_id=job.id, number=job.attempt, worker=worker, device=device, started_at=now()))
+    message = f"attempt {job.attempt} started on {device}"
+    _log(session, job.id, _status_line(JobState.RUNNING, message, worker=worker, device=device), attempt=job.attempt)
+    return job
+
+
+def lease_of(job: Job) -> Lease:
+    assert job.lease_token is not None, "only a claimed job has a lease"
+    return Lease(job.id, job.attempt, job.lease_token)
+
+
+def renew(session: Session, lease: Lease, lease_seconds: float, progress: dict[str, Any] | None = None) -> None:
+    values: dict[str, Any] = {"lease_until": database_now(lease_seconds)}
+    if progress is not None:
+        values["progress"] = progress
+    _fenced(session, lease, update(Job).values(**values))
+
+
+def cancel_wished(session: Session, lease: Lease) -> bool:
+    """Whether somebody asked to cancel; raises LeaseLost when the job is no longer this attempt's."""
+    row = session.execute(select(Job.cancel_requested_at).where(*_holds(lease))).one_or_none()
+    if row is None:
+        raise LeaseLost(f"job {lease.job_id}, attempt {lease.attempt}")
+    return row[0] is not None
+
+
+def append(session: Session, lease: Lease, lines: Sequence[Line]) -> None:
+    """Append to the log in order. A point of the curve that already stands there is left out."""
+    if not lines:
+        return
+    last = session.scalar(
+        update(Job).where(*_holds(lease)).values(last_seq=Job.last_seq + len(lines)).returning(Job.last_seq)
+    )
+    if last is None:
+        raise LeaseLost(f"job {lease.job_id}, attempt {lease.attempt}")
+    first = last - len(lines) + 1
+    _insert_lines(session, lease.job_id, lease.attempt, first, lines)
+
+
+def resume_point(session: Session, lease: Lease) -> tuple[list[CheckpointRow], int]:
+    """The job's checkpoints, newest first, and the last step of the curve that the log already holds (-1: none)."""
+    rows = session.scalars(
+        select(CheckpointRow).where(CheckpointRow.job_id == lease.job_id).order_by(CheckpointRow.step.desc())
+    ).all()
+    last = session.scalar(
+        select(func.max(EventRow.step)).where(EventRow.job_id == lease.job_id, EventRow.series.is_not(None))
+    )
+    return list(rows), -1 if last is None else last
+
+
+def note_resumed(session: Session, lease: Lease, step: int) -> None:
+    session.execute(
+        update(Attempt)
+        .where(Attempt.job_id == lease.job_id, Attempt.number == lease.attempt)
+        .values(resumed_from_step=step)
+    )
+
+
+def add_checkpoint(
+    session: Session, lease: Lease, file: StoredFile, step: int, epoch: int, keep_last: int
+) -> list[str]:
+    """Record a stored checkpoint; return the keys of older ones beyond `keep_last`, whose rows are gone."""
+    row = CheckpointRow(
+        job_id=lease.job_id,
+        step=step,
+        attempt=lease.attempt,
+        epoch=epoch,
+        size_bytes=file.size_bytes,
+        sha256=file.sha256,
+        key=file.key,
+        created_at=now(),
+    )
+    append(session, lease, [Line("checkpoint", f"checkpoint at step {step}", {"step": step, "epoch": epoch})])
+    session.merge(row)
+    session.flush()
+    query = select(CheckpointRow).where(CheckpointRow.job_id == lease.job_id).order_by(CheckpointRow.step.desc())
+    old = session.scalars(query.offset(keep_last)).all()
+    for stale in old:
+        session.delete(stale)
+    return [stale.key for stale in old]
+
+
+def finish(
+    session: Session,
+    lease: Lease,
+    state: JobState,
+    message: str,
+    reason: dict[str, Any] | None = None,
+    result: dict[str, Any] | None = None,
+    progress: dict[str, Any] | None = None,
+    files: Sequence[StoredFile] = (),
+) -> None:
+    """End the job: its files, its last line and its state in one transaction."""
+    assert state in ALLOWED_MOVES[JobState.RUNNING] & TERMINAL
+    lines = [Line("artifact", f"stored {f.name}", {"name": f.name, "size_bytes": f.size_bytes}) for f in files]
+    level: Level = "error" if state is JobState.FAILED else "info"
+    append(session, lease, [*lines, Line("status", message, {"status": state.value, "reason": reason}, level)])
+    values: dict[str, Any] = {"state": state, "status_reason": reason, "finished_at": now(), "lease_token": None}
+    if result is not None:
+        values["result"] = result
+    if progress is not None:
+        values["progress"] = progress
+    _fenced(session, lease, update(Job).values(**values, lease_until=None))
+    session.execute(delete(ArtifactRow).where(ArtifactRow.job_id == lease.job_id))
+    session.add_all(ArtifactRow(job_id=lease.job_id, created_at=now(), **vars(f)) for f in files)
+    _end_attempt(session, lease, state.value)
+
+
+def hand_back(session: Session, lease: Lease, message: str) -> None:
+    """Queue the job again, through no fault of its own (drained): costs no attempt of `max_attempts`."""
+    append(session, lease, [_status_line(JobState.QUEUED, message)])
+    _fenced(session, lease, update(Job).values(state=JobState.QUEUED, lease_token=None, lease_until=None, worker=None))
+    _end_attempt(session, lease, "drained")
+
+
+def lose(session: Session, lease: Lease, detail: str) -> JobState:
+    """The attempt died. Queue the job again, or end it: cancelled if that was wished, failed after `max_attempts`."""
+    job = session.scalar(select(Job).where(*_holds(lease)).with_for_update())
+    if job is None:
+        raise LeaseLost(f"job {lease.job_id}, attempt {lease.attempt}")
+    if job.cancel_requested_at is not None:
+        reason = {"code": "cancelled_by_user", "detail": "cancelled on request"}
+        finish(session, lease, JobState.CANCELLED, "cancelled on request", reason)
+        return JobState.CANCELLED
+    failures, allowed = job.failures + 1, job.spec["max_attempts"]
+    if failures >= allowed:
+        reason = {
+            "code": "too_many_attempts",
+            "detail": f"{failures} of {allowed} attempts were lost; the last: {detail}",
+        }
+        finish(session, lease, JobState.FAILED, reason["detail"], reason)
+        return JobState.FAILED
+    data = {"status": JobState.QUEUED.value, "reason": {"code": "worker_lost", "detail": detail}}
+    append(
+        session, lease, [Line("status", f"attempt {lease.attempt} was lost: {detail}; queued again", data, "warning")]
+    )
+    values = {"state": JobState.QUEUED, "lease_token": None, "lease_until": None, "worker": None, "failures": failures}
+    _fenced(session, lease, update(Job).values(**values, not_before=database_now(backoff_seconds(failures))))
+    _end_attempt(session, lease, "worker_lost")
+    return JobState.QUEUED
+
+
+def backoff_seconds(failures: int) -> float:
+    """At once after the first loss (most are deploys and evictions), then 5 s, 10 s, 20 s … 60 s."""
+    if failures <= 1:
+        return 0.0
+    return min(FIRST_BACKOFF_SECONDS * 2.0 ** (failures - 2), LONGEST_BACKOFF_SECONDS)
+
+
+def expired_leases(session: Session) -> list[Lease]:
+    """The leases that ran out: their workers are gone, or as good as."""
+    query = select(Job).where(Job.state == JobState.RUNNING, Job.lease_until < database_now())
+    return [lease_of(job) for job in session.scalars(query)]
+
+
+# --- workers and the one office ---------------------------------------------------------------------------------------
+
+
+def beat(session: Session, worker: Worker) -> None:
+    """Say that this worker lives, on the database's clock."""
+    values = {c.name: getattr(worker, c.name) for c in Worker.__table__.columns if c.name != "seen_at"}
+    _upsert(session, Worker, {"id"}, {**values, "seen_at": database_now()})
+
+
+def retire(session: Session, worker_id: str) -> None:
+    session.execute(delete(Worker).where(Worker.id == worker_id))
+
+
+def live_workers(session: Session, within_seconds: float) -> Sequence[Worker]:
+    query = select(Worker).where(Worker.seen_at > database_now(-within_seconds)).order_by(Worker.started_at)
+    return session.scalars(query).all()
+
+
+def sweep_workers(session: Session, older_than_seconds: float) -> None:
+    session.execute(delete(Worker).where(Worker.seen_at < database_now(-older_than_seconds)))
+
+
+def take_office(session: Session, office: str, holder: str, seconds: float) -> bool:
+    """Become or stay the one who holds `office` for the next `seconds`; False: somebody else does."""
+    values = {"office": office, "holder": holder, "until": database_now(seconds), "term": seconds}
+    mine_or_free = or_(Leader.holder == holder, Leader.until < database_now())
+    return _upsert(session, Leader, {"office"}, values, where=mine_or_free) == 1
+
+
+# --- the queue as people see it ---------------------------------------------------------------------------------------
+
+
+def queue_standing(session: Session, job: Job, live_within_seconds: float) -> dict[str, Any] | None:
+    """Where a queued job stands and why it waits; None once it runs or has ended."""
+    if job.state != JobState.QUEUED:
+        return None
+    ahead_of = or_(
+        Job.priority > job.priority,
+        and_(Job.priority == job.priority, Job.created_at < job.created_at),
+        and_(Job.priority == job.priority, Job.created_at == job.created_at, Job.id < job.id),
+    )
+    ahead = session.scalar(select(func.count()).where(Job.state == JobState.QUEUED, ahead_of)) or 0
+    workers = live_workers(session, live_within_seconds)
+    return {"position": ahead + 1, "reason": _reason_to_wait(job, ahead, workers)}
+
+
+def _reason_to_wait(job: Job, ahead: int, workers: Sequence[Worker]) -> dict[str, str]:
+    if job.not_before is not None and job.not_before > now():
+        return {"code": "retry_backoff", "detail": f"tried again from {job.not_before.isoformat(timespec='seconds')}"}
+    workers = [worker for worker in workers if not worker.draining]
+    if not workers:
+        return {"code": "no_live_worker", "detail": "no worker is alive; start one with `gradq worker`"}
+    kinds = {kind for worker in workers for kind in worker.devices["kinds"]}
+    if job.device == "cuda" and "cuda" not in kinds:
+        return {"code": "no_such_device", "detail": "the job asks for cuda and no live worker has a GPU"}
+    free, slots = sum(worker.free_slots for worker in workers), sum(worker.slots for worker in workers)
+    jobs_ahead = "1 job" if ahead == 1 else f"{ahead} jobs"
+    return {"code": "waiting_for_device", "detail": f"{jobs_ahead} ahead, {free} of {slots} slots free"}
+
+
+def queued_count(session: Session) -> int:
+    ready = or_(Job.not_before.is_(None), Job.not_before <= database_now())
+    return session.scalar(select(func.count()).select_from(Job).where(Job.state == JobState.QUEUED, ready)) or 0
+
+
+# --- the statements that all of the above are made of -----------------------------------------------------------------
+
+
+def _holds(lease: Lease) -> tuple[Any, ...]:
+    return (
+        Job.id == lease.job_id,
+        Job.attempt == lease.attempt,
+        Job.lease_token == lease.token,
+        Job.state == JobState.RUNNING,
+    )
+
+
+def _fenced(session: Session, lease: Lease, change: Update) -> None:
+    """Change the lease's row, or raise LeaseLost when it is no longer the lease's."""
+    if _changed(session, change.where(*_holds(lease))) != 1:
+        raise LeaseLost(f"job {lease.job_id}, attempt {lease.attempt}")
+
+
+def _changed(session: Session, statement: Update | Insert) -> int:
+    """Execute a write and return how many rows it wrote."""
+    result = cast("CursorResult[Any]", session.execute(statement, execution_options={"synchronize_session": False}))
+    return result.rowcount
+
+
+def _end_attempt(session: Session, lease: Lease, outcome: str) -> None:
+    session.execute(
+        update(Attempt)
+        .where(Attempt.job_id == lease.job_id, Attempt.number == lease.attempt)
+        .values(finished_at=now(), outcome=outcome)
+    )
+
+
+def _status_line(state: JobState, message: str, **data: Any) -> Line:
+    return Line("status", message, {"status": state.value, **data})
+
+
+def _log(session: Session, job_id: str, line: Line, attempt: int | None = None) -> None:
+    """Append one line as part of a state change that holds the row's lock already."""
+    last, current = session.execute(
+        update(Job)
+        .where(Job.id == job_id)
+        .values(last_seq=Job.last_seq + 1)
+        .returning(Job.last_seq, Job.attempt)
+        .execution_options(synchronize_session=False)
+    ).one()
+    session.execute(insert(EventRow), [_row(job_id, current if attempt is None else attempt, last, line)])
+
+
+def _insert_lines(session: Session, job_id: str, attempt: int, first_seq: int, lines: Sequence[Line]) -> None:
+    rows = [_row(job_id, attempt, first_seq + i, line) for i, line in enumerate(lines)]
+    dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
+    statement = dialect.insert(EventRow).on_conflict_do_nothing(index_elements=["job_id", "series", "step"])
+    session.execute(statement, rows)
+
+
+def _row(job_id: str, attempt: int, seq: int, line: Line) -> dict[str, Any]:
+    return {
+        "job_id": job_id,
+        "seq": seq,
+        "attempt": attempt,
+        "type": line.type,
+        "level": line.level,
+        "message": line.message,
+        "data": line.data,
+        "series": line.series,
+        "step": line.step,
+        "created_at": line.at or now(),
+    }
+
+
+def _upsert(session: Session, table: Any, keys: set[str], values: dict[str, Any], where: Any = None) -> int:
+    """Insert, or update where the key stands already (and `where` holds). Returns the number of rows written."""
+    dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
+    statement = dialect.insert(table).values(**values)
+    change = {name: value for name, value in values.items() if name not in keys}
+    statement = statement.on_conflict_do_update(index_elements=sorted(keys), set_=change, where=where)
+    return _changed(session, statement)
