@@ -50,31 +50,38 @@ def to_csv(series: Series) -> str:
     return out.getvalue()
 
 
-def draw(series: Series, title: str, format: str = "png") -> bytes:
-    """The loss curve as a picture: batch, train and validation loss over steps, validation accuracy on the right."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
+def draw(series: Series, title: str, formats: Sequence[str]) -> list[bytes]:
+    """The loss curve as a picture, once in each of `formats` (png, svg): batch, training and validation loss over steps,
+    validation accuracy on the right."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = Figure(figsize=(8, 4.5), dpi=120)
+    figure.subplots_adjust(left=0.08, right=0.92, top=0.92, bottom=0.11)
     axes: Any = figure.add_subplot()
     for name, label, style in LOSSES:
-        if points := series.get(name):
-            axes.plot([p[0] for p in points], [p[2] for p in points], label=label, **style)
-    axes.set(title=title, xlabel="step", ylabel="loss")
+        _plot(axes, series.get(name), label, style)
+    axes.set(title=title.replace("$", r"\$"), xlabel="step", ylabel="loss")  # a bare $ would begin mathematics
     axes.grid(alpha=0.25)
     handles, labels = axes.get_legend_handles_labels()
-    if points := series.get("val_accuracy"):
-        right = axes.twinx()
-        style = {"color": "#2a9d5c", "marker": "o", "markersize": 3, "linestyle": "--"}
-        right.plot([p[0] for p in points], [p[2] for p in points], label="validation accuracy", **style)
+    if "val_accuracy" in series:
+        right: Any = axes.twinx()
+        _plot(right, series["val_accuracy"], "validation accuracy", ACCURACY)
         right.set(ylabel="accuracy", ylim=(0, 1.02))
         more = right.get_legend_handles_labels()
         handles, labels = handles + more[0], labels + more[1]
     if handles:
-        axes.legend(handles, labels, loc="center right", frameon=False)
+        axes.legend(handles, labels, loc="center right", framealpha=0.85, edgecolor="none")
     else:
         axes.text(0.5, 0.5, "no points yet", transform=axes.transAxes, ha="center", color="grey")
+    return [_render(figure, format) for format in formats]
+
+
+def _plot(axes: Any, points: Sequence[Point] | None, label: str, style: dict[str, Any]) -> None:
+    if points:
+        axes.plot([p[0] for p in points], [p[2] for p in points], label=label, **style)
+
+
+def _render(figure: Any, format: str) -> bytes:
     out = io.BytesIO()
     figure.savefig(out, format=format, metadata={"Date": None} if format == "svg" else None)
     return out.getvalue()
@@ -85,3 +92,4 @@ LOSSES: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("train_loss", "training loss", {"color": "#1f5fa8", "marker": "o", "markersize": 3}),
     ("val_loss", "validation loss", {"color": "#d1572b", "marker": "o", "markersize": 3}),
 )
+ACCURACY: dict[str, Any] = {"color": "#2a9d5c", "marker": "o", "markersize": 3, "linestyle": "--"}

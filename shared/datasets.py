@@ -32,11 +32,11 @@ DATASETS: dict[str, DatasetInfo] = {
     for info in (
         DatasetInfo(
             name="digits",
-            description="8x8 grey handwritten digits that ship with scikit-learn (1437 train, 360 test)",
+            description="8x8 grey handwritten digits that ship with scikit-learn (1617 train, 180 test)",
             shape=(1, 8, 8),
             classes=DIGIT_NAMES,
-            train_examples=1437,
-            test_examples=360,
+            train_examples=1617,
+            test_examples=180,
         ),
         DatasetInfo(
             name="mnist",

@@ -1,0 +1,71 @@
+"""The Celery app and its settings. `python -m celery -A worker.app worker -P threads` runs it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery import Celery, signals
+
+from shared import logs
+from shared.broker import QUEUE
+from shared.config import Settings
+from worker.runtime import Runtime
+
+
+def create_app(settings: Settings) -> Celery:
+    """Early ack and no prefetch: a message is a doorbell, and what it announced stands in the database."""
+    app = Celery("gradq", broker=settings.broker_url, include=["worker.tasks"])
+    app.conf.update(
+        task_default_queue=QUEUE,
+        task_acks_late=False,
+        task_ignore_result=True,
+        task_serializer="json",
+        accept_content=["json"],
+        result_backend=None,
+        worker_disable_prefetch=True,  # a busy worker leaves the bell to an idle one
+        worker_pool="threads",
+        worker_hijack_root_logger=False,
+        worker_redirect_stdouts=False,
+        worker_enable_remote_control=False,  # nothing is asked of a worker through the broker
+        worker_send_task_events=False,
+        broker_connection_max_retries=None,  # for ever: the default gives up after 100 and ends the worker
+        broker_connection_retry_on_startup=True,
+        broker_transport_options={
+            "socket_timeout": 30,
+            "socket_connect_timeout": 5,
+            "socket_keepalive": True,
+            "health_check_interval": 10,
+        },
+    )
+    return app
+
+
+settings = Settings.from_env()
+app = create_app(settings)
+_runtimes: list[Runtime] = []  # one, from celeryd_init to worker_shutdown
+
+
+def runtime() -> Runtime:
+    return _runtimes[0]
+
+
+@signals.celeryd_init.connect
+def _begin(conf: Any, **_: Any) -> None:
+    logs.configure(settings.log_level)
+    _runtimes.append(Runtime(settings))
+    conf.worker_concurrency = len(runtime().pool.slots)
+
+
+@signals.worker_ready.connect
+def _ready(**_: Any) -> None:
+    runtime().start()
+
+
+@signals.worker_shutting_down.connect
+def _drain(**_: Any) -> None:
+    runtime().drain()
+
+
+@signals.worker_shutdown.connect
+def _end(**_: Any) -> None:
+    runtime().stop()

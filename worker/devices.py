@@ -1,0 +1,111 @@
+"""What this host has, and which slot a job gets. Asks NVML, not torch.cuda: who touched CUDA cannot fork."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import structlog
+
+from shared.config import Settings
+
+MOST_CPU_SLOTS = 4
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A place for one job. On a GPU, `uuid` is what CUDA_VISIBLE_DEVICES takes."""
+
+    kind: str  # cpu or cuda
+    name: str
+    uuid: str | None = None
+
+    @property
+    def fits(self) -> frozenset[str]:
+        """The device wishes that this slot can grant."""
+        return frozenset({"auto", "cpu", "cuda"} if self.kind == "cuda" else {"auto", "cpu"})
+
+    def device_for(self, wish: str) -> Slot:
+        """What a job with this wish sees: one that asks for the CPU sees no GPU."""
+        return CPU if wish == "cpu" else self
+
+
+CPU = Slot("cpu", "cpu")
+
+
+def gpus() -> list[Slot]:
+    """The GPUs that NVML shows; none where there is no driver."""
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return []
+    try:
+        handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
+        return [
+            Slot("cuda", f"cuda:{i} {_text(pynvml.nvmlDeviceGetName(h))}", _text(pynvml.nvmlDeviceGetUUID(h)))
+            for i, h in enumerate(handles)
+        ]
+    except pynvml.NVMLError as error:
+        log.warning("GPUs not listed", error=str(error))
+        return []
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def _text(value: str | bytes) -> str:
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def cores() -> int:
+    """The CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def find_slots(settings: Settings) -> list[Slot]:
+    """One slot a GPU, else one a CPU core up to 4. GRADQ_SLOTS sets the number; GPUs are then dealt out in turn."""
+    found = gpus()
+    if found:
+        return [found[i % len(found)] for i in range(settings.slots or len(found))]
+    return [CPU] * (settings.slots or min(cores(), MOST_CPU_SLOTS))
+
+
+def threads_per_slot(settings: Settings, n_slots: int) -> int:
+    return settings.threads_per_slot or max(1, cores() // n_slots)
+
+
+class SlotPool:
+    """The slots of one worker. Each is taken by one job at a time."""
+
+    def __init__(self, slots: list[Slot]) -> None:
+        self.slots = slots
+        self._free = list(slots)
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def take(self) -> Iterator[Slot | None]:
+        """A free slot, given back at the end of the block; None when all are taken."""
+        with self._lock:
+            slot = self._free.pop(0) if self._free else None
+        try:
+            yield slot
+        finally:
+            if slot is not None:
+                with self._lock:
+                    self._free.append(slot)
+
+    @property
+    def free(self) -> int:
+        with self._lock:
+            return len(self._free)
+
+    def describe(self) -> dict[str, Any]:
+        kinds = sorted({"cpu", *(slot.kind for slot in self.slots)})
+        return {"kinds": kinds, "slots": [asdict(slot) for slot in self.slots]}

@@ -1,0 +1,65 @@
+"""Keeps a running job's lease alive from a thread of its own, however long an upload takes; hears wishes on the way."""
+
+from __future__ import annotations
+
+import threading
+import time
+from types import TracebackType
+from typing import Any
+
+import structlog
+
+from shared import jobs
+from shared.config import Settings
+from shared.database import Database
+from shared.errors import DatabaseAway, LeaseLost
+
+LOOK_SECONDS = 0.5  # between two looks for a wish to cancel
+
+log = structlog.get_logger()
+
+
+class LeaseKeeper(threading.Thread):
+    """Renews every third of the lease. `lost`: the row is another's, or we could not renew it in time."""
+
+    def __init__(self, database: Database, lease: jobs.Lease, settings: Settings) -> None:
+        super().__init__(name=f"lease-{lease.job_id}", daemon=True)
+        self.database, self.lease, self.seconds = database, lease, settings.lease_seconds
+        self.lost, self.cancelled = threading.Event(), threading.Event()
+        self.progress: dict[str, Any] | None = None  # the newest one is written with the next renewal
+        self._done = threading.Event()
+        self._renewed = self._progress_written = time.monotonic()
+
+    def __enter__(self) -> LeaseKeeper:
+        self.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
+        self._done.set()
+        self.join()
+
+    def run(self) -> None:
+        while not self._done.wait(min(LOOK_SECONDS, self.seconds / 6)):
+            try:
+                self._look()
+            except LeaseLost:
+                self.lost.set()
+                return
+            except DatabaseAway as error:
+                log.warning("lease not renewed", job_id=self.lease.job_id, error=str(error))
+                if time.monotonic() - self._renewed > self.seconds:
+                    self.lost.set()
+                    return
+
+    def _look(self) -> None:
+        progress = self.progress
+        if progress is not None or time.monotonic() - self._renewed >= self.seconds / 3:
+            asked = time.monotonic()
+            with self.database.write() as session:
+                jobs.renew(session, self.lease, self.seconds, progress)
+            self._renewed = asked
+            if self.progress is progress:
+                self.progress = None
+        with self.database.read() as session:
+            if jobs.cancel_wished(session, self.lease):
+                self.cancelled.set()

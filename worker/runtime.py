@@ -1,0 +1,71 @@
+"""What one worker process holds: slots, the trainer server, the reconciler; and how it answers the bell."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+
+import structlog
+
+from shared import jobs
+from shared.artifacts import ArtifactStore
+from shared.broker import Broker
+from shared.config import Settings
+from shared.database import Database
+from shared.version import VERSION
+from worker.devices import SlotPool, find_slots, threads_per_slot
+from worker.launcher import Launcher
+from worker.reconciler import Reconciler, worker_row
+from worker.supervisor import House, Supervisor
+
+log = structlog.get_logger()
+
+
+class Runtime:
+    def __init__(self, settings: Settings) -> None:
+        settings.make_state_dir()
+        self.settings = settings
+        self.database = Database(settings.database)
+        self.pool = SlotPool(find_slots(settings))
+        self.draining = threading.Event()
+        self.house = House(
+            settings=settings,
+            database=self.database,
+            store=ArtifactStore(settings.artifacts),
+            launcher=Launcher(),
+            threads=threads_per_slot(settings, len(self.pool.slots)),
+            draining=self.draining,
+        )
+        self.row = worker_row(settings, self.pool, socket.gethostname(), os.getpid(), VERSION)
+        self.broker = Broker(settings.broker_url)
+        self.reconciler = Reconciler(settings, self.database, self.broker, self.pool, self.row, self.draining)
+
+    def start(self) -> None:
+        """Warm the trainer server up, then let the world know that this worker takes jobs."""
+        self.house.launcher.warm_up()
+        self.reconciler.start()
+        log.info("worker ready", worker=self.row.id, slots=len(self.pool.slots), threads_per_slot=self.house.threads)
+
+    def answer(self) -> None:
+        """Somebody rang: run jobs on a free slot until none waits. Returns at once when there is nothing to do."""
+        while not self.draining.is_set():
+            with self.pool.take() as slot:
+                if slot is None:
+                    return
+                with self.database.write() as session:
+                    job = jobs.claim(session, self.row.id, slot.name, slot.fits, self.settings.lease_seconds)
+                if job is None:
+                    return
+                Supervisor(self.house, job, slot).run()
+
+    def drain(self) -> None:
+        """Take no more jobs; supervisors have theirs checkpointed and hand them back."""
+        log.info("draining", worker=self.row.id)
+        self.draining.set()
+
+    def stop(self) -> None:
+        """Called when no supervisor runs any more. Others are told of what was handed back."""
+        self.reconciler.stop()
+        self.broker.ring()
+        self.database.close()

@@ -1,0 +1,329 @@
+"""One running job: start the trainer process, pass its events on, watch the clock and the wishes, write the outcome.
+
+Runs in one thread. The trainer knows no database; this is the only writer for its job, and every write names the lease.
+"""
+
+from __future__ import annotations
+
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import structlog
+from sqlalchemy.orm import Session
+
+from shared import events, jobs
+from shared.artifacts import ArtifactStore, StoredFile, artifact_key, checkpoint_key, sha256_of
+from shared.config import Settings
+from shared.database import Database
+from shared.errors import DatabaseAway, LeaseLost
+from shared.states import JobState
+from shared.tables import CheckpointRow, Job
+from worker.devices import Slot
+from worker.launcher import Launcher, Trainer
+from worker.lease import LeaseKeeper
+
+TICK_SECONDS = 0.25
+FLUSH_SECONDS = 0.5  # lines are written in batches this far apart
+RETRY_SECONDS = 0.5  # between two tries at a database that is away
+
+log = structlog.get_logger()
+T = TypeVar("T")
+
+
+class Stop(StrEnum):
+    """Why a trainer was asked to stop."""
+
+    CANCEL = "cancel"
+    DEADLINE = "deadline"
+    DRAIN = "drain"
+    LOST = "lost"
+
+
+@dataclass(frozen=True)
+class House:
+    """What all supervisors of one worker share."""
+
+    settings: Settings
+    database: Database
+    store: ArtifactStore
+    launcher: Launcher
+    threads: int
+    draining: threading.Event
+
+
+@dataclass
+class Watch:
+    """What the supervisor has seen of its trainer so far."""
+
+    lines: list[jobs.Line] = field(default_factory=list)
+    flushed: float = field(default_factory=time.monotonic)
+    ended: events.Finished | events.Stopped | events.Failed | None = None
+    stop: Stop | None = None
+    kill_at: float = float("inf")
+    last_progress: dict[str, Any] | None = None
+
+
+class Supervisor:
+    def __init__(self, house: House, job: Job, slot: Slot) -> None:
+        self.house, self.job, self.slot = house, job, slot
+        self.settings, self.database, self.store = house.settings, house.database, house.store
+        self.lease = jobs.lease_of(job)
+        self.folder = self.settings.runs_dir / job.id / str(job.attempt)
+        self.watch = Watch()
+        self.log = log.bind(job_id=job.id, attempt=job.attempt)
+
+    def run(self) -> None:
+        """See the attempt through, from the claim to a row that says how it ended."""
+        with LeaseKeeper(self.database, self.lease, self.settings) as self.keeper:
+            try:
+                self._attempt()
+            except LeaseLost:
+                self.log.warning("lease lost; this attempt writes nothing more")
+            except Exception as error:
+                self.log.exception("supervisor failed")
+                self._give_up(f"{type(error).__name__}: {error}")
+            finally:
+                shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _attempt(self) -> None:
+        started = time.monotonic()
+        self._prepare()
+        trainer = self.house.launcher.start(self._plan())
+        try:
+            self._follow(trainer, deadline=started + self.job.spec["max_seconds"])
+        finally:
+            trainer.kill()
+            trainer.process.join()
+            trainer.pipe.close()
+        self._conclude(trainer, time.monotonic() - started)
+
+    def _give_up(self, detail: str) -> None:
+        """Our own fault, not the job's: to be tried again."""
+        try:
+            self._write(lambda session: jobs.lose(session, self.lease, detail))
+        except LeaseLost:
+            self.log.warning("lease lost; this attempt writes nothing more")
+
+    # --- start --------------------------------------------------------------------------------------------------------
+
+    def _prepare(self) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir(parents=True)
+        self.resume: Path | None = None
+        self.reported_step = -1
+        if self.job.attempt == 1:
+            return
+        with self.database.read() as session:
+            checkpoints, self.reported_step = jobs.resume_point(session, self.lease)
+        for row in checkpoints:
+            if path := self._fetch(row):
+                self.resume = path
+                self._write(partial(jobs.note_resumed, lease=self.lease, step=row.step))
+                return
+
+    def _fetch(self, row: CheckpointRow) -> Path | None:
+        """Bring a checkpoint here; None when it is gone or not what was stored, and the one before must do."""
+        path = self.folder / "resume.pt"
+        try:
+            self.store.get(row.key, path)
+        except OSError as error:
+            self._say(f"the checkpoint at step {row.step} cannot be read: {error}", "warning")
+            return None
+        if sha256_of(path) != row.sha256:
+            self._say(f"the checkpoint at step {row.step} is damaged; going back to the one before", "warning")
+            return None
+        return path
+
+    def _plan(self) -> dict[str, Any]:
+        device = self.slot.device_for(self.job.device)
+        return {
+            "spec": self.job.spec,
+            "folder": str(self.folder),
+            "data_dir": str(self.settings.datasets_dir),
+            "download": self.settings.download,
+            "device": device.kind,
+            "gpu_uuid": device.uuid,
+            "threads": self.house.threads,
+            "resume": str(self.resume) if self.resume else None,
+            "reported_step": self.reported_step,
+        }
+
+    # --- follow -------------------------------------------------------------------------------------------------------
+
+    def _follow(self, trainer: Trainer, deadline: float) -> None:
+        """Pass events on until the trainer is gone and its pipe is empty."""
+        running = True
+        while running:
+            running = self._receive(trainer) if trainer.pipe.poll(TICK_SECONDS) else trainer.alive()
+            if time.monotonic() - self.watch.flushed >= FLUSH_SECONDS:
+                self._flush()
+            self._heed_wishes(trainer, deadline)
+
+    def _receive(self, trainer: Trainer) -> bool:
+        """Take what lies in the pipe; False at its end. The pipe ends with its trainer: nobody else holds it open."""
+        try:
+            while trainer.pipe.poll():
+                self._note(trainer.pipe.recv())
+        except (EOFError, OSError):
+            return False
+        return True
+
+    def _note(self, event: events.Event) -> None:
+        watch = self.watch
+        match event:
+            case events.Progress():
+                watch.last_progress = {name: value for name, value in asdict(event).items() if name != "at"}
+                self.keeper.progress = watch.last_progress
+            case events.CheckpointSaved():
+                self._store_checkpoint(event)
+            case events.Finished() | events.Stopped() | events.Failed():
+                watch.ended = event
+            case _:
+                watch.lines.append(line_of(event))
+
+    def _heed_wishes(self, trainer: Trainer, deadline: float) -> None:
+        """Ask the trainer to stop for the first reason that holds; kill it when its grace is over."""
+        watch = self.watch
+        if watch.stop is None and (reason := self._reason_to_stop(deadline)):
+            self.log.info("stopping the trainer", reason=reason.value)
+            watch.stop = reason
+            watch.kill_at = time.monotonic() + self.settings.grace_seconds
+            trainer.ask_to_stop()
+        if self.keeper.lost.is_set() or time.monotonic() > watch.kill_at:
+            trainer.kill()
+            watch.kill_at = float("inf")
+
+    def _reason_to_stop(self, deadline: float) -> Stop | None:
+        if self.keeper.lost.is_set():
+            return Stop.LOST
+        if self.keeper.cancelled.is_set():
+            return Stop.CANCEL
+        if time.monotonic() > deadline:
+            return Stop.DEADLINE
+        return Stop.DRAIN if self.house.draining.is_set() else None
+
+    def _flush(self) -> None:
+        """Write the lines that wait. While the database is away they go on waiting, in order."""
+        watch = self.watch
+        watch.flushed = time.monotonic()
+        if not watch.lines:
+            return
+        try:
+            with self.database.write() as session:
+                jobs.append(session, self.lease, watch.lines)
+        except DatabaseAway as error:
+            self.log.warning("events wait for the database", lines=len(watch.lines), error=str(error))
+        except LeaseLost:
+            self.keeper.lost.set()
+        else:
+            watch.lines = []
+
+    def _store_checkpoint(self, event: events.CheckpointSaved) -> None:
+        """Into the store first, then into the table; then the oldest goes. A store that is full costs no training."""
+        path = Path(event.path)
+        try:
+            file = self.store.put(checkpoint_key(self.job.id, self.job.attempt, event.step), path)
+        except OSError as error:
+            self._say(f"the checkpoint at step {event.step} could not be stored: {error}", "warning")
+            return
+        keep = self.job.spec["checkpoint"]["keep_last"]
+        self._flush()
+        old = self._write(lambda session: jobs.add_checkpoint(session, self.lease, file, event.step, event.epoch, keep))
+        for key in old:
+            self.store.remove(key)
+        path.unlink(missing_ok=True)
+
+    def _say(self, message: str, level: events.Level = "info") -> None:
+        self.watch.lines.append(jobs.Line("warning" if level == "warning" else "log", message, {}, level))
+
+    # --- conclude -----------------------------------------------------------------------------------------------------
+
+    def _conclude(self, trainer: Trainer, seconds: float) -> None:
+        """One terminal state, or the queue again; written once, by the lease holder."""
+        if self.keeper.lost.is_set():
+            raise LeaseLost(self.job.id)
+        watch, lease = self.watch, self.lease
+        self._write(lambda session: jobs.append(session, lease, watch.lines))
+        match watch.ended, watch.stop:
+            case events.Finished() as finished, _:
+                self._succeed(finished, seconds)
+            case events.Failed() as failed, _:
+                self._fail(failed)
+            case _, Stop.CANCEL:
+                reason = {"code": "cancelled_by_user", "detail": "cancelled on request"}
+                self._finish(JobState.CANCELLED, "cancelled on request", reason)
+            case _, Stop.DEADLINE:
+                limit = self.job.spec["max_seconds"]
+                detail = f"not done after max_seconds = {limit:g}"
+                self._finish(JobState.FAILED, detail, {"code": "deadline_exceeded", "detail": detail})
+            case _, Stop.DRAIN:
+                self._write(lambda session: jobs.hand_back(session, lease, "handed back: the worker shuts down"))
+            case _:
+                detail = f"the trainer process ended with exit code {trainer.process.exitcode}"
+                state = self._write(lambda session: jobs.lose(session, lease, detail))
+                self.log.warning("trainer lost", exitcode=trainer.process.exitcode, state=state)
+
+    def _succeed(self, finished: events.Finished, seconds: float) -> None:
+        files = [self._store_artifact(path) for path in sorted((self.folder / "artifacts").iterdir())]
+        result = {**finished.result, "duration_seconds": seconds}
+        accuracy = result["test_accuracy"]
+        self._finish(JobState.SUCCEEDED, f"succeeded: test accuracy {accuracy:.4f}", result=result, files=files)
+
+    def _store_artifact(self, path: Path) -> StoredFile:
+        return self.store.put(artifact_key(self.job.id, self.job.attempt, path.name), path)
+
+    def _fail(self, failed: events.Failed) -> None:
+        data = {**failed.data, **({"traceback": failed.traceback} if failed.traceback else {})}
+        line = jobs.Line("log", failed.message, data, "error", at=at(failed))
+        self._write(lambda session: jobs.append(session, self.lease, [line]))
+        self._finish(JobState.FAILED, failed.message, {"code": failed.code, "detail": failed.message})
+
+    def _finish(
+        self,
+        state: JobState,
+        message: str,
+        reason: dict[str, Any] | None = None,
+        result: dict[str, Any] | None = None,
+        files: list[StoredFile] | None = None,
+    ) -> None:
+        self._write(
+            lambda session: jobs.finish(
+                session, self.lease, state, message, reason, result, self.watch.last_progress, files or []
+            )
+        )
+        self.log.info("job ended", state=state.value, reason=reason and reason["code"])
+
+    def _write(self, change: Callable[[Session], T]) -> T:
+        """One transaction, tried again while the database is away and the lease is not yet lost."""
+        while True:
+            try:
+                with self.database.write() as session:
+                    return change(session)
+            except DatabaseAway:
+                if self.keeper.lost.wait(RETRY_SECONDS):
+                    raise LeaseLost(self.job.id) from None
+
+
+def line_of(event: events.Event) -> jobs.Line:
+    """A trainer's report as a line of the log."""
+    match event:
+        case events.Metric():
+            data = {"step": event.step, "epoch": event.epoch, "series": event.series, "metrics": event.values}
+            text = ", ".join(f"{name} {value:.4g}" for name, value in event.values.items())
+            message = f"step {event.step}: {text}"
+            return jobs.Line("metric", message, data, series=event.series, step=event.step, at=at(event))
+        case events.Log():
+            return jobs.Line("log", event.message, event.data, event.level, at=at(event))
+    raise TypeError(f"no line for {event!r}")
+
+
+def at(event: events.Event) -> datetime:
+    return datetime.fromtimestamp(event.at, UTC)

@@ -1,0 +1,53 @@
+"""python -m worker.trainer spec.json : train with no service at all. Prints the curve, leaves the files in a folder."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+from shared.errors import InvalidSpec, TrainingError
+from shared.events import Event, Log, Metric
+from shared.spec import JobSpec
+from worker.trainer.job import run_job
+from worker.trainer.loop import Run
+
+
+def show(event: Event) -> None:
+    if isinstance(event, Metric) and event.series != "batch":
+        print(f"epoch {event.epoch}", *(f"{name} {value:.6g}" for name, value in event.values.items()))
+    elif isinstance(event, Log):
+        print(event.message)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m worker.trainer", description=__doc__)
+    parser.add_argument("spec", type=Path, help="a job spec as JSON")
+    parser.add_argument("--out", type=Path, default=Path("run"), help="where checkpoints and artifacts go")
+    parser.add_argument("--data", type=Path, default=Path("data"), help="data sets in torchvision's layout")
+    parser.add_argument("--resume", type=Path, help="a checkpoint to go on from")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--download", action="store_true", help="download data sets that are missing")
+    options = parser.parse_args()
+    try:
+        spec = JobSpec.parse(json.loads(options.spec.read_text()))
+        run = Run(options.out, resume=options.resume)
+        where = {"data_dir": options.data, "download": options.download, "threads": options.threads}
+        result = run_job(spec, run, show, **where)
+    except InvalidSpec as error:
+        print(*(f"{e.pointer}: {e.detail}" for e in error.errors), sep="\n", file=sys.stderr)
+        return 2
+    except TrainingError as error:
+        print(f"{error.code}: {error.detail}", file=sys.stderr)
+        return 1
+    accuracy = result["test_accuracy"]
+    print(
+        f"test accuracy {accuracy:.4f} after {result['training_seconds']:.2f} s; files in {options.out / 'artifacts'}"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,63 @@
+"""When to save, and how to save so that a file of this name is always whole. What is saved stands in state.py."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from shared.errors import TrainingError
+from shared.events import CheckpointSaved, Report
+from shared.spec import Checkpointing
+from worker.trainer.state import State
+
+FORMAT = 1
+
+
+def save(path: Path, state: State, spec: dict[str, Any]) -> None:
+    """Write to another name, flush to the disk, rename, read back: a torn file never carries this name."""
+    temporary = path.with_name(path.name + ".part")
+    with temporary.open("wb") as file:
+        torch.save({"format": FORMAT, "spec": spec, **state.state_dict()}, file)
+        file.flush()
+        os.fsync(file.fileno())
+    load(temporary)
+    temporary.rename(path)
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Read a checkpoint; nothing in it is ever executed. Raises TrainingError when it is torn or of another format."""
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise TrainingError(f"the checkpoint {path.name} cannot be read: {error}") from error
+    if state.get("format") != FORMAT:
+        raise TrainingError(f"the checkpoint {path.name} has format {state.get('format')}, this version reads {FORMAT}")
+    return state
+
+
+class Checkpointer:
+    """Saves when the spec says so. Two names in turn: the file before stays until the new one has been read back."""
+
+    def __init__(self, wish: Checkpointing, spec: dict[str, Any], folder: Path, report: Report) -> None:
+        self.wish, self.spec, self.folder, self.report = wish, spec, folder, report
+        self.saved_at = time.monotonic()
+
+    def due(self) -> bool:
+        """Whether `every_seconds` have gone by."""
+        every = self.wish.every_seconds
+        return every is not None and time.monotonic() - self.saved_at >= every
+
+    def due_after_epoch(self, epoch: int) -> bool:
+        every = self.wish.every_epochs
+        return (every is not None and epoch % every == 0) or self.due()
+
+    def save(self, state: State) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / f"{state.step}.pt"
+        save(path, state, self.spec)
+        self.report(CheckpointSaved(path=str(path), step=state.step, epoch=state.epoch))
+        self.saved_at = time.monotonic()

@@ -1,0 +1,30 @@
+"""What a model is worth on a split: loss, accuracy, and the logits that every picture and table is made from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from worker.trainer.losses import Loss
+
+CHUNK = 2048  # examples at once: large enough to be quick, small enough for a convolution's activations
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    loss: float
+    accuracy: float
+    logits: Tensor  # (N,K), on the CPU
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, loss: Loss, images: Tensor, labels: Tensor, batch_size: int) -> Evaluation:
+    """Loss on the scale of the training loss: the mean over examples, or for a summed loss the mean over batches."""
+    chunks = [model(x) for x in images.split(CHUNK)]
+    logits = torch.cat(chunks)
+    total = loss.total(logits, labels).item()
+    n = len(labels) if loss.reduction == "mean" else -(-len(labels) // batch_size)
+    correct = (logits.argmax(1) == labels).sum().item()
+    return Evaluation(loss=total / n, accuracy=correct / len(labels), logits=logits.cpu())

@@ -1,0 +1,23 @@
+"""One run as a whole: data, training, files. What a job's process and `python -m worker.trainer` have in common."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from shared.events import Report
+from shared.spec import JobSpec
+from worker.trainer import data, device, exports
+from worker.trainer.loop import Run, train
+from worker.trainer.results import result_of
+
+
+def run_job(spec: JobSpec, run: Run, report: Report, *, data_dir: Path, download: bool, threads: int) -> dict[str, Any]:
+    """Train, write every artifact into `run.folder`/artifacts, return the result."""
+    where = device.choose(spec.device)
+    device.set_up(spec, where, threads)
+    prepared = data.prepare(spec, data_dir, download, where)
+    outcome = train(spec, prepared, report, run)
+    result = result_of(spec, prepared, outcome)
+    exports.write_all(run.folder / "artifacts", spec, prepared, outcome, result)
+    return result

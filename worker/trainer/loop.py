@@ -1,0 +1,151 @@
+"""The training loop: one job, from first batch to last. Knows torch and the spec; hears nothing of queues."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from shared.errors import Diverged, GradientCheckFailed
+from shared.events import Log, Metric, Report, Series
+from shared.spec import JobSpec
+from worker.trainer import checkpoint
+from worker.trainer.checkpoint import Checkpointer
+from worker.trainer.data import Data
+from worker.trainer.evaluate import Evaluation, evaluate
+from worker.trainer.gradients import GRADIENTS, gradient_check
+from worker.trainer.losses import Loss, build_loss
+from worker.trainer.meter import WINDOW
+from worker.trainer.progress import EpochClock, ProgressReporter
+from worker.trainer.state import State
+
+
+class StopRequested(Exception):
+    """Raised at a step boundary after the checkpoint, when `Run.stop` said so."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(f"stopped at step {step}")
+        self.step = step
+
+
+@dataclass(frozen=True)
+class Run:
+    """What belongs to this attempt and not to the spec: where files go, where to go on from, when to stop."""
+
+    folder: Path
+    resume: Path | None = None
+    reported_step: int = -1  # the log holds the curve up to here; a resumed run reports again from here on
+    stop: Callable[[], bool] = field(default=lambda: False)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A finished run: its state, its figures on the test split, and what the manual gradients were held against."""
+
+    state: State
+    test: Evaluation
+    gradient_check: dict[str, Any] | None
+
+
+def train(spec: JobSpec, data: Data, report: Report, run: Run) -> Outcome:
+    """Train as the spec says; report each point of the curve as it is made.
+
+    Raises Diverged, GradientCheckFailed, or StopRequested once the checkpoint is written.
+    """
+    state = State(spec, data.device)
+    loss, fill_gradients = build_loss(spec.loss), GRADIENTS[spec.gradients]
+    proof = prove_gradients(spec, state, loss, data, report) if spec.gradients == "manual" else None
+    if run.resume is not None:
+        resume(state, run, report)
+    checkpoints = Checkpointer(spec.checkpoint, spec.to_json(), run.folder / "checkpoints", report)
+    progress = ProgressReporter(spec, data, report)
+
+    while state.epoch <= spec.epochs:
+        clock = EpochClock(state)
+        for x, labels in data.train.epoch(state.epoch, first_batch=state.batch):
+            state.optimizer.zero_grad(set_to_none=True)
+            batch_loss = fill_gradients(state.model, loss, x, labels)
+            state.optimizer.step()
+            state.advance(batch_loss)
+            if state.step == 1:
+                report(Log(message="first training step done"))
+            if state.step % WINDOW == 0:
+                state.meter.flush(state.epoch, state.step)
+                add_point(state, report, "batch", batch_loss=state.meter.last)
+            if run.stop() or checkpoints.due():
+                clock.pause()
+                state.meter.flush(state.epoch, state.step)
+                checkpoints.save(state)
+                if run.stop():
+                    raise StopRequested(state.step)
+                clock.go_on()
+            progress.maybe(state, clock)
+        state.meter.flush(state.epoch, state.step)
+        clock.pause()
+        end_epoch(spec, state, loss, data, report)
+        if checkpoints.due_after_epoch(state.epoch - 1):
+            checkpoints.save(state)
+
+    test = evaluate(state.model, loss, data.test_images, data.test_labels, spec.batch_size)
+    require_finite(test.loss, "test", state)
+    add_point(state, report, "final", epoch=spec.epochs, test_loss=test.loss, test_accuracy=test.accuracy)
+    return Outcome(state, test, proof)
+
+
+def prove_gradients(spec: JobSpec, state: State, loss: Loss, data: Data, report: Report) -> dict[str, Any]:
+    """Hold the hand-written gradients against autograd, in float64 on one batch. Raises GradientCheckFailed."""
+    first: tuple[Tensor, Tensor] = next(iter(data.train.epoch(1)))
+    proof = gradient_check(state.model, loss, *first)
+    if not proof["passed"]:
+        worst = max(proof["parameters"], key=lambda name: proof["parameters"][name]["max_relative_error"])
+        detail = (
+            f"manual and autograd gradients differ by {proof['max_relative_error']:.3g} (relative), most in {worst}"
+        )
+        raise GradientCheckFailed(detail, gradient_check=proof)
+    error = proof["max_relative_error"]
+    report(Log(message=f"manual gradients equal autograd's: largest relative error {error:.2g}", data=proof))
+    return proof
+
+
+def resume(state: State, run: Run, report: Report) -> None:
+    """Go on from a checkpoint; report again what may have been lost on the way to the log."""
+    assert run.resume is not None
+    state.load_state_dict(checkpoint.load(run.resume))
+    report(Log(message=f"resumed from step {state.step}", data={"step": state.step}))
+    for point in state.history.since(run.reported_step):
+        report(point)
+
+
+def end_epoch(spec: JobSpec, state: State, loss: Loss, data: Data, report: Report) -> None:
+    """Measure on the validation split, add the epoch's point, move on to the next epoch."""
+    validation = evaluate(state.model, loss, data.val_images, data.val_labels, spec.batch_size)
+    require_finite(validation.loss, "validation", state)
+    add_point(
+        state,
+        report,
+        "epoch",
+        train_loss=state.meter.mean(),
+        val_loss=validation.loss,
+        val_accuracy=validation.accuracy,
+        lr=spec.lr,
+        examples_per_second=data.train.examples / state.epoch_seconds,
+    )
+    if spec.checkpoint.keep_best:
+        state.best.offer(state.epoch, validation.loss, validation.accuracy, state.model)
+    state.order_sha256 = data.train.order_sha256(state.epoch, state.order_sha256)
+    state.close_epoch()
+
+
+def require_finite(value: float, what: str, state: State) -> None:
+    if not abs(value) < float("inf"):
+        detail = f"the {what} loss became {value} in epoch {state.epoch} at step {state.step}; try a smaller lr"
+        raise Diverged(detail, epoch=state.epoch, step=state.step)
+
+
+def add_point(state: State, report: Report, series: Series, epoch: int | None = None, **values: float) -> None:
+    point = Metric(series=series, step=state.step, epoch=state.epoch if epoch is None else epoch, values=values)
+    state.history.add(point)
+    report(point)

@@ -1,0 +1,55 @@
+"""The epoch's running loss. Losses stay on the device; one copy a step, one transfer every `WINDOW` steps."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from shared.errors import Diverged
+
+WINDOW = 50  # steps between transfers; also the spacing of the `batch_loss` series
+
+
+class LossMeter:
+    """Sums in float64 and strictly in order, so that the sum does not depend on when it was read."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._window = torch.zeros(WINDOW, device=device)
+        self._filled = 0
+        self.total, self.count = 0.0, 0
+        self.last = math.nan
+
+    def add(self, loss: Tensor) -> None:
+        self._window[self._filled].copy_(loss)
+        self._filled += 1
+
+    def flush(self, epoch: int, step: int) -> None:
+        """Read the window. `step` is that of the newest loss. Raises Diverged at the first loss that is not finite."""
+        values = self._window[: self._filled].tolist()
+        first = step - len(values) + 1
+        self._filled = 0
+        for i, value in enumerate(values):
+            if not math.isfinite(value):
+                raise Diverged(
+                    f"the loss became {value} in epoch {epoch} at step {first + i}; try a smaller lr",
+                    epoch=epoch,
+                    step=first + i,
+                )
+            self.total += value
+        self.count += len(values)
+        self.last = values[-1] if values else self.last
+
+    def mean(self) -> float:
+        return self.total / self.count
+
+    def reset(self) -> None:
+        self.total, self.count = 0.0, 0
+
+    def state_dict(self) -> dict[str, float]:
+        assert self._filled == 0, "flush before saving"
+        return {"total": self.total, "count": self.count, "last": self.last}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        self.total, self.count, self.last = state["total"], int(state["count"]), state["last"]

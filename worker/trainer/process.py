@@ -1,0 +1,130 @@
+"""The process of one job: what surrounds `run_job` when a supervisor started it. Speaks over one pipe, to one listener.
+
+Forked from a server that has torch imported and no thread running, so it starts in milliseconds. It leads a process
+group of its own (whatever it starts ends with it), and ends by itself when its supervisor is gone.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import traceback
+from dataclasses import dataclass
+from multiprocessing import connection, parent_process
+from pathlib import Path
+from typing import Any
+
+import matplotlib.backends.backend_agg  # this and what follows: imported before the fork, or each job would pay
+import matplotlib.backends.backend_svg
+import matplotlib.figure
+import sklearn.datasets
+import sklearn.metrics
+import torch
+import torch._inductor  # what torch.optim and use_deterministic_algorithms() import at their first use
+
+from shared.errors import TrainingError
+from shared.events import Event, Failed, Finished, Log, Stopped
+from shared.spec import JobSpec
+from worker.trainer.job import run_job
+from worker.trainer.loop import Run, StopRequested
+
+PRELOADED = (matplotlib, sklearn, torch)
+MEMORY_VICTIM = "800"  # of 1000: the kernel, short of memory, ends the trainer and not the worker
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that a trainer is told. Plain values: it crosses a pipe, and the environment of the server is frozen."""
+
+    spec: dict[str, Any]
+    folder: str
+    data_dir: str
+    download: bool
+    device: str  # cpu or cuda
+    gpu_uuid: str | None
+    threads: int
+    resume: str | None = None
+    reported_step: int = -1
+
+
+def warm_up(pipe: connection.Connection) -> None:
+    """A first child that does nothing: brings the server up, so that the first job finds it running."""
+    pipe.send(os.getpid())
+
+
+def run(pipe: connection.Connection, plan: Plan) -> None:
+    """Entry of the process. Reports events; the last one is Finished, Stopped or Failed."""
+    threads_at_entry = len(os.listdir("/proc/self/task")) if os.path.isdir("/proc/self/task") else 1
+    os.setsid()
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal goes to the service, which then sends SIGTERM
+    see_only(plan)
+    offer_to_the_oom_killer()
+    threading.Thread(target=end_with_supervisor, name="orphan-guard", daemon=True).start()
+    spec = JobSpec.model_validate(plan.spec)
+    pipe.send(Log(message="trainer started", data={"pid": os.getpid(), "threads_at_entry": threads_at_entry}))
+    try:
+        pipe.send(outcome_of(spec, plan, stop, pipe))
+    except BrokenPipeError:
+        sys.exit(1)  # nobody listens any more; the orphan guard is about to say the same
+
+
+def outcome_of(spec: JobSpec, plan: Plan, stop: threading.Event, pipe: connection.Connection) -> Event:
+    """Run the job; every way in which it can end is an event."""
+    attempt = Run(
+        folder=Path(plan.folder),
+        resume=Path(plan.resume) if plan.resume else None,
+        reported_step=plan.reported_step,
+        stop=stop.is_set,
+    )
+    spec = spec if plan.device == "cuda" else spec.model_copy(update={"device": "cpu"})
+    try:
+        result = run_job(
+            spec,
+            attempt,
+            pipe.send,
+            data_dir=Path(plan.data_dir),
+            download=plan.download,
+            threads=plan.threads,
+        )
+    except StopRequested as stopped:
+        return Stopped(step=stopped.step)
+    except TrainingError as error:
+        return Failed(code=error.code, message=error.detail, data=error.data)
+    except BrokenPipeError:
+        raise
+    except Exception as error:
+        message = f"{type(error).__name__}: {error}"
+        return Failed(code=code_of(error), message=message, traceback=traceback.format_exc())
+    return Finished(result=result)
+
+
+def code_of(error: Exception) -> str:
+    if isinstance(error, torch.OutOfMemoryError):
+        return "out_of_memory_gpu"
+    return "out_of_memory_host" if isinstance(error, MemoryError) else "internal_error"
+
+
+def see_only(plan: Plan) -> None:
+    """Show this process its one GPU, or none, before anything asks CUDA."""
+    os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
+    os.environ["CUDA_VISIBLE_DEVICES"] = plan.gpu_uuid or ""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+
+def offer_to_the_oom_killer() -> None:
+    try:
+        Path("/proc/self/oom_score_adj").write_text(MEMORY_VICTIM)
+    except OSError:
+        return  # no such file on this system, or not allowed to: then the kernel chooses as it always does
+
+
+def end_with_supervisor() -> None:
+    """Wait until the worker is gone, however it went, then end this whole process group."""
+    supervisor = parent_process()
+    assert supervisor is not None
+    connection.wait([supervisor.sentinel])
+    os.killpg(os.getpgid(0), signal.SIGKILL)

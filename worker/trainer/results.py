@@ -1,0 +1,53 @@
+"""The figures of a finished run, as the job object shows them."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+from torch import nn
+
+from shared.spec import JobSpec
+from worker.trainer import device
+from worker.trainer.architectures import count_parameters
+from worker.trainer.data import Data
+from worker.trainer.loop import Outcome
+from worker.trainer.state import Best
+
+
+def result_of(spec: JobSpec, data: Data, outcome: Outcome) -> dict[str, Any]:
+    state = outcome.state
+    last = {name: points[-1][2] for name, points in state.history.series().items()}
+    return {
+        "parameters": count_parameters(state.model),
+        "train_loss": last["train_loss"],
+        "val_loss": last["val_loss"],
+        "val_accuracy": last["val_accuracy"],
+        "test_loss": outcome.test.loss,
+        "test_accuracy": outcome.test.accuracy,
+        "best": _figures(state.best),
+        "normalization": {"mean": data.normalization.mean, "std": data.normalization.std},
+        "training_seconds": state.training_seconds,
+        "examples_per_second": spec.epochs * data.train.examples / state.training_seconds,
+        "device": str(data.device),
+        "pinned_memory": data.train.pinned,
+        "weights_sha256": weights_sha256(state.model),
+        "data_order_sha256": state.order_sha256,
+        "gradient_check": outcome.gradient_check,
+        "environment": device.environment(data.device),
+    }
+
+
+def weights_sha256(model: nn.Module) -> str:
+    """sha256 over name, type, shape and bytes of every parameter and buffer, in the model's order."""
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _figures(best: Best) -> dict[str, Any] | None:
+    if not best.weights:
+        return None
+    return {"epoch": best.epoch, "val_loss": best.val_loss, "val_accuracy": best.val_accuracy}

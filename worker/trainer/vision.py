@@ -1,0 +1,26 @@
+"""The one place that imports torchvision. Imported lazily: it costs a second that most jobs never need to spend."""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+from typing import Any
+
+import torch
+
+_libraries: list[Any] = []  # a torch.library.Library takes its definitions along when it is collected
+
+
+def import_torchvision() -> ModuleType:
+    """Import torchvision, also where its wheel was built for CUDA and torch was not.
+
+    Such a wheel cannot load its compiled operators, and torchvision's own import then fails on
+    "operator torchvision::nms does not exist". Data sets, transforms and models need none of them, so the two
+    missing schemas are declared first; box operators stay unusable (pytorch/vision#9085).
+    """
+    if torch.version.cuda is None and not _libraries and not hasattr(torch.ops.torchvision, "nms"):
+        library = torch.library.Library("torchvision", "DEF")
+        for operator in ("nms", "qnms"):
+            library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        _libraries.append(library)
+    return importlib.import_module("torchvision")
