@@ -43,7 +43,6 @@ class Reconciler(threading.Thread):
         self.stopped = threading.Event()
 
     def run(self) -> None:
-        self.sweep_runs()
         while True:
             try:
                 self.tick()
@@ -63,6 +62,7 @@ class Reconciler(threading.Thread):
 
     def tick(self) -> None:
         self.beat()
+        self.sweep_runs()
         with self.database.write() as session:
             leads = jobs.take_office(session, OFFICE, self.row.id, 3 * self.settings.reconcile_seconds)
         if leads:
@@ -107,15 +107,14 @@ class Reconciler(threading.Thread):
 
     def sweep_runs(self) -> None:
         """Remove run folders that no running attempt owns: what a killed worker of this host left behind."""
-        for folder in self.settings.runs_dir.glob("*/*"):
+        for folder in self.settings.runs_dir.glob("*"):
+            job_id, _, attempt = folder.name.rpartition("-")
             try:
                 with self.database.read() as session:
-                    job = jobs.get(session, folder.parent.name)
-                owned = job.state == JobState.RUNNING and str(job.attempt) == folder.name
+                    job = jobs.get(session, job_id)
+                owned = job.state == JobState.RUNNING and str(job.attempt) == attempt
             except NotFound:
                 owned = False
-            except DatabaseAway:
-                return
             if not owned:
                 shutil.rmtree(folder, ignore_errors=True)
 

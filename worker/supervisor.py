@@ -76,7 +76,7 @@ class Supervisor:
         self.house, self.job, self.slot = house, job, slot
         self.settings, self.database, self.store = house.settings, house.database, house.store
         self.lease = jobs.lease_of(job)
-        self.folder = self.settings.runs_dir / job.id / str(job.attempt)
+        self.folder = self.settings.runs_dir / run_name(job.id, job.attempt)
         self.watch = Watch()
         self.log = log.bind(job_id=job.id, attempt=job.attempt)
 
@@ -310,6 +310,10 @@ class Supervisor:
             except DatabaseAway:
                 if self.keeper.lost.wait(RETRY_SECONDS):
                     raise LeaseLost(self.job.id) from None
+
+
+def run_name(job_id: str, attempt: int) -> str:
+    return f"{job_id}-{attempt}"
 
 
 def line_of(event: events.Event) -> jobs.Line:

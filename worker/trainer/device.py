@@ -45,7 +45,7 @@ def environment(device: torch.device) -> dict[str, Any]:
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
     return {
         "gradq": VERSION,
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),  # a class of torch's: whoever unpickled it would import torch
         "python": platform.python_version(),
         "numpy": np.__version__,
         "platform": platform.platform(),

@@ -1,0 +1,26 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from support.service import Service
+
+
+@pytest.fixture
+def start_service(tmp_path: Path) -> Iterator[Callable[..., Service]]:
+    """start_service(workers=1, GRADQ_X="…"): a private service; stopped at the end, orphans are an error."""
+    services: list[Service] = []
+
+    def start(workers: int = 1, **environment: str) -> Service:
+        services.append(Service(tmp_path, environment))
+        return services[-1].start(workers)
+
+    yield start
+    for service in services:
+        service.close()
+
+
+@pytest.fixture
+def service(start_service: Callable[..., Service]) -> Service:
+    return start_service()

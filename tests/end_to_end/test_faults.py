@@ -1,0 +1,271 @@
+"""Whatever dies in mid-job: the job ends once, on a later attempt, from its last checkpoint, with the same weights."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import psutil
+import pytest
+from support.service import Service, assert_whole_curve
+from support.waiting import wait_for
+
+# some 4 s of training on digits, a checkpoint every 0.3 s
+LONG: dict[str, Any] = {
+    "architecture": "mlp",
+    "gradients": "manual",
+    "batch_size": 4,
+    "epochs": 100,
+    "lr": 0.01,
+    "seed": 5,
+    "checkpoint": {"every_seconds": 0.3},
+}
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The same job, trained with no service and no fault: what every broken run must end with."""
+    import json
+
+    folder = tmp_path_factory.mktemp("unbroken")
+    (folder / "spec.json").write_text(json.dumps({**LONG, "checkpoint": {"every_seconds": None}}))
+    code = (
+        "import json, sys; from pathlib import Path; from shared.spec import JobSpec;"
+        "from worker.trainer.job import run_job; from worker.trainer.loop import Run;"
+        "spec = JobSpec.parse(json.loads(Path(sys.argv[1], 'spec.json').read_text()));"
+        "print(json.dumps(run_job(spec, Run(Path(sys.argv[1])), lambda e: None, data_dir=Path('x'), download=False,"
+        " threads=1)))"
+    )
+    run = subprocess.run([sys.executable, "-c", code, str(folder)], check=True, capture_output=True, text=True)
+    result: dict[str, Any] = json.loads(run.stdout)
+    return result
+
+
+def assert_resumed(service: Service, job_id: str, unbroken: dict[str, Any], attempts: int = 2) -> dict[str, Any]:
+    job = service.wait(job_id)
+    assert job["status"] == "succeeded", job["status_reason"]
+    assert job["attempt"] == attempts
+    assert job["attempts"][-1]["resumed_from_step"] > 0
+    assert job["result"]["weights_sha256"] == unbroken["weights_sha256"]
+    assert job["result"]["data_order_sha256"] == unbroken["data_order_sha256"]
+    assert_whole_curve(service, job)
+    assert sum(e["data"]["status"] == "succeeded" for e in service.events(job_id, "status")) == 1
+    return job
+
+
+def test_killed_trainer_resumes_with_the_same_weights(service: Service, unbroken: dict[str, Any]) -> None:
+    job = service.submit(**LONG)
+    service.wait_for_checkpoint(job["id"])
+    service.trainer(job["id"]).kill()
+    ended = assert_resumed(service, job["id"], unbroken)
+    assert [a["outcome"] for a in ended["attempts"]] == ["worker_lost", "succeeded"]
+
+
+def test_killed_worker_leaves_no_orphan_and_its_job_resumes(
+    start_service: Callable[..., Service], unbroken: dict[str, Any]
+) -> None:
+    service = start_service(workers=1)
+    worker = service.parts[-1]
+    job = service.submit(**LONG)
+    service.wait_for_checkpoint(job["id"])
+    family = [*worker.family(), service.trainer(job["id"])]
+    worker.kill()
+    _, alive = psutil.wait_procs(family, timeout=5)
+    assert not alive, "the worker is gone and these live on"
+    service.start_worker()
+    assert_resumed(service, job["id"], unbroken)
+    wait_for(lambda: not list((service.state / "runs").iterdir()), 10, "the end of the run folders")
+
+
+def test_another_worker_takes_over_from_a_killed_one(
+    start_service: Callable[..., Service], unbroken: dict[str, Any]
+) -> None:
+    service = start_service(workers=2)
+    job = service.submit(**LONG)
+    service.wait_for_checkpoint(job["id"])
+    running = service.job(job["id"])["attempts"][0]["worker"]
+    victim = next(w for w in service.live_workers() if w["id"] == running)
+    killed = time.monotonic()
+    psutil.Process(victim["pid"]).kill()
+    service.wait_until(job["id"], lambda j: j["attempt"] == 2, 15, "the second attempt")
+    assert time.monotonic() - killed < 4 + 3  # the lease of this service, and 3 s
+    assert_resumed(service, job["id"], unbroken)
+
+
+def test_killed_trainer_and_worker_together(service: Service, unbroken: dict[str, Any]) -> None:
+    job = service.submit(**LONG)
+    service.wait_for_checkpoint(job["id"])
+    trainer = service.trainer(job["id"])
+    service.parts[-1].kill()
+    trainer.kill()
+    service.start_worker()
+    assert_resumed(service, job["id"], unbroken)
+
+
+def test_killed_trainer_server_costs_the_running_job_nothing(service: Service, unbroken: dict[str, Any]) -> None:
+    job = service.submit(**LONG)
+    service.wait_for_checkpoint(job["id"])
+    service.trainer(job["id"]).parent().kill()
+    ended = service.wait(job["id"])
+    assert ended["status"] == "succeeded"
+    assert ended["attempt"] == 1
+    assert ended["result"]["weights_sha256"] == unbroken["weights_sha256"]
+    after = service.wait(service.submit(epochs=1)["id"])
+    assert after["status"] == "succeeded", "the worker did not start another trainer server"
+
+
+def test_stopped_worker_that_wakes_up_writes_nothing(
+    start_service: Callable[..., Service], unbroken: dict[str, Any]
+) -> None:
+    service = start_service(workers=2)
+    job = service.submit(**{**LONG, "epochs": 100})
+    service.wait_for_checkpoint(job["id"])
+    running = service.job(job["id"])["attempts"][0]["worker"]
+    stale = psutil.Process(next(w["pid"] for w in service.live_workers() if w["id"] == running))
+    old_trainer = service.trainer(job["id"])
+    stale.suspend()
+    old_trainer.suspend()  # or it would finish unseen: the pipe holds its whole report
+    try:
+        service.wait_until(job["id"], lambda j: j["attempt"] == 2, 20, "the second attempt")
+    finally:
+        stale.resume()
+        old_trainer.resume()
+    wait_for(lambda: not old_trainer.is_running(), 6, "the end of the stale trainer")
+    ended = assert_resumed(service, job["id"], unbroken)
+    assert [a["outcome"] for a in ended["attempts"]] == ["worker_lost", "succeeded"]
+    assert not [
+        e for e in service.events(job["id"]) if e["attempt"] == 1 and e["seq"] > _seq_of_attempt_2(service, job)
+    ]
+
+
+def _seq_of_attempt_2(service: Service, job: dict[str, Any]) -> int:
+    return min(e["seq"] for e in service.events(job["id"]) if e["attempt"] == 2)
+
+
+def test_drained_worker_hands_its_job_back_and_it_costs_no_attempt(service: Service, unbroken: dict[str, Any]) -> None:
+    job = service.submit(**LONG, max_attempts=1)
+    service.wait_for_checkpoint(job["id"])
+    worker = service.parts[-1]
+    worker.send(signal.SIGTERM)
+    worker.process.wait(20)
+    queued = service.job(job["id"])
+    assert queued["status"] == "queued"
+    assert queued["queue"]["reason"]["code"] == "no_live_worker"
+    assert queued["attempts"][0]["outcome"] == "drained"
+    service.start_worker()
+    assert_resumed(service, job["id"], unbroken)
+
+
+def test_a_job_that_kills_its_trainer_each_time_fails_after_max_attempts(service: Service) -> None:
+    job = service.submit(**LONG, max_attempts=2)
+    for attempt in (1, 2):
+        service.trainer(job["id"], attempt).kill()
+    ended = service.wait(job["id"])
+    assert ended["status"] == "failed"
+    assert ended["status_reason"]["code"] == "too_many_attempts"
+    assert ended["attempt"] == 2
+
+
+def test_a_message_delivered_three_times_trains_once(service: Service) -> None:
+    from shared.broker import Broker
+
+    broker = Broker(service.env["GRADQ_REDIS_URL"])
+    job = service.submit(epochs=3)
+    assert all(broker.ring() for _ in range(3))
+    ended = service.wait(job["id"])
+    assert ended["attempt"] == 1
+    assert sum(e["message"] == "trainer started" for e in service.events(job["id"], "log")) == 1
+
+
+def test_a_lost_message_loses_no_job(service: Service) -> None:
+    from redis import Redis
+
+    service.parts[-1].stop()
+    jobs = [service.submit(epochs=1) for _ in range(5)]
+    with Redis(unix_socket_path=str(service.socket)) as redis:
+        redis.flushall()
+    service.start_worker()
+    assert {service.wait(job["id"])["status"] for job in jobs} == {"succeeded"}
+
+
+def test_with_the_broker_dead_a_job_is_taken_at_once_and_runs_when_it_is_back(service: Service) -> None:
+    assert service.broker is not None
+    service.broker.kill()
+    sent = time.monotonic()
+    job = service.submit(epochs=1)
+    assert time.monotonic() - sent < 1
+    assert service.job(job["id"])["status"] == "queued"
+    service.start_broker()
+    assert service.wait(job["id"], 30)["status"] == "succeeded"
+
+
+def test_cancel_of_a_queued_job_is_final_at_once(service: Service) -> None:
+    service.parts[-1].stop()
+    job = service.submit(epochs=1)
+    assert service.cancel(job["id"])["status"] == "cancelled"
+    service.start_worker()
+    other = service.wait(service.submit(epochs=1)["id"])
+    assert other["status"] == "succeeded"
+    assert service.job(job["id"])["attempt"] == 0
+
+
+def test_cancel_while_training_keeps_the_last_checkpoint(service: Service) -> None:
+    job = service.submit(**{**LONG, "epochs": 5000})
+    service.wait_for_checkpoint(job["id"])
+    trainer = service.trainer(job["id"])
+    assert service.cancel(job["id"])["status"] == "cancelling"
+    ended = service.wait(job["id"], 15)
+    assert ended["status"] == "cancelled"
+    assert ended["status_reason"]["code"] == "cancelled_by_user"
+    assert not trainer.is_running()
+    checkpoints = [e["data"]["step"] for e in service.events(job["id"], "checkpoint")]
+    assert checkpoints[-1] >= service.series(job["id"])["batch_loss"][-1][0], "none was written on the way out"
+    assert (service.state / "artifacts" / job["id"] / "checkpoints" / f"1-{checkpoints[-1]}.pt").is_file()
+
+
+def test_cancel_of_a_trainer_that_does_not_listen_kills_it_after_the_grace(
+    start_service: Callable[..., Service],
+) -> None:
+    service = start_service(GRADQ_GRACE_SECONDS="1")
+    job = service.submit(**{**LONG, "epochs": 5000})
+    trainer = service.trainer(job["id"])
+    trainer.suspend()
+    service.cancel(job["id"])
+    assert service.wait(job["id"], 15)["status"] == "cancelled"
+    assert not trainer.is_running()
+
+
+def test_a_job_over_its_deadline_fails_with_that_reason(service: Service) -> None:
+    job = service.submit(**{**LONG, "epochs": 5000}, max_seconds=1)
+    ended = service.wait(job["id"], 20)
+    assert ended["status"] == "failed"
+    assert ended["status_reason"]["code"] == "deadline_exceeded"
+
+
+def test_a_diverging_job_fails_and_names_epoch_and_step(service: Service) -> None:
+    ended = service.wait(service.submit(architecture="linear", lr=1e38, epochs=3)["id"], 20)
+    assert ended["status"] == "failed"
+    assert ended["status_reason"]["code"] == "diverged"
+    assert "epoch 1 at step" in ended["status_reason"]["detail"]
+
+
+def test_the_worker_process_has_no_torch(service: Service) -> None:
+    """Read off the process itself: torch's library is mapped into the trainer server, not into the worker."""
+    service.wait(service.submit(epochs=1)["id"])
+    worker = service.parts[-1]
+    assert not _maps_torch(worker.process.pid)
+    assert any(_maps_torch(child.pid) for child in worker.handle.children(recursive=True))
+
+
+def _maps_torch(pid: int) -> bool:
+    with open(f"/proc/{pid}/maps") as maps:
+        return any("libtorch" in line for line in maps)
+
+
+if not os.path.isdir("/proc"):
+    pytest.skip("reads /proc", allow_module_level=True)

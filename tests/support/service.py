@@ -1,0 +1,230 @@
+"""The real parts of gradq as processes of one test: broker, API, workers; started, killed and counted by pid."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import psutil
+from support.waiting import wait_for
+
+GRADQ = [sys.executable, "-m", "gradq"]
+
+
+class Part:
+    """One process and whatever it starts."""
+
+    def __init__(self, arguments: list[str], env: dict[str, str], log: Path) -> None:
+        self.log = log
+        with log.open("ab") as out:
+            self.process = subprocess.Popen(arguments, env=env, stdout=out, stderr=out, start_new_session=True)
+        self.handle = psutil.Process(self.process.pid)
+
+    def family(self) -> list[psutil.Process]:
+        return [self.handle, *self.handle.children(recursive=True)] if self.handle.is_running() else []
+
+    def send(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self, seconds: float = 30) -> int:
+        """SIGTERM, and wait; a process that does not end is a failed test."""
+        if self.process.poll() is None:
+            self.process.terminate()
+            self.process.wait(seconds)
+        return self.process.returncode
+
+
+class Service:
+    """A private gradq below one folder. `environment` overrides settings: short leases make short tests."""
+
+    def __init__(self, folder: Path, environment: dict[str, str] | None = None) -> None:
+        self.folder = folder
+        self.state = folder / "state"
+        self.socket = folder / "b.sock"
+        self.env = {
+            **{name: value for name, value in os.environ.items() if not name.startswith("GRADQ_")},
+            "GRADQ_STATE_DIR": str(self.state),
+            "GRADQ_REDIS_URL": f"redis+socket://{self.socket}",
+            "GRADQ_LEASE_SECONDS": "4",
+            "GRADQ_GRACE_SECONDS": "5",
+            "GRADQ_RECONCILE_SECONDS": "0.5",
+            "GRADQ_SLOTS": "1",
+            "GRADQ_THREADS_PER_SLOT": "1",
+            "GRADQ_DOWNLOAD": "false",
+            **(environment or {}),
+        }
+        self.parts: list[Part] = []
+        self.broker: Part | None = None
+        self.http: httpx2.Client
+
+    # --- parts --------------------------------------------------------------------------------------------------------
+
+    def start(self, workers: int = 1) -> Service:
+        self.run("migrate")
+        self.start_broker()
+        self.start_api()
+        for _ in range(workers):
+            self.start_worker(wait=False)
+        wait_for(lambda: len(self.live_workers()) == workers, 60, f"{workers} live workers")
+        return self
+
+    def run(self, verb: str) -> None:
+        subprocess.run([*GRADQ, verb], env=self.env, check=True, capture_output=True)
+
+    def start_broker(self) -> Part:
+        from gradq.broker_process import find_binary
+
+        data = self.folder / "broker"
+        data.mkdir(exist_ok=True)
+        arguments = [find_binary(), "--port", "0", "--unixsocket", str(self.socket), "--unixsocketperm", "700"]
+        self.broker = self._part([*arguments, "--dir", str(data), "--appendonly", "yes", "--save", ""], "broker")
+        wait_for(self.broker_answers, 20, "the broker")
+        return self.broker
+
+    def broker_answers(self) -> bool:
+        from shared.broker import Broker
+
+        return Broker(self.env["GRADQ_REDIS_URL"]).ping()
+
+    def start_api(self) -> Part:
+        part = self._gradq("api", "--port", "0", "--workers", "1")
+        url = wait_for(lambda: listening_url(part), 30, "the API's port")
+        self.http = httpx2.Client(base_url=url, timeout=20)
+        wait_for(self._api_answers, 30, "the API")
+        return part
+
+    def _api_answers(self) -> bool:
+        try:
+            return self.http.get("/healthz").status_code == 200
+        except httpx2.TransportError:
+            return False
+
+    def start_worker(self, wait: bool = True) -> Part:
+        before = {w["id"] for w in self.live_workers()}
+        part = self._gradq("worker")
+        if wait:
+            wait_for(lambda: {w["id"] for w in self.live_workers()} - before, 60, "a new live worker")
+        return part
+
+    def _gradq(self, *arguments: str) -> Part:
+        return self._part([*GRADQ, *arguments], arguments[0])
+
+    def _part(self, arguments: list[str], name: str) -> Part:
+        part = Part(arguments, self.env, self.folder / f"{name}.log")
+        self.parts.append(part)
+        return part
+
+    def close(self) -> None:
+        """Stop everything; whatever is still there afterwards is an orphan and an error."""
+        family = [p for part in self.parts for p in part.family()]
+        for part in reversed(self.parts):
+            if part.process.poll() is None:
+                part.send(signal.SIGCONT)
+                part.process.terminate()
+        _, alive = psutil.wait_procs(family, timeout=30)
+        for process in alive:
+            process.kill()
+        for part in self.parts:
+            part.process.wait()
+        shutil.rmtree(self.state, ignore_errors=True)
+        assert not alive, f"still there after SIGTERM: {alive}"
+
+    # --- HTTP ---------------------------------------------------------------------------------------------------------
+
+    def submit(self, **body: Any) -> dict[str, Any]:
+        answer = self.http.post("/v1/jobs", json=body)
+        assert answer.status_code == 202, answer.text
+        job: dict[str, Any] = answer.json()
+        return job
+
+    def job(self, job_id: str) -> dict[str, Any]:
+        answer = self.http.get(f"/v1/jobs/{job_id}")
+        assert answer.status_code == 200, answer.text
+        job: dict[str, Any] = answer.json()
+        return job
+
+    def cancel(self, job_id: str) -> dict[str, Any]:
+        answer = self.http.post(f"/v1/jobs/{job_id}/cancel")
+        assert answer.status_code == 202, answer.text
+        job: dict[str, Any] = answer.json()
+        return job
+
+    def wait_until(self, job_id: str, holds: Callable[[dict[str, Any]], Any], seconds: float, what: str) -> Any:
+        return wait_for(lambda: (job := self.job(job_id)) and holds(job) and job, seconds, what)
+
+    def wait(self, job_id: str, seconds: float = 60) -> dict[str, Any]:
+        job: dict[str, Any] = self.wait_until(job_id, lambda job: job["terminal"], seconds, f"the end of {job_id}")
+        return job
+
+    def events(self, job_id: str, type: str | None = None) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = []
+        after = 0
+        while True:
+            query = {"after": after, "limit": 1000, **({"type": type} if type else {})}
+            page = self.http.get(f"/v1/jobs/{job_id}/events", params=query).json()
+            found += page["data"]
+            if not page["has_more"]:
+                return found
+            after = page["next_after"]
+
+    def series(self, job_id: str) -> dict[str, list[list[float]]]:
+        series: dict[str, list[list[float]]] = self.http.get(f"/v1/jobs/{job_id}/metrics").json()["series"]
+        return series
+
+    def artifacts(self, job_id: str) -> dict[str, dict[str, Any]]:
+        return {a["name"]: a for a in self.http.get(f"/v1/jobs/{job_id}/artifacts").json()["data"]}
+
+    def live_workers(self) -> list[dict[str, Any]]:
+        workers: list[dict[str, Any]] = self.http.get("/v1/workers").json()["data"]
+        return workers
+
+    # --- trainers -----------------------------------------------------------------------------------------------------
+
+    def trainer(self, job_id: str, attempt: int = 1) -> psutil.Process:
+        """The process that trains this attempt, once it has said its pid."""
+
+        def started() -> dict[str, Any] | None:
+            lines = [e for e in self.events(job_id, "log") if e["message"] == "trainer started"]
+            return next((e for e in lines if e["attempt"] == attempt), None)
+
+        event = wait_for(started, 30, f"the trainer of attempt {attempt}")
+        return psutil.Process(event["data"]["pid"])
+
+    def wait_for_checkpoint(self, job_id: str, attempt: int = 1) -> dict[str, Any]:
+        def stored() -> dict[str, Any] | None:
+            return next((e for e in self.events(job_id, "checkpoint") if e["attempt"] == attempt), None)
+
+        event: dict[str, Any] = wait_for(stored, 30, f"a checkpoint of attempt {attempt}")
+        return event
+
+
+def listening_url(part: Part) -> str | None:
+    """Where gunicorn says that it listens."""
+    for line in part.log.read_text(errors="replace").splitlines():
+        if "Listening at: " in line:
+            return line.split("Listening at: ")[1].split()[0]
+    assert part.process.poll() is None, part.log.read_text()
+    return None
+
+
+def assert_whole_curve(service: Service, job: dict[str, Any]) -> None:
+    """Every point that the contract promises, once each, in order: no gap and no double, whatever died on the way."""
+    series = service.series(job["id"])
+    epochs, total = job["spec"]["epochs"], job["progress"]["total_steps"]
+    per_epoch = total // epochs
+    assert [p[0] for p in series["train_loss"]] == [per_epoch * (e + 1) for e in range(epochs)]
+    assert [p[1] for p in series["train_loss"]] == [e + 1 for e in range(epochs)]
+    assert [p[0] for p in series["batch_loss"]] == list(range(50, total + 1, 50))
+    assert [p[0] for p in series["test_accuracy"]] == [total]
+    assert all(len(series[name]) == epochs for name in ("val_loss", "val_accuracy", "lr", "examples_per_second"))
