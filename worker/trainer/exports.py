@@ -102,7 +102,7 @@ def write_evaluation(folder: Path, data: Data, logits: Tensor) -> None:
 
 
 def draw_predictions(path: Path, images: Tensor, true: Tensor, predicted: Tensor, data: Data) -> None:
-    """The first test images, each under `true → predicted`; mistakes in red. One mosaic: 40 axes would cost a second."""
+    """The first test images, each under `true → predicted`; mistakes in red. One axes: 40 would cost a second."""
     from matplotlib.figure import Figure
 
     columns, rows = min(COLUMNS, len(images)), -(-len(images) // COLUMNS)

@@ -89,6 +89,7 @@ def train(spec: JobSpec, data: Data, report: Report, run: Run) -> Outcome:
         if checkpoints.due_after_epoch(state.epoch - 1):
             checkpoints.save(state)
 
+    progress.done(state)
     test = evaluate(state.model, loss, data.test_images, data.test_labels, spec.batch_size)
     require_finite(test.loss, "test", state)
     add_point(state, report, "final", epoch=spec.epochs, test_loss=test.loss, test_accuracy=test.accuracy)

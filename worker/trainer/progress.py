@@ -42,12 +42,12 @@ class ProgressReporter:
         if now < self.next:
             return
         self.next = now + REPORT_SECONDS
-        self.report(
-            Progress(
-                epoch=state.epoch,
-                epochs=self.epochs,
-                step=state.step,
-                total_steps=self.total_steps,
-                examples_per_second=state.batch * self.batch_size / max(clock.seconds(), 1e-9),
-            )
-        )
+        self._report(state, state.epoch, state.batch * self.batch_size / max(clock.seconds(), 1e-9))
+
+    def done(self, state: State) -> None:
+        """The last report: all epochs are over."""
+        self._report(state, self.epochs, state.history.column("epoch", "examples_per_second")[-1])
+
+    def _report(self, state: State, epoch: int, speed: float) -> None:
+        steps = {"step": state.step, "total_steps": self.total_steps}
+        self.report(Progress(epoch=epoch, epochs=self.epochs, **steps, examples_per_second=speed))

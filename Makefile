@@ -1,0 +1,51 @@
+# The commands of this repository. Everything happens in .venv; nothing needs root.
+.DEFAULT_GOAL := help
+.PHONY: help install demo test check bench clean
+
+VENV := .venv
+PY := $(VENV)/bin/python
+RUNTIME := $(VENV)/.installed
+DEV := $(VENV)/.installed-dev
+PINS := pyproject.toml constraints.txt scripts/install.sh
+
+export PYTHON
+
+help:
+	@echo "make demo      install, train twice (gradients by hand, autograd), show the results"
+	@echo "make test      install, run the whole test suite"
+	@echo "make install   make .venv; the command is .venv/bin/gradq"
+	@echo "make check     format, lint, types, import contracts, tests: what CI runs"
+	@echo "make bench     the benchmarks, one line of JSON each"
+	@echo "make clean     remove .venv, caches and demo-output"
+
+install: $(RUNTIME)
+
+demo: $(RUNTIME)
+	@$(VENV)/bin/gradq demo
+
+test: $(DEV)
+	@$(PY) -m pytest
+
+check: $(DEV)
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+	$(PY) -m pytest
+
+bench: $(RUNTIME)
+	@for script in $$(grep -l '__main__' benchmarks/*.py); do \
+		$(PY) -m benchmarks.$$(basename $$script .py) || exit 1; \
+	done
+
+clean:
+	rm -rf $(VENV) demo-output build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find api worker shared gradq tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(RUNTIME): $(PINS)
+	@sh scripts/install.sh
+	@touch $@
+
+$(DEV): $(PINS)
+	@sh scripts/install.sh dev
+	@touch $(RUNTIME) $@

@@ -1,0 +1,91 @@
+"""The HTTP app: `create_app` puts the parts together. Opens no connection before the first request."""
+
+from __future__ import annotations
+
+import re
+import time
+import uuid
+
+import structlog
+from apiflask import APIFlask
+from flask import Response, g, request
+from werkzeug.exceptions import Forbidden
+
+from api import artifacts, datasets, errors, events, health, jobs, metrics, openapi, workers
+from api.render import JSON
+from api.services import EXTENSION, Services
+from shared import logs
+from shared.config import Settings
+from shared.version import VERSION
+
+MAX_BODY_BYTES = 1 << 20
+REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
+HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-cache",  # kept, but asked about: that is what the ETags are for
+}
+
+log = structlog.get_logger()
+
+
+def create_app(settings: Settings | None = None) -> APIFlask:
+    settings = settings or Settings.from_env()
+    if not structlog.is_configured():  # else whoever owns this process has said how it logs
+        logs.configure(settings.log_level)
+    app = APIFlask(
+        "api", title="gradq", version=VERSION, spec_path="/v1/openapi.json", docs_path=None, json_errors=False
+    )
+    app.json = JSON(app)
+    app.config.update(
+        MAX_CONTENT_LENGTH=MAX_BODY_BYTES,
+        AUTO_404_RESPONSE=False,
+        AUTO_VALIDATION_ERROR_RESPONSE=False,
+        AUTO_SERVERS=False,
+        DESCRIPTION="Submit training jobs, follow them, fetch their models.",
+    )
+    app.extensions[EXTENSION] = Services.from_settings(settings)
+    errors.register(app)
+    for part in (jobs, events, metrics, artifacts, workers, datasets, health, openapi):
+        app.register_blueprint(part.bp)
+    openapi.complete(app)
+    app.before_request(_begin)
+    app.before_request(_refuse_other_sites)
+    app.after_request(_end)
+    return app
+
+
+def _begin() -> None:
+    g.began = time.perf_counter()
+    given = request.headers.get("X-Request-Id", "")
+    g.request_id = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+
+
+def _refuse_other_sites() -> None:
+    """No token is asked for on a loopback address, so no web page that a user happens to read may submit or cancel."""
+    if request.method in SAFE_METHODS:
+        return
+    site, origin = request.headers.get("Sec-Fetch-Site"), request.headers.get("Origin")
+    if site is not None:  # what the browser itself says; programs send neither header
+        foreign = site not in ("none", "same-origin")
+    else:
+        foreign = origin is not None and origin.partition("://")[2] != request.host
+    if foreign:
+        raise Forbidden("a page of another site must not change anything here")
+
+
+def _end(response: Response) -> Response:
+    response.headers["X-Request-Id"] = g.request_id
+    for name, value in HEADERS.items():
+        response.headers.setdefault(name, value)
+    log.info(
+        "request",
+        method=request.method,
+        path=request.path,
+        status=response.status_code,
+        milliseconds=round((time.perf_counter() - g.began) * 1000, 2),
+        request_id=g.request_id,
+    )
+    return response

@@ -1,0 +1,115 @@
+"""A job's curve: as JSON, as CSV, as a picture."""
+
+from __future__ import annotations
+
+import threading
+from typing import Annotated
+
+from apiflask import APIBlueprint
+from flask import Response, jsonify, request
+from pydantic import Field
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from api import schemas
+from api.openapi import JSON, endpoint
+from api.requests import CommaList, Query, close_to
+from api.services import services
+from shared import curves, jobs
+from shared.errors import FieldError, InvalidQuery
+from shared.tables import EventRow
+from shared.version import VERSION
+
+CSV = "text/csv"
+PICTURES = {"png": "image/png", "svg": "image/svg+xml"}
+JSON_POINTS = 1000  # what a JSON answer is thinned to; CSV is whole, unless max_points says otherwise
+KNOWN = (
+    "train_loss",
+    "val_loss",
+    "val_accuracy",
+    "lr",
+    "examples_per_second",
+    "batch_loss",
+    "test_loss",
+    "test_accuracy",
+)
+
+bp = APIBlueprint("metrics", __name__, tag="Jobs")
+_pencil = threading.Lock()  # matplotlib's text layout is not made for two threads
+
+
+class MetricFilter(Query):
+    keys: Annotated[tuple[str, ...], CommaList] = Field((), description="these metrics alone")
+    max_points: Annotated[int, Field(ge=2, le=1_000_000)] | None = Field(
+        None, description="thin each curve, so that minima and maxima stay (JSON: 1000 unless given; CSV: whole)"
+    )
+
+
+@bp.get("/v1/jobs/<job_id>/metrics")
+@endpoint(schemas.Metrics, query=MetricFilter, media=(JSON, CSV), errors=(404, 503))
+def show(job_id: str, query: MetricFilter) -> Response:
+    """Read a job's curve, as JSON or (Accept: text/csv) as CSV"""
+    with services().database.read() as session:
+        jobs.get(session, job_id)
+        series = _series(session, job_id)
+    if query.keys:
+        _check_keys(query.keys, series)
+        series = {key: series.get(key, []) for key in query.keys}
+    as_csv = request.accept_mimetypes.best_match([JSON, CSV]) == CSV
+    limit = query.max_points or (None if as_csv else JSON_POINTS)
+    if limit is not None:
+        series = {name: curves.thin(points, limit) for name, points in series.items()}
+    if as_csv:
+        response = Response(curves.to_csv(series), mimetype=CSV)
+        response.headers.set("Content-Disposition", "attachment", filename=f"{job_id}-metrics.csv")
+    else:
+        response = jsonify({"object": "metrics", "series": series})
+    response.headers["Vary"] = "Accept"
+    response.add_etag()
+    response.make_conditional(request)
+    return response
+
+
+@bp.get("/v1/jobs/<job_id>/loss_curve.png")
+@endpoint(None, media=(PICTURES["png"],), errors=(404, 503))
+def png(job_id: str) -> Response:
+    """The loss curve as a PNG, drawn from the points that are there now"""
+    return _picture(job_id, "png")
+
+
+@bp.get("/v1/jobs/<job_id>/loss_curve.svg")
+@endpoint(None, media=(PICTURES["svg"],), errors=(404, 503))
+def svg(job_id: str) -> Response:
+    """The loss curve as an SVG, drawn from the points that are there now"""
+    return _picture(job_id, "svg")
+
+
+def _picture(job_id: str, format: str) -> Response:
+    """The last point names the picture, so that one that the client has already is not drawn again."""
+    with services().database.read() as session:
+        job = jobs.get(session, job_id)
+        is_metric = (EventRow.job_id == job_id, EventRow.type == "metric")
+        last = session.scalar(select(func.max(EventRow.seq)).where(*is_metric)) or 0
+        etag = f"{job_id}-{last}-{format}-{VERSION}"
+        known = request.if_none_match.contains_weak(etag)
+        series = {} if known else _series(session, job_id)
+    response = Response(mimetype=PICTURES[format])
+    if known:
+        response.status_code = 304
+    else:
+        with _pencil:
+            response.set_data(curves.draw(series, job.name, [format])[0])
+    response.set_etag(etag)
+    return response
+
+
+def _series(session: Session, job_id: str) -> curves.Series:
+    points = (row.data for row in jobs.points_of(session, job_id))
+    return curves.to_series((data["step"], data["epoch"], data["metrics"]) for data in points)
+
+
+def _check_keys(keys: tuple[str, ...], series: curves.Series) -> None:
+    known = sorted({*KNOWN, *series})
+    if wrong := [key for key in keys if key not in known]:
+        detail = f"unknown metric '{wrong[0]}'{close_to(wrong[0], known)}"
+        raise InvalidQuery([FieldError("/keys", "unknown_metric", detail)])

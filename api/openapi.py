@@ -1,0 +1,184 @@
+"""Each route's contract, declared where the view stands: what `endpoint` is told is both checked and documented."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from apiflask import APIBlueprint, APIFlask
+from apiflask.scaffold import APIScaffold
+from flask import Response, send_from_directory
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+from werkzeug.exceptions import NotFound
+
+from api import schemas
+from api.errors import PROBLEM
+from api.requests import LABELS, NoQuery, Query, check_headers, check_path, parse_query
+from shared.spec import JobSpec
+
+View = Callable[..., Any]
+REF = "#/components/schemas/{model}"
+TEXT_OR_BYTES: dict[str, Any] = {"schema": {"type": "string"}}
+JSON = "application/json"
+SHORT_FORMS = ("architecture", "init", "loss", "optimizer")  # "mlp" is short for {"type": "mlp"}
+
+
+def endpoint(
+    answer: type[BaseModel] | None,
+    *,
+    status: int = 200,
+    query: type[Query] = NoQuery,
+    body: type[BaseModel] | None = None,
+    media: Sequence[str] = (JSON,),
+    errors: Sequence[int] = (),
+) -> Callable[[View], View]:
+    """Check path, headers and query before the view runs, and tell the OpenAPI document about all of it.
+
+    A view whose `query` has fields receives it as keyword `query`; any other parameter is a 422.
+    """
+    content = dict.fromkeys(media, TEXT_OR_BYTES)
+    if answer is not None:
+        content[JSON] = _reference(answer.__name__)
+    responses: dict[int | str, Any] = {str(status): {"description": "what was asked for", "content": content}}
+    for code in sorted({*errors, 422}):
+        responses[str(code)] = {"description": PROBLEMS[code], "content": {PROBLEM: _reference("Problem")}}
+
+    def decorate(view: View) -> View:
+        @functools.wraps(view)
+        def checked(**path: Any) -> Any:
+            check_path(path)
+            check_headers()
+            parsed = parse_query(query)
+            return view(**path) if query is NoQuery else view(**path, query=parsed)
+
+        checked.gradq_query, checked.gradq_body = query, body  # type: ignore[attr-defined]
+        return APIScaffold().doc(responses=responses)(checked)
+
+    return decorate
+
+
+def _reference(model: str) -> dict[str, Any]:
+    return {"schema": {"$ref": REF.format(model=model)}}
+
+
+PROBLEMS = {
+    400: "the body is not JSON",
+    404: "there is no such job or file",
+    406: "only JSON is sent here",
+    409: "the job's state does not allow this; `state` and `allowed` say why and what",
+    413: "the body is too large",
+    415: "the body is not sent as JSON",
+    416: "the range lies outside of the file",
+    422: "what was sent is not valid; `errors` names every wrong field",
+    503: "the database is away; `Retry-After` says when to ask again",
+}
+
+
+# --- the document -----------------------------------------------------------------------------------------------------
+
+
+def complete(app: APIFlask) -> None:
+    """Have APIFlask's document filled with what it cannot know: parameters, bodies, schemas."""
+
+    @app.spec_processor
+    def fill(document: dict[Any, Any] | str) -> dict[Any, Any] | str:
+        assert isinstance(document, dict), "SPEC_FORMAT is json"
+        document.setdefault("components", {})["schemas"] = _schemas()
+        for rule in app.url_map.iter_rules():
+            view = app.view_functions[rule.endpoint]
+            operations = document["paths"].get(_openapi_path(rule.rule), {})
+            for method in (rule.methods or set()) & {method.upper() for method in operations}:
+                operation = operations[method.lower()]
+                operation["operationId"] = rule.endpoint.replace(".", "_")
+                operation["parameters"] += _parameters(getattr(view, "gradq_query", NoQuery))
+                if body := getattr(view, "gradq_body", None):
+                    operation["requestBody"] = {"required": True, "content": {JSON: _reference(body.__name__)}}
+        return document
+
+
+def _openapi_path(rule: str) -> str:
+    return rule.replace("<path:", "{").replace("<", "{").replace(">", "}")
+
+
+def _schemas() -> dict[str, Any]:
+    models = [
+        model
+        for model in vars(schemas).values()
+        if isinstance(model, type) and issubclass(model, schemas.BaseModel) and model not in (BaseModel, schemas.Answer)
+    ]
+    _, document = models_json_schema([(model, "validation") for model in models], ref_template=REF)
+    definitions: dict[str, Any] = document["$defs"]
+    fields = definitions[JobSpec.__name__]["properties"]
+    for name in SHORT_FORMS:
+        whole = fields[name]
+        default = {"default": whole.pop("default")} if "default" in whole else {}
+        fields[name] = {"anyOf": [{"enum": sorted(whole["discriminator"]["mapping"])}, whole], **default}
+    return definitions
+
+
+def _parameters(model: type[Query]) -> list[dict[str, Any]]:
+    parameters = []
+    for name, schema in model.model_json_schema().get("properties", {}).items():
+        parameter = {"in": "query", "name": name, "required": False, "schema": schema}
+        if description := schema.pop("description", None):
+            parameter["description"] = description
+        if schema.get("type") == "array":
+            parameter |= {"style": "form", "explode": False}  # a,b,c
+        if name == LABELS:
+            parameter["name"] = LABELS + "KEY"
+            parameter["schema"] = {"type": "string", "maxLength": 512}
+        parameters.append(parameter)
+    return parameters
+
+
+# --- the pages --------------------------------------------------------------------------------------------------------
+
+bp = APIBlueprint("docs", __name__, enable_openapi=False)
+
+DOCS_CSP = "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'; frame-ancestors 'none'"
+FILES = {"swagger-ui.css": "css", "swagger-ui-bundle.js": "js"}
+START = 'SwaggerUIBundle({url: "/v1/openapi.json", dom_id: "#docs", deepLinking: true, validatorUrl: null})\n'
+PAGE = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
+<title>gradq: the API</title>
+<link rel="icon" href="data:,">
+<link rel="stylesheet" href="/docs/swagger-ui.css">
+<main id="docs">This page needs JavaScript; the document is at <a href="/v1/openapi.json">/v1/openapi.json</a>.</main>
+<script src="/docs/swagger-ui-bundle.js"></script>
+<script src="/docs/start.js"></script>
+</html>
+"""
+
+
+@bp.get("/docs")
+def page() -> Response:
+    return _docs(Response(PAGE, mimetype="text/html"))
+
+
+@bp.get("/docs/<name>")
+def asset(name: str) -> Response:
+    if name == "start.js":
+        return _docs(Response(START, mimetype="text/javascript"))
+    if name not in FILES:
+        raise NotFound
+    return _docs(send_from_directory(_swagger_folder() / FILES[name], name, max_age=3600))
+
+
+def _docs(response: Response) -> Response:
+    response.headers["Content-Security-Policy"] = DOCS_CSP
+    return response
+
+
+@functools.cache
+def _swagger_folder() -> Path:
+    """Where the pip package keeps Swagger UI's files; found without importing it."""
+    spec = importlib.util.find_spec("flask_openapi3_swagger")
+    if spec is None or spec.origin is None:
+        raise NotFound("Swagger UI is not installed")
+    return Path(spec.origin).parent / "templates" / "swagger"

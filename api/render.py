@@ -1,0 +1,47 @@
+"""How values look on the wire: times, lists, JSON without NaN."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from flask.json.provider import DefaultJSONProvider
+
+
+class JSON(DefaultJSONProvider):
+    """Keys in the order they were written; NaN and infinities, which JSON has not, as null."""
+
+    sort_keys = False
+
+    def dumps(self, obj: Any, **kwargs: Any) -> str:
+        try:
+            return super().dumps(obj, allow_nan=False, **kwargs)
+        except ValueError:  # rare: a loss that diverged
+            return super().dumps(finite(obj), allow_nan=False, **kwargs)
+
+
+def finite(value: Any) -> Any:
+    """The same value with null in place of every number that is not finite."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(inner) for inner in value]
+    return value
+
+
+def timestamp(at: datetime) -> str:
+    """2026-11-23T12:00:00.123Z"""
+    return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def timestamp_or_none(at: datetime | None) -> str | None:
+    return None if at is None else timestamp(at)
+
+
+def whole_list(data: Sequence[Any]) -> dict[str, Any]:
+    """A list that has no further page."""
+    return {"object": "list", "data": list(data), "has_more": False}

@@ -1,0 +1,144 @@
+"""Text from outside becomes checked values here: JSON bodies and query strings. Names everything wrong at once."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+from flask import request
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails
+from werkzeug.exceptions import UnsupportedMediaType
+
+from api.errors import NotBuilt
+from shared.errors import BadRequest, FieldError, InvalidQuery, NotFound
+
+# What the contract names and this version does not build.
+NOT_BUILT_PARAMETERS = ("dry_run", "wait", "until")
+NOT_BUILT_VALUES = {"status": ("paused", "pausing")}
+
+LABELS = "label."  # a model with a field of this alias takes label.KEY=value into it
+NUL = "\x00"  # PostgreSQL refuses it in any text
+
+
+class Query(BaseModel):
+    """The parameters of one call. Text in, so numbers are read out of it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class NoQuery(Query):
+    """This call takes no parameters."""
+
+
+Q = TypeVar("Q", bound=Query)
+CommaList = BeforeValidator(lambda text: text.split(",") if isinstance(text, str) else text)
+
+
+# --- the query string and the rest of the request line ----------------------------------------------------------------
+
+
+def parse_query(model: type[Q]) -> Q:
+    errors, values = [], {}
+    for name, given in request.args.lists():
+        if len(given) > 1:
+            errors.append(FieldError(_pointer(name), "repeated", "must stand once"))
+        elif NUL in name + given[0]:
+            errors.append(FieldError(_pointer(name), "nul", "must not hold a NUL character"))
+        else:
+            values[name] = given[0]
+    try:
+        checked = model.model_validate(_gather_labels(model, values))
+    except ValidationError as error:
+        errors += [_query_error(model, e) for e in error.errors(include_url=False)]
+    if errors:
+        raise InvalidQuery(errors)
+    return checked
+
+
+def check_path(values: dict[str, Any]) -> None:
+    if any(NUL in str(value) for value in values.values()):
+        raise NotFound("no name here holds a NUL character")
+
+
+def check_headers() -> None:
+    if request.method == "POST" and "Idempotency-Key" in request.headers:
+        detail = "the header is in the contract, but this version does not build it; send the request without it"
+        raise NotBuilt([FieldError("/Idempotency-Key", "not_built", detail)])
+
+
+def _aliases(model: type[Query]) -> list[str]:
+    return [field.alias or name for name, field in model.model_fields.items()]
+
+
+def _gather_labels(model: type[Query], values: dict[str, str]) -> dict[str, Any]:
+    if LABELS not in _aliases(model):
+        return dict(values)
+    labels = {name.removeprefix(LABELS): value for name, value in values.items() if name.startswith(LABELS)}
+    return {**{name: value for name, value in values.items() if not name.startswith(LABELS)}, LABELS: labels}
+
+
+def _query_error(model: type[Query], error: ErrorDetails) -> FieldError:
+    name, *below = (str(part) for part in error["loc"])
+    if name == LABELS and below:
+        name += below[0]
+    kind, value = error["type"], error["input"]
+    if kind == "extra_forbidden" and name in NOT_BUILT_PARAMETERS:
+        return FieldError(_pointer(name), "not_built", f"'{name}' is in the contract, but not built for this call")
+    if kind == "extra_forbidden":
+        return FieldError(_pointer(name), kind, f"unknown parameter{close_to(name, _aliases(model))}")
+    if value in NOT_BUILT_VALUES.get(name, ()):
+        detail = f"'{value}' is in the contract, but this version does not build it"
+        return FieldError(_pointer(name), "not_built", detail)
+    text = error["msg"]
+    for theirs, ours in (("Input should be", "must be"), ("String should", "must"), ("Value error, ", "")):
+        text = text.replace(theirs, ours)
+    return FieldError(_pointer(name), kind, f"{text}, got {json.dumps(value, default=str)[:80]}")
+
+
+def _pointer(name: str) -> str:
+    return "/" + name.replace("~", "~0").replace("/", "~1")
+
+
+def close_to(name: str, known: Sequence[str]) -> str:
+    """`; did you mean 'x'?`, or nothing."""
+    guess = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean '{guess[0]}'?" if guess else ""
+
+
+# --- the body ---------------------------------------------------------------------------------------------------------
+
+
+def parse_json() -> Any:
+    """The request's JSON. `curl -d '{…}'` calls its body a form; a form that starts with `{` is taken for JSON."""
+    body = request.get_data(cache=False)
+    is_form = request.mimetype == "application/x-www-form-urlencoded"
+    if request.mimetype != "application/json" and not (is_form and body.lstrip().startswith(b"{")):
+        got = request.mimetype or "none"
+        raise UnsupportedMediaType(f"send JSON, with Content-Type: application/json; got {got}")
+    try:
+        return json.loads(body.decode(), object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
+    except json.JSONDecodeError as error:
+        raise BadRequest(f"the body is not JSON: {error}") from error
+    except UnicodeDecodeError as error:
+        raise BadRequest(f"the body is not UTF-8: byte {error.start} cannot be read") from error
+    except RecursionError as error:
+        raise BadRequest("the body is nested too deeply") from error
+    except ValueError as error:  # an integer of thousands of digits, which Python does not read
+        raise BadRequest(f"the body holds a number that cannot be read: {error}") from error
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """JSON leaves open which of two equal keys counts; a training job should not depend on it."""
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise BadRequest(f"the body is ambiguous: the key {json.dumps(twice)} stands twice in one object")
+    return result
+
+
+def _no_constant(name: str) -> None:
+    raise BadRequest(f"the body is not JSON: {name} is not a JSON number")

@@ -1,0 +1,237 @@
+"""The shapes of the answers, for the OpenAPI document and the tests. Views render dicts, unchecked: it is cheaper."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from shared.spec import JobSpec
+
+Timestamp = Annotated[str, Field(json_schema_extra={"format": "date-time"}, examples=["2026-11-23T12:00:00.123Z"])]
+Status = Literal["queued", "running", "cancelling", "succeeded", "failed", "cancelled"]
+EventType = Literal["status", "metric", "log", "checkpoint", "artifact", "warning"]
+Point = tuple[int, int, float | None]
+
+
+class Answer(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Links(BaseModel):
+    """Paths, by what they lead to."""
+
+    self: str
+    model_config = ConfigDict(extra="allow")
+
+
+class Reason(Answer):
+    code: str
+    detail: str
+
+
+class Attempt(Answer):
+    """One try at the job by one worker."""
+
+    attempt: int
+    worker: str
+    device: str
+    started_at: Timestamp
+    finished_at: Timestamp | None
+    resumed_from_step: int | None
+    outcome: str | None
+
+
+class QueueStanding(Answer):
+    position: int
+    reason: Reason
+
+
+class Progress(Answer):
+    epoch: int
+    epochs: int
+    step: int
+    total_steps: int
+    percent: float
+    examples_per_second: float
+    eta_seconds: float | None
+
+
+class Job(Answer):
+    object: Literal["job"]
+    id: str
+    name: str
+    status: Status
+    terminal: bool
+    status_reason: dict[str, Any] | None
+    spec: JobSpec
+    attempt: int
+    attempts: list[Attempt]
+    queue: QueueStanding | None
+    progress: Progress | None
+    result: dict[str, Any] | None
+    labels: dict[str, str]
+    priority: int
+    created_at: Timestamp
+    started_at: Timestamp | None
+    finished_at: Timestamp | None
+    cancel_requested_at: Timestamp | None
+    links: Links
+
+
+class JobList(Answer):
+    """Newest first."""
+
+    object: Literal["list"]
+    data: list[Job]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+
+
+class DeletedJob(Answer):
+    object: Literal["job"]
+    id: str
+    deleted: Literal[True]
+    freed_bytes: int
+
+
+class Event(Answer):
+    """One line of a job's log."""
+
+    id: str
+    seq: int
+    attempt: int
+    type: EventType
+    level: Literal["info", "warning", "error"]
+    message: str
+    data: dict[str, Any]
+    created_at: Timestamp
+
+
+class EventList(Answer):
+    """In order; ask again with `after=next_after`."""
+
+    object: Literal["list"]
+    data: list[Event]
+    next_after: int
+    has_more: bool
+
+
+class Metrics(Answer):
+    """Points [step, epoch, value] by the metric's name."""
+
+    object: Literal["metrics"]
+    series: dict[str, list[Point]]
+
+
+class Artifact(Answer):
+    object: Literal["artifact"]
+    name: str
+    kind: str
+    media_type: str
+    size_bytes: int
+    sha256: str
+    created_at: Timestamp
+    links: Links
+
+
+class ArtifactList(Answer):
+    object: Literal["list"]
+    data: list[Artifact]
+    has_more: Literal[False]
+
+
+class Worker(Answer):
+    object: Literal["worker"]
+    id: str
+    host: str
+    pid: int
+    slots: int
+    free_slots: int
+    draining: bool
+    devices: dict[str, Any]
+    running: list[str]
+    version: str
+    started_at: Timestamp
+    seen_at: Timestamp
+
+
+class WorkerList(Answer):
+    object: Literal["list"]
+    data: list[Worker]
+    has_more: Literal[False]
+
+
+class Dataset(Answer):
+    object: Literal["dataset"]
+    name: str
+    description: str
+    shape: tuple[int, int, int]
+    classes: list[str]
+    train_examples: int
+    test_examples: int
+    available: bool
+    missing_files: list[str]
+
+
+class DatasetList(Answer):
+    object: Literal["list"]
+    data: list[Dataset]
+    has_more: Literal[False]
+
+
+class Architecture(Answer):
+    """`fields` is the JSON schema of what the object takes besides its type; `example` has every default."""
+
+    object: Literal["architecture"]
+    type: str
+    description: str
+    gradients: list[str]
+    fields: dict[str, Any]
+    example: dict[str, Any]
+
+
+class ArchitectureList(Answer):
+    object: Literal["list"]
+    data: list[Architecture]
+    has_more: Literal[False]
+
+
+class Health(Answer):
+    status: Literal["ok"]
+
+
+class Readiness(Answer):
+    """A broker that is away keeps no job from being taken."""
+
+    ready: Literal[True]
+    database: Literal["ok"]
+    broker: Literal["ok", "away"]
+    workers: int
+
+
+class Version(Answer):
+    version: str
+    python: str
+    api: Literal["v1"]
+
+
+class WrongField(Answer):
+    pointer: str
+    code: str
+    detail: str
+
+
+class Problem(BaseModel):
+    """RFC 9457. Some codes bring members of their own, as `state` and `allowed` of `wrong_state`."""
+
+    type: str
+    title: str
+    status: int
+    code: str
+    detail: str
+    instance: str
+    request_id: str | None
+    errors: list[WrongField] | None = None
+    model_config = ConfigDict(extra="allow")

@@ -1,0 +1,34 @@
+"""What a view needs besides its request: settings, database, broker, files. Made once an app, opened at first use."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from flask import current_app
+
+from shared.artifacts import ArtifactStore
+from shared.broker import Broker
+from shared.config import Settings
+from shared.database import Database
+
+EXTENSION = "gradq"
+
+
+@dataclass(frozen=True)
+class Services:
+    settings: Settings
+    database: Database
+    broker: Broker
+    store: ArtifactStore
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Services:
+        return cls(
+            settings, Database(settings.database), Broker(settings.broker_url), ArtifactStore(settings.artifacts)
+        )
+
+
+def services() -> Services:
+    """The services of the app that answers this request."""
+    found: Services = current_app.extensions[EXTENSION]
+    return found

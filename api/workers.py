@@ -1,0 +1,49 @@
+"""The workers that say they live, and what runs on each."""
+
+from __future__ import annotations
+
+from apiflask import APIBlueprint
+from flask import Response, jsonify
+from sqlalchemy import select
+
+from api import schemas
+from api.openapi import endpoint
+from api.render import timestamp, whole_list
+from api.services import services
+from shared import jobs
+from shared.states import JobState
+from shared.tables import Job
+
+bp = APIBlueprint("workers", __name__, tag="Service")
+
+
+@bp.get("/v1/workers")
+@endpoint(schemas.WorkerList, errors=(503,))
+def index() -> Response:
+    """List the live workers"""
+    with services().database.read() as session:
+        workers = jobs.live_workers(session, services().settings.lease_seconds)
+        running: dict[str, list[str]] = {}
+        for job_id, worker in session.execute(select(Job.id, Job.worker).where(Job.state == JobState.RUNNING)):
+            running.setdefault(worker, []).append(job_id)
+    return jsonify(
+        whole_list(
+            [
+                {
+                    "object": "worker",
+                    "id": worker.id,
+                    "host": worker.host,
+                    "pid": worker.pid,
+                    "slots": worker.slots,
+                    "free_slots": worker.free_slots,
+                    "draining": worker.draining,
+                    "devices": worker.devices,
+                    "running": running.get(worker.id, []),
+                    "version": worker.version,
+                    "started_at": timestamp(worker.started_at),
+                    "seen_at": timestamp(worker.seen_at),
+                }
+                for worker in workers
+            ]
+        )
+    )

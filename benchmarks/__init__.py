@@ -1,0 +1,1 @@
+"""How fast gradq is, and what stands beside it. Nothing here is imported by the service."""

@@ -1,0 +1,88 @@
+"""From `POST /v1/jobs` to the first training step, on an idle worker.
+
+Claim: half of all jobs take their first step within 100 ms of the request. What happens in between: the request is
+checked and committed, the bell rings, a worker claims the row, a trainer is forked, the data is read and normalised,
+the net is built, and, since the job asks for manual gradients, they are proven against autograd in float64 first.
+
+What stands beside it: the same work in a fresh interpreter, `python -m worker.trainer spec.json`, which is what a
+person waits for who starts a script. Client and trainer share one clock, for they share one machine.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from itertools import pairwise
+from pathlib import Path
+
+from benchmarks.support import SMALL_JOB, milestones, parser, publish, say, service, summary, until_succeeded
+from gradq import Client
+
+CLAIM = "median from POST to the first training step at most 100 ms on an idle worker"
+LIMIT_MS = 100
+WARM_UP_JOBS = 2
+REST_SECONDS = 0.3  # between two jobs, so that each finds the worker idle
+SCRIPT_RUNS = 3
+STAGES = ("posted", "queued", "claimed", "forked", "first_step", "files", "succeeded")
+
+
+def one_job(client: Client) -> dict[str, float]:
+    """Submit, wait for the end; the job's milestones, and `posted` and `answered` by the client's clock."""
+    time.sleep(REST_SECONDS)
+    posted = time.time()
+    job_id = client.submit(SMALL_JOB)["id"]
+    answered = time.time()
+    until_succeeded(client, [job_id])
+    return {"posted": posted, "answered": answered, **milestones(client.events(job_id))}
+
+
+def fresh_interpreter() -> float:
+    """Seconds from the start of `python -m worker.trainer` to the line that says that the first step is done."""
+    with tempfile.TemporaryDirectory(prefix="gradq-bench-") as folder:
+        spec = Path(folder) / "spec.json"
+        spec.write_text(json.dumps(SMALL_JOB))
+        command = [sys.executable, "-u", "-m", "worker.trainer", str(spec), "--out", f"{folder}/run"]
+        started = time.perf_counter()
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            for line in process.stdout:
+                if line.startswith("first training step done"):
+                    took = time.perf_counter() - started
+    return took
+
+
+def main() -> None:
+    options = parser(__doc__, "latency")
+    options.add_argument("--jobs", type=int, default=20)
+    asked = options.parse_args()
+    scripts = [fresh_interpreter() for _ in range(SCRIPT_RUNS)]
+    say(f"a fresh interpreter: {min(scripts):.2f} to {max(scripts):.2f} s")
+    with service() as client:
+        say("the service is ready")
+        for _ in range(WARM_UP_JOBS):
+            one_job(client)
+        runs = [one_job(client) for _ in range(asked.jobs)]
+
+    first_step = summary([1000 * (run["first_step"] - run["posted"]) for run in runs])
+    script = summary([1000 * took for took in scripts])
+    figures = {
+        "jobs": asked.jobs,
+        "first_step_ms": first_step,
+        "succeeded_ms": summary([1000 * (run["succeeded"] - run["posted"]) for run in runs]),
+        "answer_ms": summary([1000 * (run["answered"] - run["posted"]) for run in runs]),
+        "stage_median_ms": {
+            f"{before} to {after}": summary([1000 * (run[after] - run[before]) for run in runs])["median"]
+            for before, after in pairwise(STAGES)
+        },
+        "fresh_interpreter_ms": script,
+        "fresh_interpreter_over_service": round(script["median"] / first_step["median"], 1),
+        "claim_holds": first_step["median"] <= LIMIT_MS,
+    }
+    publish("latency", CLAIM, figures, asked.save)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,160 @@
+"""What the benchmarks share: the machine in words, one line of JSON, a private service. Measures nothing itself."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from gradq import Client
+
+RESULTS = Path(__file__).parent / "results"
+READY_SECONDS, STOP_SECONDS = 60.0, 30.0
+POLL_SECONDS = 0.05
+SMALL_JOB = {"dataset": "digits", "architecture": "mlp", "gradients": "manual", "epochs": 1, "device": "cpu"}
+
+Figures = dict[str, Any]
+Event = dict[str, Any]
+
+
+# --- reporting --------------------------------------------------------------------------------------------------------
+
+
+def parser(doc: str | None, name: str) -> argparse.ArgumentParser:
+    """With the one option that all have: --save."""
+    made = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}", description=doc)
+    made.add_argument("--save", action="store_true", help=f"also write benchmarks/results/{name}-<today>.json")
+    return made
+
+
+def publish(name: str, claim: str, figures: Figures, save: bool) -> None:
+    """One line of JSON on stdout; with `save`, the same as a dated file."""
+    line = {"benchmark": name, "claim": claim, **figures, "machine": machine()}
+    print(json.dumps(line, allow_nan=False), flush=True)
+    if save:
+        RESULTS.mkdir(exist_ok=True)
+        path = RESULTS / f"{name}-{datetime.now(UTC):%Y-%m-%d}.json"
+        path.write_text(json.dumps(line, indent=2, allow_nan=False) + "\n")
+        say(f"saved {path.name}")
+
+
+def say(text: str) -> None:
+    """Progress goes to stderr: stdout carries the one line."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def machine() -> dict[str, Any]:
+    """What the figures depend on, and nothing that names the place: no host, no user, no path."""
+    libraries = ("gradq", "torch", "numpy", "scikit-learn")
+    return {
+        "cpu": cpu_model(),
+        "cores": os.cpu_count(),
+        "load_average": round(os.getloadavg()[0], 2),  # others at work while this ran
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        **{library: version(library) for library in libraries},
+        "date": f"{datetime.now(UTC):%Y-%m-%d}",
+    }
+
+
+def cpu_model() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or "unknown"
+
+
+def summary(values: Sequence[float], digits: int = 1) -> dict[str, float]:
+    """Median, 95th percentile (nearest rank), extremes."""
+    ordered = sorted(values)
+    middle = len(ordered) // 2
+    median = ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
+    p95 = ordered[math.ceil(0.95 * len(ordered)) - 1]
+    named = {"median": median, "p95": p95, "min": ordered[0], "max": ordered[-1]}
+    return {name: round(value, digits) for name, value in named.items()}
+
+
+# --- a service of our own ---------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def service(*arguments: str) -> Iterator[Client]:
+    """`gradq up` on a free port in a folder of its own, which goes when the block ends."""
+    with tempfile.TemporaryDirectory(prefix="gradq-bench-") as state:
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("GRADQ_")}
+        command = [sys.executable, "-m", "gradq", "up", "--port", "0", "--state", state, *arguments]
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+        try:
+            with Client(address(process)) as client:
+                yield client
+        finally:
+            process.terminate()
+            process.communicate(timeout=STOP_SECONDS)
+
+
+def address(process: subprocess.Popen[str]) -> str:
+    """What the service says once it takes jobs: `ready http://…`."""
+    assert process.stdout is not None
+    patience = threading.Timer(READY_SECONDS, process.terminate)
+    patience.start()
+    try:
+        for line in process.stdout:
+            if line.startswith("ready "):
+                return line.split()[1]
+    finally:
+        patience.cancel()
+    raise SystemExit(f"the service ended with exit code {process.wait()} and was never ready")
+
+
+def until_succeeded(client: Client, job_ids: Sequence[str]) -> None:
+    """Look every 50 ms, which costs the jobs next to nothing. A job that ends otherwise ends the benchmark."""
+    waiting = list(job_ids)
+    while waiting:
+        job = client.job(waiting[-1])
+        if not job["terminal"]:
+            time.sleep(POLL_SECONDS)
+        elif job["status"] == "succeeded":
+            waiting.pop()
+        else:
+            raise SystemExit(f"{job['id']} {job['status']}: {job['status_reason']}")
+
+
+# --- what a job's log says of its time --------------------------------------------------------------------------------
+
+
+def milestones(events: Sequence[Event]) -> dict[str, float]:
+    """Seconds since 1970 at which a job was queued, claimed, forked, trained, measured and done; one machine, one
+    clock. `files` is the end of the training: from there to `succeeded` the trainer draws and writes its files."""
+    found: dict[str, float] = {}
+    for event in events:
+        if name := _milestone(event):
+            found[name] = seconds(event["created_at"])
+    return found
+
+
+def seconds(timestamp: str) -> float:
+    return datetime.fromisoformat(timestamp).timestamp()
+
+
+def _milestone(event: Event) -> str | None:
+    said, status = event["message"], event["data"].get("status")
+    if event["type"] == "status":
+        return {"queued": "queued", "running": "claimed", "succeeded": "succeeded"}.get(status)
+    if event["type"] == "metric" and event["data"]["series"] == "final":
+        return "files"
+    return {"trainer started": "forked", "first training step done": "first_step"}.get(said)

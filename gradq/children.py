@@ -1,0 +1,141 @@
+"""A child process that is restarted when it dies, and that dies when its parent does."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+PR_SET_PDEATHSIG = 1
+FIRST_BACKOFF_SECONDS, LONGEST_BACKOFF_SECONDS = 0.5, 30.0
+STEADY_SECONDS = 60.0  # who lived this long starts again without a backoff
+KEPT_LOG_BYTES = 10 << 20
+
+
+@dataclass
+class Child:
+    """One part of the service. Its output goes to a file of its own; its process group is its own too, so that a
+    Ctrl-C in the terminal reaches the supervisor alone, which then stops the parts in the right order."""
+
+    name: str
+    command: Sequence[str]
+    env: Mapping[str, str]
+    log: Path
+    pass_fds: tuple[int, ...] = ()
+    process: subprocess.Popen[bytes] | None = None
+    deaths: int = 0
+    started_at: float = 0.0
+    restart_at: float | None = field(default=None)
+
+    def start(self) -> None:
+        if self.log.exists() and self.log.stat().st_size > KEPT_LOG_BYTES:
+            self.log.replace(self.log.with_suffix(".log.1"))
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                self.command,
+                env=dict(self.env),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                pass_fds=self.pass_fds,
+                start_new_session=True,
+                preexec_fn=end_with_parent(os.getpid()),
+            )
+        self.started_at, self.restart_at = time.monotonic(), None
+
+    @property
+    def pid(self) -> int:
+        assert self.process is not None
+        return self.process.pid
+
+    @property
+    def alive(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
+    def tend(self, say: Callable[[str], None]) -> None:
+        """Notice a death, and start again when the backoff is over."""
+        if self.alive:
+            return
+        if self.restart_at is None:
+            lived = time.monotonic() - self.started_at
+            self.deaths = 1 if lived > STEADY_SECONDS else self.deaths + 1
+            backoff = min(FIRST_BACKOFF_SECONDS * 2 ** (self.deaths - 1), LONGEST_BACKOFF_SECONDS)
+            self.restart_at = time.monotonic() + backoff
+            say(f"{self.name} {self._how_it_ended()}; starting it again in {backoff:g} s (log: {self.log})")
+        elif time.monotonic() >= self.restart_at:
+            self.start()
+            say(f"{self.name} started again, pid {self.pid}")
+
+    def stop(self, seconds: float, hurry: Callable[[], bool]) -> bool:
+        """SIGTERM, then SIGKILL for whatever is left after `seconds` (or at once, when `hurry` says so), children of
+        the child included. False: it had to be killed."""
+        if self.process is None:
+            return True
+        family = _family(self.pid) if self.alive else []
+        if self.alive:
+            self.process.terminate()
+        deadline = time.monotonic() + seconds
+        while self.alive and time.monotonic() < deadline and not hurry():
+            time.sleep(0.05)
+        ended = not self.alive
+        if not ended:
+            self.process.kill()
+        _, left = psutil.wait_procs(family, timeout=2.0 if ended else 0.0)
+        for process in left:
+            try:
+                process.kill()
+            except psutil.NoSuchProcess:
+                continue
+        self.process.wait()
+        psutil.wait_procs(left, timeout=5.0)
+        return ended
+
+    def last_lines(self, count: int = 15) -> str:
+        try:
+            with self.log.open("rb") as log:
+                log.seek(0, os.SEEK_END)
+                log.seek(max(0, log.tell() - 20_000))
+                return "\n".join(log.read().decode(errors="replace").splitlines()[-count:])
+        except OSError:
+            return ""
+
+    def _how_it_ended(self) -> str:
+        code = self.process.returncode if self.process is not None else None
+        if code is not None and code < 0:
+            return f"was killed by {signal.Signals(-code).name}"
+        return f"ended with exit code {code}"
+
+
+def _family(pid: int) -> list[psutil.Process]:
+    """The descendants of `pid` by pid and start time, taken before it ends: afterwards they have another parent."""
+    try:
+        return psutil.Process(pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+
+
+def end_with_parent(parent: int) -> Callable[[], None] | None:
+    """What the child does before exec: ask the kernel for a SIGTERM when its parent is gone.
+
+    A handler in the parent cannot do this, since nothing runs in a process that gets SIGKILL. SIGTERM and not SIGKILL:
+    the worker then still hands its jobs back. Linux alone has this; `gradq up` itself starts no threads, so running
+    Python between fork and exec is safe here.
+    """
+    if not sys.platform.startswith("linux"):
+        return None
+    prctl = ctypes.CDLL(None).prctl  # looked up before the fork
+
+    def ask() -> None:
+        prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+        if os.getppid() != parent:  # it died in between
+            os._exit(1)
+
+    return ask

@@ -1,0 +1,43 @@
+"""Options and exits that several verbs share."""
+
+from __future__ import annotations
+
+import json
+from enum import IntEnum
+from typing import Annotated, Any
+
+import typer
+
+Url = Annotated[str, typer.Option(envvar="GRADQ_URL", help="Address of the service.")]
+Token = Annotated[str | None, typer.Option(envvar="GRADQ_TOKEN", help="Bearer token, where one is asked for.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
+JobId = Annotated[str, typer.Argument(metavar="ID", help="The job's id, job_…", show_default=False)]
+JobIds = Annotated[list[str], typer.Argument(metavar="ID…", help="One or more ids, job_…", show_default=False)]
+
+
+class Exit(IntEnum):
+    """What a script can tell from the exit code."""
+
+    SUCCEEDED = 0
+    FAILED = 1
+    USAGE = 2
+    CANCELLED = 3
+    TIMEOUT = 124
+    INTERRUPTED = 130
+
+
+def outcome(statuses: list[str]) -> Exit:
+    """One failed job outweighs a cancelled one."""
+    if "failed" in statuses:
+        return Exit.FAILED
+    if "cancelled" in statuses:
+        return Exit.CANCELLED
+    return Exit.SUCCEEDED
+
+
+def print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2, ensure_ascii=False), flush=True)
+
+
+def as_list(rows: list[Any]) -> dict[str, Any]:
+    return {"object": "list", "data": rows}

@@ -1,0 +1,192 @@
+"""The verbs that run parts of the service: up, api, worker, migrate. The last three are what docker-compose starts."""
+
+from __future__ import annotations
+
+import fcntl
+import ipaddress
+import os
+import shutil
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Annotated, NoReturn
+from uuid import uuid4
+
+import typer
+
+from gradq.folders import for_sockets, private
+from shared.config import Settings
+from shared.errors import ConfigurationError, DatabaseAway
+
+Host = Annotated[str, typer.Option(help="Address to listen on.")]
+Port = Annotated[int, typer.Option(min=0, max=65_535, help="Port; 0 takes any free one.")]
+Slots = Annotated[
+    int | None, typer.Option(min=1, help="Jobs at a time. Default: one a GPU, else one a CPU core up to 4.")
+]
+SlotThreads = Annotated[
+    int | None, typer.Option("--threads", min=1, help="CPU threads of one job. Default: cores divided by slots.")
+]
+
+# What multiprocessing makes below TMPDIR: pymp-xxxxxxxx/listener-xxxxxxxx
+LONGEST_SOCKET_NAME = len("pymp-12345678/listener-12345678") + 4
+
+
+def up(
+    host: Host = "127.0.0.1",
+    port: Port = 8080,
+    state: Annotated[Path | None, typer.Option(help="Folder for database, files, logs. [GRADQ_STATE_DIR]")] = None,
+    slots: Slots = None,
+    threads: SlotThreads = None,
+) -> None:
+    """Run everything on this machine: broker, API and one worker.
+
+    Prints `ready http://…` once jobs are taken. Ctrl-C or SIGTERM ends all of
+    it; jobs under way are checkpointed and go on at the next start.
+    """
+    from gradq.embedded import EmbeddedService  # celery and SQLAlchemy: half a second that `gradq ps` need not wait
+
+    given = {"state_dir": state, "slots": slots, "threads_per_slot": threads}
+    settings = Settings.from_env(**{name: value for name, value in given.items() if value is not None})
+    refuse_strangers(host, settings)
+    raise typer.Exit(EmbeddedService(settings, _say).run(host, port))
+
+
+def api(
+    host: Host = "127.0.0.1",
+    port: Port = 8080,
+    workers: Annotated[int, typer.Option(min=1, help="Server processes.")] = 2,
+    threads: Annotated[int, typer.Option(min=1, help="Threads a process; a waiting client holds one.")] = 32,
+    fd: Annotated[int | None, typer.Option(hidden=True, help="An open socket to take instead.")] = None,
+) -> None:
+    """Serve the HTTP API alone, with gunicorn."""
+    if fd is None:
+        refuse_strangers(host, Settings.from_env())
+    bind = f"fd://{fd}" if fd is not None else (f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+    _become(
+        *("gunicorn", "api.app:create_app()", "--bind", bind, "--no-control-socket"),
+        *("--worker-class", "gthread", "--workers", str(workers), "--threads", str(threads)),
+        *("--timeout", "60", "--graceful-timeout", "5", "--keep-alive", "5"),
+        *(("--worker-tmp-dir", "/dev/shm") if os.access("/dev/shm", os.W_OK) else ()),
+        env=dict(os.environ),
+    )
+
+
+def worker(slots: Slots = None, threads: SlotThreads = None) -> None:
+    """Run one Celery worker, which trains jobs until SIGTERM.
+
+    SIGTERM checkpoints the jobs under way and puts them back in the queue.
+    """
+    from shared.broker import QUEUE
+
+    settings = Settings.from_env()
+    settings.make_state_dir()
+    env = dict(os.environ)
+    env["OPENBLAS_NUM_THREADS"] = "1"  # its threads would be there before the fork that every trainer starts with
+    if slots is not None:
+        env["GRADQ_SLOTS"] = str(slots)
+    if threads is not None:
+        env["GRADQ_THREADS_PER_SLOT"] = str(threads)
+    env["TMPDIR"] = str(own_tmp(settings.state_dir))
+    env.setdefault("MPLCONFIGDIR", str(private(settings.state_dir / "matplotlib")))
+    _become(
+        *("celery", "-A", "worker.app", "worker", "-P", "threads", *(("-c", str(slots)) if slots else ())),
+        *("--without-gossip", "--without-mingle", "-Q", QUEUE, "-n", f"gradq-{uuid4().hex[:12]}@%h"),
+        *("--loglevel", settings.log_level.upper()),
+        env=env,
+    )
+
+
+def migrate(
+    wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for a database that is starting.")] = 0.0,
+) -> None:
+    """Bring the database to the newest schema; safe to run again."""
+    from shared.database import Database
+
+    settings = Settings.from_env()
+    settings.make_state_dir()
+    database, deadline = Database(settings.database), time.monotonic() + wait
+    while True:
+        try:
+            database.migrate()
+        except DatabaseAway:
+            if time.monotonic() >= deadline:
+                raise
+            time.sleep(min(0.5, wait))
+        else:
+            break
+    database.close()
+    print("the database is at the newest schema")
+
+
+def _say(line: str) -> None:
+    with suppress(OSError):  # whoever read our output may be gone; the parts still have to be stopped in order
+        print(line, flush=True)
+
+
+def refuse_strangers(host: str, settings: Settings) -> None:
+    """This version asks for no token, so only this machine may reach it, unless somebody says otherwise."""
+    if settings.allow_anonymous or _is_loopback(host):
+        return
+    raise ConfigurationError(
+        f"--host {host} is not a loopback address. This version has no tokens yet: whoever reaches the port could "
+        "submit, read and cancel jobs. Listen on 127.0.0.1 behind a proxy that asks who is there, or accept it with "
+        "GRADQ_ALLOW_ANONYMOUS=true."
+    )
+
+
+def own_tmp(state_dir: Path) -> Path:
+    """A TMPDIR for this worker alone, and an end to those of workers that are gone.
+
+    A process killed by SIGKILL leaves its sockets behind. Each folder carries a lock that its worker holds for life,
+    across exec (the file stays open); a folder whose lock is free belongs to nobody.
+    """
+    folder = for_sockets(state_dir / "tmp", LONGEST_SOCKET_NAME + 9)
+    with _locked(folder):  # two workers that start together do not sweep each other's
+        for old in folder.iterdir():
+            if (lock := _try_lock(old)) is not None:
+                shutil.rmtree(old, ignore_errors=True)
+                os.close(lock)
+        own = private(folder / uuid4().hex[:8])
+        lock = _try_lock(own)
+    assert lock is not None
+    os.set_inheritable(lock, True)
+    return own
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    file = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(file)
+
+
+def _try_lock(folder: Path) -> int | None:
+    try:
+        lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        return None
+    return lock
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        found = socket.getaddrinfo(host, None)
+    except socket.gaierror as error:
+        raise ConfigurationError(f"--host {host}: {error.strerror}") from error
+    return all(ipaddress.ip_address(address[0]).is_loopback for *_, address in found)
+
+
+def _become(module: str, *arguments: str, env: dict[str, str]) -> NoReturn:
+    """Turn this process into `python -m module`, so that signals reach it and nothing stands in between."""
+    os.execve(sys.executable, [sys.executable, "-m", module, *arguments], env)

@@ -1,0 +1,157 @@
+"""Jobs as people read them: a table in a terminal, plain columns in a pipe."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+Job = dict[str, Any]
+
+COLUMNS = ("id", "name", "status", "gradients", "epoch", "loss", "accuracy", "device", "age")
+STYLES = {"succeeded": "green", "failed": "red", "cancelled": "yellow", "running": "cyan", "cancelling": "yellow"}
+
+
+def jobs_table(jobs: list[Job], console: Console | None = None) -> None:
+    console = console or Console()
+    rows = [_row(job) for job in jobs]
+    if not console.is_terminal:
+        _plain([list(COLUMNS), *rows], console)
+        return
+    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
+    for column in COLUMNS:
+        number = column in ("epoch", "loss", "accuracy", "age")
+        narrow = column in ("id", "status")
+        table.add_column(column, justify="right" if number else "left", no_wrap=narrow, overflow="ellipsis")
+    for row, job in zip(rows, jobs, strict=True):
+        table.add_row(
+            *(Text(cell, style=STYLES.get(job["status"], "") if i == 2 else "") for i, cell in enumerate(row))
+        )
+    console.print(table if jobs else "no jobs yet; `gradq submit` makes one")
+
+
+def job_page(job: Job, artifacts: list[dict[str, Any]], console: Console | None = None) -> None:
+    """Everything about one job, one fact a line; facts that are not there yet are left out."""
+    console = console or Console(highlight=False)
+    spec, result, progress = job["spec"], job.get("result") or {}, job.get("progress") or {}
+    facts: list[tuple[str, Any]] = [
+        ("id", job["id"]),
+        ("name", job["name"]),
+        ("status", job["status"] + (f" (attempt {job['attempt']})" if job["attempt"] > 1 else "")),
+        ("reason", _reason(job)),
+        ("spec", f"{architecture_of(spec)} on {spec['dataset']}, {spec['gradients']} gradients, seed {spec['seed']}"),
+        ("training", f"{spec['optimizer']['type']}, lr {spec['lr']:g}, batches of {spec['batch_size']}"),
+        ("epoch", f"{progress['epoch']} of {progress['epochs']}" if progress else None),
+        ("train loss", number(result.get("train_loss"))),
+        ("validation", _two(result.get("val_loss"), result.get("val_accuracy"))),
+        ("test", _two(result.get("test_loss"), result.get("test_accuracy"))),
+        ("speed", rate(result.get("examples_per_second") or progress.get("examples_per_second"))),
+        ("seconds", number(result.get("duration_seconds"))),
+        ("device", device_of(job)),
+        ("gradient check", _check(result.get("gradient_check"))),
+        ("weights", result.get("weights_sha256")),
+        ("files", ", ".join(artifact["name"] for artifact in artifacts)),
+    ]
+    width = max(len(name) for name, _ in facts)
+    for name, value in facts:
+        if value:
+            console.print(Text(f"{name:<{width}}  {value}"), soft_wrap=True)
+
+
+def summary_line(job: Job) -> str:
+    """`job_…  succeeded  digits-mlp-manual-5c1f  loss 0.021  accuracy 0.972`"""
+    parts = [job["id"], job["status"], job["name"]]
+    result = job.get("result") or {}
+    if result.get("train_loss") is not None:
+        parts.append(f"loss {number(result['train_loss'])}")
+    if result.get("test_accuracy") is not None:
+        parts.append(f"accuracy {number(result['test_accuracy'])}")
+    if reason := _reason(job):
+        parts.append(reason)
+    return "  ".join(parts)
+
+
+def file_line(artifact: dict[str, Any], path: Path) -> str:
+    return f"{size(artifact['size_bytes']):>10}  {path}"
+
+
+def architecture_of(spec: dict[str, Any]) -> str:
+    found = spec.get("architecture")
+    if not isinstance(found, dict):
+        return str(found)
+    sizes = found.get("channels", []) + found.get("hidden", [])
+    return "-".join([found["type"], *map(str, sizes)])
+
+
+def device_of(job: Job) -> str:
+    attempts = job.get("attempts") or []
+    return str((job.get("result") or {}).get("device") or (attempts[-1]["device"] if attempts else ""))
+
+
+def number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"
+
+
+def rate(value: float | None) -> str:
+    return "" if not value else f"{value:,.0f} examples/s".replace(",", " ")
+
+
+def size(n: float) -> str:
+    for unit in ("B", "kB", "MB"):
+        if n < 1000:
+            return f"{n:.0f} {unit}" if unit == "B" else f"{n:.1f} {unit}"
+        n /= 1000
+    return f"{n:.1f} GB"
+
+
+def span(seconds: float | None) -> str:
+    """4 s, 3 min 20 s, 2 h 5 min, 3 d"""
+    if seconds is None:
+        return ""
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min" if whole < 86_400 else f"{whole // 86_400} d"
+
+
+def _row(job: Job) -> list[str]:
+    result, progress = job.get("result") or {}, job.get("progress") or {}
+    epochs = f"{progress['epoch']}/{progress['epochs']}" if progress else f"-/{job['spec']['epochs']}"
+    loss, accuracy = number(result.get("train_loss")), number(result.get("test_accuracy"))
+    cells = [job["id"], job["name"], job["status"], job["spec"]["gradients"], epochs, loss, accuracy, device_of(job)]
+    return [*(cell or "-" for cell in cells), span(_age(job["created_at"]))]
+
+
+def _age(created_at: str) -> float:
+    return (datetime.now(UTC) - datetime.fromisoformat(created_at)).total_seconds()
+
+
+def _plain(rows: list[list[str]], console: Console) -> None:
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    for row in rows:
+        line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        console.file.write(line.rstrip() + "\n")
+
+
+def _reason(job: Job) -> str:
+    reason = job.get("status_reason") or (job.get("queue") or {}).get("reason")
+    if not reason:
+        return ""
+    return f"{reason['code']}: {reason['detail']}" if reason.get("detail") else str(reason["code"])
+
+
+def _two(loss: float | None, accuracy: float | None) -> str:
+    return "" if loss is None else f"loss {number(loss)}, accuracy {number(accuracy)}"
+
+
+def _check(check: dict[str, Any] | None) -> str:
+    if not check:
+        return ""
+    verdict = "manual and autograd agree" if check["passed"] else "manual and autograd DIFFER"
+    return f"{verdict} (largest relative error {check['max_relative_error']:.1e}, {check['dtype']})"

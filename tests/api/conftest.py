@@ -1,0 +1,144 @@
+"""The app on SQLite in a temporary folder, its broker away; and a worker's hands, to drive jobs through states."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import structlog
+from flask import Flask
+from flask.testing import FlaskClient
+from werkzeug.test import TestResponse
+
+from api.app import create_app
+from api.services import EXTENSION, Services
+from shared import jobs
+from shared.artifacts import StoredFile, artifact_key
+from shared.config import Settings
+from shared.jobs import Lease, Line
+from shared.states import JobState
+from shared.tables import Worker
+
+
+@pytest.fixture(autouse=True)
+def quiet_log():
+    """The app must not configure the log of the whole test run."""
+    structlog.configure(processors=[structlog.processors.JSONRenderer()], cache_logger_on_first_use=False)
+    yield
+    structlog.reset_defaults()
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(state_dir=tmp_path, redis_url=f"redis+socket://{tmp_path}/nobody.sock")
+
+
+@pytest.fixture
+def app(settings: Settings) -> Flask:
+    app = create_app(settings)
+    app.extensions[EXTENSION].database.migrate()
+    return app
+
+
+@pytest.fixture
+def client(app: Flask) -> FlaskClient:
+    return app.test_client()
+
+
+@pytest.fixture
+def services(app: Flask) -> Services:
+    found: Services = app.extensions[EXTENSION]
+    return found
+
+
+class Hands:
+    """What a worker does to rows and files, without a worker."""
+
+    def __init__(self, client: FlaskClient, services: Services, folder: Path) -> None:
+        self.client, self.services, self.folder = client, services, folder
+
+    def submit(self, **fields: Any) -> dict[str, Any]:
+        answer = self.client.post("/v1/jobs", json=fields)
+        assert answer.status_code == 202, answer.text
+        body: dict[str, Any] = answer.json
+        return body
+
+    def start(self, worker: str = "w1") -> Lease:
+        with self.services.database.write() as session:
+            job = jobs.claim(session, worker, "cpu", ["auto", "cpu"], 30)
+            assert job is not None
+            return jobs.lease_of(job)
+
+    def append(self, lease: Lease, *lines: Line) -> None:
+        with self.services.database.write() as session:
+            jobs.append(session, lease, lines)
+
+    def point(self, lease: Lease, step: int, epoch: int, series: str = "epoch", **values: float) -> None:
+        data = {"step": step, "epoch": epoch, "series": series, "metrics": values}
+        self.append(lease, Line("metric", "", data, series=series, step=step))
+
+    def progress(self, lease: Lease, **progress: Any) -> None:
+        with self.services.database.write() as session:
+            jobs.renew(session, lease, 30, progress)
+
+    def store(self, lease: Lease, name: str, content: bytes) -> StoredFile:
+        path = self.folder / name
+        path.write_bytes(content)
+        return self.services.store.put(artifact_key(lease.job_id, lease.attempt, name), path)
+
+    def finish(self, lease: Lease, state: JobState = JobState.SUCCEEDED, **more: Any) -> None:
+        with self.services.database.write() as session:
+            jobs.finish(session, lease, state, f"job {state}", **more)
+
+    def beat(self, name: str = "w1", **changes: Any) -> None:
+        values: dict[str, Any] = {
+            "id": name,
+            "host": "here",
+            "pid": 7,
+            "slots": 2,
+            "free_slots": 1,
+            "draining": False,
+            "devices": {"kinds": ["cpu"], "slots": [{"kind": "cpu", "name": "cpu", "uuid": None}]},
+            "version": "0.1.0",
+            "started_at": jobs.now(),
+        }
+        with self.services.database.write() as session:
+            jobs.beat(session, Worker(**{**values, **changes}))
+
+
+@pytest.fixture
+def hands(client: FlaskClient, services: Services, tmp_path: Path) -> Hands:
+    folder = tmp_path / "files"
+    folder.mkdir()
+    return Hands(client, services, folder)
+
+
+@pytest.fixture
+def conforms(client: FlaskClient):
+    """Check an answer against the schema of that name in the OpenAPI document."""
+    document = client.get("/v1/openapi.json").json
+
+    def check(answer: Any, name: str) -> None:
+        schema = {"$ref": f"#/components/schemas/{name}", "components": document["components"]}
+        jsonschema.Draft202012Validator(schema).validate(answer)
+
+    return check
+
+
+@pytest.fixture
+def problem(conforms):
+    """Check that an answer is a problem of that status and code, in the contract's shape and nothing else."""
+
+    def check(answer: TestResponse, status: int, code: str) -> dict[str, Any]:
+        assert answer.status_code == status, answer.text
+        assert answer.content_type == "application/problem+json"
+        body: dict[str, Any] = answer.json
+        conforms(body, "Problem")
+        assert (body["status"], body["code"]) == (status, code)
+        assert body["type"] == f"/problems/{code.replace('_', '-')}"
+        assert body["request_id"] == answer.headers["X-Request-Id"]
+        return body
+
+    return check

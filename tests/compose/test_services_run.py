@@ -1,0 +1,136 @@
+"""The commands, environments and health checks of docker-compose.yml, run for real; support/compose.py says how."""
+
+from __future__ import annotations
+
+import hashlib
+import signal
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import httpx2
+import pytest
+from redis import Redis
+from redis.exceptions import AuthenticationError
+from support.compose import Composed
+from support.waiting import wait_for
+
+pytestmark = [pytest.mark.postgres, pytest.mark.redis]
+
+ARTIFACTS = {
+    *("model.safetensors", "model.json", "loss_curve.png", "loss_curve.svg", "metrics.csv", "metrics.json"),
+    *("spec.json", "environment.json", "confusion_matrix.json", "predictions.png", "gradient_check.json"),
+}
+
+
+@pytest.fixture(scope="module")
+def unhealthy_at_first(composed: Composed) -> set[str]:
+    """The services whose health check fails while nothing runs."""
+    return {name for name in composed.checked if not composed.healthy(name)}
+
+
+@pytest.fixture(scope="module")
+def running(composed: Composed, unhealthy_at_first: set[str]) -> Composed:
+    composed.up()
+    return composed
+
+
+@pytest.fixture
+def http(running: Composed) -> Iterator[httpx2.Client]:
+    with httpx2.Client(base_url=running.url, timeout=20) as client:
+        yield client
+
+
+def submit(http: httpx2.Client, **body: Any) -> str:
+    answer = http.post("/v1/jobs", json={"architecture": "mlp", "device": "cpu", "seed": 1, **body})
+    assert answer.status_code == 202, answer.text
+    job_id: str = answer.json()["id"]
+    return job_id
+
+
+def job(http: httpx2.Client, job_id: str) -> dict[str, Any]:
+    found: dict[str, Any] = http.get(f"/v1/jobs/{job_id}").raise_for_status().json()
+    return found
+
+
+def ended(http: httpx2.Client, job_id: str) -> dict[str, Any]:
+    return wait_for(lambda: (found := job(http, job_id))["terminal"] and found, 60, f"the end of {job_id}") or {}
+
+
+def test_every_health_check_fails_while_its_service_does_not_run(
+    composed: Composed, unhealthy_at_first: set[str]
+) -> None:
+    assert unhealthy_at_first == {"postgres", "redis", "api", "worker"} == set(composed.checked)
+
+
+def test_all_services_get_healthy_in_the_order_of_their_conditions(running: Composed) -> None:
+    assert all(running.healthy(name) for name in running.checked)
+    assert running.processes["migrate"].returncode == 0
+
+
+def test_a_job_trains_and_its_artifacts_reach_the_client_whole(http: httpx2.Client) -> None:
+    found = ended(http, submit(http, gradients="manual", epochs=2))
+    assert found["status"] == "succeeded", found["status_reason"]
+    artifacts = http.get(f"/v1/jobs/{found['id']}/artifacts").raise_for_status().json()["data"]
+    assert {artifact["name"] for artifact in artifacts} >= ARTIFACTS
+    for artifact in artifacts:
+        content = http.get(f"/v1/jobs/{found['id']}/artifacts/{artifact['name']}").raise_for_status().content
+        assert hashlib.sha256(content).hexdigest() == artifact["sha256"], artifact["name"]
+
+
+def test_jobs_and_files_lie_in_the_volumes_and_nowhere_else(running: Composed, http: httpx2.Client) -> None:
+    job_id = ended(http, submit(http, epochs=1))["id"]
+    assert list((running.folder / "volumes" / "artifacts" / job_id).rglob("model.safetensors"))
+    assert not list((running.folder / "tmpfs").rglob("*.safetensors"))
+    assert not list(running.folder.rglob("*.db"))
+
+
+def test_redis_asks_for_its_password_and_drops_nothing(running: Composed) -> None:
+    password = (running.secrets / "redis_password").read_text()
+    with Redis(port=running.ports["6379"]) as stranger, pytest.raises(AuthenticationError):
+        stranger.ping()
+    with Redis(port=running.ports["6379"], password=password, decode_responses=True) as client:
+        for name, value in {"appendonly": "yes", "maxmemory-policy": "noeviction"}.items():
+            assert client.config_get(name) == {name: value}
+
+
+def test_no_password_shows_in_a_list_of_processes(running: Composed) -> None:
+    passwords = [(running.secrets / name).read_text() for name in ("redis_password", "postgres_password")]
+    for process in running.processes.values():
+        if process.poll() is None:
+            with open(f"/proc/{process.pid}/cmdline", encoding="utf-8") as file:
+                shown = file.read()
+            assert not any(password in shown for password in passwords)
+
+
+def test_a_worker_that_hangs_is_unhealthy_and_one_that_goes_on_is_healthy_again(running: Composed) -> None:
+    worker = running.processes["worker"]
+    worker.send_signal(signal.SIGSTOP)
+    try:
+        wait_for(lambda: not running.healthy("worker"), 30, "the health check to notice")
+    finally:
+        worker.send_signal(signal.SIGCONT)
+    wait_for(lambda: running.healthy("worker"), 30, "the worker to be healthy again")
+
+
+def test_down_in_mid_job_and_up_again_goes_on_where_it_stopped(running: Composed, http: httpx2.Client) -> None:
+    job_id = submit(http, epochs=10_000)
+    wait_for(lambda: (job(http, job_id)["progress"] or {}).get("epoch", 0) > 2, 60, "the third epoch")
+
+    codes = running.down()
+
+    assert codes == dict.fromkeys(running.services, 0)
+    for port in (*running.ports.values(), running.postgres.port):
+        with socket.socket() as probe:
+            assert probe.connect_ex(("127.0.0.1", port)) != 0, f"somebody still listens on {port}"
+
+    running.up()
+
+    found = wait_for(
+        lambda: (j := job(http, job_id))["attempt"] == 2 and j["status"] == "running" and j, 30, "attempt 2"
+    )
+    assert found and found["attempts"][1]["resumed_from_step"] > 0
+    assert found["status_reason"] is None or found["attempts"][0]["outcome"] != "failed"
+    assert http.post(f"/v1/jobs/{job_id}/cancel").status_code == 202
+    assert ended(http, job_id)["status"] == "cancelled"
+    assert running.down() == dict.fromkeys(running.services, 0)

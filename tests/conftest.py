@@ -1,0 +1,88 @@
+"""What every tier shares: both databases, the real MNIST where it lies, settings below a temporary folder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import hypothesis
+import pytest
+from sqlalchemy import text
+from support.postgres import Postgres, part_missing, require_postgres
+
+from shared.config import Settings
+from shared.database import Database
+from shared.datasets import DATASETS
+from shared.tables import Base
+
+# no deadline: a busy machine is not a wrong program. CI draws the same examples each time, everybody else new ones
+hypothesis.settings.register_profile("gradq", deadline=None, derandomize=os.environ.get("CI") == "true")
+hypothesis.settings.load_profile("gradq")
+
+
+@pytest.fixture(scope="session")
+def mnist_dir() -> Path:
+    """The folder with the four MNIST files that GRADQ_DATA_DIR names."""
+    if "GRADQ_DATA_DIR" not in os.environ:
+        part_missing("GRADQ_DATA_DIR does not say where MNIST lies")
+    folder = Path(os.environ["GRADQ_DATA_DIR"]).absolute()
+    if missing := DATASETS["mnist"].missing_files(folder):
+        part_missing(f"MNIST is not whole: {missing[0]} is missing")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """One private cluster for all tests; ask it for a `database()` of your own."""
+    require_postgres()
+    with Postgres() as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="session")
+def migrated_postgres(postgres: Postgres) -> Iterator[Database]:
+    """A PostgreSQL database with the newest schema; `database` empties it after each test, which is quicker than 60."""
+    database = Database(postgres.database())
+    database.migrate()
+    yield database
+    database.close()
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
+def database_kind(request: pytest.FixtureRequest) -> str:
+    kind: str = request.param
+    return kind
+
+
+@pytest.fixture
+def empty_database(database_kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
+    """A database without a table, of each kind."""
+    sqlite = database_kind == "sqlite"
+    url = f"sqlite:///{tmp_path / 'gradq.db'}" if sqlite else request.getfixturevalue("postgres").database()
+    database = Database(url)
+    yield database
+    database.close()
+
+
+@pytest.fixture
+def database(database_kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
+    """A database with the newest schema and no row, of each kind."""
+    if database_kind == "sqlite":
+        database = Database(f"sqlite:///{tmp_path / 'gradq.db'}")
+        database.migrate()
+        yield database
+        database.close()
+    else:
+        database = request.getfixturevalue("migrated_postgres")
+        yield database
+        with database.write() as session:
+            session.execute(text(f"TRUNCATE {', '.join(Base.metadata.tables)} CASCADE"))
+
+
+@pytest.fixture
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """Settings of a machine where nothing is set but the state folder; no data set is downloaded."""
+    for name in [name for name in os.environ if name.startswith("GRADQ_")]:
+        monkeypatch.delenv(name)
+    return Settings.from_env(state_dir=tmp_path / "state", download=False)

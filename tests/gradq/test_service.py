@@ -1,0 +1,109 @@
+"""Who may listen where, one service a folder, and the folders that workers leave behind."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from gradq import folders
+from gradq.cli import app
+from gradq.embedded import address_of, listen
+from gradq.folders import for_sockets, private
+from gradq.instance import AlreadyRunning, only_one
+from gradq.service import own_tmp, refuse_strangers
+from shared.config import Settings
+from shared.errors import ConfigurationError
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "127.8.9.10"])
+def test_loopback_needs_no_permission(host):
+    refuse_strangers(host, Settings())
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1"])
+def test_any_other_address_is_refused_until_it_is_accepted(host):
+    with pytest.raises(ConfigurationError, match="GRADQ_ALLOW_ANONYMOUS"):
+        refuse_strangers(host, Settings())
+    refuse_strangers(host, Settings(allow_anonymous=True))
+
+
+@pytest.mark.parametrize("verb", ["api", "up"])
+def test_the_commands_refuse_before_anything_starts(verb, tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("GRADQ_STATE_DIR", str(tmp_path / "state"))
+    monkeypatch.delenv("GRADQ_ALLOW_ANONYMOUS", raising=False)
+    result = CliRunner().invoke(app, [verb, "--host", "0.0.0.0"])
+    assert result.exit_code == 2
+    assert "not a loopback address" in result.stderr
+    assert not (tmp_path / "state").exists()
+
+
+def test_a_port_in_use_is_named_with_the_way_out():
+    with listen("127.0.0.1", 0) as taken:
+        port = taken.getsockname()[1]
+        assert address_of(taken) == f"http://127.0.0.1:{port}"
+        with pytest.raises(ConfigurationError, match=rf"127\.0\.0\.1:{port}.*--port"), listen("127.0.0.1", port):
+            pass
+
+
+def test_the_second_service_in_a_folder_is_told_who_holds_it(tmp_path: Path):
+    with (
+        only_one(tmp_path, "http://127.0.0.1:1"),
+        pytest.raises(AlreadyRunning, match=f"pid {os.getpid()}, http://127.0.0.1:1"),
+        only_one(tmp_path, "http://127.0.0.1:2"),
+    ):
+        pass
+    with only_one(tmp_path, "http://127.0.0.1:2"):
+        pass
+
+
+def test_migrate_makes_the_tables_and_may_run_again(tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("GRADQ_STATE_DIR", str(tmp_path))
+    monkeypatch.delenv("GRADQ_DATABASE_URL", raising=False)
+    for _ in range(2):
+        assert CliRunner().invoke(app, ["migrate"]).exit_code == 0
+    assert (tmp_path / "gradq.db").is_file()
+
+
+def test_migrate_gives_up_on_a_database_that_stays_away(tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("GRADQ_STATE_DIR", str(tmp_path))
+    monkeypatch.setenv("GRADQ_DATABASE_URL", "postgresql+psycopg://nobody@127.0.0.1:1/nothing")
+    result = CliRunner().invoke(app, ["migrate", "--wait", "0.2"])
+    assert result.exit_code == 1
+    assert result.stderr.startswith("gradq: ")
+
+
+def test_a_wrong_setting_is_named(monkeypatch):
+    monkeypatch.setenv("GRADQ_SLOTS", "none")
+    result = CliRunner().invoke(app, ["worker"])
+    assert result.exit_code == 2
+    assert "GRADQ_SLOTS" in result.stderr
+
+
+def test_a_worker_keeps_its_own_tmp_and_sweeps_those_of_the_dead(tmp_path: Path):
+    code = f"from gradq.service import own_tmp; from pathlib import Path; print(own_tmp(Path({str(tmp_path)!r})))"
+    dead = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    assert Path(dead).is_dir()
+    first = own_tmp(tmp_path)
+    assert not Path(dead).exists()
+    second = own_tmp(tmp_path)
+    assert first.is_dir()
+    assert second.is_dir()
+    assert first != second
+
+
+def test_a_folder_of_somebody_else_is_not_taken(tmp_path: Path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    with pytest.raises(ConfigurationError, match="not a folder of this user"):
+        private(tmp_path / "link")
+
+
+def test_a_folder_whose_sockets_fit_is_used_as_it_is(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(folders, "SOCKET_PATH_BYTES", len(str(tmp_path / "here")) + 11)
+    assert for_sockets(tmp_path / "here", 10) == tmp_path / "here"
+    assert for_sockets(tmp_path / "here", 10).stat().st_mode & 0o777 == 0o700

@@ -1,0 +1,198 @@
+"""`gradq up` as a whole: ready, jobs, restarts of its parts, and that it leaves nobody behind, however it ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from support.waiting import wait_for
+
+from gradq.client import Client
+
+LONG_JOB = {"epochs": 10_000, "batch_size": 1, "architecture": "linear", "checkpoint": {"every_seconds": 1}}
+
+
+class Up:
+    """One `gradq up` in a process of its own."""
+
+    def __init__(self, state: Path, *arguments: str, **environment: str) -> None:
+        self.state = state
+        self.output = state.parent / f"{state.name[:20]}-up.log"
+        env = {name: value for name, value in os.environ.items() if not name.startswith("GRADQ_")}
+        env |= {"GRADQ_LEASE_SECONDS": "3", "GRADQ_RECONCILE_SECONDS": "0.3", "GRADQ_GRACE_SECONDS": "5", **environment}
+        command = [sys.executable, "-m", "gradq", "up", "--port", "0", "--slots", "1", "--threads", "1"]
+        with self.output.open("wb") as log:
+            self.process = subprocess.Popen(
+                [*command, "--state", str(state), *arguments], env=env, stdout=log, stderr=log, start_new_session=True
+            )
+
+    def said(self) -> list[str]:
+        return self.output.read_text().splitlines()
+
+    def wait_until_ready(self) -> Client:
+        def ready() -> str | None:
+            assert self.process.poll() is None, self.output.read_text()
+            return next((line for line in self.said() if line.startswith("ready ")), None)
+
+        return Client(wait_for(ready, 90, "the ready line").removeprefix("ready "))
+
+    def family(self) -> list[psutil.Process]:
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+    def part(self, words: str) -> psutil.Process:
+        return next(
+            child for child in psutil.Process(self.process.pid).children() if words in " ".join(child.cmdline())
+        )
+
+    def end(self, number: signal.Signals = signal.SIGTERM) -> int:
+        self.process.send_signal(number)
+        return self.process.wait(60)
+
+
+@pytest.fixture
+def up(tmp_path: Path) -> Iterator[Callable[..., Up]]:
+    started: list[Up] = []
+
+    def start(*arguments: str, state: str = "state", **environment: str) -> Up:
+        started.append(Up(tmp_path / state, *arguments, **environment))
+        return started[-1]
+
+    yield start
+    for service in started:
+        if service.process.poll() is None:
+            family = service.family()
+            service.process.kill()
+            service.process.wait()
+            psutil.wait_procs(family, timeout=30)
+
+
+def assert_all_gone(processes: list[psutil.Process], seconds: float = 0.0) -> None:
+    _, alive = psutil.wait_procs(processes, timeout=seconds)
+    alive = [process for process in alive if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+    assert not alive, [process.cmdline() for process in alive]
+
+
+def start_long_job(client: Client) -> str:
+    job_id = str(client.submit(LONG_JOB)["id"])
+    wait_for(lambda: (client.job(job_id)["progress"] or {}).get("step"), 60, "the first steps")
+    return job_id
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_it_takes_jobs_and_ends_with_all_its_parts(up, number):
+    service = up()
+    with service.wait_until_ready() as client:
+        job_id = client.submit({"gradients": "manual", "epochs": 2, "seed": 1})["id"]
+        wait_for(lambda: client.job(job_id)["terminal"], 60, "the end of the job")
+        assert client.job(job_id)["status"] == "succeeded"
+        assert "model.safetensors" in [artifact["name"] for artifact in client.artifacts(job_id)]
+    family = service.family()
+    assert len(family) >= 4
+    assert service.end(number) == 0
+    assert_all_gone(family)
+    assert service.said()[-1] == "stopped"
+
+
+def test_a_job_under_way_is_queued_at_the_end_and_goes_on_at_the_next_start(up):
+    service = up()
+    with service.wait_until_ready() as client:
+        job_id = start_long_job(client)
+        family = service.family()
+        assert service.end() == 0
+    assert_all_gone(family)
+    assert not any("killed" in line for line in service.said())
+    again = up()
+    with again.wait_until_ready() as client:
+        wait_for(lambda: client.job(job_id)["status"] == "running", 60, "the second attempt")
+        attempts = wait_for(
+            lambda: (found := client.job(job_id)["attempts"]) and found[-1]["resumed_from_step"] and found,
+            60,
+            "a resume",
+        )
+        assert attempts[0]["outcome"] == "drained"
+        client.cancel(job_id)
+        assert wait_for(lambda: (job := client.job(job_id))["terminal"] and job["status"], 60, "the end") == "cancelled"
+    assert again.end() == 0
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux tells a child that its parent died")
+def test_sigkill_leaves_no_child_behind(up):
+    service = up()
+    with service.wait_until_ready() as client:
+        start_long_job(client)
+    family = service.family()
+    service.end(signal.SIGKILL)
+    assert_all_gone(family, seconds=40)
+
+
+def test_parts_that_die_are_started_again(up):
+    service = up()
+    with service.wait_until_ready() as client:
+        for part in [service.part(words) for words in ("redis.sock", "gunicorn", "celery")]:
+            part.kill()
+        wait_for(lambda: sum("started again" in line for line in service.said()) >= 3, 30, "three restarts")
+        job_id = wait_for(lambda: client.ready() and client.submit({"epochs": 1})["id"], 60, "the API")
+        wait_for(lambda: client.job(job_id)["terminal"], 60, "the end of the job")
+        assert client.job(job_id)["status"] == "succeeded"
+    assert service.end() == 0
+
+
+def test_the_bundled_broker_serves_where_the_path_has_none(up, tmp_path):
+    empty = tmp_path / "bin"
+    empty.mkdir()
+    service = up(PATH=str(empty))
+    with service.wait_until_ready() as client:
+        assert any("valkey-server" in line for line in service.said())
+        job_id = client.submit({"epochs": 1})["id"]
+        wait_for(lambda: client.job(job_id)["terminal"], 60, "the end of the job")
+    assert service.end() == 0
+
+
+def test_a_long_state_folder_works(up):
+    service = up(state="long-" + "x" * 150)
+    with service.wait_until_ready() as client:
+        job_id = client.submit({"epochs": 1})["id"]
+        wait_for(lambda: client.job(job_id)["terminal"], 60, "the end of the job")
+        assert client.job(job_id)["status"] == "succeeded"
+    assert service.end() == 0
+
+
+def test_a_second_service_in_the_same_folder_is_refused(up):
+    first = up()
+    first.wait_until_ready().close()
+    second = subprocess.run(
+        [sys.executable, "-m", "gradq", "up", "--port", "0", "--state", str(first.state)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert second.returncode == 1
+    assert f"pid {first.process.pid}" in second.stderr
+    assert first.end() == 0
+
+
+def test_a_part_that_cannot_start_ends_the_attempt_with_its_log(up):
+    service = up(GRADQ_ARTIFACTS_URL="nonsense://x")
+    assert service.process.wait(90) == 1
+    assert "keeps dying" in service.output.read_text()
+
+
+def test_the_demo_trains_both_ways_and_cleans_up(tmp_path: Path):
+    env = {name: value for name, value in os.environ.items() if not name.startswith("GRADQ_")}
+    env |= {"GRADQ_DATA_DIR": str(tmp_path), "COLUMNS": "100"}
+    command = [sys.executable, "-m", "gradq", "demo"]
+    result = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+    for gradients in ("manual", "autograd"):
+        folder = tmp_path / "demo-output" / f"digits-{gradients}"
+        assert (folder / "loss_curve.png").read_bytes().startswith(b"\x89PNG")
+        assert (folder / "model.safetensors").is_file()
+    assert "not shown: mnist" in result.stdout
+    said = (tmp_path / "demo-output" / "service.log").read_text()
+    assert said.endswith("stopped\n")

@@ -1,0 +1,142 @@
+"""The doorbell: a ring is one message on a real server, and never costs a client its answer when there is none."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from redis import Redis
+from support.postgres import free_port, part_missing
+from support.waiting import wait_for
+
+from shared.broker import DOORBELL, QUEUE, Broker, redis_url
+
+
+class Server:
+    """A private server on a unix socket."""
+
+    def __init__(self, folder: Path) -> None:
+        from gradq.broker_process import find_binary
+        from shared.errors import ConfigurationError
+
+        try:
+            binary = find_binary()
+        except ConfigurationError as error:
+            part_missing(str(error))
+        self.socket = folder / "s"
+        self.url = f"redis+socket://{self.socket}"
+        self.process = subprocess.Popen(
+            [binary, "--port", "0", "--unixsocket", str(self.socket), "--save", "", "--dir", str(folder)],
+            stdout=subprocess.DEVNULL,
+        )
+        self.client = Redis(unix_socket_path=str(self.socket))
+        wait_for(Broker(self.url).ping, 10, "the server to answer")
+
+    def messages(self) -> list[dict[str, object]]:
+        return [json.loads(message) for message in self.client.lrange(QUEUE, 0, -1)]
+
+    def close(self) -> None:
+        self.process.send_signal(signal.SIGCONT)
+        self.process.kill()
+        self.process.wait()
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    folder = Path(tempfile.mkdtemp(prefix="gradq-b-"))  # a socket's path has to be short; tmp_path is not
+    started = Server(folder)
+    yield started
+    started.close()
+    shutil.rmtree(folder)
+
+
+def seconds_of(call: Callable[[], object]) -> float:
+    started = time.monotonic()
+    call()
+    return time.monotonic() - started
+
+
+def test_a_ring_leaves_one_message_that_carries_no_job(server: Server) -> None:
+    broker = Broker(server.url)
+    assert broker.ring() is True
+    (message,) = server.messages()
+    assert message["headers"]["task"] == DOORBELL
+    assert message["headers"]["argsrepr"] == "()"
+    assert message["content-type"] == "application/json"
+    assert [broker.ring() for _ in range(2)] == [True, True]
+    assert len(server.messages()) == 3
+
+
+def test_a_ring_is_heard_by_the_worker_s_own_task(server: Server) -> None:
+    """The task that the bell names is registered under that name in the queue that workers read."""
+    import worker.tasks
+
+    assert worker.tasks.doorbell.name == DOORBELL
+    assert worker.tasks.app.conf.task_default_queue == QUEUE
+
+
+@pytest.mark.parametrize("place", ["missing socket", "dead socket", "closed port"])
+def test_a_broker_that_is_away_is_no_error_and_costs_less_than_a_second(tmp_path: Path, place: str) -> None:
+    url = f"redis+socket://{tmp_path}/s" if place != "closed port" else f"redis://127.0.0.1:{free_port()}/0"
+    if place == "dead socket":
+        with socket.socket(socket.AF_UNIX) as left_behind:
+            left_behind.bind(f"{tmp_path}/s")
+    broker = Broker(url)
+    answers: list[bool] = []
+    for _ in range(2):
+        assert seconds_of(lambda: answers.append(broker.ring())) < 1
+    assert seconds_of(lambda: answers.append(broker.ping())) < 1
+    assert answers == [False, False, False]
+
+
+def test_a_server_that_came_back_is_rung_again_by_the_same_broker(server: Server) -> None:
+    broker = Broker(server.url)
+    assert broker.ring()
+    server.process.kill()
+    server.process.wait()
+    assert broker.ring() is False
+    again = Server(server.socket.parent)
+    try:
+        wait_for(broker.ring, 5, "the bell at the new server")
+        assert len(again.messages()) == 1
+    finally:
+        again.close()
+
+
+@pytest.mark.parametrize("known", [False, True], ids=["not yet connected", "connected"])
+def test_a_frozen_server_keeps_nobody_waiting(server: Server, known: bool) -> None:
+    broker = Broker(server.url)
+    if known:
+        assert broker.ring()
+    server.process.send_signal(signal.SIGSTOP)
+    answers: list[bool] = []
+    assert seconds_of(lambda: answers.append(broker.ring())) < 1.5
+    assert seconds_of(lambda: answers.append(broker.ping())) < 1.5
+    assert answers == [False, False]
+    server.process.send_signal(signal.SIGCONT)
+    wait_for(broker.ring, 5, "the bell once the server goes on")
+    assert broker.ping()
+
+
+def test_a_broker_opens_no_connection_before_the_first_ring(server: Server) -> None:
+    def connections() -> int:
+        return len(server.client.client_list())
+
+    before = connections()
+    broker = Broker(server.url)
+    assert connections() == before
+    broker.ring()
+    assert connections() > before
+
+
+def test_one_address_is_spelt_for_both_libraries() -> None:
+    assert redis_url("redis+socket:///run/b.sock") == "unix:///run/b.sock"
+    assert redis_url("redis://h:6379/1") == "redis://h:6379/1"

@@ -1,0 +1,137 @@
+"""Settings: what is not set has the contract's default, what is set wrongly is named, secrets stay out of sight."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import platformdirs
+import pytest
+
+from shared.config import Settings
+from shared.errors import ConfigurationError
+
+
+@pytest.fixture(autouse=True)
+def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("GRADQ_")]:
+        monkeypatch.delenv(name)
+
+
+def test_nothing_needs_to_be_set() -> None:
+    settings = Settings.from_env()
+    state = Path(platformdirs.user_data_dir("gradq"))
+    assert settings.state_dir == state
+    assert settings.datasets_dir == state / "data"
+    assert settings.database == f"sqlite:///{state}/gradq.db"
+    assert settings.artifacts == f"file://{state}/artifacts"
+    assert settings.broker_url == f"redis+socket://{state}/broker/redis.sock"
+    assert settings.runs_dir == state / "runs"
+    assert (settings.slots, settings.threads_per_slot) == (None, None)
+    assert (settings.lease_seconds, settings.grace_seconds) == (15, 10)
+    assert settings.download is True
+    assert settings.allow_anonymous is False
+
+
+def test_everything_lies_below_the_state_folder_that_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("GRADQ_STATE_DIR", str(tmp_path))
+    settings = Settings.from_env()
+    assert settings.datasets_dir == tmp_path / "data"
+    assert settings.database == f"sqlite:///{tmp_path}/gradq.db"
+    assert settings.artifacts == f"file://{tmp_path}/artifacts"
+    assert settings.broker_socket.is_relative_to(tmp_path)
+
+
+def test_a_relative_folder_and_a_home_are_made_whole(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    settings = Settings.from_env(state_dir="state", data_dir="~/data")
+    assert settings.state_dir == tmp_path / "state"
+    assert settings.datasets_dir == tmp_path / "home" / "data"
+    assert settings.database == f"sqlite:///{tmp_path}/state/gradq.db"
+
+
+def test_the_environment_is_read_and_what_the_caller_says_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRADQ_SLOTS", "3")
+    monkeypatch.setenv("GRADQ_LEASE_SECONDS", "2.5")
+    monkeypatch.setenv("GRADQ_DOWNLOAD", "false")
+    monkeypatch.setenv("GRADQ_DATABASE_URL", "postgresql+psycopg://h/d")
+    monkeypatch.setenv("GRADQ_REDIS_URL", "redis://h:6379/1")
+    settings = Settings.from_env(slots=7)
+    assert (settings.slots, settings.lease_seconds, settings.download) == (7, 2.5, False)
+    assert settings.database == "postgresql+psycopg://h/d"
+    assert settings.broker_url == "redis://h:6379/1"
+
+
+def test_a_value_may_lie_in_a_file_and_the_variable_itself_wins(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    secret = tmp_path / "database_url"
+    secret.write_text("postgresql+psycopg://u:hush@h/d\n")
+    monkeypatch.setenv("GRADQ_DATABASE_URL_FILE", str(secret))
+    assert Settings.from_env().database == "postgresql+psycopg://u:hush@h/d"
+    monkeypatch.setenv("GRADQ_DATABASE_URL", "postgresql+psycopg://h/other")
+    assert Settings.from_env().database == "postgresql+psycopg://h/other"
+
+
+@pytest.mark.parametrize("kind", ["missing", "folder", "not text"])
+def test_a_file_that_cannot_be_read_is_named_with_its_variable(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: str
+) -> None:
+    path = tmp_path / "secret"
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "not text":
+        path.write_bytes(b"\xff\xfe\x00")
+    monkeypatch.setenv("GRADQ_REDIS_URL_FILE", str(path))
+    with pytest.raises(ConfigurationError, match=f"GRADQ_REDIS_URL_FILE.*{path}"):
+        Settings.from_env()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("GRADQ_SLOTS", "0"),
+        ("GRADQ_SLOTS", "many"),
+        ("GRADQ_THREADS_PER_SLOT", "1.5"),
+        ("GRADQ_LEASE_SECONDS", "0.5"),
+        ("GRADQ_LEASE_SECONDS", "nan"),
+        ("GRADQ_GRACE_SECONDS", "0"),
+        ("GRADQ_DOWNLOAD", "perhaps"),
+        ("GRADQ_LOG_LEVEL", "CHATTY"),
+    ],
+)
+def test_a_wrong_value_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigurationError, match=name):
+        Settings.from_env()
+
+
+def test_all_wrong_values_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRADQ_SLOTS", "none")
+    monkeypatch.setenv("GRADQ_GRACE_SECONDS", "-1")
+    with pytest.raises(ConfigurationError, match="(?s)GRADQ_SLOTS.*GRADQ_GRACE_SECONDS"):
+        Settings.from_env()
+
+
+def test_a_wrong_value_in_a_file_is_named_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "slots").write_text("many")
+    monkeypatch.setenv("GRADQ_SLOTS_FILE", str(tmp_path / "slots"))
+    with pytest.raises(ConfigurationError, match="GRADQ_SLOTS"):
+        Settings.from_env()
+
+
+def test_passwords_do_not_show_when_settings_are_printed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRADQ_DATABASE_URL", "postgresql+psycopg://u:hush@h/d")
+    monkeypatch.setenv("GRADQ_REDIS_URL", "redis://:hush@h:6379/1")
+    settings = Settings.from_env()
+    assert "hush" not in f"{settings!r} {settings}"
+
+
+def test_the_state_folder_is_for_its_user_alone(settings: Settings) -> None:
+    assert not settings.state_dir.exists()  # reading settings makes nothing
+    settings.make_state_dir()
+    assert settings.state_dir.stat().st_mode & 0o777 == 0o700
+    settings.state_dir.chmod(0o755)
+    settings.make_state_dir()
+    assert settings.state_dir.stat().st_mode & 0o777 == 0o700

@@ -1,0 +1,758 @@
+"""The job store on both databases: every move is made by one, every write names its lease, every line stands once."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from itertools import pairwise
+from typing import Any, TypeVar
+
+import pytest
+from sqlalchemy import func, select, update
+from sqlalchemy.orm import Session
+from support.waiting import wait_for
+
+from shared import jobs
+from shared.artifacts import StoredFile, artifact_key, checkpoint_key
+from shared.database import Database
+from shared.errors import LeaseLost, NotFound, WrongState
+from shared.jobs import Lease, Line
+from shared.spec import JobSpec
+from shared.states import ALLOWED_MOVES, TERMINAL, JobState, shown_status
+from shared.tables import ArtifactRow, Attempt, Base, CheckpointRow, EventRow, Job, Worker, database_now
+
+CPU = {"auto", "cpu"}
+GPU = {"auto", "cpu", "cuda"}
+OVER = -1.0  # a lease of so many seconds ran out before it began
+ROUNDS = 30
+T = TypeVar("T")
+
+
+def write(database: Database, change: Callable[..., T], *arguments: Any, **named: Any) -> T:
+    with database.write() as session:
+        return change(session, *arguments, **named)
+
+
+def read(database: Database, question: Callable[..., T], *arguments: Any, **named: Any) -> T:
+    with database.read() as session:
+        return question(session, *arguments, **named)
+
+
+def submit(database: Database, **fields: Any) -> str:
+    return write(database, jobs.create, JobSpec.parse(fields)).id
+
+
+def claim(database: Database, worker: str = "w1", fits: set[str] = CPU, seconds: float = 60) -> Job | None:
+    return write(database, jobs.claim, worker, "cpu", fits, seconds)
+
+
+def running(database: Database, seconds: float = 60, **fields: Any) -> Lease:
+    """The lease of a job that was submitted and claimed."""
+    job_id = submit(database, **fields)
+    job = claim(database, seconds=seconds)
+    assert job is not None
+    assert job.id == job_id
+    return jobs.lease_of(job)
+
+
+def claim_again(database: Database, job_id: str) -> Lease:
+    """Claim a job that waits, its backoff over."""
+    write(database, lambda session: session.execute(update(Job).where(Job.id == job_id).values(not_before=None)))
+    job = claim(database, "w2")
+    assert job is not None
+    assert job.id == job_id
+    return jobs.lease_of(job)
+
+
+def job_of(database: Database, job_id: str) -> Job:
+    return read(database, jobs.get, job_id)
+
+
+def lines_of(database: Database, job_id: str, type: str | None = None) -> list[EventRow]:
+    return read(database, jobs.events_of, job_id, type=type)
+
+
+def stored(name: str = "model.json", size: int = 10, key: str = "") -> StoredFile:
+    return StoredFile(name, "model", "application/json", size, "0" * 64, key or name)
+
+
+def point(series: str, step: int, value: float = 1.0) -> Line:
+    return Line("metric", f"step {step}", {"step": step, "metrics": {"loss": value}}, series=series, step=step)
+
+
+def everything(database: Database) -> dict[str, list[Any]]:
+    """All rows of all tables."""
+    with database.read() as session:
+        return {
+            table.name: [tuple(row) for row in session.execute(table.select().order_by(*table.primary_key))]
+            for table in Base.metadata.sorted_tables
+        }
+
+
+WRITES: dict[str, Callable[[Session, Lease], Any]] = {
+    "append": lambda session, lease: jobs.append(session, lease, [Line("log", "late", {})]),
+    "renew": lambda session, lease: jobs.renew(session, lease, 60, {"step": 99}),
+    "finish": lambda session, lease: jobs.finish(session, lease, JobState.SUCCEEDED, "late", files=[stored()]),
+    "add_checkpoint": lambda session, lease: jobs.add_checkpoint(session, lease, stored(), 99, 9, 1),
+    "hand_back": lambda session, lease: jobs.hand_back(session, lease, "late"),
+    "lose": lambda session, lease: jobs.lose(session, lease, "late"),
+    "cancel_wished": lambda session, lease: jobs.cancel_wished(session, lease),
+}
+
+
+def assert_can_write_nothing(database: Database, lease: Lease) -> None:
+    before = everything(database)
+    for name, change in WRITES.items():
+        with pytest.raises(LeaseLost):
+            write(database, change, lease)
+        assert everything(database) == before, name
+
+
+def at_once(*calls: Callable[[], T]) -> list[T]:
+    """Each call in a thread of its own, all let go at the same moment."""
+    barrier = threading.Barrier(len(calls))
+
+    def together(call: Callable[[], T]) -> T:
+        barrier.wait(30)
+        return call()
+
+    with ThreadPoolExecutor(len(calls)) as pool:
+        return list(pool.map(together, calls))
+
+
+# --- moves ------------------------------------------------------------------------------------------------------------
+
+
+def end_as(state: JobState) -> Callable[[Database, str], Any]:
+    def move(database: Database, job_id: str) -> None:
+        write(database, jobs.finish, lease_now(database, job_id), state, state.value)
+
+    return move
+
+
+def lease_now(database: Database, job_id: str) -> Lease:
+    job = job_of(database, job_id)
+    return Lease(job.id, job.attempt, job.lease_token or "none")
+
+
+MOVES: dict[tuple[JobState, JobState], Callable[[Database, str], Any]] = {
+    (JobState.QUEUED, JobState.RUNNING): lambda database, job_id: claim(database),
+    (JobState.QUEUED, JobState.CANCELLED): lambda database, job_id: write(database, jobs.request_cancel, job_id),
+    (JobState.RUNNING, JobState.SUCCEEDED): end_as(JobState.SUCCEEDED),
+    (JobState.RUNNING, JobState.FAILED): end_as(JobState.FAILED),
+    (JobState.RUNNING, JobState.CANCELLED): end_as(JobState.CANCELLED),
+    (JobState.RUNNING, JobState.QUEUED): lambda database, job_id: write(
+        database, jobs.hand_back, lease_now(database, job_id), "drained"
+    ),
+}
+
+
+def test_the_moves_below_are_all_that_are_allowed() -> None:
+    assert {(old, new) for old, allowed in ALLOWED_MOVES.items() for new in allowed} == set(MOVES)
+    assert {state for state, allowed in ALLOWED_MOVES.items() if not allowed} == TERMINAL
+
+
+@pytest.mark.parametrize(("old", "new"), MOVES, ids=lambda state: state.value)
+def test_an_allowed_move_is_made_and_logged(database: Database, old: JobState, new: JobState) -> None:
+    job_id = submit(database)
+    if old is JobState.RUNNING:
+        claim(database)
+    MOVES[old, new](database, job_id)
+    job = job_of(database, job_id)
+    assert job.state == new
+    assert lines_of(database, job_id, "status")[-1].data["status"] == new.value
+    assert (job.lease_token is not None) == (new is JobState.RUNNING)
+    assert (job.lease_until is not None) == (new is JobState.RUNNING)
+    assert (job.finished_at is not None) == (new in TERMINAL)
+
+
+@pytest.mark.parametrize("state", sorted(TERMINAL))
+def test_a_terminal_job_never_moves_again(database: Database, state: JobState) -> None:
+    lease = running(database)
+    write(database, jobs.finish, lease, state, "done")
+    assert claim(database) is None
+    assert_can_write_nothing(database, lease)
+
+
+def test_a_wish_to_cancel_is_shown_on_a_running_row_alone() -> None:
+    assert shown_status(JobState.RUNNING, True) == "cancelling"
+    assert shown_status(JobState.RUNNING, False) == "running"
+    assert [shown_status(state, True) for state in sorted(TERMINAL)] == sorted(TERMINAL)
+
+
+# --- claim ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_highest_priority_is_claimed_first_and_then_the_oldest(database: Database) -> None:
+    young, low, high, old = (submit(database, priority=p) for p in (50, 10, 90, 50))
+    earlier = jobs.now() - timedelta(hours=1)  # younger by its id, older by the clock
+    write(database, lambda session: session.execute(update(Job).where(Job.id == old).values(created_at=earlier)))
+    assert [claim(database).id for _ in range(4)] == [high, old, young, low]
+    assert claim(database) is None
+
+
+def test_a_slot_takes_only_what_fits_its_device(database: Database) -> None:
+    wants_gpu, wants_cpu = submit(database, device="cuda", priority=90), submit(database, device="cpu", priority=80)
+    takes_any = submit(database, device="auto", priority=70)
+    assert [claim(database, fits=CPU).id for _ in range(2)] == [wants_cpu, takes_any]
+    assert claim(database, fits=CPU) is None
+    assert claim(database, fits=GPU).id == wants_gpu
+
+
+def test_a_claim_writes_attempt_lease_and_the_worker(database: Database) -> None:
+    job = claim(database, "w7") if submit(database) else None
+    assert job is not None
+    row = job_of(database, job.id)
+    assert (row.state, row.attempt, row.worker, row.lease_token) == ("running", 1, "w7", job.lease_token)
+    seconds_left = read(database, lambda s: s.scalar(select(Job.lease_until)) - s.scalar(select(database_now())))
+    assert 50 < seconds_left.total_seconds() <= 60
+    (attempt,) = read(database, jobs.attempts_of, job.id)
+    assert (attempt.number, attempt.worker, attempt.device, attempt.outcome) == (1, "w7", "cpu", None)
+
+
+def test_of_two_claimers_at_the_same_moment_one_wins(database: Database) -> None:
+    for _ in range(ROUNDS):
+        job_id = submit(database)
+        claimed = at_once(lambda: claim(database, "w1"), lambda: claim(database, "w2"))
+        assert sorted(job is None for job in claimed) == [False, True]
+        (winner,) = (job for job in claimed if job is not None)
+        row = job_of(database, job_id)
+        assert (row.attempt, row.worker, row.lease_token) == (1, winner.worker, winner.lease_token)
+        assert len(read(database, jobs.attempts_of, job_id)) == 1
+
+
+def test_many_claimers_share_the_queue_without_a_double(database: Database) -> None:
+    submitted = {submit(database) for _ in range(20)}
+
+    def take_all() -> list[str]:
+        return [job.id for job in iter(lambda: claim(database), None)]
+
+    taken = [job_id for share in at_once(*[take_all] * 4) for job_id in share]
+    rest = take_all()  # PostgreSQL: a claimer who met a locked row alone may have gone away
+    assert sorted(taken + rest) == sorted(submitted)
+
+
+def test_a_message_delivered_three_times_claims_once(database: Database) -> None:
+    submit(database)
+    assert [claim(database) is None for _ in range(3)] == [False, True, True]
+
+
+# --- lease ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_renewed_lease_does_not_run_out(database: Database) -> None:
+    lease = running(database, seconds=OVER)
+    assert read(database, jobs.expired_leases) == [lease]
+    write(database, jobs.renew, lease, 60, {"step": 7})
+    assert read(database, jobs.expired_leases) == []
+    assert job_of(database, lease.job_id).progress == {"step": 7}
+    write(database, jobs.renew, lease, 60)
+    assert job_of(database, lease.job_id).progress == {"step": 7}  # nothing new keeps what there was
+
+
+def test_a_lease_runs_out_on_the_database_s_clock_whatever_this_host_thinks(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for hours in (-2, 2):
+        monkeypatch.setattr(jobs, "now", lambda right=jobs.now, hours=hours: right() + timedelta(hours=hours))
+        alive, dead = running(database), running(database, seconds=OVER)
+        assert read(database, jobs.expired_leases) == [dead]
+        write(database, jobs.finish, alive, JobState.SUCCEEDED, "done")
+        write(database, jobs.finish, dead, JobState.SUCCEEDED, "done")
+        monkeypatch.undo()
+
+
+def test_a_lease_runs_out_by_the_passing_of_time(database: Database) -> None:
+    lease = running(database, seconds=0.05)
+    wait_for(lambda: read(database, jobs.expired_leases) == [lease], 5, "the end of a lease of 50 ms")
+
+
+def test_whoever_lost_the_lease_can_write_nothing(database: Database) -> None:
+    first = running(database)
+    write(database, jobs.append, first, [point("batch", 50)])
+    write(database, jobs.add_checkpoint, first, stored(), 50, 1, 2)
+    write(database, jobs.lose, first, "not heard of")
+    assert_can_write_nothing(database, first)  # queued again
+    second = claim_again(database, first.job_id)
+    assert_can_write_nothing(database, first)  # somebody else's
+    assert_can_write_nothing(database, Lease(second.job_id, second.attempt, first.token))
+    assert_can_write_nothing(database, Lease(second.job_id, first.attempt, second.token))
+    write(database, jobs.finish, second, JobState.SUCCEEDED, "done")
+    assert_can_write_nothing(database, first)  # over
+    assert_can_write_nothing(database, second)
+
+
+def test_a_lease_that_ran_out_still_writes_as_long_as_nobody_took_the_job_back(database: Database) -> None:
+    lease = running(database, seconds=OVER)
+    write(database, jobs.append, lease, [Line("log", "still here", {})])
+    assert lines_of(database, lease.job_id, "log")[-1].message == "still here"
+
+
+def test_of_the_owner_and_the_one_who_takes_the_job_back_one_wins(database: Database) -> None:
+    for _ in range(ROUNDS // 2):
+        lease = running(database, seconds=OVER, max_attempts=1)
+
+        def tried(change: Callable[..., Any], *arguments: Any, lease: Lease = lease) -> bool:
+            try:
+                write(database, change, lease, *arguments)
+            except LeaseLost:
+                return False
+            return True
+
+        done = at_once(lambda t=tried: t(jobs.finish, JobState.SUCCEEDED, "done"), lambda t=tried: t(jobs.lose, "lost"))
+        assert sorted(done) == [False, True]
+        assert job_of(database, lease.job_id).state == ("succeeded" if done[0] else "failed")
+        ends = [e for e in lines_of(database, lease.job_id, "status") if e.data["status"] in ("succeeded", "failed")]
+        assert len(ends) == 1
+
+
+# --- lost, drained ----------------------------------------------------------------------------------------------------
+
+
+def test_a_lost_job_is_queued_again_until_its_attempts_are_used_up(database: Database) -> None:
+    lease = running(database, max_attempts=3)
+    for attempt in (1, 2):
+        assert write(database, jobs.lose, lease, "not heard of") is JobState.QUEUED
+        line = lines_of(database, lease.job_id, "status")[-1]
+        assert line.level == "warning"
+        assert line.data["reason"]["code"] == "worker_lost"
+        lease = claim_again(database, lease.job_id)
+        assert lease.attempt == attempt + 1
+    assert write(database, jobs.lose, lease, "not heard of") is JobState.FAILED
+    job = job_of(database, lease.job_id)
+    assert (job.state, job.status_reason["code"]) == ("failed", "too_many_attempts")
+    assert job.finished_at is not None
+    outcomes = [(a.number, a.outcome, a.finished_at is not None) for a in read(database, jobs.attempts_of, job.id)]
+    assert outcomes == [(1, "worker_lost", True), (2, "worker_lost", True), (3, "failed", True)]
+
+
+def test_the_first_loss_waits_for_nothing_and_each_further_one_twice_as_long_up_to_a_minute() -> None:
+    assert [jobs.backoff_seconds(n) for n in range(1, 9)] == [0, 5, 10, 20, 40, 60, 60, 60]
+    assert jobs.backoff_seconds(19) == 60
+
+
+def test_a_job_is_not_claimed_before_its_backoff_is_over(database: Database) -> None:
+    lease = running(database, max_attempts=5)
+    write(database, jobs.lose, lease, "lost")
+    again = claim(database)
+    assert again is not None  # at once after the first loss
+    write(database, jobs.lose, jobs.lease_of(again), "lost")
+    assert claim(database) is None
+    assert read(database, jobs.queued_count) == 0
+    wait = read(database, lambda s: s.scalar(select(Job.not_before)) - s.scalar(select(database_now())))
+    assert 3 < wait.total_seconds() <= 5
+    over = update(Job).values(not_before=database_now(-0.01))
+    write(database, lambda session: session.execute(over.execution_options(synchronize_session=False)))
+    assert read(database, jobs.queued_count) == 1
+    assert claim(database).attempt == 3
+
+
+def test_an_attempt_that_was_drained_costs_nothing(database: Database) -> None:
+    lease = running(database, max_attempts=1)
+    for attempt in range(2, 6):
+        write(database, jobs.hand_back, lease, "drained")
+        lease = jobs.lease_of(claim(database))  # at once: no backoff
+        assert lease.attempt == attempt
+    assert job_of(database, lease.job_id).failures == 0
+    assert write(database, jobs.lose, lease, "lost") is JobState.FAILED
+    outcomes = [a.outcome for a in read(database, jobs.attempts_of, lease.job_id)]
+    assert outcomes == ["drained"] * 4 + ["failed"]
+
+
+# --- cancel -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_queued_job_is_cancelled_at_once(database: Database) -> None:
+    job_id = submit(database)
+    job = write(database, jobs.request_cancel, job_id)
+    assert (job.state, job.status_reason["code"]) == ("cancelled", "cancelled_by_user")
+    assert job.finished_at is not None
+    assert claim(database) is None
+    assert [e.data["status"] for e in lines_of(database, job_id)] == ["queued", "cancelled"]
+
+
+def test_a_wish_to_cancel_a_running_job_is_left_for_its_worker(database: Database) -> None:
+    lease = running(database)
+    assert read(database, jobs.cancel_wished, lease) is False
+    job = write(database, jobs.request_cancel, lease.job_id)
+    assert job.state == "running"
+    assert read(database, jobs.cancel_wished, lease) is True
+    first_wish = job.cancel_requested_at
+    assert first_wish is not None
+    assert write(database, jobs.request_cancel, lease.job_id).cancel_requested_at == first_wish
+    statuses = [e.data["status"] for e in lines_of(database, lease.job_id)]
+    assert statuses == ["queued", "running", "cancelling"]  # the second wish changed nothing
+
+
+def test_cancelling_a_cancelled_job_is_no_error_and_any_other_terminal_one_is(database: Database) -> None:
+    job_id = submit(database)
+    write(database, jobs.request_cancel, job_id)
+    before = everything(database)
+    assert write(database, jobs.request_cancel, job_id).state == "cancelled"
+    assert everything(database) == before
+    for state in (JobState.SUCCEEDED, JobState.FAILED):
+        lease = running(database)
+        write(database, jobs.finish, lease, state, "done")
+        before = everything(database)
+        with pytest.raises(WrongState, match=f"cannot cancel a job that is {state}") as refused:
+            write(database, jobs.request_cancel, lease.job_id)
+        assert refused.value.extra == {"state": state.value, "allowed": ["delete"]}
+        assert everything(database) == before
+
+
+def test_a_job_that_is_not_there_is_not_found(database: Database) -> None:
+    for change in (jobs.get, jobs.request_cancel, jobs.remove):
+        with pytest.raises(NotFound, match="job_0"):
+            write(database, change, "job_0")
+
+
+def test_a_wish_to_cancel_wins_over_the_queue_when_the_worker_is_lost(database: Database) -> None:
+    lease = running(database)
+    write(database, jobs.request_cancel, lease.job_id)
+    assert write(database, jobs.lose, lease, "not heard of") is JobState.CANCELLED
+    job = job_of(database, lease.job_id)
+    assert (job.state, job.status_reason["code"]) == ("cancelled", "cancelled_by_user")
+    assert claim(database) is None
+
+
+def test_a_wish_to_cancel_wins_over_the_queue_when_the_worker_is_drained(database: Database) -> None:
+    lease = running(database)
+    write(database, jobs.request_cancel, lease.job_id)
+    write(database, jobs.hand_back, lease, "drained")
+    assert job_of(database, lease.job_id).state == "cancelled"
+    assert claim(database) is None
+
+
+def test_of_a_claim_and_a_cancel_at_the_same_moment_either_order_is_whole(database: Database) -> None:
+    for _ in range(ROUNDS // 2):
+        job_id = submit(database)
+        claimed, _ = at_once(lambda: claim(database), lambda j=job_id: write(database, jobs.request_cancel, j))
+        job = job_of(database, job_id)
+        assert job.cancel_requested_at is not None
+        assert job.state == ("cancelled" if claimed is None else "running")
+        statuses = [e.data["status"] for e in lines_of(database, job_id, "status")]
+        assert statuses == (["queued", "cancelled"] if claimed is None else ["queued", "running", "cancelling"])
+        if claimed is not None:
+            write(database, jobs.finish, jobs.lease_of(claimed), JobState.CANCELLED, "cancelled")
+
+
+# --- the log ----------------------------------------------------------------------------------------------------------
+
+
+def test_no_point_of_the_curve_stands_twice(database: Database) -> None:
+    lease = running(database)
+    write(database, jobs.append, lease, [point("batch", 50, 1.0), point("epoch", 50, 2.0)])
+    write(database, jobs.append, lease, [point("batch", 50, 9.0), point("batch", 100, 3.0)])
+    write(database, jobs.append, lease, [point("final", 100, 4.0), point("final", 100, 9.0)])
+    points = read(database, jobs.points_of, lease.job_id)
+    assert [(p.series, p.step, p.data["metrics"]["loss"]) for p in points] == [
+        ("batch", 50, 1.0),
+        ("epoch", 50, 2.0),
+        ("batch", 100, 3.0),
+        ("final", 100, 4.0),
+    ]
+
+
+def test_lines_that_are_no_points_may_repeat(database: Database) -> None:
+    lease = running(database)
+    for _ in range(3):
+        write(database, jobs.append, lease, [Line("log", "again", {})] * 2)
+    assert [e.message for e in lines_of(database, lease.job_id, "log")] == ["again"] * 6
+
+
+def test_the_same_step_of_two_jobs_is_two_points(database: Database) -> None:
+    leases = [running(database), running(database)]
+    for lease in leases:
+        write(database, jobs.append, lease, [point("epoch", 1)])
+    assert [len(read(database, jobs.points_of, lease.job_id)) for lease in leases] == [1, 1]
+
+
+def test_a_second_attempt_s_points_follow_the_first_s(database: Database) -> None:
+    first = running(database)
+    write(database, jobs.append, first, [point("batch", 50), point("batch", 100)])
+    write(database, jobs.lose, first, "lost")
+    second = claim_again(database, first.job_id)
+    rows, reported = read(database, jobs.resume_point, second)
+    assert (rows, reported) == ([], 100)
+    write(database, jobs.append, second, [point("batch", 100, 9.0), point("batch", 150)])
+    points = read(database, jobs.points_of, first.job_id)
+    assert [(p.attempt, p.step) for p in points] == [(1, 50), (1, 100), (2, 150)]
+
+
+def test_seq_grows_strictly_while_a_worker_appends_and_a_client_cancels(database: Database) -> None:
+    lease = running(database)
+
+    def append_many() -> None:
+        for i in range(25):
+            write(database, jobs.append, lease, [Line("log", f"{i}.{k}", {}) for k in range(3)])
+
+    def cancel() -> None:
+        for _ in range(5):
+            write(database, jobs.request_cancel, lease.job_id)
+
+    def renew() -> None:
+        for i in range(25):
+            write(database, jobs.renew, lease, 60, {"step": i})
+
+    at_once(append_many, cancel, renew)
+    rows = lines_of(database, lease.job_id)
+    assert [row.seq for row in rows] == list(range(1, len(rows) + 1))
+    assert [row.message for row in rows if row.type == "log"] == [f"{i}.{k}" for i in range(25) for k in range(3)]
+    assert sum(row.data.get("status") == "cancelling" for row in rows) == 1
+    assert job_of(database, lease.job_id).last_seq == len(rows)
+
+
+def test_the_log_is_read_from_a_cursor_by_type_and_in_pages(database: Database) -> None:
+    lease = running(database)
+    write(database, jobs.append, lease, [Line("log", str(i), {}) for i in range(5)] + [point("batch", 50)])
+    first = read(database, jobs.events_of, lease.job_id, 0, "log", 3)
+    rest = read(database, jobs.events_of, lease.job_id, first[-1].seq, "log", 3)
+    assert [e.message for e in first + rest] == ["0", "1", "2", "3", "4"]
+    assert all(a.seq < b.seq for a, b in pairwise(first + rest))
+    assert read(database, jobs.events_of, lease.job_id, job_of(database, lease.job_id).last_seq) == []
+
+
+def test_a_text_of_any_script_and_a_nested_value_come_back_as_they_went_in(database: Database) -> None:
+    lease = running(database)
+    data = {"größe": [1, 2.5, None, {"日本": "🚀"}], "tiny": 5e-324}
+    write(database, jobs.append, lease, [Line("log", "naïve 'quote' \\ % 🚀", data)])
+    row = lines_of(database, lease.job_id, "log")[-1]
+    assert (row.message, row.data) == ("naïve 'quote' \\ % 🚀", data)
+    assert abs(row.created_at - jobs.now()) < timedelta(minutes=1)  # aware, and UTC
+
+
+# --- checkpoints, artifacts, the end ----------------------------------------------------------------------------------
+
+
+def checkpoint(database: Database, lease: Lease, step: int, keep_last: int) -> list[str]:
+    key = checkpoint_key(lease.job_id, lease.attempt, step)
+    file = stored(f"{step}.pt", size=step, key=key)
+    return write(database, jobs.add_checkpoint, lease, file, step, 1, keep_last)
+
+
+def test_the_newest_checkpoints_are_kept_and_the_keys_of_the_others_returned(database: Database) -> None:
+    lease = running(database)
+    key = [checkpoint_key(lease.job_id, 1, step) for step in range(5)]
+    assert [checkpoint(database, lease, step, keep_last=2) for step in (1, 2, 3)] == [[], [], [key[1]]]
+    assert checkpoint(database, lease, 4, keep_last=1) == [key[3], key[2]]
+    rows, _ = read(database, jobs.resume_point, lease)
+    assert [(row.step, row.key) for row in rows] == [(4, key[4])]
+
+
+def test_a_checkpoint_made_again_takes_the_place_of_the_one_before(database: Database) -> None:
+    first = running(database)
+    checkpoint(database, first, 10, 2)
+    checkpoint(database, first, 20, 2)
+    write(database, jobs.lose, first, "lost")
+    second = claim_again(database, first.job_id)
+    freed = checkpoint(database, second, 20, 2)
+    rows, _ = read(database, jobs.resume_point, second)
+    assert [(row.step, row.attempt) for row in rows] == [(20, 2), (10, 1)]
+    assert freed == [checkpoint_key(first.job_id, 1, 20)]  # or its file would lie there for ever
+
+
+def test_an_attempt_says_from_where_it_went_on(database: Database) -> None:
+    lease = running(database)
+    write(database, jobs.note_resumed, lease, 40)
+    assert [a.resumed_from_step for a in read(database, jobs.attempts_of, lease.job_id)] == [40]
+
+
+def test_a_finished_job_has_its_result_its_files_and_one_last_line(database: Database) -> None:
+    lease = running(database)
+    files = [stored("model.json", 10), stored("spec.json", 5)]
+    result, progress = {"test_accuracy": 0.9}, {"step": 100}
+    write(database, jobs.finish, lease, JobState.SUCCEEDED, "done", None, result, progress, files)
+    job = job_of(database, lease.job_id)
+    assert (job.result, job.progress, job.status_reason) == (result, progress, None)
+    assert [a.name for a in read(database, jobs.artifacts_of, job.id)] == ["model.json", "spec.json"]
+    assert read(database, jobs.artifact, job.id, "spec.json").size_bytes == 5
+    with pytest.raises(NotFound, match="nothing.json"):
+        read(database, jobs.artifact, job.id, "nothing.json")
+    tail = [(e.type, e.message) for e in lines_of(database, job.id)][-3:]
+    assert tail == [("artifact", "stored model.json"), ("artifact", "stored spec.json"), ("status", "done")]
+    assert [a.outcome for a in read(database, jobs.attempts_of, job.id)] == ["succeeded"]
+
+
+def test_a_job_that_may_still_move_is_not_removed(database: Database) -> None:
+    queued = submit(database, priority=1)
+    lease = running(database)
+    for job_id, state in ((queued, "queued"), (lease.job_id, "running")):
+        before = everything(database)
+        with pytest.raises(WrongState, match=f"cannot delete a job that is {state}") as refused:
+            write(database, jobs.remove, job_id)
+        assert refused.value.extra == {"state": state, "allowed": ["cancel"]}
+        assert everything(database) == before
+
+
+def test_removing_a_job_leaves_no_row_of_it_and_says_how_many_bytes_are_free(database: Database) -> None:
+    def finished() -> str:
+        lease = running(database)
+        checkpoint(database, lease, 100, 2)
+        checkpoint(database, lease, 200, 2)
+        files = [stored("a", 7, artifact_key(lease.job_id, 1, "a")), stored("b", 13, artifact_key(lease.job_id, 1, "b"))]
+        write(database, jobs.finish, lease, JobState.SUCCEEDED, "done", files=files)
+        return lease.job_id
+
+    kept, removed = finished(), finished()
+    assert write(database, jobs.remove, removed) == 100 + 200 + 7 + 13
+    with database.read() as session:
+        for table in (EventRow, ArtifactRow, CheckpointRow, Attempt):
+            counted = dict(session.execute(select(table.job_id, func.count()).group_by(table.job_id)).all())
+            assert counted.get(kept, 0) > 0, table
+            assert removed not in counted, table
+    with pytest.raises(NotFound):
+        job_of(database, removed)
+    assert job_of(database, kept).state == "succeeded"
+
+
+def test_a_job_without_files_frees_nothing(database: Database) -> None:
+    job_id = submit(database)
+    write(database, jobs.request_cancel, job_id)
+    assert write(database, jobs.remove, job_id) == 0
+
+
+# --- workers and the one office ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def beat(database: Database) -> Callable[..., None]:
+    """beat("w1", slots=2): a worker says that it lives."""
+
+    def beat(worker_id: str, **fields: Any) -> None:
+        row = {
+            "host": "h",
+            "pid": 1,
+            "slots": 2,
+            "free_slots": 1,
+            "draining": False,
+            "devices": {"kinds": ["cpu"]},
+            "version": "0",
+            "started_at": jobs.now(),
+            **fields,
+        }
+        write(database, jobs.beat, Worker(id=worker_id, **row))
+
+    return beat
+
+
+def live(database: Database, within: float = 60) -> list[str]:
+    return sorted(worker.id for worker in read(database, jobs.live_workers, within))
+
+
+def test_a_worker_lives_as_long_as_it_beats(database: Database, beat: Callable[..., None]) -> None:
+    beat("w1", free_slots=2)
+    beat("w2")
+    assert live(database) == ["w1", "w2"]
+    assert live(database, within=OVER) == []
+    beat("w1", free_slots=0, draining=True)
+    assert live(database) == ["w1", "w2"]
+    (worker,) = (w for w in read(database, jobs.live_workers, 60) if w.id == "w1")
+    assert (worker.free_slots, worker.draining) == (0, True)
+    write(database, jobs.retire, "w1")
+    assert live(database) == ["w2"]
+
+
+def test_workers_not_seen_for_long_are_swept_away_and_the_others_stay(
+    database: Database, beat: Callable[..., None]
+) -> None:
+    beat("old")
+    beat("new")
+    gone = update(Worker).where(Worker.id == "old").values(seen_at=database_now(-100))
+    write(database, lambda session: session.execute(gone.execution_options(synchronize_session=False)))
+    write(database, jobs.sweep_workers, 200)
+    assert live(database, within=1000) == ["new", "old"]
+    write(database, jobs.sweep_workers, 50)
+    assert live(database, within=1000) == ["new"]
+
+
+def test_an_office_has_one_holder_who_may_stay(database: Database) -> None:
+    assert write(database, jobs.take_office, "reconciler", "w1", 60)
+    assert not write(database, jobs.take_office, "reconciler", "w2", 60)
+    assert write(database, jobs.take_office, "reconciler", "w1", 60)
+    assert write(database, jobs.take_office, "another", "w2", 60)
+
+
+def test_an_office_is_free_again_when_its_term_is_over(database: Database) -> None:
+    assert write(database, jobs.take_office, "reconciler", "w1", 0.05)
+    wait_for(lambda: write(database, jobs.take_office, "reconciler", "w2", 60), 5, "the end of a term of 50 ms")
+    assert not write(database, jobs.take_office, "reconciler", "w1", 60)
+
+
+def test_of_many_who_take_an_office_at_the_same_moment_one_gets_it(database: Database) -> None:
+    for term in range(ROUNDS // 3):
+        calls = [lambda w=w, t=term: write(database, jobs.take_office, f"office {t}", w, 60) for w in ("a", "b", "c")]
+        assert sorted(at_once(*calls)) == [False, False, True]
+
+
+# --- the queue as people see it ---------------------------------------------------------------------------------------
+
+
+def standing(database: Database, job_id: str) -> Any:
+    def ask(session: Session) -> Any:
+        return jobs.queue_standing(session, jobs.get(session, job_id), 60)
+
+    return read(database, ask)
+
+
+def reason(database: Database, job_id: str) -> str:
+    code: str = standing(database, job_id)["reason"]["code"]
+    return code
+
+
+def test_a_queued_job_knows_how_many_stand_before_it(database: Database) -> None:
+    order = [submit(database, priority=p) for p in (50, 50, 90, 10)]
+    assert [standing(database, job_id)["position"] for job_id in order] == [2, 3, 1, 4]
+    claim(database)
+    assert [standing(database, job_id)["position"] for job_id in order[:2]] == [1, 2]
+    assert standing(database, order[2]) is None  # it runs
+
+
+def test_a_job_waits_for_a_worker_when_none_lives_or_all_go(database: Database, beat: Callable[..., None]) -> None:
+    job_id = submit(database)
+    assert reason(database, job_id) == "no_live_worker"
+    beat("w1", draining=True)
+    assert reason(database, job_id) == "no_live_worker"
+    beat("w2")
+    assert reason(database, job_id) == "waiting_for_device"
+
+
+def test_a_job_that_waits_for_a_device_is_told_how_many_are_free(database: Database, beat: Callable[..., None]) -> None:
+    submit(database)
+    job_id = submit(database)
+    beat("w1", slots=2, free_slots=0)
+    beat("w2", slots=4, free_slots=1)
+    assert standing(database, job_id)["reason"] == {
+        "code": "waiting_for_device",
+        "detail": "1 job ahead, 1 of 6 slots free",
+    }
+
+
+def test_a_job_for_a_gpu_that_nobody_has_says_so(database: Database, beat: Callable[..., None]) -> None:
+    job_id = submit(database, device="cuda")
+    beat("w1")
+    assert reason(database, job_id) == "no_such_device"
+    beat("w2", devices={"kinds": ["cpu", "cuda"]})
+    assert reason(database, job_id) == "waiting_for_device"
+
+
+def test_a_job_in_its_backoff_says_so_and_then_waits_like_others(
+    database: Database, beat: Callable[..., None]
+) -> None:
+    beat("w1")
+    lease = running(database, max_attempts=5)
+    write(database, jobs.lose, lease, "lost")
+    assert reason(database, lease.job_id) == "waiting_for_device"  # the first loss costs no wait
+    write(database, jobs.lose, claim_again(database, lease.job_id), "lost")
+    assert reason(database, lease.job_id) == "retry_backoff"
+
+
+# --- ids --------------------------------------------------------------------------------------------------------------
+
+
+def test_ids_sort_by_time() -> None:
+    made = [jobs.new_id("job") for _ in range(1000)]
+    assert made == sorted(made)
+    assert len(set(made)) == 1000
+    assert all(job_id.startswith("job_") and len(job_id) <= 40 for job_id in made)
