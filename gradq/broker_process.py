@@ -39,6 +39,10 @@ class BrokerServer:
             *("--daemonize", "no", "--supervised", "no"),
         ]
 
+    def clear(self) -> None:
+        """Leave nothing behind: the queue is made anew at the next start."""
+        shutil.rmtree(self.socket.parent, ignore_errors=True)
+
 
 def embedded_broker(settings: Settings) -> BrokerServer | None:
     """The server to start; None where GRADQ_REDIS_URL names one that runs already.

@@ -197,7 +197,7 @@ RunCurves = dict[str, list[list[Any]]]
 
 def results_table(jobs: dict[Key, Job], curves: dict[Key, RunCurves]) -> Table:
     table = Table(title="same seed, same data, two ways to the gradient", title_justify="left", title_style="bold")
-    table.box, table.show_edge = box.SIMPLE_HEAD, False
+    table.box, table.show_edge, table.pad_edge = box.SIMPLE_HEAD, False, False
     for column in ("data", "model", "gradients"):
         table.add_column(column)
     for column in ("test accuracy", "train loss", "seconds", "difference"):

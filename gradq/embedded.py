@@ -20,6 +20,7 @@ from types import FrameType
 
 from pydantic import SecretStr
 
+from gradq import worker_tmp
 from gradq.broker_process import BrokerServer, embedded_broker
 from gradq.children import Child
 from gradq.client import ApiError, Client, Unreachable
@@ -71,6 +72,7 @@ class EmbeddedService:
         self.settings = settings
         self.say = say
         self.stop = Stop()
+        self.server: BrokerServer | None = None
         self.parts: list[Child] = []  # in the order of their start
 
     def run(self, host: str, port: int) -> int:
@@ -82,14 +84,14 @@ class EmbeddedService:
             url = address_of(listener)
             stack.enter_context(only_one(self.settings.state_dir, url))
             stack.callback(self.end)
-            server = self._start_broker()
+            self._start_broker()
             self._migrate()
             self._start("api", "api", "--fd", str(listener.fileno()), pass_fds=(listener.fileno(),))
             worker = self._start("worker", "worker")
             self._until_ready(url, worker)
             if not self.stop.wished():
                 self.say(f"state   {self.settings.state_dir} (logs: {self.settings.state_dir / 'logs'})")
-                self.say(f"broker  {server.binary if server else 'the one that GRADQ_REDIS_URL names'}")
+                self.say(f"broker  {self.server.binary if self.server else 'the one that GRADQ_REDIS_URL names'}")
                 self.say(f"ready {url}")
             while not self.stop.wait(TICK_SECONDS):
                 self._tend()
@@ -105,13 +107,17 @@ class EmbeddedService:
             if not part.stop(seconds[part.name], self.stop.hurry):
                 after = "; its jobs go on from their last checkpoint" if part.name == "worker" else ""
                 self.say(f"{part.name} did not end by itself and was killed{after}")
+        if self.server is not None:
+            self.server.clear()
+        worker_tmp.sweep(self.settings.state_dir)
         if self.parts and self.stop.wished():
             self.say("stopped")
 
-    def _start_broker(self) -> BrokerServer | None:
+    def _start_broker(self) -> None:
         server = embedded_broker(self.settings)
         if server is None:
-            return None
+            return
+        self.server = server
         self.settings = self.settings.model_copy(update={"redis_url": SecretStr(server.url)})
         self._start_child(Child("broker", server.command, os.environ, self._log("broker")))
         broker, deadline = Broker(server.url), time.monotonic() + BROKER_SECONDS
@@ -120,7 +126,6 @@ class EmbeddedService:
             if time.monotonic() > deadline:
                 raise PartFailed(f"{server.binary} does not answer.\n{self.parts[0].last_lines()}")
             self.stop.wait(0.02)
-        return server
 
     def _migrate(self) -> None:
         if self.stop.wished():

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import fcntl
 import ipaddress
 import os
-import shutil
 import socket
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, NoReturn
 from uuid import uuid4
 
 import typer
 
-from gradq.folders import for_sockets, private
+from gradq.folders import private
+from gradq.worker_tmp import own_tmp
 from shared.config import Settings
 from shared.errors import ConfigurationError, DatabaseAway
 
@@ -29,9 +27,6 @@ Slots = Annotated[
 SlotThreads = Annotated[
     int | None, typer.Option("--threads", min=1, help="CPU threads of one job. Default: cores divided by slots.")
 ]
-
-# What multiprocessing makes below TMPDIR: pymp-xxxxxxxx/listener-xxxxxxxx
-LONGEST_SOCKET_NAME = len("pymp-12345678/listener-12345678") + 4
 
 
 def up(
@@ -135,48 +130,6 @@ def refuse_strangers(host: str, settings: Settings) -> None:
         "submit, read and cancel jobs. Listen on 127.0.0.1 behind a proxy that asks who is there, or accept it with "
         "GRADQ_ALLOW_ANONYMOUS=true."
     )
-
-
-def own_tmp(state_dir: Path) -> Path:
-    """A TMPDIR for this worker alone, and an end to those of workers that are gone.
-
-    A process killed by SIGKILL leaves its sockets behind. Each folder carries a lock that its worker holds for life,
-    across exec (the file stays open); a folder whose lock is free belongs to nobody.
-    """
-    folder = for_sockets(state_dir / "tmp", LONGEST_SOCKET_NAME + 9)
-    with _locked(folder):  # two workers that start together do not sweep each other's
-        for old in folder.iterdir():
-            if (lock := _try_lock(old)) is not None:
-                shutil.rmtree(old, ignore_errors=True)
-                os.close(lock)
-        own = private(folder / uuid4().hex[:8])
-        lock = _try_lock(own)
-    assert lock is not None
-    os.set_inheritable(lock, True)
-    return own
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    file = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(file)
-
-
-def _try_lock(folder: Path) -> int | None:
-    try:
-        lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError:
-        return None
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(lock)
-        return None
-    return lock
 
 
 def _is_loopback(host: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.table import Table
@@ -13,6 +13,11 @@ from rich.text import Text
 Job = dict[str, Any]
 
 COLUMNS = ("id", "name", "status", "gradients", "epoch", "loss", "accuracy", "device", "age")
+SHOWN = (  # in a terminal of at least so many columns; an id is never cut, since it is there to be copied
+    (120, COLUMNS),
+    (100, ("id", "name", "status", "epoch", "accuracy", "age")),
+    (0, ("id", "name", "status", "age")),
+)
 STYLES = {"succeeded": "green", "failed": "red", "cancelled": "yellow", "running": "cyan", "cancelling": "yellow"}
 
 
@@ -22,16 +27,22 @@ def jobs_table(jobs: list[Job], console: Console | None = None) -> None:
     if not console.is_terminal:
         _plain([list(COLUMNS), *rows], console)
         return
-    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
-    for column in COLUMNS:
-        number = column in ("epoch", "loss", "accuracy", "age")
-        narrow = column in ("id", "status")
-        table.add_column(column, justify="right" if number else "left", no_wrap=narrow, overflow="ellipsis")
+    if not jobs:
+        console.print("no jobs yet; `gradq submit` makes one")
+        return
+    shown = next(columns for width, columns in SHOWN if console.width >= width)
+    table = Table(box=None, header_style="bold", padding=(0, 1, 0, 0))
+    longest = {column: max(map(len, [column, *cells])) for column, *cells in zip(COLUMNS, *rows, strict=True)}
+    room = console.width - sum(longest[column] + 1 for column in shown if column != "name") - 1
+    for column in shown:
+        justify: Literal["left", "right"] = "right" if column in ("epoch", "loss", "accuracy", "age") else "left"
+        width = max(8, min(longest[column], room)) if column == "name" else longest[column]
+        table.add_column(column, justify=justify, no_wrap=True, width=width)
     for row, job in zip(rows, jobs, strict=True):
-        table.add_row(
-            *(Text(cell, style=STYLES.get(job["status"], "") if i == 2 else "") for i, cell in enumerate(row))
-        )
-    console.print(table if jobs else "no jobs yet; `gradq submit` makes one")
+        cells = dict(zip(COLUMNS, row, strict=True))
+        styles = {"status": STYLES.get(job["status"], "")}
+        table.add_row(*(Text(cells[column], style=styles.get(column, "")) for column in shown))
+    console.print(table)
 
 
 def job_page(job: Job, artifacts: list[dict[str, Any]], console: Console | None = None) -> None:

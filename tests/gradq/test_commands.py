@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import json
 import socket
 import threading
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from gradq.cli import app
+from gradq.watch import draw_live
 from shared.states import JobState
 
 
@@ -223,3 +226,17 @@ def test_help_fits_80_columns(gradq, verb):
     assert result.exit_code == 0
     assert max(map(len, result.stdout.splitlines())) <= 80
     assert verb != "" or "demo" not in result.stdout
+
+
+def test_watch_draws_the_curve_on_a_terminal(api):
+    job_id = api.submit(epochs=2, name="drawn")
+    lease = api.start()
+    api.point(lease, 20, 1, train_loss=1.5, val_loss=1.25)
+    api.point(lease, 40, 2, train_loss=0.5, val_loss=0.75)
+    api.finish(lease)
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=True, color_system=None, width=80, height=30)
+    assert draw_live(api.client, job_id, console)["status"] == "succeeded"
+    assert "drawn  succeeded" in out.getvalue()
+    assert "train 0.5" in out.getvalue()
+    assert any(0x2800 < ord(character) < 0x2900 for character in out.getvalue())

@@ -15,7 +15,8 @@ from gradq.cli import app
 from gradq.embedded import address_of, listen
 from gradq.folders import for_sockets, private
 from gradq.instance import AlreadyRunning, only_one
-from gradq.service import own_tmp, refuse_strangers
+from gradq.service import refuse_strangers
+from gradq.worker_tmp import own_tmp, sweep
 from shared.config import Settings
 from shared.errors import ConfigurationError
 
@@ -84,8 +85,12 @@ def test_a_wrong_setting_is_named(monkeypatch):
     assert "GRADQ_SLOTS" in result.stderr
 
 
-def test_a_worker_keeps_its_own_tmp_and_sweeps_those_of_the_dead(tmp_path: Path):
-    code = f"from gradq.service import own_tmp; from pathlib import Path; print(own_tmp(Path({str(tmp_path)!r})))"
+def test_a_worker_keeps_its_own_tmp_and_sweeps_those_of_the_dead(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(folders, "SOCKET_PATH_BYTES", 200)
+    code = (
+        "from gradq import folders; folders.SOCKET_PATH_BYTES = 200; from pathlib import Path\n"
+        f"from gradq.worker_tmp import own_tmp; print(own_tmp(Path({str(tmp_path)!r})))"
+    )
     dead = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
     assert Path(dead).is_dir()
     first = own_tmp(tmp_path)
@@ -94,6 +99,8 @@ def test_a_worker_keeps_its_own_tmp_and_sweeps_those_of_the_dead(tmp_path: Path)
     assert first.is_dir()
     assert second.is_dir()
     assert first != second
+    sweep(tmp_path)
+    assert first.is_dir(), "its worker is alive"
 
 
 def test_a_folder_of_somebody_else_is_not_taken(tmp_path: Path):

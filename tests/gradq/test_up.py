@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -56,11 +57,18 @@ class Up:
 
 
 @pytest.fixture
-def up(tmp_path: Path) -> Iterator[Callable[..., Up]]:
+def folder() -> Iterator[Path]:
+    """With a path short enough for sockets, which pytest's own is not."""
+    with tempfile.TemporaryDirectory(prefix="gq-", ignore_cleanup_errors=True) as name:
+        yield Path(name)
+
+
+@pytest.fixture
+def up(folder: Path) -> Iterator[Callable[..., Up]]:
     started: list[Up] = []
 
     def start(*arguments: str, state: str = "state", **environment: str) -> Up:
-        started.append(Up(tmp_path / state, *arguments, **environment))
+        started.append(Up(folder / state, *arguments, **environment))
         return started[-1]
 
     yield start
@@ -154,13 +162,20 @@ def test_the_bundled_broker_serves_where_the_path_has_none(up, tmp_path):
     assert service.end() == 0
 
 
-def test_a_long_state_folder_works(up):
+def test_a_long_state_folder_works_and_leaves_nothing_elsewhere(up):
     service = up(state="long-" + "x" * 150)
     with service.wait_until_ready() as client:
         job_id = client.submit({"epochs": 1})["id"]
         wait_for(lambda: client.job(job_id)["terminal"], 60, "the end of the job")
         assert client.job(job_id)["status"] == "succeeded"
+        socket = next(word for word in service.part("redis.sock").cmdline() if "redis.sock" in word)
+        short = [
+            Path(socket.removeprefix("unixsocket:")).parent,
+            Path(service.part("celery").environ()["TMPDIR"]).parent,
+        ]
+    assert not any(path.is_relative_to(service.state) for path in short)
     assert service.end() == 0
+    assert not any(path.exists() for path in short)
 
 
 def test_a_second_service_in_the_same_folder_is_refused(up):

@@ -6,6 +6,7 @@ group of its own (whatever it starts ends with it), and ends by itself when its 
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -58,6 +59,7 @@ def run(pipe: connection.Connection, plan: Plan) -> None:
     """Entry of the process. Reports events; the last one is Finished, Stopped or Failed."""
     threads_at_entry = len(os.listdir("/proc/self/task")) if os.path.isdir("/proc/self/task") else 1
     os.setsid()
+    gc.freeze()  # the collector leaves what the server imported alone: walking it would copy every page that is shared
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal goes to the service, which then sends SIGTERM

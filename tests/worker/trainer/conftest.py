@@ -1,0 +1,82 @@
+"""Small trainings on digits: one thread, the CPU, a second or less."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from shared.events import CheckpointSaved, Event, Metric
+from shared.spec import JobSpec
+from worker.trainer import data, device
+from worker.trainer.data import Data
+from worker.trainer.loop import Outcome, Run, StopRequested, train
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Sums are split by thread; and whatever a run switched on for itself is off again for the next test."""
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(False)
+
+
+@dataclass
+class Training:
+    """A job as its trainer sees it: one spec, attempts in turn, what they reported."""
+
+    spec: JobSpec
+    folder: Path
+    events: list[Event] = field(default_factory=list)  # of the newest attempt
+    data: Data = field(init=False)
+
+    def prepare(self) -> None:
+        device.set_up(self.spec, CPU, threads=1)
+        self.data = data.prepare(self.spec, Path("nowhere"), False, CPU)
+
+    def run(self, resume: Path | None = None, reported_step: int = -1, stop_at: int | None = None) -> Outcome:
+        """One attempt, from nothing prepared. `stop_at` asks for the stop while that step is under way."""
+        self.prepare()
+        self.events, steps = [], iter(range((stop_at or 0) + 1_000_000))
+        resumed_at = int(resume.stem) if resume else 0
+        asked = {"stop": False}
+
+        def stop() -> bool:
+            if not asked["stop"]:  # the loop asks once a step, and again after the checkpoint
+                asked["stop"] = stop_at is not None and resumed_at + next(steps) + 1 >= stop_at
+            return asked["stop"]
+
+        return train(self.spec, self.data, self.events.append, Run(self.folder, resume, reported_step, stop))
+
+    def stopped(self, at: int, resume: Path | None = None, reported_step: int = -1) -> Path:
+        """One attempt that is stopped at a step; the checkpoint that it left."""
+        with pytest.raises(StopRequested) as stop:
+            self.run(resume, reported_step, stop_at=at)
+        assert stop.value.step == at
+        return self.checkpoints()[-1]
+
+    def checkpoints(self) -> list[Path]:
+        return [Path(event.path) for event in self.events if isinstance(event, CheckpointSaved)]
+
+    def points(self) -> list[Metric]:
+        return [event for event in self.events if isinstance(event, Metric)]
+
+
+@pytest.fixture
+def training(tmp_path: Path) -> Callable[..., Training]:
+    """training(epochs=2, …): a job on digits with seed 7."""
+    made: list[Training] = []
+
+    def make(**fields: Any) -> Training:
+        spec = JobSpec.parse({"seed": 7, "epochs": 2, **fields})
+        made.append(Training(spec, tmp_path / f"training-{len(made)}"))
+        return made[-1]
+
+    return make

@@ -1,0 +1,62 @@
+"""Where a run computes, and what makes it compute the same bits again."""
+
+import json
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from shared.errors import TrainingError
+from shared.spec import JobSpec
+from worker.trainer import device
+
+CPU = torch.device("cpu")
+without_cuda = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU: see tests/gpu")
+
+
+def test_the_cpu_is_taken_where_it_is_asked_for():
+    assert device.choose("cpu") == CPU
+
+
+@without_cuda
+def test_auto_is_the_cpu_where_there_is_no_gpu():
+    assert device.choose("auto") == CPU
+
+
+@without_cuda
+def test_a_job_for_cuda_does_not_fall_back_to_the_cpu():
+    with pytest.raises(TrainingError, match="no CUDA device"):
+        device.choose("cuda")
+
+
+def draws():
+    return torch.rand(3).tolist(), np.random.rand(3).tolist(), [random.random() for _ in range(3)]
+
+
+def test_setting_up_fixes_every_random_stream_by_the_seed():
+    def drawn(seed):
+        device.set_up(JobSpec.parse({"seed": seed}), CPU, 1)
+        return draws()
+
+    first = drawn(7)
+    draws()
+    assert drawn(7) == first
+    assert all(mine != other for mine, other in zip(first, drawn(8), strict=True))
+
+
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_setting_up_fixes_threads_and_kernels(deterministic):
+    device.set_up(JobSpec.parse({"deterministic": deterministic}), CPU, 2)
+    assert torch.get_num_threads() == 2
+    assert torch.are_deterministic_algorithms_enabled() is deterministic
+    found = device.environment(CPU)
+    assert (found["threads"], found["deterministic"]) == (2, deterministic)
+
+
+def test_the_environment_of_a_result_is_plain_json():
+    found = device.environment(CPU)
+    assert {"torch", "python", "threads", "gpu", "gradq"} <= set(found)
+    assert found["gpu"] is None
+    assert json.loads(json.dumps(found)) == found
+    assert {type(value) for value in found.values()} <= {str, int, bool, type(None)}  # a subclass would bring its module

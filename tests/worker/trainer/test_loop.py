@@ -1,0 +1,329 @@
+"""The training loop: it learns, it reports the whole curve, and a broken-off run ends where an unbroken one does."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from shared.errors import Diverged, GradientCheckFailed
+from shared.events import CheckpointSaved, Log, Metric, Progress
+from worker.trainer import layers
+from worker.trainer.gradients import autograd_gradients
+from worker.trainer.layers import linear_backward
+from worker.trainer.losses import CrossEntropyLoss
+from worker.trainer.results import weights_sha256
+from worker.trainer.state import State
+
+ARCHITECTURES = ["linear", "mlp", "cnn"]
+OPTIMIZERS = [
+    {"type": "basic"},
+    {"type": "sgd", "momentum": 0.9},
+    {"type": "adam"},
+    {"type": "adamw"},
+]
+STEPS = 46  # an epoch of digits has 1455 examples to train on: 46 batches of 32
+BY_THE_CLOCK = "examples_per_second"  # the one figure that may differ between two runs
+
+
+def rate(optimizer):
+    return 0.003 if optimizer["type"].startswith("adam") else 0.05
+
+
+class Curve(dict):
+    """The points as the job's log keeps them: of one that comes twice, the first. Complains when the second differs."""
+
+    def add(self, points):
+        for point in points:
+            values = {name: value for name, value in point.values.items() if name != BY_THE_CLOCK}
+            assert self.setdefault((point.series, point.step), (point.epoch, values)) == (point.epoch, values)
+
+    @property
+    def last_step(self):
+        return max((step for _, step in self), default=-1)
+
+
+def curve_of(training):
+    curve = Curve()
+    curve.add(training.points())
+    return curve
+
+
+def assert_same_end(outcome, expected):
+    for name, tensor in expected.state.model.state_dict().items():
+        assert torch.equal(outcome.state.model.state_dict()[name], tensor), name
+    for name, tensor in expected.state.best.weights.items():
+        assert torch.equal(outcome.state.best.weights[name], tensor), f"best {name}"
+    assert outcome.state.order_sha256 == expected.state.order_sha256
+    assert (outcome.test.loss, outcome.test.accuracy) == (expected.test.loss, expected.test.accuracy)
+
+
+# --- learning ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("gradients", ["manual", "autograd"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_five_epochs_learn_digits(training, architecture, gradients):
+    outcome = training(architecture=architecture, gradients=gradients, epochs=5, lr=0.1).run()
+    assert outcome.test.accuracy > 0.9
+    assert (outcome.gradient_check is not None) == (gradients == "manual")
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=lambda o: o["type"])
+@pytest.mark.parametrize("architecture", ["linear", "mlp", {"type": "mlp", "hidden": [20, 10], "activation": "tanh"}], ids=str)
+def test_both_ways_to_the_gradient_end_with_the_same_weights_bit_for_bit(training, architecture, optimizer):
+    fields = {"architecture": architecture, "optimizer": optimizer, "lr": rate(optimizer), "epochs": 3}
+    manual, autograd = (training(**fields, gradients=way) for way in ("manual", "autograd"))
+    assert_same_end(manual.run(), autograd.run())
+    assert curve_of(manual) == curve_of(autograd)
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_one_others(training):
+    first, again, other = (weights_sha256(training(seed=seed).run().state.model) for seed in (7, 7, 8))
+    assert first == again != other
+
+
+def test_what_was_drawn_before_a_run_does_not_change_it(training):
+    first = weights_sha256(training().run().state.model)
+    torch.manual_seed(123)
+    torch.rand(1000)
+    assert weights_sha256(training().run().state.model) == first
+
+
+# --- the curve --------------------------------------------------------------------------------------------------------
+
+
+def test_the_curve_has_every_point_of_the_contract_once(training):
+    job = training(epochs=3, batch_size=32)
+    job.run()
+    found = {series: [p for p in job.points() if p.series == series] for series in ("epoch", "batch", "final")}
+    assert [(p.step, p.epoch) for p in found["epoch"]] == [(STEPS, 1), (2 * STEPS, 2), (3 * STEPS, 3)]
+    assert [(p.step, p.epoch) for p in found["batch"]] == [(50, 2), (100, 3)]
+    assert [(p.step, p.epoch) for p in found["final"]] == [(3 * STEPS, 3)]
+    names = {"train_loss", "val_loss", "val_accuracy", "lr", BY_THE_CLOCK}
+    assert all(set(p.values) == names for p in found["epoch"])
+    assert all(set(p.values) == {"batch_loss"} for p in found["batch"])
+    assert set(found["final"][0].values) == {"test_loss", "test_accuracy"}
+    assert all(type(v) is float and math.isfinite(v) for p in job.points() for v in p.values.values())
+    assert all(p.values["lr"] == job.spec.lr and p.values[BY_THE_CLOCK] > 0 for p in found["epoch"])
+    json.dumps([p.values for p in job.points()], allow_nan=False)
+
+
+def test_the_training_loss_is_the_mean_over_the_epoch_s_batches(training):
+    job = training(epochs=1, batch_size=1000)  # two batches
+    job.prepare()
+    (x, labels), (y, others) = job.data.train.epoch(1)
+    state = State(job.spec, torch.device("cpu"))
+    first = autograd_gradients(state.model, CrossEntropyLoss(), x, labels).item()
+    state.optimizer.step()
+    second = F.cross_entropy(state.model(y), others).item()
+    job.run()
+    assert job.points()[0].values["train_loss"] == pytest.approx((first + second) / 2, rel=1e-6)
+
+
+def test_the_other_figures_are_those_of_the_finished_model(training):
+    job = training()
+    outcome = job.run()
+    last, final = job.points()[-2].values, job.points()[-1].values
+    for images, labels, loss, accuracy in (
+        (job.data.val_images, job.data.val_labels, last["val_loss"], last["val_accuracy"]),
+        (job.data.test_images, job.data.test_labels, final["test_loss"], final["test_accuracy"]),
+    ):
+        logits = outcome.state.model(images)
+        assert loss == pytest.approx(F.cross_entropy(logits, labels).item(), rel=1e-5)
+        assert accuracy == (logits.argmax(1) == labels).double().mean().item()
+
+
+def test_validating_with_the_test_split_shows_its_figures_every_epoch(training):
+    job = training(validation="test", batch_size=32)
+    job.run()
+    *_, last, final = job.points()
+    assert last.step == 2 * 51  # all 1617 examples are trained on
+    assert (last.values["val_loss"], last.values["val_accuracy"]) == (
+        final.values["test_loss"],
+        final.values["test_accuracy"],
+    )
+
+
+def test_the_first_step_is_announced_once_and_progress_is_shown(training):
+    job = training()
+    job.run()
+    assert [e.message for e in job.events if isinstance(e, Log)] == ["first training step done"]
+    first = next(e for e in job.events if isinstance(e, Progress))
+    assert (first.epoch, first.epochs, first.total_steps) == (1, 2, 46)
+    assert 0 < first.step <= 46
+    assert first.examples_per_second > 0
+
+
+def test_a_step_more_than_the_window_of_losses_is_no_trouble(training):
+    job = training(epochs=1, batch_size=10)  # 146 batches
+    job.run()
+    assert [p.step for p in job.points() if p.series == "batch"] == [50, 100]
+
+
+# --- the best epoch ---------------------------------------------------------------------------------------------------
+
+
+def test_the_weights_of_the_best_epoch_are_kept(training):
+    job = training(epochs=8, lr=1.5, optimizer={"type": "sgd", "momentum": 0.8})
+    outcome = job.run()
+    val_losses = [p.values["val_loss"] for p in job.points() if p.series == "epoch"]
+    best = outcome.state.best
+    assert best.val_loss == min(val_losses)
+    assert best.epoch == 1 + val_losses.index(best.val_loss)
+    assert best.epoch < 8, "choose a rougher training: here the last epoch is the best"
+    shorter = training(epochs=best.epoch, lr=1.5, optimizer={"type": "sgd", "momentum": 0.8}).run()
+    for name, tensor in shorter.state.model.state_dict().items():
+        assert torch.equal(best.weights[name], tensor), name
+
+
+def test_no_weights_are_kept_when_they_are_not_wanted(training):
+    assert training(checkpoint={"keep_best": False}).run().state.best.weights == {}
+
+
+# --- stop and go on ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=lambda o: o["type"])
+@pytest.mark.parametrize("gradients", ["manual", "autograd"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_run_stopped_again_and_again_ends_like_an_unbroken_one(training, architecture, gradients, optimizer):
+    fields = {"architecture": architecture, "gradients": gradients, "optimizer": optimizer, "lr": rate(optimizer)}
+    unbroken = training(**fields, batch_size=32)
+    expected = unbroken.run()
+    broken, curve, resume = training(**fields, batch_size=32), Curve(), None
+    for place in (7, STEPS, 50, 2 * STEPS):  # in an epoch, at its end, where a batch's loss is reported, at the very end
+        resume = broken.stopped(place, resume, curve.last_step)
+        curve.add(broken.points())
+    outcome = broken.run(resume, curve.last_step)
+    curve.add(broken.points())
+    assert_same_end(outcome, expected)
+    assert curve == curve_of(unbroken)
+
+
+@pytest.mark.parametrize("place", [1, 7, STEPS - 1, STEPS, STEPS + 1, 49, 50, 51, 2 * STEPS - 1, 2 * STEPS])
+def test_a_run_may_be_stopped_at_any_step(training, place):
+    expected = training(batch_size=32).run()
+    broken, curve = training(batch_size=32), Curve()
+    resume = broken.stopped(place)
+    curve.add(broken.points())
+    assert_same_end(broken.run(resume, curve.last_step), expected)
+    curve.add(broken.points())
+    assert len(curve) == 2 + 1 + 1  # two epochs, step 50, the end
+
+
+@pytest.mark.parametrize("epoch", [1, 2, 3])
+def test_a_run_goes_on_from_the_checkpoint_after_an_epoch(training, epoch):
+    wish = {"every_seconds": None, "every_epochs": 1}
+    unbroken = training(epochs=3, checkpoint=wish)
+    expected = unbroken.run()
+    assert [e.step for e in unbroken.events if isinstance(e, CheckpointSaved)] == [23, 46, 69]
+    curve = curve_of(unbroken)
+    again = training(epochs=3, checkpoint=wish)
+    assert_same_end(again.run(unbroken.folder / "checkpoints" / f"{23 * epoch}.pt"), expected)
+    curve.add(again.points())
+    assert curve == curve_of(unbroken)
+
+
+def test_a_killed_run_makes_the_points_after_its_checkpoint_again_with_the_same_values(training):
+    killed = training(batch_size=32)
+    killed.run()  # its log holds the whole curve
+    curve = curve_of(killed)
+    again = training(batch_size=32)
+    resume = again.stopped(STEPS + 2)
+    again.run(resume, curve.last_step)
+    assert [p.step for p in again.points()] == [50, 92, 92]  # known already: the log leaves them out
+    curve.add(again.points())  # and complains here where one differs
+
+
+@pytest.mark.parametrize("reported", [-1, 0, 45, STEPS, 50, 60])
+def test_points_lost_on_the_way_to_the_log_are_reported_again(training, reported):
+    unbroken = training(batch_size=32)
+    unbroken.run()
+    broken = training(batch_size=32)
+    resume = broken.stopped(60)
+    curve = Curve()
+    curve.add(p for p in broken.points() if p.step <= reported)  # what came through before the connection broke
+    broken.run(resume, reported)
+    curve.add(broken.points())
+    assert curve == curve_of(unbroken)
+    assert {p.step for p in broken.points() if p.step <= 60} == {s for s in (STEPS, 50) if s >= reported}
+
+
+def test_a_resumed_run_says_from_where(training):
+    job = training()
+    job.run(job.stopped(9))
+    assert [(e.message, e.data) for e in job.events if isinstance(e, Log)] == [("resumed from step 9", {"step": 9})]
+
+
+def test_the_seconds_of_training_add_up_over_attempts(training):
+    job = training()
+    resume = job.stopped(30)
+    first = torch.load(resume, weights_only=True)["seconds"]
+    assert first["training"] > 0
+    assert first["epoch"] > 0
+    assert job.run(resume).state.training_seconds > first["training"] + first["epoch"]
+
+
+def test_a_checkpoint_by_the_clock_changes_nothing(training):
+    quiet, busy = training(), training(checkpoint={"every_seconds": 1e-9, "keep_best": True})
+    expected = quiet.run()
+    assert_same_end(busy.run(), expected)
+    assert len(busy.checkpoints()) >= 46
+    assert curve_of(busy) == curve_of(quiet)
+
+
+# --- what goes wrong --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("gradients", ["manual", "autograd"])
+def test_a_diverging_run_names_the_first_step_whose_loss_is_not_finite(training, gradients):
+    job = training(lr=1e12, gradients=gradients, architecture={"type": "mlp", "hidden": [30, 30, 30]}, batch_size=32)
+    job.prepare()
+    state = State(job.spec, torch.device("cpu"))
+    for epoch in (1, 2):
+        for x, labels in job.data.train.epoch(epoch):
+            state.step += 1
+            if not autograd_gradients(state.model, CrossEntropyLoss(), x, labels).isfinite():
+                break
+            state.optimizer.step()
+            state.optimizer.zero_grad()
+        else:
+            continue
+        break
+    with pytest.raises(Diverged, match=rf"in epoch {epoch} at step {state.step}; try a smaller lr") as diverged:
+        job.run()
+    assert diverged.value.data == {"epoch": epoch, "step": state.step}
+    assert state.step < 50
+
+
+def test_a_run_whose_validation_loss_is_not_finite_has_diverged(training):
+    with pytest.raises(Diverged, match="the validation loss became .* in epoch 1 at step 1"):
+        training(lr=1e30, batch_size=2000, architecture={"type": "mlp", "hidden": [30, 30]}).run()
+
+
+def test_a_wrong_gradient_by_hand_ends_the_run_before_its_first_step(training, monkeypatch):
+    def twice_the_bias(layer, dout, x, needs_dx=True):
+        dx = linear_backward(layer, dout, x, needs_dx)
+        if layer.out_features == 10:
+            layer.bias.grad *= 2
+        return dx
+
+    monkeypatch.setitem(layers.PAIRS, nn.Linear, (layers.PAIRS[nn.Linear][0], twice_the_bias))
+    job = training(gradients="manual")
+    with pytest.raises(GradientCheckFailed, match=r"differ by 1 \(relative\), most in 3.bias") as failed:
+        job.run()
+    assert failed.value.data["gradient_check"]["passed"] is False
+    assert [e for e in job.events if isinstance(e, Metric)] == []
+    training(gradients="autograd").run()  # whoever asks for autograd is not concerned
+
+
+def test_nothing_is_written_outside_the_run_s_folder(training, tmp_path, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    training(checkpoint={"every_epochs": 1}).run()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["elsewhere", "training-0"]
+    assert list(Path().iterdir()) == []
