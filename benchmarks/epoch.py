@@ -262,7 +262,8 @@ def main() -> None:
             problem = pose(Settings.from_env(), Path(folder))
         except DataError as error:
             say(error.detail)
-            return publish("epoch", CLAIM, {"skipped": {"all": "MNIST is not here"}}, save=False)
+            publish("epoch", CLAIM, {"skipped": {"all": "MNIST is not here"}}, save=False)
+            return
         racing, skipped = contenders(problem)
         for round_ in range(asked.rounds + 1):
             for name, contend in racing.items():

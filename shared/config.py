@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 import stat
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 import platformdirs
-from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from shared.errors import ConfigurationError
 
 PREFIX = "GRADQ_"
+LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
 
 
 class Settings(BaseSettings):
@@ -33,7 +34,7 @@ class Settings(BaseSettings):
     reconcile_seconds: Annotated[float, Field(gt=0)] = 2.0
     download: bool = True
     allow_anonymous: bool = False
-    log_level: str = "INFO"
+    log_level: Annotated[LogLevel, BeforeValidator(lambda value: str(value).upper())] = "INFO"
 
     @model_validator(mode="after")
     def _fill_in(self) -> Self:
@@ -105,6 +106,6 @@ def _values_from_files() -> dict[str, str]:
             continue
         try:
             values[field] = Path(path).read_text().strip()
-        except OSError as error:
-            raise ConfigurationError(f"{name}_FILE: cannot read {path}: {error.strerror}") from error
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigurationError(f"{name}_FILE: cannot read {path}: {error}") from error
     return values

@@ -19,6 +19,7 @@ from shared.errors import ConfigurationError, DatabaseAway
 
 BUSY_TIMEOUT_MS = 10_000
 NETWORK_FILESYSTEMS = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.sshfs", "fuse.s3fs", "glusterfs", "ceph")
+SQLITE_AWAY = ("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_CANTOPEN", "SQLITE_IOERR", "SQLITE_FULL", "SQLITE_READONLY")
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 
@@ -74,7 +75,7 @@ def _sqlite_engine(url: str) -> Engine:
     path = make_url(url).database
     if not path:
         raise ConfigurationError("GRADQ_DATABASE_URL: SQLite needs a file; several processes share it")
-    folder = Path(path).absolute().parent
+    folder = Path(path).resolve().parent
     filesystem = _filesystem_of(folder)
     if filesystem in NETWORK_FILESYSTEMS:
         raise ConfigurationError(
@@ -127,9 +128,14 @@ def _away_is_an_answer() -> Iterator[None]:
     """A database that cannot be reached is DatabaseAway; a wrong statement stays the error that it is."""
     try:
         yield
-    except (OperationalError, InterfaceError) as error:
-        raise DatabaseAway(str(error.orig)) from error
     except DBAPIError as error:
-        if error.connection_invalidated:
+        if error.connection_invalidated or _is_away(error):
             raise DatabaseAway(str(error.orig)) from error
         raise
+
+
+def _is_away(error: DBAPIError) -> bool:
+    """SQLite calls everything operational, a missing table too: its own code tells which it is."""
+    if isinstance(error.orig, sqlite3.Error):
+        return getattr(error.orig, "sqlite_errorname", "").startswith(SQLITE_AWAY)
+    return isinstance(error, OperationalError | InterfaceError)

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import Any, cast
 
 import uuid6
-from sqlalchemy import CursorResult, Insert, Update, and_, delete, func, insert, or_, select, update
+from sqlalchemy import CursorResult, Update, and_, delete, func, insert, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
@@ -267,7 +267,7 @@ def note_resumed(session: Session, lease: Lease, step: int) -> None:
 def add_checkpoint(
     session: Session, lease: Lease, file: StoredFile, step: int, epoch: int, keep_last: int
 ) -> list[str]:
-    """Record a stored checkpoint; return the keys of older ones beyond `keep_last`, whose rows are gone."""
+    """Record a stored checkpoint; return the keys of those that it replaces or that are beyond `keep_last`."""
     row = CheckpointRow(
         job_id=lease.job_id,
         step=step,
@@ -279,13 +279,15 @@ def add_checkpoint(
         created_at=now(),
     )
     append(session, lease, [Line("checkpoint", f"checkpoint at step {step}", {"step": step, "epoch": epoch})])
+    query = select(CheckpointRow).where(CheckpointRow.job_id == lease.job_id)
+    replaced = session.scalar(query.where(CheckpointRow.step == step, CheckpointRow.key != file.key))
+    freed = [replaced.key] if replaced else []  # an earlier attempt's, at the same step
     session.merge(row)
     session.flush()
-    query = select(CheckpointRow).where(CheckpointRow.job_id == lease.job_id).order_by(CheckpointRow.step.desc())
-    old = session.scalars(query.offset(keep_last)).all()
-    for stale in old:
+    for stale in session.scalars(query.order_by(CheckpointRow.step.desc()).offset(keep_last)).all():
         session.delete(stale)
-    return [stale.key for stale in old]
+        freed.append(stale.key)
+    return freed
 
 
 def finish(
@@ -315,7 +317,11 @@ def finish(
 
 
 def hand_back(session: Session, lease: Lease, message: str) -> None:
-    """Queue the job again, through no fault of its own (drained): costs no attempt of `max_attempts`."""
+    """Queue the job again, through no fault of its own (drained): costs no attempt of `max_attempts`. A wish to cancel
+    wins."""
+    if _locked(session, lease).cancel_requested_at is not None:
+        _end_cancelled(session, lease)
+        return
     append(session, lease, [_status_line(JobState.QUEUED, message)])
     _fenced(session, lease, update(Job).values(state=JobState.QUEUED, lease_token=None, lease_until=None, worker=None))
     _end_attempt(session, lease, "drained")
@@ -323,12 +329,9 @@ def hand_back(session: Session, lease: Lease, message: str) -> None:
 
 def lose(session: Session, lease: Lease, detail: str) -> JobState:
     """The attempt died. Queue the job again, or end it: cancelled if that was wished, failed after `max_attempts`."""
-    job = session.scalar(select(Job).where(*_holds(lease)).with_for_update())
-    if job is None:
-        raise LeaseLost(f"job {lease.job_id}, attempt {lease.attempt}")
+    job = _locked(session, lease)
     if job.cancel_requested_at is not None:
-        reason = {"code": "cancelled_by_user", "detail": "cancelled on request"}
-        finish(session, lease, JobState.CANCELLED, "cancelled on request", reason)
+        _end_cancelled(session, lease)
         return JobState.CANCELLED
     failures, allowed = job.failures + 1, job.spec["max_attempts"]
     if failures >= allowed:
@@ -387,7 +390,7 @@ def take_office(session: Session, office: str, holder: str, seconds: float) -> b
     """Become or stay the one who holds `office` for the next `seconds`; False: somebody else does."""
     values = {"office": office, "holder": holder, "until": database_now(seconds), "term": seconds}
     mine_or_free = or_(Leader.holder == holder, Leader.until < database_now())
-    return _upsert(session, Leader, {"office"}, values, where=mine_or_free) == 1
+    return _upsert(session, Leader, {"office"}, values, where=mine_or_free)
 
 
 # --- the queue as people see it ---------------------------------------------------------------------------------------
@@ -438,13 +441,26 @@ def _holds(lease: Lease) -> tuple[Any, ...]:
     )
 
 
+def _locked(session: Session, lease: Lease) -> Job:
+    """The lease's row, locked until the transaction ends; LeaseLost when it is no longer the lease's."""
+    job = session.scalar(select(Job).where(*_holds(lease)).with_for_update())
+    if job is None:
+        raise LeaseLost(f"job {lease.job_id}, attempt {lease.attempt}")
+    return job
+
+
+def _end_cancelled(session: Session, lease: Lease) -> None:
+    reason = {"code": "cancelled_by_user", "detail": "cancelled on request"}
+    finish(session, lease, JobState.CANCELLED, "cancelled on request", reason)
+
+
 def _fenced(session: Session, lease: Lease, change: Update) -> None:
     """Change the lease's row, or raise LeaseLost when it is no longer the lease's."""
     if _changed(session, change.where(*_holds(lease))) != 1:
         raise LeaseLost(f"job {lease.job_id}, attempt {lease.attempt}")
 
 
-def _changed(session: Session, statement: Update | Insert) -> int:
+def _changed(session: Session, statement: Update) -> int:
     """Execute a write and return how many rows it wrote."""
     result = cast("CursorResult[Any]", session.execute(statement, execution_options={"synchronize_session": False}))
     return result.rowcount
@@ -496,10 +512,11 @@ def _row(job_id: str, attempt: int, seq: int, line: Line) -> dict[str, Any]:
     }
 
 
-def _upsert(session: Session, table: Any, keys: set[str], values: dict[str, Any], where: Any = None) -> int:
-    """Insert, or update where the key stands already (and `where` holds). Returns the number of rows written."""
+def _upsert(session: Session, table: Any, keys: set[str], values: dict[str, Any], where: Any = None) -> bool:
+    """Insert, or update where the key stands already and `where` holds. Returns whether a row was written."""
     dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
     statement = dialect.insert(table).values(**values)
     change = {name: value for name, value in values.items() if name not in keys}
     statement = statement.on_conflict_do_update(index_elements=sorted(keys), set_=change, where=where)
-    return _changed(session, statement)
+    written = session.execute(statement.returning(*(getattr(table, name) for name in keys)))
+    return written.first() is not None  # a row count would be -1 here on PostgreSQL

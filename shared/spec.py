@@ -281,7 +281,10 @@ def _detail(error: ErrorDetails, path: list[Any]) -> str:
         what = f"'{path[0]}'" if kind == "extra_forbidden" else f"'{_chosen(value)}'"
         return f"{what} is in the contract, but this version does not build it"
     if kind == "extra_forbidden":
-        guess = difflib.get_close_matches(str(path[-1]), _known_fields(path), n=1)
+        known = _known_fields(path)
+        if path[-1] in known:
+            return "does not belong to this type"
+        guess = difflib.get_close_matches(str(path[-1]), known, n=1)
         return "unknown field" + (f"; did you mean '{guess[0]}'?" if guess else "")
     if kind == "union_tag_invalid":
         expected = context["expected_tags"]

@@ -21,7 +21,9 @@ CURVE = {
     "val_accuracy": [(s, s // 10, 1 - 2.0 / s) for s in range(10, 60, 10)],
 }
 
-values = st.lists(st.floats(allow_nan=False, allow_infinity=False, width=32) | st.sampled_from([0.0, 1.0]), max_size=300)
+values = st.lists(
+    st.floats(allow_nan=False, allow_infinity=False, width=32) | st.sampled_from([0.0, 1.0]), max_size=300
+)
 
 
 def points_of(drawn: list[float]) -> list[Point]:

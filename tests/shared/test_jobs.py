@@ -591,7 +591,10 @@ def test_removing_a_job_leaves_no_row_of_it_and_says_how_many_bytes_are_free(dat
         lease = running(database)
         checkpoint(database, lease, 100, 2)
         checkpoint(database, lease, 200, 2)
-        files = [stored("a", 7, artifact_key(lease.job_id, 1, "a")), stored("b", 13, artifact_key(lease.job_id, 1, "b"))]
+        files = [
+            stored("a", 7, artifact_key(lease.job_id, 1, "a")),
+            stored("b", 13, artifact_key(lease.job_id, 1, "b")),
+        ]
         write(database, jobs.finish, lease, JobState.SUCCEEDED, "done", files=files)
         return lease.job_id
 
@@ -737,9 +740,7 @@ def test_a_job_for_a_gpu_that_nobody_has_says_so(database: Database, beat: Calla
     assert reason(database, job_id) == "waiting_for_device"
 
 
-def test_a_job_in_its_backoff_says_so_and_then_waits_like_others(
-    database: Database, beat: Callable[..., None]
-) -> None:
+def test_a_job_in_its_backoff_says_so_and_then_waits_like_others(database: Database, beat: Callable[..., None]) -> None:
     beat("w1")
     lease = running(database, max_attempts=5)
     write(database, jobs.lose, lease, "lost")

@@ -65,7 +65,10 @@ def test_an_empty_body_comes_back_with_every_default() -> None:
     ("short", "whole"),
     [
         ({"architecture": "linear"}, {"type": "linear"}),
-        ({"architecture": "cnn"}, {"type": "cnn", "channels": [16, 32], "kernel": 3, "hidden": [64], "activation": "relu"}),
+        (
+            {"architecture": "cnn"},
+            {"type": "cnn", "channels": [16, 32], "kernel": 3, "hidden": [64], "activation": "relu"},
+        ),
         ({"init": "normal"}, {"type": "normal", "std": 1.0}),
         ({"loss": "clamped_cross_entropy"}, {"type": "clamped_cross_entropy", "reduction": "mean", "clamp": 1e-10}),
         ({"optimizer": "adam"}, {"type": "adam", "betas": [0.9, 0.999], "eps": 1e-8, "weight_decay": 0.0}),
@@ -271,9 +274,13 @@ def test_a_detail_stays_short_however_long_the_value() -> None:
 
 leaves = st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(), max_size=8)
 words = st.sampled_from(["linear", "mlp", "cnn", "torchvision", "sgd", "adam", "test", "mnist", "cifar10", "auto", ""])
-inner_keys = st.sampled_from(["type", "hidden", "channels", "momentum", "betas", "fraction", "std"]) | st.text(max_size=4)
+inner_keys = st.sampled_from(["type", "hidden", "channels", "momentum", "betas", "fraction", "std"]) | st.text(
+    max_size=4
+)
 values = st.recursive(
-    leaves | words, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(inner_keys, inner, max_size=3), max_leaves=6
+    leaves | words,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(inner_keys, inner, max_size=3),
+    max_leaves=6,
 )
 keys = st.sampled_from([*JobSpec.model_fields, *NOT_BUILT_FIELDS]) | st.text(st.characters(), max_size=8)
 

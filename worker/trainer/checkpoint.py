@@ -31,11 +31,11 @@ def save(path: Path, state: State, spec: dict[str, Any]) -> None:
 def load(path: Path) -> dict[str, Any]:
     """Read a checkpoint; nothing in it is ever executed. Raises TrainingError when it is torn or of another format."""
     try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        state: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise TrainingError(f"the checkpoint {path.name} cannot be read: {error}") from error
-    if state.get("format") != FORMAT:
-        raise TrainingError(f"the checkpoint {path.name} has format {state.get('format')}, this version reads {FORMAT}")
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        raise TrainingError(f"{path.name} is not a checkpoint of format {FORMAT}, the one that this version reads")
     return state
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,7 +61,7 @@ def measure(images: Tensor, white: float) -> Normalization:
     else:
         scaled = channels.double() / white
         mean, variance = scaled.mean(1), scaled.var(1, unbiased=False)
-    std = variance.sqrt().clamp_min(1e-8)  # a channel without contrast stays finite
+    std = variance.clamp_min(0).sqrt().clamp_min(1e-8)  # a channel without contrast stays finite, rounding or not
     return Normalization(mean.tolist(), std.tolist(), white)
 
 
@@ -209,6 +210,10 @@ def load_mnist(info: DatasetInfo, data_dir: Path, download: bool) -> Pixels:
     for images, labels in ((pixels.train_images, pixels.train_labels), (pixels.test_images, pixels.test_labels)):
         if len(images) != len(labels) or tuple(images.shape[1:]) != info.shape:
             raise DataError(f"{info.name} in {folder}: {tuple(images.shape)} images and {len(labels)} labels")
+        if labels.max() >= len(info.classes):
+            raise DataError(
+                f"{info.name} in {folder}: a label {labels.max()}, and there are {len(info.classes)} classes"
+            )
     return pixels
 
 
@@ -229,11 +234,13 @@ def read_idx(path: Path) -> Tensor:
     packed = path.with_name(path.name + ".gz")
     try:
         raw = path.read_bytes() if path.is_file() else gzip.decompress(packed.read_bytes())
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path} cannot be read: {error}") from error
     if len(raw) < 4 or raw[:2] != b"\0\0" or raw[2] != IDX_UINT8:
         raise DataError(f"{path} is not an IDX file of bytes")
     start = 4 + 4 * raw[3]
+    if len(raw) < start:
+        raise DataError(f"{path} is cut short: {len(raw)} bytes, and its header alone has {start}")
     shape = tuple(np.frombuffer(raw, ">u4", count=raw[3], offset=4).tolist())
     if len(raw) - start != int(np.prod(shape)):
         raise DataError(f"{path} is cut short: {len(raw) - start} bytes of {shape}")

@@ -76,7 +76,8 @@ def tanh_forward(layer: nn.Tanh, x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def tanh_backward(layer: nn.Tanh, dout: Tensor, out: Tensor) -> Tensor:
-    return dout * (1 - out * out)  # tanh' = 1 - tanh²
+    slope = torch.addcmul(out.new_ones(()), out, out, value=-1)  # tanh' = 1 - tanh², rounded once, as PyTorch does
+    return dout * slope
 
 
 def sigmoid_forward(layer: nn.Sigmoid, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -86,7 +87,7 @@ def sigmoid_forward(layer: nn.Sigmoid, x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def sigmoid_backward(layer: nn.Sigmoid, dout: Tensor, out: Tensor) -> Tensor:
-    return dout * (out * (1 - out))  # σ' = σ (1 - σ)
+    return dout * (1 - out) * out  # σ' = σ (1 - σ)
 
 
 def gelu_forward(layer: nn.GELU, x: Tensor) -> tuple[Tensor, Tensor]:

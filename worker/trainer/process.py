@@ -107,7 +107,11 @@ def outcome_of(spec: JobSpec, plan: Plan, stop: threading.Event, pipe: connectio
 def code_of(error: Exception) -> str:
     if isinstance(error, torch.OutOfMemoryError):
         return "out_of_memory_gpu"
-    return "out_of_memory_host" if isinstance(error, MemoryError) else "internal_error"
+    if isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(
+        error
+    ):  # torch has no class for it
+        return "out_of_memory_host"
+    return "internal_error"
 
 
 def see_only(plan: Plan) -> None:

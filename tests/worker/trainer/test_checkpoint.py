@@ -50,7 +50,9 @@ def test_a_save_that_fails_leaves_the_file_before_it_untouched(path, state, monk
     def fail(*_):
         raise OSError(28, "No space left on device")
 
-    place, name = {"torch.save": (torch, "save"), "os.fsync": (os, "fsync"), "checkpoint.load": (checkpoint, "load")}[step]
+    place, name = {"torch.save": (torch, "save"), "os.fsync": (os, "fsync"), "checkpoint.load": (checkpoint, "load")}[
+        step
+    ]
     monkeypatch.setattr(place, name, cut_short if step == "torch.save" else fail)
     with pytest.raises(OSError, match="No space left"):
         checkpoint.save(path, state, {"seed": 8})
@@ -114,7 +116,9 @@ def test_a_file_of_another_format_is_refused(tmp_path, content):
         checkpoint.load(tmp_path / "1.pt")
 
 
-@pytest.mark.parametrize("other", [{"architecture": "linear"}, {"architecture": {"type": "mlp", "hidden": [31]}}], ids=str)
+@pytest.mark.parametrize(
+    "other", [{"architecture": "linear"}, {"architecture": {"type": "mlp", "hidden": [31]}}], ids=str
+)
 def test_a_checkpoint_of_another_net_is_refused(path, other):
     with pytest.raises(TrainingError, match="does not fit the spec"):
         State(JobSpec.parse({"seed": 7, **other}), CPU).load_state_dict(checkpoint.load(path))

@@ -30,7 +30,9 @@ def prepared(folder=Path("nowhere"), **fields):
 def test_digits_are_1617_to_train_on_and_180_to_test_with():
     pixels = data.load_digits()
     info = DATASETS["digits"]
-    assert (len(pixels.train_images), len(pixels.test_images)) == (info.train_examples, info.test_examples) == (1617, 180)
+    assert (
+        (len(pixels.train_images), len(pixels.test_images)) == (info.train_examples, info.test_examples) == (1617, 180)
+    )
     assert pixels.train_images.shape[1:] == pixels.test_images.shape[1:] == info.shape
     assert pixels.train_labels.dtype == pixels.test_labels.dtype == torch.int64
     assert pixels.train_images.max() == pixels.white == 16

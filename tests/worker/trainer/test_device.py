@@ -59,4 +59,9 @@ def test_the_environment_of_a_result_is_plain_json():
     assert {"torch", "python", "threads", "gpu", "gradq"} <= set(found)
     assert found["gpu"] is None
     assert json.loads(json.dumps(found)) == found
-    assert {type(value) for value in found.values()} <= {str, int, bool, type(None)}  # a subclass would bring its module
+    assert {type(value) for value in found.values()} <= {
+        str,
+        int,
+        bool,
+        type(None),
+    }  # a subclass would bring its module

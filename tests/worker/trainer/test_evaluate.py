@@ -24,7 +24,10 @@ def split():
 def test_loss_is_the_mean_over_examples_or_over_the_batches_of_a_summed_loss(split, reduction, batches):
     model, images, labels = split
     loss = build_loss(spec.CrossEntropy(reduction=reduction))
-    expected = sum(loss(model(images[i : i + 4]), labels[i : i + 4]) * (len(labels[i : i + 4]) if reduction == "mean" else 1) for i in (0, 4, 8))
+    expected = sum(
+        loss(model(images[i : i + 4]), labels[i : i + 4]) * (len(labels[i : i + 4]) if reduction == "mean" else 1)
+        for i in (0, 4, 8)
+    )
     assert evaluate(model, loss, images, labels, batch_size=4).loss == pytest.approx(expected.item() / batches)
 
 

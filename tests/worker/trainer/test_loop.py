@@ -66,14 +66,16 @@ def assert_same_end(outcome, expected):
 
 @pytest.mark.parametrize("gradients", ["manual", "autograd"])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_five_epochs_learn_digits(training, architecture, gradients):
-    outcome = training(architecture=architecture, gradients=gradients, epochs=5, lr=0.1).run()
+def test_five_epochs_of_small_batches_learn_digits(training, architecture, gradients):
+    outcome = training(architecture=architecture, gradients=gradients, epochs=5, batch_size=16).run()
     assert outcome.test.accuracy > 0.9
     assert (outcome.gradient_check is not None) == (gradients == "manual")
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=lambda o: o["type"])
-@pytest.mark.parametrize("architecture", ["linear", "mlp", {"type": "mlp", "hidden": [20, 10], "activation": "tanh"}], ids=str)
+@pytest.mark.parametrize(
+    "architecture", ["linear", "mlp", {"type": "mlp", "hidden": [20, 10], "activation": "tanh"}], ids=str
+)
 def test_both_ways_to_the_gradient_end_with_the_same_weights_bit_for_bit(training, architecture, optimizer):
     fields = {"architecture": architecture, "optimizer": optimizer, "lr": rate(optimizer), "epochs": 3}
     manual, autograd = (training(**fields, gradients=way) for way in ("manual", "autograd"))
@@ -195,7 +197,12 @@ def test_a_run_stopped_again_and_again_ends_like_an_unbroken_one(training, archi
     unbroken = training(**fields, batch_size=32)
     expected = unbroken.run()
     broken, curve, resume = training(**fields, batch_size=32), Curve(), None
-    for place in (7, STEPS, 50, 2 * STEPS):  # in an epoch, at its end, where a batch's loss is reported, at the very end
+    for place in (
+        7,
+        STEPS,
+        50,
+        2 * STEPS,
+    ):  # in an epoch, at its end, where a batch's loss is reported, at the very end
         resume = broken.stopped(place, resume, curve.last_step)
         curve.add(broken.points())
     outcome = broken.run(resume, curve.last_step)

@@ -1,0 +1,100 @@
+"""The same small claims on a GPU: both ways agree, a broken-off run ends alike, the batches come from pinned memory."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from shared.spec import JobSpec
+from worker.trainer import data, device
+from worker.trainer.job import run_job
+from worker.trainer.loop import Run, StopRequested, train
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+]
+
+
+@pytest.fixture(autouse=True)
+def kernels_as_before():
+    yield
+    torch.use_deterministic_algorithms(False)
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = False, False
+
+
+def spec_of(**fields):
+    return JobSpec.parse({"seed": 7, "epochs": 2, "batch_size": 32, "device": "cuda", **fields})
+
+
+def run(spec, folder, resume=None, stop_at=None):
+    """One attempt on the GPU; the weights that it ends with, and what it reported."""
+    cuda, events, asked = device.choose(spec.device), [], [0]
+    device.set_up(spec, cuda, threads=1)
+
+    def stop():
+        asked[0] += 1
+        return stop_at is not None and asked[0] >= stop_at
+
+    prepared = data.prepare(spec, Path("nowhere"), False, cuda)
+    outcome = train(spec, prepared, events.append, Run(folder, resume, stop=stop))
+    return {name: tensor.cpu() for name, tensor in outcome.state.model.state_dict().items()}
+
+
+def test_a_gpu_is_what_auto_means():
+    assert device.choose("auto") == device.choose("cuda") == torch.device("cuda", 0)
+    assert device.choose("cpu") == torch.device("cpu")
+
+
+@pytest.mark.parametrize("architecture", ["linear", "mlp", "cnn"])
+def test_a_job_learns_from_pinned_memory(tmp_path, architecture):
+    spec = spec_of(architecture=architecture, epochs=10, gradients="manual")
+    result = run_job(spec, Run(tmp_path), lambda event: None, data_dir=Path("nowhere"), download=False, threads=1)
+    assert result["pinned_memory"] is True
+    assert result["device"].startswith("cuda")
+    assert result["environment"]["gpu"] == torch.cuda.get_device_name(0)
+    assert result["gradient_check"]["passed"] is True
+    assert result["test_accuracy"] > 0.9
+
+
+def test_batches_lie_in_pinned_memory_before_they_are_copied():
+    prepared = data.prepare(spec_of(), Path("nowhere"), False, torch.device("cuda", 0))
+    x, labels = next(iter(prepared.train._loader))
+    assert x.is_pinned()
+    assert labels.is_pinned()
+    x, labels = next(iter(prepared.train.epoch(1)))
+    assert x.is_cuda
+    assert labels.is_cuda
+
+
+@pytest.mark.parametrize("optimizer", ["basic", "sgd", "adam", "adamw"])
+@pytest.mark.parametrize("architecture", ["linear", "mlp", "cnn"])
+def test_both_ways_to_the_gradient_agree(tmp_path, architecture, optimizer):
+    fields = {"architecture": architecture, "optimizer": optimizer, "lr": 0.01}
+    manual = run(spec_of(**fields, gradients="manual"), tmp_path)
+    autograd = run(spec_of(**fields, gradients="autograd"), tmp_path)
+    for name, tensor in manual.items():
+        torch.testing.assert_close(
+            tensor, autograd[name], rtol=1e-3, atol=1e-4, msg=lambda t, name=name: f"{name}: {t}"
+        )
+
+
+@pytest.mark.parametrize("gradients", ["manual", "autograd"])
+@pytest.mark.parametrize("architecture", ["linear", "mlp", "cnn"])
+def test_a_resumed_run_ends_with_the_same_bits(tmp_path, architecture, gradients):
+    spec = spec_of(architecture=architecture, gradients=gradients, optimizer="adam", lr=0.003)
+    expected = run(spec, tmp_path / "unbroken")
+    for place in (7, 46, 50):
+        folder = tmp_path / f"broken-{place}"
+        with pytest.raises(StopRequested) as stopped:
+            run(spec, folder, stop_at=place)
+        weights = run(spec, folder, resume=folder / "checkpoints" / f"{stopped.value.step}.pt")
+        for name, tensor in expected.items():
+            assert torch.equal(weights[name], tensor), f"{name}, stopped at {place}"
+
+
+def test_the_order_of_the_examples_is_that_of_the_cpu():
+    on_gpu, on_cpu = (data.prepare(spec_of(), Path("nowhere"), False, torch.device(d)) for d in ("cuda", "cpu"))
+    for (x, labels), (y, others) in zip(on_gpu.train.epoch(2), on_cpu.train.epoch(2), strict=True):
+        assert torch.equal(x.cpu(), y)
+        assert torch.equal(labels.cpu(), others)

@@ -1,0 +1,122 @@
+"""Slots: how many a host has, what each can grant, and that no job shares one."""
+
+import threading
+
+import pytest
+
+from shared.config import Settings
+from worker import devices
+from worker.devices import CPU, MOST_CPU_SLOTS, Slot, SlotPool, find_slots, threads_per_slot
+
+GPUS = [Slot("cuda", f"cuda:{i} NVIDIA H200", f"GPU-{i}") for i in range(2)]
+
+
+@pytest.fixture
+def host(monkeypatch):
+    """host(gpus=…, cores=…): what this host is said to have."""
+
+    def host(gpus=(), cores=8):
+        monkeypatch.setattr(devices, "gpus", lambda: list(gpus))
+        monkeypatch.setattr(devices, "cores", lambda: cores)
+
+    return host
+
+
+def test_a_host_without_a_gpu_has_one_slot_a_core_up_to_four(host):
+    for cores, slots in ((1, 1), (2, 2), (4, 4), (64, MOST_CPU_SLOTS)):
+        host(cores=cores)
+        assert find_slots(Settings()) == [CPU] * slots
+    assert MOST_CPU_SLOTS == 4
+
+
+def test_a_host_with_gpus_has_one_slot_each(host):
+    host(GPUS)
+    assert find_slots(Settings()) == GPUS
+
+
+def test_the_number_that_is_set_wins_and_gpus_are_dealt_out_in_turn(host):
+    host(cores=2)
+    assert find_slots(Settings(slots=6)) == [CPU] * 6
+    host(GPUS)
+    assert find_slots(Settings(slots=3)) == [GPUS[0], GPUS[1], GPUS[0]]
+    assert find_slots(Settings(slots=1)) == [GPUS[0]]
+
+
+def test_cores_are_divided_by_slots_unless_said_otherwise(host):
+    host(cores=8)
+    assert [threads_per_slot(Settings(), n) for n in (1, 3, 4, 16)] == [8, 2, 2, 1]
+    assert threads_per_slot(Settings(threads_per_slot=5), 4) == 5
+
+
+def test_a_slot_fits_the_wishes_that_it_can_grant():
+    assert CPU.fits == {"auto", "cpu"}
+    assert GPUS[0].fits == {"auto", "cpu", "cuda"}
+
+
+def test_a_job_that_asks_for_the_cpu_sees_no_gpu():
+    assert GPUS[0].device_for("cpu") == CPU
+    assert GPUS[0].device_for("cuda") == GPUS[0].device_for("auto") == GPUS[0]
+    assert CPU.device_for("auto") == CPU
+    assert CPU.uuid is None
+
+
+def test_this_host_is_asked_without_an_error():
+    assert all(slot.kind == "cuda" and slot.uuid for slot in devices.gpus())
+    assert devices.cores() >= 1
+
+
+def test_a_pool_gives_what_it_has_then_nothing_then_what_came_back():
+    pool = SlotPool([GPUS[0], GPUS[1]])
+    with pool.take() as first:
+        with pool.take() as second, pool.take() as third:
+            assert {first, second} == set(GPUS)
+            assert third is None
+            assert pool.free == 0
+        assert pool.free == 1  # what was not given is not given back
+    assert pool.free == 2
+
+
+def test_a_slot_comes_back_from_a_block_that_failed():
+    pool = SlotPool([CPU])
+    with pytest.raises(RuntimeError), pool.take():
+        raise RuntimeError
+    assert pool.free == 1
+
+
+def test_a_pool_never_hands_out_more_than_it_has():
+    slots = [Slot("cuda", f"cuda:{i}", f"GPU-{i}") for i in range(3)]
+    pool, start = SlotPool(slots), threading.Barrier(8)
+    in_use, most, granted, doubles = [], [0], [0], []
+    lock = threading.Lock()
+
+    def work():
+        start.wait(10)
+        for _ in range(400):
+            with pool.take() as slot:
+                if slot is None:
+                    continue
+                with lock:
+                    doubles.extend(s for s in in_use if s == slot)
+                    in_use.append(slot)
+                    most[0] = max(most[0], len(in_use))
+                    granted[0] += 1
+                with lock:  # a second time, so that others get in between
+                    in_use.remove(slot)
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert doubles == []
+    assert most[0] <= 3
+    assert granted[0] > 0
+    assert pool.free == 3
+
+
+def test_a_pool_describes_what_a_worker_says_of_itself():
+    assert SlotPool([CPU, CPU]).describe() == {
+        "kinds": ["cpu"],
+        "slots": [{"kind": "cpu", "name": "cpu", "uuid": None}] * 2,
+    }
+    assert SlotPool([GPUS[0]]).describe()["kinds"] == ["cpu", "cuda"]

@@ -1,0 +1,283 @@
+"""The process of one job, forked by the real launcher: warm, alone, obedient, and gone when its supervisor is."""
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from support.waiting import wait_for
+
+from shared.events import CheckpointSaved, Failed, Finished, Log, Metric, Stopped
+from shared.spec import JobSpec
+from worker.launcher import Launcher, enter
+from worker.trainer import checkpoint
+from worker.trainer.process import Plan, code_of
+
+if not os.path.isdir("/proc/self/task"):
+    pytest.skip("reads /proc", allow_module_level=True)
+
+FOR_EVER = {"epochs": 10_000, "checkpoint": {"every_seconds": None, "keep_best": False}}
+
+
+def plan(folder, data_dir="nowhere", device="cpu", **fields):
+    spec = JobSpec.parse({"seed": 7, "epochs": 2, **fields})
+    return asdict(
+        Plan(
+            spec=spec.to_json(),
+            folder=str(folder),
+            data_dir=str(data_dir),
+            download=False,
+            device=device,
+            gpu_uuid=None,
+            threads=1,
+        )
+    )
+
+
+@pytest.fixture(scope="module")
+def launcher():
+    launcher = Launcher()
+    launcher.warm_up()
+    return launcher
+
+
+@pytest.fixture
+def start(launcher):
+    """start(plan): a trainer, killed at the end of the test if it is still there."""
+    trainers = []
+
+    def start(wanted):
+        trainers.append(launcher.start(wanted))
+        return trainers[-1]
+
+    yield start
+    for trainer in trainers:
+        trainer.kill()
+        trainer.process.join(10)
+        trainer.pipe.close()
+
+
+def events_of(trainer, until=None, seconds=60):
+    """What it reports, to the end of its pipe or to the first event of the type `until`."""
+    events = []
+    while trainer.pipe.poll(seconds):
+        try:
+            events.append(trainer.pipe.recv())
+        except EOFError:
+            return events
+        if until is not None and isinstance(events[-1], until):
+            return events
+    raise AssertionError(f"nothing reported for {seconds} s")
+
+
+# --- start ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_trainer_begins_within_a_second_with_one_thread(start, tmp_path):
+    started = time.monotonic()
+    trainer = start(plan(tmp_path))
+    (first,) = events_of(trainer, until=Log)
+    assert time.monotonic() - started < 1
+    assert first.message == "trainer started"
+    assert first.data == {"pid": trainer.process.pid, "threads_at_entry": 1}
+
+
+def test_torch_and_all_that_a_job_imports_are_there_before_the_fork(launcher):
+    ours, theirs = launcher._context.Pipe(duplex=False)
+    names = ["torch", "torch._inductor", "worker.trainer.process", "sklearn.metrics", "matplotlib.figure"]
+    code = f"import sys; pipe.send([name for name in {names} if name not in sys.modules])"
+    process = launcher._context.Process(target=exec, args=(code, {"pipe": theirs}))
+    process.start()
+    theirs.close()
+    assert ours.poll(30)
+    assert ours.recv() == []
+    process.join()
+
+
+def test_a_trainer_leads_a_group_of_its_own_and_offers_itself_to_the_oom_killer(start, tmp_path):
+    trainer = start(plan(tmp_path, **FOR_EVER))
+    events_of(trainer, until=Metric)
+    pid = trainer.process.pid
+    assert os.getpgid(pid) == os.getsid(pid) == pid != os.getpgid(0)
+    assert Path(f"/proc/{pid}/oom_score_adj").read_text().strip() == "800"
+
+
+def test_a_trainer_runs_with_the_threads_it_was_given(start, tmp_path):
+    trainer = start({**plan(tmp_path), "threads": 2})
+    assert events_of(trainer)[-1].result["environment"]["threads"] == 2
+
+
+# --- how it ends ------------------------------------------------------------------------------------------------------
+
+
+def test_a_job_that_is_done_reports_its_result_last_and_its_files_are_there(start, tmp_path):
+    trainer = start(plan(tmp_path, gradients="manual"))
+    *_, last = events_of(trainer)
+    assert isinstance(last, Finished)
+    assert last.result["gradient_check"]["passed"] is True
+    assert (tmp_path / "artifacts" / "model.safetensors").is_file()
+    trainer.process.join(10)
+    assert trainer.process.exitcode == 0
+    assert not trainer.alive()
+
+
+def test_a_forked_trainer_ends_with_the_weights_of_one_that_runs_here(start, tmp_path, training):
+    from worker.trainer.results import weights_sha256
+
+    forked = events_of(start(plan(tmp_path, epochs=2)))[-1].result
+    assert forked["weights_sha256"] == weights_sha256(training(epochs=2).run().state.model)
+
+
+def test_sigterm_saves_a_checkpoint_and_stops_at_a_step(start, tmp_path):
+    trainer = start(plan(tmp_path, **FOR_EVER))
+    events_of(trainer, until=Metric)
+    asked = time.monotonic()
+    trainer.ask_to_stop()
+    events = events_of(trainer)
+    assert time.monotonic() - asked < 5
+    saved, stopped = events[-2:]
+    assert isinstance(saved, CheckpointSaved)
+    assert isinstance(stopped, Stopped)
+    assert saved.step == stopped.step > 0
+    assert checkpoint.load(Path(saved.path))["place"]["step"] == stopped.step
+    trainer.process.join(10)
+    assert trainer.process.exitcode == 0
+
+
+def test_sigterm_before_the_first_step_stops_it_as_well(start, tmp_path):
+    trainer = start(plan(tmp_path, **FOR_EVER))
+    events_of(trainer, until=Log)
+    trainer.ask_to_stop()
+    assert isinstance(events_of(trainer)[-1], Stopped)
+
+
+def test_a_stopped_job_goes_on_in_another_process_to_the_same_weights(start, tmp_path):
+    fields = {"epochs": 60, "checkpoint": {"every_seconds": None}}
+    trainer = start(plan(tmp_path / "1", **fields))
+    events_of(trainer, until=Metric)
+    trainer.ask_to_stop()
+    saved = next(e for e in events_of(trainer) if isinstance(e, CheckpointSaved))
+    assert saved.step < 60 * 23
+    resumed = events_of(start({**plan(tmp_path / "2", **fields), "resume": saved.path}))
+    unbroken = events_of(start(plan(tmp_path / "3", **fields)))
+    assert resumed[-1].result["weights_sha256"] == unbroken[-1].result["weights_sha256"]
+
+
+def test_ctrl_c_in_the_terminal_is_not_for_the_trainer(start, tmp_path):
+    trainer = start(plan(tmp_path, **FOR_EVER))
+    events_of(trainer, until=Metric)
+    os.kill(trainer.process.pid, 2)
+    events_of(trainer, until=Metric)  # it goes on
+    assert trainer.alive()
+
+
+def test_a_killed_trainer_is_the_end_of_its_pipe(start, tmp_path):
+    trainer = start(plan(tmp_path, **FOR_EVER))
+    events_of(trainer, until=Metric)
+    trainer.kill()
+    assert not [e for e in events_of(trainer) if isinstance(e, Finished | Stopped | Failed)]
+    trainer.process.join(10)
+    assert trainer.process.exitcode == -9
+    assert not trainer.alive()
+    trainer.kill()  # a second time is no error
+
+
+@pytest.mark.parametrize(
+    ("fields", "code", "words"),
+    [
+        ({"dataset": "mnist"}, "data_error", "train-images-idx3-ubyte"),
+        ({"lr": 1e12, "architecture": {"type": "mlp", "hidden": [30, 30]}}, "diverged", "try a smaller lr"),
+    ],
+    ids=["data_error", "diverged"],
+)
+def test_a_job_that_fails_says_why(start, tmp_path, fields, code, words):
+    trainer = start(plan(tmp_path, **fields))
+    failed = events_of(trainer)[-1]
+    assert isinstance(failed, Failed)
+    assert failed.code == code
+    assert words in failed.message
+    assert failed.data
+    assert failed.traceback == ""  # the user's matter, not ours
+
+
+def test_an_error_of_ours_brings_its_traceback(start, tmp_path):
+    (tmp_path / "file").touch()
+    failed = events_of(start(plan(tmp_path / "file" / "run")))[-1]  # a folder that cannot be made
+    assert isinstance(failed, Failed)
+    assert failed.code == "internal_error"
+    assert "NotADirectoryError" in failed.message
+    assert "Traceback" in failed.traceback
+
+
+def test_a_job_for_any_device_in_a_slot_of_the_cpu_trains_on_the_cpu(start, tmp_path):
+    assert events_of(start(plan(tmp_path, epochs=1)))[-1].result["device"] == "cpu"
+
+
+def test_running_out_of_memory_has_a_code_of_its_own():
+    assert code_of(torch.OutOfMemoryError("CUDA")) == "out_of_memory_gpu"
+    assert code_of(MemoryError()) == "out_of_memory_host"
+    assert code_of(ValueError()) == "internal_error"
+    with pytest.raises(RuntimeError) as refused:
+        torch.empty(2**60, dtype=torch.uint8)  # more than any host has: torch has no class of its own for it
+    assert code_of(refused.value) == "out_of_memory_host"
+
+
+# --- the supervisor's side --------------------------------------------------------------------------------------------
+
+SUPERVISOR = textwrap.dedent(
+    """
+    import json, sys
+    from worker.launcher import Launcher
+    launcher = Launcher()
+    launcher.warm_up()
+    trainer = launcher.start(json.loads(sys.argv[1]))
+    reported = []
+    while True:
+        try:
+            reported.append(trainer.pipe.recv())
+        except EOFError:
+            break
+        if type(reported[-1]).__name__ == "Metric" and sys.argv[2] == "stay":
+            print(trainer.process.pid, flush=True)
+            sys.stdin.read()
+    trainer.process.join()
+    last = type(reported[-1]).__name__
+    print(json.dumps({"last": last, "torch": [name for name in sys.modules if name.split(".")[0] == "torch"]}))
+    """
+)
+
+
+def test_the_supervisor_s_process_never_imports_torch(tmp_path):
+    command = [sys.executable, "-c", SUPERVISOR, json.dumps(plan(tmp_path, gradients="manual")), "go on"]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert run.returncode == 0, run.stderr
+    assert json.loads(run.stdout) == {"last": "Finished", "torch": []}  # not even by unpickling what it was told
+
+
+def test_a_supervisor_that_is_killed_takes_its_trainer_along(tmp_path):
+    command = [sys.executable, "-c", SUPERVISOR, json.dumps(plan(tmp_path, **FOR_EVER)), "stay"]
+    supervisor = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        trainer = psutil.Process(int(supervisor.stdout.readline()))
+        assert trainer.is_running()
+    finally:
+        supervisor.kill()
+        supervisor.communicate()
+
+    def gone():
+        return not trainer.is_running() or trainer.status() == psutil.STATUS_ZOMBIE
+
+    wait_for(gone, 5, "the end of an orphaned trainer")
+
+
+def test_the_entry_of_the_forked_process_is_importable_by_name():
+    """What crosses the pipe is its name: a lambda or a nested function would not."""
+    assert enter.__qualname__ == "enter"
+    assert enter.__module__ == "worker.launcher"
