@@ -114,7 +114,7 @@ def cancel(job_id: str) -> tuple[Response, int]:
 def delete(job_id: str) -> Response:
     """Delete a job that has ended, with its log and its files"""
     with services().database.write() as session:
-        freed = jobs.remove(session, job_id)
+        freed = int(jobs.remove(session, job_id))  # PostgreSQL's sum of bigints is a Decimal, and JSON text
     try:
         services().store.remove_job(job_id)  # after the rows: nobody is shown a file that is gone
     except OSError as error:

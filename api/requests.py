@@ -7,10 +7,10 @@ import json
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
-from flask import request
+from flask import current_app, request
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
-from werkzeug.exceptions import UnsupportedMediaType
+from werkzeug.exceptions import RequestEntityTooLarge, UnsupportedMediaType
 
 from api.errors import NotBuilt
 from shared.errors import BadRequest, FieldError, InvalidQuery, NotFound
@@ -114,6 +114,8 @@ def close_to(name: str, known: Sequence[str]) -> str:
 def parse_json() -> Any:
     """The request's JSON. `curl -d '{…}'` calls its body a form; a form that starts with `{` is taken for JSON."""
     body = request.get_data(cache=False)
+    if request.content_length is None and len(body) >= current_app.config["MAX_CONTENT_LENGTH"]:
+        raise RequestEntityTooLarge  # sent in chunks: werkzeug does not refuse what lies over the limit, it cuts it off
     is_form = request.mimetype == "application/x-www-form-urlencoded"
     if request.mimetype != "application/json" and not (is_form and body.lstrip().startswith(b"{")):
         got = request.mimetype or "none"

@@ -11,8 +11,10 @@ about 8 s. Beside ours stand, all from PyTorch's initial distribution and over r
 
 Ours is the real loop: `train()` on `data.prepare()`'s data, its seconds taken from its own report, so that meter,
 events and progress are in and evaluation is out. Loading and normalising happen before the clock starts for everyone
-but the notebook, which does it image by image, that being the point. Contenders take turns, since the machine is
-rarely ours alone; ratios are medians over the rounds. `test_accuracy` after the epoch shows that all train one net.
+but the notebook, which does it image by image, that being the point. Each contender has a process of its own, so that
+nobody's threads, heap or hooks slow another (jax hangs itself into the garbage collector, at which the notebook is a
+regular guest). They take turns, since the machine is rarely ours alone; ratios are medians over the rounds.
+`test_accuracy` after the epoch shows that all train one net.
 """
 
 from __future__ import annotations
@@ -25,9 +27,12 @@ import shutil
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +43,7 @@ from torch.utils.data import DataLoader
 
 from benchmarks.support import parser, publish, say, summary
 from shared.config import Settings
+from shared.datasets import DATASETS
 from shared.errors import DataError
 from shared.events import Event, Metric
 from shared.spec import JobSpec
@@ -215,7 +221,7 @@ def jax_contender(problem: Problem) -> Contender:
 # --- side by side -----------------------------------------------------------------------------------------------------
 
 
-def unpack(data_dir: Path, into: Path) -> Path:
+def unpack(data_dir: Path, into: Path) -> None:
     """torchvision reads plain IDX files alone; ours reads .gz too, so that is how they may lie here."""
     raw = into / "MNIST" / "raw"
     raw.mkdir(parents=True)
@@ -224,30 +230,54 @@ def unpack(data_dir: Path, into: Path) -> Path:
             shutil.copyfileobj(source, target)
     for plain in (data_dir / "MNIST" / "raw").glob("*-ubyte"):
         shutil.copy(plain, raw)
-    return into
 
 
-def pose(settings: Settings, folder: Path) -> Problem:
+def pose(settings: Settings, unpacked: Path) -> Problem:
     data_dir = settings.datasets_dir
     prepared = data.prepare(spec_of("manual", seed=0), data_dir, settings.download, torch.device("cpu"))
     pixels = data.load(prepared.info, data_dir, download=False)
     x = prepared.normalization.apply(pixels.train_images).flatten(1)
     test_x = prepared.test_images.flatten(1)
-    return Problem(prepared, x, pixels.train_labels, test_x, prepared.test_labels, unpack(data_dir, folder))
+    return Problem(prepared, x, pixels.train_labels, test_x, prepared.test_labels, unpacked)
 
 
-def contenders(problem: Problem) -> tuple[dict[str, Contender], dict[str, str]]:
-    """Who takes part, and who does not and why."""
-    found: dict[str, Contender] = {
-        OURS: ours("manual"),
-        "ours_autograd": ours("autograd"),
-        "eager_tensors": eager_tensors,
-        "scikit_learn": scikit_learn,
-        "notebook": notebook,
-    }
-    if importlib.util.find_spec("jax") is None:
-        return found, {"jax": "not installed"}
-    return {**found, "jax": jax_contender(problem)}, {}
+CONTENDERS: dict[str, Callable[[Problem], Contender]] = {
+    OURS: lambda _: ours("manual"),
+    "ours_autograd": lambda _: ours("autograd"),
+    "eager_tensors": lambda _: eager_tensors,
+    "scikit_learn": lambda _: scikit_learn,
+    "notebook": lambda _: notebook,
+    "jax": jax_contender,
+}
+
+
+def race(name: str, settings: Settings, folder: Path, threads: int, turns: Connection) -> None:
+    """A contender's process: gets ready, then trains one epoch for each seed that comes, until None comes."""
+    torch.set_num_threads(threads)
+    problem = pose(settings, folder)
+    contend = CONTENDERS[name](problem)
+    while (seed := turns.recv()) is not None:
+        turns.send(contend(problem, seed))
+
+
+@contextmanager
+def ready(names: list[str], settings: Settings, threads: int) -> Iterator[dict[str, Connection]]:
+    """A process for each name, and our end of the pipe to it. `folder` holds the unpacked files of all."""
+    spawn = get_context("spawn")
+    with tempfile.TemporaryDirectory(prefix="gradq-bench-") as folder:
+        unpack(settings.datasets_dir, Path(folder))
+        turns, processes = {}, []
+        for name in names:
+            turns[name], theirs = spawn.Pipe()
+            process = spawn.Process(target=race, args=(name, settings, Path(folder), threads, theirs), daemon=True)
+            process.start()
+            theirs.close()  # or a contender that dies would never be the end of its pipe
+            processes.append(process)
+        yield turns
+        for pipe in turns.values():
+            pipe.send(None)
+        for process in processes:
+            process.join()
 
 
 def main() -> None:
@@ -255,19 +285,21 @@ def main() -> None:
     options.add_argument("--rounds", type=int, default=5)
     options.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     asked = options.parse_args()
-    torch.set_num_threads(asked.threads)
+    skipped = {} if importlib.util.find_spec("jax") else {"jax": "not installed"}
+    settings = Settings.from_env()
+    try:
+        data.load(DATASETS["mnist"], settings.datasets_dir, settings.download)
+    except DataError as error:
+        say(error.detail)
+        publish("epoch", CLAIM, {"skipped": {"all": "MNIST is not here"}}, save=False)
+        return
+
     epochs: dict[str, list[Epoch]] = {}
-    with tempfile.TemporaryDirectory(prefix="gradq-bench-") as folder:
-        try:
-            problem = pose(Settings.from_env(), Path(folder))
-        except DataError as error:
-            say(error.detail)
-            publish("epoch", CLAIM, {"skipped": {"all": "MNIST is not here"}}, save=False)
-            return
-        racing, skipped = contenders(problem)
+    with ready([name for name in CONTENDERS if name not in skipped], settings, asked.threads) as racing:
         for round_ in range(asked.rounds + 1):
-            for name, contend in racing.items():
-                epoch = contend(problem, round_)
+            for name, turns in racing.items():
+                turns.send(round_)  # also the seed
+                epoch: Epoch = turns.recv()
                 if round_ > 0:  # round 0 warms up: first calls, compilation
                     epochs.setdefault(name, []).append(epoch)
                 say(f"round {round_}: {name} {epoch.seconds:.3f} s, test accuracy {epoch.test_accuracy:.4f}")

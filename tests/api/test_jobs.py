@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import time
@@ -117,6 +118,16 @@ class TestSubmit:
     def test_a_body_over_a_mebibyte_is_a_413(self, client, problem):
         body = json.dumps({"name": "x" * (1 << 20)})
         answer = client.post("/v1/jobs", data=body, content_type="application/json")
+        problem(answer, 413, "payload_too_large")
+
+    def test_a_body_in_chunks_is_refused_rather_than_cut_off(self, client, problem):
+        # as gunicorn marks a body whose length nobody told
+        chunks = {"wsgi.input_terminated": True, "HTTP_TRANSFER_ENCODING": "chunked"}
+        small = io.BytesIO(b'{"epochs": 2}')
+        answer = client.post("/v1/jobs", input_stream=small, content_type="application/json", environ_overrides=chunks)
+        assert answer.json["spec"]["epochs"] == 2
+        large = io.BytesIO(b'{"epochs": 2}' + b" " * (1 << 20) + b"and more")
+        answer = client.post("/v1/jobs", input_stream=large, content_type="application/json", environ_overrides=chunks)
         problem(answer, 413, "payload_too_large")
 
     def test_a_dry_run_is_refused_rather_than_run(self, client, problem):
@@ -276,6 +287,13 @@ class TestList:
         job = hands.submit(name="mnist-1")["id"]
         answer = client.get("/v1/jobs", query_string={"name": pattern})
         assert [found["id"] for found in answer.json["data"]] == ([job] if matches else [])
+
+    @pytest.mark.parametrize("pattern", ["50%_a\\b", "50%*", "*_a*", "*\\b"])
+    def test_what_is_special_to_sql_is_a_letter_like_any_other(self, client, hands, pattern):
+        job = hands.submit(name="50%_a\\b")["id"]
+        hands.submit(name="50 xaxb")
+        found = client.get("/v1/jobs", query_string={"name": pattern}).json["data"]
+        assert [one["id"] for one in found] == [job]
 
     LABELS: ClassVar = {"team": "vision", "tëam": "é", 'a"b': "1", "a.b": "x'y", "$": "%"}
 

@@ -111,6 +111,12 @@ class TestErrors:
     def test_what_is_not_there_is_a_problem_too(self, client, problem, method, path, status, code):
         problem(client.open(path, method=method), status, code)
 
+    @pytest.mark.parametrize("path", ["/v1/jobs/%00", "/v1/jobs/job_0/artifacts/a%00b"])
+    def test_a_nul_never_reaches_the_database_where_postgresql_would_choke_on_it(
+        self, client_without_database, problem, path
+    ):
+        problem(client_without_database.get(path), 404, "not_found")  # not 503: nobody asked the database
+
     def test_405_says_what_is_allowed(self, client):
         allowed = client.put("/v1/jobs").headers["Allow"]
         assert {"GET", "POST"} <= set(allowed.split(", "))

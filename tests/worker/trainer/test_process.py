@@ -244,7 +244,7 @@ SUPERVISOR = textwrap.dedent(
             reported.append(trainer.pipe.recv())
         except EOFError:
             break
-        if type(reported[-1]).__name__ == "Metric" and sys.argv[2] == "stay":
+        if type(reported[-1]).__name__ == sys.argv[2]:
             print(trainer.process.pid, flush=True)
             sys.stdin.read()
     trainer.process.join()
@@ -255,26 +255,37 @@ SUPERVISOR = textwrap.dedent(
 
 
 def test_the_supervisor_s_process_never_imports_torch(tmp_path):
-    command = [sys.executable, "-c", SUPERVISOR, json.dumps(plan(tmp_path, gradients="manual")), "go on"]
+    command = [sys.executable, "-c", SUPERVISOR, json.dumps(plan(tmp_path, gradients="manual")), "nothing"]
     run = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert run.returncode == 0, run.stderr
     assert json.loads(run.stdout) == {"last": "Finished", "torch": []}  # not even by unpickling what it was told
 
 
-def test_a_supervisor_that_is_killed_takes_its_trainer_along(tmp_path):
-    command = [sys.executable, "-c", SUPERVISOR, json.dumps(plan(tmp_path, **FOR_EVER)), "stay"]
+@pytest.mark.parametrize("doing", ["training", "reading a file that does not come"])
+def test_a_supervisor_that_is_killed_takes_its_trainer_along(tmp_path, doing):
+    wanted, after = plan(tmp_path, **FOR_EVER), "Metric"
+    if doing != "training":  # it reports nothing, so no broken pipe tells it: the guard alone does
+        os.mkfifo(tmp_path / "resume.pt")
+        wanted, after = {**wanted, "resume": str(tmp_path / "resume.pt")}, "Log"
+    command = [sys.executable, "-c", SUPERVISOR, json.dumps(wanted), after]
     supervisor = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
         trainer = psutil.Process(int(supervisor.stdout.readline()))
         assert trainer.is_running()
     finally:
         supervisor.kill()
-        supervisor.communicate()
+        supervisor.wait()
+        supervisor.stdin.close()
+        supervisor.stdout.close()  # not to its end: the trainer holds the other one
 
     def gone():
         return not trainer.is_running() or trainer.status() == psutil.STATUS_ZOMBIE
 
-    wait_for(gone, 5, "the end of an orphaned trainer")
+    try:
+        wait_for(gone, 5, "the end of an orphaned trainer")
+    finally:
+        if not gone():
+            trainer.kill()
 
 
 def test_the_entry_of_the_forked_process_is_importable_by_name():
