@@ -1,6 +1,6 @@
 # The commands of this repository. Everything happens in .venv; nothing needs root.
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check bench clean
+.PHONY: help install demo test lint check bench clean
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -14,6 +14,7 @@ help:
 	@echo "make demo      install, train twice (gradients by hand, autograd), show the results"
 	@echo "make test      install, run the whole test suite"
 	@echo "make install   make .venv; the command is .venv/bin/gradq"
+	@echo "make lint      format, lint, types, import contracts"
 	@echo "make check     format, lint, types, import contracts, tests: what CI runs"
 	@echo "make bench     the benchmarks, one line of JSON each"
 	@echo "make clean     remove .venv, caches and demo-output"
@@ -26,12 +27,13 @@ demo: $(RUNTIME)
 test: $(DEV)
 	@$(PY) -m pytest
 
-check: $(DEV)
+lint: $(DEV)
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
-	$(PY) -m pytest
+
+check: lint test
 
 bench: $(RUNTIME)
 	@for script in $$(grep -l '__main__' benchmarks/*.py); do \

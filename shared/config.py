@@ -20,7 +20,7 @@ LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
 class Settings(BaseSettings):
     """What varies by machine. What varies by job is in the spec."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, extra="ignore", frozen=True)
 
     state_dir: Path = Field(default_factory=lambda: Path(platformdirs.user_data_dir("gradq")))
     data_dir: Path | None = None
@@ -105,7 +105,10 @@ def _values_from_files() -> dict[str, str]:
         if path is None or name in os.environ:
             continue
         try:
-            values[field] = Path(path).read_text().strip()
+            value = Path(path).read_text().strip()
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigurationError(f"{name}_FILE: cannot read {path}: {error}") from error
+        if not value:
+            raise ConfigurationError(f"{name}_FILE: {path} is empty")
+        values[field] = value
     return values

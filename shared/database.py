@@ -13,6 +13,7 @@ from alembic.config import Config
 from sqlalchemy import Engine, create_engine, event, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
 
 from shared.errors import ConfigurationError, DatabaseAway
@@ -83,7 +84,8 @@ def _sqlite_engine(url: str) -> Engine:
             "Set GRADQ_STATE_DIR to a local folder, or GRADQ_DATABASE_URL to PostgreSQL."
         )
     folder.mkdir(parents=True, exist_ok=True)
-    engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_MS / 1000, "check_same_thread": False})
+    wait = {"timeout": BUSY_TIMEOUT_MS / 1000, "check_same_thread": False}
+    engine = create_engine(url, pool_size=8, max_overflow=56, connect_args=wait)
     event.listen(engine, "connect", _on_connect)
     event.listen(engine, "begin", _on_begin)
     return engine
@@ -128,6 +130,8 @@ def _away_is_an_answer() -> Iterator[None]:
     """A database that cannot be reached is DatabaseAway; a wrong statement stays the error that it is."""
     try:
         yield
+    except PoolTimeoutError as error:
+        raise DatabaseAway("all connections are in use") from error
     except DBAPIError as error:
         if error.connection_invalidated or _is_away(error):
             raise DatabaseAway(str(error.orig)) from error

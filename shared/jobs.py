@@ -157,7 +157,7 @@ def remove(session: Session, job_id: str) -> int:
         raise _wrong_state(job, "delete")
     freed = 0
     for table in (ArtifactRow, CheckpointRow):
-        freed += session.scalar(select(func.sum(table.size_bytes)).where(table.job_id == job_id)) or 0
+        freed += int(session.scalar(select(func.sum(table.size_bytes)).where(table.job_id == job_id)) or 0)
     for child in (EventRow, ArtifactRow, CheckpointRow, Attempt):
         session.execute(delete(child).where(child.job_id == job_id))
     session.delete(job)

@@ -21,6 +21,14 @@ def start_service(tmp_path: Path) -> Iterator[Callable[..., Service]]:
         service.close()
 
 
+@pytest.fixture(scope="session")
+def steady(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """One service for all tests that leave it whole."""
+    service = Service(tmp_path_factory.mktemp("steady")).start()
+    yield service
+    service.close()
+
+
 @pytest.fixture
 def service(start_service: Callable[..., Service]) -> Service:
     return start_service()

@@ -58,11 +58,11 @@ def assert_resumed(service: Service, job_id: str, unbroken: dict[str, Any], atte
     return job
 
 
-def test_killed_trainer_resumes_with_the_same_weights(service: Service, unbroken: dict[str, Any]) -> None:
-    job = service.submit(**LONG)
-    service.wait_for_checkpoint(job["id"])
-    service.trainer(job["id"]).kill()
-    ended = assert_resumed(service, job["id"], unbroken)
+def test_killed_trainer_resumes_with_the_same_weights(steady: Service, unbroken: dict[str, Any]) -> None:
+    job = steady.submit(**LONG)
+    steady.wait_for_checkpoint(job["id"])
+    steady.trainer(job["id"]).kill()
+    ended = assert_resumed(steady, job["id"], unbroken)
     assert [a["outcome"] for a in ended["attempts"]] == ["worker_lost", "succeeded"]
 
 
@@ -70,7 +70,7 @@ def test_killed_worker_leaves_no_orphan_and_its_job_resumes(
     start_service: Callable[..., Service], unbroken: dict[str, Any]
 ) -> None:
     service = start_service(workers=1)
-    worker = service.parts[-1]
+    worker = service.worker
     job = service.submit(**LONG)
     service.wait_for_checkpoint(job["id"])
     family = [*worker.family(), service.trainer(job["id"])]
@@ -101,21 +101,21 @@ def test_killed_trainer_and_worker_together(service: Service, unbroken: dict[str
     job = service.submit(**LONG)
     service.wait_for_checkpoint(job["id"])
     trainer = service.trainer(job["id"])
-    service.parts[-1].kill()
+    service.worker.kill()
     trainer.kill()
     service.start_worker()
     assert_resumed(service, job["id"], unbroken)
 
 
-def test_killed_trainer_server_costs_the_running_job_nothing(service: Service, unbroken: dict[str, Any]) -> None:
-    job = service.submit(**LONG)
-    service.wait_for_checkpoint(job["id"])
-    service.trainer(job["id"]).parent().kill()
-    ended = service.wait(job["id"])
+def test_killed_trainer_server_costs_the_running_job_nothing(steady: Service, unbroken: dict[str, Any]) -> None:
+    job = steady.submit(**LONG)
+    steady.wait_for_checkpoint(job["id"])
+    steady.trainer(job["id"]).parent().kill()
+    ended = steady.wait(job["id"])
     assert ended["status"] == "succeeded"
     assert ended["attempt"] == 1
     assert ended["result"]["weights_sha256"] == unbroken["weights_sha256"]
-    after = service.wait(service.submit(epochs=1)["id"])
+    after = steady.wait(steady.submit(epochs=1)["id"])
     assert after["status"] == "succeeded", "the worker did not start another trainer server"
 
 
@@ -150,7 +150,7 @@ def _seq_of_attempt_2(service: Service, job: dict[str, Any]) -> int:
 def test_drained_worker_hands_its_job_back_and_it_costs_no_attempt(service: Service, unbroken: dict[str, Any]) -> None:
     job = service.submit(**LONG, max_attempts=1)
     service.wait_for_checkpoint(job["id"])
-    worker = service.parts[-1]
+    worker = service.worker
     worker.send(signal.SIGTERM)
     worker.process.wait(20)
     queued = service.job(job["id"])
@@ -161,31 +161,31 @@ def test_drained_worker_hands_its_job_back_and_it_costs_no_attempt(service: Serv
     assert_resumed(service, job["id"], unbroken)
 
 
-def test_a_job_that_kills_its_trainer_each_time_fails_after_max_attempts(service: Service) -> None:
-    job = service.submit(**LONG, max_attempts=2)
+def test_a_job_that_kills_its_trainer_each_time_fails_after_max_attempts(steady: Service) -> None:
+    job = steady.submit(**LONG, max_attempts=2)
     for attempt in (1, 2):
-        service.trainer(job["id"], attempt).kill()
-    ended = service.wait(job["id"])
+        steady.trainer(job["id"], attempt).kill()
+    ended = steady.wait(job["id"])
     assert ended["status"] == "failed"
     assert ended["status_reason"]["code"] == "too_many_attempts"
     assert ended["attempt"] == 2
 
 
-def test_a_message_delivered_three_times_trains_once(service: Service) -> None:
+def test_a_message_delivered_three_times_trains_once(steady: Service) -> None:
     from shared.broker import Broker
 
-    broker = Broker(service.env["GRADQ_REDIS_URL"])
-    job = service.submit(epochs=3)
+    broker = Broker(steady.env["GRADQ_REDIS_URL"])
+    job = steady.submit(epochs=3)
     assert all(broker.ring() for _ in range(3))
-    ended = service.wait(job["id"])
+    ended = steady.wait(job["id"])
     assert ended["attempt"] == 1
-    assert sum(e["message"] == "trainer started" for e in service.events(job["id"], "log")) == 1
+    assert sum(e["message"] == "trainer started" for e in steady.events(job["id"], "log")) == 1
 
 
 def test_a_lost_message_loses_no_job(service: Service) -> None:
     from redis import Redis
 
-    service.parts[-1].stop()
+    service.worker.stop()
     jobs = [service.submit(epochs=1) for _ in range(5)]
     with Redis(unix_socket_path=str(service.socket)) as redis:
         redis.flushall()
@@ -205,7 +205,7 @@ def test_with_the_broker_dead_a_job_is_taken_at_once_and_runs_when_it_is_back(se
 
 
 def test_cancel_of_a_queued_job_is_final_at_once(service: Service) -> None:
-    service.parts[-1].stop()
+    service.worker.stop()
     job = service.submit(epochs=1)
     assert service.cancel(job["id"])["status"] == "cancelled"
     service.start_worker()
@@ -214,18 +214,18 @@ def test_cancel_of_a_queued_job_is_final_at_once(service: Service) -> None:
     assert service.job(job["id"])["attempt"] == 0
 
 
-def test_cancel_while_training_keeps_the_last_checkpoint(service: Service) -> None:
-    job = service.submit(**{**LONG, "epochs": 5000})
-    service.wait_for_checkpoint(job["id"])
-    trainer = service.trainer(job["id"])
-    assert service.cancel(job["id"])["status"] == "cancelling"
-    ended = service.wait(job["id"], 15)
+def test_cancel_while_training_keeps_the_last_checkpoint(steady: Service) -> None:
+    job = steady.submit(**{**LONG, "epochs": 5000})
+    steady.wait_for_checkpoint(job["id"])
+    trainer = steady.trainer(job["id"])
+    assert steady.cancel(job["id"])["status"] == "cancelling"
+    ended = steady.wait(job["id"], 15)
     assert ended["status"] == "cancelled"
     assert ended["status_reason"]["code"] == "cancelled_by_user"
     assert not trainer.is_running()
-    checkpoints = [e["data"]["step"] for e in service.events(job["id"], "checkpoint")]
-    assert checkpoints[-1] >= service.series(job["id"])["batch_loss"][-1][0], "none was written on the way out"
-    assert (service.state / "artifacts" / job["id"] / "checkpoints" / f"1-{checkpoints[-1]}.pt").is_file()
+    checkpoints = [e["data"]["step"] for e in steady.events(job["id"], "checkpoint")]
+    assert checkpoints[-1] >= steady.series(job["id"])["batch_loss"][-1][0], "none was written on the way out"
+    assert (steady.state / "artifacts" / job["id"] / "checkpoints" / f"1-{checkpoints[-1]}.pt").is_file()
 
 
 def test_cancel_of_a_trainer_that_does_not_listen_kills_it_after_the_grace(
@@ -240,24 +240,24 @@ def test_cancel_of_a_trainer_that_does_not_listen_kills_it_after_the_grace(
     assert not trainer.is_running()
 
 
-def test_a_job_over_its_deadline_fails_with_that_reason(service: Service) -> None:
-    job = service.submit(**{**LONG, "epochs": 5000}, max_seconds=1)
-    ended = service.wait(job["id"], 20)
+def test_a_job_over_its_deadline_fails_with_that_reason(steady: Service) -> None:
+    job = steady.submit(**{**LONG, "epochs": 5000}, max_seconds=1)
+    ended = steady.wait(job["id"], 20)
     assert ended["status"] == "failed"
     assert ended["status_reason"]["code"] == "deadline_exceeded"
 
 
-def test_a_diverging_job_fails_and_names_epoch_and_step(service: Service) -> None:
-    ended = service.wait(service.submit(architecture="linear", lr=1e38, epochs=3)["id"], 20)
+def test_a_diverging_job_fails_and_names_epoch_and_step(steady: Service) -> None:
+    ended = steady.wait(steady.submit(architecture="linear", lr=1e38, epochs=3)["id"], 20)
     assert ended["status"] == "failed"
     assert ended["status_reason"]["code"] == "diverged"
     assert "epoch 1 at step" in ended["status_reason"]["detail"]
 
 
-def test_the_worker_process_has_no_torch(service: Service) -> None:
+def test_the_worker_process_has_no_torch(steady: Service) -> None:
     """Read off the process itself: torch's library is mapped into the trainer server, not into the worker."""
-    service.wait(service.submit(epochs=1)["id"])
-    worker = service.parts[-1]
+    steady.wait(steady.submit(epochs=1)["id"])
+    worker = steady.worker
     assert not _maps_torch(worker.process.pid)
     assert any(_maps_torch(child.pid) for child in worker.handle.children(recursive=True))
 

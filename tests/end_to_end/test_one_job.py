@@ -48,20 +48,20 @@ REBUILD = textwrap.dedent(
 )
 
 
-def test_the_smallest_body_trains_and_brings_everything_back(service: Service, tmp_path: Path) -> None:
+def test_the_smallest_body_trains_and_brings_everything_back(steady: Service, tmp_path: Path) -> None:
     body = '{"architecture":"mlp","lr":0.1,"epochs":5,"gradients":"manual"}'
     form = {"Content-Type": "application/x-www-form-urlencoded"}  # what curl -d sends
-    job = service.http.post("/v1/jobs", content=body, headers=form).json()
-    ended = service.wait(job["id"], 10)
+    job = steady.http.post("/v1/jobs", content=body, headers=form).json()
+    ended = steady.wait(job["id"], 10)
     assert ended["status"] == "succeeded"
     result = ended["result"]
     assert result["test_accuracy"] > 0.90
     assert result["gradient_check"]["passed"] is True
     assert result["parameters"] == 64 * 30 + 30 + 30 * 10 + 10
     assert result["pinned_memory"] is (result["device"] != "cpu")
-    assert_whole_curve(service, ended)
-    assert set(service.artifacts(job["id"])) >= ARTIFACTS
-    assert rebuilt_accuracy(service, ended, tmp_path) == pytest.approx(result["test_accuracy"], abs=1e-12)
+    assert_whole_curve(steady, ended)
+    assert set(steady.artifacts(job["id"])) >= ARTIFACTS
+    assert rebuilt_accuracy(steady, ended, tmp_path) == pytest.approx(result["test_accuracy"], abs=1e-12)
 
 
 def rebuilt_accuracy(service: Service, job: dict[str, Any], folder: Path) -> float:
@@ -74,19 +74,18 @@ def rebuilt_accuracy(service: Service, job: dict[str, Any], folder: Path) -> flo
     return float(run.stdout)
 
 
-def test_manual_and_autograd_with_one_seed_end_with_the_same_weights(service: Service) -> None:
+def test_manual_and_autograd_with_one_seed_end_with_the_same_weights(steady: Service) -> None:
     manual, autograd = (
-        service.wait(service.submit(gradients=gradients, seed=11, epochs=3)["id"])
-        for gradients in ("manual", "autograd")
+        steady.wait(steady.submit(gradients=gradients, seed=11, epochs=3)["id"]) for gradients in ("manual", "autograd")
     )
     assert manual["result"]["weights_sha256"] == autograd["result"]["weights_sha256"]
     assert autograd["result"]["gradient_check"] is None
-    assert "gradient_check.json" not in service.artifacts(autograd["id"])
+    assert "gradient_check.json" not in steady.artifacts(autograd["id"])
 
 
-def test_the_trainer_starts_warm_and_alone_in_its_process(service: Service) -> None:
-    job = service.wait(service.submit(epochs=1)["id"])
-    started = next(e for e in service.events(job["id"], "log") if e["message"] == "trainer started")
+def test_the_trainer_starts_warm_and_alone_in_its_process(steady: Service) -> None:
+    job = steady.wait(steady.submit(epochs=1)["id"])
+    started = next(e for e in steady.events(job["id"], "log") if e["message"] == "trainer started")
     assert started["data"]["threads_at_entry"] == 1
 
 
@@ -110,8 +109,8 @@ def test_mnist_cnn_in_two_epochs(mnist_dir: Path, start_service: Any) -> None:
     assert service.wait(job["id"], 150)["result"]["test_accuracy"] >= 0.975
 
 
-def test_missing_mnist_fails_the_job_and_names_the_file(service: Service) -> None:
-    ended = service.wait(service.submit(dataset="mnist")["id"], 20)
+def test_missing_mnist_fails_the_job_and_names_the_file(steady: Service) -> None:
+    ended = steady.wait(steady.submit(dataset="mnist")["id"], 20)
     assert ended["status"] == "failed"
     assert ended["status_reason"]["code"] == "data_error"
     assert "train-images-idx3-ubyte" in ended["status_reason"]["detail"]

@@ -73,9 +73,9 @@ class Service:
     def start(self, workers: int = 1) -> Service:
         self.run("migrate")
         self.start_broker()
-        self.start_api()
         for _ in range(workers):
-            self.start_worker(wait=False)
+            self._gradq("worker")
+        self.start_api()
         wait_for(lambda: len(self.live_workers()) == workers, 60, f"{workers} live workers")
         return self
 
@@ -110,12 +110,16 @@ class Service:
         except httpx2.TransportError:
             return False
 
-    def start_worker(self, wait: bool = True) -> Part:
+    def start_worker(self) -> Part:
         before = {w["id"] for w in self.live_workers()}
         part = self._gradq("worker")
-        if wait:
-            wait_for(lambda: {w["id"] for w in self.live_workers()} - before, 60, "a new live worker")
+        wait_for(lambda: {w["id"] for w in self.live_workers()} - before, 60, "a new live worker")
         return part
+
+    @property
+    def worker(self) -> Part:
+        """The worker that was started last."""
+        return next(part for part in reversed(self.parts) if part.log.name == "worker.log")
 
     def _gradq(self, *arguments: str) -> Part:
         return self._part([*GRADQ, *arguments], arguments[0])

@@ -107,9 +107,7 @@ def outcome_of(spec: JobSpec, plan: Plan, stop: threading.Event, pipe: connectio
 def code_of(error: Exception) -> str:
     if isinstance(error, torch.OutOfMemoryError):
         return "out_of_memory_gpu"
-    if isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(
-        error
-    ):  # torch has no class for it
+    if isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error):  # torch has no class for it
         return "out_of_memory_host"
     return "internal_error"
 
