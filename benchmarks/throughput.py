@@ -8,7 +8,6 @@ files written, and with the files left out).
 
 from __future__ import annotations
 
-import os
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -84,18 +83,16 @@ def main() -> None:
         for before, after in pairwise(STAGES)
     }
     held = summary([1000 * (job["succeeded"] - job["claimed"]) for job in jobs])
-    rate = summary(rates, digits=2)
     figures = {
         "jobs": asked.jobs,
         "rounds": asked.rounds,
         "slots": slots,
-        "jobs_per_second": rate,
+        "jobs_per_second": summary(rates, digits=2),
         "accepted_per_second": summary(accepted),
         "slot_held_ms": held,
         "stage_median_ms": stages,
         "training_share": round(stages["first_step to files"] / held["median"], 3),
         "in_process_ms": {"with_files": round(1000 * whole, 1), "without_files": round(1000 * bare, 1)},
-        "service_over_in_process": round(rate["median"] * whole / min(slots, os.cpu_count() or 1), 2),
     }
     publish("throughput", CLAIM, figures, asked.save)
 
