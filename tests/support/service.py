@@ -183,7 +183,9 @@ class Service:
             after = page["next_after"]
 
     def series(self, job_id: str) -> dict[str, list[list[float]]]:
-        series: dict[str, list[list[float]]] = self.http.get(f"/v1/jobs/{job_id}/metrics").json()["series"]
+        series: dict[str, list[list[float]]] = self.http.get(f"/v1/jobs/{job_id}/metrics?max_points=1000000").json()[
+            "series"
+        ]
         return series
 
     def artifacts(self, job_id: str) -> dict[str, dict[str, Any]]:
