@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from sqlalchemy.orm import Session
 from shared.errors import ConfigurationError, DatabaseAway
 
 BUSY_TIMEOUT_MS = 10_000
+WAL_RETRY_SECONDS = 0.01
 NETWORK_FILESYSTEMS = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.sshfs", "fuse.s3fs", "glusterfs", "ceph")
 SQLITE_AWAY = ("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_CANTOPEN", "SQLITE_IOERR", "SQLITE_FULL", "SQLITE_READONLY")
 MIGRATIONS = Path(__file__).parent / "migrations"
@@ -95,7 +97,6 @@ def _on_connect(connection: sqlite3.Connection, _record: Any) -> None:
     connection.isolation_level = None  # the driver would begin a deferred transaction by itself; _on_begin does it
     for pragma in (
         f"busy_timeout={BUSY_TIMEOUT_MS}",
-        "journal_mode=WAL",
         "synchronous=NORMAL",
         "foreign_keys=ON",
         # SQLite before 3.51.3 can corrupt a WAL database when two processes fold the log at the same moment
@@ -103,6 +104,21 @@ def _on_connect(connection: sqlite3.Connection, _record: Any) -> None:
         "wal_autocheckpoint=0",
     ):
         connection.execute(f"PRAGMA {pragma}")
+    _enter_wal_mode(connection)
+
+
+def _enter_wal_mode(connection: sqlite3.Connection) -> None:
+    """Of several processes that open a new file, one converts it; the busy timeout does not cover that moment."""
+    deadline = time.monotonic() + BUSY_TIMEOUT_MS / 1000
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(WAL_RETRY_SECONDS)
+        else:
+            return
 
 
 def _on_begin(connection: Any) -> None:
