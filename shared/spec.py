@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import difflib
-import json
 import math
 import secrets
-from typing import Annotated, Any, Literal
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, ValidationError
-from pydantic_core import ErrorDetails
 
-from shared.datasets import DATASETS
+from shared.datasets import DATASETS, DatasetInfo
 from shared.errors import FieldError, InvalidSpec
+from shared.presets import PRESETS
+from shared.wording import field_error
 
 MAX_SEED = 2**53 - 1  # the largest integer that every JSON reader keeps exact
+JOB_ID = r"^job_[0-9a-f]{32}$"
+DATASET_ID = r"^ds_[0-9a-f]{32}$"
 
-# Fields, and values of fields, that the contract names and this version does not build: refused by name, never ignored.
-NOT_BUILT_FIELDS = ("schedule", "augment", "precision", "devices", "early_stopping", "preset", "init_from", "verify")
-NOT_BUILT_VALUES = {
-    "dataset": ("fashion_mnist", "kmnist", "cifar10"),
-    "architecture": ("torchvision",),
-}
+FindDataset = Callable[[str], DatasetInfo | None]  # None: there is no such data set
 
 
 class Model(BaseModel):
@@ -38,6 +36,10 @@ def short_form(value: Any) -> Any:
 Activation = Literal["relu", "tanh", "sigmoid", "gelu"]
 Width = Annotated[int, Field(ge=1, le=16_384)]
 Channels = Annotated[int, Field(ge=1, le=2_048)]
+Dropout = Annotated[float, Field(ge=0, lt=1)]  # the probability with which an activation is zeroed
+TorchvisionName = Literal[
+    "resnet18", "resnet34", "resnet50", "mobilenet_v3_small", "efficientnet_b0", "convnext_tiny", "vit_b_16"
+]
 
 
 class Linear(Model):
@@ -47,24 +49,41 @@ class Linear(Model):
 
 
 class Mlp(Model):
-    """Fully connected layers with an activation between them."""
+    """Fully connected layers with an activation between them.
+
+    Batch normalization stands between a layer's sum and its activation, dropout behind the activation."""
 
     type: Literal["mlp"] = "mlp"
     hidden: Annotated[list[Width], Field(min_length=1, max_length=16)] = [30]
     activation: Activation = "relu"
+    dropout: Dropout = 0.0
+    batch_norm: bool = False
 
 
 class Cnn(Model):
-    """Per entry of `channels`: convolution (same size), activation, 2x2 max-pooling; then fully connected layers."""
+    """Per entry of `channels`: convolution (same size), activation, 2x2 max-pooling; then fully connected layers.
+
+    Batch normalization stands between a layer's sum and its activation, dropout behind the activation of each fully
+    connected layer."""
 
     type: Literal["cnn"] = "cnn"
     channels: Annotated[list[Channels], Field(min_length=1, max_length=8)] = [16, 32]
     kernel: Literal[1, 3, 5, 7] = 3
     hidden: Annotated[list[Width], Field(max_length=16)] = [64]
     activation: Activation = "relu"
+    dropout: Dropout = 0.0
+    batch_norm: bool = False
 
 
-Architecture = Annotated[Linear | Mlp | Cnn, Field(discriminator="type"), BeforeValidator(short_form)]
+class Torchvision(Model):
+    """A network of torchvision's model zoo, untrained; first layer and head fitted to the data set. Autograd only."""
+
+    type: Literal["torchvision"] = "torchvision"
+    name: TorchvisionName
+
+
+Architecture = Annotated[Linear | Mlp | Cnn | Torchvision, Field(discriminator="type"), BeforeValidator(short_form)]
+ManualArchitecture = Annotated[Linear | Mlp | Cnn, Field(discriminator="type"), BeforeValidator(short_form)]
 
 
 # --- init, loss, optimizer --------------------------------------------------------------------------------------------
@@ -143,7 +162,76 @@ class AdamW(Model):
 Optimizer = Annotated[Basic | Sgd | Adam | AdamW, Field(discriminator="type"), BeforeValidator(short_form)]
 
 
-# --- validation, checkpoint -------------------------------------------------------------------------------------------
+# --- schedule: the learning rate of each step, as a factor of `lr` ----------------------------------------------------
+
+
+class ConstantSchedule(Model):
+    type: Literal["constant"] = "constant"
+
+
+class CosineSchedule(Model):
+    """Up from 0 in a line over `warmup_epochs`, then down to 0 along half a cosine."""
+
+    type: Literal["cosine"] = "cosine"
+    warmup_epochs: NonNegative = 0.0
+
+
+class StepSchedule(Model):
+    """Times `gamma` after every `every_epochs` epochs."""
+
+    type: Literal["step"] = "step"
+    every_epochs: Annotated[int, Field(ge=1)] = 10
+    gamma: Annotated[float, Field(gt=0, le=1)] = 0.1
+
+
+class OneCycleSchedule(Model):
+    """lr/25 up to `lr` over the first 30 % of the steps, then down to lr/250 000, both along half a cosine."""
+
+    type: Literal["onecycle"] = "onecycle"
+
+
+Schedule = Annotated[
+    ConstantSchedule | CosineSchedule | StepSchedule | OneCycleSchedule,
+    Field(discriminator="type"),
+    BeforeValidator(short_form),
+]
+
+
+# --- augment: drawn anew for each example of each epoch, from a generator of its own ----------------------------------
+
+
+class Shift(Model):
+    """Moved by up to `pixels` to each side, along both axes."""
+
+    type: Literal["shift"] = "shift"
+    pixels: Annotated[int, Field(ge=1, le=64)] = 2
+
+
+class Rotate(Model):
+    """Turned by up to `degrees` either way, around the middle."""
+
+    type: Literal["rotate"] = "rotate"
+    degrees: Annotated[float, Field(gt=0, le=180)] = 10.0
+
+
+class Flip(Model):
+    """Left and right swapped, with `probability`."""
+
+    type: Literal["flip"] = "flip"
+    probability: Annotated[float, Field(gt=0, le=1)] = 0.5
+
+
+class Crop(Model):
+    """Padded with black by `padding` on each side, then a window of the image's own size cut out anywhere."""
+
+    type: Literal["crop"] = "crop"
+    padding: Annotated[int, Field(ge=1, le=64)] = 4
+
+
+Augmentation = Annotated[Shift | Rotate | Flip | Crop, Field(discriminator="type"), BeforeValidator(short_form)]
+
+
+# --- validation, checkpoint, early stopping, checks in flight ---------------------------------------------------------
 
 
 class Fraction(Model):
@@ -165,155 +253,188 @@ class Checkpointing(Model):
     keep_best: bool = True
 
 
+class EarlyStopping(Model):
+    """Stop when `metric` has not improved by more than `min_delta` for `patience_epochs` epochs."""
+
+    metric: Literal["val_loss", "val_accuracy", "train_loss"] = "val_loss"
+    patience_epochs: Annotated[int, Field(ge=1)] = 5
+    min_delta: NonNegative = 0.0
+
+
+class InitFrom(Model):
+    """Begin with the weights that another job ended with."""
+
+    job: Annotated[str, Field(pattern=JOB_ID)]
+
+
+class Verify(Model):
+    """Hold the hand-written gradients against autograd every so many steps of the training itself."""
+
+    every_steps: Annotated[int, Field(ge=1)] = 100
+
+
 NO_CONTROLS = r"^[^\x00-\x1f\x7f]*$"  # PostgreSQL stores no NUL, and a terminal should survive a list of names
 LabelKey = Annotated[str, Field(min_length=1, max_length=64, pattern=NO_CONTROLS)]
 LabelValue = Annotated[str, Field(max_length=512, pattern=NO_CONTROLS)]
+DatasetName = Annotated[
+    str, Field(examples=[*DATASETS], json_schema_extra={"pattern": f"^({'|'.join(DATASETS)}|ds_[0-9a-f]{{32}})$"})
+]
 
 
-class JobSpec(Model):
-    """One training job. Two equal specs (seed included) on one build and thread count end with the same weights."""
+class Work(Model):
+    """What every job says, whatever it does: on which data, with which net, from which seed, where, how urgently."""
 
     name: Annotated[str, Field(min_length=1, max_length=128, pattern=NO_CONTROLS)] = ""
-    dataset: Literal["digits", "mnist"] = "digits"
-    architecture: Architecture = Mlp()
+    dataset: DatasetName = "digits"
     init: Init = PytorchInit()
-    gradients: Literal["autograd", "manual"] = "autograd"
     loss: Loss = CrossEntropy()
-    optimizer: Optimizer = Sgd()
-    lr: Annotated[float, Field(gt=0)] = 0.1
-    epochs: Annotated[int, Field(ge=1, le=10_000)] = 5
-    batch_size: Annotated[int, Field(ge=1, le=65_536)] = 64
-    validation: Validation = Fraction()
     seed: Annotated[int, Field(ge=0, le=MAX_SEED)] = Field(default_factory=lambda: secrets.randbelow(MAX_SEED + 1))
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    deterministic: bool = True
-    checkpoint: Checkpointing = Checkpointing()
     max_seconds: Annotated[float, Field(gt=0, le=30 * 86_400)] = 86_400.0
     max_attempts: Annotated[int, Field(ge=1, le=20)] = 3
     priority: Annotated[int, Field(ge=0, le=100)] = 50
     labels: Annotated[dict[LabelKey, LabelValue], Field(max_length=16)] = {}
 
     @classmethod
-    def parse(cls, body: Any) -> JobSpec:
+    def parse(cls, body: Any, find_dataset: FindDataset = DATASETS.get) -> Self:
         """Check a request body; raise InvalidSpec with every wrong field at once."""
         if not isinstance(body, dict):
             raise InvalidSpec([FieldError("", "object_type", f"must be a JSON object, got {type(body).__name__}")])
         try:
-            spec = cls.model_validate(body)
+            spec = cls.model_validate(cls._filled(body))
         except ValidationError as error:
-            raise InvalidSpec([_field_error(e) for e in error.errors(include_url=False)]) from error
-        if conflicts := _conflicts(spec):
+            wrong = [field_error(cls, e) for e in error.errors(include_url=False)]
+            dataset = body.get("dataset")
+            if isinstance(dataset, str) and find_dataset(dataset) is None:
+                wrong.append(_no_such_dataset(dataset))
+            raise InvalidSpec(wrong) from error
+        info = find_dataset(spec.dataset)
+        conflicts = [_no_such_dataset(spec.dataset)] if info is None else spec.conflicts(info)
+        if conflicts:
             raise InvalidSpec(conflicts)
-        return spec if spec.name else spec.model_copy(update={"name": _generated_name(spec)})
+        return spec if spec.name else spec.model_copy(update={"name": spec.generated_name()})
+
+    @classmethod
+    def _filled(cls, body: dict[str, Any]) -> dict[str, Any]:
+        return body
 
     def to_json(self) -> dict[str, Any]:
         return self.model_dump(mode="json")
 
-    @property
-    def input_shape(self) -> tuple[int, int, int]:
-        """(channels, height, width) of one example."""
-        return DATASETS[self.dataset].shape
+    def conflicts(self, info: DatasetInfo) -> list[FieldError]:
+        """What is right field by field and wrong together, or wrong for this data set."""
+        raise NotImplementedError
 
-    @property
-    def n_classes(self) -> int:
-        return len(DATASETS[self.dataset].classes)
+    def generated_name(self) -> str:
+        raise NotImplementedError
 
 
-def _generated_name(spec: JobSpec) -> str:
-    return f"{spec.dataset}-{spec.architecture.type}-{spec.gradients}-{spec.seed % 0x10000:04x}"
+class JobSpec(Work):
+    """One training job. Two equal specs (seed included) on one build and thread count end with the same weights."""
+
+    preset: str | None = None
+    architecture: Architecture = Mlp()
+    gradients: Literal["autograd", "manual"] = "autograd"
+    verify: Verify | None = None
+    init_from: InitFrom | None = None
+    optimizer: Optimizer = Sgd()
+    lr: Annotated[float, Field(gt=0)] = 0.1
+    schedule: Schedule = ConstantSchedule()
+    epochs: Annotated[int, Field(ge=1, le=10_000)] = 5
+    batch_size: Annotated[int, Field(ge=1, le=65_536)] = 64
+    validation: Validation = Fraction()
+    augment: Annotated[list[Augmentation], Field(max_length=8)] = []
+    precision: Literal["fp32", "bf16"] = "fp32"
+    devices: Annotated[int, Field(ge=1, le=64)] = 1
+    deterministic: bool = True
+    checkpoint: Checkpointing = Checkpointing()
+    early_stopping: EarlyStopping | None = None
+
+    @classmethod
+    def _filled(cls, body: dict[str, Any]) -> dict[str, Any]:
+        """The body over its preset's fields: a preset is nothing but a set of values that need not be typed."""
+        preset = PRESETS.get(body["preset"]) if isinstance(body.get("preset"), str) else None
+        return body if preset is None else {**preset.spec, **body}
+
+    def conflicts(self, info: DatasetInfo) -> list[FieldError]:
+        wrong = architecture_conflicts(self.architecture, info)
+        if self.preset is not None and self.preset not in PRESETS:
+            detail = f"there is no preset '{self.preset}'; GET /v1/presets lists them: {', '.join(PRESETS)}"
+            wrong.append(FieldError("/preset", "not_found", detail))
+        if isinstance(self.optimizer, Sgd) and self.optimizer.nesterov and self.optimizer.momentum == 0:
+            wrong.append(FieldError("/optimizer/nesterov", "conflict", "needs a momentum greater than 0"))
+        if isinstance(self.validation, Fraction):
+            n = info.train_examples
+            if not 1 <= round(n * self.validation.fraction) <= n - 1:
+                detail = f"leaves no example to train on or to validate with ({n} in {self.dataset})"
+                wrong.append(FieldError("/validation/fraction", "conflict", detail))
+        if self.devices > 1:
+            detail = "one job over several devices is in the contract, but this version does not build it; set it to 1"
+            wrong.append(FieldError("/devices", "not_built", detail))
+        if self.gradients == "manual":
+            wrong += self._manual_conflicts()
+        elif self.verify is not None:
+            detail = "checks hand-written gradients; set gradients to 'manual', or leave verify out"
+            wrong.append(FieldError("/verify", "conflict", detail))
+        if isinstance(self.schedule, CosineSchedule) and self.schedule.warmup_epochs >= self.epochs:
+            detail = f"must be less than epochs = {self.epochs}, got {self.schedule.warmup_epochs:g}"
+            wrong.append(FieldError("/schedule/warmup_epochs", "conflict", detail))
+        size = min(info.shape[1:])
+        for i, step in enumerate(self.augment):
+            moved = step.pixels if isinstance(step, Shift) else step.padding if isinstance(step, Crop) else 0
+            if moved >= size:
+                field = "pixels" if isinstance(step, Shift) else "padding"
+                detail = f"moves the image out of sight: {self.dataset} is {size} pixels wide, got {moved}"
+                wrong.append(FieldError(f"/augment/{i}/{field}", "conflict", detail))
+        return wrong
+
+    def _manual_conflicts(self) -> list[FieldError]:
+        wrong = []
+        if isinstance(self.architecture, Torchvision):
+            detail = "torchvision nets have no hand-written backward pass; set gradients to 'autograd'"
+            wrong.append(FieldError("/gradients", "conflict", detail))
+        if self.precision != "fp32":
+            detail = "gradients by hand are computed in fp32; set precision to 'fp32', or gradients to 'autograd'"
+            wrong.append(FieldError("/precision", "conflict", detail))
+        return wrong
+
+    def generated_name(self) -> str:
+        return f"{self.dataset}-{self.architecture.type}-{self.gradients}-{self.seed % 0x10000:04x}"
 
 
-def _conflicts(spec: JobSpec) -> list[FieldError]:
-    """What is right field by field and wrong together."""
-    errors = []
-    if isinstance(spec.optimizer, Sgd) and spec.optimizer.nesterov and spec.optimizer.momentum == 0:
-        errors.append(FieldError("/optimizer/nesterov", "conflict", "needs a momentum greater than 0"))
-    if isinstance(spec.architecture, Cnn):
-        smallest, halvings = min(spec.input_shape[1:]), len(spec.architecture.channels)
+class GradientCheckSpec(Work):
+    """A job that trains nothing: gradients by hand against autograd's and finite differences, in float64."""
+
+    architecture: ManualArchitecture = Mlp()
+    batches: Annotated[int, Field(ge=1, le=1_000)] = 3
+    batch_size: Annotated[int, Field(ge=1, le=1_024)] = 8
+    finite_differences: bool = True
+    samples: Annotated[int, Field(ge=1, le=100_000)] = Field(
+        25, description="elements of each parameter that finite differences are taken at, drawn from the seed"
+    )
+
+    def conflicts(self, info: DatasetInfo) -> list[FieldError]:
+        return architecture_conflicts(self.architecture, info)
+
+    def generated_name(self) -> str:
+        return f"gradient-check-{self.dataset}-{self.architecture.type}-{self.seed % 0x10000:04x}"
+
+
+def architecture_conflicts(architecture: Any, info: DatasetInfo) -> list[FieldError]:
+    """Whether the net can take images of this size."""
+    smallest = min(info.shape[1:])
+    if isinstance(architecture, Cnn):
+        halvings = len(architecture.channels)
         if smallest >> halvings == 0:
             detail = (
-                f"each entry halves the image: {spec.dataset} is {smallest} pixels wide and allows "
+                f"each entry halves the image: {info.name} is {smallest} pixels wide and allows "
                 f"{int(math.log2(smallest))} entries, got {halvings}"
             )
-            errors.append(FieldError("/architecture/channels", "too_long", detail))
-    if isinstance(spec.validation, Fraction):
-        n = DATASETS[spec.dataset].train_examples
-        if not 1 <= round(n * spec.validation.fraction) <= n - 1:
-            detail = f"leaves no example to train on or to validate with ({n} in {spec.dataset})"
-            errors.append(FieldError("/validation/fraction", "conflict", detail))
-    return errors
+            return [FieldError("/architecture/channels", "too_long", detail)]
+    return []
 
 
-# --- errors in the words of the contract ------------------------------------------------------------------------------
-
-UNION_FIELDS = ("architecture", "init", "loss", "optimizer", "validation")
-
-
-def _field_error(error: ErrorDetails) -> FieldError:
-    path = list(error["loc"])
-    if len(path) > 1 and path[0] in UNION_FIELDS:
-        del path[1]  # pydantic names the branch of the union here, the client's document has no such level
-    if path and path[-1] == "[key]":
-        path.pop()
-    pointer = "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in path)
-    code, detail = error["type"], _detail(error, path)
-    if _not_built(error, path):
-        code = "not_built"
-    return FieldError(pointer, code, detail)
-
-
-def _not_built(error: ErrorDetails, path: list[Any]) -> bool:
-    if len(path) != 1:
-        return False
-    if error["type"] == "extra_forbidden":
-        return path[0] in NOT_BUILT_FIELDS
-    return isinstance(path[0], str) and _chosen(error["input"]) in NOT_BUILT_VALUES.get(path[0], ())
-
-
-def _chosen(value: Any) -> Any:
-    chosen = value.get("type") if isinstance(value, dict) else value
-    return chosen if isinstance(chosen, str) else None
-
-
-def _detail(error: ErrorDetails, path: list[Any]) -> str:
-    kind, value, context = error["type"], error["input"], error.get("ctx", {})
-    if _not_built(error, path):
-        what = f"'{path[0]}'" if kind == "extra_forbidden" else f"'{_chosen(value)}'"
-        return f"{what} is in the contract, but this version does not build it"
-    if kind == "extra_forbidden":
-        known = _known_fields(path)
-        if path[-1] in known:
-            return "does not belong to this type"
-        guess = difflib.get_close_matches(str(path[-1]), known, n=1)
-        return "unknown field" + (f"; did you mean '{guess[0]}'?" if guess else "")
-    if kind == "union_tag_invalid":
-        expected = context["expected_tags"]
-        guess = difflib.get_close_matches(str(context["tag"]), expected.replace("'", "").split(", "), n=1)
-        hint = f"; did you mean '{guess[0]}'?" if guess else ""
-        return f"must be one of {expected}, got '{context['tag']}'{hint}"
-    if kind == "union_tag_not_found":
-        return "must be a name or an object with a 'type'"
-    if kind == "string_pattern_mismatch":
-        return f"must not hold control characters, got {_short(value)}"
-    text = error["msg"].replace("Input should be", "must be").replace("String should have", "must have")
-    return f"{text}, got {_short(value)}"
-
-
-def _known_fields(path: list[Any]) -> list[str]:
-    """The fields that may stand where the unknown one stood."""
-    if len(path) == 1:
-        return list(JobSpec.model_fields)
-    nested: dict[str, tuple[type[Model], ...]] = {
-        "architecture": (Linear, Mlp, Cnn),
-        "init": (NormalInit,),
-        "loss": (CrossEntropy, ClampedCrossEntropy),
-        "optimizer": (Sgd, Adam, AdamW),
-        "validation": (Fraction,),
-        "checkpoint": (Checkpointing,),
-    }
-    return sorted({name for model in nested.get(str(path[0]), ()) for name in model.model_fields})
-
-
-def _short(value: Any, limit: int = 80) -> str:
-    text = json.dumps(value, default=str)
-    return text if len(text) <= limit else text[: limit - 1] + "…"
+def _no_such_dataset(name: str) -> FieldError:
+    guess = difflib.get_close_matches(name, DATASETS, n=1)
+    hint = f"; did you mean '{guess[0]}'?" if guess else f"; built in: {', '.join(DATASETS)}"
+    return FieldError("/dataset", "not_found", f"there is no data set '{name[:80]}'{hint}")

@@ -15,6 +15,7 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "si
 
 def build_model(architecture: spec.Architecture, input_shape: tuple[int, int, int], n_classes: int) -> nn.Sequential:
     """Layers from images of (channels, height, width) to logits; `initialize` or a state dict gives the weights."""
+    assert not isinstance(architecture, spec.Torchvision)
     layers: list[nn.Module] = []
     channels, height, width = input_shape
     # PyTorch fills each new layer from the global generator; we give that generator back as it was. (Building on the
@@ -23,17 +24,21 @@ def build_model(architecture: spec.Architecture, input_shape: tuple[int, int, in
         if isinstance(architecture, spec.Cnn):
             kernel = architecture.kernel
             for c_in, c_out in pairwise([channels, *architecture.channels]):
-                layers += [
-                    nn.Conv2d(c_in, c_out, kernel, padding=kernel // 2),
-                    _activation(architecture),
-                    nn.MaxPool2d(2),
-                ]
+                layers.append(nn.Conv2d(c_in, c_out, kernel, padding=kernel // 2))
+                if architecture.batch_norm:
+                    layers.append(nn.BatchNorm2d(c_out))
+                layers += [_activation(architecture), nn.MaxPool2d(2)]
                 channels, height, width = c_out, height // 2, width // 2
         layers.append(nn.Flatten())
         features = channels * height * width
         if not isinstance(architecture, spec.Linear):
             for hidden in architecture.hidden:
-                layers += [nn.Linear(features, hidden), _activation(architecture)]
+                layers.append(nn.Linear(features, hidden))
+                if architecture.batch_norm:
+                    layers.append(nn.BatchNorm1d(hidden))
+                layers.append(_activation(architecture))
+                if architecture.dropout:
+                    layers.append(nn.Dropout(architecture.dropout))
                 features = hidden
         layers.append(nn.Linear(features, n_classes))
     return nn.Sequential(*layers)

@@ -55,7 +55,7 @@ def train(spec: JobSpec, data: Data, report: Report, run: Run) -> Outcome:
 
     Raises Diverged, GradientCheckFailed, or StopRequested once the checkpoint is written.
     """
-    state = State(spec, data.device)
+    state = State(spec, data.info, data.device)
     loss, fill_gradients = build_loss(spec.loss), GRADIENTS[spec.gradients]
     proof = prove_gradients(spec, state, loss, data, report) if spec.gradients == "manual" else None
     if run.resume is not None:

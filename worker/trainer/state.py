@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from shared.datasets import DatasetInfo
 from shared.errors import TrainingError
 from shared.spec import JobSpec
 from worker.trainer import seeds
@@ -32,8 +33,8 @@ class Best:
 class State:
     """Model, optimizer, place in the data, sums of the open epoch, curve so far."""
 
-    def __init__(self, spec: JobSpec, device: torch.device) -> None:
-        self.model = build_model(spec.architecture, spec.input_shape, spec.n_classes)
+    def __init__(self, spec: JobSpec, info: DatasetInfo, device: torch.device) -> None:
+        self.model = build_model(spec.architecture, info.shape, len(info.classes))
         initialize(self.model, spec.init, seeds.generator(spec.seed, "init"))
         self.model.to(device)
         self.optimizer = build_optimizer(spec, self.model)

@@ -6,6 +6,7 @@ import pickle
 import pytest
 import torch
 
+from shared.datasets import DATASETS
 from shared.errors import TrainingError
 from shared.events import CheckpointSaved
 from shared.spec import Checkpointing, JobSpec
@@ -18,7 +19,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def state():
-    return State(JobSpec.parse({"seed": 7, "optimizer": "adam"}), CPU)
+    return State(JobSpec.parse({"seed": 7, "optimizer": "adam"}), DATASETS["digits"], CPU)
 
 
 @pytest.fixture
@@ -121,7 +122,7 @@ def test_a_file_of_another_format_is_refused(tmp_path, content):
 )
 def test_a_checkpoint_of_another_net_is_refused(path, other):
     with pytest.raises(TrainingError, match="does not fit the spec"):
-        State(JobSpec.parse({"seed": 7, **other}), CPU).load_state_dict(checkpoint.load(path))
+        State(JobSpec.parse({"seed": 7, **other}), DATASETS["digits"], CPU).load_state_dict(checkpoint.load(path))
 
 
 # --- when -------------------------------------------------------------------------------------------------------------

@@ -118,7 +118,7 @@ def test_the_training_loss_is_the_mean_over_the_epoch_s_batches(training):
     job = training(epochs=1, batch_size=1000)  # two batches
     job.prepare()
     (x, labels), (y, others) = job.data.train.epoch(1)
-    state = State(job.spec, torch.device("cpu"))
+    state = State(job.spec, job.data.info, torch.device("cpu"))
     first = autograd_gradients(state.model, CrossEntropyLoss(), x, labels).item()
     state.optimizer.step()
     second = F.cross_entropy(state.model(y), others).item()
@@ -290,7 +290,7 @@ def test_a_checkpoint_by_the_clock_changes_nothing(training):
 def test_a_diverging_run_names_the_first_step_whose_loss_is_not_finite(training, gradients):
     job = training(lr=1e12, gradients=gradients, architecture={"type": "mlp", "hidden": [30, 30, 30]}, batch_size=32)
     job.prepare()
-    state = State(job.spec, torch.device("cpu"))
+    state = State(job.spec, job.data.info, torch.device("cpu"))
     for epoch in (1, 2):
         for x, labels in job.data.train.epoch(epoch):
             state.step += 1
