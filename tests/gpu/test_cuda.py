@@ -59,7 +59,7 @@ def test_a_job_learns_from_pinned_memory(tmp_path, architecture):
 
 def test_batches_lie_in_pinned_memory_before_they_are_copied():
     prepared = data.prepare(spec_of(), Path("nowhere"), False, torch.device("cuda", 0))
-    x, labels = next(iter(prepared.train._loader))
+    x, labels = next(prepared.train.epoch(1))
     assert x.is_pinned()
     assert labels.is_pinned()
     x, labels = next(iter(prepared.train.epoch(1)))

@@ -9,6 +9,7 @@ import torch
 from torch import Generator, nn
 
 from shared import spec
+from worker.trainer.layers import Linear
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid, "gelu": nn.GELU}
 
@@ -33,14 +34,14 @@ def build_model(architecture: spec.Architecture, input_shape: tuple[int, int, in
         features = channels * height * width
         if not isinstance(architecture, spec.Linear):
             for hidden in architecture.hidden:
-                layers.append(nn.Linear(features, hidden))
+                layers.append(Linear(features, hidden))
                 if architecture.batch_norm:
                     layers.append(nn.BatchNorm1d(hidden))
                 layers.append(_activation(architecture))
                 if architecture.dropout:
                     layers.append(nn.Dropout(architecture.dropout))
                 features = hidden
-        layers.append(nn.Linear(features, n_classes))
+        layers.append(Linear(features, n_classes))
     return nn.Sequential(*layers)
 
 

@@ -1,23 +1,22 @@
-"""Data sets as tensors, and batches of them in an order that is a pure function of (seed, epoch)."""
+"""Data sets as tensors: read, normalised, split."""
 
 from __future__ import annotations
 
 import gzip
-import hashlib
 import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
 
 from shared.datasets import DATASETS, DatasetInfo
 from shared.errors import DataError
 from shared.spec import Fraction, JobSpec
 from worker.trainer import seeds
+from worker.trainer.augment import Augmenter
+from worker.trainer.batches import ShuffledBatches, TrainingBatches, training_batches
 
 IDX_UINT8 = 0x08  # the type byte of the IDX format: http://yann.lecun.com/exdb/mnist
 
@@ -65,71 +64,6 @@ def measure(images: Tensor, white: float) -> Normalization:
     return Normalization(mean.tolist(), std.tolist(), white)
 
 
-class InMemory(Dataset[tuple[Tensor, Tensor]]):
-    """Indexed by a whole tensor of indices: one gather a batch instead of N items and a collate."""
-
-    def __init__(self, images: Tensor, labels: Tensor) -> None:
-        self.images, self.labels = images, labels
-
-    def __getitem__(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        return self.images.index_select(0, index), self.labels.index_select(0, index)
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-
-class ShuffledBatches(Sampler[Tensor]):
-    """Yields each batch as one index tensor. The order of epoch e depends on (seed, e) alone, so any batch of any
-    epoch can be found again without having drawn the ones before it."""
-
-    def __init__(self, indices: Tensor, batch_size: int, seed: int) -> None:
-        self.indices, self.batch_size, self.seed = indices, batch_size, seed
-        self.epoch, self.first_batch = 1, 0
-
-    def order(self, epoch: int) -> Tensor:
-        """The examples of one epoch in their order, (N) int64."""
-        return self.indices[torch.randperm(len(self.indices), generator=seeds.generator(self.seed, "shuffle", epoch))]
-
-    def __iter__(self) -> Iterator[Tensor]:
-        return iter(self.order(self.epoch).split(self.batch_size)[self.first_batch :])
-
-    def __len__(self) -> int:
-        return -(-len(self.indices) // self.batch_size)
-
-
-class TrainingBatches:
-    """The training split through a DataLoader: one gather a batch, pinned host memory when a GPU takes the batches."""
-
-    def __init__(self, images: Tensor, labels: Tensor, sampler: ShuffledBatches, device: torch.device) -> None:
-        self.sampler, self.device = sampler, device
-        self.pinned = device.type == "cuda"
-        self._loader: DataLoader[tuple[Tensor, Tensor]] = DataLoader(
-            InMemory(images, labels),
-            sampler=sampler,
-            batch_size=None,  # the sampler yields whole batches
-            pin_memory=self.pinned,
-            generator=torch.Generator(),  # each iterator draws a base seed: not from the global stream
-        )
-
-    def __len__(self) -> int:
-        return len(self.sampler)
-
-    @property
-    def examples(self) -> int:
-        return len(self.sampler.indices)
-
-    def epoch(self, epoch: int, first_batch: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """The batches of one epoch from `first_batch` on, on the device: x (N,C,H,W) float32, labels (N) int64."""
-        self.sampler.epoch, self.sampler.first_batch = epoch, first_batch
-        for x, labels in self._loader:
-            # from pinned memory the copy runs beside the compute; on the CPU .to() returns the tensor itself
-            yield x.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
-
-    def order_sha256(self, epoch: int, before: str) -> str:
-        """Chain the order of one epoch onto the hash of the epochs before it."""
-        return hashlib.sha256(before.encode() + self.sampler.order(epoch).numpy().tobytes()).hexdigest()
-
-
 @dataclass(frozen=True)
 class Data:
     """All that a run trains and is measured on; images normalised, evaluation splits on the device."""
@@ -152,7 +86,9 @@ def prepare(spec: JobSpec, data_dir: Path, download: bool, device: torch.device)
     images = normalization.apply(pixels.train_images)
     test_images, test_labels = normalization.apply(pixels.test_images).to(device), pixels.test_labels.to(device)
     train, val = split(len(images), spec)
-    batches = ShuffledBatches(train, spec.batch_size, spec.seed)
+    order = ShuffledBatches(train, spec.batch_size, spec.seed)
+    black = normalization.apply(torch.zeros(1, images.shape[1], 1, 1)).to(device)
+    augment = Augmenter(spec.augment, spec.seed, black) if spec.augment else None
     if len(val):
         val_images, val_labels = images[val].to(device), pixels.train_labels[val].to(device)
     else:
@@ -161,7 +97,7 @@ def prepare(spec: JobSpec, data_dir: Path, download: bool, device: torch.device)
         info=info,
         device=device,
         normalization=normalization,
-        train=TrainingBatches(images, pixels.train_labels, batches, device),
+        train=training_batches(images, pixels.train_labels, order, device, augment),
         val_images=val_images,
         val_labels=val_labels,
         test_images=test_images,

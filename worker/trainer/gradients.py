@@ -17,8 +17,11 @@ from worker.trainer.losses import Loss
 
 def autograd_gradients(model: nn.Sequential, loss: Loss, x: Tensor, labels: Tensor) -> Tensor:
     """Fill every p.grad by letting PyTorch replay the forward pass backwards."""
-    value = loss(model(x), labels)
-    value.backward()
+    logits = model(x)
+    value = loss(logits if logits.dtype != torch.bfloat16 else logits.float(), labels)
+    parameters = list(model.parameters())
+    for parameter, gradient in zip(parameters, torch.autograd.grad(value, parameters), strict=True):
+        parameter.grad = gradient  # value.backward() would add to p.grad, a copy more
     return value.detach()
 
 

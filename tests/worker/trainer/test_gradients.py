@@ -11,6 +11,7 @@ from shared import spec
 from worker.trainer import layers
 from worker.trainer.architectures import build_model, initialize
 from worker.trainer.gradients import GRADIENTS, autograd_gradients, gradient_check, manual_gradients
+from worker.trainer.layers import Linear
 from worker.trainer.losses import CrossEntropyLoss, build_loss
 
 ACTIVATIONS = ["relu", "tanh", "sigmoid", "gelu"]
@@ -162,7 +163,7 @@ def test_check_catches_a_dropped_bias_sum(monkeypatch):
         layer.bias.grad = dout[0].clone()  # the first example alone
         return dx
 
-    plant(monkeypatch, nn.Linear, linear_backward)
+    plant(monkeypatch, Linear, linear_backward)
     report = gradient_check(*_with_loss(spec.Mlp(hidden=[8])))
     assert not report["passed"]
     assert wrong(report) == {"1.bias", "3.bias"}
@@ -204,7 +205,7 @@ def test_check_fails_on_a_gradient_that_is_missing_or_not_a_number(monkeypatch, 
         layer.bias.grad = None if fault == "forgotten" else torch.full_like(layer.bias, float("nan"))
         return dx
 
-    plant(monkeypatch, nn.Linear, linear_backward)
+    plant(monkeypatch, Linear, linear_backward)
     report = gradient_check(*_with_loss(spec.Linear()))
     assert not report["passed"]
     assert wrong(report) == {"1.bias"}

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from worker.trainer import architectures
-from worker.trainer.layers import PAIRS
+from worker.trainer.layers import PAIRS, Linear
 
 IMAGES = (3, 2, 6, 6)
 CASES = {
-    "linear": (nn.Linear(7, 4), (5, 7)),
-    "linear, one example": (nn.Linear(7, 4), (1, 7)),
+    "linear": (Linear(7, 4), (5, 7)),
+    "linear, one example": (Linear(7, 4), (1, 7)),
     "relu": (nn.ReLU(), (5, 7)),
     "tanh": (nn.Tanh(), (5, 7)),
     "sigmoid": (nn.Sigmoid(), (5, 7)),
@@ -124,5 +124,5 @@ def test_activations_stay_finite_far_out(activation):
 
 
 def test_every_layer_that_an_architecture_uses_has_a_pair():
-    built = {nn.Linear, nn.Conv2d, nn.MaxPool2d, nn.Flatten, *architectures.ACTIVATIONS.values()}
+    built = {Linear, nn.Conv2d, nn.MaxPool2d, nn.Flatten, *architectures.ACTIVATIONS.values()}
     assert built == set(PAIRS)

@@ -7,13 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from shared.errors import Diverged, GradientCheckFailed
 from shared.events import CheckpointSaved, Log, Metric, Progress
 from worker.trainer import layers
 from worker.trainer.gradients import autograd_gradients
-from worker.trainer.layers import linear_backward
+from worker.trainer.layers import Linear, linear_backward
 from worker.trainer.losses import CrossEntropyLoss
 from worker.trainer.results import weights_sha256
 from worker.trainer.state import State
@@ -319,7 +318,7 @@ def test_a_wrong_gradient_by_hand_ends_the_run_before_its_first_step(training, m
             layer.bias.grad *= 2
         return dx
 
-    monkeypatch.setitem(layers.PAIRS, nn.Linear, (layers.PAIRS[nn.Linear][0], twice_the_bias))
+    monkeypatch.setitem(layers.PAIRS, Linear, (layers.PAIRS[Linear][0], twice_the_bias))
     job = training(gradients="manual")
     with pytest.raises(GradientCheckFailed, match=r"differ by 1 \(relative\), most in 3.bias") as failed:
         job.run()

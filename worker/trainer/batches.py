@@ -1,0 +1,142 @@
+"""Batches of the training split, on the device, in an order that is a pure function of (seed, epoch)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.utils.data import Sampler
+
+from worker.trainer import seeds
+
+Augment = Callable[[Tensor, int, int], Tensor]  # x (N,C,H,W), epoch, batch -> x
+Batch = tuple[Tensor, Tensor]  # x (N,C,H,W) float32, labels (N) int64
+
+DEVICE_SHARE = 0.25  # of a GPU's free memory: data up to this size moves there once, as a whole
+STAGES = 3  # pinned buffers in turn: one is filled while one is copied and one waits to be used
+
+
+class ShuffledBatches(Sampler[Tensor]):
+    """Yields each batch as one index tensor. The order of epoch e depends on (seed, e) alone, so any batch of any
+    epoch can be found again without having drawn the ones before it."""
+
+    def __init__(self, indices: Tensor, batch_size: int, seed: int) -> None:
+        self.indices, self.batch_size, self.seed = indices, batch_size, seed
+        self.epoch, self.first_batch = 1, 0
+
+    def order(self, epoch: int) -> Tensor:
+        """The examples of one epoch in their order, (N) int64."""
+        return self.indices[torch.randperm(len(self.indices), generator=seeds.generator(self.seed, "shuffle", epoch))]
+
+    def sha256(self, epoch: int, before: str) -> str:
+        """Chain the order of one epoch onto the hash of the epochs before it."""
+        return hashlib.sha256(before.encode() + self.order(epoch).numpy().tobytes()).hexdigest()
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter(self.order(self.epoch).split(self.batch_size)[self.first_batch :])
+
+    def __len__(self) -> int:
+        return -(-len(self.indices) // self.batch_size)
+
+
+class TrainingBatches(Protocol):
+    """What the loop trains on."""
+
+    order: ShuffledBatches
+    pinned: bool  # whether the data comes to its device from page-locked memory
+
+    def epoch(self, epoch: int, first_batch: int = 0) -> Iterator[Batch]:
+        """The batches of one epoch from `first_batch` on. A tensor that was yielded may be overwritten by the next."""
+
+
+class ResidentBatches:
+    """The training split in the memory of the device that computes: one gather a batch, into the same tensors."""
+
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        order: ShuffledBatches,
+        device: torch.device,
+        augment: Augment | None = None,
+    ) -> None:
+        self.order, self.augment = order, augment
+        self.pinned = device.type == "cuda"
+        if self.pinned:
+            images, labels = (t.pin_memory().to(device, non_blocking=True) for t in (images, labels))
+        self.images, self.labels = images, labels
+        size = min(order.batch_size, len(order.indices))
+        self._x, self._labels = images.new_empty(size, *images.shape[1:]), labels.new_empty(size)
+
+    def epoch(self, epoch: int, first_batch: int = 0) -> Iterator[Batch]:
+        order = self.order.order(epoch).to(self.images.device)
+        for number, index in enumerate(order.split(self.order.batch_size)[first_batch:], first_batch):
+            if len(index) == len(self._labels):
+                x = torch.index_select(self.images, 0, index, out=self._x)
+                labels = torch.index_select(self.labels, 0, index, out=self._labels)
+            else:  # what is left at the end of an epoch
+                x, labels = self.images.index_select(0, index), self.labels.index_select(0, index)
+            yield (x if self.augment is None else self.augment(x, epoch, number)), labels
+
+
+class StagedBatches:
+    """The training split in host memory, too large for its GPU: gathered into pinned buffers and copied on a stream of
+    its own, beside the compute on the batches before."""
+
+    pinned = True
+
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        order: ShuffledBatches,
+        device: torch.device,
+        augment: Augment | None = None,
+    ) -> None:
+        self.images, self.labels, self.order, self.device, self.augment = images, labels, order, device, augment
+        size = order.batch_size
+        self._stages = [
+            (images.new_empty(size, *images.shape[1:]).pin_memory(), labels.new_empty(size).pin_memory())
+            for _ in range(STAGES)
+        ]
+
+    def epoch(self, epoch: int, first_batch: int = 0) -> Iterator[Batch]:
+        stream, done = torch.cuda.Stream(self.device), [torch.cuda.Event() for _ in range(STAGES)]
+        batches = self.order.order(epoch).split(self.order.batch_size)[first_batch:]
+        ahead: deque[tuple[Tensor, Tensor, torch.cuda.Event]] = deque()
+
+        def send(turn: int) -> None:
+            index, (x, labels), copied = batches[turn], self._stages[turn % STAGES], done[turn % STAGES]
+            copied.synchronize()  # what this buffer held is on the device
+            x, labels = x[: len(index)], labels[: len(index)]
+            torch.index_select(self.images, 0, index, out=x)
+            torch.index_select(self.labels, 0, index, out=labels)
+            with torch.cuda.stream(stream):
+                sent = x.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
+                copied.record(stream)
+            ahead.append((*sent, copied))
+
+        for turn in range(min(STAGES - 1, len(batches))):
+            send(turn)
+        for turn in range(len(batches)):
+            x, labels, copied = ahead.popleft()
+            current = torch.cuda.current_stream(self.device)
+            current.wait_event(copied)
+            for tensor in (x, labels):
+                tensor.record_stream(current)  # or its memory could be given away while it is still read here
+            if turn + STAGES - 1 < len(batches):
+                send(turn + STAGES - 1)
+            yield (x if self.augment is None else self.augment(x, epoch, first_batch + turn)), labels
+
+
+def training_batches(
+    images: Tensor, labels: Tensor, order: ShuffledBatches, device: torch.device, augment: Augment | None
+) -> TrainingBatches:
+    """The quickest way that the memory of the device allows."""
+    if device.type == "cuda" and images.nbytes > DEVICE_SHARE * torch.cuda.mem_get_info(device)[0]:
+        return StagedBatches(images, labels, order, device, augment)
+    return ResidentBatches(images, labels, order, device, augment)

@@ -1,0 +1,20 @@
+"""Early stopping, read off the curve so far: a resumed run decides as an unbroken one, with nothing more to keep."""
+
+from __future__ import annotations
+
+from shared.spec import EarlyStopping
+from worker.trainer.history import History
+
+
+def has_stalled(wish: EarlyStopping | None, history: History) -> bool:
+    """Whether the last `patience_epochs` epochs brought no value better than the best before by more than min_delta."""
+    if wish is None:
+        return False
+    sign = -1.0 if wish.metric == "val_accuracy" else 1.0  # of an accuracy, more is better
+    best, since = float("inf"), 0
+    for value in history.column("epoch", wish.metric):
+        if sign * value < best - wish.min_delta:
+            best, since = sign * value, 0
+        else:
+            since += 1
+    return since >= wish.patience_epochs
