@@ -93,10 +93,11 @@ def summary(values: Sequence[float], digits: int = 1) -> dict[str, float]:
 
 
 @contextmanager
-def service(*arguments: str) -> Iterator[Client]:
-    """`gradq up` on a free port in a folder of its own, which goes when the block ends."""
+def service(*arguments: str, **settings: str) -> Iterator[Client]:
+    """`gradq up` on a free port in a folder of its own, which goes when the block ends. `settings`: GRADQ_…=value."""
     with tempfile.TemporaryDirectory(prefix="gradq-bench-") as state:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("GRADQ_")}
+        environment |= settings
         command = [sys.executable, "-m", "gradq", "up", "--port", "0", "--state", state, *arguments]
         process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
         try:
