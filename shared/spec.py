@@ -6,7 +6,7 @@ import difflib
 import math
 import secrets
 from collections.abc import Callable
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, ValidationError
 
@@ -284,6 +284,8 @@ DatasetName = Annotated[
 class Work(Model):
     """What every job says, whatever it does: on which data, with which net, from which seed, where, how urgently."""
 
+    kind: ClassVar[str]
+
     name: Annotated[str, Field(min_length=1, max_length=128, pattern=NO_CONTROLS)] = ""
     dataset: DatasetName = "digits"
     init: Init = PytorchInit()
@@ -331,6 +333,8 @@ class Work(Model):
 
 class JobSpec(Work):
     """One training job. Two equal specs (seed included) on one build and thread count end with the same weights."""
+
+    kind: ClassVar[str] = "training"
 
     preset: str | None = None
     architecture: Architecture = Mlp()
@@ -405,6 +409,8 @@ class JobSpec(Work):
 class GradientCheckSpec(Work):
     """A job that trains nothing: gradients by hand against autograd's and finite differences, in float64."""
 
+    kind: ClassVar[str] = "gradient_check"
+
     architecture: ManualArchitecture = Mlp()
     batches: Annotated[int, Field(ge=1, le=1_000)] = 3
     batch_size: Annotated[int, Field(ge=1, le=1_024)] = 8
@@ -418,6 +424,9 @@ class GradientCheckSpec(Work):
 
     def generated_name(self) -> str:
         return f"gradient-check-{self.dataset}-{self.architecture.type}-{self.seed % 0x10000:04x}"
+
+
+KINDS: dict[str, type[Work]] = {model.kind: model for model in (JobSpec, GradientCheckSpec)}
 
 
 def architecture_conflicts(architecture: Any, info: DatasetInfo) -> list[FieldError]:

@@ -74,6 +74,28 @@ def test_migrations_lead_down_to_nothing_and_up_again(empty_database: Database) 
     assert differences(database) == []
 
 
+def test_a_job_of_the_first_schema_comes_through_with_its_log_up_and_down(empty_database: Database) -> None:
+    database = empty_database
+
+    def go(move: Any, revision: str) -> None:
+        with database.engine.execution_options(gradq_writes=True).begin() as connection:
+            move(alembic_config(connection), revision)
+
+    def kept() -> list[Any]:
+        with database.read() as session:
+            return list(session.execute(text("SELECT jobs.name, events.message FROM jobs JOIN events ON job_id = id")))
+
+    go(command.upgrade, "head")
+    submit(database, "old")
+    go(command.downgrade, "0001")
+    assert kept() == [("old", "job queued")]
+    go(command.upgrade, "head")
+    assert kept() == [("old", "job queued")]
+    with database.read() as session:
+        job = session.query(Job).one()
+    assert (job.kind, job.reproduces, job.pause_requested_at) == ("training", None, None)
+
+
 def test_migrating_twice_changes_nothing(database: Database) -> None:
     submit(database, "kept")
     database.migrate()
