@@ -111,6 +111,29 @@ def points_of(session: Session, job_id: str) -> list[EventRow]:
     return list(session.scalars(query.order_by(EventRow.seq)))
 
 
+LIKE_JOBS = 200  # how far back `speeds_like` looks
+
+
+def speeds_like(session: Session, spec: JobSpec, device: str) -> list[float]:
+    """The examples a second of finished jobs of late with the same net, gradients, data, batch size and device."""
+    query = (
+        select(Job.spec, Job.result)
+        .where(Job.kind == JobSpec.kind, Job.state == JobState.SUCCEEDED)
+        .order_by(Job.id.desc())
+        .limit(LIKE_JOBS)
+    )
+    asked = spec.to_json()
+    same = ("architecture", "gradients", "dataset", "batch_size", "precision")
+    return [
+        result["examples_per_second"]
+        for theirs, result in session.execute(query)
+        if result
+        and result.get("examples_per_second")
+        and str(result.get("device", "")).startswith(device)
+        and all(theirs.get(field) == asked[field] for field in same)
+    ]
+
+
 def artifacts_of(session: Session, job_id: str) -> Sequence[ArtifactRow]:
     return session.scalars(select(ArtifactRow).where(ArtifactRow.job_id == job_id).order_by(ArtifactRow.name)).all()
 
