@@ -92,6 +92,10 @@ class Hands:
         with self.services.database.write() as session:
             jobs.finish(session, lease, state, f"job {state}", **more)
 
+    def hand_back(self, lease: Lease) -> None:
+        with self.services.database.write() as session:
+            jobs.hand_back(session, lease, "stopped", outcome="paused")
+
     def beat(self, name: str = "w1", **changes: Any) -> None:
         values: dict[str, Any] = {
             "id": name,

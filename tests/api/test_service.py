@@ -85,7 +85,7 @@ def test_a_data_set_whose_files_are_not_here_says_which(client, settings, confor
 def test_the_example_of_every_architecture_is_accepted(client, hands, conforms):
     body = client.get("/v1/architectures").json
     conforms(body, "ArchitectureList")
-    assert [architecture["type"] for architecture in body["data"]] == ["linear", "mlp", "cnn"]
+    assert [architecture["type"] for architecture in body["data"]] == ["linear", "mlp", "cnn", "torchvision"]
     for architecture in body["data"]:
         assert set(architecture["fields"]) == set(architecture["example"]) - {"type"}
         for gradients in architecture["gradients"]:
@@ -177,7 +177,7 @@ class TestDocument:
             if not rule.endpoint.startswith(("openapi.", "docs.", "static"))
         }
         assert documented == served
-        assert len(served) == 17
+        assert len(served) == 22
 
     def test_no_reference_leads_nowhere_and_every_operation_is_whole(self, client):
         answer = client.get("/v1/openapi.json")
