@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from shared.datasets import DatasetInfo
-from shared.spec import Adam, AdamW, Architecture, Cnn, Fraction, JobSpec, Linear, Mlp, Sgd, Torchvision
+from shared.spec import SMALL_IMAGE, Adam, AdamW, Architecture, Cnn, Fraction, JobSpec, Linear, Mlp, Sgd, Torchvision
 
 FLOAT_BYTES = 4
 TRAIN_PASSES = 3  # of forward's work: one forward, one for the inputs' gradients, one for the weights'
@@ -158,7 +158,7 @@ class ZooNet:
     head: int  # inputs of the last layer
 
 
-ZOO_CHANNELS, ZOO_CLASSES, ZOO_PIXELS = 3, 1000, 224 * 224
+ZOO_CHANNELS, ZOO_CLASSES, ZOO_SIDE = 3, 1000, 224
 
 ZOO = {
     "resnet18": ZooNet(11_689_512, 3.63e9, 5.4e6, 68, first=64 * 7 * 7, head=512),
@@ -169,12 +169,25 @@ ZOO = {
     "convnext_tiny": ZooNet(28_589_128, 8.91e9, 27.3e6, 203, first=96 * 4 * 4, head=768),
     "vit_b_16": ZooNet(86_567_656, 33.7e9, 25.8e6, 152, first=768 * 16 * 16, head=768),
 }
+SMALL_RESNET_FIRST = 64 * 3 * 3  # a smaller first convolution,
+SMALL_RESNET_WORK = 16  # and no halving there or behind it, so that all that follows sees 4 x 4 times as many pixels
+PATCH = 16  # pixels, of vit_b_16: each patch has a place, and a place has `head` parameters
 
 
 def _weigh_torchvision(name: str, info: DatasetInfo) -> Net:
     """The first layer takes the image's channels, the head gives its classes; the work grows with the pixels."""
     net, (channels, height, width) = ZOO[name], info.shape
-    share = height * width / ZOO_PIXELS
-    first = (channels - ZOO_CHANNELS) * net.first
-    head = (len(info.classes) - ZOO_CLASSES) * (net.head + 1)
-    return Net(net.parameters + first + head, net.flops * share, net.kept * share, net.modules)
+    small = max(height, width) <= SMALL_IMAGE
+    parameters = net.parameters + (len(info.classes) - ZOO_CLASSES) * (net.head + 1)
+    first, work = net.first, 1
+    if name.startswith("resnet"):
+        if small:
+            first, work = SMALL_RESNET_FIRST, SMALL_RESNET_WORK
+    else:
+        height, width = max(height, SMALL_IMAGE), max(width, SMALL_IMAGE)
+    if name == "vit_b_16":
+        height = width = -(-max(height, width) // PATCH) * PATCH
+        parameters += net.head * ((height // PATCH) ** 2 - (ZOO_SIDE // PATCH) ** 2)
+    parameters += channels * first - ZOO_CHANNELS * net.first
+    share = work * height * width / ZOO_SIDE**2
+    return Net(parameters, net.flops * share, net.kept * share, net.modules)

@@ -18,6 +18,7 @@ from shared.wording import field_error
 MAX_NAME = 128
 MAX_SEED = 2**53 - 1  # the largest integer that every JSON reader keeps exact
 JOB_ID = r"^job_[0-9a-f]{32}$"
+SMALL_IMAGE = 64  # pixels: up to here a ResNet leaves its first two halvings out, and others enlarge the image
 DATASET_ID = r"^ds_[0-9a-f]{32}$"
 
 FindDataset = Callable[[str], DatasetInfo | None]  # None: there is no such data set
@@ -476,14 +477,11 @@ def architecture_conflicts(architecture: Any, info: DatasetInfo) -> list[FieldEr
     return []
 
 
-BATCH_NORMALIZED = ("resnet18", "resnet34", "resnet50", "mobilenet_v3_small", "efficientnet_b0")  # of torchvision's
-ZOO_STRIDE = 32  # these halve an image five times, so a smaller one ends as a single pixel
-
-
 def needs_two_examples(architecture: Architecture, info: DatasetInfo) -> bool:
     """Whether some batch normalization sees one value an example: of a batch of one it could take no variance."""
-    if isinstance(architecture, Torchvision):
-        return architecture.name in BATCH_NORMALIZED and min(info.shape[1:]) <= ZOO_STRIDE
+    if isinstance(architecture, Torchvision):  # the others are given images that end as several pixels
+        halvings = 3 if max(info.shape[1:]) <= SMALL_IMAGE else 5
+        return architecture.name.startswith("resnet") and min(info.shape[1:]) <= 2**halvings
     return not isinstance(architecture, Linear) and architecture.batch_norm and bool(architecture.hidden)
 
 

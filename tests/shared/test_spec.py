@@ -319,7 +319,8 @@ def test_what_is_right_alone_and_wrong_together_is_refused(body: dict[str, Any],
             "architecture": {"type": "cnn", "batch_norm": True, "hidden": []},
             "batch_size": 1,
         },  # 16 pixels each, at least
-        {"architecture": {"type": "torchvision", "name": "convnext_tiny"}, "batch_size": 1, "dataset": "mnist"},
+        {"architecture": {"type": "torchvision", "name": "convnext_tiny"}, "batch_size": 1},
+        {"architecture": {"type": "torchvision", "name": "resnet18"}, "batch_size": 1, "dataset": "mnist"},
     ],
     ids=json.dumps,
 )
