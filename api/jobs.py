@@ -19,7 +19,7 @@ from api.openapi import endpoint
 from api.render import timestamp, timestamp_or_none
 from api.requests import LABELS, CommaList, Query, parse_json
 from api.services import services
-from shared import jobs
+from shared import jobs, roster
 from shared.datasets import DATASETS
 from shared.estimate import estimate
 from shared.origin import check_origin
@@ -266,7 +266,7 @@ def to_json(session: Session, job: Job, attempts: Sequence[Attempt] | None = Non
         "spec": job.spec,
         "attempt": job.attempt,
         "attempts": [_attempt(attempt) for attempt in attempts],
-        "queue": jobs.queue_standing(session, job, services().settings.lease_seconds),
+        "queue": roster.queue_standing(session, job, services().settings.lease_seconds),
         "progress": _progress(job),
         "result": job.result,
         **_article(job),
@@ -313,7 +313,7 @@ def _dry_run(session: Session, spec: JobSpec) -> dict[str, Any]:
 
 
 def _some_gpu(session: Session) -> bool:
-    live = jobs.live_workers(session, services().settings.lease_seconds)
+    live = roster.live_workers(session, services().settings.lease_seconds)
     return any("cuda" in worker.devices["kinds"] for worker in live)
 
 

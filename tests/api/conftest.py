@@ -14,7 +14,7 @@ from werkzeug.test import TestResponse
 
 from api.app import create_app
 from api.services import EXTENSION, Services
-from shared import jobs
+from shared import jobs, roster
 from shared.artifacts import StoredFile, artifact_key
 from shared.config import Settings
 from shared.jobs import Lease, Line
@@ -109,7 +109,7 @@ class Hands:
             "started_at": jobs.now(),
         }
         with self.services.database.write() as session:
-            jobs.beat(session, Worker(**{**values, **changes}))
+            roster.beat(session, Worker(**{**values, **changes}))
 
 
 @pytest.fixture

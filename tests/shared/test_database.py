@@ -238,7 +238,7 @@ def test_sqlite_s_log_is_folded_in_on_purpose_alone(sqlite: Database, tmp_path: 
 
 HAMMER = """
 import random, sys, time
-from shared import jobs
+from shared import jobs, roster
 from shared.database import Database
 from shared.jobs import Line
 from shared.spec import JobSpec
@@ -246,14 +246,14 @@ from shared.states import JobState
 url, part, seconds = sys.argv[1], sys.argv[2], float(sys.argv[3])
 database = Database(url)
 with database.read() as session:
-    jobs.queued_count(session)
+    roster.queued_count(session)
 print("ready", flush=True)
 sys.stdin.readline()
 end, done = time.monotonic() + seconds, 0
 while time.monotonic() < end:
     if part == "write":
         with database.write() as session:
-            jobs.queued_count(session)  # reads, then writes: a deferred transaction would fail here
+            roster.queued_count(session)  # reads, then writes: a deferred transaction would fail here
             jobs.create(session, JobSpec.parse({}))
         with database.write() as session:
             job = jobs.claim(session, "w", "cpu", {"auto"}, 60)
@@ -265,7 +265,7 @@ while time.monotonic() < end:
                 jobs.finish(session, lease, JobState.SUCCEEDED, "done")
     elif part == "read":
         with database.read() as session:
-            waiting = jobs.queued_count(session)
+            waiting = roster.queued_count(session)
             assert waiting >= 0
             jobs.expired_leases(session)
     else:

@@ -14,7 +14,7 @@ from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 from support.waiting import wait_for
 
-from shared import jobs
+from shared import jobs, roster
 from shared.artifacts import StoredFile, artifact_key, checkpoint_key
 from shared.database import Database
 from shared.errors import LeaseLost, NotFound, WrongState
@@ -359,12 +359,12 @@ def test_a_job_is_not_claimed_before_its_backoff_is_over(database: Database) -> 
     assert again is not None  # at once after the first loss
     write(database, jobs.lose, jobs.lease_of(again), "lost")
     assert claim(database) is None
-    assert read(database, jobs.queued_count) == 0
+    assert read(database, roster.queued_count) == 0
     wait = read(database, lambda s: s.scalar(select(Job.not_before)) - s.scalar(select(database_now())))
     assert 3 < wait.total_seconds() <= 5
     over = update(Job).values(not_before=database_now(-0.01))
     write(database, lambda session: session.execute(over.execution_options(synchronize_session=False)))
-    assert read(database, jobs.queued_count) == 1
+    assert read(database, roster.queued_count) == 1
     assert claim(database).attempt == 3
 
 
@@ -478,7 +478,7 @@ def test_a_paused_job_holds_no_slot_and_waits_for_nobody_but_its_owner(database:
     job = job_of(database, lease.job_id)
     assert (job.state, job.failures, job.worker) == ("paused", 0, None)
     assert [a.outcome for a in read(database, jobs.attempts_of, job.id)] == ["paused"]
-    assert (claim(database), read(database, jobs.queued_count), standing(database, job.id)) == (None, 0, None)
+    assert (claim(database), read(database, roster.queued_count), standing(database, job.id)) == (None, 0, None)
     assert write(database, jobs.request_pause, job.id).state == "paused"  # again: no error
     assert_can_write_nothing(database, lease)
     job = write(database, jobs.resume, job.id)
@@ -803,13 +803,13 @@ def beat(database: Database) -> Callable[..., None]:
             "started_at": jobs.now(),
             **fields,
         }
-        write(database, jobs.beat, Worker(id=worker_id, **row))
+        write(database, roster.beat, Worker(id=worker_id, **row))
 
     return beat
 
 
 def live(database: Database, within: float = 60) -> list[str]:
-    return sorted(worker.id for worker in read(database, jobs.live_workers, within))
+    return sorted(worker.id for worker in read(database, roster.live_workers, within))
 
 
 def test_a_worker_lives_as_long_as_it_beats(database: Database, beat: Callable[..., None]) -> None:
@@ -819,9 +819,9 @@ def test_a_worker_lives_as_long_as_it_beats(database: Database, beat: Callable[.
     assert live(database, within=OVER) == []
     beat("w1", free_slots=0, draining=True)
     assert live(database) == ["w1", "w2"]
-    (worker,) = (w for w in read(database, jobs.live_workers, 60) if w.id == "w1")
+    (worker,) = (w for w in read(database, roster.live_workers, 60) if w.id == "w1")
     assert (worker.free_slots, worker.draining) == (0, True)
-    write(database, jobs.retire, "w1")
+    write(database, roster.retire, "w1")
     assert live(database) == ["w2"]
 
 
@@ -832,28 +832,28 @@ def test_workers_not_seen_for_long_are_swept_away_and_the_others_stay(
     beat("new")
     gone = update(Worker).where(Worker.id == "old").values(seen_at=database_now(-100))
     write(database, lambda session: session.execute(gone.execution_options(synchronize_session=False)))
-    write(database, jobs.sweep_workers, 200)
+    write(database, roster.sweep_workers, 200)
     assert live(database, within=1000) == ["new", "old"]
-    write(database, jobs.sweep_workers, 50)
+    write(database, roster.sweep_workers, 50)
     assert live(database, within=1000) == ["new"]
 
 
 def test_an_office_has_one_holder_who_may_stay(database: Database) -> None:
-    assert write(database, jobs.take_office, "reconciler", "w1", 60)
-    assert not write(database, jobs.take_office, "reconciler", "w2", 60)
-    assert write(database, jobs.take_office, "reconciler", "w1", 60)
-    assert write(database, jobs.take_office, "another", "w2", 60)
+    assert write(database, roster.take_office, "reconciler", "w1", 60)
+    assert not write(database, roster.take_office, "reconciler", "w2", 60)
+    assert write(database, roster.take_office, "reconciler", "w1", 60)
+    assert write(database, roster.take_office, "another", "w2", 60)
 
 
 def test_an_office_is_free_again_when_its_term_is_over(database: Database) -> None:
-    assert write(database, jobs.take_office, "reconciler", "w1", 0.05)
-    wait_for(lambda: write(database, jobs.take_office, "reconciler", "w2", 60), 5, "the end of a term of 50 ms")
-    assert not write(database, jobs.take_office, "reconciler", "w1", 60)
+    assert write(database, roster.take_office, "reconciler", "w1", 0.05)
+    wait_for(lambda: write(database, roster.take_office, "reconciler", "w2", 60), 5, "the end of a term of 50 ms")
+    assert not write(database, roster.take_office, "reconciler", "w1", 60)
 
 
 def test_of_many_who_take_an_office_at_the_same_moment_one_gets_it(database: Database) -> None:
     for term in range(ROUNDS // 3):
-        calls = [lambda w=w, t=term: write(database, jobs.take_office, f"office {t}", w, 60) for w in ("a", "b", "c")]
+        calls = [lambda w=w, t=term: write(database, roster.take_office, f"office {t}", w, 60) for w in ("a", "b", "c")]
         assert sorted(at_once(*calls)) == [False, False, True]
 
 
@@ -862,7 +862,7 @@ def test_of_many_who_take_an_office_at_the_same_moment_one_gets_it(database: Dat
 
 def standing(database: Database, job_id: str) -> Any:
     def ask(session: Session) -> Any:
-        return jobs.queue_standing(session, jobs.get(session, job_id), 60)
+        return roster.queue_standing(session, jobs.get(session, job_id), 60)
 
     return read(database, ask)
 
