@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jsonschema
 import pytest
 from structlog.testing import capture_logs
 
@@ -201,6 +202,26 @@ class TestDocument:
         conforms({"architecture": "mlp", "lr": 0.1, "epochs": 5, "gradients": "manual"}, "JobSpec")
         with pytest.raises(Exception, match="optimiser"):
             conforms({"optimiser": "sgd"}, "JobSpec")
+
+    def test_short_forms_stand_where_an_object_needs_nothing_but_its_type(self, client, conforms):
+        conforms({"schedule": "cosine", "augment": ["flip", {"type": "crop", "padding": 2}]}, "JobSpec")
+        conforms({"architecture": {"type": "torchvision", "name": "resnet18"}, "init_from": None}, "JobSpec")
+        conforms({"architecture": "cnn", "batches": 2}, "GradientCheckSpec")
+        for body in (
+            {"architecture": "torchvision"},
+            {"schedule": "cosin"},
+            {"augment": ["blur"]},
+            {"augment": "flip"},
+        ):
+            with pytest.raises(jsonschema.ValidationError):
+                conforms(body, "JobSpec")
+        with pytest.raises(jsonschema.ValidationError):
+            conforms({"architecture": {"type": "torchvision", "name": "resnet18"}}, "GradientCheckSpec")
+
+    def test_both_answers_of_a_submission_are_described(self, client):
+        responses = client.get("/v1/openapi.json").json["paths"]["/v1/jobs"]["post"]["responses"]
+        schemas = {s: responses[s]["content"]["application/json"]["schema"]["$ref"] for s in ("200", "202")}
+        assert schemas == {"200": "#/components/schemas/DryRun", "202": "#/components/schemas/Job"}
 
     def test_the_parameters_of_the_list_are_named(self, client):
         listing = client.get("/v1/openapi.json").json["paths"]["/v1/jobs"]["get"]
