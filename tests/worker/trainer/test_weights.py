@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from shared.errors import TrainingError
 from shared.spec import Cnn, Mlp
 from worker.trainer.architectures import build_model
 from worker.trainer.weights import load_weights
+
+ROOT = Path(__file__).parents[3]
 
 
 def net(**fields: object) -> torch.nn.Sequential:
@@ -51,3 +56,16 @@ def test_a_file_that_cannot_be_read_is_a_training_error(tmp_path: Path, content:
         (tmp_path / "w.safetensors").write_bytes(content)
     with pytest.raises(TrainingError, match=r"w\.safetensors cannot be read"):
         load_weights(net(), tmp_path / "w.safetensors")
+
+
+def test_without_a_service_the_weights_are_a_file_that_the_command_line_names(tmp_path: Path) -> None:
+    spec = {"epochs": 1, "lr": 1e-9, "architecture": {"type": "mlp", "hidden": [5]}}
+    save_file(net().state_dict(), tmp_path / "w.safetensors")
+    (tmp_path / "spec.json").write_text(json.dumps({**spec, "init_from": {"job": "job_" + "0" * 32}}))
+    command = [sys.executable, "-m", "worker.trainer", str(tmp_path / "spec.json"), "--out", str(tmp_path / "run")]
+    forgotten = subprocess.run([*command], capture_output=True, text=True, cwd=ROOT)
+    assert (forgotten.returncode, "--init-from" in forgotten.stderr) == (2, True)
+    given = [*command, "--init-from", str(tmp_path / "w.safetensors")]
+    assert subprocess.run(given, capture_output=True, cwd=ROOT).returncode == 0
+    begun, ended = (load_file(tmp_path / name) for name in ("w.safetensors", "run/artifacts/model.safetensors"))
+    torch.testing.assert_close(begun, ended)
