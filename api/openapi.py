@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -49,7 +50,7 @@ def endpoint(
     responses: dict[int | str, Any] = {str(status): {"description": "what was asked for", "content": content}}
     for code, other in other_answers.items():
         content = {JSON: _reference(other.__name__)}
-        responses[str(code)] = {"description": "the other answer", "content": content}
+        responses[str(code)] = {"description": inspect.getdoc(other), "content": content}
     for code in sorted({*errors, 422}):
         responses[str(code)] = {"description": PROBLEMS[code], "content": {PROBLEM: _reference("Problem")}}
 
