@@ -13,10 +13,9 @@ from api.openapi import endpoint
 from api.render import whole_list
 from api.services import services
 from shared.datasets import DATASETS, DatasetInfo
-from shared.spec import Cnn, Linear, Mlp, Model
+from shared.spec import Cnn, Linear, Mlp, Model, Torchvision
 
-ARCHITECTURES: tuple[type[Linear | Mlp | Cnn], ...] = (Linear, Mlp, Cnn)
-GRADIENTS = ("autograd", "manual")  # every architecture of this version has both
+EXAMPLES: tuple[Model, ...] = (Linear(), Mlp(), Cnn(), Torchvision(name="resnet18"))
 
 bp = APIBlueprint("datasets", __name__, tag="Service")
 
@@ -33,7 +32,7 @@ def index() -> Response:
 @endpoint(schemas.ArchitectureList)
 def architectures() -> Response:
     """List the architectures with their fields and defaults"""
-    return jsonify(whole_list([_architecture(model) for model in ARCHITECTURES]))
+    return jsonify(whole_list([_architecture(example) for example in EXAMPLES]))
 
 
 def _dataset(info: DatasetInfo, folder: Path) -> dict[str, Any]:
@@ -51,14 +50,14 @@ def _dataset(info: DatasetInfo, folder: Path) -> dict[str, Any]:
     }
 
 
-def _architecture(model: type[Model]) -> dict[str, Any]:
-    fields = model.model_json_schema()["properties"]
+def _architecture(example: Model) -> dict[str, Any]:
+    fields = type(example).model_json_schema()["properties"]
     kind = fields.pop("type")["default"]
     return {
         "object": "architecture",
         "type": kind,
-        "description": model.__doc__,
-        "gradients": GRADIENTS,
+        "description": example.__doc__,
+        "gradients": ("autograd",) if isinstance(example, Torchvision) else ("autograd", "manual"),
         "fields": fields,
-        "example": model().model_dump(mode="json"),
+        "example": example.model_dump(mode="json"),
     }

@@ -13,7 +13,7 @@ from api import schemas
 from api.errors import RETRY_SECONDS, problem
 from api.openapi import endpoint
 from api.services import services
-from shared import jobs
+from shared import roster
 from shared.errors import DatabaseAway
 from shared.version import VERSION
 
@@ -38,7 +38,7 @@ def readyz() -> Response:
     broker = "ok" if services().broker.ping() else "away"
     try:
         with services().database.read() as session:
-            workers = len(jobs.live_workers(session, services().settings.lease_seconds))
+            workers = len(roster.live_workers(session, services().settings.lease_seconds))
     except (DatabaseAway, SQLAlchemyError) as error:  # the second: it answers, but holds no tables yet
         log.warning("not ready", error=str(error))
         away = {"ready": False, "database": "away", "broker": broker, "workers": 0}

@@ -1,4 +1,4 @@
-"""Jobs: submit, list, show, cancel, delete."""
+"""Jobs: submit, list, show, steer, reproduce, delete."""
 
 from __future__ import annotations
 
@@ -19,12 +19,17 @@ from api.openapi import endpoint
 from api.render import timestamp, timestamp_or_none
 from api.requests import LABELS, CommaList, Query, parse_json
 from api.services import services
-from shared import jobs
-from shared.spec import JobSpec, LabelKey, LabelValue
-from shared.states import TERMINAL, JobState, shown_status
+from shared import jobs, roster
+from shared.datasets import DATASETS
+from shared.estimate import estimate
+from shared.origin import check_origin
+from shared.presets import PRESETS
+from shared.spec import MAX_NAME, GradientCheckSpec, JobSpec, LabelKey, LabelValue, Work
+from shared.states import TERMINAL, JobState
 from shared.tables import Attempt, Job
 
 POLL_SECONDS = 1  # what suits a job that is still going on
+REPRODUCED = " reproduced"
 JOB_ID = r"^job_[0-9a-f]{32}$"
 
 bp = APIBlueprint("jobs", __name__, tag="Jobs")
@@ -49,19 +54,52 @@ class JobFilter(Query):
     after: Annotated[str, Field(pattern=JOB_ID)] | None = Field(None, description="the last id of the page before")
 
 
+class SubmitQuery(Query):
+    dry_run: bool = Field(False, description="say what the job would cost, and store nothing")
+
+
 # --- views ------------------------------------------------------------------------------------------------------------
 
 
 @bp.post("/v1/jobs")
-@endpoint(schemas.Job, status=202, body=JobSpec, errors=(400, 413, 415, 503))
-def submit() -> tuple[Response, int, dict[str, str]]:
+@endpoint(
+    schemas.Job,
+    status=202,
+    body=JobSpec,
+    query=SubmitQuery,
+    other_answers={200: schemas.DryRun},
+    errors=(400, 413, 415, 503),
+)
+def submit(query: SubmitQuery) -> Response | tuple[Response, int, dict[str, str]]:
     """Submit a job
 
-    Every field has a default; what the server filled in, seed included, comes back in `spec`.
+    Every field has a default; what the server filled in, seed included, comes back in `spec`. With `dry_run=true`
+    nothing is stored, and the answer (200) says what the job would cost.
     """
     spec = JobSpec.parse(parse_json())
+    if query.dry_run:
+        with services().database.read() as session:
+            check_origin(session, spec)
+            return jsonify(_dry_run(session, spec))
+    return accept(spec)
+
+
+@bp.post("/v1/gradient-checks")
+@endpoint(schemas.Job, status=202, body=GradientCheckSpec, errors=(400, 413, 415, 503))
+def submit_gradient_check() -> tuple[Response, int, dict[str, str]]:
+    """Submit a gradient check
+
+    A job that trains nothing: it holds the gradients by hand against autograd's and finite differences, in float64.
+    """
+    return accept(GradientCheckSpec.parse(parse_json()))
+
+
+def accept(spec: Work, reproduces: str | None = None) -> tuple[Response, int, dict[str, str]]:
+    """Store a job, ring for it, and show it."""
     with services().database.write() as session:
-        body = to_json(session, jobs.create(session, spec))
+        if isinstance(spec, JobSpec):
+            check_origin(session, spec)
+        body = to_json(session, jobs.create(session, spec, reproduces))
     services().broker.ring()  # after the commit: whoever answers the bell finds the row; a dead broker is no error
     return jsonify(body), 202, {"Location": body["links"]["self"]}
 
@@ -109,6 +147,47 @@ def cancel(job_id: str) -> tuple[Response, int]:
     return jsonify(body), 202
 
 
+@bp.post("/v1/jobs/<job_id>/pause")
+@endpoint(schemas.Job, status=202, errors=(404, 409, 503))
+def pause(job_id: str) -> tuple[Response, int]:
+    """Pause a job
+
+    It shows `pausing` until its checkpoint is written and its device is free, and costs no attempt.
+    """
+    with services().database.write() as session:
+        body = to_json(session, jobs.request_pause(session, job_id))
+    return jsonify(body), 202
+
+
+@bp.post("/v1/jobs/<job_id>/resume")
+@endpoint(schemas.Job, status=202, errors=(404, 409, 503))
+def resume(job_id: str) -> tuple[Response, int]:
+    """Resume a paused job
+
+    It is queued, and goes on from its checkpoint. A wish to pause that is not yet carried out is taken back.
+    """
+    with services().database.write() as session:
+        body = to_json(session, jobs.resume(session, job_id))
+    services().broker.ring()
+    return jsonify(body), 202
+
+
+@bp.post("/v1/jobs/<job_id>/reproduce")
+@endpoint(schemas.Job, status=202, errors=(404, 409, 503))
+def reproduce(job_id: str) -> tuple[Response, int, dict[str, str]]:
+    """Run a job again with the same spec and seed
+
+    Its `result.reproduction` says whether it came out the same, or the first step that differs.
+    """
+    with services().database.read() as session:
+        original = jobs.get(session, job_id)
+    if original.kind != JobSpec.kind or original.state != JobState.SUCCEEDED:
+        raise jobs.wrong_state(original, "reproduce")
+    spec = JobSpec.model_validate(original.spec)
+    name = original.name[: MAX_NAME - len(REPRODUCED)] + REPRODUCED
+    return accept(spec.model_copy(update={"name": name}), reproduces=original.id)
+
+
 @bp.delete("/v1/jobs/<job_id>")
 @endpoint(schemas.DeletedJob, errors=(404, 409, 503))
 def delete(job_id: str) -> Response:
@@ -142,10 +221,15 @@ def _matching(session: Session, query: JobFilter) -> Select[tuple[Job]]:
 
 
 def _shows(status: str) -> ColumnElement[bool]:
-    if status == "cancelling":
-        return and_(Job.state == JobState.RUNNING, Job.cancel_requested_at.is_not(None))
-    if status == JobState.RUNNING:
-        return and_(Job.state == JobState.RUNNING, Job.cancel_requested_at.is_(None))
+    """The rows for which `shown_status` says so."""
+    cancel, pause = Job.cancel_requested_at, Job.pause_requested_at
+    wishes = {
+        "cancelling": (cancel.is_not(None),),
+        "pausing": (cancel.is_(None), pause.is_not(None)),
+        "running": (cancel.is_(None), pause.is_(None)),
+    }
+    if status in wishes:
+        return and_(Job.state == JobState.RUNNING, *wishes[status])
     return Job.state == status
 
 
@@ -175,29 +259,62 @@ def to_json(session: Session, job: Job, attempts: Sequence[Attempt] | None = Non
         "object": "job",
         "id": job.id,
         "name": job.name,
-        "status": shown_status(state, job.cancel_requested_at is not None),
+        "kind": job.kind,
+        "status": jobs.status_of(job),
         "terminal": state in TERMINAL,
         "status_reason": job.status_reason,
         "spec": job.spec,
         "attempt": job.attempt,
         "attempts": [_attempt(attempt) for attempt in attempts],
-        "queue": jobs.queue_standing(session, job, services().settings.lease_seconds),
+        "queue": roster.queue_standing(session, job, services().settings.lease_seconds),
         "progress": _progress(job),
         "result": job.result,
+        **_article(job),
+        "reproduces": job.reproduces,
         "labels": job.labels,
         "priority": job.priority,
         "created_at": timestamp(job.created_at),
         "started_at": timestamp_or_none(job.started_at),
         "finished_at": timestamp_or_none(job.finished_at),
         "cancel_requested_at": timestamp_or_none(job.cancel_requested_at),
+        "pause_requested_at": timestamp_or_none(job.pause_requested_at),
         "links": {
             "self": me,
             "events": f"{me}/events",
             "metrics": f"{me}/metrics",
             "artifacts": f"{me}/artifacts",
             "cancel": f"{me}/cancel",
+            "pause": f"{me}/pause",
+            "resume": f"{me}/resume",
+            "reproduce": f"{me}/reproduce",
         },
     }
+
+
+def _article(job: Job) -> dict[str, Any]:
+    """What the article printed of the run that this job's preset stands for."""
+    preset = PRESETS.get(job.spec.get("preset") or "")
+    return {} if preset is None else {"article": preset.article}
+
+
+def _dry_run(session: Session, spec: JobSpec) -> dict[str, Any]:
+    info = DATASETS[spec.dataset]
+    device = "cpu" if spec.device == "cpu" or not (spec.device == "cuda" or _some_gpu(session)) else "cuda"
+    found = estimate(spec, info, device, jobs.speeds_like(session, spec, device))
+    return {
+        "object": "dry_run",
+        "spec": spec.to_json(),
+        "parameters": found.parameters,
+        "steps": found.steps,
+        "estimated_seconds": round(found.seconds, 2),
+        "estimated_memory_bytes": found.memory_bytes,
+        "basis": found.basis,
+    }
+
+
+def _some_gpu(session: Session) -> bool:
+    live = roster.live_workers(session, services().settings.lease_seconds)
+    return any("cuda" in worker.devices["kinds"] for worker in live)
 
 
 def _attempt(attempt: Attempt) -> dict[str, Any]:

@@ -17,12 +17,14 @@ from api.requests import CommaList, Query, close_to
 from api.services import services
 from shared import curves, jobs
 from shared.errors import FieldError, InvalidQuery
+from shared.spec import JobSpec
 from shared.tables import EventRow
 from shared.version import VERSION
 
 CSV = "text/csv"
 PICTURES = {"png": "image/png", "svg": "image/svg+xml"}
 JSON_POINTS = 1000  # what a JSON answer is thinned to; CSV is whole, unless max_points says otherwise
+NO_POINTS, NO_CURVE = "no points yet", "a gradient check trains nothing and has no curve"
 KNOWN = (
     "train_loss",
     "val_loss",
@@ -98,7 +100,8 @@ def _picture(job_id: str, format: str) -> Response:
         response.status_code = 304
     else:
         with _pencil:
-            response.set_data(curves.draw(series, job.name, [format])[0])
+            empty = NO_POINTS if job.kind == JobSpec.kind else NO_CURVE
+            response.set_data(curves.draw(series, job.name, [format], empty)[0])
     response.set_etag(etag)
     return response
 

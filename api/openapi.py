@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-from collections.abc import Callable, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from apiflask import APIBlueprint, APIFlask
@@ -18,13 +20,14 @@ from werkzeug.exceptions import NotFound
 from api import schemas
 from api.errors import PROBLEM
 from api.requests import LABELS, NoQuery, Query, check_headers, check_path, parse_query
-from shared.spec import JobSpec
+from shared.spec import KINDS
 
 View = Callable[..., Any]
 REF = "#/components/schemas/{model}"
 TEXT_OR_BYTES: dict[str, Any] = {"schema": {"type": "string"}}
 JSON = "application/json"
-SHORT_FORMS = ("architecture", "init", "loss", "optimizer")  # "mlp" is short for {"type": "mlp"}
+SHORT_FORMS = ("architecture", "init", "loss", "optimizer", "schedule")  # "mlp" is short for {"type": "mlp"}
+SHORT_ITEMS = ("augment",)  # lists of such values
 
 
 def endpoint(
@@ -34,6 +37,7 @@ def endpoint(
     query: type[Query] = NoQuery,
     body: type[BaseModel] | None = None,
     media: Sequence[str] = (JSON,),
+    other_answers: Mapping[int, type[BaseModel]] = MappingProxyType({}),
     errors: Sequence[int] = (),
 ) -> Callable[[View], View]:
     """Check path, headers and query before the view runs, and tell the OpenAPI document about all of it.
@@ -44,6 +48,9 @@ def endpoint(
     if answer is not None:
         content[JSON] = _reference(answer.__name__)
     responses: dict[int | str, Any] = {str(status): {"description": "what was asked for", "content": content}}
+    for code, other in other_answers.items():
+        content = {JSON: _reference(other.__name__)}
+        responses[str(code)] = {"description": inspect.getdoc(other), "content": content}
     for code in sorted({*errors, 422}):
         responses[str(code)] = {"description": PROBLEMS[code], "content": {PROBLEM: _reference("Problem")}}
 
@@ -112,12 +119,21 @@ def _schemas() -> dict[str, Any]:
     ]
     _, document = models_json_schema([(model, "validation") for model in models], ref_template=REF)
     definitions: dict[str, Any] = document["$defs"]
-    fields = definitions[JobSpec.__name__]["properties"]
-    for name in SHORT_FORMS:
-        whole = fields[name]
-        default = {"default": whole.pop("default")} if "default" in whole else {}
-        fields[name] = {"anyOf": [{"enum": sorted(whole["discriminator"]["mapping"])}, whole], **default}
+    for spec in KINDS.values():
+        fields = definitions[spec.__name__]["properties"]
+        for name in fields.keys() & set(SHORT_FORMS):
+            fields[name] = _with_short_form(fields[name], definitions)
+        for name in fields.keys() & set(SHORT_ITEMS):
+            fields[name]["items"] = _with_short_form(fields[name]["items"], definitions)
     return definitions
+
+
+def _with_short_form(whole: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]:
+    """The name alone stands for an object that needs nothing but its type."""
+    default = {"default": whole.pop("default")} if "default" in whole else {}
+    branches = whole["discriminator"]["mapping"].items()
+    short = [name for name, branch in branches if not definitions[branch.rpartition("/")[2]].get("required")]
+    return {"anyOf": [{"enum": sorted(short)}, whole], **default}
 
 
 def _parameters(model: type[Query]) -> list[dict[str, Any]]:

@@ -16,8 +16,7 @@ from api.errors import NotBuilt
 from shared.errors import BadRequest, FieldError, InvalidQuery, NotFound
 
 # What the contract names and this version does not build.
-NOT_BUILT_PARAMETERS = ("dry_run", "wait", "until")
-NOT_BUILT_VALUES = {"status": ("paused", "pausing")}
+NOT_BUILT_PARAMETERS = ("wait", "until")
 
 LABELS = "label."  # a model with a field of this alias takes label.KEY=value into it
 NUL = "\x00"  # PostgreSQL refuses it in any text
@@ -89,9 +88,6 @@ def _query_error(model: type[Query], error: ErrorDetails) -> FieldError:
         return FieldError(_pointer(name), "not_built", f"'{name}' is in the contract, but not built for this call")
     if kind == "extra_forbidden":
         return FieldError(_pointer(name), kind, f"unknown parameter{close_to(name, _aliases(model))}")
-    if value in NOT_BUILT_VALUES.get(name, ()):
-        detail = f"'{value}' is in the contract, but this version does not build it"
-        return FieldError(_pointer(name), "not_built", detail)
     text = error["msg"]
     for theirs, ours in (("Input should be", "must be"), ("String should", "must"), ("Value error, ", "")):
         text = text.replace(theirs, ours)

@@ -6,10 +6,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from shared.spec import JobSpec
+from shared.spec import GradientCheckSpec, JobSpec
 
 Timestamp = Annotated[str, Field(json_schema_extra={"format": "date-time"}, examples=["2026-11-23T12:00:00.123Z"])]
-Status = Literal["queued", "running", "cancelling", "succeeded", "failed", "cancelled"]
+Status = Literal["queued", "running", "cancelling", "pausing", "paused", "succeeded", "failed", "cancelled"]
 EventType = Literal["status", "metric", "log", "checkpoint", "artifact", "warning"]
 Point = tuple[int, int, float | None]
 
@@ -61,21 +61,25 @@ class Job(Answer):
     object: Literal["job"]
     id: str
     name: str
+    kind: Literal["training", "gradient_check"]
     status: Status
     terminal: bool
     status_reason: dict[str, Any] | None
-    spec: JobSpec
+    spec: JobSpec | GradientCheckSpec
     attempt: int
     attempts: list[Attempt]
     queue: QueueStanding | None
     progress: Progress | None
     result: dict[str, Any] | None
+    article: dict[str, Any] = Field({}, description="what the article printed, where the spec names a preset")
+    reproduces: str | None
     labels: dict[str, str]
     priority: int
     created_at: Timestamp
     started_at: Timestamp | None
     finished_at: Timestamp | None
     cancel_requested_at: Timestamp | None
+    pause_requested_at: Timestamp | None
     links: Links
 
 
@@ -87,6 +91,18 @@ class JobList(Answer):
     first_id: str | None
     last_id: str | None
     has_more: bool
+
+
+class DryRun(Answer):
+    """What a job would cost. Parameters and steps are exact; seconds and bytes are of the right order."""
+
+    object: Literal["dry_run"]
+    spec: JobSpec
+    parameters: int
+    steps: int
+    estimated_seconds: float
+    estimated_memory_bytes: int
+    basis: str
 
 
 class DeletedJob(Answer):
@@ -195,6 +211,25 @@ class Architecture(Answer):
 class ArchitectureList(Answer):
     object: Literal["list"]
     data: list[Architecture]
+    has_more: Literal[False]
+
+
+class Preset(Answer):
+    """`spec`: every field but the seed and the name, which each job gets of its own. `article`: what was printed.
+
+    `continues` names the preset from whose finished job `init_from` has to take the weights."""
+
+    object: Literal["preset"]
+    name: str
+    description: str
+    spec: dict[str, Any]
+    article: dict[str, Any]
+    continues: str | None
+
+
+class PresetList(Answer):
+    object: Literal["list"]
+    data: list[Preset]
     has_more: Literal[False]
 
 

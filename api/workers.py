@@ -10,7 +10,7 @@ from api import schemas
 from api.openapi import endpoint
 from api.render import timestamp, whole_list
 from api.services import services
-from shared import jobs
+from shared import roster
 from shared.states import JobState
 from shared.tables import Job
 
@@ -22,7 +22,7 @@ bp = APIBlueprint("workers", __name__, tag="Service")
 def index() -> Response:
     """List the live workers"""
     with services().database.read() as session:
-        workers = jobs.live_workers(session, services().settings.lease_seconds)
+        workers = roster.live_workers(session, services().settings.lease_seconds)
         running: dict[str, list[str]] = {}
         for job_id, worker in session.execute(select(Job.id, Job.worker).where(Job.state == JobState.RUNNING)):
             running.setdefault(worker, []).append(job_id)

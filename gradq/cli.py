@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from gradq import demo, service, steering, submission, watch
+from gradq import checking, demo, presets, repeating, service, steering, submission, watch
 from gradq.errors import Commands
 from shared.version import VERSION
 
@@ -38,11 +38,16 @@ def main(
 for verb in (
     service.up,
     submission.submit,
+    presets.presets,
+    checking.check,
     steering.ps,
     steering.show,
     steering.wait,
     watch.watch,
     steering.cancel,
+    steering.pause,
+    steering.resume,
+    repeating.reproduce,
     steering.download,
     service.api,
     service.worker,

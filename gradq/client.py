@@ -62,6 +62,16 @@ class Client:
     def submit(self, spec: dict[str, Any]) -> Job:
         return self._call("POST", "/v1/jobs", json=spec)
 
+    def dry_run(self, spec: dict[str, Any]) -> dict[str, Any]:
+        """What the job would cost; nothing is stored."""
+        return self._call("POST", "/v1/jobs", json=spec, params={"dry_run": "true"})
+
+    def check(self, spec: dict[str, Any]) -> Job:
+        return self._call("POST", "/v1/gradient-checks", json=spec)
+
+    def presets(self) -> list[dict[str, Any]]:
+        return list(self._call("GET", "/v1/presets")["data"])
+
     def job(self, job_id: str) -> Job:
         return self._call("GET", _job(job_id))
 
@@ -71,6 +81,15 @@ class Client:
 
     def cancel(self, job_id: str) -> Job:
         return self._call("POST", f"{_job(job_id)}/cancel")
+
+    def pause(self, job_id: str) -> Job:
+        return self._call("POST", f"{_job(job_id)}/pause")
+
+    def resume(self, job_id: str) -> Job:
+        return self._call("POST", f"{_job(job_id)}/resume")
+
+    def reproduce(self, job_id: str) -> Job:
+        return self._call("POST", f"{_job(job_id)}/reproduce")
 
     def events(self, job_id: str, after: int = 0, type: str | None = None) -> list[dict[str, Any]]:
         """A page of the job's log from the cursor `after` on; the next cursor is the last row's `seq`."""

@@ -1,4 +1,4 @@
-"""The verbs that read and steer jobs: ps, show, wait, cancel, download."""
+"""The verbs that read and steer jobs: ps, show, wait, cancel, pause, resume, download."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
+from gradq.article import print_article
 from gradq.client import DEFAULT_URL, ApiError, Client, Job, Unreachable
 from gradq.options import AsJson, Exit, JobId, JobIds, Token, Url, as_list, outcome, print_json
+from gradq.proof import print_check
 from gradq.tables import file_line, job_page, jobs_table, summary_line
 
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 1.0
@@ -45,6 +47,9 @@ def show(job_id: JobId, url: Url = DEFAULT_URL, token: Token = None, as_json: As
             print_json(job)
         else:
             job_page(job, client.artifacts(job_id))
+            print_check((job.get("result") or {}).get("gradient_check") if job["kind"] == "gradient_check" else None)
+            if "article" in job:
+                print_article(job, client.metrics(job_id))
 
 
 def wait(
@@ -54,7 +59,7 @@ def wait(
     token: Token = None,
     as_json: AsJson = False,
 ) -> None:
-    """Wait until jobs have ended.
+    """Wait until jobs have ended; a paused one has not.
 
     Exit codes: 0 all succeeded, 1 one failed, 3 one was cancelled, 124 timeout.
     """
@@ -70,8 +75,24 @@ def wait(
 
 def cancel(job_ids: JobIds, url: Url = DEFAULT_URL, token: Token = None, as_json: AsJson = False) -> None:
     """Cancel jobs; one that runs ends after its checkpoint is written."""
+    _steer(Client.cancel, job_ids, url, token, as_json)
+
+
+def pause(job_ids: JobIds, url: Url = DEFAULT_URL, token: Token = None, as_json: AsJson = False) -> None:
+    """Pause running jobs: checkpoint, free the slot, wait for `resume`."""
+    _steer(Client.pause, job_ids, url, token, as_json)
+
+
+def resume(job_ids: JobIds, url: Url = DEFAULT_URL, token: Token = None, as_json: AsJson = False) -> None:
+    """Queue paused jobs again; they go on from their checkpoints."""
+    _steer(Client.resume, job_ids, url, token, as_json)
+
+
+def _steer(
+    action: Callable[[Client, str], Job], job_ids: list[str], url: str, token: str | None, as_json: bool
+) -> None:
     with Client(url, token) as client:
-        jobs = [client.cancel(job_id) for job_id in job_ids]
+        jobs = [action(client, job_id) for job_id in job_ids]
     if as_json:
         print_json(as_list(jobs))
     else:
@@ -115,8 +136,11 @@ def wait_for(client: Client, job_ids: list[str], timeout: float | None) -> list[
     deadline = time.monotonic() + timeout if timeout is not None else float("inf")
     jobs = [client.job(job_id) for job_id in job_ids]  # an unknown id is an error now, not after the others
     for i, job in enumerate(jobs):
-        pause = FIRST_PAUSE_SECONDS
+        pause, status = FIRST_PAUSE_SECONDS, ""
         while not job["terminal"]:
+            if job["status"] == "paused" and status != "paused":
+                print(f"gradq: {job['id']} is paused; `gradq resume {job['id']}` lets it go on", file=sys.stderr)
+            status = job["status"]
             left = deadline - time.monotonic()
             if left <= 0:
                 going = ", ".join(j["id"] for j in jobs if not j["terminal"])

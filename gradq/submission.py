@@ -12,7 +12,7 @@ import typer
 from gradq.client import DEFAULT_URL, Client
 from gradq.options import AsJson, Token, Url, outcome, print_json
 from gradq.steering import wait_for
-from gradq.tables import summary_line
+from gradq.tables import size, span, summary_line
 
 
 def submit(
@@ -25,6 +25,7 @@ def submit(
     batch_size: Annotated[int | None, typer.Option(help="Examples a step.")] = None,
     seed: Annotated[int | None, typer.Option(help="Same seed, same run. Default: drawn.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda.")] = None,
+    preset: Annotated[str | None, typer.Option(help="article/…: `gradq presets` lists them.")] = None,
     name: Annotated[str | None, typer.Option(help="A name to find it by. Default: made up.")] = None,
     label: Annotated[list[str] | None, typer.Option(metavar="K=V", help="A label; may be repeated.")] = None,
     set_: Annotated[
@@ -34,6 +35,7 @@ def submit(
     file: Annotated[
         str | None, typer.Option("-f", "--file", metavar="FILE", help="A spec as JSON; - is standard input.")
     ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would cost; queue nothing.")] = False,
     wait: Annotated[bool, typer.Option("--wait", help="Wait for the end; exit like `gradq wait`.")] = False,
     timeout: Annotated[float | None, typer.Option(min=0, help="With --wait: seconds, then exit 124.")] = None,
     url: Url = DEFAULT_URL,
@@ -45,17 +47,21 @@ def submit(
     Later sources win: the file, then --set, then the options.
     """
     given = {
-        "architecture": _name_or_json(architecture),
-        "optimizer": _name_or_json(optimizer),
+        "architecture": name_or_json(architecture),
+        "optimizer": name_or_json(optimizer),
         **{"dataset": dataset, "gradients": gradients, "lr": lr, "epochs": epochs, "batch_size": batch_size},
-        **{"seed": seed, "device": device, "name": name},
+        **{"seed": seed, "device": device, "name": name, "preset": preset},
     }
     spec = read_spec(file) if file is not None else {}
-    spec |= dict(_assignment(text) for text in set_ or [])
+    spec |= assignments(set_)
     spec |= {field: value for field, value in given.items() if value is not None}
     if label:
         spec["labels"] = {**spec.get("labels", {}), **dict(_pair(text, "--label") for text in label)}
     with Client(url, token) as client:
+        if dry_run:
+            answer = client.dry_run(spec)
+            print_json(answer) if as_json else print(cost_of(answer))
+            return
         job = client.submit(spec)
         if not wait:
             _show(job, as_json)
@@ -65,6 +71,12 @@ def submit(
         [ended] = wait_for(client, [job["id"]], timeout)
         _show(ended, as_json)
         raise typer.Exit(outcome([ended["status"]]))
+
+
+def cost_of(answer: dict[str, Any]) -> str:
+    seconds, memory = span(answer["estimated_seconds"]), size(answer["estimated_memory_bytes"])
+    parameters, steps = (f"{answer[name]:,}".replace(",", " ") for name in ("parameters", "steps"))
+    return f"{parameters} parameters, {steps} steps, about {seconds} and {memory}\n({answer['basis']})"
 
 
 def read_spec(file: str) -> dict[str, Any]:
@@ -88,13 +100,17 @@ def _show(job: dict[str, Any], as_json: bool) -> None:
         print(summary_line(job), flush=True)
 
 
-def _name_or_json(text: str | None) -> Any:
+def name_or_json(text: str | None) -> Any:
     if text is None or not text.lstrip().startswith("{"):
         return text
     try:
         return json.loads(text)
     except ValueError as error:
         raise typer.BadParameter(f"{text} is not JSON: {error}") from error
+
+
+def assignments(texts: list[str] | None) -> dict[str, Any]:
+    return dict(_assignment(text) for text in texts or [])
 
 
 def _assignment(text: str) -> tuple[str, Any]:

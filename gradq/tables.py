@@ -18,14 +18,18 @@ SHOWN = (  # in a terminal of at least so many columns; an id is never cut, sinc
     (100, ("id", "name", "status", "epoch", "accuracy", "age")),
     (0, ("id", "name", "status", "age")),
 )
-STYLES = {"succeeded": "green", "failed": "red", "cancelled": "yellow", "running": "cyan", "cancelling": "yellow"}
+STYLES = {
+    **{"succeeded": "green", "failed": "red", "cancelled": "yellow", "running": "cyan", "cancelling": "yellow"},
+    **{"pausing": "magenta", "paused": "magenta"},
+}
+CHECK = "gradient_check"  # the kind of a job that trains nothing
 
 
 def jobs_table(jobs: list[Job], console: Console | None = None) -> None:
     console = console or Console()
     rows = [_row(job) for job in jobs]
     if not console.is_terminal:
-        _plain([list(COLUMNS), *rows], console)
+        plain([list(COLUMNS), *rows], console)
         return
     if not jobs:
         console.print("no jobs yet; `gradq submit` makes one")
@@ -54,15 +58,21 @@ def job_page(job: Job, artifacts: list[dict[str, Any]], console: Console | None 
         ("name", job["name"]),
         ("status", job["status"] + (f" (attempt {job['attempt']})" if job["attempt"] > 1 else "")),
         ("reason", _reason(job)),
-        ("spec", f"{architecture_of(spec)} on {spec['dataset']}, {spec['gradients']} gradients, seed {spec['seed']}"),
-        ("training", f"{spec['optimizer']['type']}, lr {spec['lr']:g}, batches of {spec['batch_size']}"),
-        ("epoch", f"{progress['epoch']} of {progress['epochs']}" if progress else None),
+        ("reproduces", job.get("reproduces")),
+        ("spec", f"{architecture_of(spec)} on {spec['dataset']}, {gradients_of(job)}, seed {spec['seed']}"),
+        ("training" if job["kind"] != CHECK else "check", _plan(job)),
+        ("begins with", _origin(spec)),
+        (
+            "epoch" if job["kind"] != CHECK else "batch",
+            f"{progress['epoch']} of {progress['epochs']}" if progress else None,
+        ),
         ("train loss", number(result.get("train_loss"))),
         ("validation", _two(result.get("val_loss"), result.get("val_accuracy"))),
         ("test", _two(result.get("test_loss"), result.get("test_accuracy"))),
         ("speed", rate(result.get("examples_per_second") or progress.get("examples_per_second"))),
         ("seconds", number(result.get("duration_seconds"))),
         ("device", device_of(job)),
+        ("reproduction", _reproduction(result.get("reproduction"))),
         ("gradient check", _check(result.get("gradient_check"))),
         ("weights", result.get("weights_sha256")),
         ("files", ", ".join(artifact["name"] for artifact in artifacts)),
@@ -94,8 +104,37 @@ def architecture_of(spec: dict[str, Any]) -> str:
     found = spec.get("architecture")
     if not isinstance(found, dict):
         return str(found)
+    if "name" in found:
+        return str(found["name"])  # torchvision's
     sizes = found.get("channels", []) + found.get("hidden", [])
     return "-".join([found["type"], *map(str, sizes)])
+
+
+def gradients_of(job: Job) -> str:
+    return "gradients checked" if job["kind"] == CHECK else f"{job['spec']['gradients']} gradients"
+
+
+def _plan(job: Job) -> str:
+    spec = job["spec"]
+    if job["kind"] == CHECK:
+        referees = "autograd and finite differences" if spec["finite_differences"] else "autograd"
+        return f"against {referees}, {spec['batches']} batches of {spec['batch_size']}"
+    return f"{spec['optimizer']['type']}, lr {spec['lr']:g}, batches of {spec['batch_size']}"
+
+
+def _origin(spec: dict[str, Any]) -> str:
+    return f"the weights of {spec['init_from']['job']}" if spec.get("init_from") else ""
+
+
+def _reproduction(found: dict[str, Any] | None) -> str:
+    if not found:
+        return ""
+    if found["identical"] is None:
+        return str(found["detail"])
+    if found["identical"]:
+        return f"identical to {found['of']}"
+    first = found["first_difference"]
+    return f"differs from {found['of']} first at step {first['step']}, in {first['metric']}"
 
 
 def device_of(job: Job) -> str:
@@ -133,9 +172,12 @@ def span(seconds: float | None) -> str:
 
 def _row(job: Job) -> list[str]:
     result, progress = job.get("result") or {}, job.get("progress") or {}
-    epochs = f"{progress['epoch']}/{progress['epochs']}" if progress else f"-/{job['spec']['epochs']}"
+    rounds, gradients = job["spec"].get("epochs"), job["spec"].get("gradients", "check")
+    if job["kind"] == CHECK:
+        rounds = job["spec"]["batches"]
+    epochs = f"{progress['epoch']}/{progress['epochs']}" if progress else f"-/{rounds}"
     loss, accuracy = number(result.get("train_loss")), number(result.get("test_accuracy"))
-    cells = [job["id"], job["name"], job["status"], job["spec"]["gradients"], epochs, loss, accuracy, device_of(job)]
+    cells = [job["id"], job["name"], job["status"], gradients, epochs, loss, accuracy, device_of(job)]
     return [*(cell or "-" for cell in cells), span(_age(job["created_at"]))]
 
 
@@ -143,7 +185,7 @@ def _age(created_at: str) -> float:
     return (datetime.now(UTC) - datetime.fromisoformat(created_at)).total_seconds()
 
 
-def _plain(rows: list[list[str]], console: Console) -> None:
+def plain(rows: list[list[str]], console: Console) -> None:
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     for row in rows:
         line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))

@@ -17,7 +17,7 @@ from gradq.client import DEFAULT_URL, Client, Job
 from gradq.options import Exit, JobId, Token, Url, outcome
 from gradq.plot import Curve, plot
 from gradq.steering import patiently
-from gradq.tables import STYLES, number, rate, span, summary_line
+from gradq.tables import CHECK, STYLES, number, rate, span, summary_line
 
 PAUSE_SECONDS = 0.25
 CURVES = (("batch_loss", "batch", "bright_black"), ("train_loss", "train", "bright_blue"), ("val_loss", "val", "red"))
@@ -77,11 +77,15 @@ def progress_facts(job: Job, series: Series) -> list[str]:
     losses = series.get("train_loss") or series.get("batch_loss") or []
     left = progress.get("eta_seconds")
     return [
-        f"epoch {progress.get('epoch', 0)}/{job['spec']['epochs']}",
+        f"{_round(job)} {progress.get('epoch', 0)}/{progress.get('epochs') or job['spec'].get('epochs', '-')}",
         f"loss {number(losses[-1][2])}" if losses else "",
         rate(progress.get("examples_per_second")),
         f"{span(left)} left" if left is not None and not job["terminal"] else "",
     ]
+
+
+def _round(job: Job) -> str:
+    return "batch" if job["kind"] == CHECK else "epoch"
 
 
 def print_epochs(client: Client, job_id: str) -> Job:

@@ -11,8 +11,9 @@ from typing import IO, Any
 
 import fsspec
 
+MODEL = "model.safetensors"  # the weights that a job ended with
 KINDS = {
-    "model.safetensors": "model",
+    MODEL: "model",
     "best.safetensors": "model",
     "model.json": "model",
     "loss_curve.png": "plot",

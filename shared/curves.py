@@ -50,8 +50,10 @@ def to_csv(series: Series) -> str:
     return out.getvalue()
 
 
-def draw(series: Series, title: str, formats: Sequence[str]) -> list[bytes]:
-    """The loss curve as a picture, once in each of `formats` (png, svg): losses over steps, accuracy on the right."""
+def draw(series: Series, title: str, formats: Sequence[str], empty: str = "no points yet") -> list[bytes]:
+    """The loss curve as a picture, once in each of `formats` (png, svg): losses over steps, accuracy on the right.
+
+    A picture without a curve says `empty`."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
@@ -72,7 +74,7 @@ def draw(series: Series, title: str, formats: Sequence[str]) -> list[bytes]:
     if handles:
         axes.legend(handles, labels, loc="center right", framealpha=0.85, edgecolor="none")
     else:
-        axes.text(0.5, 0.5, "no points yet", transform=axes.transAxes, ha="center", color="grey")
+        axes.text(0.5, 0.5, empty, transform=axes.transAxes, ha="center", color="grey")
     with rc_context({"svg.hashsalt": "gradq"}):  # the names inside an SVG: the same curve is the same bytes
         return [_render(figure, format) for format in formats]
 

@@ -10,19 +10,21 @@ import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import uuid6
-from sqlalchemy import CursorResult, Update, and_, delete, func, insert, or_, select, update
+from sqlalchemy import CursorResult, Update, delete, func, insert, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from shared.artifacts import StoredFile
 from shared.errors import LeaseLost, NotFound, WrongState
 from shared.events import Level
-from shared.spec import JobSpec
-from shared.states import ALLOWED_MOVES, TERMINAL, JobState
-from shared.tables import ArtifactRow, Attempt, CheckpointRow, EventRow, Job, Leader, Worker, database_now
+from shared.spec import JobSpec, Work
+from shared.states import ALLOWED_ACTIONS, ALLOWED_MOVES, TERMINAL, JobState, shown_status
+from shared.tables import ArtifactRow, Attempt, CheckpointRow, EventRow, Job, database_now
+
+Wish = Literal["cancel", "pause"]
 
 FIRST_BACKOFF_SECONDS, LONGEST_BACKOFF_SECONDS = 5.0, 60.0
 
@@ -58,13 +60,15 @@ def new_id(prefix: str) -> str:
     return f"{prefix}_{uuid6.uuid7().hex}"
 
 
-# --- submit, read, cancel, delete: what clients do --------------------------------------------------------------------
+# --- submit, read, steer, delete: what clients do ---------------------------------------------------------------------
 
 
-def create(session: Session, spec: JobSpec) -> Job:
+def create(session: Session, spec: Work, reproduces: str | None = None) -> Job:
     job = Job(
         id=new_id("job"),
         name=spec.name,
+        kind=spec.kind,
+        reproduces=reproduces,
         state=JobState.QUEUED,
         spec=spec.to_json(),
         labels=spec.labels,
@@ -107,6 +111,29 @@ def points_of(session: Session, job_id: str) -> list[EventRow]:
     return list(session.scalars(query.order_by(EventRow.seq)))
 
 
+LIKE_JOBS = 200  # how far back `speeds_like` looks
+
+
+def speeds_like(session: Session, spec: JobSpec, device: str) -> list[float]:
+    """The examples a second of finished jobs of late with the same net, gradients, data, batch size and device."""
+    query = (
+        select(Job.spec, Job.result)
+        .where(Job.kind == JobSpec.kind, Job.state == JobState.SUCCEEDED)
+        .order_by(Job.id.desc())
+        .limit(LIKE_JOBS)
+    )
+    asked = spec.to_json()
+    same = ("architecture", "gradients", "dataset", "batch_size", "precision")
+    return [
+        result["examples_per_second"]
+        for theirs, result in session.execute(query)
+        if result
+        and result.get("examples_per_second")
+        and str(result.get("device", "")).startswith(device)
+        and all(theirs.get(field) == asked[field] for field in same)
+    ]
+
+
 def artifacts_of(session: Session, job_id: str) -> Sequence[ArtifactRow]:
     return session.scalars(select(ArtifactRow).where(ArtifactRow.job_id == job_id).order_by(ArtifactRow.name)).all()
 
@@ -119,42 +146,59 @@ def artifact(session: Session, job_id: str, name: str) -> ArtifactRow:
 
 
 def request_cancel(session: Session, job_id: str) -> Job:
-    """Cancel a queued job at once; leave the wish on a running one. A second wish changes nothing."""
-    cancelled = _changed(
-        session,
-        update(Job)
-        .where(Job.id == job_id, Job.state == JobState.QUEUED)
-        .values(
-            state=JobState.CANCELLED,
-            cancel_requested_at=now(),
-            finished_at=now(),
-            status_reason={"code": "cancelled_by_user", "detail": "cancelled before it started"},
-        ),
-    )
-    if cancelled:
-        _log(session, job_id, _status_line(JobState.CANCELLED, "cancelled before it started"))
-        return get(session, job_id)
-    wished = _changed(
-        session,
-        update(Job)
-        .where(Job.id == job_id, Job.state == JobState.RUNNING, Job.cancel_requested_at.is_(None))
-        .values(cancel_requested_at=now()),
-    )
-    if wished:
+    """Cancel a job that waits or is paused at once; leave the wish on a running one. A second wish changes nothing."""
+    job = _to_steer(session, job_id)
+    if job.state in (JobState.QUEUED, JobState.PAUSED):
+        message = "cancelled before it started" if job.state == JobState.QUEUED else "cancelled while it was paused"
+        job.state, job.status_reason = JobState.CANCELLED, {"code": "cancelled_by_user", "detail": message}
+        job.cancel_requested_at = job.finished_at = now()
+        _log(session, job_id, _status_line(JobState.CANCELLED, message))
+    elif job.state == JobState.RUNNING and job.cancel_requested_at is None:
+        job.cancel_requested_at = now()
         _log(session, job_id, Line("status", "cancel requested", {"status": "cancelling"}))
-    job = get(session, job_id)
-    if job.state in TERMINAL and job.state != JobState.CANCELLED:
-        raise _wrong_state(job, "cancel")
+    elif job.state in TERMINAL and job.state != JobState.CANCELLED:
+        raise wrong_state(job, "cancel")
+    return job
+
+
+def request_pause(session: Session, job_id: str) -> Job:
+    """Leave the wish on a running job. A second wish, or one for a paused job, changes nothing."""
+    job = _to_steer(session, job_id)
+    if status_of(job) == "running":
+        job.pause_requested_at = now()
+        _log(session, job_id, Line("status", "pause requested", {"status": "pausing"}))
+    elif status_of(job) not in ("pausing", "paused"):
+        raise wrong_state(job, "pause")
+    return job
+
+
+def resume(session: Session, job_id: str) -> Job:
+    """Queue a paused job again; take back a wish to pause that is not yet carried out."""
+    job = _to_steer(session, job_id)
+    if status_of(job) not in ("pausing", "paused"):
+        raise wrong_state(job, "resume")
+    job.pause_requested_at = None
+    if job.state == JobState.PAUSED:
+        job.state = JobState.QUEUED
+        _log(session, job_id, _status_line(JobState.QUEUED, "resumed; queued again"))
+    else:
+        _log(session, job_id, _status_line(JobState.RUNNING, "the wish to pause was taken back"))
+    return job
+
+
+def _to_steer(session: Session, job_id: str) -> Job:
+    """The row, locked: between a look at its state and the change that suits it, no worker moves it on."""
+    job = session.scalar(select(Job).where(Job.id == job_id).with_for_update())
+    if job is None:
+        raise NotFound(f"there is no job {job_id}")
     return job
 
 
 def remove(session: Session, job_id: str) -> int:
     """Delete a terminal job's rows; return the bytes of its files, which the caller must now remove."""
-    job = session.scalar(select(Job).where(Job.id == job_id).with_for_update())
-    if job is None:
-        raise NotFound(f"there is no job {job_id}")
+    job = _to_steer(session, job_id)
     if job.state not in TERMINAL:
-        raise _wrong_state(job, "delete")
+        raise wrong_state(job, "delete")
     freed = 0
     for table in (ArtifactRow, CheckpointRow):
         freed += int(session.scalar(select(func.sum(table.size_bytes)).where(table.job_id == job_id)) or 0)
@@ -164,11 +208,16 @@ def remove(session: Session, job_id: str) -> int:
     return freed
 
 
-def _wrong_state(job: Job, action: str) -> WrongState:
-    state = JobState(job.state)
-    allowed = ["delete"] if state in TERMINAL else ["cancel"]
-    detail = f"cannot {action} a job that is {state}; allowed now: {', '.join(allowed)}"
-    return WrongState(detail, state=state.value, allowed=allowed)
+def status_of(job: Job) -> str:
+    """What a client sees of the row's state and wishes."""
+    return shown_status(JobState(job.state), job.cancel_requested_at is not None, job.pause_requested_at is not None)
+
+
+def wrong_state(job: Job, action: str) -> WrongState:
+    status = status_of(job)
+    allowed = [name for name in ALLOWED_ACTIONS[status] if name != "reproduce" or job.kind == JobSpec.kind]
+    detail = f"cannot {action} a job that is {status}; allowed now: {', '.join(allowed)}"
+    return WrongState(detail, state=status, allowed=allowed)
 
 
 # --- the queue: claim, renew, hand back, finish: what workers do ------------------------------------------------------
@@ -224,12 +273,13 @@ def renew(session: Session, lease: Lease, lease_seconds: float, progress: dict[s
     _fenced(session, lease, update(Job).values(**values))
 
 
-def cancel_wished(session: Session, lease: Lease) -> bool:
-    """Whether somebody asked to cancel; raises LeaseLost when the job is no longer this attempt's."""
-    row = session.execute(select(Job.cancel_requested_at).where(*_holds(lease))).one_or_none()
+def wish_of(session: Session, lease: Lease) -> Wish | None:
+    """What somebody asked of the job, a cancel before a pause; LeaseLost when it is no longer this attempt's."""
+    row = session.execute(select(Job.cancel_requested_at, Job.pause_requested_at).where(*_holds(lease))).one_or_none()
     if row is None:
         raise LeaseLost(f"job {lease.job_id}, attempt {lease.attempt}")
-    return row[0] is not None
+    cancel, pause = row
+    return "cancel" if cancel is not None else "pause" if pause is not None else None
 
 
 def append(session: Session, lease: Lease, lines: Sequence[Line]) -> None:
@@ -316,19 +366,25 @@ def finish(
     _end_attempt(session, lease, state.value)
 
 
-def hand_back(session: Session, lease: Lease, message: str) -> None:
-    """Queue the job again, through no fault of its own (drained): costs no attempt of `max_attempts`. A wish to cancel
-    wins."""
-    if _locked(session, lease).cancel_requested_at is not None:
+def hand_back(session: Session, lease: Lease, message: str, outcome: str = "drained") -> JobState:
+    """The attempt stopped at a checkpoint, through no fault of its own: it costs none of `max_attempts`.
+
+    The row says what follows, since a wish may have come or been taken back meanwhile: a cancel wins over a pause, a
+    pause over the queue.
+    """
+    job = _locked(session, lease)
+    if job.cancel_requested_at is not None:
         _end_cancelled(session, lease)
-        return
-    append(session, lease, [_status_line(JobState.QUEUED, message)])
-    _fenced(session, lease, update(Job).values(state=JobState.QUEUED, lease_token=None, lease_until=None, worker=None))
-    _end_attempt(session, lease, "drained")
+        return JobState.CANCELLED
+    if job.pause_requested_at is not None:
+        _leave(session, lease, JobState.PAUSED, _status_line(JobState.PAUSED, "paused"), "paused")
+        return JobState.PAUSED
+    _leave(session, lease, JobState.QUEUED, _status_line(JobState.QUEUED, message), outcome)
+    return JobState.QUEUED
 
 
 def lose(session: Session, lease: Lease, detail: str) -> JobState:
-    """The attempt died. Queue the job again, or end it: cancelled if that was wished, failed after `max_attempts`."""
+    """The attempt died. Cancelled or paused if that was wished, failed after `max_attempts`, else queued again."""
     job = _locked(session, lease)
     if job.cancel_requested_at is not None:
         _end_cancelled(session, lease)
@@ -341,14 +397,13 @@ def lose(session: Session, lease: Lease, detail: str) -> JobState:
         }
         finish(session, lease, JobState.FAILED, reason["detail"], reason)
         return JobState.FAILED
-    data = {"status": JobState.QUEUED.value, "reason": {"code": "worker_lost", "detail": detail}}
-    append(
-        session, lease, [Line("status", f"attempt {lease.attempt} was lost: {detail}; queued again", data, "warning")]
-    )
-    values = {"state": JobState.QUEUED, "lease_token": None, "lease_until": None, "worker": None, "failures": failures}
-    _fenced(session, lease, update(Job).values(**values, not_before=database_now(backoff_seconds(failures))))
-    _end_attempt(session, lease, "worker_lost")
-    return JobState.QUEUED
+    pauses = job.pause_requested_at is not None
+    state, follows = (JobState.PAUSED, "paused") if pauses else (JobState.QUEUED, "queued again")
+    data = {"status": state.value, "reason": {"code": "worker_lost", "detail": detail}}
+    line = Line("status", f"attempt {lease.attempt} was lost: {detail}; {follows}", data, "warning")
+    wait = None if pauses else database_now(backoff_seconds(failures))
+    _leave(session, lease, state, line, "worker_lost", failures=failures, not_before=wait)
+    return state
 
 
 def backoff_seconds(failures: int) -> float:
@@ -362,71 +417,6 @@ def expired_leases(session: Session) -> list[Lease]:
     """The leases that ran out: their workers are gone, or as good as."""
     query = select(Job).where(Job.state == JobState.RUNNING, Job.lease_until < database_now())
     return [lease_of(job) for job in session.scalars(query)]
-
-
-# --- workers and the one office ---------------------------------------------------------------------------------------
-
-
-def beat(session: Session, worker: Worker) -> None:
-    """Say that this worker lives, on the database's clock."""
-    values = {c.name: getattr(worker, c.name) for c in Worker.__table__.columns if c.name != "seen_at"}
-    _upsert(session, Worker, {"id"}, {**values, "seen_at": database_now()})
-
-
-def retire(session: Session, worker_id: str) -> None:
-    session.execute(delete(Worker).where(Worker.id == worker_id))
-
-
-def live_workers(session: Session, within_seconds: float) -> Sequence[Worker]:
-    query = select(Worker).where(Worker.seen_at > database_now(-within_seconds)).order_by(Worker.started_at)
-    return session.scalars(query).all()
-
-
-def sweep_workers(session: Session, older_than_seconds: float) -> None:
-    session.execute(delete(Worker).where(Worker.seen_at < database_now(-older_than_seconds)))
-
-
-def take_office(session: Session, office: str, holder: str, seconds: float) -> bool:
-    """Become or stay the one who holds `office` for the next `seconds`; False: somebody else does."""
-    values = {"office": office, "holder": holder, "until": database_now(seconds), "term": seconds}
-    mine_or_free = or_(Leader.holder == holder, Leader.until < database_now())
-    return _upsert(session, Leader, {"office"}, values, where=mine_or_free)
-
-
-# --- the queue as people see it ---------------------------------------------------------------------------------------
-
-
-def queue_standing(session: Session, job: Job, live_within_seconds: float) -> dict[str, Any] | None:
-    """Where a queued job stands and why it waits; None once it runs or has ended."""
-    if job.state != JobState.QUEUED:
-        return None
-    ahead_of = or_(
-        Job.priority > job.priority,
-        and_(Job.priority == job.priority, Job.created_at < job.created_at),
-        and_(Job.priority == job.priority, Job.created_at == job.created_at, Job.id < job.id),
-    )
-    ahead = session.scalar(select(func.count()).where(Job.state == JobState.QUEUED, ahead_of)) or 0
-    workers = live_workers(session, live_within_seconds)
-    return {"position": ahead + 1, "reason": _reason_to_wait(job, ahead, workers)}
-
-
-def _reason_to_wait(job: Job, ahead: int, workers: Sequence[Worker]) -> dict[str, str]:
-    if job.not_before is not None and job.not_before > now():
-        return {"code": "retry_backoff", "detail": f"tried again from {job.not_before.isoformat(timespec='seconds')}"}
-    workers = [worker for worker in workers if not worker.draining]
-    if not workers:
-        return {"code": "no_live_worker", "detail": "no worker is alive; start one with `gradq worker`"}
-    kinds = {kind for worker in workers for kind in worker.devices["kinds"]}
-    if job.device == "cuda" and "cuda" not in kinds:
-        return {"code": "no_such_device", "detail": "the job asks for cuda and no live worker has a GPU"}
-    free, slots = sum(worker.free_slots for worker in workers), sum(worker.slots for worker in workers)
-    jobs_ahead = "1 job" if ahead == 1 else f"{ahead} jobs"
-    return {"code": "waiting_for_device", "detail": f"{jobs_ahead} ahead, {free} of {slots} slots free"}
-
-
-def queued_count(session: Session) -> int:
-    ready = or_(Job.not_before.is_(None), Job.not_before <= database_now())
-    return session.scalar(select(func.count()).select_from(Job).where(Job.state == JobState.QUEUED, ready)) or 0
 
 
 # --- the statements that all of the above are made of -----------------------------------------------------------------
@@ -447,6 +437,14 @@ def _locked(session: Session, lease: Lease) -> Job:
     if job is None:
         raise LeaseLost(f"job {lease.job_id}, attempt {lease.attempt}")
     return job
+
+
+def _leave(session: Session, lease: Lease, state: JobState, line: Line, outcome: str, **values: Any) -> None:
+    """End the attempt and not the job: its last line and the row's new state in one transaction."""
+    assert state in ALLOWED_MOVES[JobState.RUNNING] - TERMINAL
+    append(session, lease, [line])
+    _fenced(session, lease, update(Job).values(state=state, lease_token=None, lease_until=None, worker=None, **values))
+    _end_attempt(session, lease, outcome)
 
 
 def _end_cancelled(session: Session, lease: Lease) -> None:
@@ -510,13 +508,3 @@ def _row(job_id: str, attempt: int, seq: int, line: Line) -> dict[str, Any]:
         "step": line.step,
         "created_at": line.at or now(),
     }
-
-
-def _upsert(session: Session, table: Any, keys: set[str], values: dict[str, Any], where: Any = None) -> bool:
-    """Insert, or update where the key stands already and `where` holds. Returns whether a row was written."""
-    dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
-    statement = dialect.insert(table).values(**values)
-    change = {name: value for name, value in values.items() if name not in keys}
-    statement = statement.on_conflict_do_update(index_elements=sorted(keys), set_=change, where=where)
-    written = session.execute(statement.returning(*(getattr(table, name) for name in keys)))
-    return written.first() is not None  # a row count would be -1 here on PostgreSQL

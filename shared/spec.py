@@ -6,7 +6,7 @@ import difflib
 import math
 import secrets
 from collections.abc import Callable
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, ValidationError
 
@@ -15,8 +15,10 @@ from shared.errors import FieldError, InvalidSpec
 from shared.presets import PRESETS
 from shared.wording import field_error
 
+MAX_NAME = 128
 MAX_SEED = 2**53 - 1  # the largest integer that every JSON reader keeps exact
 JOB_ID = r"^job_[0-9a-f]{32}$"
+SMALL_IMAGE = 64  # pixels: up to here a ResNet leaves its first two halvings out, and others enlarge the image
 DATASET_ID = r"^ds_[0-9a-f]{32}$"
 
 FindDataset = Callable[[str], DatasetInfo | None]  # None: there is no such data set
@@ -284,7 +286,9 @@ DatasetName = Annotated[
 class Work(Model):
     """What every job says, whatever it does: on which data, with which net, from which seed, where, how urgently."""
 
-    name: Annotated[str, Field(min_length=1, max_length=128, pattern=NO_CONTROLS)] = ""
+    kind: ClassVar[str]
+
+    name: Annotated[str, Field(min_length=1, max_length=MAX_NAME, pattern=NO_CONTROLS)] = ""
     dataset: DatasetName = "digits"
     init: Init = PytorchInit()
     loss: Loss = CrossEntropy()
@@ -304,9 +308,7 @@ class Work(Model):
             spec = cls.model_validate(cls._filled(body))
         except ValidationError as error:
             wrong = [field_error(cls, e) for e in error.errors(include_url=False)]
-            dataset = body.get("dataset")
-            if isinstance(dataset, str) and find_dataset(dataset) is None:
-                wrong.append(_no_such_dataset(dataset))
+            wrong += cls._unknown_names(body, find_dataset)
             raise InvalidSpec(wrong) from error
         info = find_dataset(spec.dataset)
         conflicts = [_no_such_dataset(spec.dataset)] if info is None else spec.conflicts(info)
@@ -317,6 +319,12 @@ class Work(Model):
     @classmethod
     def _filled(cls, body: dict[str, Any]) -> dict[str, Any]:
         return body
+
+    @classmethod
+    def _unknown_names(cls, body: dict[str, Any], find_dataset: FindDataset) -> list[FieldError]:
+        """Named beside what else is wrong: names that are text, and of nothing that is there."""
+        dataset = body.get("dataset")
+        return [_no_such_dataset(dataset)] if isinstance(dataset, str) and find_dataset(dataset) is None else []
 
     def to_json(self) -> dict[str, Any]:
         return self.model_dump(mode="json")
@@ -331,6 +339,8 @@ class Work(Model):
 
 class JobSpec(Work):
     """One training job. Two equal specs (seed included) on one build and thread count end with the same weights."""
+
+    kind: ClassVar[str] = "training"
 
     preset: str | None = None
     architecture: Architecture = Mlp()
@@ -356,18 +366,30 @@ class JobSpec(Work):
         preset = PRESETS.get(body["preset"]) if isinstance(body.get("preset"), str) else None
         return body if preset is None else {**preset.spec, **body}
 
+    @classmethod
+    def _unknown_names(cls, body: dict[str, Any], find_dataset: FindDataset) -> list[FieldError]:
+        preset = body.get("preset")
+        unknown = [_no_such_preset(preset)] if isinstance(preset, str) and preset not in PRESETS else []
+        return super()._unknown_names(body, find_dataset) + unknown
+
     def conflicts(self, info: DatasetInfo) -> list[FieldError]:
         wrong = architecture_conflicts(self.architecture, info)
-        if self.preset is not None and self.preset not in PRESETS:
-            detail = f"there is no preset '{self.preset}'; GET /v1/presets lists them: {', '.join(PRESETS)}"
-            wrong.append(FieldError("/preset", "not_found", detail))
+        if self.preset is not None:
+            wrong += self._preset_conflicts(self.preset)
         if isinstance(self.optimizer, Sgd) and self.optimizer.nesterov and self.optimizer.momentum == 0:
             wrong.append(FieldError("/optimizer/nesterov", "conflict", "needs a momentum greater than 0"))
+        n = info.train_examples
         if isinstance(self.validation, Fraction):
-            n = info.train_examples
             if not 1 <= round(n * self.validation.fraction) <= n - 1:
                 detail = f"leaves no example to train on or to validate with ({n} in {self.dataset})"
                 wrong.append(FieldError("/validation/fraction", "conflict", detail))
+            n -= round(n * self.validation.fraction)
+        if needs_two_examples(self.architecture, info) and (self.batch_size == 1 or n % self.batch_size == 1):
+            detail = (
+                f"the last batch of an epoch would hold 1 example of {n}, and batch normalization needs 2 to have a "
+                f"variance; got {self.batch_size}"
+            )
+            wrong.append(FieldError("/batch_size", "conflict", detail))
         if self.devices > 1:
             detail = "one job over several devices is in the contract, but this version does not build it; set it to 1"
             wrong.append(FieldError("/devices", "not_built", detail))
@@ -388,6 +410,15 @@ class JobSpec(Work):
                 wrong.append(FieldError(f"/augment/{i}/{field}", "conflict", detail))
         return wrong
 
+    def _preset_conflicts(self, name: str) -> list[FieldError]:
+        if name not in PRESETS:
+            return [_no_such_preset(name)]
+        before = PRESETS[name].continues
+        if before is None or self.init_from is not None:
+            return []
+        detail = f"this preset goes on from {before}; name a finished job of it"
+        return [FieldError("/init_from/job", "missing", detail)]
+
     def _manual_conflicts(self) -> list[FieldError]:
         wrong = []
         if isinstance(self.architecture, Torchvision):
@@ -405,6 +436,8 @@ class JobSpec(Work):
 class GradientCheckSpec(Work):
     """A job that trains nothing: gradients by hand against autograd's and finite differences, in float64."""
 
+    kind: ClassVar[str] = "gradient_check"
+
     architecture: ManualArchitecture = Mlp()
     batches: Annotated[int, Field(ge=1, le=1_000)] = 3
     batch_size: Annotated[int, Field(ge=1, le=1_024)] = 8
@@ -414,10 +447,20 @@ class GradientCheckSpec(Work):
     )
 
     def conflicts(self, info: DatasetInfo) -> list[FieldError]:
-        return architecture_conflicts(self.architecture, info)
+        wrong = architecture_conflicts(self.architecture, info)
+        if needs_two_examples(self.architecture, info) and self.batch_size == 1:
+            detail = "batch normalization needs 2 examples to have a variance; got 1"
+            wrong.append(FieldError("/batch_size", "conflict", detail))
+        if self.batch_size > info.train_examples:
+            detail = f"{self.dataset} has {info.train_examples} examples to train on; got {self.batch_size}"
+            wrong.append(FieldError("/batch_size", "conflict", detail))
+        return wrong
 
     def generated_name(self) -> str:
         return f"gradient-check-{self.dataset}-{self.architecture.type}-{self.seed % 0x10000:04x}"
+
+
+KINDS: dict[str, type[Work]] = {model.kind: model for model in (JobSpec, GradientCheckSpec)}
 
 
 def architecture_conflicts(architecture: Any, info: DatasetInfo) -> list[FieldError]:
@@ -432,6 +475,20 @@ def architecture_conflicts(architecture: Any, info: DatasetInfo) -> list[FieldEr
             )
             return [FieldError("/architecture/channels", "too_long", detail)]
     return []
+
+
+def needs_two_examples(architecture: Architecture, info: DatasetInfo) -> bool:
+    """Whether some batch normalization sees one value an example: of a batch of one it could take no variance."""
+    if isinstance(architecture, Torchvision):  # the others are given images that end as several pixels
+        halvings = 3 if max(info.shape[1:]) <= SMALL_IMAGE else 5
+        return architecture.name.startswith("resnet") and min(info.shape[1:]) <= 2**halvings
+    return not isinstance(architecture, Linear) and architecture.batch_norm and bool(architecture.hidden)
+
+
+def _no_such_preset(name: str) -> FieldError:
+    guess = difflib.get_close_matches(name, PRESETS, n=1)
+    hint = f"; did you mean '{guess[0]}'?" if guess else f"; there are: {', '.join(PRESETS)}"
+    return FieldError("/preset", "not_found", f"there is no preset '{name[:80]}'{hint}")
 
 
 def _no_such_dataset(name: str) -> FieldError:

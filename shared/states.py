@@ -1,4 +1,5 @@
-"""The states of a job and the moves between them. The row holds one of these; wishes (`cancelling`) are only shown."""
+"""The states of a job, the moves between them, and what a client may do in each. The row holds one of these states;
+wishes (`cancelling`, `pausing`) are only shown."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ from enum import StrEnum
 class JobState(StrEnum):
     QUEUED = "queued"
     RUNNING = "running"
+    PAUSED = "paused"
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     CANCELLED = "cancelled"
@@ -17,15 +19,29 @@ TERMINAL = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED})
 
 ALLOWED_MOVES: dict[JobState, frozenset[JobState]] = {
     JobState.QUEUED: frozenset({JobState.RUNNING, JobState.CANCELLED}),
-    JobState.RUNNING: TERMINAL | {JobState.QUEUED},
+    JobState.RUNNING: TERMINAL | {JobState.QUEUED, JobState.PAUSED},
+    JobState.PAUSED: frozenset({JobState.QUEUED, JobState.CANCELLED}),
     JobState.SUCCEEDED: frozenset(),
     JobState.FAILED: frozenset(),
     JobState.CANCELLED: frozenset(),
 }
 
+ALLOWED_ACTIONS: dict[str, tuple[str, ...]] = {  # by what a client sees; a refusal names them
+    "queued": ("cancel",),
+    "running": ("cancel", "pause"),
+    "cancelling": ("cancel",),
+    "pausing": ("cancel", "pause", "resume"),
+    "paused": ("cancel", "pause", "resume"),
+    "succeeded": ("delete", "reproduce"),
+    "failed": ("delete",),
+    "cancelled": ("delete",),
+}
 
-def shown_status(state: JobState, cancel_requested: bool) -> str:
-    """What a client sees: the state, or `cancelling` while the wish stands on a running row."""
+
+def shown_status(state: JobState, cancel_requested: bool, pause_requested: bool = False) -> str:
+    """What a client sees: the state, or the wish that stands on a running row. A wish to cancel outweighs the other."""
     if state is JobState.RUNNING and cancel_requested:
         return "cancelling"
+    if state is JobState.RUNNING and pause_requested:
+        return "pausing"
     return state.value

@@ -78,6 +78,7 @@ class Job(Base):
 
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
     name: Mapped[str] = mapped_column(String(128))
+    kind: Mapped[str] = mapped_column(String(16), server_default="training")  # a key of shared.spec.KINDS
     state: Mapped[str] = mapped_column(String(16))
     spec: Mapped[dict[str, Any]]
     labels: Mapped[dict[str, Any]]
@@ -86,6 +87,7 @@ class Job(Base):
 
     attempt: Mapped[int] = mapped_column(Integer, default=0)
     failures: Mapped[int] = mapped_column(Integer, default=0)  # attempts lost for no fault of ours; drains don't count
+    reproduces: Mapped[str | None] = mapped_column(String(40))  # no foreign key: the original may be deleted
     worker: Mapped[str | None] = mapped_column(String(128))
     lease_token: Mapped[str | None] = mapped_column(String(40))
     lease_until: Mapped[datetime | None]
@@ -100,6 +102,7 @@ class Job(Base):
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
     cancel_requested_at: Mapped[datetime | None]
+    pause_requested_at: Mapped[datetime | None]
 
     __table_args__ = (
         Index("ix_jobs_queue", "state", "priority", "created_at"),

@@ -41,9 +41,13 @@ def _detail(model: type[BaseModel], error: ErrorDetails, path: list[Any]) -> str
         expected = context["expected_tags"]
         guess = difflib.get_close_matches(str(context["tag"]), expected.replace("'", "").split(", "), n=1)
         hint = f"; did you mean '{guess[0]}'?" if guess else ""
-        return f"must be one of {expected}, got '{context['tag']}'{hint}"
+        return f"must be one of {expected}, got {_short(context['tag'])}{hint}"
     if kind == "union_tag_not_found":
         return "must be a name or an object with a 'type'"
+    if kind == "model_attributes_type":
+        return f"must be a name or an object with a 'type', got {_short(value)}"
+    if kind == "model_type":
+        return f"must be an object, got {_short(value)}"
     if kind == "missing":
         return "must be given"
     if kind == "string_pattern_mismatch":

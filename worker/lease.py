@@ -14,7 +14,7 @@ from shared.config import Settings
 from shared.database import Database
 from shared.errors import DatabaseAway, LeaseLost
 
-LOOK_SECONDS = 0.5  # between two looks for a wish to cancel
+LOOK_SECONDS = 0.5  # between two looks for a wish
 
 log = structlog.get_logger()
 
@@ -25,7 +25,7 @@ class LeaseKeeper(threading.Thread):
     def __init__(self, database: Database, lease: jobs.Lease, settings: Settings) -> None:
         super().__init__(name=f"lease-{lease.job_id}", daemon=True)
         self.database, self.lease, self.seconds = database, lease, settings.lease_seconds
-        self.lost, self.cancelled = threading.Event(), threading.Event()
+        self.lost, self.cancelled, self.paused = threading.Event(), threading.Event(), threading.Event()
         self.progress: dict[str, Any] | None = None  # the newest one is written with the next renewal
         self._done = threading.Event()
         self._renewed = self._progress_written = time.monotonic()
@@ -61,5 +61,10 @@ class LeaseKeeper(threading.Thread):
             if self.progress is progress:
                 self.progress = None
         with self.database.read() as session:
-            if jobs.cancel_wished(session, self.lease):
-                self.cancelled.set()
+            wish = jobs.wish_of(session, self.lease)
+        if wish == "cancel":
+            self.cancelled.set()
+        elif wish == "pause":
+            self.paused.set()
+        else:
+            self.paused.clear()  # this wish can be taken back

@@ -12,7 +12,7 @@ import time
 
 import structlog
 
-from shared import jobs
+from shared import jobs, roster
 from shared.broker import Broker
 from shared.config import Settings
 from shared.database import Database
@@ -58,13 +58,13 @@ class Reconciler(threading.Thread):
         self.stopped.set()
         self.join()
         with self.database.write() as session:
-            jobs.retire(session, self.row.id)
+            roster.retire(session, self.row.id)
 
     def tick(self) -> None:
         self.beat()
         self.sweep_runs()
         with self.database.write() as session:
-            leads = jobs.take_office(session, OFFICE, self.row.id, 3 * self.settings.reconcile_seconds)
+            leads = roster.take_office(session, OFFICE, self.row.id, 3 * self.settings.reconcile_seconds)
         if leads:
             self.take_back_lost_jobs()
             self.ring_for_waiting_jobs()
@@ -74,7 +74,7 @@ class Reconciler(threading.Thread):
         self.row.free_slots = self.pool.free
         self.row.draining = self.draining.is_set()
         with self.database.write() as session:
-            jobs.beat(session, self.row)
+            roster.beat(session, self.row)
 
     def take_back_lost_jobs(self) -> None:
         with self.database.read() as session:
@@ -91,10 +91,10 @@ class Reconciler(threading.Thread):
     def ring_for_waiting_jobs(self) -> None:
         """One ring for each pair of a free slot and a waiting job: a bell that was lost costs one tick, no more."""
         with self.database.read() as session:
-            waiting = jobs.queued_count(session)
+            waiting = roster.queued_count(session)
             if not waiting:
                 return
-            workers = jobs.live_workers(session, self.settings.lease_seconds)
+            workers = roster.live_workers(session, self.settings.lease_seconds)
         free = sum(worker.free_slots for worker in workers if not worker.draining)
         for _ in range(min(free, waiting)):
             if not self.broker.ring():
@@ -102,7 +102,7 @@ class Reconciler(threading.Thread):
 
     def sweep(self) -> None:
         with self.database.write() as session:
-            jobs.sweep_workers(session, FORGET_WORKERS_SECONDS)
+            roster.sweep_workers(session, FORGET_WORKERS_SECONDS)
         self.database.checkpoint_wal()
 
     def sweep_runs(self) -> None:

@@ -9,6 +9,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -19,11 +20,11 @@ from typing import Any, TypeVar
 import structlog
 from sqlalchemy.orm import Session
 
-from shared import events, jobs
-from shared.artifacts import ArtifactStore, StoredFile, artifact_key, checkpoint_key, sha256_of
+from shared import events, jobs, reproduction
+from shared.artifacts import MODEL, ArtifactStore, StoredFile, artifact_key, checkpoint_key, sha256_of
 from shared.config import Settings
 from shared.database import Database
-from shared.errors import DatabaseAway, LeaseLost
+from shared.errors import DatabaseAway, DataError, LeaseLost, NotFound, TrainingError
 from shared.states import JobState
 from shared.tables import CheckpointRow, Job
 from worker.devices import Slot
@@ -42,6 +43,7 @@ class Stop(StrEnum):
     """Why a trainer was asked to stop."""
 
     CANCEL = "cancel"
+    PAUSE = "pause"
     DEADLINE = "deadline"
     DRAIN = "drain"
     LOST = "lost"
@@ -95,7 +97,11 @@ class Supervisor:
 
     def _attempt(self) -> None:
         started = time.monotonic()
-        self._prepare()
+        try:
+            self._prepare()
+        except TrainingError as error:
+            self._fail(events.Failed(code=error.code, message=error.detail, data=error.data))
+            return
         trainer = self.house.launcher.start(self._plan())
         try:
             self._follow(trainer, deadline=started + self.job.spec["max_seconds"])
@@ -117,17 +123,33 @@ class Supervisor:
     def _prepare(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True)
-        self.resume: Path | None = None
         self.reported_step = -1
-        if self.job.attempt == 1:
-            return
+        self.resume = self._checkpoint() if self.job.attempt > 1 else None
+        origin = self.job.spec.get("init_from")
+        self.init_from = self._weights_of(origin["job"]) if origin and self.resume is None else None
+
+    def _checkpoint(self) -> Path | None:
         with self.database.read() as session:
             checkpoints, self.reported_step = jobs.resume_point(session, self.lease)
         for row in checkpoints:
             if path := self._fetch(row):
-                self.resume = path
                 self._write(partial(jobs.note_resumed, lease=self.lease, step=row.step))
-                return
+                return path
+        return None
+
+    def _weights_of(self, job_id: str) -> Path:
+        """Bring the weights that another job ended with here. Raises DataError when they are gone."""
+        path = self.folder / "init_from.safetensors"
+        try:
+            with self.database.read() as session:
+                row = jobs.artifact(session, job_id, MODEL)
+            self.store.get(row.key, path)
+        except (NotFound, FileNotFoundError) as error:
+            detail = f"init_from: {job_id} or its {MODEL} has been deleted since this job was submitted"
+            raise DataError(detail, job=job_id) from error
+        if sha256_of(path) != row.sha256:
+            raise DataError(f"init_from: the {MODEL} of {job_id} is damaged: its sha256 is not the stored one")
+        return path
 
     def _fetch(self, row: CheckpointRow) -> Path | None:
         """Bring a checkpoint here; None when it is gone or not what was stored, and the one before must do."""
@@ -145,6 +167,7 @@ class Supervisor:
     def _plan(self) -> dict[str, Any]:
         device = self.slot.device_for(self.job.device)
         return {
+            "kind": self.job.kind,
             "spec": self.job.spec,
             "folder": str(self.folder),
             "data_dir": str(self.settings.datasets_dir),
@@ -153,6 +176,7 @@ class Supervisor:
             "gpu_uuid": device.uuid,
             "threads": self.house.threads,
             "resume": str(self.resume) if self.resume else None,
+            "init_from": str(self.init_from) if self.init_from else None,
             "reported_step": self.reported_step,
         }
 
@@ -206,6 +230,8 @@ class Supervisor:
             return Stop.LOST
         if self.keeper.cancelled.is_set():
             return Stop.CANCEL
+        if self.keeper.paused.is_set():
+            return Stop.PAUSE
         if time.monotonic() > deadline:
             return Stop.DEADLINE
         return Stop.DRAIN if self.house.draining.is_set() else None
@@ -266,16 +292,38 @@ class Supervisor:
                 self._finish(JobState.FAILED, detail, {"code": "deadline_exceeded", "detail": detail})
             case _, Stop.DRAIN:
                 self._write(lambda session: jobs.hand_back(session, lease, "handed back: the worker shuts down"))
+            case _, Stop.PAUSE:
+                message = "queued again: the wish to pause was taken back"
+                state = self._write(lambda session: jobs.hand_back(session, lease, message, outcome="paused"))
+                self.log.info("job paused", state=state.value)
             case _:
                 detail = f"the trainer process ended with exit code {trainer.process.exitcode}"
                 state = self._write(lambda session: jobs.lose(session, lease, detail))
                 self.log.warning("trainer lost", exitcode=trainer.process.exitcode, state=state)
 
     def _succeed(self, finished: events.Finished, seconds: float) -> None:
-        files = [self._store_artifact(path) for path in sorted((self.folder / "artifacts").iterdir())]
         result = {**finished.result, "duration_seconds": seconds}
-        accuracy = result["test_accuracy"]
-        self._finish(JobState.SUCCEEDED, f"succeeded: test accuracy {accuracy:.4f}", result=result, files=files)
+        if self.job.reproduces is not None:
+            result["reproduction"] = self._reproduction(self.job.reproduces, result)
+        self._finish(JobState.SUCCEEDED, f"succeeded: {headline(result)}", result=result, files=self._store_artifacts())
+
+    def _reproduction(self, of: str, result: dict[str, Any]) -> dict[str, Any]:
+        """This run held against the one that it repeats. Its own curve is in the log by now."""
+
+        def ask(session: Session) -> dict[str, Any]:
+            try:
+                original = jobs.get(session, of)
+            except NotFound:
+                return reproduction.without_original(of)
+            before, now = ([_point(row.data) for row in jobs.points_of(session, job_id)] for job_id in (of, me))
+            return reproduction.compare(of, original.result or {}, before, result, now)
+
+        me = self.job.id
+        return self._patiently(self.database.read, ask)
+
+    def _store_artifacts(self) -> list[StoredFile]:
+        folder = self.folder / "artifacts"
+        return [self._store_artifact(path) for path in sorted(folder.iterdir())] if folder.is_dir() else []
 
     def _store_artifact(self, path: Path) -> StoredFile:
         return self.store.put(artifact_key(self.job.id, self.job.attempt, path.name), path)
@@ -284,7 +332,11 @@ class Supervisor:
         data = {**failed.data, **({"traceback": failed.traceback} if failed.traceback else {})}
         line = jobs.Line("log", failed.message, data, "error", at=at(failed))
         self._write(lambda session: jobs.append(session, self.lease, [line]))
-        self._finish(JobState.FAILED, failed.message, {"code": failed.code, "detail": failed.message})
+        result, files = None, None
+        if table := failed.data.get("gradient_check"):  # what a failed check measured is what it was made for
+            result, files = {"passed": False, "gradient_check": table}, self._store_artifacts()
+        reason = {"code": failed.code, "detail": failed.message}
+        self._finish(JobState.FAILED, failed.message, reason, result, files)
 
     def _finish(
         self,
@@ -303,10 +355,13 @@ class Supervisor:
 
     def _write(self, change: Callable[[Session], T]) -> T:
         """One transaction, tried again while the database is away and the lease is not yet lost."""
+        return self._patiently(self.database.write, change)
+
+    def _patiently(self, scope: Callable[[], AbstractContextManager[Session]], work: Callable[[Session], T]) -> T:
         while True:
             try:
-                with self.database.write() as session:
-                    return change(session)
+                with scope() as session:
+                    return work(session)
             except DatabaseAway:
                 if self.keeper.lost.wait(RETRY_SECONDS):
                     raise LeaseLost(self.job.id) from None
@@ -314,6 +369,17 @@ class Supervisor:
 
 def run_name(job_id: str, attempt: int) -> str:
     return f"{job_id}-{attempt}"
+
+
+def _point(data: dict[str, Any]) -> reproduction.Point:
+    return data["series"], data["step"], data["metrics"]
+
+
+def headline(result: dict[str, Any]) -> str:
+    """What a finished job is asked about first."""
+    if "test_accuracy" in result:
+        return f"test accuracy {result['test_accuracy']:.4f}"
+    return "gradients by hand agree with autograd's"
 
 
 def line_of(event: events.Event) -> jobs.Line:

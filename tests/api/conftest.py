@@ -14,7 +14,7 @@ from werkzeug.test import TestResponse
 
 from api.app import create_app
 from api.services import EXTENSION, Services
-from shared import jobs
+from shared import jobs, roster
 from shared.artifacts import StoredFile, artifact_key
 from shared.config import Settings
 from shared.jobs import Lease, Line
@@ -92,6 +92,10 @@ class Hands:
         with self.services.database.write() as session:
             jobs.finish(session, lease, state, f"job {state}", **more)
 
+    def hand_back(self, lease: Lease) -> None:
+        with self.services.database.write() as session:
+            jobs.hand_back(session, lease, "stopped", outcome="paused")
+
     def beat(self, name: str = "w1", **changes: Any) -> None:
         values: dict[str, Any] = {
             "id": name,
@@ -105,7 +109,7 @@ class Hands:
             "started_at": jobs.now(),
         }
         with self.services.database.write() as session:
-            jobs.beat(session, Worker(**{**values, **changes}))
+            roster.beat(session, Worker(**{**values, **changes}))
 
 
 @pytest.fixture

@@ -30,16 +30,17 @@ class TestSubmit:
         conforms(job, "Job")
         assert job["status"] == "queued"
         assert job["spec"]["gradients"] == "manual"
-        assert job["spec"]["architecture"] == {"type": "mlp", "hidden": [30], "activation": "relu"}
+        mlp = {"type": "mlp", "hidden": [30], "activation": "relu", "dropout": 0.0, "batch_norm": False}
+        assert job["spec"]["architecture"] == mlp
         assert isinstance(job["spec"]["seed"], int)
         assert TIME.fullmatch(job["created_at"])
         assert client.get(job["links"]["self"]).json == job
 
     def test_keys_stand_in_the_order_of_the_contract(self, hands):
         assert list(hands.submit()) == [
-            *("object", "id", "name", "status", "terminal", "status_reason", "spec", "attempt", "attempts", "queue"),
-            *("progress", "result", "labels", "priority", "created_at", "started_at", "finished_at"),
-            *("cancel_requested_at", "links"),
+            *("object", "id", "name", "kind", "status", "terminal", "status_reason", "spec", "attempt", "attempts"),
+            *("queue", "progress", "result", "reproduces", "labels", "priority", "created_at", "started_at"),
+            *("finished_at", "cancel_requested_at", "pause_requested_at", "links"),
         ]
 
     def test_curl_without_a_content_type_works(self, client):
@@ -129,17 +130,6 @@ class TestSubmit:
         large = io.BytesIO(b'{"epochs": 2}' + b" " * (1 << 20) + b"and more")
         answer = client.post("/v1/jobs", input_stream=large, content_type="application/json", environ_overrides=chunks)
         problem(answer, 413, "payload_too_large")
-
-    def test_a_dry_run_is_refused_rather_than_run(self, client, problem):
-        body = problem(client.post("/v1/jobs?dry_run=true", json={}), 422, "invalid_query")
-        assert body["errors"] == [
-            {
-                "pointer": "/dry_run",
-                "code": "not_built",
-                "detail": "'dry_run' is in the contract, but not built for this call",
-            }
-        ]
-        assert client.get("/v1/jobs").json["data"] == []
 
     def test_an_idempotency_key_is_refused_rather_than_ignored(self, client, problem):
         answer = client.post("/v1/jobs", json={}, headers={"Idempotency-Key": "abc"})
@@ -327,7 +317,6 @@ class TestList:
             ("limt=3", "/limt", "extra_forbidden"),
             ("labels=x", "/labels", "extra_forbidden"),
             ("status=done", "/status", "literal_error"),
-            ("status=paused", "/status", "not_built"),
             ("wait=3", "/wait", "not_built"),
             ("after=job_1' OR 1=1", "/after", "string_pattern_mismatch"),
             ("name=a%00b", "/name", "nul"),
@@ -368,10 +357,233 @@ class TestCancel:
         cancel = hands.submit()["links"]["cancel"]
         hands.finish(hands.start())
         body = problem(client.post(cancel), 409, "wrong_state")
-        assert (body["state"], body["allowed"]) == ("succeeded", ["delete"])
+        assert (body["state"], body["allowed"]) == ("succeeded", ["delete", "reproduce"])
 
     def test_a_job_that_is_not_there_is_a_404(self, client, problem):
         problem(client.post("/v1/jobs/job_0/cancel"), 404, "not_found")
+
+
+class TestPauseAndResume:
+    def test_a_running_job_shows_pausing_and_then_paused_and_then_waits_again(self, client, hands, conforms):
+        job = hands.submit()
+        lease = hands.start()
+        pause, resume = job["links"]["pause"], job["links"]["resume"]
+        for _ in range(2):  # a second wish changes nothing
+            answer = client.post(pause)
+            conforms(answer.json, "Job")
+            assert (answer.status_code, answer.json["status"], answer.json["terminal"]) == (202, "pausing", False)
+            assert TIME.fullmatch(answer.json["pause_requested_at"])
+        hands.hand_back(lease)
+        answer = client.post(pause)
+        assert (answer.status_code, answer.json["status"], answer.json["queue"]) == (202, "paused", None)
+        assert answer.json["attempts"][0]["outcome"] == "paused"
+        answer = client.post(resume)
+        conforms(answer.json, "Job")
+        assert (answer.status_code, answer.json["status"], answer.json["queue"]["position"]) == (202, "queued", 1)
+        assert answer.json["pause_requested_at"] is None
+
+    def test_resume_rings_the_bell(self, app, client, services, hands):
+        job = hands.submit()
+        lease = hands.start()
+        client.post(job["links"]["pause"])
+        hands.hand_back(lease)
+        rung = []
+
+        class Bell:
+            def ring(self) -> bool:
+                rung.append(client.get(job["links"]["self"]).json["status"])
+                return True
+
+        app.extensions[EXTENSION] = type(services)(services.settings, services.database, Bell(), services.store)
+        client.post(job["links"]["resume"])
+        assert rung == ["queued"]
+
+    def test_a_wish_that_is_not_carried_out_yet_is_taken_back(self, client, hands):
+        job = hands.submit()
+        hands.start()
+        client.post(job["links"]["pause"])
+        answer = client.post(job["links"]["resume"])
+        assert (answer.status_code, answer.json["status"]) == (202, "running")
+
+    @pytest.mark.parametrize("action", ["pause", "resume"])
+    def test_any_other_state_is_a_409_that_says_what_is_allowed(self, client, hands, problem, action):
+        job = hands.submit()
+        body = problem(client.post(job["links"][action]), 409, "wrong_state")
+        assert (body["state"], body["allowed"]) == ("queued", ["cancel"])
+        lease = hands.start()
+        client.post(job["links"]["cancel"])
+        body = problem(client.post(job["links"][action]), 409, "wrong_state")
+        assert (body["state"], body["allowed"]) == ("cancelling", ["cancel"])
+        hands.finish(lease, JobState.FAILED)
+        body = problem(client.post(job["links"][action]), 409, "wrong_state")
+        assert (body["state"], body["allowed"]) == ("failed", ["delete"])
+        problem(client.post(f"/v1/jobs/job_0/{action}"), 404, "not_found")
+
+    def test_a_paused_job_is_not_deleted_and_cancelled_at_once(self, client, hands, problem):
+        job = hands.submit()
+        lease = hands.start()
+        client.post(job["links"]["pause"])
+        hands.hand_back(lease)
+        body = problem(client.delete(job["links"]["self"]), 409, "wrong_state")
+        assert (body["state"], body["allowed"]) == ("paused", ["cancel", "pause", "resume"])
+        answer = client.post(job["links"]["cancel"])
+        assert (answer.status_code, answer.json["status"]) == (202, "cancelled")
+
+    def test_paused_and_pausing_are_filters(self, client, hands):
+        paused, pausing, running = (hands.submit() for _ in range(3))
+        lease = hands.start()
+        hands.start(), hands.start()
+        for job in (paused, pausing):
+            client.post(job["links"]["pause"])
+        hands.hand_back(lease)
+
+        def ids(status: str) -> list[str]:
+            return [job["id"] for job in client.get(f"/v1/jobs?status={status}").json["data"]]
+
+        assert ids("paused") == [paused["id"]]
+        assert ids("pausing") == [pausing["id"]]
+        assert ids("running") == [running["id"]]
+        assert ids("paused,pausing") == [pausing["id"], paused["id"]]
+
+
+class TestReproduce:
+    def test_a_new_job_has_the_same_spec_and_names_its_original(self, client, hands, conforms):
+        job = hands.submit(name="n" * 128, seed=7, labels={"a": "b"}, gradients="manual")
+        hands.finish(hands.start(), result={})
+        answer = client.post(job["links"]["reproduce"])
+        conforms(answer.json, "Job")
+        again = answer.json
+        assert answer.status_code == 202
+        assert answer.headers["Location"] == again["links"]["self"] != job["links"]["self"]
+        assert (again["status"], again["reproduces"]) == ("queued", job["id"])
+        assert again["name"] == "n" * 117 + " reproduced"
+        assert {**again["spec"], "name": job["name"]} == job["spec"]
+
+    def test_only_a_training_that_succeeded_can_be_repeated(self, client, hands, problem):
+        job = hands.submit()
+        body = problem(client.post(job["links"]["reproduce"]), 409, "wrong_state")
+        assert (body["state"], body["allowed"]) == ("queued", ["cancel"])
+        hands.finish(hands.start(), JobState.FAILED)
+        problem(client.post(job["links"]["reproduce"]), 409, "wrong_state")
+        check = client.post("/v1/gradient-checks", json={}).json
+        hands.finish(hands.start())
+        body = problem(client.post(check["links"]["reproduce"]), 409, "wrong_state")
+        assert body["allowed"] == ["delete"]
+        problem(client.post("/v1/jobs/job_0/reproduce"), 404, "not_found")
+
+
+class TestGradientChecks:
+    def test_a_check_is_a_job_of_its_own_kind(self, client, hands, conforms):
+        answer = client.post("/v1/gradient-checks", json={"architecture": "cnn", "batches": 2})
+        assert answer.status_code == 202
+        conforms(answer.json, "Job")
+        assert (answer.json["kind"], answer.json["spec"]["batches"]) == ("gradient_check", 2)
+        assert answer.headers["Location"] == answer.json["links"]["self"]
+        assert [job["kind"] for job in client.get("/v1/jobs").json["data"]] == ["gradient_check"]
+        hands.finish(hands.start(), result={"passed": True, "gradient_check": {}})
+        conforms(client.get(answer.json["links"]["self"]).json, "Job")
+
+    def test_its_fields_are_those_of_a_check(self, client, problem):
+        body = problem(client.post("/v1/gradient-checks", json={"lr": 1, "batches": 0}), 422, "invalid_spec")
+        assert {error["pointer"] for error in body["errors"]} == {"/lr", "/batches"}
+
+    def test_it_has_no_curve_and_its_picture_says_so(self, client):
+        links = client.post("/v1/gradient-checks", json={}).json["links"]
+        assert client.get(links["metrics"]).json["series"] == {}
+        picture, waiting = (client.get(f"{me}/loss_curve.svg") for me in (links["self"], self.training(client)))
+        assert picture.status_code == 200
+        assert picture.data != waiting.data
+
+    def training(self, client) -> str:
+        return client.post("/v1/jobs", json={}).json["links"]["self"]
+
+
+class TestInitFrom:
+    def finished(self, hands, files=("model.safetensors",), **spec) -> str:
+        job = hands.submit(**spec)
+        lease = hands.start()
+        hands.finish(lease, files=[hands.store(lease, name, b"weights") for name in files])
+        return job["id"]
+
+    def test_a_finished_job_of_the_same_net_is_taken(self, client, hands):
+        origin = self.finished(hands, seed=1)
+        answer = client.post("/v1/jobs", json={"init_from": {"job": origin}, "lr": 0.5, "gradients": "manual"})
+        assert answer.status_code == 202
+        assert answer.json["spec"]["init_from"] == {"job": origin}
+
+    def refusal(self, client, problem, origin: str, **spec) -> dict:
+        answers = [client.post(f"/v1/jobs{q}", json={"init_from": {"job": origin}, **spec}) for q in ("", "?dry_run=1")]
+        bodies = [problem(answer, 422, "invalid_spec")["errors"] for answer in answers]
+        assert bodies[0] == bodies[1]
+        (error,) = bodies[0]
+        assert error["pointer"] == "/init_from/job"
+        return error
+
+    def test_any_other_is_refused_with_the_reason(self, client, hands, problem):
+        nobody = "job_" + "0" * 32
+        assert self.refusal(client, problem, nobody)["code"] == "not_found"
+        origin = self.finished(hands)
+        other = self.refusal(client, problem, origin, architecture={"type": "mlp", "hidden": [31]})
+        assert '"hidden":[30]' in other["detail"]
+        assert "1x8x8 in 10 classes" in self.refusal(client, problem, origin, dataset="mnist")["detail"]
+        assert "no model.safetensors" in self.refusal(client, problem, self.finished(hands, files=()))["detail"]
+        check = client.post("/v1/gradient-checks", json={}).json["id"]
+        assert "gradient check" in self.refusal(client, problem, check)["detail"]
+        hands.finish(hands.start())
+        queued = hands.submit()["id"]
+        assert "is queued" in self.refusal(client, problem, queued)["detail"]
+
+    def test_a_preset_that_goes_on_asks_for_the_job_that_it_goes_on_from(self, client, problem):
+        body = problem(client.post("/v1/jobs", json={"preset": "article/sgd"}), 422, "invalid_spec")
+        (error,) = body["errors"]
+        assert error["pointer"] == "/init_from/job"
+        assert "article/basic-optimizer" in error["detail"]
+
+
+class TestDryRun:
+    def test_nothing_is_stored_and_the_whole_spec_comes_back(self, client, conforms):
+        answer = client.post("/v1/jobs?dry_run=true", json={"epochs": 2, "batch_size": 100})
+        assert answer.status_code == 200
+        conforms(answer.json, "DryRun")
+        assert answer.json["spec"]["seed"] >= 0
+        assert (answer.json["parameters"], answer.json["steps"]) == (64 * 30 + 30 + 30 * 10 + 10, 2 * 15)
+        assert answer.json["estimated_seconds"] > 0
+        assert answer.json["estimated_memory_bytes"] > 1797 * 64 * 4
+        assert "counted" in answer.json["basis"]
+        assert client.get("/v1/jobs").json["data"] == []
+
+    def test_false_is_a_job_and_anything_else_is_refused(self, client, problem):
+        assert client.post("/v1/jobs?dry_run=false", json={}).status_code == 202
+        problem(client.post("/v1/jobs?dry_run=perhaps", json={}), 422, "invalid_query")
+        problem(client.post("/v1/jobs?dry_run=true", json={"lr": 0}), 422, "invalid_spec")
+
+    def test_finished_jobs_like_it_say_how_long_it_takes(self, client, hands):
+        for speed, spec in ((1000.0, {}), (3000.0, {}), (2000.0, {}), (9.0, {"batch_size": 8}), (9.0, {"lr": 0.2})):
+            hands.submit(seed=1, **spec)
+            device = "cpu" if speed > 9 or "lr" not in spec else "cuda:0"
+            hands.finish(hands.start(), result={"examples_per_second": speed, "device": device})
+        body = client.post("/v1/jobs?dry_run=true", json={"epochs": 100}).json
+        assert "2000 examples a second, the median of 3 finished jobs" in body["basis"]
+        assert body["estimated_seconds"] == pytest.approx(100 * 1455 / 2000, rel=0.05)
+
+
+class TestPresets:
+    def test_each_is_listed_with_its_whole_spec_and_the_figures_of_the_article(self, client, conforms):
+        body = client.get("/v1/presets").json
+        conforms(body, "PresetList")
+        by_name = {preset["name"]: preset for preset in body["data"]}
+        two = by_name["article/two-layer"]
+        assert two["article"]["last_val_accuracy"] == 0.9674
+        assert (two["spec"]["lr"], two["spec"]["epochs"], two["spec"]["priority"]) == (0.001, 40, 50)
+        assert by_name["article/sgd"]["continues"] == "article/basic-optimizer"
+        assert not {"seed", "name"} & two["spec"].keys()
+        assert client.post("/v1/jobs", json=two["spec"]).status_code == 202
+
+    def test_a_job_of_a_preset_shows_the_article_s_figures_and_no_other_does(self, client, conforms):
+        job = client.post("/v1/jobs", json={"preset": "article/two-layer"}).json
+        conforms(job, "Job")
+        assert job["article"]["last_val_accuracy"] == 0.9674
+        assert "article" not in client.post("/v1/jobs", json={}).json
 
 
 class TestDelete:
@@ -396,7 +608,9 @@ class TestDelete:
         if running:
             hands.start()
         body = problem(client.delete(job["links"]["self"]), 409, "wrong_state")
-        assert (body["state"], body["allowed"]) == ("running" if running else "queued", ["cancel"])
+        assert (body["state"], body["allowed"]) == (
+            ("running", ["cancel", "pause"]) if running else ("queued", ["cancel"])
+        )
 
     def test_files_that_cannot_be_removed_are_not_counted_as_freed(self, client, hands, services, monkeypatch):
         job = hands.submit()
@@ -412,4 +626,4 @@ class TestDelete:
 
 def test_every_state_has_a_filter_and_a_name_in_the_schema():
     shown = set(view.schemas.Status.__args__)
-    assert shown == {state.value for state in JobState} | {"cancelling"}
+    assert shown == {state.value for state in JobState} | {"cancelling", "pausing"}

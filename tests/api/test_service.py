@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jsonschema
 import pytest
 from structlog.testing import capture_logs
 
@@ -85,7 +86,7 @@ def test_a_data_set_whose_files_are_not_here_says_which(client, settings, confor
 def test_the_example_of_every_architecture_is_accepted(client, hands, conforms):
     body = client.get("/v1/architectures").json
     conforms(body, "ArchitectureList")
-    assert [architecture["type"] for architecture in body["data"]] == ["linear", "mlp", "cnn"]
+    assert [architecture["type"] for architecture in body["data"]] == ["linear", "mlp", "cnn", "torchvision"]
     for architecture in body["data"]:
         assert set(architecture["fields"]) == set(architecture["example"]) - {"type"}
         for gradients in architecture["gradients"]:
@@ -177,7 +178,7 @@ class TestDocument:
             if not rule.endpoint.startswith(("openapi.", "docs.", "static"))
         }
         assert documented == served
-        assert len(served) == 17
+        assert len(served) == 22
 
     def test_no_reference_leads_nowhere_and_every_operation_is_whole(self, client):
         answer = client.get("/v1/openapi.json")
@@ -201,6 +202,26 @@ class TestDocument:
         conforms({"architecture": "mlp", "lr": 0.1, "epochs": 5, "gradients": "manual"}, "JobSpec")
         with pytest.raises(Exception, match="optimiser"):
             conforms({"optimiser": "sgd"}, "JobSpec")
+
+    def test_short_forms_stand_where_an_object_needs_nothing_but_its_type(self, client, conforms):
+        conforms({"schedule": "cosine", "augment": ["flip", {"type": "crop", "padding": 2}]}, "JobSpec")
+        conforms({"architecture": {"type": "torchvision", "name": "resnet18"}, "init_from": None}, "JobSpec")
+        conforms({"architecture": "cnn", "batches": 2}, "GradientCheckSpec")
+        for body in (
+            {"architecture": "torchvision"},
+            {"schedule": "cosin"},
+            {"augment": ["blur"]},
+            {"augment": "flip"},
+        ):
+            with pytest.raises(jsonschema.ValidationError):
+                conforms(body, "JobSpec")
+        with pytest.raises(jsonschema.ValidationError):
+            conforms({"architecture": {"type": "torchvision", "name": "resnet18"}}, "GradientCheckSpec")
+
+    def test_both_answers_of_a_submission_are_described(self, client):
+        responses = client.get("/v1/openapi.json").json["paths"]["/v1/jobs"]["post"]["responses"]
+        schemas = {s: responses[s]["content"]["application/json"]["schema"]["$ref"] for s in ("200", "202")}
+        assert schemas == {"200": "#/components/schemas/DryRun", "202": "#/components/schemas/Job"}
 
     def test_the_parameters_of_the_list_are_named(self, client):
         listing = client.get("/v1/openapi.json").json["paths"]["/v1/jobs"]["get"]

@@ -43,7 +43,17 @@ class Api:
         with self.database.write() as session:
             jobs.append(session, lease, [Line("metric", "", data, series="epoch", step=step)])
 
-    def finish(self, lease: Lease, state: JobState = JobState.SUCCEEDED, files: dict[str, bytes] | None = None) -> None:
+    def hand_back(self, lease: Lease) -> None:
+        with self.database.write() as session:
+            jobs.hand_back(session, lease, "stopped", outcome="paused")
+
+    def finish(
+        self,
+        lease: Lease,
+        state: JobState = JobState.SUCCEEDED,
+        files: dict[str, bytes] | None = None,
+        **more: Any,
+    ) -> None:
         stored, folder = [], self.settings.state_dir / "made"
         folder.mkdir(exist_ok=True)
         for name, content in (files or {}).items():
@@ -51,7 +61,7 @@ class Api:
             key = artifact_key(lease.job_id, lease.attempt, name)
             stored.append(ArtifactStore(self.settings.artifacts).put(key, folder / name))
         reason = {"code": "diverged", "detail": "loss is nan"} if state is JobState.FAILED else None
-        result = {"train_loss": 0.25, "test_accuracy": 0.9} if state is JobState.SUCCEEDED else None
+        result = {"train_loss": 0.25, "test_accuracy": 0.9, **more} if state is JobState.SUCCEEDED else more or None
         with self.database.write() as session:
             jobs.finish(session, lease, state, f"job {state}", reason=reason, result=result, files=stored)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from support.waiting import wait_for
 from typer.testing import CliRunner
 
 from gradq.cli import app
@@ -220,7 +221,26 @@ def test_something_else_at_the_address_is_no_traceback(gradq, api):
     assert gradq("ps", "--url", "nonsense").exit_code == 1
 
 
-@pytest.mark.parametrize("verb", ["", "up", "submit", "ps", "wait", "watch", "download", "api", "worker", "migrate"])
+@pytest.mark.parametrize(
+    "verb",
+    [
+        "",
+        "up",
+        "submit",
+        "ps",
+        "wait",
+        "watch",
+        "download",
+        "api",
+        "worker",
+        "migrate",
+        "check",
+        "pause",
+        "resume",
+        "reproduce",
+        "presets",
+    ],
+)
 def test_help_fits_80_columns(gradq, verb):
     result = gradq(*([verb] if verb else []), "--help")
     assert result.exit_code == 0
@@ -240,3 +260,155 @@ def test_watch_draws_the_curve_on_a_terminal(api):
     assert "drawn  succeeded" in out.getvalue()
     assert "train 0.5" in out.getvalue()
     assert any(0x2800 < ord(character) < 0x2900 for character in out.getvalue())
+
+
+# --- pause, resume ----------------------------------------------------------------------------------------------------
+
+
+def test_pause_and_resume_take_jobs_through_their_states(gradq, api):
+    job_id = api.submit()
+    lease = api.start()
+    result = gradq("pause", job_id)
+    assert (result.exit_code, f"{job_id}  pausing" in result.stdout) == (0, True)
+    api.hand_back(lease)
+    assert "paused" in gradq("ps", "--status", "paused,pausing").stdout
+    assert "paused" in gradq("show", job_id).stdout
+    result = gradq("resume", job_id, "--json")
+    assert [job["status"] for job in json.loads(result.stdout)["data"]] == ["queued"]
+    result = gradq("resume", job_id)
+    assert result.exit_code == 1
+    assert "cannot resume a job that is queued; allowed now: cancel" in result.stderr
+
+
+def test_wait_goes_on_waiting_for_a_paused_job_and_says_what_it_waits_for(gradq, api):
+    job_id = api.submit()
+    lease = api.start()
+    api.client.pause(job_id)
+    api.hand_back(lease)
+    result = gradq("wait", job_id, "--timeout", "0.5")
+    assert result.exit_code == 124
+    assert result.stderr.count(f"gradq resume {job_id}") == 1
+
+
+# --- dry runs, presets ------------------------------------------------------------------------------------------------
+
+
+def test_a_dry_run_says_what_the_job_would_cost_and_queues_nothing(gradq, api):
+    result = gradq("submit", "--dry-run", "--architecture", "cnn", "--epochs", "2")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.startswith("13 706 parameters, 46 steps, about ")
+    assert json.loads(gradq("submit", "--dry-run", "--json").stdout)["object"] == "dry_run"
+    assert gradq("submit", "--dry-run", "--lr", "0").exit_code == 2
+    assert api.client.jobs()["data"] == []
+
+
+def test_a_preset_is_listed_submitted_and_shown_beside_the_article(gradq, api):
+    listed = gradq("presets").stdout
+    assert "article/two-layer\n" in listed
+    assert "needs --set 'init_from=" in listed
+    assert len(json.loads(gradq("presets", "--json").stdout)["data"]) == 6
+    job = json.loads(gradq("submit", "--preset", "article/two-layer", "--epochs", "2", "--json").stdout)
+    assert (job["spec"]["preset"], job["spec"]["lr"], job["spec"]["epochs"]) == ("article/two-layer", 0.001, 2)
+    lease = api.start()
+    api.point(lease, 938, 1, train_loss=21.5, val_accuracy=0.9)
+    api.point(lease, 1876, 2, train_loss=12.25, val_accuracy=0.95)
+    shown = [line.split() for line in gradq("show", job["id"]).stdout.splitlines()]
+    assert ["figure", "article", "ours"] in shown
+    assert ["last", "val_accuracy", "0.9674", "0.95"] in shown
+    assert ["first", "train_loss", "21.64", "21.5"] in shown
+    assert ["last", "train_loss", "1.24", "12.25"] in shown
+    assert ["untrained_accuracy", "0.1002", "-"] in shown
+
+
+def test_a_preset_that_goes_on_names_what_is_missing(gradq):
+    result = gradq("submit", "--preset", "article/sgd")
+    assert result.exit_code == 2
+    assert "init_from.job: this preset goes on from article/basic-optimizer" in result.stderr
+
+
+# --- reproduce, check -------------------------------------------------------------------------------------------------
+
+
+def finish_soon(api, **result):
+    """End the next job that is submitted, from a thread of its own."""
+
+    def finish():
+        wait_for(lambda: api.client.jobs(status="queued")["data"], 20, "a queued job")
+        api.finish(api.start(), **result)
+
+    thread = threading.Thread(target=finish)
+    thread.start()
+    return thread
+
+
+@pytest.mark.parametrize(
+    ("reproduction", "code", "words"),
+    [
+        ({"identical": True, "first_difference": None}, 0, "identical to job_0"),
+        (
+            {
+                "identical": False,
+                "first_difference": {"step": 50, "metric": "train_loss", "expected": 2.5, "found": None},
+                "environment_differences": {"torch": {"expected": "2.13", "found": "2.14"}},
+            },
+            1,
+            "differs from job_0 first at step 50: train_loss 2.5 there, nothing here\n  torch: 2.13 there, 2.14 here",
+        ),
+        ({"identical": None, "first_difference": None, "detail": "job_0 has been deleted"}, 1, "not compared"),
+    ],
+)
+def test_reproduce_waits_for_the_verdict_and_exits_by_it(gradq, api, reproduction, code, words):
+    original = api.ended()
+    timer = finish_soon(api, reproduction={"of": "job_0", "environment_differences": {}, **reproduction})
+    result = gradq("reproduce", original, "--wait", "--timeout", "30")
+    timer.join()
+    assert (result.exit_code, words in result.stdout) == (code, True), result.output
+    newest = api.client.jobs()["data"][0]
+    assert newest["reproduces"] == original
+    assert "reproduc" in gradq("show", newest["id"]).stdout
+
+
+def test_reproduce_without_waiting_prints_the_new_job(gradq, api):
+    result = gradq("reproduce", api.ended(name="first"))
+    assert (result.exit_code, "queued  first reproduced" in result.stdout) == (0, True)
+    assert gradq("reproduce", api.submit()).exit_code == 1
+
+
+CHECK = {
+    "passed": False,
+    "max_relative_error": 0.5,
+    "dtype": "float64",
+    "tolerance": 1e-9,
+    "finite_differences": {"tolerance": 1e-6},
+    "parameters": {
+        "1.weight": {
+            "shape": [30, 64],
+            "max_relative_error": 1e-15,
+            "finite_differences": {"max_relative_error": 1e-8},
+        },
+        "1.bias": {"shape": [30], "max_relative_error": 0.5, "finite_differences": {"max_relative_error": 0.5}},
+    },
+}
+
+
+def test_check_prints_the_table_parameter_by_parameter_also_of_a_failure(gradq, api):
+    timer = finish_soon(api, state=JobState.FAILED, passed=False, gradient_check=CHECK)
+    result = gradq("check", "--architecture", "mlp", "--set", "batches=1", "--wait", "--timeout", "30")
+    timer.join()
+    assert result.exit_code == 1, result.output
+    lines = [line.split() for line in result.stdout.splitlines()]
+    assert ["1.weight", "30x64", "1.0e-15", "1.0e-08", "pass"] in lines
+    assert ["1.bias", "30", "5.0e-01", "5.0e-01", "FAIL"] in lines
+    job = api.client.jobs()["data"][0]
+    assert (job["kind"], job["spec"]["batches"]) == ("gradient_check", 1)
+    shown = gradq("show", job["id"]).stdout
+    assert "against autograd and finite differences, 1 batches of 8" in shown
+    assert "FAIL" in shown
+
+
+def test_a_check_among_other_jobs_is_listed_and_watched_like_them(gradq, api):
+    job_id = json.loads(gradq("check", "--json").stdout)["id"]
+    assert gradq("ps").stdout.splitlines()[1].split()[3:5] == ["check", "-/3"]
+    api.finish(api.start(), gradient_check={**CHECK, "passed": True})
+    assert gradq("watch", job_id).exit_code == 0
+    assert gradq("check", "--set", "batches=0").exit_code == 2

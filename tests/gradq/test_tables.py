@@ -12,6 +12,7 @@ from gradq.tables import jobs_table, size, span
 JOB = {
     "id": "job_01a20ca12b447dceb2fada21ca7ef28b",
     "name": "a-name-that-is-rather-long-for-a-table",
+    "kind": "training",
     "status": "cancelling",
     "spec": {"gradients": "manual", "epochs": 10_000},
     "progress": {"epoch": 9_999, "epochs": 10_000},

@@ -74,6 +74,28 @@ def test_migrations_lead_down_to_nothing_and_up_again(empty_database: Database) 
     assert differences(database) == []
 
 
+def test_a_job_of_the_first_schema_comes_through_with_its_log_up_and_down(empty_database: Database) -> None:
+    database = empty_database
+
+    def go(move: Any, revision: str) -> None:
+        with database.engine.execution_options(gradq_writes=True).begin() as connection:
+            move(alembic_config(connection), revision)
+
+    def kept() -> list[Any]:
+        with database.read() as session:
+            return list(session.execute(text("SELECT jobs.name, events.message FROM jobs JOIN events ON job_id = id")))
+
+    go(command.upgrade, "head")
+    submit(database, "old")
+    go(command.downgrade, "0001")
+    assert kept() == [("old", "job queued")]
+    go(command.upgrade, "head")
+    assert kept() == [("old", "job queued")]
+    with database.read() as session:
+        job = session.query(Job).one()
+    assert (job.kind, job.reproduces, job.pause_requested_at) == ("training", None, None)
+
+
 def test_migrating_twice_changes_nothing(database: Database) -> None:
     submit(database, "kept")
     database.migrate()
@@ -216,7 +238,7 @@ def test_sqlite_s_log_is_folded_in_on_purpose_alone(sqlite: Database, tmp_path: 
 
 HAMMER = """
 import random, sys, time
-from shared import jobs
+from shared import jobs, roster
 from shared.database import Database
 from shared.jobs import Line
 from shared.spec import JobSpec
@@ -224,14 +246,14 @@ from shared.states import JobState
 url, part, seconds = sys.argv[1], sys.argv[2], float(sys.argv[3])
 database = Database(url)
 with database.read() as session:
-    jobs.queued_count(session)
+    roster.queued_count(session)
 print("ready", flush=True)
 sys.stdin.readline()
 end, done = time.monotonic() + seconds, 0
 while time.monotonic() < end:
     if part == "write":
         with database.write() as session:
-            jobs.queued_count(session)  # reads, then writes: a deferred transaction would fail here
+            roster.queued_count(session)  # reads, then writes: a deferred transaction would fail here
             jobs.create(session, JobSpec.parse({}))
         with database.write() as session:
             job = jobs.claim(session, "w", "cpu", {"auto"}, 60)
@@ -243,7 +265,7 @@ while time.monotonic() < end:
                 jobs.finish(session, lease, JobState.SUCCEEDED, "done")
     elif part == "read":
         with database.read() as session:
-            waiting = jobs.queued_count(session)
+            waiting = roster.queued_count(session)
             assert waiting >= 0
             jobs.expired_leases(session)
     else:

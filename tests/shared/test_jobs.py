@@ -2,84 +2,42 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from itertools import pairwise
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
+from support.store import (
+    CPU,
+    GPU,
+    OVER,
+    ROUNDS,
+    at_once,
+    claim,
+    claim_again,
+    job_of,
+    lines_of,
+    point,
+    read,
+    running,
+    standing,
+    stored,
+    submit,
+    write,
+)
 from support.waiting import wait_for
 
-from shared import jobs
-from shared.artifacts import StoredFile, artifact_key, checkpoint_key
+from shared import jobs, roster
+from shared.artifacts import artifact_key, checkpoint_key
 from shared.database import Database
 from shared.errors import LeaseLost, NotFound, WrongState
 from shared.jobs import Lease, Line
-from shared.spec import JobSpec
-from shared.states import ALLOWED_MOVES, TERMINAL, JobState, shown_status
-from shared.tables import ArtifactRow, Attempt, Base, CheckpointRow, EventRow, Job, Worker, database_now
-
-CPU = {"auto", "cpu"}
-GPU = {"auto", "cpu", "cuda"}
-OVER = -1.0  # a lease of so many seconds ran out before it began
-ROUNDS = 30
-T = TypeVar("T")
-
-
-def write(database: Database, change: Callable[..., T], *arguments: Any, **named: Any) -> T:
-    with database.write() as session:
-        return change(session, *arguments, **named)
-
-
-def read(database: Database, question: Callable[..., T], *arguments: Any, **named: Any) -> T:
-    with database.read() as session:
-        return question(session, *arguments, **named)
-
-
-def submit(database: Database, **fields: Any) -> str:
-    return write(database, jobs.create, JobSpec.parse(fields)).id
-
-
-def claim(database: Database, worker: str = "w1", fits: set[str] = CPU, seconds: float = 60) -> Job | None:
-    return write(database, jobs.claim, worker, "cpu", fits, seconds)
-
-
-def running(database: Database, seconds: float = 60, **fields: Any) -> Lease:
-    """The lease of a job that was submitted and claimed."""
-    job_id = submit(database, **fields)
-    job = claim(database, seconds=seconds)
-    assert job is not None
-    assert job.id == job_id
-    return jobs.lease_of(job)
-
-
-def claim_again(database: Database, job_id: str) -> Lease:
-    """Claim a job that waits, its backoff over."""
-    write(database, lambda session: session.execute(update(Job).where(Job.id == job_id).values(not_before=None)))
-    job = claim(database, "w2")
-    assert job is not None
-    assert job.id == job_id
-    return jobs.lease_of(job)
-
-
-def job_of(database: Database, job_id: str) -> Job:
-    return read(database, jobs.get, job_id)
-
-
-def lines_of(database: Database, job_id: str, type: str | None = None) -> list[EventRow]:
-    return read(database, jobs.events_of, job_id, type=type)
-
-
-def stored(name: str = "model.json", size: int = 10, key: str = "") -> StoredFile:
-    return StoredFile(name, "model", "application/json", size, "0" * 64, key or name)
-
-
-def point(series: str, step: int, value: float = 1.0) -> Line:
-    return Line("metric", f"step {step}", {"step": step, "metrics": {"loss": value}}, series=series, step=step)
+from shared.spec import GradientCheckSpec, JobSpec
+from shared.states import ALLOWED_ACTIONS, ALLOWED_MOVES, TERMINAL, JobState, shown_status
+from shared.tables import ArtifactRow, Attempt, Base, CheckpointRow, EventRow, Job, database_now
 
 
 def everything(database: Database) -> dict[str, list[Any]]:
@@ -98,7 +56,7 @@ WRITES: dict[str, Callable[[Session, Lease], Any]] = {
     "add_checkpoint": lambda session, lease: jobs.add_checkpoint(session, lease, stored(), 99, 9, 1),
     "hand_back": lambda session, lease: jobs.hand_back(session, lease, "late"),
     "lose": lambda session, lease: jobs.lose(session, lease, "late"),
-    "cancel_wished": lambda session, lease: jobs.cancel_wished(session, lease),
+    "wish_of": lambda session, lease: jobs.wish_of(session, lease),
 }
 
 
@@ -108,18 +66,6 @@ def assert_can_write_nothing(database: Database, lease: Lease) -> None:
         with pytest.raises(LeaseLost):
             write(database, change, lease)
         assert everything(database) == before, name
-
-
-def at_once(*calls: Callable[[], T]) -> list[T]:
-    """Each call in a thread of its own, all let go at the same moment."""
-    barrier = threading.Barrier(len(calls))
-
-    def together(call: Callable[[], T]) -> T:
-        barrier.wait(30)
-        return call()
-
-    with ThreadPoolExecutor(len(calls)) as pool:
-        return list(pool.map(together, calls))
 
 
 # --- moves ------------------------------------------------------------------------------------------------------------
@@ -146,7 +92,16 @@ MOVES: dict[tuple[JobState, JobState], Callable[[Database, str], Any]] = {
     (JobState.RUNNING, JobState.QUEUED): lambda database, job_id: write(
         database, jobs.hand_back, lease_now(database, job_id), "drained"
     ),
+    (JobState.RUNNING, JobState.PAUSED): lambda database, job_id: pause(database, lease_now(database, job_id)),
+    (JobState.PAUSED, JobState.QUEUED): lambda database, job_id: write(database, jobs.resume, job_id),
+    (JobState.PAUSED, JobState.CANCELLED): lambda database, job_id: write(database, jobs.request_cancel, job_id),
 }
+
+
+def pause(database: Database, lease: Lease) -> None:
+    """The whole way: a client's wish, then the worker that stopped at a checkpoint."""
+    write(database, jobs.request_pause, lease.job_id)
+    write(database, jobs.hand_back, lease, "paused", outcome="paused")
 
 
 def test_the_moves_below_are_all_that_are_allowed() -> None:
@@ -157,8 +112,10 @@ def test_the_moves_below_are_all_that_are_allowed() -> None:
 @pytest.mark.parametrize(("old", "new"), MOVES, ids=lambda state: state.value)
 def test_an_allowed_move_is_made_and_logged(database: Database, old: JobState, new: JobState) -> None:
     job_id = submit(database)
-    if old is JobState.RUNNING:
+    if old is not JobState.QUEUED:
         claim(database)
+    if old is JobState.PAUSED:
+        pause(database, lease_now(database, job_id))
     MOVES[old, new](database, job_id)
     job = job_of(database, job_id)
     assert job.state == new
@@ -176,10 +133,18 @@ def test_a_terminal_job_never_moves_again(database: Database, state: JobState) -
     assert_can_write_nothing(database, lease)
 
 
-def test_a_wish_to_cancel_is_shown_on_a_running_row_alone() -> None:
+def test_a_wish_is_shown_on_a_running_row_alone_and_a_cancel_outweighs_a_pause() -> None:
     assert shown_status(JobState.RUNNING, True) == "cancelling"
+    assert shown_status(JobState.RUNNING, False, True) == "pausing"
+    assert shown_status(JobState.RUNNING, True, True) == "cancelling"
     assert shown_status(JobState.RUNNING, False) == "running"
-    assert [shown_status(state, True) for state in sorted(TERMINAL)] == sorted(TERMINAL)
+    others = [state for state in JobState if state is not JobState.RUNNING]
+    assert [shown_status(state, True, True) for state in others] == [state.value for state in others]
+
+
+def test_every_status_that_is_shown_says_what_is_allowed_in_it() -> None:
+    assert set(ALLOWED_ACTIONS) == {*JobState, "cancelling", "pausing"}
+    assert {status for status, actions in ALLOWED_ACTIONS.items() if "delete" in actions} == TERMINAL
 
 
 # --- claim ------------------------------------------------------------------------------------------------------------
@@ -340,12 +305,12 @@ def test_a_job_is_not_claimed_before_its_backoff_is_over(database: Database) -> 
     assert again is not None  # at once after the first loss
     write(database, jobs.lose, jobs.lease_of(again), "lost")
     assert claim(database) is None
-    assert read(database, jobs.queued_count) == 0
+    assert read(database, roster.queued_count) == 0
     wait = read(database, lambda s: s.scalar(select(Job.not_before)) - s.scalar(select(database_now())))
     assert 3 < wait.total_seconds() <= 5
     over = update(Job).values(not_before=database_now(-0.01))
     write(database, lambda session: session.execute(over.execution_options(synchronize_session=False)))
-    assert read(database, jobs.queued_count) == 1
+    assert read(database, roster.queued_count) == 1
     assert claim(database).attempt == 3
 
 
@@ -375,10 +340,10 @@ def test_a_queued_job_is_cancelled_at_once(database: Database) -> None:
 
 def test_a_wish_to_cancel_a_running_job_is_left_for_its_worker(database: Database) -> None:
     lease = running(database)
-    assert read(database, jobs.cancel_wished, lease) is False
+    assert read(database, jobs.wish_of, lease) is None
     job = write(database, jobs.request_cancel, lease.job_id)
     assert job.state == "running"
-    assert read(database, jobs.cancel_wished, lease) is True
+    assert read(database, jobs.wish_of, lease) == "cancel"
     first_wish = job.cancel_requested_at
     assert first_wish is not None
     assert write(database, jobs.request_cancel, lease.job_id).cancel_requested_at == first_wish
@@ -398,12 +363,13 @@ def test_cancelling_a_cancelled_job_is_no_error_and_any_other_terminal_one_is(da
         before = everything(database)
         with pytest.raises(WrongState, match=f"cannot cancel a job that is {state}") as refused:
             write(database, jobs.request_cancel, lease.job_id)
-        assert refused.value.extra == {"state": state.value, "allowed": ["delete"]}
+        allowed = ["delete", "reproduce"] if state is JobState.SUCCEEDED else ["delete"]
+        assert refused.value.extra == {"state": state.value, "allowed": allowed}
         assert everything(database) == before
 
 
 def test_a_job_that_is_not_there_is_not_found(database: Database) -> None:
-    for change in (jobs.get, jobs.request_cancel, jobs.remove):
+    for change in (jobs.get, jobs.request_cancel, jobs.request_pause, jobs.resume, jobs.remove):
         with pytest.raises(NotFound, match="job_0"):
             write(database, change, "job_0")
 
@@ -436,6 +402,148 @@ def test_of_a_claim_and_a_cancel_at_the_same_moment_either_order_is_whole(databa
         assert statuses == (["queued", "cancelled"] if claimed is None else ["queued", "running", "cancelling"])
         if claimed is not None:
             write(database, jobs.finish, jobs.lease_of(claimed), JobState.CANCELLED, "cancelled")
+
+
+# --- pause ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_wish_to_pause_is_left_for_the_worker_and_heard_by_it_once(database: Database) -> None:
+    lease = running(database)
+    job = write(database, jobs.request_pause, lease.job_id)
+    assert (job.state, jobs.status_of(job)) == ("running", "pausing")
+    assert read(database, jobs.wish_of, lease) == "pause"
+    first_wish = job.pause_requested_at
+    assert write(database, jobs.request_pause, lease.job_id).pause_requested_at == first_wish
+    statuses = [e.data["status"] for e in lines_of(database, lease.job_id)]
+    assert statuses == ["queued", "running", "pausing"]  # the second wish changed nothing
+
+
+def test_a_paused_job_holds_no_slot_and_waits_for_nobody_but_its_owner(database: Database) -> None:
+    lease = running(database, max_attempts=1)
+    pause(database, lease)
+    job = job_of(database, lease.job_id)
+    assert (job.state, job.failures, job.worker) == ("paused", 0, None)
+    assert [a.outcome for a in read(database, jobs.attempts_of, job.id)] == ["paused"]
+    assert (claim(database), read(database, roster.queued_count), standing(database, job.id)) == (None, 0, None)
+    assert write(database, jobs.request_pause, job.id).state == "paused"  # again: no error
+    assert_can_write_nothing(database, lease)
+    job = write(database, jobs.resume, job.id)
+    assert (job.state, job.pause_requested_at) == ("queued", None)
+    again = claim(database)
+    assert again is not None
+    assert (again.id, again.attempt) == (job.id, 2)  # of one attempt that it was allowed: the pause cost none
+    assert read(database, jobs.wish_of, jobs.lease_of(again)) is None
+
+
+def test_a_wish_to_pause_can_be_taken_back_until_it_is_carried_out(database: Database) -> None:
+    lease = running(database)
+    write(database, jobs.request_pause, lease.job_id)
+    job = write(database, jobs.resume, lease.job_id)
+    assert jobs.status_of(job) == "running"
+    assert read(database, jobs.wish_of, lease) is None
+    write(database, jobs.hand_back, lease, "queued again", outcome="paused")  # the trainer had stopped already
+    assert job_of(database, lease.job_id).state == "queued"
+
+
+def test_a_wish_to_cancel_wins_over_one_to_pause_in_either_order(database: Database) -> None:
+    for wishes in ((jobs.request_pause, jobs.request_cancel), (jobs.request_cancel,)):
+        lease = running(database)
+        for wish in wishes:
+            write(database, wish, lease.job_id)
+        assert read(database, jobs.wish_of, lease) == "cancel"
+        for change in (jobs.request_pause, jobs.resume):
+            with pytest.raises(WrongState) as refused:
+                write(database, change, lease.job_id)
+            assert refused.value.extra == {"state": "cancelling", "allowed": ["cancel"]}
+        assert write(database, jobs.hand_back, lease, "stopped", outcome="paused") is JobState.CANCELLED
+
+
+def test_a_worker_that_is_lost_or_drained_while_it_pauses_leaves_a_paused_job(database: Database) -> None:
+    lost, drained = running(database, max_attempts=3), running(database)
+    for lease in (lost, drained):
+        write(database, jobs.request_pause, lease.job_id)
+    assert write(database, jobs.lose, lost, "not heard of") is JobState.PAUSED
+    assert write(database, jobs.hand_back, drained, "the worker shuts down") is JobState.PAUSED
+    assert claim(database) is None
+    assert [job_of(database, lease.job_id).failures for lease in (lost, drained)] == [1, 0]
+    last = [read(database, jobs.attempts_of, lease.job_id)[-1].outcome for lease in (lost, drained)]
+    assert last == ["worker_lost", "paused"]
+    write(database, jobs.resume, lost.job_id)
+    assert claim(database).id == lost.job_id  # at once: whoever resumes has waited long enough
+
+
+def test_the_last_attempt_that_is_lost_while_it_pauses_fails_the_job(database: Database) -> None:
+    lease = running(database, max_attempts=1)
+    write(database, jobs.request_pause, lease.job_id)
+    assert write(database, jobs.lose, lease, "not heard of") is JobState.FAILED
+
+
+def test_a_wish_to_pause_a_job_that_ends_first_is_harmless(database: Database) -> None:
+    lease = running(database)
+    write(database, jobs.request_pause, lease.job_id)
+    write(database, jobs.finish, lease, JobState.SUCCEEDED, "done")
+    assert jobs.status_of(job_of(database, lease.job_id)) == "succeeded"
+
+
+@pytest.mark.parametrize("change", [jobs.request_pause, jobs.resume])
+def test_what_neither_runs_nor_is_paused_can_not_be_paused_or_resumed(
+    database: Database, change: Callable[[Session, str], Job]
+) -> None:
+    queued, ended = submit(database, priority=1), running(database)
+    write(database, jobs.finish, ended, JobState.FAILED, "done")
+    for job_id, state, allowed in ((queued, "queued", ["cancel"]), (ended.job_id, "failed", ["delete"])):
+        before = everything(database)
+        with pytest.raises(WrongState) as refused:
+            write(database, change, job_id)
+        assert refused.value.extra == {"state": state, "allowed": allowed}
+        assert everything(database) == before
+
+
+def test_a_running_job_that_nobody_wants_to_pause_has_nothing_to_resume(database: Database) -> None:
+    lease = running(database)
+    with pytest.raises(WrongState, match="cannot resume a job that is running; allowed now: cancel, pause"):
+        write(database, jobs.resume, lease.job_id)
+
+
+def test_a_paused_job_is_cancelled_at_once(database: Database) -> None:
+    lease = running(database)
+    pause(database, lease)
+    job = write(database, jobs.request_cancel, lease.job_id)
+    assert (job.state, job.status_reason["code"]) == ("cancelled", "cancelled_by_user")
+    assert job.finished_at is not None
+
+
+def test_of_a_resume_and_a_worker_that_stops_at_the_same_moment_no_job_is_stuck(database: Database) -> None:
+    """Whichever comes first, a job that was resumed is in the queue."""
+    for _ in range(ROUNDS // 2):
+        lease = running(database)
+        write(database, jobs.request_pause, lease.job_id)
+        state, _ = at_once(
+            lambda held=lease: write(database, jobs.hand_back, held, "stopped", outcome="paused"),
+            lambda held=lease: write(database, jobs.resume, held.job_id),
+        )
+        assert state in (JobState.PAUSED, JobState.QUEUED)
+        job = job_of(database, lease.job_id)
+        assert (job.state, job.pause_requested_at) == ("queued", None)
+        assert claim(database).id == lease.job_id
+
+
+# --- kinds ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_job_has_the_kind_of_its_spec_and_the_name_of_what_it_reproduces(database: Database) -> None:
+    original = job_of(database, submit(database))
+    assert (original.kind, original.reproduces) == ("training", None)
+    assert job_of(database, write(database, jobs.create, GradientCheckSpec.parse({})).id).kind == "gradient_check"
+    again = write(database, jobs.create, JobSpec.parse({}), reproduces=original.id)
+    assert job_of(database, again.id).reproduces == original.id
+
+
+def test_a_gradient_check_that_succeeded_has_nothing_to_reproduce(database: Database) -> None:
+    write(database, jobs.create, GradientCheckSpec.parse({}))
+    job = claim(database)
+    write(database, jobs.finish, jobs.lease_of(job), JobState.SUCCEEDED, "done")
+    assert jobs.wrong_state(job_of(database, job.id), "cancel").extra["allowed"] == ["delete"]
 
 
 # --- the log ----------------------------------------------------------------------------------------------------------
@@ -578,11 +686,17 @@ def test_a_finished_job_has_its_result_its_files_and_one_last_line(database: Dat
 def test_a_job_that_may_still_move_is_not_removed(database: Database) -> None:
     queued = submit(database, priority=1)
     lease = running(database)
-    for job_id, state in ((queued, "queued"), (lease.job_id, "running")):
+    paused = running(database, priority=60)
+    pause(database, paused)
+    for job_id, state, allowed in (
+        (queued, "queued", ["cancel"]),
+        (lease.job_id, "running", ["cancel", "pause"]),
+        (paused.job_id, "paused", ["cancel", "pause", "resume"]),
+    ):
         before = everything(database)
         with pytest.raises(WrongState, match=f"cannot delete a job that is {state}") as refused:
             write(database, jobs.remove, job_id)
-        assert refused.value.extra == {"state": state, "allowed": ["cancel"]}
+        assert refused.value.extra == {"state": state, "allowed": allowed}
         assert everything(database) == before
 
 
@@ -614,139 +728,6 @@ def test_a_job_without_files_frees_nothing(database: Database) -> None:
     job_id = submit(database)
     write(database, jobs.request_cancel, job_id)
     assert write(database, jobs.remove, job_id) == 0
-
-
-# --- workers and the one office ---------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def beat(database: Database) -> Callable[..., None]:
-    """beat("w1", slots=2): a worker says that it lives."""
-
-    def beat(worker_id: str, **fields: Any) -> None:
-        row = {
-            "host": "h",
-            "pid": 1,
-            "slots": 2,
-            "free_slots": 1,
-            "draining": False,
-            "devices": {"kinds": ["cpu"]},
-            "version": "0",
-            "started_at": jobs.now(),
-            **fields,
-        }
-        write(database, jobs.beat, Worker(id=worker_id, **row))
-
-    return beat
-
-
-def live(database: Database, within: float = 60) -> list[str]:
-    return sorted(worker.id for worker in read(database, jobs.live_workers, within))
-
-
-def test_a_worker_lives_as_long_as_it_beats(database: Database, beat: Callable[..., None]) -> None:
-    beat("w1", free_slots=2)
-    beat("w2")
-    assert live(database) == ["w1", "w2"]
-    assert live(database, within=OVER) == []
-    beat("w1", free_slots=0, draining=True)
-    assert live(database) == ["w1", "w2"]
-    (worker,) = (w for w in read(database, jobs.live_workers, 60) if w.id == "w1")
-    assert (worker.free_slots, worker.draining) == (0, True)
-    write(database, jobs.retire, "w1")
-    assert live(database) == ["w2"]
-
-
-def test_workers_not_seen_for_long_are_swept_away_and_the_others_stay(
-    database: Database, beat: Callable[..., None]
-) -> None:
-    beat("old")
-    beat("new")
-    gone = update(Worker).where(Worker.id == "old").values(seen_at=database_now(-100))
-    write(database, lambda session: session.execute(gone.execution_options(synchronize_session=False)))
-    write(database, jobs.sweep_workers, 200)
-    assert live(database, within=1000) == ["new", "old"]
-    write(database, jobs.sweep_workers, 50)
-    assert live(database, within=1000) == ["new"]
-
-
-def test_an_office_has_one_holder_who_may_stay(database: Database) -> None:
-    assert write(database, jobs.take_office, "reconciler", "w1", 60)
-    assert not write(database, jobs.take_office, "reconciler", "w2", 60)
-    assert write(database, jobs.take_office, "reconciler", "w1", 60)
-    assert write(database, jobs.take_office, "another", "w2", 60)
-
-
-def test_an_office_is_free_again_when_its_term_is_over(database: Database) -> None:
-    assert write(database, jobs.take_office, "reconciler", "w1", 0.05)
-    wait_for(lambda: write(database, jobs.take_office, "reconciler", "w2", 60), 5, "the end of a term of 50 ms")
-    assert not write(database, jobs.take_office, "reconciler", "w1", 60)
-
-
-def test_of_many_who_take_an_office_at_the_same_moment_one_gets_it(database: Database) -> None:
-    for term in range(ROUNDS // 3):
-        calls = [lambda w=w, t=term: write(database, jobs.take_office, f"office {t}", w, 60) for w in ("a", "b", "c")]
-        assert sorted(at_once(*calls)) == [False, False, True]
-
-
-# --- the queue as people see it ---------------------------------------------------------------------------------------
-
-
-def standing(database: Database, job_id: str) -> Any:
-    def ask(session: Session) -> Any:
-        return jobs.queue_standing(session, jobs.get(session, job_id), 60)
-
-    return read(database, ask)
-
-
-def reason(database: Database, job_id: str) -> str:
-    code: str = standing(database, job_id)["reason"]["code"]
-    return code
-
-
-def test_a_queued_job_knows_how_many_stand_before_it(database: Database) -> None:
-    order = [submit(database, priority=p) for p in (50, 50, 90, 10)]
-    assert [standing(database, job_id)["position"] for job_id in order] == [2, 3, 1, 4]
-    claim(database)
-    assert [standing(database, job_id)["position"] for job_id in order[:2]] == [1, 2]
-    assert standing(database, order[2]) is None  # it runs
-
-
-def test_a_job_waits_for_a_worker_when_none_lives_or_all_go(database: Database, beat: Callable[..., None]) -> None:
-    job_id = submit(database)
-    assert reason(database, job_id) == "no_live_worker"
-    beat("w1", draining=True)
-    assert reason(database, job_id) == "no_live_worker"
-    beat("w2")
-    assert reason(database, job_id) == "waiting_for_device"
-
-
-def test_a_job_that_waits_for_a_device_is_told_how_many_are_free(database: Database, beat: Callable[..., None]) -> None:
-    submit(database)
-    job_id = submit(database)
-    beat("w1", slots=2, free_slots=0)
-    beat("w2", slots=4, free_slots=1)
-    assert standing(database, job_id)["reason"] == {
-        "code": "waiting_for_device",
-        "detail": "1 job ahead, 1 of 6 slots free",
-    }
-
-
-def test_a_job_for_a_gpu_that_nobody_has_says_so(database: Database, beat: Callable[..., None]) -> None:
-    job_id = submit(database, device="cuda")
-    beat("w1")
-    assert reason(database, job_id) == "no_such_device"
-    beat("w2", devices={"kinds": ["cpu", "cuda"]})
-    assert reason(database, job_id) == "waiting_for_device"
-
-
-def test_a_job_in_its_backoff_says_so_and_then_waits_like_others(database: Database, beat: Callable[..., None]) -> None:
-    beat("w1")
-    lease = running(database, max_attempts=5)
-    write(database, jobs.lose, lease, "lost")
-    assert reason(database, lease.job_id) == "waiting_for_device"  # the first loss costs no wait
-    write(database, jobs.lose, claim_again(database, lease.job_id), "lost")
-    assert reason(database, lease.job_id) == "retry_backoff"
 
 
 # --- ids --------------------------------------------------------------------------------------------------------------

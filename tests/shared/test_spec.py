@@ -10,23 +10,33 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from shared.datasets import DatasetInfo
 from shared.errors import InvalidSpec
-from shared.spec import MAX_SEED, NOT_BUILT_FIELDS, JobSpec
+from shared.presets import PRESETS
+from shared.spec import KINDS, MAX_SEED, GradientCheckSpec, JobSpec, Work
 
 DEFAULTS = {
     "dataset": "digits",
-    "architecture": {"type": "mlp", "hidden": [30], "activation": "relu"},
+    "preset": None,
+    "architecture": {"type": "mlp", "hidden": [30], "activation": "relu", "dropout": 0.0, "batch_norm": False},
     "init": {"type": "pytorch"},
+    "init_from": None,
     "gradients": "autograd",
+    "verify": None,
     "loss": {"type": "cross_entropy", "reduction": "mean"},
     "optimizer": {"type": "sgd", "momentum": 0.0, "nesterov": False, "weight_decay": 0.0},
     "lr": 0.1,
+    "schedule": {"type": "constant"},
     "epochs": 5,
     "batch_size": 64,
     "validation": {"fraction": 0.1},
+    "augment": [],
+    "precision": "fp32",
     "device": "auto",
+    "devices": 1,
     "deterministic": True,
     "checkpoint": {"every_seconds": 30, "every_epochs": None, "keep_last": 2, "keep_best": True},
+    "early_stopping": None,
     "max_seconds": 86_400,
     "max_attempts": 3,
     "priority": 50,
@@ -41,14 +51,19 @@ SPECS: list[dict[str, Any]] = [
     {"optimizer": {"type": "sgd", "momentum": 0.9, "nesterov": True}, "init": {"type": "normal", "std": 0.2}},
     {"optimizer": {"type": "adamw", "betas": [0.8, 0.9], "eps": 1e-6}, "init": "kaiming", "lr": 1},
     {"validation": {"fraction": 0.25}, "checkpoint": {"every_seconds": None, "every_epochs": 2, "keep_last": 1}},
+    {"schedule": {"type": "cosine", "warmup_epochs": 0.5}, "augment": ["flip", {"type": "crop", "padding": 2}]},
+    {"schedule": "onecycle", "early_stopping": {"metric": "val_accuracy"}, "precision": "bf16"},
+    {"architecture": {"type": "cnn", "batch_norm": True, "dropout": 0.5}, "gradients": "manual", "verify": {}},
+    {"architecture": {"type": "torchvision", "name": "resnet18"}, "init_from": {"job": "job_" + "0" * 32}},
+    {"preset": "article/two-layer", "epochs": 3},
     {"name": "Übung $1", "labels": {"team": "", "a/b": "größer"}, "seed": MAX_SEED, "priority": 0, "init": "xavier"},
 ]
 
 
-def wrong(body: Any) -> dict[str, tuple[str, str]]:
+def wrong(body: Any, model: type[Work] = JobSpec) -> dict[str, tuple[str, str]]:
     """pointer -> (code, detail) of every field that is refused."""
     with pytest.raises(InvalidSpec) as refused:
-        JobSpec.parse(body)
+        model.parse(body)
     assert len({e.pointer for e in refused.value.errors}) == len(refused.value.errors)
     return {e.pointer: (e.code, e.detail) for e in refused.value.errors}
 
@@ -67,10 +82,16 @@ def test_an_empty_body_comes_back_with_every_default() -> None:
         ({"architecture": "linear"}, {"type": "linear"}),
         (
             {"architecture": "cnn"},
-            {"type": "cnn", "channels": [16, 32], "kernel": 3, "hidden": [64], "activation": "relu"},
+            {
+                **{"type": "cnn", "channels": [16, 32], "kernel": 3, "hidden": [64], "activation": "relu"},
+                **{"dropout": 0.0, "batch_norm": False},
+            },
         ),
         ({"init": "normal"}, {"type": "normal", "std": 1.0}),
         ({"loss": "clamped_cross_entropy"}, {"type": "clamped_cross_entropy", "reduction": "mean", "clamp": 1e-10}),
+        ({"schedule": "cosine"}, {"type": "cosine", "warmup_epochs": 0.0}),
+        ({"schedule": "step"}, {"type": "step", "every_epochs": 10, "gamma": 0.1}),
+        ({"schedule": "onecycle"}, {"type": "onecycle"}),
         ({"optimizer": "adam"}, {"type": "adam", "betas": [0.9, 0.999], "eps": 1e-8, "weight_decay": 0.0}),
         ({"optimizer": "adamw"}, {"type": "adamw", "betas": [0.9, 0.999], "eps": 1e-8, "weight_decay": 0.01}),
     ],
@@ -80,6 +101,24 @@ def test_a_name_alone_is_short_for_an_object_with_its_defaults(short: dict[str, 
     (field,) = short
     assert JobSpec.parse(short).to_json()[field] == whole
     assert JobSpec.parse({field: {"type": short[field]}}).to_json()[field] == whole
+
+
+def test_the_items_of_augment_have_short_forms_too() -> None:
+    whole = [
+        {"type": "shift", "pixels": 2},
+        {"type": "rotate", "degrees": 10.0},
+        {"type": "flip", "probability": 0.5},
+        {"type": "crop", "padding": 4},
+    ]
+    short = [step["type"] for step in whole]
+    assert JobSpec.parse({"augment": short}).to_json()["augment"] == whole
+    assert JobSpec.parse({"augment": [{"type": name} for name in short]}).to_json()["augment"] == whole
+
+
+def test_objects_without_a_type_have_defaults_too() -> None:
+    spec = JobSpec.parse({"early_stopping": {}, "verify": {}, "gradients": "manual"}).to_json()
+    assert spec["early_stopping"] == {"metric": "val_loss", "patience_epochs": 5, "min_delta": 0.0}
+    assert spec["verify"] == {"every_steps": 100}
 
 
 def test_a_seed_is_drawn_anew_for_each_job_and_every_json_reader_keeps_it_exact() -> None:
@@ -163,34 +202,39 @@ def test_a_field_of_another_type_is_not_proposed_to_itself(body: dict[str, Any])
     assert f"did you mean '{name}'" not in wrong(body)[f"/{field}/{name}"][1]
 
 
-@pytest.mark.parametrize("field", NOT_BUILT_FIELDS)
-def test_a_field_that_this_version_does_not_build_is_refused_by_name(field: str) -> None:
-    code, detail = wrong({field: "constant"})[f"/{field}"]
+def test_every_field_of_the_contract_is_there() -> None:
+    assert set(JobSpec.model_fields) == {*DEFAULTS, "name", "seed"}
+
+
+def test_several_devices_are_refused_by_name() -> None:
+    code, detail = wrong({"devices": 2})["/devices"]
     assert code == "not_built"
-    assert f"'{field}'" in detail
-
-
-def test_every_field_of_the_contract_is_either_built_or_refused_by_name() -> None:
-    contract = {*DEFAULTS, "name", "seed", "schedule", "augment", "precision", "devices", "early_stopping", "preset"}
-    assert contract <= {*JobSpec.model_fields, *NOT_BUILT_FIELDS}
-    assert not set(JobSpec.model_fields) & set(NOT_BUILT_FIELDS)
+    assert "set it to 1" in detail
+    assert wrong({"devices": 65})["/devices"][0] == "less_than_equal"
 
 
 @pytest.mark.parametrize(
-    ("body", "named"),
-    [
-        ({"dataset": "fashion_mnist"}, "fashion_mnist"),
-        ({"dataset": "kmnist"}, "kmnist"),
-        ({"dataset": "cifar10"}, "cifar10"),
-        ({"architecture": "torchvision"}, "torchvision"),
-        ({"architecture": {"type": "torchvision", "name": "resnet18"}}, "torchvision"),
-    ],
+    ("name", "words"),
+    [("minst", "did you mean 'mnist'?"), ("cifar11", "'cifar11'"), ("ds_" + "0" * 32, "ds_000"), ("", "built in")],
 )
-def test_a_value_that_this_version_does_not_build_is_refused_by_name(body: dict[str, Any], named: str) -> None:
-    (field,) = body
-    code, detail = wrong(body)[f"/{field}"]
-    assert code == "not_built"
-    assert f"'{named}'" in detail
+def test_a_data_set_that_is_not_there_is_named_alone_or_with_what_else_is_wrong(name: str, words: str) -> None:
+    code, detail = wrong({"dataset": name})["/dataset"]
+    assert code == "not_found"
+    assert words in detail
+    assert set(wrong({"dataset": name, "lr": 0, "preset": "no"})) == {"/dataset", "/lr", "/preset"}
+
+
+UPLOADED = DatasetInfo(
+    name="ds_" + "1" * 32, description="", shape=(3, 40, 24), classes=("a", "b"), train_examples=10, test_examples=2
+)
+
+
+def test_whoever_parses_says_which_data_sets_there_are() -> None:
+    body = {"dataset": UPLOADED.name, "validation": {"fraction": 0.05}, "architecture": {"type": "cnn"}}
+    assert JobSpec.parse({**body, "validation": "test"}, {UPLOADED.name: UPLOADED}.get).dataset == UPLOADED.name
+    with pytest.raises(InvalidSpec) as refused:
+        JobSpec.parse({**body, "architecture": {"type": "cnn", "channels": [2] * 5}}, {UPLOADED.name: UPLOADED}.get)
+    assert {e.pointer for e in refused.value.errors} == {"/architecture/channels", "/validation/fraction"}
 
 
 @pytest.mark.parametrize("field", ["lr", "max_seconds"])
@@ -246,6 +290,17 @@ def test_a_body_that_is_no_object_is_refused_as_a_whole(body: Any) -> None:
         ({"optimizer": {"type": "sgd", "nesterov": True}}, "/optimizer/nesterov"),
         ({"architecture": {"type": "cnn", "channels": [4, 4, 4, 4]}}, "/architecture/channels"),
         ({"dataset": "mnist", "architecture": {"type": "cnn", "channels": [4] * 5}}, "/architecture/channels"),
+        ({"schedule": {"type": "cosine", "warmup_epochs": 5}}, "/schedule/warmup_epochs"),
+        ({"augment": ["flip", {"type": "shift", "pixels": 8}]}, "/augment/1/pixels"),
+        ({"augment": [{"type": "crop", "padding": 8}]}, "/augment/0/padding"),
+        ({"verify": {"every_steps": 10}}, "/verify"),
+        ({"gradients": "manual", "precision": "bf16"}, "/precision"),
+        ({"gradients": "manual", "architecture": {"type": "torchvision", "name": "vit_b_16"}}, "/gradients"),
+        ({"architecture": {"type": "mlp", "batch_norm": True}, "batch_size": 1}, "/batch_size"),
+        ({"architecture": {"type": "mlp", "batch_norm": True}, "batch_size": 2}, "/batch_size"),  # 1455 = 727 * 2 + 1
+        ({"architecture": {"type": "torchvision", "name": "resnet18"}, "batch_size": 2}, "/batch_size"),
+        ({"preset": "article/manual-linear-continued"}, "/init_from/job"),
+        ({"preset": "article/nothing"}, "/preset"),
         ({"validation": {"fraction": 0.0001}}, "/validation/fraction"),
         ({"validation": {"fraction": 0.9999}}, "/validation/fraction"),
     ],
@@ -253,6 +308,24 @@ def test_a_body_that_is_no_object_is_refused_as_a_whole(body: Any) -> None:
 )
 def test_what_is_right_alone_and_wrong_together_is_refused(body: dict[str, Any], pointer: str) -> None:
     assert set(wrong(body)) == {pointer}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"batch_size": 1},
+        {"architecture": {"type": "mlp", "batch_norm": True}, "batch_size": 3},
+        {
+            "architecture": {"type": "cnn", "batch_norm": True, "hidden": []},
+            "batch_size": 1,
+        },  # 16 pixels each, at least
+        {"architecture": {"type": "torchvision", "name": "convnext_tiny"}, "batch_size": 1},
+        {"architecture": {"type": "torchvision", "name": "resnet18"}, "batch_size": 1, "dataset": "mnist"},
+    ],
+    ids=json.dumps,
+)
+def test_a_batch_of_one_is_refused_where_a_variance_is_taken_of_it_and_nowhere_else(body: dict[str, Any]) -> None:
+    JobSpec.parse(body)
 
 
 def test_the_deepest_net_that_an_image_allows_is_taken() -> None:
@@ -265,15 +338,109 @@ def test_one_example_is_enough_to_train_on_or_to_validate_with(fraction: float) 
     JobSpec.parse({"validation": {"fraction": fraction}})
 
 
-def test_a_detail_stays_short_however_long_the_value() -> None:
-    ((_, detail),) = wrong({"name": ["x" * 100_000]}).values()
-    assert len(detail) < 200
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"name": ["x" * 100_000]},
+        {"dataset": "x" * 100_000},
+        {"preset": "x" * 100_000},
+        {"architecture": "x" * 100_000},
+        {"schedule": "x" * 100_000},
+        {"augment": ["x" * 100_000]},
+        {"x" * 100_000: 1},
+    ],
+    ids=lambda body: next(iter(body))[:10],
+)
+def test_a_detail_stays_short_however_long_the_value(body: dict[str, Any]) -> None:
+    ((_, detail),) = wrong(body).values()
+    assert len(detail) < 400
+
+
+# --- presets ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_is_a_whole_spec_and_goes_on_only_from_a_job_that_is_named(name: str) -> None:
+    preset = PRESETS[name]
+    origin = {"init_from": {"job": "job_" + "0" * 32}} if preset.continues else {}
+    spec = JobSpec.parse({"preset": name, **origin}).to_json()
+    assert spec["preset"] == name
+    assert {**JobSpec.parse({**preset.spec, "seed": spec["seed"], "name": spec["name"], **origin}).to_json()} == {
+        **spec,
+        "preset": None,
+    }
+    if preset.continues:
+        assert preset.continues in PRESETS
+        assert preset.continues in wrong({"preset": name})["/init_from/job"][1]
+
+
+def test_the_body_overrides_its_preset() -> None:
+    spec = JobSpec.parse({"preset": "article/two-layer", "epochs": 3, "dataset": "digits", "optimizer": "adam"})
+    assert (spec.epochs, spec.dataset, spec.optimizer.type, spec.lr) == (3, "digits", "adam", 0.001)
+
+
+def test_a_misspelt_preset_brings_the_nearest_one() -> None:
+    assert "did you mean 'article/sgd'?" in wrong({"preset": "article/sdg"})["/preset"][1]
+
+
+# --- gradient checks --------------------------------------------------------------------------------------------------
+
+
+def test_a_gradient_check_has_defaults_and_a_kind_of_its_own() -> None:
+    spec = GradientCheckSpec.parse({"seed": 0xABCD, "architecture": "cnn"})
+    assert spec.name == "gradient-check-digits-cnn-abcd"
+    assert (spec.batches, spec.batch_size, spec.finite_differences, spec.samples) == (3, 8, True, 25)
+    assert {"training": JobSpec, "gradient_check": GradientCheckSpec} == KINDS
+    assert GradientCheckSpec.model_validate(spec.to_json()) == spec
+
+
+@pytest.mark.parametrize(
+    ("body", "pointer"),
+    [
+        ({"architecture": {"type": "torchvision", "name": "resnet18"}}, "/architecture"),
+        ({"lr": 0.1}, "/lr"),
+        ({"gradients": "manual"}, "/gradients"),
+        ({"batches": 0}, "/batches"),
+        ({"batch_size": 1025}, "/batch_size"),
+        ({"samples": 0}, "/samples"),
+        ({"finite_differences": 1}, "/finite_differences"),
+        ({"architecture": {"type": "cnn", "channels": [4] * 4}}, "/architecture/channels"),
+        ({"architecture": {"type": "mlp", "batch_norm": True}, "batch_size": 1}, "/batch_size"),
+        ({"dataset": "minst"}, "/dataset"),
+    ],
+    ids=json.dumps,
+)
+def test_a_gradient_check_that_cannot_be_is_refused(body: dict[str, Any], pointer: str) -> None:
+    assert set(wrong(body, GradientCheckSpec)) == {pointer}
+
+
+def test_a_batch_larger_than_the_data_set_is_refused_for_a_check() -> None:
+    small = {UPLOADED.name: UPLOADED}.get
+    with pytest.raises(InvalidSpec, match="1 field"):
+        GradientCheckSpec.parse({"dataset": UPLOADED.name, "batch_size": 11}, small)
 
 
 # --- whatever comes ---------------------------------------------------------------------------------------------------
 
 leaves = st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(), max_size=8)
-words = st.sampled_from(["linear", "mlp", "cnn", "torchvision", "sgd", "adam", "test", "mnist", "cifar10", "auto", ""])
+words = st.sampled_from(
+    [
+        "cosine",
+        "flip",
+        "article/sgd",
+        "linear",
+        "mlp",
+        "cnn",
+        "torchvision",
+        "sgd",
+        "adam",
+        "test",
+        "mnist",
+        "cifar10",
+        "auto",
+        "",
+    ]
+)
 inner_keys = st.sampled_from(["type", "hidden", "channels", "momentum", "betas", "fraction", "std"]) | st.text(
     max_size=4
 )
@@ -282,19 +449,21 @@ values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(inner_keys, inner, max_size=3),
     max_leaves=6,
 )
-keys = st.sampled_from([*JobSpec.model_fields, *NOT_BUILT_FIELDS]) | st.text(st.characters(), max_size=8)
+keys = st.sampled_from([*JobSpec.model_fields, *GradientCheckSpec.model_fields]) | st.text(st.characters(), max_size=8)
 
 
-@given(st.dictionaries(keys, values, max_size=5) | values)
-@example({"\ud800": 1})
-@example({"architecture": {"type": {"type": "mlp"}}, "dataset": {}})
-@example({"labels": {"": "", "[key]": 1}})
-def test_any_json_is_a_spec_or_a_list_of_wrong_fields(body: Any) -> None:
+@given(st.dictionaries(keys, values, max_size=5) | values, st.sampled_from([JobSpec, GradientCheckSpec]))
+@example({"\ud800": 1}, JobSpec)
+@example({"architecture": {"type": {"type": "mlp"}}, "dataset": {}}, JobSpec)
+@example({"labels": {"": "", "[key]": 1}}, JobSpec)
+@example({"augment": [["shift"], {"type": ["flip"]}, None]}, JobSpec)
+@example({"preset": "article/two-layer", "loss": None}, JobSpec)
+def test_any_json_is_a_spec_or_a_list_of_wrong_fields(body: Any, model: type[Work]) -> None:
     try:
-        spec = JobSpec.parse(body)
+        spec = model.parse(body)
     except InvalidSpec as refused:
         assert refused.errors
         json.dumps([error.to_json() for error in refused.errors])
         assert all(error.pointer == "" or error.pointer.startswith("/") for error in refused.errors)
     else:
-        assert JobSpec.parse(json.loads(json.dumps(spec.to_json()))) == spec
+        assert model.parse(json.loads(json.dumps(spec.to_json()))) == spec

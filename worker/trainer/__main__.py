@@ -28,12 +28,15 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("run"), help="where checkpoints and artifacts go")
     parser.add_argument("--data", type=Path, default=Path("data"), help="data sets in torchvision's layout")
     parser.add_argument("--resume", type=Path, help="a checkpoint to go on from")
+    parser.add_argument("--init-from", type=Path, help="model.safetensors of the job that the spec's init_from names")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--download", action="store_true", help="download data sets that are missing")
     options = parser.parse_args()
     try:
         spec = JobSpec.parse(json.loads(options.spec.read_text()))
-        run = Run(options.out, resume=options.resume)
+        if (spec.init_from is None) != (options.init_from is None) and options.resume is None:
+            parser.error("--init-from FILE and the spec's init_from belong together")
+        run = Run(options.out, resume=options.resume, init_from=options.init_from)
         where = {"data_dir": options.data, "download": options.download, "threads": options.threads}
         result = run_job(spec, run, show, **where)
     except InvalidSpec as error:

@@ -24,6 +24,7 @@ from worker.trainer.schedules import build_schedule
 from worker.trainer.state import State
 from worker.trainer.step import Step
 from worker.trainer.stopping import has_stalled
+from worker.trainer.weights import load_weights
 
 
 class StopRequested(Exception):
@@ -42,6 +43,7 @@ class Run:
     resume: Path | None = None
     reported_step: int = -1  # the log holds the curve up to here; a resumed run reports again from here on
     stop: Callable[[], bool] = field(default=lambda: False)
+    init_from: Path | None = None  # weights to begin with, where there is no checkpoint to go on from
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,8 @@ def train(spec: JobSpec, data: Data, report: Report, run: Run) -> Outcome:
     Raises Diverged, GradientCheckFailed, or StopRequested once the checkpoint is written.
     """
     state = State(spec, data.info, data.device)
+    if run.init_from is not None and run.resume is None:
+        load_weights(state.model, run.init_from)
     loss = build_loss(spec.loss)
     proof = prove_gradients(spec, state, loss, data, report) if spec.gradients == "manual" else None
     if run.resume is not None:

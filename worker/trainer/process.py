@@ -7,11 +7,13 @@ group of its own (whatever it starts ends with it), and ends by itself when its 
 from __future__ import annotations
 
 import gc
+import importlib
 import os
 import signal
 import sys
 import threading
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing import connection, parent_process
 from pathlib import Path
@@ -27,10 +29,11 @@ import torch._inductor  # what torch.optim and use_deterministic_algorithms() im
 
 from shared.errors import TrainingError
 from shared.events import Event, Failed, Finished, Log, Stopped
-from shared.spec import JobSpec
+from shared.spec import KINDS, GradientCheckSpec, JobSpec, Work
 from worker.trainer.job import run_job
 from worker.trainer.loop import Run, StopRequested
 
+RUNNERS = {GradientCheckSpec.kind: ("worker.trainer.checks", "run_check")}
 PRELOADED = (matplotlib, sklearn, torch)
 MEMORY_VICTIM = "800"  # of 1000: the kernel, short of memory, ends the trainer and not the worker
 
@@ -48,6 +51,8 @@ class Plan:
     threads: int
     resume: str | None = None
     reported_step: int = -1
+    kind: str = JobSpec.kind
+    init_from: str | None = None  # a safetensors file: the weights to begin with
 
 
 def warm_up(pipe: connection.Connection) -> None:
@@ -66,7 +71,7 @@ def run(pipe: connection.Connection, plan: Plan) -> None:
     see_only(plan)
     offer_to_the_oom_killer()
     threading.Thread(target=end_with_supervisor, name="orphan-guard", daemon=True).start()
-    spec = JobSpec.model_validate(plan.spec)
+    spec = KINDS[plan.kind].model_validate(plan.spec)
     pipe.send(Log(message="trainer started", data={"pid": os.getpid(), "threads_at_entry": threads_at_entry}))
     try:
         pipe.send(outcome_of(spec, plan, stop, pipe))
@@ -74,17 +79,18 @@ def run(pipe: connection.Connection, plan: Plan) -> None:
         sys.exit(1)  # nobody listens any more; the orphan guard is about to say the same
 
 
-def outcome_of(spec: JobSpec, plan: Plan, stop: threading.Event, pipe: connection.Connection) -> Event:
+def outcome_of(spec: Work, plan: Plan, stop: threading.Event, pipe: connection.Connection) -> Event:
     """Run the job; every way in which it can end is an event."""
     attempt = Run(
         folder=Path(plan.folder),
         resume=Path(plan.resume) if plan.resume else None,
         reported_step=plan.reported_step,
         stop=stop.is_set,
+        init_from=Path(plan.init_from) if plan.init_from else None,
     )
     spec = spec if plan.device == "cuda" else spec.model_copy(update={"device": "cpu"})
     try:
-        result = run_job(
+        result = runner_of(plan.kind)(
             spec,
             attempt,
             pipe.send,
@@ -102,6 +108,15 @@ def outcome_of(spec: JobSpec, plan: Plan, stop: threading.Event, pipe: connectio
         message = f"{type(error).__name__}: {error}"
         return Failed(code=code_of(error), message=message, traceback=traceback.format_exc())
     return Finished(result=result)
+
+
+def runner_of(kind: str) -> Callable[..., dict[str, Any]]:
+    """What runs a job of this kind. What few jobs need is imported when one of them comes."""
+    if kind == JobSpec.kind:
+        return run_job
+    module, function = RUNNERS[kind]
+    runner: Callable[..., dict[str, Any]] = getattr(importlib.import_module(module), function)
+    return runner
 
 
 def code_of(error: Exception) -> str:

@@ -5,20 +5,24 @@ import os
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import ANY
 
 import psutil
 import pytest
 import torch
 from support.waiting import wait_for
 
+from shared.errors import GradientCheckFailed
 from shared.events import CheckpointSaved, Failed, Finished, Log, Metric, Stopped
-from shared.spec import JobSpec
+from shared.spec import GradientCheckSpec, JobSpec, Linear
 from worker.launcher import Launcher, enter
 from worker.trainer import checkpoint
-from worker.trainer.process import Plan, code_of
+from worker.trainer.process import Plan, code_of, outcome_of
 
 if not os.path.isdir("/proc/self/task"):
     pytest.skip("reads /proc", allow_module_level=True)
@@ -292,3 +296,44 @@ def test_the_entry_of_the_forked_process_is_importable_by_name():
     """What crosses the pipe is its name: a lambda or a nested function would not."""
     assert enter.__qualname__ == "enter"
     assert enter.__module__ == "worker.launcher"
+
+
+# --- kinds ------------------------------------------------------------------------------------------------------------
+
+
+def outcome(folder, spec, **more):
+    wanted = Plan(**{**plan(folder), "spec": spec.to_json(), "kind": spec.kind, **more})
+    return outcome_of(spec, wanted, threading.Event(), SimpleNamespace(send=lambda event: None))
+
+
+def test_a_gradient_check_goes_to_the_part_that_is_imported_when_one_comes(tmp_path, monkeypatch):
+    seen = {}
+
+    def run_check(spec, run, report, **where):
+        seen.update(spec=spec, folder=run.folder, **where)
+        return {"passed": True}
+
+    monkeypatch.setitem(sys.modules, "worker.trainer.checks", SimpleNamespace(run_check=run_check))
+    spec = GradientCheckSpec.parse({"batches": 2, "device": "cuda"})
+    assert outcome(tmp_path, spec) == Finished(result={"passed": True}, at=ANY)
+    assert (seen["spec"].batches, seen["spec"].device) == (2, "cpu")  # what the slot has, not what was wished for
+    assert (seen["folder"], seen["data_dir"], seen["threads"]) == (tmp_path, Path("nowhere"), 1)
+
+
+def test_a_check_that_fails_ends_with_its_table(tmp_path, monkeypatch):
+    def run_check(*_, **where):
+        raise GradientCheckFailed("0.weight differs", gradient_check={"passed": False})
+
+    monkeypatch.setitem(sys.modules, "worker.trainer.checks", SimpleNamespace(run_check=run_check))
+    failed = outcome(tmp_path, GradientCheckSpec.parse({}))
+    assert (failed.code, failed.data) == ("gradient_check_failed", {"gradient_check": {"passed": False}})
+
+
+def test_weights_to_begin_with_are_those_that_the_training_begins_with(tmp_path):
+    spec = JobSpec.parse({"seed": 1, "epochs": 1, "lr": 1e-9, "checkpoint": {"keep_best": False}})
+    first = outcome(tmp_path / "first", spec.model_copy(update={"lr": 0.5, "epochs": 5}))
+    saved = tmp_path / "first" / "artifacts" / "model.safetensors"
+    begun = outcome(tmp_path / "begun", spec, init_from=str(saved))
+    assert begun.result["val_loss"] == pytest.approx(first.result["val_loss"], rel=1e-3)
+    refused = outcome(tmp_path / "refused", spec.model_copy(update={"architecture": Linear()}), init_from=str(saved))
+    assert "1.weight is [30, 64] there and [10, 64] here" in refused.message

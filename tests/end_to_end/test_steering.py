@@ -1,0 +1,185 @@
+"""Jobs steered while real processes train them: paused and resumed, begun from another's weights, repeated."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from support.service import Service, assert_whole_curve
+
+# some 3 s of training on digits; no checkpoint but the one that a pause writes
+LONG: dict[str, Any] = {
+    "architecture": "mlp",
+    "gradients": "manual",
+    "batch_size": 4,
+    "epochs": 60,
+    "lr": 0.01,
+    "seed": 5,
+    "checkpoint": {"every_seconds": None},
+}
+SHORT: dict[str, Any] = {"epochs": 2, "seed": 11}
+
+
+@pytest.fixture(scope="module")
+def unbroken(steady: Service) -> dict[str, Any]:
+    """The same job, left alone: what every broken run must end with."""
+    job = steady.wait(steady.submit(**LONG)["id"])
+    assert job["status"] == "succeeded"
+    return job
+
+
+def steer(service: Service, job_id: str, action: str) -> dict[str, Any]:
+    answer = service.http.post(f"/v1/jobs/{job_id}/{action}")
+    assert answer.status_code == 202, answer.text
+    job: dict[str, Any] = answer.json()
+    return job
+
+
+def wait_for_points(service: Service, job_id: str, at_least: int = 1) -> None:
+    """Until it trains: a pause before the first step would prove little."""
+    service.wait_until(
+        job_id, lambda _: len(service.series(job_id).get("train_loss", [])) >= at_least, 30, "points of the curve"
+    )
+
+
+def paused(service: Service, job_id: str) -> dict[str, Any]:
+    job: dict[str, Any] = service.wait_until(job_id, lambda job: job["status"] == "paused", 20, "the pause")
+    return job
+
+
+def curve_of(service: Service, job_id: str) -> dict[str, Any]:
+    return {name: points for name, points in service.series(job_id).items() if name != "examples_per_second"}
+
+
+def test_a_job_paused_in_mid_epoch_and_resumed_is_the_run_that_was_never_paused(
+    steady: Service, unbroken: dict[str, Any]
+) -> None:
+    job_id = steady.submit(**LONG, max_attempts=1)["id"]
+    for attempt in (1, 2):
+        trainer = steady.trainer(job_id, attempt)
+        wait_for_points(steady, job_id, at_least=10 * attempt)
+        assert steer(steady, job_id, "pause")["status"] == "pausing"
+        job = paused(steady, job_id)
+        assert not trainer.is_running()
+        assert (job["attempts"][-1]["outcome"], job["terminal"], job["queue"]) == ("paused", False, None)
+        assert steady.wait(steady.submit(epochs=1)["id"])["status"] == "succeeded", "the slot is not free"
+        assert steady.job(job_id)["status"] == "paused"
+        assert steer(steady, job_id, "resume")["status"] in ("queued", "running")
+    ended = steady.wait(job_id)
+    assert ended["status"] == "succeeded", ended["status_reason"]
+    assert [a["outcome"] for a in ended["attempts"]] == ["paused", "paused", "succeeded"]
+    stops = [attempt["resumed_from_step"] for attempt in ended["attempts"][1:]]
+    assert any(step % 364 for step in stops), "both pauses fell on the end of an epoch"
+    for name in ("weights_sha256", "data_order_sha256"):
+        assert ended["result"][name] == unbroken["result"][name]
+    assert_whole_curve(steady, ended)
+    assert curve_of(steady, job_id) == curve_of(steady, unbroken["id"])
+
+
+def test_cancel_of_a_paused_job_is_final_at_once(steady: Service) -> None:
+    job_id = steady.submit(**{**LONG, "epochs": 5000})["id"]
+    wait_for_points(steady, job_id)
+    steer(steady, job_id, "pause")
+    paused(steady, job_id)
+    assert steady.http.delete(f"/v1/jobs/{job_id}").status_code == 409
+    assert steady.cancel(job_id)["status"] == "cancelled"
+    assert steady.http.post(f"/v1/jobs/{job_id}/resume").status_code == 409
+    assert steady.http.delete(f"/v1/jobs/{job_id}").json()["freed_bytes"] > 0
+
+
+def test_a_wish_to_cancel_wins_over_the_pause_under_way(steady: Service) -> None:
+    job_id = steady.submit(**{**LONG, "epochs": 5000})["id"]
+    wait_for_points(steady, job_id)
+    steer(steady, job_id, "pause")
+    assert steady.cancel(job_id)["status"] == "cancelling"
+    assert steady.wait(job_id, 20)["status"] == "cancelled"
+
+
+def test_a_pause_that_is_taken_back_at_once_costs_the_run_nothing(steady: Service, unbroken: dict[str, Any]) -> None:
+    job_id = steady.submit(**LONG, max_attempts=1)["id"]
+    wait_for_points(steady, job_id)
+    steer(steady, job_id, "pause")
+    assert steer(steady, job_id, "resume")["status"] in ("running", "queued")
+    ended = steady.wait(job_id)
+    assert ended["status"] == "succeeded", ended["status_reason"]
+    assert ended["result"]["weights_sha256"] == unbroken["result"]["weights_sha256"]
+
+
+def test_a_trainer_that_does_not_listen_is_paused_by_force_and_begins_again(
+    start_service: Callable[..., Service],
+) -> None:
+    service = start_service(GRADQ_GRACE_SECONDS="1")
+    job_id = service.submit(**SHORT, batch_size=1, max_attempts=1)["id"]
+    trainer = service.trainer(job_id)
+    trainer.suspend()
+    steer(service, job_id, "pause")
+    paused(service, job_id)
+    assert not trainer.is_running()
+    steer(service, job_id, "resume")
+    assert service.wait(job_id)["status"] == "succeeded"
+
+
+def test_a_worker_that_is_killed_while_it_pauses_leaves_a_paused_job(start_service: Callable[..., Service]) -> None:
+    service = start_service(workers=1, GRADQ_GRACE_SECONDS="60")
+    job_id = service.submit(**LONG)["id"]
+    wait_for_points(service, job_id)
+    trainer = service.trainer(job_id)
+    trainer.suspend()  # so that the pause is under way for as long as this test wants
+    steer(service, job_id, "pause")
+    trainer.send_signal(signal.SIGTERM)
+    service.worker.kill()
+    trainer.kill()
+    service.start_worker()
+    job = paused(service, job_id)
+    assert [a["outcome"] for a in job["attempts"]] == ["worker_lost"]
+    steer(service, job_id, "resume")
+    assert service.wait(job_id)["status"] == "succeeded"
+
+
+def test_a_job_run_again_is_identical_and_says_so(steady: Service, unbroken: dict[str, Any]) -> None:
+    answer = steady.http.post(f"/v1/jobs/{unbroken['id']}/reproduce")
+    assert answer.status_code == 202
+    again = steady.wait(answer.json()["id"])
+    assert again["name"] == f"{unbroken['name']} reproduced"
+    assert again["reproduces"] == unbroken["id"]
+    assert again["result"]["reproduction"] == {
+        "of": unbroken["id"],
+        "identical": True,
+        "first_difference": None,
+        "environment_differences": {},
+    }
+
+
+def test_a_job_whose_original_was_deleted_has_nothing_to_be_compared_with(steady: Service) -> None:
+    original = steady.wait(steady.submit(**SHORT)["id"])
+    blocker = steady.submit(**{**LONG, "epochs": 5000})["id"]
+    again = steady.http.post(f"/v1/jobs/{original['id']}/reproduce").json()["id"]
+    assert steady.http.delete(f"/v1/jobs/{original['id']}").status_code == 200
+    steady.cancel(blocker)
+    reproduction = steady.wait(again)["result"]["reproduction"]
+    assert reproduction["identical"] is None
+    assert f"{original['id']} has been deleted" in reproduction["detail"]
+
+
+def test_a_job_begins_with_the_weights_that_another_ended_with(steady: Service) -> None:
+    origin = steady.wait(steady.submit(**SHORT, lr=0.5)["id"])
+    fresh, begun = (
+        steady.wait(steady.submit(**{**SHORT, "epochs": 1}, lr=1e-6, **more)["id"])
+        for more in ({}, {"init_from": {"job": origin["id"]}})
+    )
+    assert begun["status"] == "succeeded", begun["status_reason"]
+    assert begun["result"]["val_accuracy"] == pytest.approx(origin["result"]["val_accuracy"], abs=0.02)
+    assert fresh["result"]["val_accuracy"] < 0.5 < begun["result"]["val_accuracy"]
+
+
+def test_weights_that_were_deleted_before_the_start_fail_the_job_and_say_so(steady: Service) -> None:
+    origin = steady.wait(steady.submit(**SHORT)["id"])
+    blocker = steady.submit(**{**LONG, "epochs": 5000})["id"]
+    job = steady.submit(**SHORT, init_from={"job": origin["id"]})
+    assert steady.http.delete(f"/v1/jobs/{origin['id']}").status_code == 200
+    steady.cancel(blocker)
+    ended = steady.wait(job["id"])
+    assert (ended["status"], ended["status_reason"]["code"], ended["attempt"]) == ("failed", "data_error", 1)
+    assert f"{origin['id']} or its model.safetensors has been deleted" in ended["status_reason"]["detail"]

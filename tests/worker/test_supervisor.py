@@ -1,0 +1,170 @@
+"""What a supervisor writes of what its trainer reports. Here that is a script; the real one runs in end_to_end/."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from multiprocessing import Pipe
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from shared import events, jobs
+from shared.artifacts import ArtifactStore
+from shared.config import Settings
+from shared.database import Database
+from shared.spec import GradientCheckSpec, JobSpec, Work
+from shared.states import JobState
+from shared.tables import Job
+from worker.devices import CPU
+from worker.supervisor import House, Supervisor
+
+TABLE = {"passed": False, "max_relative_error": 0.5, "dtype": "float64", "parameters": {"0.weight": {}}}
+
+
+class Scripted:
+    """A launcher whose trainers leave some files, say their lines and are gone."""
+
+    def __init__(self, *lines: events.Event, files: dict[str, str] | None = None) -> None:
+        self.lines, self.files, self.plans = lines, files or {}, []
+
+    def start(self, plan: dict[str, Any]) -> Any:
+        self.plans.append(plan)
+        for name, content in self.files.items():
+            path = Path(plan["folder"], "artifacts", name)
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(content)
+        ours, theirs = Pipe(duplex=False)
+        for line in self.lines:
+            theirs.send(line)
+        theirs.close()
+        nothing: Callable[[], None] = lambda: None
+        process = SimpleNamespace(join=nothing, exitcode=0)
+        return SimpleNamespace(pipe=ours, process=process, kill=nothing, ask_to_stop=nothing, alive=lambda: False)
+
+
+@pytest.fixture
+def database(settings: Settings) -> Iterator[Database]:
+    settings.make_state_dir()
+    database = Database(settings.database)
+    database.migrate()
+    yield database
+    database.close()
+
+
+@pytest.fixture
+def supervise(settings: Settings, database: Database) -> Callable[..., Job]:
+    """supervise(spec, launcher): the job's row after one attempt."""
+    store = ArtifactStore(settings.artifacts)
+
+    def supervise(spec: Work, launcher: Scripted, reproduces: str | None = None) -> Job:
+        with database.write() as session:
+            jobs.create(session, spec, reproduces)
+        with database.write() as session:
+            job = jobs.claim(session, "w", "cpu", ["auto", "cpu"], 30)
+        assert job is not None
+        Supervisor(House(settings, database, store, launcher, 1, threading.Event()), job, CPU).run()  # type: ignore[arg-type]
+        with database.read() as session:
+            return jobs.get(session, job.id)
+
+    return supervise
+
+
+def files_of(database: Database, job: Job) -> list[str]:
+    with database.read() as session:
+        return [row.name for row in jobs.artifacts_of(session, job.id)]
+
+
+def last_line(database: Database, job: Job) -> str:
+    with database.read() as session:
+        return jobs.events_of(session, job.id)[-1].message
+
+
+def test_a_check_that_passes_succeeds_with_its_table_and_its_file(
+    supervise: Callable[..., Job], database: Database
+) -> None:
+    passed = {"passed": True, "gradient_check": {**TABLE, "passed": True}}
+    launcher = Scripted(events.Finished(result=passed), files={"gradient_check.json": "{}"})
+    job = supervise(GradientCheckSpec.parse({}), launcher)
+    assert (launcher.plans[0]["kind"], job.state) == ("gradient_check", "succeeded")
+    assert job.result is not None
+    assert job.result["gradient_check"] == passed["gradient_check"]
+    assert files_of(database, job) == ["gradient_check.json"]
+    assert last_line(database, job) == "succeeded: gradients by hand agree with autograd's"
+
+
+@pytest.mark.parametrize("spec", [GradientCheckSpec.parse({}), JobSpec.parse({})], ids=lambda spec: spec.kind)
+def test_a_check_that_fails_still_shows_what_it_measured(
+    supervise: Callable[..., Job], database: Database, spec: Work
+) -> None:
+    failed = events.Failed(code="gradient_check_failed", message="0.weight differs", data={"gradient_check": TABLE})
+    job = supervise(spec, Scripted(failed, files={"gradient_check.json": "{}"}))
+    assert (job.state, job.status_reason) == (
+        "failed",
+        {"code": "gradient_check_failed", "detail": "0.weight differs"},
+    )
+    assert job.result == {"passed": False, "gradient_check": TABLE}
+    assert files_of(database, job) == ["gradient_check.json"]
+
+
+def test_any_other_failure_stores_no_half_written_file(supervise: Callable[..., Job], database: Database) -> None:
+    job = supervise(
+        JobSpec.parse({}), Scripted(events.Failed(code="diverged", message="nan"), files={"spec.json": "{"})
+    )
+    assert (job.state, job.result, files_of(database, job)) == ("failed", None, [])
+
+
+def curve(*losses: float, speed: float = 1.0) -> list[events.Event]:
+    return [
+        events.Metric(series="epoch", step=s, epoch=s, values={"train_loss": x, "examples_per_second": speed})
+        for s, x in enumerate(losses, 1)
+    ]
+
+
+def finished(weights: str = "w", **environment: str) -> events.Finished:
+    result = {"test_accuracy": 0.5, "weights_sha256": weights, "data_order_sha256": "d", "device": "cpu"}
+    return events.Finished(result={**result, "environment": environment})
+
+
+def test_a_repeated_run_is_held_against_its_original(supervise: Callable[..., Job]) -> None:
+    spec = JobSpec.parse({"seed": 1})
+    original = supervise(spec, Scripted(*curve(3.0, 2.0), finished(torch="2")))
+    same = supervise(spec, Scripted(*curve(3.0, 2.0, speed=9.0), finished(torch="3")), original.id)
+    other = supervise(spec, Scripted(*curve(3.0, 2.5), finished("v", torch="2")), original.id)
+    assert same.result is not None
+    assert same.result["reproduction"] == {
+        "of": original.id,
+        "identical": True,
+        "first_difference": None,
+        "environment_differences": {"torch": {"expected": "2", "found": "3"}},
+    }
+    assert other.result is not None
+    assert other.result["reproduction"]["first_difference"] == {
+        **{"step": 2, "metric": "train_loss", "expected": 2.0, "found": 2.5}
+    }
+
+
+def test_weights_to_begin_with_are_brought_and_their_damage_is_seen(
+    supervise: Callable[..., Job], settings: Settings, database: Database
+) -> None:
+    origin = supervise(JobSpec.parse({}), Scripted(finished(), files={"model.safetensors": "weights"}))
+    spec = JobSpec.parse({"init_from": {"job": origin.id}})
+    launcher = Scripted(finished())
+    assert supervise(spec, launcher).state == JobState.SUCCEEDED
+    assert Path(launcher.plans[0]["init_from"]).name == "init_from.safetensors"
+    with database.read() as session:
+        key = jobs.artifact(session, origin.id, "model.safetensors").key
+    path = ArtifactStore(settings.artifacts).local_path(key)
+    assert path is not None
+    path.write_text("other weights")
+    job = supervise(spec, launcher)
+    assert job.status_reason is not None
+    assert (job.state, job.status_reason["code"]) == ("failed", "data_error")
+    assert "damaged" in job.status_reason["detail"]
+    path.unlink()
+    job = supervise(spec, launcher)
+    assert job.status_reason is not None
+    assert (job.status_reason["code"], "deleted" in job.status_reason["detail"]) == ("data_error", True)
+    assert len(launcher.plans) == 1  # the other two had nothing to begin with
