@@ -76,7 +76,11 @@ class Cnn(Model):
 
 
 class Torchvision(Model):
-    """A network of torchvision's model zoo, untrained; first layer and head fitted to the data set. Autograd only."""
+    """A network of torchvision's model zoo, untrained; first layer and head fitted to the data set. Autograd only.
+
+    Small images: up to 64 pixels, a resnet begins as is usual for CIFAR, with a 3x3 convolution of stride 1 and without
+    the max-pooling after it. The other nets see smaller images enlarged to 64 pixels (bilinear), vit_b_16 in squares
+    whose side is a multiple of its patches' 16 pixels."""
 
     type: Literal["torchvision"] = "torchvision"
     name: TorchvisionName

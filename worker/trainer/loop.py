@@ -7,16 +7,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
-from shared.errors import Diverged, GradientCheckFailed
+from shared.errors import Diverged
 from shared.events import Log, Metric, Report, Series
 from shared.spec import JobSpec
 from worker.trainer import checkpoint
 from worker.trainer.checkpoint import Checkpointer
+from worker.trainer.checks import verify_step
 from worker.trainer.data import Data
 from worker.trainer.evaluate import Evaluation, evaluate
-from worker.trainer.gradients import GRADIENTS, gradient_check
+from worker.trainer.gradients import GRADIENTS
 from worker.trainer.losses import Loss, build_loss
 from worker.trainer.meter import WINDOW
 from worker.trainer.progress import EpochClock, ProgressReporter
@@ -98,14 +97,7 @@ def train(spec: JobSpec, data: Data, report: Report, run: Run) -> Outcome:
 
 def prove_gradients(spec: JobSpec, state: State, loss: Loss, data: Data, report: Report) -> dict[str, Any]:
     """Hold the hand-written gradients against autograd, in float64 on one batch. Raises GradientCheckFailed."""
-    first: tuple[Tensor, Tensor] = next(iter(data.train.epoch(1)))
-    proof = gradient_check(state.model, loss, *first)
-    if not proof["passed"]:
-        worst = max(proof["parameters"], key=lambda name: proof["parameters"][name]["max_relative_error"])
-        detail = (
-            f"manual and autograd gradients differ by {proof['max_relative_error']:.3g} (relative), most in {worst}"
-        )
-        raise GradientCheckFailed(detail, gradient_check=proof)
+    proof = verify_step(state.model, loss, *next(iter(data.train.epoch(1))))
     error = proof["max_relative_error"]
     report(Log(message=f"manual gradients equal autograd's: largest relative error {error:.2g}", data=proof))
     return proof

@@ -10,7 +10,8 @@ from torch import nn
 from shared import spec
 from worker.trainer import layers
 from worker.trainer.architectures import build_model, initialize
-from worker.trainer.gradients import GRADIENTS, autograd_gradients, gradient_check, manual_gradients
+from worker.trainer.checks import gradient_check
+from worker.trainer.gradients import GRADIENTS, autograd_gradients, manual_gradients
 from worker.trainer.losses import CrossEntropyLoss, build_loss
 
 ACTIVATIONS = ["relu", "tanh", "sigmoid", "gelu"]
