@@ -17,8 +17,9 @@ from worker.trainer.seeds import Moment
 
 FIRST_STEP = 1e-3  # times max(1, |w|); extrapolated from here, what is left of h² is below the rounding
 SHRINK = 4.0
-STEPS = 5  # down to 4e-6: below that the rounding, 2e-16 times the loss over the step, is all that is seen
-ROWS = 3  # of the extrapolation; two are the least that has an error estimate
+STEPS = 6  # down to 1e-6: below that the rounding, 2e-16 times the loss over the step, is all that is seen
+ENOUGH = 3  # steps for a smooth loss; two are the least that has an error estimate
+GOOD = 1e-10  # an error estimate, over max(1, loss), that more steps would hardly make smaller
 
 
 class Landscape:
@@ -74,7 +75,7 @@ class Landscape:
                 error = max(abs(row[j + 1] - row[j]), abs(row[j + 1] - longer))
                 if error < smallest_error:
                     best, smallest_error = row[j + 1], error
-            if len(row) == ROWS:
+            if len(row) >= ENOUGH and smallest_error <= GOOD * max(1.0, abs(self.height)):
                 break
             before = row
         return best
