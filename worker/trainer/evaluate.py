@@ -22,8 +22,9 @@ class Evaluation:
 @torch.no_grad()
 def evaluate(model: nn.Module, loss: Loss, images: Tensor, labels: Tensor, batch_size: int) -> Evaluation:
     """Loss on the scale of the training loss: the mean over examples, or for a summed loss the mean over batches."""
-    chunks = [model(x) for x in images.split(CHUNK)]
-    logits = torch.cat(chunks)
+    model.eval()  # dropout passes everything on, batch norm uses its running statistics
+    logits = torch.cat([model(x) for x in images.split(CHUNK)])
+    model.train()
     total = loss.total(logits, labels).item()
     n = len(labels) if loss.reduction == "mean" else -(-len(labels) // batch_size)
     correct = (logits.argmax(1) == labels).sum().item()

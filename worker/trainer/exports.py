@@ -39,13 +39,13 @@ def write_model(folder: Path, spec: JobSpec, data: Data, outcome: Outcome) -> No
     write_json(folder / "model.json", describe(state.model, spec, data))
 
 
-def describe(model: nn.Sequential, spec: JobSpec, data: Data) -> dict[str, Any]:
+def describe(model: nn.Module, spec: JobSpec, data: Data) -> dict[str, Any]:
     """`nn.Sequential(*(getattr(nn, l["type"])(**l["arguments"]) for l in layers))` is the net; input as `normalization`
     says: (pixel / white - mean) / std, a channel each."""
     return {
         "format": "gradq-model/1",
         "architecture": spec.architecture.model_dump(mode="json"),
-        "layers": [{"type": type(layer).__name__, "arguments": _arguments(layer)} for layer in model],
+        **_recipe(model),
         "input_shape": list(data.info.shape),
         "classes": list(data.info.classes),
         "normalization": {
@@ -55,6 +55,12 @@ def describe(model: nn.Sequential, spec: JobSpec, data: Data) -> dict[str, Any]:
         },
         "dataset": spec.dataset,
     }
+
+
+def _recipe(model: nn.Module) -> dict[str, Any]:
+    if not isinstance(model, nn.Sequential):
+        return {"torchvision": model.recipe}  # worker/trainer/zoo.py says how to follow it
+    return {"layers": [{"type": type(layer).__name__, "arguments": _arguments(layer)} for layer in model]}
 
 
 def _arguments(layer: nn.Module) -> dict[str, Any]:

@@ -10,11 +10,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Size, Tensor, nn
+
+
+def set_grad(parameter: Tensor, gradient: Tensor) -> None:
+    """The one place where a gradient reaches its parameter: it replaces, and adds to nothing.
+
+    It lies in memory as its parameter does, which optimizers that update both in one pass rely on.
+    """
+    if gradient.stride() != parameter.stride():
+        gradient = torch.empty_like(parameter).copy_(gradient)
+    parameter.grad = gradient
+
 
 # --- layers with weights ----------------------------------------------------------------------------------------------
 
@@ -39,8 +50,8 @@ def linear_forward(layer: nn.Linear, x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def linear_backward(layer: nn.Linear, dout: Tensor, x: Tensor, needs_dx: bool = True) -> Tensor | None:
-    layer.weight.grad = dout.T @ x  # (O,I): every example adds its outer product
-    layer.bias.grad = dout.sum(0)  # (O):   the bias was broadcast over N
+    set_grad(layer.weight, dout.T @ x)  # (O,I): every example adds its outer product
+    set_grad(layer.bias, dout.sum(0))  # (O):   the bias was broadcast over N
     return (layer.weight.T @ dout.T).T if needs_dx else None  # (N,I): what the layer below receives
 
 
@@ -53,16 +64,65 @@ def conv2d_forward(layer: nn.Conv2d, x: Tensor) -> tuple[Tensor, Tensor]:
 def conv2d_backward(layer: nn.Conv2d, dout: Tensor, x: Tensor, needs_dx: bool = True) -> Tensor | None:
     # Both gradients are convolutions again: of x with dout as the kernel, summed over N as a forward sums over C ...
     x, kernel = x.transpose(0, 1), dout.transpose(0, 1)  # (C,N,H,W), (O,N,H,W)
-    layer.weight.grad = (
-        F.conv2d(x, kernel, padding=layer.padding).transpose(0, 1).contiguous()
-    )  # (C,O,K,K) -> (O,C,K,K)
+    dweight = F.conv2d(x, kernel, padding=layer.padding)  # (C,O,K,K)
+    set_grad(layer.weight, dweight.transpose(0, 1))  # (O,C,K,K)
     assert layer.bias is not None
-    layer.bias.grad = dout.sum((0, 2, 3))  # (O): the bias was broadcast over N, H and W
+    set_grad(layer.bias, dout.sum((0, 2, 3)))  # (O): the bias was broadcast over N, H and W
     if not needs_dx:
         return None
     # ... and of dout with the mirrored weight: what a pixel gave to the right and down comes back from there.
     mirrored = layer.weight.flip(2, 3).transpose(0, 1)  # (C,O,K,K)
     return F.conv2d(dout, mirrored, padding=layer.padding)  # (N,C,H,W)
+
+
+# --- batch normalization ----------------------------------------------------------------------------------------------
+
+BatchNorm: TypeAlias = nn.BatchNorm1d | nn.BatchNorm2d
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
+
+
+# x (N,C) or (N,C,H,W) · M numbers a channel: N, or N·H·W · mean, inv_std (C) · x̂ = (x - mean) * inv_std, shape of x
+def batch_norm_forward(layer: BatchNorm, x: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """out = x̂ * weight + bias, with inv_std = 1 / sqrt(var + eps); mean and var of the batch, in evaluation the running
+    ones"""
+    mean, var = layer.running_mean, layer.running_var
+    assert mean is not None
+    assert var is not None
+    if layer.training:
+        if x.numel() == x.shape[1]:
+            raise ValueError(f"Expected more than 1 value per channel when training, got input size {x.shape}")
+        assert layer.momentum is not None
+        assert layer.num_batches_tracked is not None
+        layer.num_batches_tracked.add_(1)
+        # nn.BatchNorm's own kernel. It moves running_mean and running_var a tenth of the way towards the batch's mean
+        # and variance, the variance there divided by M - 1 and not by M.
+        out, mean, inv_std = torch.native_batch_norm(
+            x, layer.weight, layer.bias, mean, var, True, layer.momentum, layer.eps
+        )
+    else:
+        out = F.batch_norm(x, mean, var, layer.weight, layer.bias, False, 0.0, layer.eps)
+        inv_std = (var + layer.eps).rsqrt()
+    return out, ((x - _a_channel(mean, x)).mul_(_a_channel(inv_std, x)), inv_std)
+
+
+def batch_norm_backward(layer: BatchNorm, dout: Tensor, kept: tuple[Tensor, Tensor]) -> Tensor:
+    normalized, inv_std = kept
+    axes = [axis for axis in range(dout.ndim) if axis != 1]
+    dweight, dbias = (dout * normalized).sum(axes), dout.sum(axes)  # (C), (C): both were broadcast over the M numbers
+    set_grad(layer.weight, dweight)
+    set_grad(layer.bias, dbias)
+    scale = _a_channel(layer.weight * inv_std, dout)
+    if not layer.training:
+        return dout * scale  # the running mean and variance are constants
+    # Every x moves the mean, which takes the mean of dout off again, and the variance, which takes off the part of dout
+    # that lies along x̂: a channel shifted or stretched as a whole comes out as before, so dx has no such part.
+    m = dout.numel() // dout.shape[1]
+    return (dout - _a_channel(dbias / m, dout) - normalized * _a_channel(dweight / m, dout)) * scale
+
+
+def _a_channel(values: Tensor, x: Tensor) -> Tensor:
+    """values (C) -> (C) or (C,1,1), to meet x (N,C) or (N,C,H,W)"""
+    return values.view(-1, *[1] * (x.ndim - 2))
 
 
 # --- activations: each acts on one number at a time, so dx = dout * slope ---------------------------------------------
@@ -112,6 +172,22 @@ def gelu_backward(layer: nn.GELU, dout: Tensor, x: Tensor) -> Tensor:
     return dout * (cumulative + x * density)  # the product rule: (x Φ)' = Φ + x φ
 
 
+# --- dropout ----------------------------------------------------------------------------------------------------------
+
+
+def dropout_forward(layer: nn.Dropout, x: Tensor) -> tuple[Tensor, Tensor | None]:
+    """out = x * mask, mask 1/(1-p) with probability 1 - p and else 0: the mean of out is x; in evaluation out = x"""
+    if not layer.training:
+        return x, None
+    # Dropped-out ones are the mask, and this way it is drawn as nn.Dropout draws it, on the CPU and on CUDA alike.
+    mask = F.dropout(torch.ones_like(x), layer.p)
+    return x * mask, mask
+
+
+def dropout_backward(layer: nn.Dropout, dout: Tensor, mask: Tensor | None) -> Tensor:
+    return dout if mask is None else dout * mask  # each number was multiplied by its mask
+
+
 # --- layers that only move numbers ------------------------------------------------------------------------------------
 
 
@@ -143,10 +219,13 @@ Backward = Callable[..., Any]
 PAIRS: dict[type[nn.Module], tuple[Forward, Backward]] = {
     Linear: (linear_forward, linear_backward),
     nn.Conv2d: (conv2d_forward, conv2d_backward),
+    nn.BatchNorm1d: (batch_norm_forward, batch_norm_backward),
+    nn.BatchNorm2d: (batch_norm_forward, batch_norm_backward),
     nn.ReLU: (relu_forward, relu_backward),
     nn.Tanh: (tanh_forward, tanh_backward),
     nn.Sigmoid: (sigmoid_forward, sigmoid_backward),
     nn.GELU: (gelu_forward, gelu_backward),
+    nn.Dropout: (dropout_forward, dropout_backward),
     nn.MaxPool2d: (maxpool2d_forward, maxpool2d_backward),
     nn.Flatten: (flatten_forward, flatten_backward),
 }

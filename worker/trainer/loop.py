@@ -9,14 +9,14 @@ from typing import Any
 
 from torch import Tensor
 
-from shared.errors import Diverged, GradientCheckFailed
+from shared.errors import Diverged
 from shared.events import Log, Metric, Report, Series
 from shared.spec import JobSpec
 from worker.trainer import checkpoint
 from worker.trainer.checkpoint import Checkpointer
+from worker.trainer.checks import verify_step
 from worker.trainer.data import Data
 from worker.trainer.evaluate import Evaluation, evaluate
-from worker.trainer.gradients import gradient_check
 from worker.trainer.losses import Loss, build_loss
 from worker.trainer.meter import WINDOW
 from worker.trainer.progress import EpochClock, ProgressReporter
@@ -65,7 +65,8 @@ def train(spec: JobSpec, data: Data, report: Report, run: Run) -> Outcome:
     if run.init_from is not None and run.resume is None:
         load_weights(state.model, run.init_from)
     loss = build_loss(spec.loss)
-    proof = prove_gradients(spec, state, loss, data, report) if spec.gradients == "manual" else None
+    first = next(data.train.epoch(1))
+    proof = prove_gradients(state, loss, *first, report) if spec.gradients == "manual" else None
     if run.resume is not None:
         resume(state, run, report)
     rate = build_schedule(spec, len(data.train.order))
@@ -76,6 +77,8 @@ def train(spec: JobSpec, data: Data, report: Report, run: Run) -> Outcome:
     while state.epoch <= spec.epochs and not has_stalled(spec.early_stopping, state.history):
         clock = EpochClock(state)
         for x, labels in data.train.epoch(state.epoch, first_batch=state.batch):
+            if spec.verify and state.step and state.step % spec.verify.every_steps == 0:
+                prove_gradients(state, loss, x, labels, report)
             state.advance(step(x, labels, lr=rate(state.step)))
             if state.step == 1:
                 report(Log(message="first training step done"))
@@ -105,18 +108,12 @@ def train(spec: JobSpec, data: Data, report: Report, run: Run) -> Outcome:
     return Outcome(state, test, proof, stopped_early)
 
 
-def prove_gradients(spec: JobSpec, state: State, loss: Loss, data: Data, report: Report) -> dict[str, Any]:
+def prove_gradients(state: State, loss: Loss, x: Tensor, labels: Tensor, report: Report) -> dict[str, Any]:
     """Hold the hand-written gradients against autograd, in float64 on one batch. Raises GradientCheckFailed."""
-    first: tuple[Tensor, Tensor] = next(iter(data.train.epoch(1)))
-    proof = gradient_check(state.model, loss, *first)
-    if not proof["passed"]:
-        worst = max(proof["parameters"], key=lambda name: proof["parameters"][name]["max_relative_error"])
-        detail = (
-            f"manual and autograd gradients differ by {proof['max_relative_error']:.3g} (relative), most in {worst}"
-        )
-        raise GradientCheckFailed(detail, gradient_check=proof)
+    proof = verify_step(state.model, loss, x, labels)
     error = proof["max_relative_error"]
-    report(Log(message=f"manual gradients equal autograd's: largest relative error {error:.2g}", data=proof))
+    said = f"step {state.step}: manual gradients equal autograd's: largest relative error {error:.2g}"
+    report(Log(message=said, data={"step": state.step, **proof}))
     return proof
 
 

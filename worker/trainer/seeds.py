@@ -16,3 +16,17 @@ def derive(seed: int, purpose: str, *numbers: int) -> int:
 def generator(seed: int, purpose: str, *numbers: int) -> torch.Generator:
     """A CPU generator whose stream is a pure function of its arguments."""
     return torch.Generator().manual_seed(derive(seed, purpose, *numbers))
+
+
+class Moment:
+    """The global random state as it is now, to come back to: then the same numbers are drawn again."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.cpu = torch.get_rng_state()
+        self.cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+
+    def come_back(self) -> None:
+        torch.set_rng_state(self.cpu)
+        if self.cuda is not None:
+            torch.cuda.set_rng_state(self.cuda, self.device)

@@ -129,26 +129,30 @@ def _into(func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], o
     outputs = out if isinstance(out, tuple | list) else (out,)
     if not all(isinstance(t, Tensor) for t in outputs):
         raise NotRepeatable(f"{func} gives something else than tensors")
-    if quick := _torch_function(name, args, kwargs, out):
-        return quick
-    overload = _out_variant(func)
+    # batch_norm's variant with given outputs takes another path, to other last digits: with several, none is trusted
+    overload = _out_variant(func) if isinstance(out, Tensor) else None
     if overload is None:
         return partial(_copy, func, args, kwargs, outputs)
-    names = [argument.name for argument in overload._schema.arguments if argument.is_out]
-    return partial(overload._op, *args, **kwargs, **dict(zip(names, outputs, strict=True)))
+    if quick := _torch_function(func, name, args, kwargs, out):
+        return quick
+    [target] = [argument.name for argument in overload._schema.arguments if argument.is_out]
+    return partial(overload._op, *args, **kwargs, **{target: out})
 
 
 def _copy(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: Sequence[Tensor]) -> None:
-    """For what has no such call, as a change of type: into new memory, and from there."""
+    """For what has no such call: into new memory, and from there."""
     made = func(*args, **kwargs)
     for target, source in zip(outputs, made if isinstance(made, tuple | list) else (made,), strict=True):
         target.copy_(source)
 
 
-def _torch_function(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Callable[[], Any] | None:
+def _torch_function(
+    func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], out: Tensor
+) -> Callable[[], Any] | None:
     """torch.NAME(…, out=…) where there is one that does the same: its arguments are read in half the time."""
     function = getattr(torch, name, None)
-    if function is None or name.startswith("_") or not isinstance(out, Tensor):
+    draws = torch.Tag.nondeterministic_seeded in func.tags  # a trial would draw once more than the step does
+    if function is None or name.startswith("_") or draws:
         return None
     trial = torch.empty_like(out)
     try:

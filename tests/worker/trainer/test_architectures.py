@@ -98,3 +98,28 @@ def test_kaiming_and_xavier_scale_by_the_layer_and_start_biases_at_zero():
         drawn = weights(init, architecture=spec.Mlp(hidden=[500]))
         assert drawn["1.weight"].std().item() == pytest.approx(std, rel=0.02), init.type
         assert not drawn["1.bias"].any(), init.type
+
+
+@pytest.mark.parametrize("architecture", [spec.Mlp(batch_norm=True), spec.Cnn(batch_norm=True)], ids=lambda a: a.type)
+@each_init
+def test_batch_norm_starts_at_weight_1_bias_0_and_fresh_statistics_whatever_the_init(architecture, init):
+    model = build_model(architecture, MNIST, 10)
+    norms = [layer for layer in model if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d)]
+    assert len(norms) == (1 if architecture.type == "mlp" else 3)
+    for layer in norms:
+        for tensor in layer.state_dict().values():
+            tensor.fill_(7)  # a net that has been trained before
+    initialize(model, init, torch.Generator().manual_seed(0))
+    for layer in norms:
+        assert (layer.weight == 1).all()
+        assert not layer.bias.any()
+        assert not layer.running_mean.any()
+        assert (layer.running_var == 1).all()
+        assert layer.num_batches_tracked == 0
+
+
+def test_batch_norm_stands_before_the_activation_and_dropout_behind_it():
+    model = build_model(spec.Cnn(channels=[4], hidden=[12], batch_norm=True, dropout=0.5), MNIST, 10)
+    convolution = [nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.MaxPool2d]
+    connected = [Linear, nn.BatchNorm1d, nn.ReLU, nn.Dropout]
+    assert [type(layer) for layer in model] == [*convolution, nn.Flatten, *connected, Linear]

@@ -49,7 +49,7 @@ def curve(points):
 @pytest.mark.parametrize("number", range(len(CONFIGURATIONS)))
 def test_a_run_that_is_killed_three_times_ends_with_the_same_weights_and_curve(number, tmp_path):
     fields = {**CONFIGURATIONS[number], "batch_size": BATCH, "epochs": EPOCHS, "seed": 100 + number}
-    spec = JobSpec.parse({**fields, "checkpoint": {"every_seconds": 0.01}})
+    spec = JobSpec.parse({**fields, "checkpoint": {"every_seconds": 0.002}})
     whole = live(spec, tmp_path / "whole")
     assert whole.exitcode == 0
 

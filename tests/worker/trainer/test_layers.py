@@ -10,9 +10,30 @@ from worker.trainer import architectures
 from worker.trainer.layers import PAIRS, Linear
 
 IMAGES = (3, 2, 6, 6)
+
+
+def trained(layer: nn.BatchNorm1d | nn.BatchNorm2d, training: bool = True) -> nn.Module:
+    """Batch normalization as it is some way into a training: no weight 1, no bias 0, statistics that have moved."""
+    generator = torch.Generator().manual_seed(5)
+    for tensor in (layer.weight.data, layer.running_var):
+        tensor.uniform_(0.5, 2.0, generator=generator)
+    for tensor in (layer.bias.data, layer.running_mean):
+        tensor.normal_(generator=generator)
+    return layer.train(training)
+
+
 CASES = {
     "linear": (Linear(7, 4), (5, 7)),
     "linear, one example": (Linear(7, 4), (1, 7)),
+    "batch norm": (trained(nn.BatchNorm1d(7)), (5, 7)),
+    "batch norm, two examples": (trained(nn.BatchNorm1d(7)), (2, 7)),
+    "batch norm of images": (trained(nn.BatchNorm2d(2)), IMAGES),
+    "batch norm of one image": (trained(nn.BatchNorm2d(2)), (1, 2, 3, 4)),
+    "batch norm, evaluation": (trained(nn.BatchNorm1d(7), training=False), (5, 7)),
+    "batch norm of images, evaluation": (trained(nn.BatchNorm2d(2), training=False), IMAGES),
+    "dropout": (nn.Dropout(0.3), (5, 7)),
+    "dropout of nothing": (nn.Dropout(0.0), (5, 7)),
+    "dropout, evaluation": (nn.Dropout(0.3).eval(), (5, 7)),
     "relu": (nn.ReLU(), (5, 7)),
     "tanh": (nn.Tanh(), (5, 7)),
     "sigmoid": (nn.Sigmoid(), (5, 7)),
@@ -44,15 +65,19 @@ def by_hand(layer: nn.Module, x: Tensor, dout: Tensor, **options: bool) -> tuple
 
 def assert_equals_autograd(layer: nn.Module, x: Tensor) -> None:
     twin, leaf = copy.deepcopy(layer), x.clone().requires_grad_()
+    dout = torch.randn_like(copy.deepcopy(layer)(x).detach())
+    torch.manual_seed(11)  # dropout draws its mask
     expected = twin(leaf)
-    dout = torch.randn_like(expected)
     expected.backward(dout)
 
+    torch.manual_seed(11)
     out, dx = by_hand(layer, x, dout)
     torch.testing.assert_close(out, expected.detach(), msg=lambda text: f"out: {text}")
     torch.testing.assert_close(dx, leaf.grad, msg=lambda text: f"dx: {text}")
     for (name, p), q in zip(layer.named_parameters(), twin.parameters(), strict=True):
         torch.testing.assert_close(p.grad, q.grad, msg=lambda text, name=name: f"{name}: {text}")
+    for (name, statistic), expected in zip(layer.named_buffers(), twin.buffers(), strict=True):
+        assert torch.equal(statistic, expected), name
 
 
 def test_backward_equals_autograd(case):
@@ -115,6 +140,59 @@ def test_pooling_sends_nothing_to_the_odd_last_row_and_column():
     assert not dx[..., :, 4].any()
 
 
+@pytest.mark.parametrize(("layer", "shape"), [(nn.BatchNorm1d(4), (9, 4)), (nn.BatchNorm2d(4), (3, 4, 5, 6))])
+def test_batch_norm_forward_and_running_statistics_are_pytorch_s_to_the_bit(layer, shape):
+    twin = copy.deepcopy(layer)
+    torch.manual_seed(3)
+    for _ in range(5):  # float32, as in a training
+        x = 3 * torch.randn(shape) + 2
+        out, _ = by_hand(layer, x, torch.ones(shape))
+        assert torch.equal(out, twin(x))
+    assert layer.num_batches_tracked == 5
+    for (name, statistic), expected in zip(layer.named_buffers(), twin.buffers(), strict=True):
+        assert torch.equal(statistic, expected), name
+
+
+def test_batch_norm_in_evaluation_moves_no_statistic():
+    layer = trained(nn.BatchNorm1d(3), training=False)
+    before = copy.deepcopy(dict(layer.named_buffers()))
+    by_hand(layer, torch.randn(4, 3), torch.ones(4, 3))
+    assert all(torch.equal(statistic, before[name]) for name, statistic in layer.named_buffers())
+
+
+@pytest.mark.parametrize(("layer", "shape"), [(nn.BatchNorm1d(4), (1, 4)), (nn.BatchNorm2d(4), (1, 4, 1, 1))])
+def test_batch_norm_refuses_a_single_value_as_pytorch_does(layer, shape):
+    x = torch.randn(shape)
+    with pytest.raises(ValueError, match="Expected more than 1 value per channel") as ours:
+        by_hand(layer, x, x)
+    with pytest.raises(ValueError, match="Expected more than 1 value per channel") as theirs:
+        layer(x)
+    assert str(ours.value) == str(theirs.value)
+
+
+def test_batch_norm_passes_no_gradient_to_a_shift_or_a_stretch_of_a_channel():
+    torch.manual_seed(3)
+    x = torch.randn(6, 4, dtype=torch.float64)
+    _, dx = by_hand(nn.BatchNorm1d(4, eps=0.0).double(), x, torch.randn_like(x))
+    torch.testing.assert_close(dx.sum(0), torch.zeros(4, dtype=torch.float64))
+    torch.testing.assert_close((dx * x).sum(0), torch.zeros(4, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_dropout_draws_the_mask_that_nn_dropout_draws(dtype):
+    layer, x = nn.Dropout(0.3), torch.randn(64, 30, dtype=dtype)
+    torch.manual_seed(3)
+    expected, state = layer(x), torch.get_rng_state()
+    torch.manual_seed(3)
+    out, dx = by_hand(layer, x, torch.ones_like(x))
+    assert torch.equal(out, expected)
+    assert torch.equal(torch.get_rng_state(), state)
+    kept = dx != 0
+    assert 0.6 < kept.double().mean() < 0.8
+    assert (dx[kept] == dx.max()).all()  # 1 / 0.7: what is kept makes up for what is not
+    assert dx.max().item() == pytest.approx(1 / 0.7)
+
+
 @pytest.mark.parametrize("activation", [nn.Tanh, nn.Sigmoid, nn.GELU, nn.ReLU])
 def test_activations_stay_finite_far_out(activation):
     x = torch.tensor([[-1e4, -40.0, 40.0, 1e4]])
@@ -124,5 +202,6 @@ def test_activations_stay_finite_far_out(activation):
 
 
 def test_every_layer_that_an_architecture_uses_has_a_pair():
-    built = {Linear, nn.Conv2d, nn.MaxPool2d, nn.Flatten, *architectures.ACTIVATIONS.values()}
+    built = {Linear, nn.Conv2d, nn.BatchNorm1d, nn.BatchNorm2d, nn.Dropout, nn.MaxPool2d, nn.Flatten}
+    built |= {*architectures.ACTIVATIONS.values()}
     assert built == set(PAIRS)

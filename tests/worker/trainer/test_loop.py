@@ -333,3 +333,17 @@ def test_nothing_is_written_outside_the_run_s_folder(training, tmp_path, monkeyp
     training(checkpoint={"every_epochs": 1}).run()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["elsewhere", "training-0"]
     assert list(Path().iterdir()) == []
+
+
+@pytest.mark.parametrize("gradients", ["autograd", "manual"])
+def test_a_last_batch_of_one_example_ends_no_run_with_batch_norm(training, gradients):
+    job = training(gradients=gradients, architecture={"type": "mlp", "batch_norm": True}, batch_size=1454, epochs=1)
+    job.run()
+    assert [len(labels) for _, labels in job.data.train.epoch(1)] == [1454, 1]
+
+
+def test_a_net_of_torchvision_s_trains_on_digits(training):
+    job = training(architecture={"type": "torchvision", "name": "resnet18"}, batch_size=728, epochs=1, lr=0.05)
+    outcome = job.run()
+    assert 0 <= outcome.test.accuracy <= 1
+    assert all(torch.isfinite(tensor).all() for tensor in outcome.state.model.state_dict().values())

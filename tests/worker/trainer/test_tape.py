@@ -103,6 +103,22 @@ def test_dropout_draws_anew_in_a_repeated_step_and_as_the_step_itself_would():
     assert len(set(ends[0])) == 6
 
 
+def test_recording_draws_no_more_random_numbers_than_the_step():
+    states = []
+    for taped in (True, False):
+        problem = Problem()
+        problem.model.insert(3, nn.Dropout(0.5))
+        torch.manual_seed(11)
+        problem.draw()
+        if taped:
+            made, _, obstacle = tape.record(problem.step)
+            assert made is not None, obstacle
+        else:
+            problem.step()
+        states.append(torch.get_rng_state())
+    assert torch.equal(*states)
+
+
 def test_recording_runs_the_step_once():
     recorded, plain = Problem(), Problem()
     for problem in (recorded, plain):

@@ -1,0 +1,65 @@
+"""Small nets with a batch to train on, among them ones drawn from a seed: what the gradient tests try their hand at."""
+
+from __future__ import annotations
+
+import random
+
+import torch
+from torch import Tensor, nn
+
+from shared import spec
+from worker.trainer.architectures import build_model, initialize
+from worker.trainer.losses import Loss, build_loss
+
+ACTIVATIONS = ["relu", "tanh", "sigmoid", "gelu"]
+
+
+def problem(
+    architecture: spec.Architecture,
+    shape: tuple[int, int, int] = (1, 8, 8),
+    n_classes: int = 5,
+    n: int = 6,
+    seed: int = 7,
+    dtype: torch.dtype = torch.float64,
+    init: spec.Init | None = None,
+) -> tuple[nn.Module, Tensor, Tensor]:
+    """A net, x (N,C,H,W) and labels (N)."""
+    generator = torch.Generator().manual_seed(seed)
+    model = build_model(architecture, shape, n_classes)
+    initialize(model, init or spec.PytorchInit(), generator)
+    x = torch.randn(n, *shape, generator=generator)
+    labels = torch.randint(0, n_classes, (n,), generator=generator)
+    return model.to(dtype), x.to(dtype), labels
+
+
+def drawn(seed: int) -> tuple[nn.Module, Tensor, Tensor, Loss]:
+    """A random architecture, init, loss and batch: all that a job with gradients by hand can ask for, in small."""
+    rng = random.Random(seed)
+    shape = (rng.randint(1, 3), rng.randint(4, 9), rng.randint(4, 9))
+    hidden = [rng.randint(1, 9) for _ in range(rng.randint(1, 3))]
+    options = {
+        "activation": rng.choice(ACTIVATIONS),
+        "dropout": rng.choice([0.0, 0.2, 0.5]),
+        "batch_norm": rng.random() < 0.5,
+    }
+    channels = [rng.randint(1, 4) for _ in range(rng.randint(1, 2))]
+    kernel = rng.choice([1, 3, 5, 7])
+    architecture: spec.Architecture = [
+        spec.Linear(),
+        spec.Mlp(hidden=hidden, **options),
+        spec.Cnn(channels=channels, kernel=kernel, hidden=hidden[1:], **options),
+        spec.Cnn(channels=channels, kernel=kernel, hidden=hidden[1:], **options),
+        spec.Mlp(hidden=hidden, **options),
+    ][seed % 5]
+    reduction = rng.choice(["mean", "sum"])
+    clamped = spec.ClampedCrossEntropy(reduction=reduction, clamp=rng.choice([1e-10, 0.2]))
+    loss = rng.choice([spec.CrossEntropy(reduction=reduction), clamped])
+    init = rng.choice([spec.PytorchInit(), spec.NormalInit(std=0.5), spec.KaimingInit(), spec.XavierInit()])
+    n = rng.choice([1, 2, 5, 16])
+    model, x, labels = problem(architecture, shape, rng.randint(2, 10), n, seed, init=init)
+    for layer in model.modules():  # as after some training: not the weight 1, bias 0 that batch norm begins with
+        if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
+            generator = torch.Generator().manual_seed(seed)
+            nn.init.uniform_(layer.weight, 0.5, 1.5, generator=generator)
+            nn.init.normal_(layer.bias, 0.0, 0.5, generator=generator)
+    return model, x, labels, build_loss(loss)
