@@ -51,7 +51,7 @@ def linear(arguments: dict[str, Any], weights: Weights, x: Array) -> Array:
 def conv2d(arguments: dict[str, Any], weights: Weights, x: Array) -> Array:
     """out (N,O,H,W): every K x K patch as a column, and one matrix product for all places of a band of rows"""
     weight, bias = weights["weight"], weights["bias"][:, None, None]  # (O,C,K,K), (O,1,1)
-    n, channels, height, width = x.shape
+    n, _, height, width = x.shape
     out_channels, _, kernel, _ = weight.shape
     edge = kernel // 2
     padded = np.pad(x, ((0, 0), (0, 0), (edge, edge), (edge, edge)))
@@ -277,13 +277,14 @@ def fitted(image: Array, shape: tuple[int, int, int], invert: bool = False) -> A
         image = image[..., :-1] * alpha + ground * (1 - alpha)
     channels, height, width = shape
     if channels == 1 and image.shape[2] == 3:
-        image = image @ np.array([[0.299], [0.587], [0.114]])  # brightness as ITU-R BT.601 weighs it
+        image = image @ np.array([[0.299], [0.587], [0.114]], np.float32)  # brightness as ITU-R BT.601 weighs it
     elif channels == 3 and image.shape[2] == 1:
         image = np.repeat(image, 3, axis=2)
     elif channels != image.shape[2]:
         raise Refused(f"the model takes images of {channels} channels, and a picture has 1 or 3")
     down, across = resampling(image.shape[0], height), resampling(image.shape[1], width)
-    resized = np.clip(down @ image.transpose(2, 0, 1) @ across.T, 0, 1).astype(np.float32)
+    by_channel = np.ascontiguousarray(image.transpose(2, 0, 1), np.float32)  # else the products take a slow way
+    resized: Array = np.clip(down @ by_channel @ across.T, 0, 1)
     return 1 - resized if invert else resized
 
 
@@ -298,7 +299,7 @@ def resampling(size: int, wanted: int) -> Array:
         centres = (np.arange(wanted)[:, None] + 0.5) * (size / wanted) - 0.5
         weights = 1 - np.abs(np.clip(centres, 0, size - 1) - old)
     weights = np.maximum(weights, 0)
-    return weights / weights.sum(1, keepdims=True)
+    return (weights / weights.sum(1, keepdims=True)).astype(np.float32)
 
 
 # --- PNG --------------------------------------------------------------------------------------------------------------
@@ -310,7 +311,7 @@ PALETTE = 3
 
 
 def read_png(data: bytes) -> Array:
-    """(h,w,channels) in [0, 1]: grey, grey and alpha, RGB, or RGBA. https://www.w3.org/TR/png-3/"""
+    """(h,w,channels) float32 in [0, 1]: grey, grey and alpha, RGB, or RGBA. https://www.w3.org/TR/png-3/"""
     chunks = _chunks(data)
     width, height, depth, colour, compression, filters, interlace = struct.unpack(">IIBBBBB", chunks["IHDR"])
     if colour not in SAMPLES or depth not in DEPTHS[colour] or compression or filters or not width or not height:
@@ -332,7 +333,7 @@ def read_png(data: bytes) -> Array:
         raise Refused(f"a damaged PNG: there is no filter {rows[:, 0].max()}")
     plain = unfiltered(rows[:, 0], rows[:, 1:], max(1, SAMPLES[colour] * depth // 8))
     samples = _samples(plain, depth)[:, : width * SAMPLES[colour]].reshape(height, width, SAMPLES[colour])
-    return _colours(samples, depth, colour, chunks)
+    return _colours(samples, depth, colour, chunks).astype(np.float32)
 
 
 def _chunks(data: bytes) -> dict[str, bytes]:

@@ -25,6 +25,7 @@ Colour = tuple[int, int, int]
 
 COLUMNS, SHOWN = 10, 40
 TILE, GAP, MARGIN = 88, 14, 22
+NARROWEST = 640
 TEXT_SIZE, TITLE_SIZE, LINE = 13, 16, 17
 PAPER: Colour = (255, 255, 255)
 INK: Colour = (42, 42, 42)
@@ -50,13 +51,12 @@ def mistakes(data: Data, true: Tensor, predicted: Tensor, confidence: Tensor) ->
     if not len(wrong):
         return _message(f"no mistakes: all {len(true)} test images are labelled right")
     shown = wrong[confidence[wrong].argsort(descending=True, stable=True)][:SHOWN]
-    of = "the mistake" if len(wrong) == 1 else f"the {len(shown)} surest mistakes"
-    title = f"{of} of {len(wrong)} on {len(true)} test images, true → predicted, with the model's confidence"
+    number = "1 mistake" if len(wrong) == 1 else f"{len(wrong)} mistakes"
+    surest = f"; the {len(shown)} surest" if len(wrong) > len(shown) else ""
+    title = f"{number} on {len(true)} test images{surest}: true → predicted, with the model's confidence"
     captions = [
         [*lines, (f"{sure:.1%}", FAINT)]
-        for lines, sure in zip(
-            _captions(data, true[shown], predicted[shown]), confidence[shown].tolist(), strict=True
-        )
+        for lines, sure in zip(_captions(data, true[shown], predicted[shown]), confidence[shown].tolist(), strict=True)
     ]
     return _sheet(data, shown, title, captions)
 
@@ -109,9 +109,9 @@ def _tiles(pictures: list[Picture], title: str, captions: list[list[Line]], foot
     wide = max(TILE, *(picture.width for picture in pictures)) + GAP
     lines = max(map(len, captions))
     tall = max(picture.height for picture in pictures) + lines * LINE + GAP
-    heading = wrapped(title, max(columns * wide, 4 * wide) - GAP)
+    width = max(columns * wide - GAP + 2 * MARGIN, NARROWEST)
+    heading = wrapped(title, width - 2 * MARGIN)
     top = MARGIN + len(heading) * (TITLE_SIZE + 6) + 6
-    width = max(columns, 4) * wide - GAP + 2 * MARGIN
     page, draw = _page(width, top + rows * tall - GAP + MARGIN + foot)
     _heading(draw, heading)
     for i, (picture, caption) in enumerate(zip(pictures, captions, strict=True)):
@@ -125,8 +125,8 @@ def _tiles(pictures: list[Picture], title: str, captions: list[list[Line]], foot
 
 
 def _message(text: str) -> Picture:
-    page, draw = _page(680, 120)
-    draw.text((340, 60), text, INK, font(TITLE_SIZE), anchor="mm")
+    page, draw = _page(NARROWEST, 120)
+    draw.text((NARROWEST / 2, 60), text, INK, font(TITLE_SIZE), anchor="mm")
     return page
 
 
@@ -139,16 +139,18 @@ NAMED_FROM = 9  # below, names would lie on one another
 def confusion_matrix(matrix: Array, classes: Sequence[str]) -> Picture:
     """Rows true, columns predicted. Blue: right, red: wrong; the deeper, the larger the share of its row."""
     n = len(classes)
-    cell = min(56, max(4, 900 // n))
+    cell = min(130, max(4, (560 if n <= 10 else 900) // n))
     name_size = min(TEXT_SIZE, cell - 1)
     names = [shortened(name, 150, name_size) for name in classes] if cell >= NAMED_FROM else [""] * n
     widest = max(font(name_size).getlength(name) for name in names)
     left = MARGIN + LINE + 8 + round(widest)
     upright = widest > cell - 4  # then the names of the columns are turned
-    heading_lines = wrapped("test images by true (row) and predicted (column) label", max(left + n * cell, 600) - MARGIN)
+    heading_lines = wrapped(
+        "test images by true (row) and predicted (column) label", max(left + n * cell, NARROWEST) - MARGIN
+    )
     heading = MARGIN + len(heading_lines) * (TITLE_SIZE + 6)
-    top = heading + LINE + 8 + (round(widest) if upright else LINE)
-    page, draw = _page(max(left + n * cell + MARGIN, 640), max(top + n * cell + MARGIN + LINE + 6, 420))
+    top = heading + LINE + 12 + (round(widest) if upright else LINE)
+    page, draw = _page(max(left + n * cell + MARGIN, NARROWEST), max(top + n * cell + MARGIN + LINE + 6, 420))
     _heading(draw, heading_lines)
     shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
     depth = np.sqrt(shares)[..., None]  # the root, so that one mistake in a hundred can still be seen
@@ -171,7 +173,7 @@ def confusion_matrix(matrix: Array, classes: Sequence[str]) -> Picture:
     if cell >= WRITTEN_FROM:
         for row, column in zip(*matrix.nonzero(), strict=True):
             count = str(matrix[row, column])
-            size = next((s for s in (14, 12, 10, 8) if font(s).getlength(count) <= cell - 4), 7)
+            size = next((s for s in (15, 12, 10, 8) if font(s).getlength(count) <= cell - 4), 7)
             colour = PAPER if depth[row, column, 0] > 0.7 else INK
             place = left + column * cell + cell / 2, top + row * cell + cell / 2
             draw.text(place, count, colour, font(size), anchor="mm")
@@ -186,10 +188,10 @@ def _upright(
     """Text that is read from below, around the column x, upwards from `bottom`."""
     if not text:
         return
-    strip = Image.new("RGB", (round(font(size).getlength(text)) + 1, size + 5), PAPER)
-    ImageDraw.Draw(strip).text((0, strip.height // 2), text, colour, font(size), anchor="lm")
+    strip = Image.new("L", (round(font(size).getlength(text)) + 1, size + 5))  # how much ink each dot takes
+    ImageDraw.Draw(strip).text((0, strip.height // 2), text, 255, font(size), anchor="lm")
     turned = strip.transpose(Image.Transpose.ROTATE_90)
-    page.paste(turned, (x - turned.width // 2, bottom - turned.height // (2 if centred else 1)))
+    page.paste(colour, (x - turned.width // 2, bottom - turned.height // (2 if centred else 1)), turned)
 
 
 # --- first layer ------------------------------------------------------------------------------------------------------
@@ -202,7 +204,8 @@ def first_layer(model: nn.Module, data: Data) -> Picture | None:
 
     None where they are no image: a net that is no row of layers, or neither one nor three channels.
     """
-    layers = [layer for layer in model if isinstance(layer, nn.Linear | nn.Conv2d)] if _is_row(model) else []
+    row = list(model) if isinstance(model, nn.Sequential) else []
+    layers = [layer for layer in row if isinstance(layer, nn.Linear | nn.Conv2d)]
     if not layers or data.info.shape[0] not in (1, 3):
         return None
     first = layers[0]
@@ -220,10 +223,6 @@ def first_layer(model: nn.Module, data: Data) -> Picture | None:
     page = _tiles([_as_picture(image) for image in pixels], title, captions, foot=40)
     _scale(page, largest, grey=shape[0] == 3)
     return page
-
-
-def _is_row(model: nn.Module) -> bool:
-    return isinstance(model, nn.Sequential)
 
 
 def _diverging(shades: Array) -> Array:

@@ -6,6 +6,7 @@ group of its own (whatever it starts ends with it), and ends by itself when its 
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import signal
@@ -21,7 +22,6 @@ import matplotlib.backends.backend_agg  # this and what follows: imported before
 import matplotlib.backends.backend_svg
 import matplotlib.figure
 import sklearn.datasets
-import sklearn.metrics
 import torch
 import torch._inductor  # what torch.optim and use_deterministic_algorithms() import at their first use
 
@@ -30,6 +30,9 @@ from shared.events import Event, Failed, Finished, Log, Stopped
 from shared.spec import JobSpec
 from worker.trainer.job import run_job
 from worker.trainer.loop import Run, StopRequested
+
+with contextlib.suppress(ImportError):
+    import onnx  # of the extra gradq[onnx]  # noqa: F401
 
 PRELOADED = (matplotlib, sklearn, torch)
 MEMORY_VICTIM = "800"  # of 1000: the kernel, short of memory, ends the trainer and not the worker
