@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from gradq import demo, service, steering, submission, watch
+from gradq import demo, predicting, service, steering, submission, watch
 from gradq.errors import Commands
 from shared.version import VERSION
 
@@ -44,6 +44,7 @@ for verb in (
     watch.watch,
     steering.cancel,
     steering.download,
+    predicting.predict,
     service.api,
     service.worker,
     service.migrate,

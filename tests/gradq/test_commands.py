@@ -220,7 +220,9 @@ def test_something_else_at_the_address_is_no_traceback(gradq, api):
     assert gradq("ps", "--url", "nonsense").exit_code == 1
 
 
-@pytest.mark.parametrize("verb", ["", "up", "submit", "ps", "wait", "watch", "download", "api", "worker", "migrate"])
+@pytest.mark.parametrize(
+    "verb", ["", "up", "submit", "ps", "wait", "watch", "download", "predict", "api", "worker", "migrate"]
+)
 def test_help_fits_80_columns(gradq, verb):
     result = gradq(*([verb] if verb else []), "--help")
     assert result.exit_code == 0

@@ -58,8 +58,8 @@ def properties(data: Data) -> dict[str, str]:
 
 
 # --- a row of layers, one node a layer --------------------------------------------------------------------------------
-# For the smallest net torch.onnx.export takes a process 1.6 s, 0.5 s once it is warm; this takes 1 ms, and a short job is
-# over in a second.
+# For the smallest net torch.onnx.export takes a process 1.6 s, 0.5 s once it is warm; this takes 1 ms, and a short job
+# is over in a second.
 
 
 def graph_of(model: nn.Sequential, data: Data) -> Any:
