@@ -108,7 +108,7 @@ class Client:
         return target
 
     def predict(self, job_id: str, files: Sequence[Path], invert: bool = False) -> dict[str, Any]:
-        """Let a finished model label PNG, JPEG and npz files; `predictions` are in their order, each with its `file`."""
+        """Let a finished model label PNG, JPEG and npz files; `predictions` in their order, each with its `file`."""
         form = [("files", (path.name, path.read_bytes(), "application/octet-stream")) for path in files]
         return self._call("POST", f"{_job(job_id)}/predict", files=form, params={"invert": str(invert).lower()})
 

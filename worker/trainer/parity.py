@@ -83,7 +83,7 @@ def by_numpy(folder: Path, spec: JobSpec, pixels: inference.Array, expected: inf
 
 def by_onnxruntime(folder: Path, pixels: inference.Array, expected: inference.Array) -> dict[str, Any]:
     if not (folder / "model.onnx").exists():
-        return unchecked("there is no model.onnx: the extra gradq[onnx] is not installed")
+        return unchecked("there is no model.onnx; the job's log says why")
     if importlib.util.find_spec("onnxruntime") is None:
         return unchecked("onnxruntime is not installed where the worker runs")
     import onnxruntime
