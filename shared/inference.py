@@ -247,6 +247,8 @@ def pixels_of(images: Any, shape: tuple[int, int, int], white: float) -> Array:
         raise Refused("the images are not all of one size") from error
     if array.dtype.kind not in "biuf":
         raise Refused(f"images must be numbers, got {array.dtype}")
+    if array.size == 0:
+        return np.zeros((0, *shape), np.float32)
     channels, height, width = shape
     if array.shape in ((height, width), shape):
         array = array[None]
@@ -257,7 +259,7 @@ def pixels_of(images: Any, shape: tuple[int, int, int], white: float) -> Array:
     if array.shape[1:] != shape:
         wanted = f"({channels}, {height}, {width})" + (f" or ({height}, {width})" if channels == 1 else "")
         raise Refused(f"each image must have the shape {wanted}, got {array.shape} in all")
-    if array.size == 0 or array.dtype.kind == "b":
+    if array.dtype.kind == "b":
         return array.astype(np.float32)
     whole = array.dtype.kind in "iu"
     lowest, highest, limit = array.min(), array.max(), white if whole else 1
