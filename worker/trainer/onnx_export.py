@@ -22,6 +22,7 @@ from shared.version import VERSION
 from worker.trainer.data import Data, Normalization
 
 OPSET, IR_VERSION = 17, 8  # of 2022: read by every runtime that is still about; Gelu is written out for it, with Erf
+MOST_BYTES = 2_000_000_000  # of weights: protobuf holds no more than 2 GiB in one file
 MISSING = "no model.onnx: install gradq[onnx] where the worker runs to get it ({} is missing)"
 
 
@@ -30,6 +31,9 @@ def write(folder: Path, model: nn.Module, data: Data, report: Report) -> None:
     needed = ("onnx",) if is_row else ("onnx", "onnxscript")
     if missing := [name for name in needed if importlib.util.find_spec(name) is None]:
         report(Log(message=MISSING.format(missing[0])))
+        return
+    if (size := sum(t.nbytes for t in model.state_dict().values())) > MOST_BYTES:
+        report(Log(message=f"no model.onnx: weights of {size} bytes do not fit one file; model.pt holds them"))
         return
     import onnx
 
