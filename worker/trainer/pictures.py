@@ -22,6 +22,7 @@ from worker.trainer.pixels import to_pixels
 Array = np.ndarray[Any, Any]
 Picture = Image.Image
 Colour = tuple[int, int, int]
+Words = tuple[str, Colour]  # one line of a caption
 
 COLUMNS, SHOWN = 10, 40
 TILE, GAP, MARGIN = 88, 14, 22
@@ -61,14 +62,11 @@ def mistakes(data: Data, true: Tensor, predicted: Tensor, confidence: Tensor) ->
     return _sheet(data, shown, title, captions)
 
 
-Line = tuple[str, Colour]
-
-
-def _captions(data: Data, true: Tensor, predicted: Tensor) -> list[list[Line]]:
+def _captions(data: Data, true: Tensor, predicted: Tensor) -> list[list[Words]]:
     """One line where names are as short as digits, else one a name."""
     classes = data.info.classes
     short = max(map(len, classes)) <= 3
-    captions: list[list[Line]] = []
+    captions: list[list[Words]] = []
     for t, p in zip(true.tolist(), predicted.tolist(), strict=True):
         colour = INK if t == p else RED
         if short:
@@ -78,7 +76,7 @@ def _captions(data: Data, true: Tensor, predicted: Tensor) -> list[list[Line]]:
     return captions
 
 
-def _sheet(data: Data, shown: Tensor, title: str, captions: list[list[Line]]) -> Picture:
+def _sheet(data: Data, shown: Tensor, title: str, captions: list[list[Words]]) -> Picture:
     images = to_pixels(data.test_images[shown.to(data.test_images.device)], data.normalization)
     return _tiles([_as_picture(image) for image in _bytes(images)], title, captions)
 
@@ -102,7 +100,7 @@ def _as_picture(pixels: Array) -> Picture:
     return picture.resize((width * scale, height * scale), Image.Resampling.NEAREST)
 
 
-def _tiles(pictures: list[Picture], title: str, captions: list[list[Line]], foot: int = 0) -> Picture:
+def _tiles(pictures: list[Picture], title: str, captions: list[list[Words]], foot: int = 0) -> Picture:
     """Rows of pictures, each under its caption, `foot` dots left free below."""
     columns = min(COLUMNS, len(pictures))
     rows = -(-len(pictures) // columns)
@@ -219,7 +217,7 @@ def first_layer(model: nn.Module, data: Data) -> Picture | None:
     of = f"all {units} units" if units <= SHOWN_UNITS else f"the first {SHOWN_UNITS} of {units} units"
     names = data.info.classes if len(layers) == 1 else [str(i) for i in range(units)]
     title = f"weights of the first layer, {of}"
-    captions: list[list[Line]] = [[(name, INK)] for name in names[: len(images)]]
+    captions: list[list[Words]] = [[(name, INK)] for name in names[: len(images)]]
     page = _tiles([_as_picture(image) for image in pixels], title, captions, foot=40)
     _scale(page, largest, grey=shape[0] == 3)
     return page

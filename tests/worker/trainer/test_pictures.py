@@ -75,18 +75,14 @@ def test_sheets_hold_images_of_every_shape_and_long_names(shape):
         assert 600 < sheet.width < 2000
 
 
-def test_the_surest_mistakes_come_first():
+def test_the_surest_mistakes_come_first(monkeypatch):
     data, true = toy(100, (1, 8, 8), DIGITS), torch.zeros(100, dtype=torch.int64)
     predicted = torch.ones(100, dtype=torch.int64)
     predicted[::2] = 0
     confidence = torch.linspace(0.5, 1, 100)
     shown = []
-    original = pictures._sheet
-    try:
-        pictures._sheet = lambda data, chosen, title, captions: shown.append((chosen, title, captions))
-        pictures.mistakes(data, true, predicted, confidence)
-    finally:
-        pictures._sheet = original
+    monkeypatch.setattr(pictures, "_sheet", lambda data, *rest: shown.append(rest))
+    pictures.mistakes(data, true, predicted, confidence)
     ((chosen, title, captions),) = shown
     assert chosen.tolist() == list(range(99, 19, -2))
     assert title.startswith("50 mistakes on 100 test images; the 40 surest")
