@@ -11,7 +11,7 @@ from apiflask import APIFlask
 from flask import Response, g, request
 from werkzeug.exceptions import Forbidden
 
-from api import artifacts, datasets, errors, events, health, jobs, metrics, openapi, presets, workers
+from api import artifacts, datasets, errors, events, health, jobs, metrics, openapi, predictions, presets, workers
 from api.render import JSON
 from api.services import EXTENSION, Services
 from shared import logs
@@ -48,7 +48,7 @@ def create_app(settings: Settings | None = None) -> APIFlask:
     )
     app.extensions[EXTENSION] = Services.from_settings(settings)
     errors.register(app)
-    for part in (jobs, events, metrics, artifacts, workers, datasets, presets, health, openapi):
+    for part in (jobs, events, metrics, artifacts, predictions, workers, datasets, presets, health, openapi):
         app.register_blueprint(part.bp)
     openapi.complete(app)
     app.before_request(_begin)

@@ -10,7 +10,7 @@ from apiflask.exceptions import HTTPError
 from flask import Response, g, json, request
 from werkzeug.exceptions import HTTPException, InternalServerError
 
-from shared.errors import DatabaseAway, GradqError, InvalidSpec
+from shared.errors import DatabaseAway, FieldError, GradqError, InvalidSpec
 
 PROBLEM = "application/problem+json"
 RETRY_SECONDS = 2  # what a client is asked to wait for a database that is away
@@ -33,6 +33,16 @@ class NotBuilt(InvalidSpec):
     """The contract names it and this version does not build it: refused by name, never ignored."""
 
     code, title = "not_built", "This version does not build what was asked for"
+
+
+class InvalidImages(InvalidSpec):
+    """What was sent to be looked at is no image, or none that the model takes."""
+
+    code, title = "invalid_images", "The images cannot be used"
+
+    def __init__(self, detail: str, pointer: str = "", errors: list[FieldError] | None = None) -> None:
+        super().__init__(errors or [FieldError(pointer, self.code, detail)])
+        self.detail = detail
 
 
 def register(app: APIFlask) -> None:

@@ -36,13 +36,15 @@ def endpoint(
     status: int = 200,
     query: type[Query] = NoQuery,
     body: type[BaseModel] | None = None,
+    other_bodies: Mapping[str, dict[str, Any]] | None = None,
     media: Sequence[str] = (JSON,),
     other_answers: Mapping[int, type[BaseModel]] = MappingProxyType({}),
     errors: Sequence[int] = (),
 ) -> Callable[[View], View]:
     """Check path, headers and query before the view runs, and tell the OpenAPI document about all of it.
 
-    A view whose `query` has fields receives it as keyword `query`; any other parameter is a 422.
+    A view whose `query` has fields receives it as keyword `query`; any other parameter is a 422. `other_bodies` are
+    schemas of what may be sent instead of JSON, by media type.
     """
     content = dict.fromkeys(media, TEXT_OR_BYTES)
     if answer is not None:
@@ -62,7 +64,9 @@ def endpoint(
             parsed = parse_query(query)
             return view(**path) if query is NoQuery else view(**path, query=parsed)
 
-        checked.gradq_query, checked.gradq_body = query, body  # type: ignore[attr-defined]
+        bodies = {JSON: _reference(body.__name__)} if body is not None else {}
+        bodies |= {kind: {"schema": schema} for kind, schema in (other_bodies or {}).items()}
+        checked.gradq_query, checked.gradq_bodies = query, bodies  # type: ignore[attr-defined]
         return APIScaffold().doc(responses=responses)(checked)
 
     return decorate
@@ -102,8 +106,8 @@ def complete(app: APIFlask) -> None:
                 operation = operations[method.lower()]
                 operation["operationId"] = rule.endpoint.replace(".", "_")
                 operation["parameters"] += _parameters(getattr(view, "gradq_query", NoQuery))
-                if body := getattr(view, "gradq_body", None):
-                    operation["requestBody"] = {"required": True, "content": {JSON: _reference(body.__name__)}}
+                if bodies := getattr(view, "gradq_bodies", None):
+                    operation["requestBody"] = {"required": True, "content": bodies}
         return document
 
 

@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
-from flask import current_app, request
+from flask import request
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 from werkzeug.exceptions import RequestEntityTooLarge, UnsupportedMediaType
@@ -109,13 +109,23 @@ def close_to(name: str, known: Sequence[str]) -> str:
 
 def parse_json() -> Any:
     """The request's JSON. `curl -d '{…}'` calls its body a form; a form that starts with `{` is taken for JSON."""
-    body = request.get_data(cache=False)
-    if request.content_length is None and len(body) >= current_app.config["MAX_CONTENT_LENGTH"]:
-        raise RequestEntityTooLarge  # sent in chunks: werkzeug does not refuse what lies over the limit, it cuts it off
+    body = read_body()
     is_form = request.mimetype == "application/x-www-form-urlencoded"
     if request.mimetype != "application/json" and not (is_form and body.lstrip().startswith(b"{")):
         got = request.mimetype or "none"
         raise UnsupportedMediaType(f"send JSON, with Content-Type: application/json; got {got}")
+    return from_json(body)
+
+
+def read_body() -> bytes:
+    body = request.get_data(cache=False)
+    limit = request.max_content_length
+    if request.content_length is None and limit is not None and len(body) >= limit:
+        raise RequestEntityTooLarge  # sent in chunks: werkzeug does not refuse what lies over the limit, it cuts it off
+    return body
+
+
+def from_json(body: bytes) -> Any:
     try:
         return json.loads(body.decode(), object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
     except json.JSONDecodeError as error:

@@ -158,6 +158,31 @@ class ArtifactList(Answer):
     has_more: Literal[False]
 
 
+class Images(BaseModel):
+    """One image or many of the model's size, (H,W) for one channel or (C,H,W). Whole numbers are pixels from 0 to the
+    data set's white; other numbers must lie in [0, 1]."""
+
+    images: list[Any] = Field(examples=[[[0, 0.5], [1, 0.5]]])
+    invert: bool = Field(False, description="black on white, where the model learnt white on black")
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class Prediction(Answer):
+    label: int
+    class_: str = Field(alias="class")
+    probabilities: list[float]
+    file: str | None = Field(None, description="the name that a file of a form was sent under")
+
+
+class Predictions(Answer):
+    """In the order in which the images came."""
+
+    object: Literal["predictions"]
+    job: str
+    classes: list[str]
+    predictions: list[Prediction]
+
+
 class Worker(Answer):
     object: Literal["worker"]
     id: str

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from gradq import checking, demo, presets, repeating, service, steering, submission, watch
+from gradq import checking, demo, predicting, presets, repeating, service, steering, submission, watch
 from gradq.errors import Commands
 from shared.version import VERSION
 
@@ -49,6 +49,7 @@ for verb in (
     steering.resume,
     repeating.reproduce,
     steering.download,
+    predicting.predict,
     service.api,
     service.worker,
     service.migrate,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -125,6 +125,11 @@ class Client:
         finally:
             part.unlink(missing_ok=True)
         return target
+
+    def predict(self, job_id: str, files: Sequence[Path], invert: bool = False) -> dict[str, Any]:
+        """Let a finished model label PNG, JPEG and npz files; `predictions` in their order, each with its `file`."""
+        form = [("files", (path.name, path.read_bytes(), "application/octet-stream")) for path in files]
+        return self._call("POST", f"{_job(job_id)}/predict", files=form, params={"invert": str(invert).lower()})
 
     def workers(self) -> list[dict[str, Any]]:
         return list(self._call("GET", "/v1/workers")["data"])

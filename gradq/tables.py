@@ -18,6 +18,7 @@ SHOWN = (  # in a terminal of at least so many columns; an id is never cut, sinc
     (100, ("id", "name", "status", "epoch", "accuracy", "age")),
     (0, ("id", "name", "status", "age")),
 )
+LIKELIEST = 3
 STYLES = {
     **{"succeeded": "green", "failed": "red", "cancelled": "yellow", "running": "cyan", "cancelling": "yellow"},
     **{"pausing": "magenta", "paused": "magenta"},
@@ -98,6 +99,17 @@ def summary_line(job: Job) -> str:
 
 def file_line(artifact: dict[str, Any], path: Path) -> str:
     return f"{size(artifact['size_bytes']):>10}  {path}"
+
+
+def predictions_table(answer: dict[str, Any], console: Console) -> None:
+    """One line an image: its file, its label, and the classes that are likeliest."""
+    rows = []
+    for prediction in answer["predictions"]:
+        ranked = sorted(zip(prediction["probabilities"], answer["classes"], strict=True), key=lambda pair: -pair[0])
+        likeliest = [f"{name} {share:.1%}" for share, name in ranked[:LIKELIEST]]
+        rows.append([prediction.get("file") or "", prediction["class"], *likeliest])
+    header = ["file", "label", "likeliest", *[""] * (LIKELIEST - 1)][: max(map(len, rows))]
+    plain([header, *rows], console)
 
 
 def architecture_of(spec: dict[str, Any]) -> str:

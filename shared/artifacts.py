@@ -15,18 +15,26 @@ MODEL = "model.safetensors"  # the weights that a job ended with
 KINDS = {
     MODEL: "model",
     "best.safetensors": "model",
+    "model.pt": "model",
+    "model.onnx": "model",
     "model.json": "model",
+    "predict.py": "model",
     "loss_curve.png": "plot",
     "loss_curve.svg": "plot",
     "predictions.png": "plot",
+    "mistakes.png": "plot",
+    "confusion_matrix.png": "plot",
+    "first_layer.png": "plot",
     "metrics.csv": "metrics",
     "metrics.json": "metrics",
     "spec.json": "spec",
     "environment.json": "environment",
     "confusion_matrix.json": "evaluation",
     "gradient_check.json": "gradient_check",
+    "parity.json": "parity",
 }
-MEDIA_TYPES = {".safetensors": "application/octet-stream", ".pt": "application/octet-stream", ".csv": "text/csv"}
+BYTES = "application/octet-stream"
+MEDIA_TYPES = {".safetensors": BYTES, ".pt": BYTES, ".onnx": BYTES, ".csv": "text/csv", ".py": "text/x-python"}
 CHUNK = 1 << 20
 
 
@@ -101,7 +109,7 @@ def sha256_of(path: Path) -> str:
 
 
 def media_type(name: str) -> str:
-    return MEDIA_TYPES.get(Path(name).suffix) or mimetypes.guess_type(name)[0] or "application/octet-stream"
+    return MEDIA_TYPES.get(Path(name).suffix) or mimetypes.guess_type(name)[0] or BYTES
 
 
 def _protocols(fs: Any) -> tuple[str, ...]:

@@ -33,6 +33,7 @@ class Settings(BaseSettings):
     grace_seconds: Annotated[float, Field(gt=0)] = 10.0
     reconcile_seconds: Annotated[float, Field(gt=0)] = 2.0
     download: bool = True
+    predict_bytes: Annotated[int, Field(ge=1024)] = 16 << 20
     allow_anonymous: bool = False
     log_level: Annotated[LogLevel, BeforeValidator(lambda value: str(value).upper())] = "INFO"
 

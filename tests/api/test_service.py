@@ -178,7 +178,7 @@ class TestDocument:
             if not rule.endpoint.startswith(("openapi.", "docs.", "static"))
         }
         assert documented == served
-        assert len(served) == 22
+        assert len(served) == 23
 
     def test_no_reference_leads_nowhere_and_every_operation_is_whole(self, client):
         answer = client.get("/v1/openapi.json")
@@ -264,6 +264,27 @@ for rule in app.url_map.iter_rules():
         if method in rule.methods:
             status = client.open(path, method=method).status_code
             assert status < 500, (path, status)
+from safetensors.numpy import save
+from shared import jobs
+from shared.artifacts import artifact_key
+from shared.states import JobState
+import json, numpy
+services = app.extensions["gradq"]
+layers = [{"type": "Flatten", "arguments": {}}, {"type": "Linear", "arguments": {}}]
+scale = {"mean": [0], "std": [1], "white": 1}
+about = {"layers": layers, "input_shape": [1, 1, 1], "classes": ["a", "b"], "normalization": scale}
+weights = {"1.weight": numpy.array([[1], [-1]], "f4"), "1.bias": numpy.zeros(2, "f4")}
+client.post("/v1/jobs", json={})
+with services.database.write() as session:
+    lease = jobs.lease_of(jobs.claim(session, "w", "cpu", ["auto", "cpu"], 30))
+    files = []
+    for name, content in (("model.json", json.dumps(about).encode()), ("model.safetensors", save(weights))):
+        path = Path(sys.argv[1]) / name
+        path.write_bytes(content)
+        files.append(services.store.put(artifact_key(lease.job_id, 1, name), path))
+    jobs.finish(session, lease, JobState.SUCCEEDED, "done", files=files)
+answer = client.post(f"/v1/jobs/{lease.job_id}/predict", json={"images": [[1]]})
+assert answer.json["predictions"][0]["class"] == "a", answer.text
 heavy = {"torch", "torchvision", "sklearn", "worker", "gradq", "matplotlib.pyplot"} & set(sys.modules)
 assert not heavy, heavy
 """

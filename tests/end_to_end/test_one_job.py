@@ -8,7 +8,9 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from sklearn.datasets import load_digits
 from support.service import Service, assert_whole_curve
 
 ARTIFACTS = {
@@ -23,6 +25,12 @@ ARTIFACTS = {
     "confusion_matrix.json",
     "predictions.png",
     "gradient_check.json",
+    "model.pt",
+    "predict.py",
+    "parity.json",
+    "confusion_matrix.png",
+    "mistakes.png",
+    "first_layer.png",
 }
 
 REBUILD = textwrap.dedent(
@@ -72,6 +80,16 @@ def rebuilt_accuracy(service: Service, job: dict[str, Any], folder: Path) -> flo
     script.write_text(REBUILD)
     run = subprocess.run([sys.executable, "-P", script, folder], cwd=folder, capture_output=True, text=True, check=True)
     return float(run.stdout)
+
+
+def test_the_service_labels_images_as_the_job_s_own_figures_say(steady: Service) -> None:
+    ended = steady.wait(steady.submit(epochs=3)["id"])
+    digits = load_digits()
+    test = np.argsort(digits.target, kind="stable")[5::10]
+    body = {"images": digits.images[test].astype(int).tolist()}
+    answer = steady.http.post(f"/v1/jobs/{ended['id']}/predict", json=body).json()
+    labels = np.array([prediction["label"] for prediction in answer["predictions"]])
+    assert (labels == digits.target[test]).mean() == pytest.approx(ended["result"]["test_accuracy"], abs=1e-12)
 
 
 def test_manual_and_autograd_with_one_seed_end_with_the_same_weights(steady: Service) -> None:

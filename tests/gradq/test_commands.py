@@ -231,6 +231,7 @@ def test_something_else_at_the_address_is_no_traceback(gradq, api):
         "wait",
         "watch",
         "download",
+        "predict",
         "api",
         "worker",
         "migrate",

@@ -117,8 +117,9 @@ def test_a_folder_of_files_has_a_path_to_each_and_memory_has_none(store: Artifac
 
 @pytest.mark.parametrize("name", sorted(KINDS))
 def test_every_artifact_has_a_media_type(name: str) -> None:
-    wanted = {"safetensors": "application/octet-stream", "json": "application/json", "csv": "text/csv"}
-    wanted |= {"png": "image/png", "svg": "image/svg+xml"}
+    wanted = dict.fromkeys(("safetensors", "pt", "onnx"), "application/octet-stream")
+    wanted |= {"json": "application/json", "csv": "text/csv", "png": "image/png", "svg": "image/svg+xml"}
+    wanted |= {"py": "text/x-python"}
     assert media_type(name) == wanted[name.rsplit(".")[-1]]
 
 

@@ -19,5 +19,5 @@ def run_job(spec: JobSpec, run: Run, report: Report, *, data_dir: Path, download
     prepared = data.prepare(spec, data_dir, download, where)
     outcome = train(spec, prepared, report, run)
     result = result_of(spec, prepared, outcome)
-    exports.write_all(run.folder / "artifacts", spec, prepared, outcome, result)
+    exports.write_all(run.folder / "artifacts", spec, prepared, outcome, result, report)
     return result

@@ -6,6 +6,7 @@ group of its own (whatever it starts ends with it), and ends by itself when its 
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import importlib
 import os
@@ -23,7 +24,6 @@ import matplotlib.backends.backend_agg  # this and what follows: imported before
 import matplotlib.backends.backend_svg
 import matplotlib.figure
 import sklearn.datasets
-import sklearn.metrics
 import torch
 import torch._inductor  # what torch.optim and use_deterministic_algorithms() import at their first use
 
@@ -32,6 +32,9 @@ from shared.events import Event, Failed, Finished, Log, Stopped
 from shared.spec import KINDS, GradientCheckSpec, JobSpec, Work
 from worker.trainer.job import run_job
 from worker.trainer.loop import Run, StopRequested
+
+with contextlib.suppress(ImportError):
+    import onnx  # of the extra gradq[onnx]  # noqa: F401
 
 RUNNERS = {GradientCheckSpec.kind: ("worker.trainer.checks", "run_check")}
 PRELOADED = (matplotlib, sklearn, torch)

@@ -95,7 +95,14 @@ def test_a_trainer_begins_within_a_second_with_one_thread(start, tmp_path):
 
 def test_torch_and_all_that_a_job_imports_are_there_before_the_fork(launcher):
     ours, theirs = launcher._context.Pipe(duplex=False)
-    names = ["torch", "torch._inductor", "worker.trainer.process", "sklearn.metrics", "matplotlib.figure"]
+    names = [
+        "torch",
+        "torch._inductor",
+        "worker.trainer.process",
+        "sklearn.datasets",
+        "matplotlib.figure",
+        "PIL.ImageFont",
+    ]
     code = f"import sys; pipe.send([name for name in {names} if name not in sys.modules])"
     process = launcher._context.Process(target=exec, args=(code, {"pipe": theirs}))
     process.start()

@@ -1,0 +1,450 @@
+"""What a finished model sees in an image, with numpy and safetensors alone: no torch, no Pillow, no gradq.
+
+The service answers predictions with this module, and the very same file lies beside each model as `predict.py`:
+
+    python predict.py digit.png more.png          # next to model.safetensors and model.json
+    python predict.py --json --invert drawing.png # black on white, where the model learnt white on black
+
+    import predict
+    model = predict.load("folder")
+    model.predict(images)                         # [{"label": 7, "class": "7", "probabilities": [...]}, ...]
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import math
+import struct
+import sys
+import zlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+
+Array = np.ndarray[Any, Any]
+Weights = dict[str, Array]
+
+CHUNK_FLOATS = 1 << 24  # 64 MB: what one step of the arithmetic may hold at once
+MAX_PIXELS = 1 << 25  # a PNG of 5792 x 5792
+SHOWN_CLASSES = 3
+
+
+class Refused(ValueError):
+    """What was given cannot be read or does not fit the model; the message says why."""
+
+
+# --- the layers: x (N,...) float32 -> float32, as in PyTorch's evaluation mode ----------------------------------------
+
+# N batch · I features in · O features or channels out · C channels in · H,W image · K kernel (odd, padding K//2)
+
+
+def linear(arguments: dict[str, Any], weights: Weights, x: Array) -> Array:
+    """out (N,O) = x (N,I) @ weight.T (I,O) + bias (O)"""
+    return x @ weights["weight"].T + weights["bias"]
+
+
+def conv2d(arguments: dict[str, Any], weights: Weights, x: Array) -> Array:
+    """out (N,O,H,W): every K x K patch as a column, and one matrix product for all places of a band of rows"""
+    weight, bias = weights["weight"], weights["bias"][:, None, None]  # (O,C,K,K), (O,1,1)
+    n, _, height, width = x.shape
+    out_channels, _, kernel, _ = weight.shape
+    edge = kernel // 2
+    padded = np.pad(x, ((0, 0), (0, 0), (edge, edge), (edge, edge)))
+    patches = sliding_window_view(padded, (kernel, kernel), axis=(2, 3))  # (N,C,H,W,K,K), a view
+    matrix = weight.reshape(out_channels, -1)  # (O,CKK)
+    out = np.empty((n, out_channels, height, width), np.float32)
+    band = max(1, CHUNK_FLOATS // (n * matrix.shape[1] * width))
+    for top in range(0, height, band):
+        columns = patches[:, :, top : top + band].transpose(0, 1, 4, 5, 2, 3)  # (N,C,K,K,rows,W)
+        rows = columns.shape[4]
+        product = matrix @ columns.reshape(n, matrix.shape[1], rows * width)  # (N,O,rows*W)
+        out[:, :, top : top + band] = product.reshape(n, out_channels, rows, width)
+    return out + bias
+
+
+def batch_norm(arguments: dict[str, Any], weights: Weights, x: Array) -> Array:
+    """out = (x - running mean) / sqrt(running variance + eps) * weight + bias, a feature or channel each"""
+    scale = weights["weight"] / np.sqrt(weights["running_var"] + np.float32(arguments.get("eps", 1e-5)))
+    shift = weights["bias"] - weights["running_mean"] * scale
+    shape = (-1, *[1] * (x.ndim - 2))
+    return x * scale.reshape(shape) + shift.reshape(shape)
+
+
+def max_pool(arguments: dict[str, Any], weights: Weights, x: Array) -> Array:
+    """out (N,C,H//k,W//k): the largest of each k x k window; an odd last row or column belongs to none"""
+    k = int(arguments["kernel_size"])
+    height, width = x.shape[2] // k * k, x.shape[3] // k * k
+    return functools.reduce(np.maximum, [x[:, :, i:height:k, j:width:k] for i in range(k) for j in range(k)])
+
+
+def relu(arguments: dict[str, Any], weights: Weights, x: Array) -> Array:
+    return np.maximum(x, np.float32(0))
+
+
+def tanh(arguments: dict[str, Any], weights: Weights, x: Array) -> Array:
+    return np.tanh(x)
+
+
+def sigmoid(arguments: dict[str, Any], weights: Weights, x: Array) -> Array:
+    small = np.exp(-np.abs(x))  # never overflows
+    return np.where(x >= 0, np.float32(1), small) / (1 + small)
+
+
+def gelu(arguments: dict[str, Any], weights: Weights, x: Array) -> Array:
+    """out = x Φ(x), where Φ is the normal distribution's cumulative function (exact, by erf)"""
+    return (x * (0.5 * (1 + erf(x * math.sqrt(0.5))))).astype(np.float32)
+
+
+def flatten(arguments: dict[str, Any], weights: Weights, x: Array) -> Array:
+    return x.reshape(len(x), -1)
+
+
+def unchanged(arguments: dict[str, Any], weights: Weights, x: Array) -> Array:
+    """Dropout acts while training alone."""
+    return x
+
+
+LAYERS: dict[str, Callable[[dict[str, Any], Weights, Array], Array]] = {
+    "Linear": linear,
+    "Conv2d": conv2d,
+    "BatchNorm1d": batch_norm,
+    "BatchNorm2d": batch_norm,
+    "MaxPool2d": max_pool,
+    "ReLU": relu,
+    "Tanh": tanh,
+    "Sigmoid": sigmoid,
+    "GELU": gelu,
+    "Flatten": flatten,
+    "Dropout": unchanged,
+}
+
+ERF_END, ERF_STEPS = 4.0, 2048  # beyond 4, erf is 1 to within 1.6e-8
+
+
+@functools.cache
+def _erf_table() -> Array:
+    places = range(-round(ERF_END * ERF_STEPS), round(ERF_END * ERF_STEPS) + 2)
+    return np.array([math.erf(place / ERF_STEPS) for place in places])
+
+
+def erf(x: Array) -> Array:
+    """The error function, in float64: a straight line between the values of math.erf at steps h of 1/2048. What it
+    misses by is at most h²/8 times the largest second derivative (0.97), 3e-8: less than float32 can tell at 1."""
+    table = _erf_table()
+    place = (np.clip(x.astype(np.float64), -ERF_END, ERF_END) + ERF_END) * ERF_STEPS
+    below = place.astype(np.intp)
+    low = table[below]
+    return low + (place - below) * (table[below + 1] - low)
+
+
+def softmax(logits: Array) -> Array:
+    """exp(logit) over the sum of all, a row each; the largest is taken away first, so that nothing overflows"""
+    powers = np.exp(logits - logits.max(1, keepdims=True))
+    return powers / powers.sum(1, keepdims=True)
+
+
+# --- the model --------------------------------------------------------------------------------------------------------
+
+
+class Model:
+    """A net of the layers above, from model.json (`description`) and model.safetensors (`weights`)."""
+
+    def __init__(self, description: dict[str, Any], weights: Weights) -> None:
+        if description["layers"] is None:
+            name = description["architecture"].get("name", description["architecture"]["type"])
+            raise Refused(f"{name} is not built of the layers that numpy computes here; run its model.onnx instead")
+        if unknown := [layer["type"] for layer in description["layers"] if layer["type"] not in LAYERS]:
+            raise Refused(f"the model has a layer {unknown[0]}, which is not one of {', '.join(LAYERS)}")
+        self.layers: list[dict[str, Any]] = description["layers"]
+        self.weights: list[Weights] = [{} for _ in self.layers]
+        for name, array in weights.items():
+            layer, _, part = name.partition(".")
+            self.weights[int(layer)][part] = array
+        self.shape: tuple[int, int, int] = tuple(description["input_shape"])
+        self.classes: list[str] = description["classes"]
+        scale = description["normalization"]
+        self.white: float = scale["white"]
+        self.mean, self.std = (np.array(scale[name], np.float32).reshape(-1, 1, 1) for name in ("mean", "std"))
+        self.multiplications, self._floats = _cost(self.layers, self.weights, self.shape)
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(array.nbytes for layer in self.weights for array in layer.values())
+
+    def logits(self, pixels: Array) -> Array:
+        """(N,C,H,W) in [0, 1] -> (N,K); in chunks, so that a convolution's patches fit the memory."""
+        chunk = max(1, CHUNK_FLOATS // self._floats)
+        parts = [self._forward(pixels[i : i + chunk]) for i in range(0, len(pixels), chunk)]
+        return np.concatenate(parts) if parts else np.empty((0, len(self.classes)), np.float32)
+
+    def _forward(self, pixels: Array) -> Array:
+        x: Array = (pixels.astype(np.float32) - self.mean) / self.std
+        for layer, weights in zip(self.layers, self.weights, strict=True):
+            x = LAYERS[layer["type"]](layer["arguments"], weights, x)
+        return x
+
+    def predict(self, images: Any, invert: bool = False) -> list[dict[str, Any]]:
+        """Of one image or many, as `pixels_of` takes them: label, class and the probability of every class."""
+        pixels = pixels_of(images, self.shape, self.white)
+        return self.answer(1 - pixels if invert else pixels)
+
+    def answer(self, pixels: Array) -> list[dict[str, Any]]:
+        """Of pixels (N,C,H,W) in [0, 1]."""
+        probabilities = softmax(self.logits(pixels))
+        rounded = probabilities.astype(np.float64).round(7).tolist()  # what float32 can tell of a number below 1
+        labels = probabilities.argmax(1).tolist()
+        return [
+            {"label": label, "class": self.classes[label], "probabilities": row}
+            for label, row in zip(labels, rounded, strict=True)
+        ]
+
+
+def _cost(layers: list[dict[str, Any]], weights: list[Weights], shape: tuple[int, ...]) -> tuple[int, int]:
+    """Of one example: how many multiplications, and the most floats that one layer holds at once."""
+    multiplications, most = 0, math.prod(shape)
+    for layer, own in zip(layers, weights, strict=True):
+        if layer["type"] == "Conv2d":
+            out_channels, channels, kernel, _ = own["weight"].shape
+            places = shape[1] * shape[2]
+            multiplications += own["weight"].size * places
+            most = max(most, (channels * kernel * kernel + 2 * out_channels) * places)
+            shape = (out_channels, *shape[1:])
+        elif layer["type"] == "MaxPool2d":
+            k = layer["arguments"]["kernel_size"]
+            shape = (shape[0], shape[1] // k, shape[2] // k)
+        elif layer["type"] == "Linear":
+            multiplications += own["weight"].size
+            shape = (len(own["weight"]),)
+            most = max(most, shape[0])
+    return multiplications, most
+
+
+def load(folder: str | Path, weights: str = "model.safetensors") -> Model:
+    """The model whose model.json and safetensors lie in `folder`."""
+    from safetensors.numpy import load_file
+
+    folder = Path(folder)
+    return Model(json.loads((folder / "model.json").read_text()), load_file(folder / weights))
+
+
+# --- images in --------------------------------------------------------------------------------------------------------
+
+
+def pixels_of(images: Any, shape: tuple[int, int, int], white: float) -> Array:
+    """One image or many, of the model's size, as (N,C,H,W) float32 in [0, 1].
+
+    Whole numbers are pixels from 0 (black) to the data set's `white`; other numbers must lie in [0, 1] already.
+    An image is (H,W) or (C,H,W); many are (N,H,W) for one channel, (N,C,H,W), or (N,H,W,C).
+    """
+    try:
+        array = np.asarray(images)
+    except ValueError as error:
+        raise Refused("the images are not all of one size") from error
+    if array.dtype.kind not in "biuf":
+        raise Refused(f"images must be numbers, got {array.dtype}")
+    if array.size == 0:
+        return np.zeros((0, *shape), np.float32)
+    channels, height, width = shape
+    if array.shape in ((height, width), shape):
+        array = array[None]
+    if channels == 1 and array.shape[1:] == (height, width):
+        array = array[:, None]
+    elif array.shape[1:] == (height, width, channels):
+        array = array.transpose(0, 3, 1, 2)
+    if array.shape[1:] != shape:
+        wanted = f"({channels}, {height}, {width})" + (f" or ({height}, {width})" if channels == 1 else "")
+        raise Refused(f"each image must have the shape {wanted}, got {array.shape} in all")
+    if array.dtype.kind == "b":
+        return array.astype(np.float32)
+    whole = array.dtype.kind in "iu"
+    lowest, highest, limit = array.min(), array.max(), white if whole else 1
+    if not (lowest >= 0 and highest <= limit):
+        kind = f"whole numbers are pixels from 0 to {white:g}" if whole else "fractions must lie between 0 and 1"
+        raise Refused(f"{kind}, got {lowest:g} to {highest:g}")
+    return array.astype(np.float32) / np.float32(limit)
+
+
+def fitted(image: Array, shape: tuple[int, int, int], invert: bool = False) -> Array:
+    """A picture of any size, (h,w,1..4) in [0, 1] with or without alpha, as the model wants it: (C,H,W).
+
+    What is transparent shows the ground: white where the picture is to be inverted, else black.
+    """
+    if image.shape[2] in (2, 4):
+        alpha, ground = image[..., -1:], 1.0 if invert else 0.0
+        image = image[..., :-1] * alpha + ground * (1 - alpha)
+    channels, height, width = shape
+    if channels == 1 and image.shape[2] == 3:
+        image = image @ np.array([[0.299], [0.587], [0.114]], np.float32)  # brightness as ITU-R BT.601 weighs it
+    elif channels == 3 and image.shape[2] == 1:
+        image = np.repeat(image, 3, axis=2)
+    elif channels != image.shape[2]:
+        raise Refused(f"the model takes images of {channels} channels, and a picture has 1 or 3")
+    down, across = resampling(image.shape[0], height), resampling(image.shape[1], width)
+    by_channel = np.ascontiguousarray(image.transpose(2, 0, 1), np.float32)  # else the products take a slow way
+    resized: Array = np.clip(down @ by_channel @ across.T, 0, 1)
+    return 1 - resized if invert else resized
+
+
+def resampling(size: int, wanted: int) -> Array:
+    """(wanted, size), rows of sum 1. Smaller: the mean of the pixels that a new one covers. Larger: on the straight
+    line between the two nearest."""
+    old = np.arange(size)
+    if wanted <= size:
+        edges = np.arange(wanted + 1)[:, None] * (size / wanted)
+        weights = np.minimum(edges[1:], old + 1) - np.maximum(edges[:-1], old)
+    else:
+        centres = (np.arange(wanted)[:, None] + 0.5) * (size / wanted) - 0.5
+        weights = 1 - np.abs(np.clip(centres, 0, size - 1) - old)
+    weights = np.maximum(weights, 0)
+    return (weights / weights.sum(1, keepdims=True)).astype(np.float32)
+
+
+# --- PNG --------------------------------------------------------------------------------------------------------------
+
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type: grey, RGB, palette, grey and alpha, RGBA
+DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
+PALETTE = 3
+
+
+def read_png(data: bytes) -> Array:
+    """(h,w,channels) float32 in [0, 1]: grey, grey and alpha, RGB, or RGBA. https://www.w3.org/TR/png-3/"""
+    chunks = _chunks(data)
+    width, height, depth, colour, compression, filters, interlace = struct.unpack(">IIBBBBB", chunks["IHDR"])
+    if colour not in SAMPLES or depth not in DEPTHS[colour] or compression or filters or not width or not height:
+        raise Refused("a PNG with a header that the standard does not know")
+    if interlace:
+        raise Refused("an interlaced PNG (Adam7), which is not read here; save it without interlacing")
+    if width * height > MAX_PIXELS:
+        raise Refused(f"a PNG of {width} x {height} pixels; at most {MAX_PIXELS} are read")
+    row_bytes = -(-width * SAMPLES[colour] * depth // 8)
+    size = height * (1 + row_bytes)
+    try:
+        raw = zlib.decompressobj().decompress(chunks["IDAT"], size)
+    except zlib.error as error:
+        raise Refused(f"a damaged PNG: {error}") from error
+    if len(raw) < size:
+        raise Refused(f"a PNG that is cut short: {len(raw)} bytes of {size}")
+    rows = np.frombuffer(raw, np.uint8).reshape(height, 1 + row_bytes)
+    if rows[:, 0].max() > 4:
+        raise Refused(f"a damaged PNG: there is no filter {rows[:, 0].max()}")
+    plain = unfiltered(rows[:, 0], rows[:, 1:], max(1, SAMPLES[colour] * depth // 8))
+    samples = _samples(plain, depth)[:, : width * SAMPLES[colour]].reshape(height, width, SAMPLES[colour])
+    return _colours(samples, depth, colour, chunks).astype(np.float32)
+
+
+def _chunks(data: bytes) -> dict[str, bytes]:
+    """Name -> content; the parts of IDAT are put together."""
+    if not data.startswith(SIGNATURE):
+        raise Refused("not a PNG file")
+    found: dict[str, bytes] = {}
+    parts: list[bytes] = []
+    place = len(SIGNATURE)
+    while "IEND" not in found:
+        if place + 12 > len(data):
+            raise Refused("a PNG that is cut short")
+        length, kind = struct.unpack_from(">I4s", data, place)
+        content, end = data[place + 8 : place + 8 + length], place + 12 + length
+        if end > len(data):
+            raise Refused("a PNG that is cut short")
+        if zlib.crc32(kind + content) != struct.unpack_from(">I", data, end - 4)[0]:
+            raise Refused("a damaged PNG: a checksum is wrong")
+        name, place = kind.decode("latin-1"), end
+        if name == "IDAT":
+            parts.append(content)
+        else:
+            found.setdefault(name, content)
+    if len(found.get("IHDR", b"")) != 13 or not parts:
+        raise Refused("a PNG without a header or without an image")
+    return {**found, "IDAT": b"".join(parts)}
+
+
+def unfiltered(filters: Array, rows: Array, step: int) -> Array:
+    """Undo the filter of each row: a byte was stored as its difference to what the bytes to the left (a), above (b) and
+    above left (c) foretell, `step` bytes to a pixel.
+
+    A byte needs its three neighbours first, so one after the other is the usual way, and slow in Python. All bytes on
+    one diagonal, from left below to right above, have their neighbours on the two diagonals before: they go together.
+    """
+    height, width = len(rows), rows.shape[1] // step
+    out = np.zeros((height + 1, width + 1, step), np.int16)  # a black row above and a black pixel to the left
+    differences = rows.reshape(height, width, step)
+    for diagonal in range(height + width - 1):
+        y = np.arange(max(0, diagonal - width + 1), min(height, diagonal + 1))
+        x = diagonal - y
+        a, b, c = out[y + 1, x], out[y, x + 1], out[y, x]
+        to_a, to_b, to_c = np.abs(b - c), np.abs(a - c), np.abs(a + b - 2 * c)  # of Paeth's guess a + b - c
+        paeth = np.where((to_a <= to_b) & (to_a <= to_c), a, np.where(to_b <= to_c, b, c))
+        guess = np.choose(filters[y][:, None], [np.zeros_like(a), a, b, (a + b) >> 1, paeth])
+        out[y + 1, x + 1] = (differences[y, x] + guess) & 0xFF
+    return out[1:, 1:].astype(np.uint8).reshape(height, width * step)
+
+
+def _samples(rows: Array, depth: int) -> Array:
+    """Bytes as samples of `depth` bits, high bits first."""
+    if depth == 8:
+        return rows
+    if depth == 16:
+        return rows.reshape(len(rows), -1, 2).view(">u2")[..., 0]
+    bits = np.unpackbits(rows, axis=1).reshape(len(rows), -1, depth)
+    return bits @ (1 << np.arange(depth)[::-1])
+
+
+def _colours(samples: Array, depth: int, colour: int, chunks: dict[str, bytes]) -> Array:
+    transparent = chunks.get("tRNS")
+    if colour == PALETTE:
+        palette = np.frombuffer(chunks.get("PLTE", b""), np.uint8)
+        palette = palette[: len(palette) // 3 * 3].reshape(-1, 3)
+        if samples.max() >= len(palette):
+            raise Refused("a damaged PNG: a pixel has a colour that its palette lacks")
+        if transparent is not None:
+            alpha = np.full((len(palette), 1), 255, np.uint8)
+            known = np.frombuffer(transparent, np.uint8)[: len(palette)]
+            alpha[: len(known), 0] = known
+            palette = np.hstack([palette, alpha])
+        return palette[samples[..., 0]] / 255
+    image = samples / (2**depth - 1)
+    if transparent is not None and len(transparent) == 2 * SAMPLES[colour]:
+        clear = np.frombuffer(transparent, ">u2")
+        return np.concatenate([image, (samples != clear).any(2, keepdims=True)], axis=2)
+    return image
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="predict.py", description="Say what the model sees in PNG images.")
+    parser.add_argument("images", nargs="+", metavar="IMAGE.png")
+    parser.add_argument("--invert", action="store_true", help="black on white, where the model learnt white on black")
+    parser.add_argument("--json", action="store_true", help="print JSON and nothing else")
+    parser.add_argument("--model", default=Path(__file__).parent, metavar="FOLDER", help="default: beside this file")
+    options = parser.parse_args(arguments)
+    answers = []
+    try:
+        model = load(options.model)
+        for name in options.images:
+            try:
+                pixels = fitted(read_png(Path(name).read_bytes()), model.shape, options.invert)
+            except Refused as error:
+                raise Refused(f"{name}: {error}") from error
+            answers.append({"file": name, **model.answer(pixels[None])[0]})
+    except (OSError, Refused) as error:
+        print(f"predict.py: {error}", file=sys.stderr)
+        return 1
+    if options.json:
+        print(json.dumps(answers, indent=2, ensure_ascii=False))
+        return 0
+    for answer in answers:
+        ranked = sorted(zip(answer["probabilities"], model.classes, strict=True), reverse=True)[:SHOWN_CLASSES]
+        print(answer["file"], answer["class"], *(f"{name}:{share:.4f}" for share, name in ranked), sep="\t")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

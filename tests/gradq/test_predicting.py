@@ -1,0 +1,69 @@
+"""gradq predict against the real API: a table for people, JSON for scripts, refusals in a sentence."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.numpy import save
+
+MODEL = {
+    "architecture": {"type": "linear"},
+    "layers": [{"type": "Flatten", "arguments": {}}, {"type": "Linear", "arguments": {}}],
+    "input_shape": [1, 2, 2],
+    "classes": ["bright", "dark", "never"],
+    "normalization": {"mean": [0.0], "std": [1.0], "white": 16.0},
+}
+WEIGHTS = {"1.weight": np.array([[1] * 4, [-1] * 4, [0] * 4], np.float32), "1.bias": np.array([-2, 2, -9], np.float32)}
+
+
+@pytest.fixture
+def job_id(api) -> str:
+    job_id = api.submit()
+    api.finish(api.start(), files={"model.json": json.dumps(MODEL).encode(), "model.safetensors": save(WEIGHTS)})
+    return job_id
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[str]:
+    for name, value in (("white.png", 255), ("black.jpg", 0)):
+        out = io.BytesIO()
+        Image.new("L", (9, 5), value).save(out, "png" if name.endswith("png") else "jpeg")
+        (tmp_path / name).write_bytes(out.getvalue())
+    np.savez(tmp_path / "two.npz", images=np.array([[[16, 16], [16, 16]], [[0, 0], [0, 0]]]))
+    return [str(tmp_path / name) for name in ("white.png", "black.jpg", "two.npz")]
+
+
+def test_a_table_has_each_image_s_label_and_the_likeliest_classes(gradq, job_id, files):
+    result = gradq("predict", job_id, *files)
+    assert result.exit_code == 0, result.output
+    header, *lines = [line.split() for line in result.stdout.splitlines()]
+    assert header == ["file", "label", "likeliest"]
+    assert [line[:2] for line in lines] == [
+        ["white.png", "bright"],
+        ["black.jpg", "dark"],
+        ["two.npz", "bright"],
+        ["two.npz", "dark"],
+    ]
+    assert lines[0][2:] == ["bright", "98.2%", "dark", "1.8%", "never", "0.0%"]
+
+
+def test_json_is_the_answer_of_the_service(gradq, job_id, files):
+    answer = json.loads(gradq("predict", job_id, files[0], "--json", "--invert").stdout)
+    assert answer["object"] == "predictions"
+    assert answer["predictions"][0]["class"] == "dark"
+    assert sum(answer["predictions"][0]["probabilities"]) == pytest.approx(1, abs=1e-6)
+
+
+def test_what_cannot_be_used_is_said_in_a_sentence(gradq, api, job_id, files, tmp_path):
+    (tmp_path / "notes.txt").write_text("hello")
+    result = gradq("predict", job_id, str(tmp_path / "notes.txt"))
+    assert result.exit_code == 2
+    assert result.stderr == "gradq: notes.txt: neither a PNG, a JPEG nor an npz\n"
+    assert "cannot read" in gradq("predict", job_id, str(tmp_path / "gone.png")).stderr
+    result = gradq("predict", api.submit(), files[0])
+    assert (result.exit_code, "is queued" in result.stderr) == (1, True)
