@@ -19,7 +19,7 @@ from api.openapi import endpoint
 from api.render import timestamp, timestamp_or_none
 from api.requests import LABELS, CommaList, Query, parse_json
 from api.services import services
-from shared import jobs
+from shared import dataset_store, jobs
 from shared.spec import JobSpec, LabelKey, LabelValue
 from shared.states import TERMINAL, JobState, shown_status
 from shared.tables import Attempt, Job
@@ -59,8 +59,9 @@ def submit() -> tuple[Response, int, dict[str, str]]:
 
     Every field has a default; what the server filled in, seed included, comes back in `spec`.
     """
-    spec = JobSpec.parse(parse_json())
+    spec = JobSpec.parse(parse_json(), dataset_store.finder(services().database))
     with services().database.write() as session:
+        dataset_store.hold(session, spec.dataset)
         body = to_json(session, jobs.create(session, spec))
     services().broker.ring()  # after the commit: whoever answers the bell finds the row; a dead broker is no error
     return jsonify(body), 202, {"Location": body["links"]["self"]}

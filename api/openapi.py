@@ -23,7 +23,7 @@ from shared.spec import JobSpec
 View = Callable[..., Any]
 REF = "#/components/schemas/{model}"
 TEXT_OR_BYTES: dict[str, Any] = {"schema": {"type": "string"}}
-JSON = "application/json"
+JSON, FORM = "application/json", "multipart/form-data"
 SHORT_FORMS = ("architecture", "init", "loss", "optimizer")  # "mlp" is short for {"type": "mlp"}
 
 
@@ -33,6 +33,7 @@ def endpoint(
     status: int = 200,
     query: type[Query] = NoQuery,
     body: type[BaseModel] | None = None,
+    form: type[BaseModel] | None = None,
     media: Sequence[str] = (JSON,),
     errors: Sequence[int] = (),
 ) -> Callable[[View], View]:
@@ -56,6 +57,7 @@ def endpoint(
             return view(**path) if query is NoQuery else view(**path, query=parsed)
 
         checked.gradq_query, checked.gradq_body = query, body  # type: ignore[attr-defined]
+        checked.gradq_form = form  # type: ignore[attr-defined]
         return APIScaffold().doc(responses=responses)(checked)
 
     return decorate
@@ -67,11 +69,12 @@ def _reference(model: str) -> dict[str, Any]:
 
 PROBLEMS = {
     400: "the body is not JSON",
-    404: "there is no such job or file",
+    403: "this may not be done",
+    404: "there is no such job, data set or file",
     406: "only JSON is sent here",
     409: "the job's state does not allow this; `state` and `allowed` say why and what",
     413: "the body is too large",
-    415: "the body is not sent as JSON",
+    415: "the body is not sent in the form that this call takes",
     416: "the range lies outside of the file",
     422: "what was sent is not valid; `errors` names every wrong field",
     503: "the database is away; `Retry-After` says when to ask again",
@@ -97,6 +100,8 @@ def complete(app: APIFlask) -> None:
                 operation["parameters"] += _parameters(getattr(view, "gradq_query", NoQuery))
                 if body := getattr(view, "gradq_body", None):
                     operation["requestBody"] = {"required": True, "content": {JSON: _reference(body.__name__)}}
+                if form := getattr(view, "gradq_form", None):
+                    operation["requestBody"] = {"required": True, "content": {FORM: _reference(form.__name__)}}
         return document
 
 

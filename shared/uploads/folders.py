@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -107,8 +106,8 @@ def _shares_top(files: dict[Parts, zipfile.ZipInfo]) -> bool:
 
 def read(
     archive: zipfile.ZipFile, fields: UploadFields, folder: Path, budget: Budget
-) -> tuple[Sequence[str], tuple[int, int, int], tuple[Array, Array]]:
-    """Decode every image into its place in the stored arrays; return classes, shape, and the labels of both splits."""
+) -> tuple[Layout, tuple[int, int, int], tuple[Array, Array]]:
+    """Decode every image into its place in the stored arrays; return what there is, and the labels of both splits."""
     found = layout(archive)
     if not found.pictures:
         detail = f"there is no image in the zip; put PNG or JPEG files into a folder a class. Folders: {found.classes}"
@@ -118,11 +117,11 @@ def read(
         fields.refuse(("test_fraction", "seed"), "the upload has a test folder of its own; leave the field out")
         is_test = np.array([picture.held_out for picture in found.pictures])
         train, test = np.flatnonzero(~is_test), np.flatnonzero(is_test)
-        names = classes.check_classes(every[train], every[test], found.classes)
+        classes.check_classes(every[train], every[test], found.classes)
     else:
         classes.check_classes(every, None, found.classes)
         train, test = classes.split(every, fields.test_fraction, fields.seed)
-        names = classes.check_classes(every[train], every[test], found.classes)
+        classes.check_classes(every[train], every[test], found.classes)
     classes.check_sizes(len(train), len(test))
     splits = {ARRAYS[0]: train, ARRAYS[2]: test}
     entries = [picture.entry for picture in found.pictures]
@@ -130,7 +129,7 @@ def read(
         shape = _decode(archive, entries, splits, fields.size, folder, budget, colour=False)
     except _Colour:
         shape = _decode(archive, entries, splits, fields.size, folder, budget, colour=True)
-    return names, shape, (every[train], every[test])
+    return found, shape, (every[train], every[test])
 
 
 class _Colour(Exception):

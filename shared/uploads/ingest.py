@@ -10,7 +10,9 @@ import json
 import shutil
 import zipfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -46,8 +48,8 @@ def check_parts(parts: Mapping[str, object]) -> None:
 
 def ingest(
     parts: Mapping[str, Path], fields: UploadFields, name: str, target: Path, limit: int
-) -> tuple[str, DatasetInfo]:
-    """Write the stored form into the folder `target`; return the format it came in, and the facts.
+) -> tuple[DatasetInfo, dict[str, Any]]:
+    """Write the stored form into the folder `target`; return the facts, and how the upload was read.
 
     Raises UnusableUpload or InvalidUpload. What lies in `target` then is the caller's to throw away.
     """
@@ -55,21 +57,57 @@ def ingest(
     scratch = target / "unpacked"
     scratch.mkdir(parents=True)
     try:
-        if FILE not in parts:
-            came_as, info = "idx", _idx_pair(parts, fields, name, target, scratch, budget)
-        elif not zipfile.is_zipfile(parts[FILE]):
-            raise UnusableUpload("unknown_format", _what_it_is(parts[FILE]))
-        else:
-            with zips.opened(parts[FILE]) as archive:
-                if npz.is_npz(archive):
-                    came_as = "npz"
-                    info = _npz(npz.read(archive, scratch, budget), fields, name, target, budget)
-                else:
-                    came_as, info = "folders", _folders(archive, fields, name, target, budget)
+        came_as, content = _read(parts, fields, target, scratch, budget)
     finally:
         shutil.rmtree(scratch)
+    info = content.facts(name)
+    for file, numbers in zip((ARRAYS[1], ARRAYS[3]), content.labels, strict=True):
+        np.save(target / file, numbers, allow_pickle=False)
     (target / FACTS).write_text(json.dumps(info.to_json(), indent=2, ensure_ascii=False) + "\n")
-    return came_as, info
+    drawn = {} if content.own_split else {"test_fraction": fields.test_fraction, "seed": fields.seed}
+    sized = {} if fields.size is None else {"size": fields.size}
+    return info, {"format": came_as, **drawn, **sized}
+
+
+@dataclass(frozen=True)
+class Content:
+    """What an upload turned out to hold. Its images have been written."""
+
+    classes: tuple[str, ...]
+    shape: tuple[int, int, int]
+    labels: tuple[Array, Array]  # to train on, to test on
+    scale: pixels.Scale
+    own_split: bool
+
+    def facts(self, name: str) -> DatasetInfo:
+        channels, height, width = self.shape
+        train, test = (len(numbers) for numbers in self.labels)
+        colour = "grey" if channels == 1 else "colour"
+        return DatasetInfo(
+            name=name,
+            description=f"{width}x{height} {colour} images, {len(self.classes)} classes ({train} train, {test} test)",
+            shape=self.shape,
+            classes=self.classes,
+            train_examples=train,
+            test_examples=test,
+            dtype=self.scale.dtype,
+            white=self.scale.white,
+            source="upload",
+        )
+
+
+def _read(
+    parts: Mapping[str, Path], fields: UploadFields, target: Path, scratch: Path, budget: Budget
+) -> tuple[str, Content]:
+    if FILE not in parts:
+        return "idx", _idx_pair(parts, fields, target, scratch, budget)
+    if not zipfile.is_zipfile(parts[FILE]):
+        raise UnusableUpload("unknown_format", _what_it_is(parts[FILE]))
+    with zips.opened(parts[FILE]) as archive:
+        if npz.is_npz(archive):
+            return "npz", _npz(npz.read(archive, scratch, budget), fields, target, budget)
+        found, shape, numbers = folders.read(archive, fields, target, budget)
+        return "folders", Content(tuple(found.classes), shape, numbers, folders.SCALE, found.split)
 
 
 def _what_it_is(path: Path) -> str:
@@ -82,24 +120,22 @@ def _what_it_is(path: Path) -> str:
     return "'file' is neither a .npz nor a zip of class folders; is it whole?"
 
 
-def _npz(arrays: dict[str, Array], fields: UploadFields, name: str, target: Path, budget: Budget) -> DatasetInfo:
+def _npz(arrays: dict[str, Array], fields: UploadFields, target: Path, budget: Budget) -> Content:
     names = npz.class_names(arrays.pop(npz.NAMES)) if npz.NAMES in arrays else None
     if "x" in arrays:
-        return _arrays({"x": arrays["x"]}, {"x": ("y", arrays["y"])}, names, fields, name, target, budget)
+        return _arrays({"x": arrays["x"]}, {"x": ("y", arrays["y"])}, names, fields, target, budget)
     images = {key: arrays[key] for key in ("x_train", "x_test")}
     given = {"x_train": ("y_train", arrays["y_train"]), "x_test": ("y_test", arrays["y_test"])}
-    return _arrays(images, given, names, fields, name, target, budget)
+    return _arrays(images, given, names, fields, target, budget)
 
 
-def _idx_pair(
-    parts: Mapping[str, Path], fields: UploadFields, name: str, target: Path, scratch: Path, budget: Budget
-) -> DatasetInfo:
+def _idx_pair(parts: Mapping[str, Path], fields: UploadFields, target: Path, scratch: Path, budget: Budget) -> Content:
     def read(part: str) -> Array:
         return idx.read(gunzipped(parts[part], scratch / part, budget, part), part)
 
     images = {part: read(part) for part in ("images", "test_images") if part in parts}
     given = {part: (other, read(other)) for part, other in (PAIR, TEST_PAIR) if part in parts}
-    return _arrays(images, given, None, fields, name, target, budget)
+    return _arrays(images, given, None, fields, target, budget)
 
 
 def _arrays(
@@ -107,10 +143,9 @@ def _arrays(
     given: dict[str, tuple[str, Array]],
     names: list[str] | None,
     fields: UploadFields,
-    name: str,
     target: Path,
     budget: Budget,
-) -> DatasetInfo:
+) -> Content:
     """Images and their labels by name: of one split, which is then divided, or of two."""
     fields.refuse(("size",), "resizes the images of a zip of folders; arrays are taken as they are")
     images = {key: pixels.as_nchw(array, key) for key, array in images.items()}
@@ -139,35 +174,4 @@ def _arrays(
     scale = pixels.examine(images)
     for (array, indices), file in zip(sources, (ARRAYS[0], ARRAYS[2]), strict=True):
         pixels.copy(array, indices, target / file, scale, budget)
-    return _facts(name, shape, classes, (train_labels, test_labels), scale, target)
-
-
-def _folders(archive: zipfile.ZipFile, fields: UploadFields, name: str, target: Path, budget: Budget) -> DatasetInfo:
-    classes, shape, numbers = folders.read(archive, fields, target, budget)
-    return _facts(name, shape, tuple(classes), numbers, folders.SCALE, target)
-
-
-def _facts(
-    name: str,
-    shape: tuple[int, int, int],
-    classes: tuple[str, ...],
-    numbers: tuple[Array, Array],
-    scale: pixels.Scale,
-    target: Path,
-) -> DatasetInfo:
-    for file, values in zip((ARRAYS[1], ARRAYS[3]), numbers, strict=True):
-        np.save(target / file, values, allow_pickle=False)
-    channels, height, width = shape
-    train, test = (len(values) for values in numbers)
-    colour = "grey" if channels == 1 else "colour"
-    return DatasetInfo(
-        name=name,
-        description=f"{width}x{height} {colour} images, {len(classes)} classes ({train} train, {test} test)",
-        shape=shape,
-        classes=classes,
-        train_examples=train,
-        test_examples=test,
-        dtype=scale.dtype,
-        white=scale.white,
-        source="upload",
-    )
+    return Content(classes, shape, (train_labels, test_labels), scale, own_split=bool(rest))
