@@ -23,9 +23,11 @@ from shared import events, jobs
 from shared.artifacts import ArtifactStore, StoredFile, artifact_key, checkpoint_key, sha256_of
 from shared.config import Settings
 from shared.database import Database
-from shared.errors import DatabaseAway, LeaseLost
+from shared.datasets import DATASETS
+from shared.errors import DatabaseAway, DataError, LeaseLost
 from shared.states import JobState
 from shared.tables import CheckpointRow, Job
+from worker.dataset_files import local_folder
 from worker.devices import Slot
 from worker.launcher import Launcher, Trainer
 from worker.lease import LeaseKeeper
@@ -95,7 +97,11 @@ class Supervisor:
 
     def _attempt(self) -> None:
         started = time.monotonic()
-        self._prepare()
+        try:
+            self._prepare()
+        except DataError as error:
+            self._fail(events.Failed(code=error.code, message=error.detail, data=error.data))
+            return
         trainer = self.house.launcher.start(self._plan())
         try:
             self._follow(trainer, deadline=started + self.job.spec["max_seconds"])
@@ -119,6 +125,7 @@ class Supervisor:
         self.folder.mkdir(parents=True)
         self.resume: Path | None = None
         self.reported_step = -1
+        self.dataset = self._dataset()
         if self.job.attempt == 1:
             return
         with self.database.read() as session:
@@ -128,6 +135,13 @@ class Supervisor:
                 self.resume = path
                 self._write(partial(jobs.note_resumed, lease=self.lease, step=row.step))
                 return
+
+    def _dataset(self) -> Path | None:
+        """The folder of an uploaded data set; None for a built-in one, which the trainer finds by its name."""
+        dataset_id = self.job.spec["dataset"]
+        if dataset_id in DATASETS:
+            return None
+        return local_folder(dataset_id, self.settings, self.database, self.store)
 
     def _fetch(self, row: CheckpointRow) -> Path | None:
         """Bring a checkpoint here; None when it is gone or not what was stored, and the one before must do."""
@@ -154,6 +168,7 @@ class Supervisor:
             "threads": self.house.threads,
             "resume": str(self.resume) if self.resume else None,
             "reported_step": self.reported_step,
+            "dataset": str(self.dataset) if self.dataset else None,
         }
 
     # --- follow -------------------------------------------------------------------------------------------------------

@@ -48,6 +48,7 @@ class Plan:
     threads: int
     resume: str | None = None
     reported_step: int = -1
+    dataset: str | None = None  # the folder of an uploaded data set
 
 
 def warm_up(pipe: connection.Connection) -> None:
@@ -91,6 +92,7 @@ def outcome_of(spec: JobSpec, plan: Plan, stop: threading.Event, pipe: connectio
             data_dir=Path(plan.data_dir),
             download=plan.download,
             threads=plan.threads,
+            uploaded=Path(plan.dataset) if plan.dataset else None,
         )
     except StopRequested as stopped:
         return Stopped(step=stopped.step)
