@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import mimetypes
 import secrets
@@ -82,8 +83,12 @@ class ArtifactStore:
         self.remove_folder(job_id)
 
     def remove_folder(self, key: str) -> None:
+        """Remove a folder, and the one around it if it is empty now: object stores have no empty folders either."""
         if self.fs.exists(self._path(key)):
             self.fs.rm(self._path(key), recursive=True)
+        if "/" in key and (path := self.local_path(key)) is not None:
+            with contextlib.suppress(OSError):
+                path.parent.rmdir()
 
     def _path(self, key: str) -> str:
         return f"{self.root.rstrip('/')}/{key}"
