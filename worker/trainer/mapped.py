@@ -193,7 +193,7 @@ class MappedBatches:
 
 
 def end_with_trainer(_worker: int) -> None:
-    """A worker is forked by the fork server, in another session: nothing but this tells it that its trainer died."""
+    """A worker's parent is the fork server, which outlives a trainer that was killed: only this tells the worker."""
     trainer = parent_process()
     assert trainer is not None
 

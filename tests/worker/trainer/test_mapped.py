@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pickle
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +23,12 @@ from support.waiting import wait_for
 
 from shared.datasets import ARRAYS, DatasetInfo
 from shared.errors import DataError
+from shared.events import Finished, Metric
 from shared.spec import JobSpec
 from shared.uploads.fields import UploadFields
 from shared.uploads.ingest import ingest
-from worker.trainer import data, mapped
+from worker.launcher import Launcher
+from worker.trainer import data, mapped, process
 from worker.trainer.job import run_job
 from worker.trainer.loop import Run
 from worker.trainer.mapped import MappedBatches
@@ -222,4 +226,49 @@ def test_workers_end_with_a_trainer_that_was_killed(tmp_path: Path) -> None:
         assert len(family) >= 2  # the fork server, and a worker below it
         trainer.send_signal(signal.SIGKILL)
         trainer.wait()
+    wait_for(lambda: not [p for p in family if p.is_running() and p.status() != "zombie"], 20, "the workers to end")
+
+
+FORCED = """
+from worker.trainer import mapped, process
+mapped.SHARE_OF_MEMORY = 0.0
+process.run(pipe, process.Plan(**plan))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="reads /proc")
+@pytest.mark.parametrize("end", ["done", "killed"])
+def test_a_trainer_of_the_service_takes_its_workers_along(tmp_path: Path, end: str) -> None:
+    folder, info = uploaded(tmp_path, CONTENTS["grey bytes"])
+    epochs = 2 if end == "done" else 10_000
+    plan = process.Plan(
+        spec=spec_for(info, epochs=epochs, batch_size=1).to_json(),
+        folder=str(tmp_path / "run"),
+        data_dir="nowhere",
+        download=False,
+        device="cpu",
+        gpu_uuid=None,
+        threads=1,
+        dataset=str(folder),
+    )
+    launcher = Launcher()
+    launcher.warm_up()
+    ours, theirs = launcher._context.Pipe(duplex=False)
+    trainer = launcher._context.Process(target=exec, args=(FORCED, {"pipe": theirs, "plan": asdict(plan)}))
+    trainer.start()
+    theirs.close()
+    try:
+        events: list[Any] = []
+        with contextlib.suppress(EOFError):
+            while not (end == "killed" and any(isinstance(event, Metric) for event in events)) and ours.poll(60):
+                events.append(ours.recv())
+        if end == "done":
+            assert isinstance(events[-1], Finished), events[-1]
+            return
+        family = psutil.Process(trainer.pid).children(recursive=True)
+        assert len(family) >= 2  # a fork server of its own, and a worker
+    finally:
+        trainer.kill()  # it alone: its workers have to notice
+        trainer.join(20)
+        ours.close()
     wait_for(lambda: not [p for p in family if p.is_running() and p.status() != "zombie"], 20, "the workers to end")
