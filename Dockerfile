@@ -40,7 +40,8 @@ RUN python -m pip uninstall --yes --quiet --root-user-action=ignore setuptools w
     && groupadd --gid 10001 gradq \
     && useradd --uid 10001 --gid gradq --home-dir /var/lib/gradq --no-create-home --shell /usr/sbin/nologin gradq \
     # a new named volume takes over owner and mode of the folder that it is mounted on
-    && install -d -o gradq -g gradq -m 0700 /var/lib/gradq /var/lib/gradq/artifacts /var/lib/gradq/data
+    && install -d -o gradq -g gradq -m 0700 /var/lib/gradq /var/lib/gradq/artifacts /var/lib/gradq/data \
+        /var/lib/gradq/uploads
 
 COPY --from=build /opt/gradq /opt/gradq
 

@@ -19,8 +19,8 @@ from api.openapi import endpoint
 from api.render import timestamp, timestamp_or_none
 from api.requests import LABELS, CommaList, Query, parse_json
 from api.services import services
-from shared import jobs, roster
-from shared.datasets import DATASETS
+from shared import dataset_store, jobs, roster
+from shared.datasets import DatasetInfo
 from shared.estimate import estimate
 from shared.origin import check_origin
 from shared.presets import PRESETS
@@ -76,11 +76,14 @@ def submit(query: SubmitQuery) -> Response | tuple[Response, int, dict[str, str]
     Every field has a default; what the server filled in, seed included, comes back in `spec`. With `dry_run=true`
     nothing is stored, and the answer (200) says what the job would cost.
     """
-    spec = JobSpec.parse(parse_json())
+    find_dataset = dataset_store.finder(services().database)
+    spec = JobSpec.parse(parse_json(), find_dataset)
     if query.dry_run:
+        info = find_dataset(spec.dataset)
+        assert info is not None, "the spec was parsed with it"
         with services().database.read() as session:
-            check_origin(session, spec)
-            return jsonify(_dry_run(session, spec))
+            check_origin(session, spec, find_dataset)
+            return jsonify(_dry_run(session, spec, info))
     return accept(spec)
 
 
@@ -91,14 +94,15 @@ def submit_gradient_check() -> tuple[Response, int, dict[str, str]]:
 
     A job that trains nothing: it holds the gradients by hand against autograd's and finite differences, in float64.
     """
-    return accept(GradientCheckSpec.parse(parse_json()))
+    return accept(GradientCheckSpec.parse(parse_json(), dataset_store.finder(services().database)))
 
 
 def accept(spec: Work, reproduces: str | None = None) -> tuple[Response, int, dict[str, str]]:
     """Store a job, ring for it, and show it."""
     with services().database.write() as session:
+        dataset_store.hold(session, spec.dataset)
         if isinstance(spec, JobSpec):
-            check_origin(session, spec)
+            check_origin(session, spec, dataset_store.finder(services().database))
         body = to_json(session, jobs.create(session, spec, reproduces))
     services().broker.ring()  # after the commit: whoever answers the bell finds the row; a dead broker is no error
     return jsonify(body), 202, {"Location": body["links"]["self"]}
@@ -297,8 +301,7 @@ def _article(job: Job) -> dict[str, Any]:
     return {} if preset is None else {"article": preset.article}
 
 
-def _dry_run(session: Session, spec: JobSpec) -> dict[str, Any]:
-    info = DATASETS[spec.dataset]
+def _dry_run(session: Session, spec: JobSpec, info: DatasetInfo) -> dict[str, Any]:
     device = "cpu" if spec.device == "cpu" or not (spec.device == "cuda" or _some_gpu(session)) else "cuda"
     found = estimate(spec, info, device, jobs.speeds_like(session, spec, device))
     return {

@@ -25,7 +25,7 @@ from shared.spec import KINDS
 View = Callable[..., Any]
 REF = "#/components/schemas/{model}"
 TEXT_OR_BYTES: dict[str, Any] = {"schema": {"type": "string"}}
-JSON = "application/json"
+JSON, FORM = "application/json", "multipart/form-data"
 SHORT_FORMS = ("architecture", "init", "loss", "optimizer", "schedule")  # "mlp" is short for {"type": "mlp"}
 SHORT_ITEMS = ("augment",)  # lists of such values
 
@@ -36,6 +36,7 @@ def endpoint(
     status: int = 200,
     query: type[Query] = NoQuery,
     body: type[BaseModel] | None = None,
+    form: type[BaseModel] | None = None,
     other_bodies: Mapping[str, dict[str, Any]] | None = None,
     media: Sequence[str] = (JSON,),
     other_answers: Mapping[int, type[BaseModel]] = MappingProxyType({}),
@@ -65,6 +66,7 @@ def endpoint(
             return view(**path) if query is NoQuery else view(**path, query=parsed)
 
         bodies = {JSON: _reference(body.__name__)} if body is not None else {}
+        bodies |= {FORM: _reference(form.__name__)} if form is not None else {}
         bodies |= {kind: {"schema": schema} for kind, schema in (other_bodies or {}).items()}
         checked.gradq_query, checked.gradq_bodies = query, bodies  # type: ignore[attr-defined]
         return APIScaffold().doc(responses=responses)(checked)
@@ -78,11 +80,12 @@ def _reference(model: str) -> dict[str, Any]:
 
 PROBLEMS = {
     400: "the body is not JSON",
-    404: "there is no such job or file",
+    403: "this may not be done",
+    404: "there is no such job, data set or file",
     406: "only JSON is sent here",
     409: "the job's state does not allow this; `state` and `allowed` say why and what",
     413: "the body is too large",
-    415: "the body is not sent as JSON",
+    415: "the body is not sent in the form that this call takes",
     416: "the range lies outside of the file",
     422: "what was sent is not valid; `errors` names every wrong field",
     503: "the database is away; `Retry-After` says when to ask again",

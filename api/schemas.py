@@ -7,8 +7,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from shared.spec import GradientCheckSpec, JobSpec
+from shared.uploads.fields import UploadFields
 
 Timestamp = Annotated[str, Field(json_schema_extra={"format": "date-time"}, examples=["2026-11-23T12:00:00.123Z"])]
+Part = Annotated[str, Field(json_schema_extra={"format": "binary"})]  # of a multipart form
 Status = Literal["queued", "running", "cancelling", "pausing", "paused", "succeeded", "failed", "cancelled"]
 EventType = Literal["status", "metric", "log", "checkpoint", "artifact", "warning"]
 Point = tuple[int, int, float | None]
@@ -205,15 +207,43 @@ class WorkerList(Answer):
 
 
 class Dataset(Answer):
+    """`id` is what a job's `dataset` names. Built-in sets have no sha256, options, size and date."""
+
     object: Literal["dataset"]
+    id: str
     name: str
+    source: Literal["builtin", "upload"]
     description: str
     shape: tuple[int, int, int]
     classes: list[str]
     train_examples: int
     test_examples: int
+    dtype: Literal["uint8", "float32"]
+    white: float
+    sha256: str | None
+    options: dict[str, Any] | None
+    size_bytes: int | None
+    created_at: Timestamp | None
     available: bool
     missing_files: list[str]
+    links: Links
+
+
+class DatasetUpload(UploadFields):
+    """Either `file`, a .npz or a zip of class folders; or `images` and `labels`, an IDX pair, each plain or gzipped."""
+
+    file: Part | None = None
+    images: Part | None = None
+    labels: Part | None = None
+    test_images: Part | None = None
+    test_labels: Part | None = None
+
+
+class DeletedDataset(Answer):
+    object: Literal["dataset"]
+    id: str
+    deleted: Literal[True]
+    freed_bytes: int
 
 
 class DatasetList(Answer):

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from gradq import checking, demo, predicting, presets, repeating, service, steering, submission, watch
+from gradq import checking, datasets, demo, predicting, presets, repeating, service, steering, submission, watch
 from gradq.errors import Commands
 from shared.version import VERSION
 
@@ -55,4 +55,5 @@ for verb in (
     service.migrate,
 ):
     app.command()(verb)
+app.add_typer(datasets.app, name="datasets")
 app.command(hidden=True)(demo.demo)

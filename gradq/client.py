@@ -5,16 +5,17 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import IO, Any, Self
 from urllib.parse import quote
 
 import httpx2
 
 DEFAULT_URL = "http://127.0.0.1:8080"
 CONNECT_SECONDS, ANSWER_SECONDS = 5.0, 30.0
+DECODE_SECONDS = 3600.0  # how long a service may take to decode what was uploaded, before it answers
 
 Job = dict[str, Any]
 
@@ -134,6 +135,23 @@ class Client:
     def workers(self) -> list[dict[str, Any]]:
         return list(self._call("GET", "/v1/workers")["data"])
 
+    def datasets(self) -> dict[str, Any]:
+        """All data sets: built-in ones first, then uploaded ones, newest first."""
+        return self._call("GET", "/v1/datasets")
+
+    def dataset(self, dataset_id: str) -> dict[str, Any]:
+        return self._call("GET", _dataset(dataset_id))
+
+    def add_dataset(
+        self, files: Mapping[str, tuple[str, IO[bytes]]], fields: Mapping[str, str] | None = None
+    ) -> dict[str, Any]:
+        """Upload a data set; its parts by name: (file name, open file). They are streamed, not held in memory."""
+        patience = httpx2.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS, read=DECODE_SECONDS)
+        return self._call("POST", "/v1/datasets", files=dict(files), data=dict(fields or {}), timeout=patience)
+
+    def delete_dataset(self, dataset_id: str) -> dict[str, Any]:
+        return self._call("DELETE", _dataset(dataset_id))
+
     def ready(self) -> bool:
         """True once the service reaches its database and broker."""
         try:
@@ -181,6 +199,10 @@ def _problem(response: httpx2.Response) -> ApiError:
 
 def _job(job_id: str) -> str:
     return f"/v1/jobs/{quote(job_id, safe='')}"
+
+
+def _dataset(dataset_id: str) -> str:
+    return f"/v1/datasets/{quote(dataset_id, safe='')}"
 
 
 def _given(**params: Any) -> dict[str, Any]:

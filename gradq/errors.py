@@ -48,7 +48,8 @@ def in_words(error: ApiError) -> str:
         field = str(wrong.get("pointer", "")).lstrip("/").replace("/", ".") or "the spec"
         lines.append(f"  {field}: {wrong.get('detail', wrong.get('code', 'wrong'))}")
     if error.errors:
-        lines.append("Nothing was changed. Correct these fields and try again; `gradq submit --help` lists them.")
+        verb = "datasets add" if error.code == "invalid_upload" else "submit"
+        lines.append(f"Nothing was changed. Correct these fields and try again; `gradq {verb} --help` lists them.")
     elif hint := NEXT_STEP.get(error.status):
         lines.append(hint)
     return "\n".join(lines)

@@ -17,7 +17,7 @@ from gradq.tables import size, span, summary_line
 
 def submit(
     architecture: Annotated[str | None, typer.Option(help='linear, mlp, cnn, or {"type":"mlp","hidden":[30]}.')] = None,
-    dataset: Annotated[str | None, typer.Option(help="digits, mnist.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="A name or id that `gradq datasets` lists.")] = None,
     gradients: Annotated[str | None, typer.Option(help="autograd, or manual: the chain rule by hand.")] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate, above 0.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the data.")] = None,

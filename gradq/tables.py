@@ -13,6 +13,7 @@ from rich.text import Text
 Job = dict[str, Any]
 
 COLUMNS = ("id", "name", "status", "gradients", "epoch", "loss", "accuracy", "device", "age")
+DATASET_COLUMNS = ("id", "name", "shape", "classes", "train", "test", "here")
 SHOWN = (  # in a terminal of at least so many columns; an id is never cut, since it is there to be copied
     (120, COLUMNS),
     (100, ("id", "name", "status", "epoch", "accuracy", "age")),
@@ -95,6 +96,35 @@ def summary_line(job: Job) -> str:
     if reason := _reason(job):
         parts.append(reason)
     return "  ".join(parts)
+
+
+def datasets_table(datasets: list[dict[str, Any]], console: Console | None = None) -> None:
+    """One data set a line, with what a job's `dataset` must say for it in the first column."""
+    console = console or Console()
+    rows = [_dataset_row(dataset) for dataset in datasets]
+    if not console.is_terminal:
+        plain([list(DATASET_COLUMNS), *rows], console)
+        return
+    table = Table(box=None, header_style="bold", padding=(0, 1, 0, 0))
+    for column in DATASET_COLUMNS:
+        table.add_column(column, no_wrap=column == "id", justify="right" if column in ("train", "test") else "left")
+    for row in rows:
+        table.add_row(*map(Text, row))
+    console.print(table)
+
+
+def dataset_line(dataset: dict[str, Any]) -> str:
+    """`ds_…  pets  3x32x32  2 classes  90 train  10 test`"""
+    channels, height, width = dataset["shape"]
+    counts = f"{len(dataset['classes'])} classes  {dataset['train_examples']} train  {dataset['test_examples']} test"
+    return f"{dataset['id']}  {dataset['name']}  {channels}x{height}x{width}  {counts}"
+
+
+def _dataset_row(dataset: dict[str, Any]) -> list[str]:
+    shape, classes = "x".join(map(str, dataset["shape"])), str(len(dataset["classes"]))
+    here = "yes" if dataset["available"] else "no"
+    counts = [str(dataset["train_examples"]), str(dataset["test_examples"])]
+    return [dataset["id"], dataset["name"], shape, classes, *counts, here]
 
 
 def file_line(artifact: dict[str, Any], path: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import mimetypes
 import secrets
@@ -88,8 +89,15 @@ class ArtifactStore:
 
     def remove_job(self, job_id: str) -> None:
         """Remove whatever lies under the job's folder, half-written files of lost attempts included."""
-        if self.fs.exists(self._path(job_id)):
-            self.fs.rm(self._path(job_id), recursive=True)
+        self.remove_folder(job_id)
+
+    def remove_folder(self, key: str) -> None:
+        """Remove a folder, and the one around it if it is empty now: object stores have no empty folders either."""
+        if self.fs.exists(self._path(key)):
+            self.fs.rm(self._path(key), recursive=True)
+        if "/" in key and (path := self.local_path(key)) is not None:
+            with contextlib.suppress(OSError):
+                path.parent.rmdir()
 
     def _path(self, key: str) -> str:
         return f"{self.root.rstrip('/')}/{key}"
@@ -101,6 +109,11 @@ def artifact_key(job_id: str, attempt: int, name: str) -> str:
 
 def checkpoint_key(job_id: str, attempt: int, step: int) -> str:
     return f"{job_id}/checkpoints/{attempt}-{step}.pt"
+
+
+def dataset_folder(dataset_id: str) -> str:
+    """A new folder for the arrays of a data set. Two requests that store the same one do not touch each other's."""
+    return f"datasets/{dataset_id}/{secrets.token_hex(4)}"
 
 
 def sha256_of(path: Path) -> str:

@@ -34,6 +34,8 @@ class Settings(BaseSettings):
     reconcile_seconds: Annotated[float, Field(gt=0)] = 2.0
     download: bool = True
     predict_bytes: Annotated[int, Field(ge=1024)] = 16 << 20
+    max_upload_bytes: Annotated[int, Field(ge=1)] = 2 << 30
+    max_unpacked_bytes: Annotated[int, Field(ge=1)] = 8 << 30
     allow_anonymous: bool = False
     log_level: Annotated[LogLevel, BeforeValidator(lambda value: str(value).upper())] = "INFO"
 
@@ -64,6 +66,16 @@ class Settings(BaseSettings):
     def runs_dir(self) -> Path:
         """Where trainers work: one folder an attempt, removed when its outcome is stored."""
         return self.state_dir / "runs"
+
+    @property
+    def uploads_dir(self) -> Path:
+        """Where uploads are received and decoded: one folder a request, removed when it has been answered."""
+        return self.state_dir / "uploads"
+
+    @property
+    def cache_dir(self) -> Path:
+        """Where a worker keeps uploaded data sets, if the store is no local folder."""
+        return self.state_dir / "cache"
 
     @property
     def broker_socket(self) -> Path:

@@ -1,9 +1,13 @@
-"""The built-in data sets as facts: shape, classes, sizes, files. Reads no pixel; worker/trainer/data.py does."""
+"""Data sets as facts: shape, classes, sizes, files; the built-in ones by name. Reads no pixel; the trainer does."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, Literal, Self
+
+ARRAYS = ("train_images.npy", "train_labels.npy", "test_images.npy", "test_labels.npy")  # an uploaded set, decoded
+FACTS = "dataset.json"  # beside them: what `DatasetInfo.to_json` says
 
 
 @dataclass(frozen=True)
@@ -14,8 +18,11 @@ class DatasetInfo:
     classes: tuple[str, ...]
     train_examples: int
     test_examples: int
-    folder: str | None = None  # below GRADQ_DATA_DIR; None: ships with a package
+    folder: str | None = None  # below GRADQ_DATA_DIR; None: ships with a package, or was uploaded
     files: tuple[str, ...] = ()  # each may also carry .gz
+    dtype: Literal["uint8", "float32"] = "uint8"  # of the pixels as they are stored
+    white: float = 255.0  # pixels go from 0 to this
+    source: Literal["builtin", "upload"] = "builtin"
 
     def missing_files(self, data_dir: Path) -> list[Path]:
         """The files that are not there, neither plain nor gzipped."""
@@ -24,8 +31,25 @@ class DatasetInfo:
         paths = [data_dir / self.folder / name for name in self.files]
         return [path for path in paths if not path.is_file() and not path.with_name(path.name + ".gz").is_file()]
 
+    def to_json(self) -> dict[str, Any]:
+        """The facts of an uploaded data set as plain values, for a row or a file."""
+        facts = asdict(self)
+        return {**facts, "shape": list(self.shape), "classes": list(self.classes), "files": list(self.files)}
+
+    @classmethod
+    def from_json(cls, facts: dict[str, Any]) -> Self:
+        channels, height, width = facts["shape"]
+        sequences = {"classes": tuple(facts["classes"]), "files": tuple(facts["files"])}
+        return cls(**{**facts, **sequences, "shape": (channels, height, width)})
+
 
 DIGIT_NAMES = tuple(str(i) for i in range(10))
+IDX_FILES = (
+    "train-images-idx3-ubyte",
+    "train-labels-idx1-ubyte",
+    "t10k-images-idx3-ubyte",
+    "t10k-labels-idx1-ubyte",
+)
 
 DATASETS: dict[str, DatasetInfo] = {
     info.name: info
@@ -37,6 +61,8 @@ DATASETS: dict[str, DatasetInfo] = {
             classes=DIGIT_NAMES,
             train_examples=1617,
             test_examples=180,
+            dtype="float32",
+            white=16.0,
         ),
         DatasetInfo(
             name="mnist",
@@ -46,12 +72,43 @@ DATASETS: dict[str, DatasetInfo] = {
             train_examples=60_000,
             test_examples=10_000,
             folder="MNIST/raw",
-            files=(
-                "train-images-idx3-ubyte",
-                "train-labels-idx1-ubyte",
-                "t10k-images-idx3-ubyte",
-                "t10k-labels-idx1-ubyte",
+            files=IDX_FILES,
+        ),
+        DatasetInfo(
+            name="fashion_mnist",
+            description="28x28 grey pictures of clothes, by Zalando Research (60 000 train, 10 000 test)",
+            shape=(1, 28, 28),
+            classes=(
+                *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
+                *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
             ),
+            train_examples=60_000,
+            test_examples=10_000,
+            folder="FashionMNIST/raw",
+            files=IDX_FILES,
+        ),
+        DatasetInfo(
+            name="kmnist",
+            description="28x28 grey cursive hiragana, by ROIS-DS CODH (60 000 train, 10 000 test)",
+            shape=(1, 28, 28),
+            classes=("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo"),
+            train_examples=60_000,
+            test_examples=10_000,
+            folder="KMNIST/raw",
+            files=IDX_FILES,
+        ),
+        DatasetInfo(
+            name="cifar10",
+            description="32x32 colour photographs of animals and vehicles (50 000 train, 10 000 test)",
+            shape=(3, 32, 32),
+            classes=(
+                *("airplane", "automobile", "bird", "cat", "deer"),
+                *("dog", "frog", "horse", "ship", "truck"),
+            ),
+            train_examples=50_000,
+            test_examples=10_000,
+            folder="cifar-10-batches-py",
+            files=(*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"),
         ),
     )
 }

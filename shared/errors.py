@@ -3,9 +3,14 @@
 GradqError
 ├── BadRequest 400          the body is not JSON
 ├── NotFound 404
+├── Forbidden 403
 ├── WrongState 409          names the state and what is allowed in it
+├── DatasetInUse 409
+├── PayloadTooLarge 413
 ├── InvalidSpec 422         every wrong field at once
-│   └── InvalidQuery 422    the same for the query string
+│   ├── InvalidQuery 422    the same for the query string
+│   └── InvalidUpload 422   the same for the fields of an upload
+├── UnusableUpload 422      what was uploaded is no data set; `code` says why
 ├── DatabaseAway 503
 ├── ConfigurationError      a setting is wrong: the process does not start
 ├── LeaseLost               another attempt owns the job now: write nothing more
@@ -50,8 +55,20 @@ class NotFound(GradqError):
     code, status, title = "not_found", 404, "There is nothing here"
 
 
+class Forbidden(GradqError):
+    code, status, title = "forbidden", 403, "This may not be done"
+
+
 class WrongState(GradqError):
     code, status, title = "wrong_state", 409, "The job's state does not allow this"
+
+
+class DatasetInUse(GradqError):
+    code, status, title = "dataset_in_use", 409, "A job needs this data set"
+
+
+class PayloadTooLarge(GradqError):
+    code, status, title = "payload_too_large", 413, "The body is too large"
 
 
 class InvalidSpec(GradqError):
@@ -64,6 +81,22 @@ class InvalidSpec(GradqError):
 
 class InvalidQuery(InvalidSpec):
     code, title = "invalid_query", "The query string is not valid"
+
+
+class InvalidUpload(InvalidSpec):
+    code, title = "invalid_upload", "The parts or fields of the upload are not valid"
+
+
+class UnusableUpload(GradqError):
+    """Each reason has a `code` of its own: see docs/datasets.md. `detail` names the file and the next step."""
+
+    status, title = 422, "This upload cannot become a data set"
+
+    def __init__(self, code: str, detail: str, **extra: Any) -> None:
+        super().__init__(detail, **extra)
+        self.code = code
+        if code == "unpacks_too_large":
+            self.status = 413
 
 
 class DatabaseAway(GradqError):

@@ -174,6 +174,24 @@ class CheckpointRow(Base):
     created_at: Mapped[datetime]
 
 
+class DatasetRow(Base):
+    """One uploaded data set; its arrays lie in the artifact store, below `folder`."""
+
+    __tablename__ = "datasets"
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)  # made of the upload's sha256 and its options
+    name: Mapped[str] = mapped_column(String(128))
+    sha256: Mapped[str] = mapped_column(String(64))  # of what was uploaded
+    facts: Mapped[dict[str, Any]]  # what shared.datasets.DatasetInfo holds
+    options: Mapped[dict[str, Any]]  # how it was read: format, split, size
+    folder: Mapped[str] = mapped_column(String(128))
+    files: Mapped[dict[str, Any]]  # name -> {"size_bytes", "sha256"}
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
+    created_at: Mapped[datetime]
+
+    __table_args__ = (Index("ix_datasets_created", "created_at", "id"),)
+
+
 class Worker(Base):
     """A worker that says it lives, and what it has. `seen_at` on the database's clock."""
 

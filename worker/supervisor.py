@@ -24,9 +24,11 @@ from shared import events, jobs, reproduction
 from shared.artifacts import MODEL, ArtifactStore, StoredFile, artifact_key, checkpoint_key, sha256_of
 from shared.config import Settings
 from shared.database import Database
+from shared.datasets import DATASETS
 from shared.errors import DatabaseAway, DataError, LeaseLost, NotFound, TrainingError
 from shared.states import JobState
 from shared.tables import CheckpointRow, Job
+from worker.dataset_files import local_folder
 from worker.devices import Slot
 from worker.launcher import Launcher, Trainer
 from worker.lease import LeaseKeeper
@@ -124,11 +126,13 @@ class Supervisor:
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True)
         self.reported_step = -1
+        self.dataset = self._dataset()
         self.resume = self._checkpoint() if self.job.attempt > 1 else None
         origin = self.job.spec.get("init_from")
         self.init_from = self._weights_of(origin["job"]) if origin and self.resume is None else None
 
     def _checkpoint(self) -> Path | None:
+        """The newest checkpoint that can be had here; the log's curve, whether or not there is one, up to its end."""
         with self.database.read() as session:
             checkpoints, self.reported_step = jobs.resume_point(session, self.lease)
         for row in checkpoints:
@@ -150,6 +154,13 @@ class Supervisor:
         if sha256_of(path) != row.sha256:
             raise DataError(f"init_from: the {MODEL} of {job_id} is damaged: its sha256 is not the stored one")
         return path
+
+    def _dataset(self) -> Path | None:
+        """The folder of an uploaded data set; None for a built-in one, which the trainer finds by its name."""
+        dataset_id = self.job.spec["dataset"]
+        if dataset_id in DATASETS:
+            return None
+        return local_folder(dataset_id, self.settings, self.database, self.store)
 
     def _fetch(self, row: CheckpointRow) -> Path | None:
         """Bring a checkpoint here; None when it is gone or not what was stored, and the one before must do."""
@@ -178,6 +189,7 @@ class Supervisor:
             "resume": str(self.resume) if self.resume else None,
             "init_from": str(self.init_from) if self.init_from else None,
             "reported_step": self.reported_step,
+            "dataset": str(self.dataset) if self.dataset else None,
         }
 
     # --- follow -------------------------------------------------------------------------------------------------------

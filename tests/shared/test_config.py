@@ -30,6 +30,8 @@ def test_nothing_needs_to_be_set() -> None:
     assert (settings.slots, settings.threads_per_slot) == (None, None)
     assert (settings.lease_seconds, settings.grace_seconds) == (15, 10)
     assert settings.download is True
+    assert (settings.max_upload_bytes, settings.max_unpacked_bytes) == (2 * 1024**3, 8 * 1024**3)
+    assert (settings.uploads_dir, settings.cache_dir) == (state / "uploads", state / "cache")
     assert settings.allow_anonymous is False
 
 

@@ -8,9 +8,11 @@ import os
 import sys
 from pathlib import Path
 
+from shared.datasets import DATASETS
 from shared.errors import InvalidSpec, TrainingError
 from shared.events import Event, Log, Metric
 from shared.spec import JobSpec
+from worker.trainer import mapped
 from worker.trainer.job import run_job
 from worker.trainer.loop import Run
 
@@ -27,18 +29,23 @@ def main() -> int:
     parser.add_argument("spec", type=Path, help="a job spec as JSON")
     parser.add_argument("--out", type=Path, default=Path("run"), help="where checkpoints and artifacts go")
     parser.add_argument("--data", type=Path, default=Path("data"), help="data sets in torchvision's layout")
+    parser.add_argument("--dataset", type=Path, help="the folder of an uploaded data set, for a spec that names one")
     parser.add_argument("--resume", type=Path, help="a checkpoint to go on from")
     parser.add_argument("--init-from", type=Path, help="model.safetensors of the job that the spec's init_from names")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--download", action="store_true", help="download data sets that are missing")
     options = parser.parse_args()
     try:
-        spec = JobSpec.parse(json.loads(options.spec.read_text()))
+        body = json.loads(options.spec.read_text())
+        info = mapped.facts(options.dataset) if options.dataset else None
+        spec = JobSpec.parse(body, lambda name: info if name.startswith("ds_") else DATASETS.get(name))
+        if info is not None and spec.dataset in DATASETS:
+            parser.error(f"--dataset is for a spec that names an uploaded data set; this one names {spec.dataset}")
         if (spec.init_from is None) != (options.init_from is None) and options.resume is None:
             parser.error("--init-from FILE and the spec's init_from belong together")
         run = Run(options.out, resume=options.resume, init_from=options.init_from)
         where = {"data_dir": options.data, "download": options.download, "threads": options.threads}
-        result = run_job(spec, run, show, **where)
+        result = run_job(spec, run, show, **where, uploaded=options.dataset)
     except InvalidSpec as error:
         print(*(f"{e.pointer}: {e.detail}" for e in error.errors), sep="\n", file=sys.stderr)
         return 2

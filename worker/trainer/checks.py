@@ -184,16 +184,24 @@ def _most(line: Table) -> str:
 
 
 def run_check(
-    spec: GradientCheckSpec, run: Run, report: Report, *, data_dir: Path, download: bool, threads: int
+    spec: GradientCheckSpec,
+    run: Run,
+    report: Report,
+    *,
+    data_dir: Path,
+    download: bool,
+    threads: int,
+    uploaded: Path | None = None,
 ) -> dict[str, Any]:
     """Check a net on batches of real data, write `gradient_check.json` either way, return the result.
 
+    `uploaded`: the folder of a data set that is not built in.
     Raises GradientCheckFailed, or StopRequested between two parameters.
     """
     job = _training_like(spec)
     where = device.choose(job.device)
     device.set_up(job, where, threads)
-    prepared = data.prepare(job, data_dir, download, where)
+    prepared = data.prepare(job, data_dir, download, where, uploaded)
     model = build_model(spec.architecture, prepared.info.shape, len(prepared.info.classes))
     initialize(model, spec.init, seeds.generator(spec.seed, "init"))
     model.to(where)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import gzip
+import os
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,10 +18,12 @@ from torch import Tensor
 from shared.datasets import DATASETS, DatasetInfo
 from shared.errors import DataError
 from shared.spec import Fraction, JobSpec
-from worker.trainer import seeds
+from worker.trainer import cifar, mapped, seeds
 from worker.trainer.augment import Augmenter
 from worker.trainer.batches import ShuffledBatches, TrainingBatches, training_batches
+from worker.trainer.mapped import Images, Mapped, MappedBatches, Normalised, Stored
 
+MEASURED = 1 << 24  # pixels at a time
 IDX_UINT8 = 0x08  # the type byte of the IDX format: http://yann.lecun.com/exdb/mnist
 
 
@@ -47,48 +53,69 @@ class Normalization:
         return images.to(torch.float32, copy=True).sub_(mean).div_(std)
 
 
-def measure(images: Tensor, white: float) -> Normalization:
-    """Mean and standard deviation of each channel over all pixels of `images`, in float64."""
-    channels = images.transpose(0, 1).flatten(1)  # (C, N*H*W)
-    if images.dtype == torch.uint8:
+def measure(images: Tensor | Stored, white: float) -> Normalization:
+    """Mean and standard deviation of each channel over all pixels of `images`, in float64 and a chunk at a time."""
+    _, channels, height, width = images.shape
+    n = len(images) * height * width  # pixels a channel
+    step = max(1, MEASURED // (channels * height * width))
+
+    def chunks() -> Iterator[Tensor]:
+        return (chunk.transpose(0, 1).flatten(1) for chunk in images.split(step))  # (C, pixels)
+
+    if images[:1].dtype == torch.uint8:
         # 256 possible values: exact sums from their counts, without a float copy of the data
-        counts = torch.stack([torch.bincount(c, minlength=256) for c in channels]).double()
+        counts = torch.zeros(channels, 256, dtype=torch.int64)
+        for chunk in chunks():
+            counts += torch.stack([torch.bincount(c, minlength=256) for c in chunk])
         values = torch.arange(256, dtype=torch.float64) / white
-        n = counts.sum(1)
-        mean = (counts @ values) / n
-        variance = (counts @ values.square()) / n - mean.square()
+        mean = (counts.double() @ values) / n
+        variance = (counts.double() @ values.square()) / n - mean.square()
     else:
-        scaled = channels.double() / white
-        mean, variance = scaled.mean(1), scaled.var(1, unbiased=False)
+        total, squares = torch.zeros(2, channels, dtype=torch.float64)
+        for chunk in chunks():
+            total += (chunk.double() / white).sum(1)
+        mean = total / n
+        for chunk in chunks():
+            squares += (chunk.double() / white).sub_(mean.unsqueeze(1)).square_().sum(1)
+        variance = squares / n
     std = variance.clamp_min(0).sqrt().clamp_min(1e-8)  # a channel without contrast stays finite, rounding or not
     return Normalization(mean.tolist(), std.tolist(), white)
 
 
 @dataclass(frozen=True)
 class Data:
-    """All that a run trains and is measured on; images normalised, evaluation splits on the device."""
+    """All that a run trains and is measured on; images normalised, evaluation splits on the device, or on their way."""
 
     info: DatasetInfo
     device: torch.device
     normalization: Normalization
     train: TrainingBatches
-    val_images: Tensor
+    val_images: Images
     val_labels: Tensor
-    test_images: Tensor
+    test_images: Images
     test_labels: Tensor
 
 
-def prepare(spec: JobSpec, data_dir: Path, download: bool, device: torch.device) -> Data:
-    """Load, normalise and split the spec's data set. Raises DataError when its files are missing or broken."""
-    info = DATASETS[spec.dataset]
-    pixels = load(info, data_dir, download)
+def prepare(spec: JobSpec, data_dir: Path, download: bool, device: torch.device, uploaded: Path | None = None) -> Data:
+    """Load, normalise and split the spec's data set: `uploaded` is the folder of one that is not built in.
+
+    Raises DataError when its files are missing or broken.
+    """
+    if uploaded is not None:
+        info = mapped.facts(uploaded)
+        if mapped.too_large(info):
+            return prepare_mapped(spec, info, uploaded, device)
+        pixels = load_uploaded(info, uploaded)
+    else:
+        if spec.dataset not in DATASETS:
+            raise DataError(f"{spec.dataset} is no built-in data set, and nobody said where it lies")
+        info = DATASETS[spec.dataset]
+        pixels = load(info, data_dir, download)
     normalization = measure(pixels.train_images, pixels.white)
     images = normalization.apply(pixels.train_images)
     test_images, test_labels = normalization.apply(pixels.test_images).to(device), pixels.test_labels.to(device)
     train, val = split(len(images), spec)
     order = ShuffledBatches(train, spec.batch_size, spec.seed)
-    black = normalization.apply(torch.zeros(1, images.shape[1], 1, 1)).to(device)
-    augment = Augmenter(spec.augment, spec.seed, black) if spec.augment else None
     if len(val):
         val_images, val_labels = images[val].to(device), pixels.train_labels[val].to(device)
     else:
@@ -97,12 +124,42 @@ def prepare(spec: JobSpec, data_dir: Path, download: bool, device: torch.device)
         info=info,
         device=device,
         normalization=normalization,
-        train=training_batches(images, pixels.train_labels, order, device, augment),
+        train=training_batches(images, pixels.train_labels, order, device, augmenter(spec, normalization, device)),
         val_images=val_images,
         val_labels=val_labels,
         test_images=test_images,
         test_labels=test_labels,
     )
+
+
+def prepare_mapped(spec: JobSpec, info: DatasetInfo, folder: Path, device: torch.device) -> Data:
+    """The same for a data set that stays on disk: nothing but its labels is in memory."""
+    train_images, test_images = mapped.images(folder, info)
+    train_labels, test_labels = mapped.labels(folder, info)
+    normalization = measure(train_images, info.white)
+    train, val = split(len(train_images), spec)
+    order = ShuffledBatches(train, spec.batch_size, spec.seed)
+    gathered = Mapped(train_images, train_labels, normalization)
+    test = Normalised(test_images, None, normalization, device), test_labels.to(device)
+    held_out = Normalised(train_images, val, normalization, device), train_labels[val].to(device)
+    val_images, val_labels = held_out if len(val) else test
+    return Data(
+        info=info,
+        device=device,
+        normalization=normalization,
+        train=MappedBatches(gathered, order, device, augmenter(spec, normalization, device)),
+        val_images=val_images,
+        val_labels=val_labels,
+        test_images=test[0],
+        test_labels=test[1],
+    )
+
+
+def augmenter(spec: JobSpec, normalization: Normalization, device: torch.device) -> Augmenter | None:
+    if not spec.augment:
+        return None
+    black = normalization.apply(torch.zeros(1, len(normalization.mean), 1, 1))
+    return Augmenter(spec.augment, spec.seed, black.to(device))
 
 
 def split(n: int, spec: JobSpec) -> tuple[Tensor, Tensor]:
@@ -115,7 +172,16 @@ def split(n: int, spec: JobSpec) -> tuple[Tensor, Tensor]:
 
 
 def load(info: DatasetInfo, data_dir: Path, download: bool) -> Pixels:
-    return load_digits() if info.name == "digits" else load_mnist(info, data_dir, download)
+    if info.name == "digits":
+        return load_digits()
+    with _whole(info, data_dir, download) as folder:
+        return load_cifar(info, folder) if info.name == "cifar10" else load_idx(info, folder)
+
+
+def load_uploaded(info: DatasetInfo, folder: Path) -> Pixels:
+    train_images, test_images = (stored[:] for stored in mapped.images(folder, info))
+    train_labels, test_labels = mapped.labels(folder, info)
+    return Pixels(train_images, train_labels, test_images, test_labels, info.white)
 
 
 def load_digits() -> Pixels:
@@ -131,7 +197,39 @@ def load_digits() -> Pixels:
     return Pixels(images[train], labels[train], images[test], labels[test], white=16.0)
 
 
-def load_mnist(info: DatasetInfo, data_dir: Path, download: bool) -> Pixels:
+def load_idx(info: DatasetInfo, folder: Path) -> Pixels:
+    train_images, train_labels, test_images, test_labels = (read_idx(folder / name) for name in info.files)
+    pixels = Pixels(train_images.unsqueeze(1), train_labels.long(), test_images.unsqueeze(1), test_labels.long(), 255.0)
+    return _checked(pixels, info, folder)
+
+
+def load_cifar(info: DatasetInfo, folder: Path) -> Pixels:
+    """Five batches to train on, one to test on; torchvision's layout."""
+    *train, test = (cifar.read_batch(read_file(folder / name), folder / name, info) for name in info.files)
+    train_images, train_labels = (torch.cat(tensors) for tensors in zip(*train, strict=True))
+    return _checked(Pixels(train_images, train_labels, *test, white=255.0), info, folder)
+
+
+def _checked(pixels: Pixels, info: DatasetInfo, folder: Path) -> Pixels:
+    for images, labels in ((pixels.train_images, pixels.train_labels), (pixels.test_images, pixels.test_labels)):
+        if len(images) != len(labels) or tuple(images.shape[1:]) != info.shape:
+            raise DataError(f"{info.name} in {folder}: {tuple(images.shape)} images and {len(labels)} labels")
+        if len(labels) == 0:
+            raise DataError(f"{info.name} in {folder}: there is no image")
+        if not 0 <= labels.min() <= labels.max() < len(info.classes):
+            raise DataError(
+                f"{info.name} in {folder}: labels from {labels.min()} to {labels.max()}, and there are "
+                f"{len(info.classes)} classes"
+            )
+    return pixels
+
+
+# --- files that may have to be fetched --------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _whole(info: DatasetInfo, data_dir: Path, download: bool) -> Iterator[Path]:
+    """The data set's folder, with every file in it."""
     if missing := info.missing_files(data_dir):
         if not download:
             raise DataError(
@@ -139,39 +237,50 @@ def load_mnist(info: DatasetInfo, data_dir: Path, download: bool) -> Pixels:
                 "GRADQ_DATA_DIR, or allow the download with GRADQ_DOWNLOAD=true",
                 missing=[str(path) for path in missing],
             )
-        _download(info, data_dir, missing)
-    folder = data_dir / (info.folder or "")
-    train_images, train_labels, test_images, test_labels = (read_idx(folder / name) for name in info.files)
-    pixels = Pixels(train_images.unsqueeze(1), train_labels.long(), test_images.unsqueeze(1), test_labels.long(), 255.0)
-    for images, labels in ((pixels.train_images, pixels.train_labels), (pixels.test_images, pixels.test_labels)):
-        if len(images) != len(labels) or tuple(images.shape[1:]) != info.shape:
-            raise DataError(f"{info.name} in {folder}: {tuple(images.shape)} images and {len(labels)} labels")
-        if labels.max() >= len(info.classes):
+        try:
+            with _alone(data_dir):
+                if info.missing_files(data_dir):  # else another job fetched them while this one waited
+                    _download(info, data_dir)
+        except Exception as error:
             raise DataError(
-                f"{info.name} in {folder}: a label {labels.max()}, and there are {len(info.classes)} classes"
-            )
-    return pixels
+                f"{missing[0].name} is missing in {missing[0].parent} and could not be downloaded: {error}",
+                missing=[str(path) for path in missing],
+            ) from error
+    yield data_dir / (info.folder or "")
 
 
-def _download(info: DatasetInfo, data_dir: Path, missing: list[Path]) -> None:
-    from worker.trainer.vision import import_torchvision
-
+@contextlib.contextmanager
+def _alone(data_dir: Path) -> Iterator[None]:
+    """Of several jobs that miss files one fetches them: what it has half written is there for all to see."""
+    data_dir.mkdir(parents=True, exist_ok=True)
+    lock = os.open(data_dir / ".download.lock", os.O_CREAT | os.O_RDWR, 0o600)
     try:
-        import_torchvision().datasets.MNIST(root=str(data_dir), download=True)
-    except Exception as error:
-        raise DataError(
-            f"{missing[0].name} is missing in {missing[0].parent} and could not be downloaded: {error}",
-            missing=[str(path) for path in missing],
-        ) from error
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
+
+
+def _download(info: DatasetInfo, data_dir: Path) -> None:
+    from worker.trainer import vision
+
+    vision.download(info.name, data_dir)
+    if missing := info.missing_files(data_dir):
+        raise DataError(f"torchvision left no {missing[0].name}")
+
+
+def read_file(path: Path) -> bytes:
+    """Its bytes, plain or gzipped (`path`.gz)."""
+    packed = path.with_name(path.name + ".gz")
+    try:
+        return path.read_bytes() if path.is_file() else gzip.decompress(packed.read_bytes())
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path} cannot be read: {error}") from error
 
 
 def read_idx(path: Path) -> Tensor:
-    """An IDX file of bytes, plain or gzipped (`path`.gz): magic 0 0 type ndim, big-endian sizes, then the values."""
-    packed = path.with_name(path.name + ".gz")
-    try:
-        raw = path.read_bytes() if path.is_file() else gzip.decompress(packed.read_bytes())
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
+    """An IDX file of bytes: magic 0 0 type ndim, big-endian sizes, then the values."""
+    raw = read_file(path)
     if len(raw) < 4 or raw[:2] != b"\0\0" or raw[2] != IDX_UINT8:
         raise DataError(f"{path} is not an IDX file of bytes")
     start = 4 + 4 * raw[3]

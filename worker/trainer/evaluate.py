@@ -8,8 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from worker.trainer.losses import Loss
+from worker.trainer.mapped import Images
 
 CHUNK = 2048  # examples at once: large enough to be quick, small enough for a convolution's activations
+CHUNK_PIXELS = 1 << 23  # and fewer of large images
 
 
 @dataclass(frozen=True)
@@ -20,11 +22,14 @@ class Evaluation:
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, loss: Loss, images: Tensor, labels: Tensor, batch_size: int) -> Evaluation:
-    """Loss on the scale of the training loss: the mean over examples, or for a summed loss the mean over batches."""
+def evaluate(model: nn.Module, loss: Loss, images: Images, labels: Tensor, batch_size: int) -> Evaluation:
+    """Loss on the scale of the training loss: the mean over examples, or for a summed loss the mean over batches.
+
+    Leaves the model in evaluation mode.
+    """
     model.eval()  # dropout passes everything on, batch norm uses its running statistics
-    logits = torch.cat([model(x) for x in images.split(CHUNK)])
-    model.train()
+    step = max(1, min(CHUNK, CHUNK_PIXELS // max(1, images[:1].numel())))
+    logits = torch.cat([model(x) for x in images.split(step)])
     total = loss.total(logits, labels).item()
     n = len(labels) if loss.reduction == "mean" else -(-len(labels) // batch_size)
     correct = (logits.argmax(1) == labels).sum().item()

@@ -12,11 +12,23 @@ from worker.trainer.loop import Run, train
 from worker.trainer.results import result_of
 
 
-def run_job(spec: JobSpec, run: Run, report: Report, *, data_dir: Path, download: bool, threads: int) -> dict[str, Any]:
-    """Train, write every artifact into `run.folder`/artifacts, return the result."""
+def run_job(
+    spec: JobSpec,
+    run: Run,
+    report: Report,
+    *,
+    data_dir: Path,
+    download: bool,
+    threads: int,
+    uploaded: Path | None = None,
+) -> dict[str, Any]:
+    """Train, write every artifact into `run.folder`/artifacts, return the result.
+
+    `uploaded`: the folder of a data set that is not built in.
+    """
     where = device.choose(spec.device)
     device.set_up(spec, where, threads)
-    prepared = data.prepare(spec, data_dir, download, where)
+    prepared = data.prepare(spec, data_dir, download, where, uploaded)
     outcome = train(spec, prepared, report, run)
     result = result_of(spec, prepared, outcome)
     exports.write_all(run.folder / "artifacts", spec, prepared, outcome, result, report)

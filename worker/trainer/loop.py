@@ -76,6 +76,7 @@ def train(spec: JobSpec, data: Data, report: Report, run: Run) -> Outcome:
 
     while state.epoch <= spec.epochs and not has_stalled(spec.early_stopping, state.history):
         clock = EpochClock(state)
+        state.model.train()
         for x, labels in data.train.epoch(state.epoch, first_batch=state.batch):
             if spec.verify and state.step and state.step % spec.verify.every_steps == 0:
                 prove_gradients(state, loss, x, labels, report)

@@ -46,7 +46,7 @@ def describe(model: nn.Module, spec: JobSpec, data: Data) -> dict[str, Any]:
         "format": "gradq-model/1",
         "architecture": spec.architecture.model_dump(mode="json"),
         "layers": layers,
-        "torchvision": None if layers else model.recipe,  # worker/trainer/zoo.py says how to follow it
+        "torchvision": getattr(model, "recipe", None),  # worker/trainer/zoo.py says how to follow it
         "input_shape": list(data.info.shape),
         "classes": list(data.info.classes),
         "normalization": {

@@ -56,6 +56,7 @@ class Plan:
     reported_step: int = -1
     kind: str = JobSpec.kind
     init_from: str | None = None  # a safetensors file: the weights to begin with
+    dataset: str | None = None  # the folder of an uploaded data set
 
 
 def warm_up(pipe: connection.Connection) -> None:
@@ -100,6 +101,7 @@ def outcome_of(spec: Work, plan: Plan, stop: threading.Event, pipe: connection.C
             data_dir=Path(plan.data_dir),
             download=plan.download,
             threads=plan.threads,
+            uploaded=Path(plan.dataset) if plan.dataset else None,
         )
     except StopRequested as stopped:
         return Stopped(step=stopped.step)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import importlib
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import torch
+
+IDX_CLASSES = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "kmnist": "KMNIST"}
 
 _libraries: list[Any] = []  # a torch.library.Library takes its definitions along when it is collected
 
@@ -24,3 +27,15 @@ def import_torchvision() -> ModuleType:
             library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         _libraries.append(library)
     return importlib.import_module("torchvision")
+
+
+def download(name: str, data_dir: Path) -> None:
+    """Fetch a built-in data set into torchvision's layout; torchvision checks the md5 of what came."""
+    datasets = import_torchvision().datasets
+    if name in IDX_CLASSES:
+        getattr(datasets, IDX_CLASSES[name])(root=str(data_dir), download=True)
+    else:
+        # the archive alone: to make a CIFAR10 object would be to have torchvision unpickle what is in it
+        kind = datasets.CIFAR10
+        fetch = datasets.utils.download_and_extract_archive
+        fetch(kind.url, str(data_dir), filename=kind.filename, md5=kind.tgz_md5)

@@ -1,0 +1,187 @@
+"""A multipart body, streamed into files as it comes: never held in memory, never longer than it may be."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+from flask import request
+from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge, UnsupportedMediaType
+from werkzeug.sansio.multipart import Data, Epilogue, Field, File, MultipartDecoder, NeedData
+
+from shared.errors import BadRequest, FieldError, InvalidUpload, PayloadTooLarge
+
+CHUNK = 1 << 18
+MAX_FIELD_BYTES = 4096
+MAX_HEAD_BYTES = 1 << 16  # of what stands before and between the parts
+DRAINED_BYTES = 32 << 20  # of a refused body: who still sends when the connection closes may never read the answer
+
+
+@dataclass
+class Upload:
+    """What came: files by the name of their part, and text fields."""
+
+    files: dict[str, Path] = field(default_factory=dict)
+    digests: dict[str, str] = field(default_factory=dict)
+    file_names: dict[str, str] = field(default_factory=dict)
+    fields: dict[str, str] = field(default_factory=dict)
+
+
+def receive(folder: Path, parts: Sequence[str], fields: Sequence[str], limit: int) -> Upload:
+    """Write the parts of this request's body into `folder`. `parts` are taken as files, `fields` as text."""
+    if request.mimetype != "multipart/form-data":
+        got = request.mimetype or "none"
+        raise UnsupportedMediaType(f"send multipart/form-data, as curl -F file=@data.zip does; got {got}")
+    boundary = request.mimetype_params.get("boundary", "")
+    if not boundary.isascii() or not boundary:
+        raise BadRequest("the Content-Type names no boundary for the parts")
+    body = _Body(limit)
+    try:
+        return _Receiver(folder, parts, fields).run(body, boundary.encode())
+    except (InvalidUpload, BadRequest, PayloadTooLarge):
+        body.drain()
+        raise
+
+
+class _Body:
+    """The request's body in chunks, counted: sent in chunks or with a length that is not true, it is the same."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit, self.read = limit, 0
+        # werkzeug's own limit lies further on, so that ours is the one that speaks
+        request.max_content_length = limit + DRAINED_BYTES + CHUNK
+        try:
+            self.stream: IO[bytes] = request.stream
+        except RequestEntityTooLarge:  # by its Content-Length; nothing is read, and the connection closes
+            raise self._too_large() from None
+
+    def __iter__(self) -> Iterator[bytes]:
+        if (request.content_length or 0) > self.limit:
+            raise self._too_large()
+        while chunk := self._chunk():
+            self.read += len(chunk)
+            if self.read > self.limit:
+                raise self._too_large()
+            yield chunk
+
+    def drain(self) -> None:
+        """Take what a refused client is still sending, up to a point, so that it gets to read the answer."""
+        drained = 0
+        with contextlib.suppress(BadRequest, RequestEntityTooLarge):
+            while drained < DRAINED_BYTES and (chunk := self._chunk()):
+                drained += len(chunk)
+
+    def _chunk(self) -> bytes:
+        try:
+            return self.stream.read(CHUNK)
+        except RequestEntityTooLarge:
+            raise
+        except (ClientDisconnected, OSError) as error:
+            raise BadRequest("the connection ended in the middle of the body") from error
+
+    def _too_large(self) -> PayloadTooLarge:
+        detail = f"the body is larger than {self.limit} bytes; GRADQ_MAX_UPLOAD_BYTES sets the limit"
+        return PayloadTooLarge(detail, limit_bytes=self.limit)
+
+
+class _Receiver:
+    """Feeds the body to the decoder and what comes out to a file or a field."""
+
+    def __init__(self, folder: Path, parts: Sequence[str], fields: Sequence[str]) -> None:
+        self.folder, self.parts, self.fields = folder, parts, fields
+        self.upload = Upload()
+        self.ended = False
+
+    def run(self, body: _Body, boundary: bytes) -> Upload:
+        decoder = MultipartDecoder(boundary)
+        with contextlib.ExitStack() as stack:
+            self.stack = stack
+            for chunk in body:
+                decoder.receive_data(chunk)
+                self._take(decoder)
+            decoder.receive_data(None)
+            self._take(decoder)
+        if not self.ended:
+            raise BadRequest("the body ends in the middle of a part")
+        return self.upload
+
+    def _take(self, decoder: MultipartDecoder) -> None:
+        while True:
+            try:
+                event = decoder.next_event()
+            except (ValueError, AttributeError) as error:  # the second where a part has a header and no line break
+                raise BadRequest(f"the body is not multipart/form-data, or is cut short: {error}") from error
+            match event:
+                case NeedData():
+                    if len(decoder.buffer) > MAX_HEAD_BYTES + CHUNK:
+                        raise BadRequest("the body is not multipart/form-data: a part has no end of its headers")
+                    return
+                case Epilogue():
+                    self.ended = True
+                    return
+                case Field() | File():
+                    self._begin(event)
+                case Data():
+                    self.sink(event.data)
+                    if not event.more_data:
+                        self.finish()
+
+    def _begin(self, part: Field | File) -> None:
+        name, upload = part.name or "", self.upload
+        if name in upload.files or name in upload.fields:
+            raise InvalidUpload([FieldError(f"/{name}", "repeated", "must stand once")])
+        if name in self.parts:
+            self._begin_file(name, part)
+        elif name in self.fields:
+            self._begin_field(name)
+        else:
+            known = [*self.parts, *self.fields]
+            guess = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean '{guess[0]}'?" if guess else f"known are {', '.join(known)}"
+            raise InvalidUpload([FieldError(f"/{name[:80]}", "extra_forbidden", f"unknown part; {hint}")])
+
+    def _begin_file(self, name: str, part: Field | File) -> None:
+        path, digest = self.folder / f"{name}.part", hashlib.sha256()
+        file = self.stack.enter_context(path.open("wb"))
+        self.upload.files[name] = path
+        self.upload.file_names[name] = part.filename if isinstance(part, File) else ""
+
+        def sink(data: bytes) -> None:
+            digest.update(data)
+            file.write(data)
+
+        def finish() -> None:
+            file.close()
+            self.upload.digests[name] = digest.hexdigest()
+
+        self.sink, self.finish = sink, finish
+
+    def _begin_field(self, name: str) -> None:
+        value = bytearray()
+        self.upload.fields[name] = ""
+
+        def sink(data: bytes) -> None:
+            value.extend(data)
+            if len(value) > MAX_FIELD_BYTES:
+                raise InvalidUpload([FieldError(f"/{name}", "too_long", f"is longer than {MAX_FIELD_BYTES} bytes")])
+
+        def finish() -> None:
+            try:
+                self.upload.fields[name] = value.decode()
+            except UnicodeDecodeError as error:
+                raise InvalidUpload([FieldError(f"/{name}", "not_utf8", "must be UTF-8")]) from error
+
+        self.sink, self.finish = sink, finish
+
+
+def name_of(upload: Upload) -> str:
+    """What to call a data set that nobody named: its first file, without folders and ending."""
+    given = next((upload.file_names[part] for part in ("file", "images") if part in upload.file_names), "")
+    stem = given.replace("\\", "/").rpartition("/")[2].partition(".")[0]
+    plain = "".join(sign for sign in stem if sign.isprintable()).strip()[:128]
+    return plain or "upload"

@@ -1,0 +1,52 @@
+"""Counts the bytes that come out of archives. Headers say what they like; only bytes that are there are believed."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from pathlib import Path
+from typing import Protocol
+
+from shared.errors import UnusableUpload
+
+CHUNK = 1 << 20
+GZIP_MAGIC = b"\x1f\x8b"
+
+
+class Readable(Protocol):
+    def read(self, size: int, /) -> bytes: ...
+
+
+class Budget:
+    def __init__(self, limit: int) -> None:
+        self.limit, self.spent = limit, 0
+
+    def spend(self, size: int, what: str) -> None:
+        self.spent += size
+        if self.spent > self.limit:
+            detail = f"{what}: more than {self.limit} bytes unpacked; GRADQ_MAX_UNPACKED_BYTES sets the limit"
+            raise UnusableUpload("unpacks_too_large", detail, limit_bytes=self.limit)
+
+
+def unpack(stream: Readable, target: Path, budget: Budget, what: str) -> int:
+    """Write what `stream` gives to `target`, chunk by chunk; return how much it was."""
+    size = 0
+    with target.open("wb") as file:
+        while chunk := stream.read(CHUNK):
+            budget.spend(len(chunk), what)
+            size += len(chunk)
+            file.write(chunk)
+    return size
+
+
+def gunzipped(path: Path, target: Path, budget: Budget, what: str) -> Path:
+    """`path` itself where it is not gzipped, else its contents at `target`."""
+    with path.open("rb") as file:
+        if file.read(2) != GZIP_MAGIC:
+            return path
+    try:
+        with gzip.open(path) as stream:
+            unpack(stream, target, budget, what)
+    except (OSError, EOFError, zlib.error) as error:
+        raise UnusableUpload("unreadable_file", f"{what} cannot be unpacked: {error}; is it cut short?") from error
+    return target

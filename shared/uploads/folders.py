@@ -1,0 +1,220 @@
+"""A zip with a folder a class: cats/1.png …, or train/cats/1.png … beside test/cats/1.png …; PNG and JPEG."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from shared.datasets import ARRAYS
+from shared.errors import UnusableUpload
+from shared.uploads import labels as classes
+from shared.uploads.archive import entry_stream
+from shared.uploads.budget import Budget
+from shared.uploads.fields import MAX_SIDE, UploadFields
+from shared.uploads.pixels import MAX_EXAMPLES, Array, Scale, create
+
+FORMATS = ("PNG", "JPEG")
+SUFFIXES = (".png", ".jpg", ".jpeg")
+SKIPPED = ("__MACOSX", "Thumbs.db", "desktop.ini")  # what operating systems add on their own
+TRAIN, TEST, SPLITS = "train", "test", {"val", "valid", "validation", "dev", "test"}
+GREY = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L")
+MAX_FILE_BYTES = 64 << 20
+MAX_SOURCE_PIXELS = 1 << 24  # of an image that is made smaller: 4096x4096, far below where Pillow sees a bomb
+SCALE = Scale("uint8", 255.0)
+Parts = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Picture:
+    entry: zipfile.ZipInfo
+    label: int
+    held_out: bool = False
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which images there are, of which classes; `split`: whether the zip says which of them are for testing."""
+
+    classes: list[str]
+    pictures: list[Picture]
+    split: bool
+
+
+# --- which folder is which --------------------------------------------------------------------------------------------
+
+
+def layout(archive: zipfile.ZipFile) -> Layout:
+    files, folders = _entries(archive)
+    while files and _shares_top(files):
+        files = {parts[1:]: entry for parts, entry in files.items()}
+        folders = [parts[1:] for parts in folders if len(parts) > 1]
+        files = _without_notes(files)
+    tops = {parts[0] for parts in files} | {parts[0] for parts in folders}
+    split = tops == {TRAIN, TEST}
+    if TRAIN in tops and not split and tops - {TRAIN} <= SPLITS:
+        detail = f"there are the folders {', '.join(sorted(tops))}; put the images for testing into '{TEST}' alone"
+        raise UnusableUpload("unknown_format", detail)
+    depth = 2 if split else 1  # folders above an image at least
+    for parts in files:
+        if len(parts) <= depth:
+            detail = f"{'/'.join(parts)} lies in no class folder; put each image into a folder named as its class"
+            raise UnusableUpload("unknown_format", detail)
+    names = {parts[depth - 1] for parts in files} | {parts[depth - 1] for parts in folders if len(parts) >= depth}
+    ordered = sorted(names, key=int) if all(name.isdecimal() for name in names) else sorted(names)
+    numbers = {name: i for i, name in enumerate(ordered)}
+    if too_long := next((name for name in ordered if len(name) > 128), None):
+        raise UnusableUpload("bad_labels", f"the name of the class {too_long[:40]}… is longer than 128 characters")
+    if len(files) > MAX_EXAMPLES:
+        raise UnusableUpload("too_many_examples", f"{len(files)} images, and at most {MAX_EXAMPLES} are taken")
+    pictures = [
+        Picture(entry, numbers[parts[depth - 1]], held_out=split and parts[0] == TEST) for parts, entry in files.items()
+    ]
+    return Layout(ordered, pictures, split)
+
+
+def _entries(archive: zipfile.ZipFile) -> tuple[dict[Parts, zipfile.ZipInfo], list[Parts]]:
+    """Files and folders by their path, without what nobody put there on purpose."""
+    files: dict[Parts, zipfile.ZipInfo] = {}
+    folders: list[Parts] = []
+    for entry in archive.infolist():
+        parts = tuple(part for part in entry.filename.replace("\\", "/").split("/") if part not in ("", "."))
+        if not parts or any(part.startswith(".") or part in SKIPPED for part in parts):
+            continue
+        if entry.is_dir():
+            folders.append(parts)
+        else:
+            files[parts] = entry
+    return _without_notes(files), folders
+
+
+def _without_notes(files: dict[Parts, zipfile.ZipInfo]) -> dict[Parts, zipfile.ZipInfo]:
+    """A README or a table beside the class folders is no image, and nobody would take it for one."""
+    return {p: entry for p, entry in files.items() if len(p) > 1 or p[0].lower().endswith(SUFFIXES)}
+
+
+def _shares_top(files: dict[Parts, zipfile.ZipInfo]) -> bool:
+    return len({parts[0] for parts in files}) == 1 and max(len(parts) for parts in files) > 2
+
+
+# --- the images -------------------------------------------------------------------------------------------------------
+
+
+def read(
+    archive: zipfile.ZipFile, fields: UploadFields, folder: Path, budget: Budget
+) -> tuple[Layout, tuple[int, int, int], tuple[Array, Array]]:
+    """Decode every image into its place in the stored arrays; return what there is, and the labels of both splits."""
+    found = layout(archive)
+    if not found.pictures:
+        detail = f"there is no image in the zip; put PNG or JPEG files into a folder a class. Folders: {found.classes}"
+        raise UnusableUpload("empty_class" if found.classes else "unknown_format", detail)
+    every = np.array([picture.label for picture in found.pictures], dtype=np.int64)
+    if found.split:
+        fields.refuse(("test_fraction", "seed"), "the upload has a test folder of its own; leave the field out")
+        is_test = np.array([picture.held_out for picture in found.pictures])
+        train, test = np.flatnonzero(~is_test), np.flatnonzero(is_test)
+        classes.check_classes(every[train], every[test], found.classes)
+    else:
+        classes.check_classes(every, None, found.classes)
+        train, test = classes.split(every, fields.test_fraction, fields.seed)
+        classes.check_classes(every[train], every[test], found.classes)
+    classes.check_sizes(len(train), len(test))
+    splits = {ARRAYS[0]: train, ARRAYS[2]: test}
+    entries = [picture.entry for picture in found.pictures]
+    try:
+        shape = _decode(archive, entries, splits, fields.size, folder, budget, colour=False)
+    except _Colour:
+        shape = _decode(archive, entries, splits, fields.size, folder, budget, colour=True)
+    return found, shape, (every[train], every[test])
+
+
+class _Colour(Exception):
+    """There is a coloured image among what looked grey so far: all of them need three channels."""
+
+
+def _decode(
+    archive: zipfile.ZipFile,
+    entries: list[zipfile.ZipInfo],
+    splits: dict[str, Array],
+    size: int | None,
+    folder: Path,
+    budget: Budget,
+    colour: bool,
+) -> tuple[int, int, int]:
+    first = _image(archive, entries[0], size, budget, colour, None)
+    shape = (3 if colour else 1, *first.shape[:2])
+    places: list[tuple[Array, int]] = [(first, 0)] * len(entries)
+    before = budget.spent
+    for name, indices in splits.items():
+        target = create(folder / name, len(indices), shape, SCALE, budget)
+        for position, index in enumerate(indices):
+            places[index] = (target, position)
+    try:
+        for entry, (target, position) in zip(entries, places, strict=True):
+            image = _image(archive, entry, size, budget, colour, (shape[2], shape[1]))
+            target[position] = image.transpose(2, 0, 1) if colour else image
+    except _Colour:
+        budget.spent = before  # what was written so far is written over
+        raise
+    return shape
+
+
+def _image(
+    archive: zipfile.ZipFile,
+    entry: zipfile.ZipInfo,
+    size: int | None,
+    budget: Budget,
+    colour: bool,
+    like: tuple[int, int] | None,
+) -> Array:
+    """One image as (H,W) or (H,W,3) bytes. `like`: (width, height) of the ones before it."""
+    name = entry.filename
+    with entry_stream(archive, entry, "unreadable_image") as stream:
+        raw = stream.read(MAX_FILE_BYTES + 1)
+    budget.spend(len(raw), name)
+    if len(raw) > MAX_FILE_BYTES:
+        raise UnusableUpload("image_too_large", f"{name} is a file of more than {MAX_FILE_BYTES >> 20} MiB", name=name)
+    try:
+        with Image.open(io.BytesIO(raw), formats=FORMATS) as image:
+            _check_size(name, image.size, size, like)
+            if not colour and image.mode not in GREY:
+                raise _Colour
+            return _pixels(image, size, colour)
+    except (UnusableUpload, _Colour):
+        raise
+    except Image.DecompressionBombError as error:
+        raise UnusableUpload("image_too_large", f"{name}: {error}", name=name) from error
+    except Exception as error:  # Pillow raises whatever its decoders stumble over
+        detail = f"{name} cannot be read as PNG or JPEG: {error}; leave it out or save it anew"
+        raise UnusableUpload("unreadable_image", detail, name=name) from error
+
+
+def _check_size(name: str, found: tuple[int, int], size: int | None, like: tuple[int, int] | None) -> None:
+    """From the header, before a pixel is decoded."""
+    width, height = found
+    if size is not None:
+        if width * height > MAX_SOURCE_PIXELS:
+            detail = f"{name}: {width}x{height} pixels are more than {MAX_SOURCE_PIXELS}; make it smaller first"
+            raise UnusableUpload("image_too_large", detail, name=name)
+        return
+    if max(found) > MAX_SIDE:
+        detail = f"{name}: {width}x{height} pixels, at most {MAX_SIDE}x{MAX_SIDE} are taken; 'size' resizes them all"
+        raise UnusableUpload("image_too_large", detail, name=name)
+    if like is not None and found != like:
+        detail = f"{name}: {width}x{height} pixels, the images before it {like[0]}x{like[1]}; 'size' resizes them all"
+        raise UnusableUpload("size_mismatch", detail, name=name)
+
+
+def _pixels(image: Image.Image, size: int | None, colour: bool) -> Array:
+    if image.mode.startswith("I"):  # 16 bits: Pillow would clip at 255
+        image = Image.fromarray((np.asarray(image).astype(np.int64).clip(0, 65_535) // 257).astype(np.uint8))
+    mode = "RGB" if colour else "L"
+    if image.mode != mode:
+        image = image.convert(mode)
+    if size is not None and image.size != (size, size):
+        image = image.resize((size, size), Image.Resampling.BILINEAR)
+    return np.asarray(image)

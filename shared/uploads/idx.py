@@ -1,0 +1,40 @@
+"""The IDX format of MNIST: two zero bytes, a type, a number of dimensions, big-endian sizes, then the values."""
+
+from __future__ import annotations
+
+import math
+import struct
+from pathlib import Path
+
+import numpy as np
+
+from shared.errors import UnusableUpload
+from shared.uploads.pixels import Array
+
+TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
+
+
+def looks_like(path: Path) -> bool:
+    with path.open("rb") as file:
+        start = file.read(4)
+    return len(start) == 4 and start[:2] == b"\0\0" and start[2] in TYPES and 1 <= start[3] <= 4
+
+
+def read(path: Path, name: str) -> Array:
+    """The values, mapped from the file."""
+    if not looks_like(path):
+        detail = f"{name} is no IDX file, plain or gzipped: it does not begin with 0, 0, a type and a dimension"
+        raise UnusableUpload("unknown_format", detail)
+    with path.open("rb") as file:
+        _, _, kind, ndim = file.read(4)
+        sizes = file.read(4 * ndim)
+    if len(sizes) < 4 * ndim:
+        raise UnusableUpload("unreadable_file", f"{name} is cut short in its header")
+    shape, dtype, start = struct.unpack(f">{ndim}I", sizes), np.dtype(TYPES[kind]), 4 + 4 * ndim
+    there, wanted = path.stat().st_size - start, math.prod(shape) * dtype.itemsize
+    if there != wanted:
+        detail = f"{name} says that it is {shape} of {dtype}, which is {wanted} bytes, and holds {there}"
+        raise UnusableUpload("unreadable_file", detail)
+    if wanted == 0:
+        return np.empty(shape, dtype)
+    return np.memmap(path, dtype=dtype, mode="r", offset=start, shape=shape)

@@ -1,0 +1,80 @@
+"""NumPy archives: x_train, y_train, x_test, y_test; or x and y. Members are streamed to files and mapped from there.
+
+`np.load` would hold a whole member in memory, believe its header, and unpickle objects if it were allowed to.
+"""
+
+from __future__ import annotations
+
+import math
+import zipfile
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from numpy.lib import format as npy
+
+from shared.errors import UnusableUpload
+from shared.uploads.archive import entry_stream
+from shared.uploads.budget import Budget, unpack
+from shared.uploads.pixels import Array
+
+SPLIT, WHOLE, NAMES = ("x_train", "y_train", "x_test", "y_test"), ("x", "y"), "classes"
+HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}  # 3.0 is for named columns alone
+SUFFIX = ".npy"
+
+
+def is_npz(archive: zipfile.ZipFile) -> bool:
+    names = archive.namelist()
+    return bool(names) and all(name.endswith(SUFFIX) and "/" not in name for name in names)
+
+
+def read(archive: zipfile.ZipFile, scratch: Path, budget: Budget) -> dict[str, Array]:
+    """The members by name, mapped from files in `scratch`."""
+    names = [name.removesuffix(SUFFIX) for name in archive.namelist()]
+    found = set(names)
+    if len(found) != len(names) or found - {NAMES} not in (set(SPLIT), set(WHOLE)):
+        detail = (
+            f"the archive holds {', '.join(sorted(names))[:200]}; it must hold {', '.join(SPLIT)}, or x and y, "
+            f"and may hold {NAMES}, the classes' names"
+        )
+        raise UnusableUpload("unknown_format", detail)
+    return {
+        name: _member(archive, entry, name, scratch / f"{name}.raw", budget)
+        for name, entry in zip(names, archive.infolist(), strict=True)
+    }
+
+
+def class_names(array: Array) -> list[str]:
+    if array.ndim != 1 or array.dtype.kind != "U":
+        detail = f"{NAMES} holds {array.dtype} of shape {array.shape}; it must be a list of texts"
+        raise UnusableUpload("bad_labels", detail)
+    return [str(name) for name in array]
+
+
+def _member(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, name: str, raw: Path, budget: Budget) -> Array:
+    with entry_stream(archive, entry) as stream:
+        shape, fortran, dtype = _header(stream, name)
+        if dtype.hasobject:
+            detail = f"{name} holds Python objects, which would have to be unpickled; save it as numbers"
+            raise UnusableUpload("object_array", detail)
+        if dtype.kind not in ("buifU" if name == NAMES else "buif"):
+            code = "bad_labels" if name.startswith("y") or name == NAMES else "bad_pixels"
+            raise UnusableUpload(code, f"{name} holds {dtype}; save it as integers or floats")
+        if not shape or min(shape) < 0:
+            raise UnusableUpload("bad_shape", f"{name} has the shape {shape}")
+        size = unpack(stream, raw, budget, name)
+    if size != math.prod(shape) * dtype.itemsize:
+        detail = f"{name} says that it is {shape} of {dtype}, and holds {size} bytes; is the file whole?"
+        raise UnusableUpload("unreadable_file", detail)
+    if size == 0:
+        return np.empty(shape, dtype)
+    return np.memmap(raw, dtype=dtype, mode="r", shape=shape, order="F" if fortran else "C")
+
+
+def _header(stream: IO[bytes], name: str) -> tuple[tuple[int, ...], bool, np.dtype]:
+    try:
+        version = npy.read_magic(stream)
+        shape, fortran, dtype = HEADERS[version](stream)
+    except (ValueError, KeyError, SyntaxError, TypeError, RecursionError, MemoryError) as error:
+        raise UnusableUpload("unreadable_file", f"{name} is no array that NumPy wrote: {error}") from error
+    return shape, fortran, dtype

@@ -1,0 +1,117 @@
+"""What counts as images: shape, range and type of an array, and its way into the stored form, (N,C,H,W)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.lib.format import open_memmap
+
+from shared.errors import UnusableUpload
+from shared.uploads.budget import Budget
+from shared.uploads.fields import MAX_SIDE
+
+Array = np.ndarray[Any, Any]
+CHANNELS = (1, 3)
+CHUNK_BYTES = 16 << 20
+MAX_EXAMPLES = 10_000_000  # their labels alone are 80 MB
+FLOAT32_MAX = float(np.finfo(np.float32).max)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How pixels are stored: bytes as they are, everything else as float32; they go from 0 to `white`."""
+
+    dtype: Literal["uint8", "float32"]
+    white: float
+
+
+def as_nchw(images: Array, name: str) -> Array:
+    """A view of shape (N,C,H,W) on (N,H,W), (N,H,W,C) or (N,C,H,W)."""
+    shape = images.shape
+    if images.ndim == 3:
+        images = images[:, None]
+    elif images.ndim == 4 and shape[-1] in CHANNELS:
+        images = np.moveaxis(images, -1, 1)
+    elif images.ndim != 4 or shape[1] not in CHANNELS:
+        hint = "reshape it to (N, height, width)" if images.ndim == 2 else "convert it to grey or RGB"
+        detail = f"{name} has the shape {shape}; images are (N,H,W), (N,H,W,C) or (N,C,H,W), C being 1 or 3: {hint}"
+        raise UnusableUpload("bad_shape", detail)
+    height, width = images.shape[2:]
+    if min(height, width) == 0:
+        raise UnusableUpload("bad_shape", f"{name} has the shape {shape}: images without a pixel")
+    if max(height, width) > MAX_SIDE:
+        detail = f"{name}: {width}x{height} pixels, and at most {MAX_SIDE}x{MAX_SIDE} are taken; make them smaller"
+        raise UnusableUpload("image_too_large", detail)
+    if len(images) > MAX_EXAMPLES:
+        raise UnusableUpload("too_many_examples", f"{name}: {len(images)} images, and at most {MAX_EXAMPLES} are taken")
+    return images
+
+
+def examine(images: dict[str, Array]) -> Scale:
+    """Look at every pixel once. All arrays of an upload, by name, get one scale."""
+    kinds = {array.dtype.kind for array in images.values()}
+    if not kinds <= set("buif"):
+        name = next(name for name, array in images.items() if array.dtype.kind not in "buif")
+        raise UnusableUpload("bad_pixels", f"{name} holds {images[name].dtype}; pixels are integers or floats")
+    if kinds == {"b"}:
+        return Scale("uint8", 1.0)
+    if all(array.dtype == np.uint8 for array in images.values()):
+        return Scale("uint8", 255.0)
+    lowest, highest = np.inf, -np.inf
+    for name, array in images.items():
+        low, high = extremes(array, name)
+        lowest, highest = min(lowest, low), max(highest, high)
+    if "f" in kinds:
+        return Scale("float32", 255.0 if lowest >= 0 and 1 < highest <= 255 else 1.0)
+    if lowest < 0 or highest > 65_535:
+        detail = f"integer pixels go from 0 to 255 or to 65535, these from {lowest:g} to {highest:g}; send floats"
+        raise UnusableUpload("bad_pixels", detail)
+    return Scale("uint8", 255.0) if highest <= 255 else Scale("float32", 65_535.0)
+
+
+def extremes(array: Array, name: str) -> tuple[float, float]:
+    lowest, highest = np.inf, -np.inf
+    for start, rows in chunks(array):
+        low, high = float(rows.min()), float(rows.max())  # NaN spreads into both
+        if not max(abs(low), abs(high)) <= FLOAT32_MAX:
+            wrong = ~(np.abs(rows.astype(np.float64)) <= FLOAT32_MAX)
+            first = start + int(wrong.reshape(len(rows), -1).any(1).argmax())
+            detail = f"{name}[{first}] holds NaN, an infinity or a number beyond float32; clean it first"
+            raise UnusableUpload("not_finite", detail)
+        lowest, highest = min(lowest, low), max(highest, high)
+    return lowest, highest
+
+
+def chunks(array: Array) -> Iterator[tuple[int, Array]]:
+    """(first index, rows): so few rows at a time that memory does not notice."""
+    step = max(1, CHUNK_BYTES // max(1, array[:1].nbytes))
+    for start in range(0, len(array), step):
+        yield start, array[start : start + step]
+
+
+def create(path: Path, n: int, shape: tuple[int, ...], scale: Scale, budget: Budget) -> Array:
+    """A new .npy file for `n` images, mapped: what is written to it does not stay in memory."""
+    budget.spend(n * int(np.prod(shape, dtype=np.int64)) * np.dtype(scale.dtype).itemsize, "the decoded images")
+    return open_memmap(path, mode="w+", dtype=np.dtype(scale.dtype), shape=(n, *shape))
+
+
+def copy(images: Array, chosen: Array | None, path: Path, scale: Scale, budget: Budget) -> None:
+    """Write those of `images` that `chosen` names, all if it is None."""
+    n = len(images) if chosen is None else len(chosen)
+    target = create(path, n, images.shape[1:], scale, budget)
+    if chosen is None:
+        for start, rows in chunks(images):
+            target[start : start + len(rows)] = rows
+    else:
+        for start, indices in index_chunks(chosen, images):
+            target[start : start + len(indices)] = images[indices]
+
+
+def index_chunks(chosen: Array, images: Array) -> Iterator[tuple[int, Array]]:
+    step = max(1, CHUNK_BYTES // max(1, images[:1].nbytes))
+    for start in range(0, len(chosen), step):
+        yield start, chosen[start : start + step]

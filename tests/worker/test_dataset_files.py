@@ -1,0 +1,130 @@
+"""Where a worker finds an uploaded data set: in a local store as it lies, from any other once, checked, in a cache."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from shared import dataset_store
+from shared.artifacts import ArtifactStore, dataset_folder
+from shared.config import Settings
+from shared.database import Database
+from shared.datasets import DatasetInfo
+from shared.errors import DataError
+from worker.dataset_files import DamagedInTransit, local_folder
+
+PETS, BIRDS = "ds_" + "1" * 32, "ds_" + "2" * 32
+INFO = DatasetInfo("pets", "", (1, 6, 6), ("cats", "dogs"), 9, 1, source="upload")
+CONTENT = {"train_images.npy": b"images" * 1000, "train_labels.npy": b"labels"}
+
+
+@pytest.fixture
+def database(settings: Settings) -> Iterator[Database]:
+    settings.make_state_dir()
+    database = Database(settings.database)
+    database.migrate()
+    yield database
+    database.close()
+
+
+@pytest.fixture
+def remote() -> Iterator[ArtifactStore]:
+    store = ArtifactStore(f"memory:///{uuid4().hex}")
+    yield store
+    if store.fs.exists(store.root):
+        store.fs.rm(store.root, recursive=True)
+
+
+def upload(database: Database, store: ArtifactStore, folder: Path, dataset_id: str = PETS) -> str:
+    key, files = dataset_folder(dataset_id), []
+    for name, content in CONTENT.items():
+        (folder / name).write_bytes(content)
+        files.append(store.put(f"{key}/{name}", folder / name))
+    with database.write() as session:
+        dataset_store.add(session, dataset_id, INFO, "f" * 64, {}, key, files)
+    return key
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_a_local_store_is_read_where_it_lies(settings, database, tmp_path: Path) -> None:
+    store = ArtifactStore(settings.artifacts)
+    key = upload(database, store, tmp_path)
+    folder = local_folder(PETS, settings, database, store)
+    assert folder == settings.state_dir / "artifacts" / key
+    assert contents(folder) == CONTENT
+    assert not settings.cache_dir.exists()
+
+
+@pytest.mark.parametrize("damage", ["gone", "cut"])
+def test_a_file_that_is_not_whole_is_a_data_error_that_names_it(settings, database, tmp_path: Path, damage) -> None:
+    store = ArtifactStore(settings.artifacts)
+    path = settings.state_dir / "artifacts" / upload(database, store, tmp_path) / "train_images.npy"
+    path.unlink() if damage == "gone" else path.write_bytes(b"")
+    with pytest.raises(DataError, match=str(path)):
+        local_folder(PETS, settings, database, store)
+
+
+def test_a_data_set_that_was_deleted_is_a_data_error(settings, database, remote) -> None:
+    with pytest.raises(DataError, match="has been deleted"):
+        local_folder(PETS, settings, database, remote)
+
+
+def test_from_another_store_it_comes_once(settings, database, remote, tmp_path: Path) -> None:
+    key = upload(database, remote, tmp_path)
+    folder = local_folder(PETS, settings, database, remote)
+    assert contents(folder) == CONTENT
+    remote.remove_folder(key)
+    assert local_folder(PETS, settings, database, remote) == folder
+    assert [path.name for path in settings.cache_dir.iterdir()] == [folder.name]
+
+
+def test_what_came_damaged_is_not_kept(settings, database, remote, tmp_path: Path) -> None:
+    key = upload(database, remote, tmp_path)
+    (tmp_path / "other").write_bytes(b"imagEs" * 1000)
+    remote.put(f"{key}/train_images.npy", tmp_path / "other")
+    with pytest.raises(DamagedInTransit, match=r"train_images\.npy"):
+        local_folder(PETS, settings, database, remote)
+    assert list(settings.cache_dir.iterdir()) == []
+
+
+def test_what_is_gone_from_the_store_is_a_data_error(settings, database, remote, tmp_path: Path) -> None:
+    remote.remove_folder(upload(database, remote, tmp_path))
+    with pytest.raises(DataError, match=r"train_images\.npy .* is not in the store"):
+        local_folder(PETS, settings, database, remote)
+    assert list(settings.cache_dir.iterdir()) == []
+
+
+def test_several_supervisors_at_once_get_the_same_whole_folder(settings, database, remote, tmp_path: Path) -> None:
+    upload(database, remote, tmp_path)
+    barrier, found = threading.Barrier(4), []
+
+    def look() -> None:
+        barrier.wait()
+        found.append(local_folder(PETS, settings, database, remote))
+
+    threads = [threading.Thread(target=look) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 4
+    assert len(set(found)) == 1
+    assert contents(found[0]) == CONTENT
+    assert list(settings.cache_dir.iterdir()) == [found[0]]
+
+
+def test_the_cache_forgets_what_was_deleted(settings, database, remote, tmp_path: Path) -> None:
+    upload(database, remote, tmp_path)
+    local_folder(PETS, settings, database, remote)
+    with database.write() as session:
+        dataset_store.remove(session, PETS)
+    upload(database, remote, tmp_path, BIRDS)
+    folder = local_folder(BIRDS, settings, database, remote)
+    assert list(settings.cache_dir.iterdir()) == [folder]

@@ -1,0 +1,80 @@
+"""Where an uploaded data set lies on this host: in the store itself if that is a local folder, else in a cache."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import shutil
+from pathlib import Path
+
+from shared import dataset_store
+from shared.artifacts import ArtifactStore, sha256_of
+from shared.config import Settings
+from shared.database import Database
+from shared.errors import DataError, GradqError
+from shared.tables import DatasetRow
+
+
+def local_folder(dataset_id: str, settings: Settings, database: Database, store: ArtifactStore) -> Path:
+    """A folder with the data set's files. Raises DataError when they are gone; OSError when the store is away."""
+    with database.read() as session:
+        row = dataset_store.find(session, dataset_id)
+    if row is None:
+        raise DataError(f"the data set {dataset_id} has been deleted; upload it again, and submit a new job")
+    if (folder := store.local_path(row.folder)) is not None:
+        _check_sizes(row, folder)
+        return folder
+    cached = settings.cache_dir / _cache_name(row)
+    if not cached.is_dir():
+        forget_deleted(settings.cache_dir, database)
+        fetch(row, cached, store)
+    return cached
+
+
+def fetch(row: DatasetRow, cached: Path, store: ArtifactStore) -> None:
+    """Bring the files here, checked, and give them their name when all are. Of two who do so one is second."""
+    part = cached.with_name(f".{cached.name}.{secrets.token_hex(4)}")
+    part.mkdir(parents=True)
+    try:
+        for name, file in row.files.items():
+            try:
+                store.get(f"{row.folder}/{name}", part / name)
+            except FileNotFoundError as error:
+                raise DataError(f"{name} of the data set {row.id} is not in the store any more") from error
+            if sha256_of(part / name) != file["sha256"]:
+                raise DamagedInTransit(f"{name} of the data set {row.id} is not what was stored")
+        part.rename(cached)
+    except OSError:
+        if not cached.is_dir():
+            raise
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+class DamagedInTransit(GradqError):
+    """Not the job's fault: another attempt fetches the file again."""
+
+    code = "damaged_in_transit"
+
+
+def forget_deleted(cache: Path, database: Database) -> None:
+    """Remove what is cached of data sets that have no row any more."""
+    there = {folder.name: folder for folder in cache.glob("ds_*")}
+    with database.read() as session:
+        known = dataset_store.known_among(session, [name.partition("-")[0] for name in there])
+    for name, folder in there.items():
+        if name.partition("-")[0] not in known:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _check_sizes(row: DatasetRow, folder: Path) -> None:
+    for name, file in row.files.items():
+        path = folder / name
+        if not path.is_file() or path.stat().st_size != file["size_bytes"]:
+            raise DataError(f"{path} is missing or not whole; delete the data set {row.id} and upload it again")
+
+
+def _cache_name(row: DatasetRow) -> str:
+    """Made of the id and of what the files hold: another version of gradq may decode the same upload otherwise."""
+    whole = "".join(f"{name} {file['sha256']}\n" for name, file in sorted(row.files.items()))
+    return f"{row.id}-{hashlib.sha256(whole.encode()).hexdigest()[:16]}"
