@@ -15,6 +15,8 @@ from shared.spec import JobSpec
 from shared.version import VERSION
 from worker.trainer import seeds
 
+FLOPS_PER_THREAD = 2.5e6  # of one training step: 20 to 50 microseconds of matrix products
+
 
 def choose(wanted: str) -> torch.device:
     """`auto`: the first visible GPU, else the CPU."""
@@ -23,6 +25,15 @@ def choose(wanted: str) -> torch.device:
     if wanted == "cuda":
         raise TrainingError("the job asks for cuda and no CUDA device can be used here")
     return torch.device("cpu")
+
+
+def threads_for(flops: float, most: int) -> int:
+    """How many threads a step of so many floating point operations is worth: a pure function, as the bits depend on it.
+
+    Threads meet several times a step, and wait for each other spinning: on small matrices that costs more than it
+    saves, and where a neighbour holds one of the cores, a hundred times more.
+    """
+    return max(1, min(most, int(flops / FLOPS_PER_THREAD)))
 
 
 def set_up(spec: JobSpec, device: torch.device, threads: int) -> None:

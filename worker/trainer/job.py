@@ -5,6 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from shared.estimate import TRAIN_PASSES, weigh
 from shared.events import Report
 from shared.spec import JobSpec
 from worker.trainer import data, device, exports
@@ -29,6 +32,8 @@ def run_job(
     where = device.choose(spec.device)
     device.set_up(spec, where, threads)
     prepared = data.prepare(spec, data_dir, download, where, uploaded)
+    flops = TRAIN_PASSES * spec.batch_size * weigh(spec.architecture, prepared.info).flops
+    torch.set_num_threads(device.threads_for(flops, threads))
     outcome = train(spec, prepared, report, run)
     result = result_of(spec, prepared, outcome)
     exports.write_all(run.folder / "artifacts", spec, prepared, outcome, result, report)

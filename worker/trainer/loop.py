@@ -23,7 +23,7 @@ from worker.trainer.progress import EpochClock, ProgressReporter
 from worker.trainer.schedules import build_schedule
 from worker.trainer.state import State
 from worker.trainer.step import Step
-from worker.trainer.stopping import has_stalled
+from worker.trainer.stopping import has_stalled, why_stopped
 from worker.trainer.weights import load_weights
 
 
@@ -65,12 +65,13 @@ def train(spec: JobSpec, data: Data, report: Report, run: Run) -> Outcome:
     if run.init_from is not None and run.resume is None:
         load_weights(state.model, run.init_from)
     loss = build_loss(spec.loss)
-    first = next(data.train.epoch(1))
-    proof = prove_gradients(state, loss, *first, report) if spec.gradients == "manual" else None
+    proof = None
+    if spec.gradients == "manual":
+        proof = prove_gradients(state, loss, *next(data.train.epoch(1)), report)
     if run.resume is not None:
         resume(state, run, report)
     rate = build_schedule(spec, len(data.train.order))
-    step = Step(spec, state, loss, report, steps=spec.epochs * len(data.train.order) - state.step)
+    step = Step(spec, state, loss, data.train.order, report)
     checkpoints = Checkpointer(spec.checkpoint, spec.to_json(), run.folder / "checkpoints", report)
     progress = ProgressReporter(spec, data, report)
 
@@ -101,7 +102,7 @@ def train(spec: JobSpec, data: Data, report: Report, run: Run) -> Outcome:
             checkpoints.save(state)
 
     if stopped_early := state.epoch <= spec.epochs:
-        report(Log(message=f"stopped early after epoch {state.epoch - 1}: {spec.early_stopping} holds"))
+        report(Log(message=f"stopped early after epoch {state.epoch - 1}: {why_stopped(spec.early_stopping)}"))
     progress.done(state)
     test = evaluate(state.model, loss, data.test_images, data.test_labels, spec.batch_size)
     require_finite(test.loss, "test", state)

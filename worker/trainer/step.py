@@ -12,6 +12,7 @@ from torch import Tensor
 from shared.events import Log, Report
 from shared.spec import JobSpec
 from worker.trainer import tape
+from worker.trainer.batches import ShuffledBatches
 from worker.trainer.gradients import GRADIENTS
 from worker.trainer.graph import Graph
 from worker.trainer.losses import Loss
@@ -28,15 +29,16 @@ class Step:
     The bits are the same either way: what is repeated are the very kernels of a step that ran.
     """
 
-    def __init__(self, spec: JobSpec, state: State, loss: Loss, report: Report, steps: int) -> None:
-        """`steps`: how many are to come."""
+    def __init__(self, spec: JobSpec, state: State, loss: Loss, order: ShuffledBatches, report: Report) -> None:
         self.model, self.optimizer, self.loss, self.report = state.model, state.optimizer, loss, report
         self.fill_gradients, self.precision = GRADIENTS[spec.gradients], spec.precision
         self._lr = math.nan
         self._repeated: tape.Tape | Graph | None = None
         self._x: Tensor | None = None
         self._labels: Tensor | None = None
-        self._until_capture = WARM_UP if steps >= WORTHWHILE else -1
+        self._size = min(spec.batch_size, len(order.indices))  # the last batch of an epoch may be smaller
+        to_come = spec.epochs * len(order) - state.step
+        self._until_capture = WARM_UP if to_come >= WORTHWHILE else -1
 
     def __call__(self, x: Tensor, labels: Tensor, lr: float) -> Tensor:
         """Train on x (N,C,H,W) and labels (N); return the batch's loss (), which the next call may overwrite."""
@@ -46,10 +48,10 @@ class Step:
         if self._repeated is not None and self._x is not None and x.shape == self._x.shape:
             self._fill(x, labels)
             return self._repeated.repeat()
-        if self._until_capture == 0:
-            self._until_capture = -1
-            return self._capture(x, labels)
-        self._until_capture -= 1
+        if len(labels) == self._size and self._until_capture >= 0:
+            self._until_capture -= 1
+            if self._until_capture < 0:
+                return self._capture(x, labels)
         return self.run(x, labels)
 
     def run(self, x: Tensor, labels: Tensor) -> Tensor:

@@ -18,3 +18,9 @@ def has_stalled(wish: EarlyStopping | None, history: History) -> bool:
         else:
             since += 1
     return since >= wish.patience_epochs
+
+
+def why_stopped(wish: EarlyStopping | None) -> str:
+    assert wish is not None, "nothing else ends a run early"
+    least = f" by more than {wish.min_delta:g}" if wish.min_delta else ""
+    return f"{wish.metric} has not improved{least} for {wish.patience_epochs} epochs"

@@ -59,3 +59,13 @@ def test_bf16_trains_in_bf16_and_keeps_its_weights_in_fp32(training):
     assert all(p.dtype == torch.float32 for p in b.state.model.parameters())
     assert a.test.loss != b.test.loss
     assert b.test.loss == pytest.approx(a.test.loss, rel=0.1)
+
+
+def test_a_small_last_batch_is_never_the_one_that_is_captured(training):
+    job = training(epochs=60, batch_size=400)  # 1455 = 3 * 400 + 255: the fourth batch is the small one
+    job.run()
+    [message] = said(job)
+    assert "repeated from a tape" in message
+    whole = training(epochs=60, batch_size=400, gradients="manual")
+    whole.run()
+    assert whole.points()[-1].values == job.points()[-1].values
