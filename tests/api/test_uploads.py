@@ -66,13 +66,16 @@ def arrays(services):
     return load
 
 
-def lying(folder: Path) -> dict[str, bytes]:
-    """Every path below `folder` that is not the database's, with what it holds."""
-    return {
-        str(path.relative_to(folder)): b"" if path.is_dir() else path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if not path.name.startswith("gradq.db")
-    }
+def lying(folder: Path) -> dict[str, bytes | None]:
+    """Every path below `folder` that is not the database's, with what it holds; None where it went in this moment."""
+    found: dict[str, bytes | None] = {}
+    for path in sorted(folder.rglob("*")):
+        if not path.name.startswith("gradq.db"):
+            try:
+                found[str(path.relative_to(folder))] = b"" if path.is_dir() else path.read_bytes()
+            except FileNotFoundError:
+                found[str(path.relative_to(folder))] = None
+    return found
 
 
 class TestTaken:

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from support.service import Service, assert_whole_curve
 
-# some 3 s of training on digits; no checkpoint but the one that a pause writes
+# some 4 s of training on digits; no checkpoint but the one that a pause writes
 LONG: dict[str, Any] = {
-    "architecture": "mlp",
+    "architecture": {"type": "cnn", "channels": [4], "hidden": []},
     "gradients": "manual",
     "batch_size": 4,
-    "epochs": 60,
+    "epochs": 40,
     "lr": 0.01,
     "seed": 5,
     "checkpoint": {"every_seconds": None},
@@ -59,7 +59,7 @@ def test_a_job_paused_in_mid_epoch_and_resumed_is_the_run_that_was_never_paused(
     job_id = steady.submit(**LONG, max_attempts=1)["id"]
     for attempt in (1, 2):
         trainer = steady.trainer(job_id, attempt)
-        wait_for_points(steady, job_id, at_least=10 * attempt)
+        wait_for_points(steady, job_id, at_least=5 * attempt)
         assert steer(steady, job_id, "pause")["status"] == "pausing"
         job = paused(steady, job_id)
         assert not trainer.is_running()
@@ -111,7 +111,7 @@ def test_a_trainer_that_does_not_listen_is_paused_by_force_and_begins_again(
     start_service: Callable[..., Service],
 ) -> None:
     service = start_service(GRADQ_GRACE_SECONDS="1")
-    job_id = service.submit(**SHORT, batch_size=1, max_attempts=1)["id"]
+    job_id = service.submit(**{**SHORT, "epochs": 40}, batch_size=1, max_attempts=1)["id"]
     trainer = service.trainer(job_id)
     trainer.suspend()
     steer(service, job_id, "pause")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,7 @@ def by_onnxruntime(folder: Path, pixels: inference.Array, expected: inference.Ar
         return unchecked("there is no model.onnx; the job's log says why")
     if importlib.util.find_spec("onnxruntime") is None:
         return unchecked("onnxruntime is not installed where the worker runs")
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read at its import; else it keeps a file in the user's home
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
