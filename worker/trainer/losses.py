@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
+import torch
 from torch import Tensor
 
 from shared import spec
@@ -51,13 +52,17 @@ class CrossEntropyLoss:
 
     def backward(self, kept: Kept) -> Tensor:
         exps, sums, labels = kept
-        share = sums.new_full((), 1.0 / len(labels) if self.reduction == "mean" else 1.0)
-        dlogits = exps * (share / sums)  # (K,N): p / N
-        minus_share = -share.expand(1, len(labels))
-        return dlogits.scatter_add_(0, labels.unsqueeze(0), minus_share).T  # (N,K): (p - onehot(label)) / N
+        shares = _shares(self.reduction, sums)
+        dlogits = exps * (shares / sums)  # (K,N): p / N
+        return dlogits.scatter_add_(0, labels.unsqueeze(0), -shares.unsqueeze(0)).T  # (N,K): (p - onehot(label)) / N
 
     def _reduced(self, losses: Tensor) -> Tensor:
-        return losses.mean() if self.reduction == "mean" else losses.sum()
+        return losses.dot(_shares(self.reduction, losses))
+
+
+def _shares(reduction: str, losses: Tensor) -> Tensor:
+    """What each example's loss counts in the batch's, (N)"""
+    return torch.full_like(losses, 1.0 / len(losses) if reduction == "mean" else 1.0)
 
 
 def _less_largest(logits: Tensor) -> Tensor:
@@ -92,14 +97,13 @@ class ClampedCrossEntropyLoss:
 
     def backward(self, kept: Kept) -> Tensor:
         p, p_label, labels = kept
-        share = 1.0 / len(labels) if self.reduction == "mean" else 1.0
-        passes = (p_label >= self.clamp) * p_label.new_full((), share)  # (N): below the clamp the loss is flat
+        passes = (p_label >= self.clamp) * _shares(self.reduction, p_label)  # (N): below the clamp the loss is flat
         # (N,K): (p - onehot(label)) / N, or a row of zeros
         return (p * passes).scatter_add_(0, labels.unsqueeze(0), -passes.unsqueeze(0)).T
 
     def _reduced(self, p_label: Tensor) -> Tensor:
         losses = -p_label.clamp(self.clamp, 1).log()
-        return losses.mean() if self.reduction == "mean" else losses.sum()
+        return losses.dot(_shares(self.reduction, losses))
 
 
 def _softmax(logits: Tensor) -> Tensor:

@@ -45,8 +45,9 @@ class Step:
         if lr != self._lr:
             set_rate(self.optimizer, lr)
             self._lr = lr
-        if self._repeated is not None and self._x is not None and x.shape == self._x.shape:
-            self._fill(x, labels)
+        if self._repeated is not None and len(labels) == self._size:
+            if x is not self._x or labels is not self._labels:
+                self._fill(x, labels)
             return self._repeated.repeat()
         if len(labels) == self._size and self._until_capture >= 0:
             self._until_capture -= 1

@@ -17,13 +17,13 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 MOST_OPERATIONS = 200  # beyond, a step is long and its kernels are what it costs
 
 # Nothing is saved around kernels of this size, and their variants with a given output copy once more.
 COSTLY = ("convolution", "convolution_backward", "_scaled_dot_product_attention")
-CONSTANTS = ("full", "ones", "zeros", "new_full", "new_ones", "new_zeros", "scalar_tensor", "arange")
+CONSTANTS = ("full", "full_like", "ones", "zeros", "new_full", "new_ones", "new_zeros", "scalar_tensor", "arange")
 READS_BACK = ("_local_scalar_dense", "item", "equal", "is_nonzero", "nonzero", "unique")
 
 
@@ -40,7 +40,6 @@ class Tape:
     def __len__(self) -> int:
         return len(self._operations)
 
-    @torch.no_grad()
     def repeat(self) -> Tensor:
         """Run the step again on what now lies in its tensors; the loss () is overwritten by the next repeat."""
         for operation in self._operations:
@@ -55,7 +54,7 @@ def record(step: Callable[[], Tensor]) -> tuple[Tape | None, Tensor, str]:
         loss = step()
     if recorder.obstacle:
         return None, loss, recorder.obstacle
-    return Tape(recorder.operations(), loss), loss, ""
+    return Tape(recorder.operations(), loss.detach()), loss, ""
 
 
 class _Recorder(TorchDispatchMode):
@@ -69,6 +68,7 @@ class _Recorder(TorchDispatchMode):
         self.obstacle = ""
         self._calls: list[tuple[Callable[[], Any], int | None]] = []  # and, for a constant, where it lies
         self._changed: set[int] = set()  # memory that some operation works on in place
+        self._constants: set[int] = set()  # memory that holds the same whatever the batch
         self._kept: list[Any] = []
 
     def operations(self) -> list[Callable[[], Any]]:
@@ -91,16 +91,29 @@ class _Recorder(TorchDispatchMode):
             raise NotRepeatable(f"the step reads a value back ({name})")
         if name.startswith(COSTLY):
             raise NotRepeatable(f"its kernels outweigh the calls ({name})")
+        # what the calls hold has no part in any graph: they need not be told so at each repeat
+        args, kwargs, out = tree_map_only(Tensor, Tensor.detach, (args, kwargs, out))
         self._kept.append((args, kwargs, out))
         if func._schema.is_mutable:
             self._calls.append((partial(func._op, *args, **kwargs), None))  # on memory that stands already
             self._changed.update(_written(func, args, kwargs))
-        elif name.startswith(CONSTANTS):
+        elif _is_view(out, args) or name.startswith("empty"):
+            return
+        elif isinstance(out, Tensor) and self._is_constant(func, name, args):
+            self._constants.add(_place(out))
             self._calls.append((partial(out.copy_, out.clone()), _place(out)))
-        elif not name.startswith("empty") and not _is_view(out, args):
+        else:
             self._calls.append((_into(func, name, args, kwargs, out), None))
         if len(self._calls) > MOST_OPERATIONS:
             raise NotRepeatable(f"the step has more than {MOST_OPERATIONS} operations")
+
+    def _is_constant(self, func: Any, name: str, args: tuple[Any, ...]) -> bool:
+        """Whether this is the same in each step: made of nothing, or of constants alone."""
+        if name.startswith(CONSTANTS):
+            return True
+        read = {_place(t) for t in _tensors(args)}
+        draws = torch.Tag.nondeterministic_seeded in func.tags
+        return bool(read) and read <= self._constants - self._changed and not draws
 
 
 def _place(tensor: Tensor) -> int:
