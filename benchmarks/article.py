@@ -94,7 +94,7 @@ def loss_differences(experiment: Experiment) -> list[float]:
 
 
 def table(experiments: dict[str, Experiment]) -> Table:
-    made = Table("preset", "epochs", "article's accuracy", "ours", "loss, largest difference from epoch 2 on")
+    made = Table("preset", "epochs", "article's accuracy", "ours", "loss off by at most, from epoch 2 on", expand=False)
     for name, experiment in experiments.items():
         differences = loss_differences(experiment)[1:]
         row = (name, str(len(experiment.val_accuracy)), printed(experiment.preset), spread(experiment.val_accuracy))
@@ -129,7 +129,7 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory(prefix="gradq-bench-") as folder:
         experiments = run_all(asked.seed, Path(folder), settings, asked.threads)
-    Console(file=sys.stderr, width=140).print(table(experiments))
+    Console(file=sys.stderr, width=170).print(table(experiments))
     figures = {
         "seed": asked.seed,
         "presets": {

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from shared.events import Log
 from shared.spec import JobSpec
-from worker.trainer import data, device
+from worker.trainer import batches, data, device, step
 from worker.trainer.job import run_job
 from worker.trainer.loop import Run, StopRequested, train
 
@@ -27,8 +28,8 @@ def spec_of(**fields):
     return JobSpec.parse({"seed": 7, "epochs": 2, "batch_size": 32, "device": "cuda", **fields})
 
 
-def run(spec, folder, resume=None, stop_at=None):
-    """One attempt on the GPU; the weights that it ends with, and what it reported."""
+def run(spec, folder, resume=None, stop_at=None, said=None):
+    """One attempt on the GPU; the weights that it ends with. `said` receives the log's lines."""
     cuda, events, asked = device.choose(spec.device), [], [0]
     device.set_up(spec, cuda, threads=1)
 
@@ -38,6 +39,8 @@ def run(spec, folder, resume=None, stop_at=None):
 
     prepared = data.prepare(spec, Path("nowhere"), False, cuda)
     outcome = train(spec, prepared, events.append, Run(folder, resume, stop=stop))
+    if said is not None:
+        said += [event.message for event in events if isinstance(event, Log)]
     return {name: tensor.cpu() for name, tensor in outcome.state.model.state_dict().items()}
 
 
@@ -57,14 +60,44 @@ def test_a_job_learns_from_pinned_memory(tmp_path, architecture):
     assert result["test_accuracy"] > 0.9
 
 
-def test_batches_lie_in_pinned_memory_before_they_are_copied():
-    prepared = data.prepare(spec_of(), Path("nowhere"), False, torch.device("cuda", 0))
-    x, labels = next(prepared.train.epoch(1))
-    assert x.is_pinned()
-    assert labels.is_pinned()
-    x, labels = next(iter(prepared.train.epoch(1)))
-    assert x.is_cuda
-    assert labels.is_cuda
+def staged(spec, monkeypatch):
+    """The same data, as if it were too large for the GPU."""
+    monkeypatch.setattr(batches, "DEVICE_SHARE", 0.0)
+    prepared = data.prepare(spec, Path("nowhere"), False, torch.device("cuda", 0))
+    assert isinstance(prepared.train, batches.StagedBatches)
+    return prepared.train
+
+
+@pytest.mark.parametrize("first_batch", [0, 5])
+def test_batches_through_pinned_buffers_are_those_of_data_on_the_device(monkeypatch, first_batch):
+    resident = data.prepare(spec_of(), Path("nowhere"), False, torch.device("cuda", 0)).train
+    assert isinstance(resident, batches.ResidentBatches)
+    expected = [(x.clone(), labels.clone()) for x, labels in resident.epoch(2, first_batch)]
+    found = list(staged(spec_of(), monkeypatch).epoch(2, first_batch))
+    assert len(found) == len(expected)
+    for (x, labels), (y, others) in zip(found, expected, strict=True):
+        assert x.is_cuda
+        assert torch.equal(x, y)
+        assert torch.equal(labels, others)
+
+
+@pytest.mark.parametrize("gradients", ["manual", "autograd"])
+@pytest.mark.parametrize("fields", [{}, {"optimizer": "adamw", "schedule": "onecycle", "lr": 0.01}], ids=str)
+def test_steps_from_a_cuda_graph_leave_the_bits_of_single_steps(tmp_path, monkeypatch, gradients, fields):
+    architecture = {"type": "mlp", "hidden": [30], "dropout": 0.2}
+    spec = spec_of(architecture=architecture, gradients=gradients, epochs=4, **fields)
+    said = []
+    from_graph = run(spec, tmp_path, said=said)
+    assert any("CUDA graph" in message for message in said), said
+    monkeypatch.setattr(step, "WORTHWHILE", 10**9)
+    one_by_one = run(spec, tmp_path)
+    for name, tensor in from_graph.items():
+        assert torch.equal(tensor, one_by_one[name]), name
+
+
+def test_bf16_learns_and_keeps_its_weights_in_fp32(tmp_path):
+    weights = run(spec_of(architecture="cnn", precision="bf16", epochs=3), tmp_path)
+    assert all(tensor.dtype == torch.float32 for tensor in weights.values())
 
 
 @pytest.mark.parametrize("optimizer", ["basic", "sgd", "adam", "adamw"])
