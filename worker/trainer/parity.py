@@ -20,15 +20,17 @@ from worker.trainer.model_files import name_of
 from worker.trainer.pixels import to_pixels
 
 MOST_EXAMPLES = 10_000
-BUDGET = 300_000_000  # multiplications a form, about 20 ms: 10 000 images of MNIST through the default mlp, 268 through
-# the default cnn
+PACE = 15e9  # multiplications a second, of numpy on one thread
+BUDGET_SECONDS = 0.02  # a form: 10 000 images of MNIST through the default mlp
+SHARE_OF_TRAINING = 0.05  # and as much of the time that the job trained: all of the test split after any longer job
 FEWEST_EXAMPLES = 20
 
 
 def measure(folder: Path, spec: JobSpec, data: Data, outcome: Outcome) -> dict[str, Any]:
     """Of each form: the largest difference of a probability, and how many labels differ."""
     model = outcome.state.model
-    chosen = sample(len(data.test_labels), multiplications_of(model, data))
+    seconds = max(BUDGET_SECONDS, SHARE_OF_TRAINING * outcome.state.training_seconds)
+    chosen = sample(len(data.test_labels), multiplications_of(model, data), seconds)
     images = data.test_images[chosen.to(data.test_images.device)]
     if spec.precision == "fp32":
         reference = outcome.test.logits[chosen]  # those that the job's figures come from
@@ -48,10 +50,10 @@ def measure(folder: Path, spec: JobSpec, data: Data, outcome: Outcome) -> dict[s
     }
 
 
-def sample(n: int, multiplications: int) -> Tensor:
-    """Indices of as many test images as the budget allows, evenly spread: the same for the same job."""
+def sample(n: int, multiplications: int, seconds: float) -> Tensor:
+    """Indices of as many test images as the time allows, evenly spread."""
     most = min(n, MOST_EXAMPLES)
-    size = min(most, max(FEWEST_EXAMPLES, BUDGET // max(1, multiplications)))
+    size = min(most, max(FEWEST_EXAMPLES, int(seconds * PACE / max(1, multiplications))))
     return torch.arange(size) * n // size
 
 
