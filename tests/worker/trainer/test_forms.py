@@ -52,7 +52,7 @@ class Exported:
         with torch.no_grad():
             self.logits = torch.cat([model(x) for x in data.test_images.split(1000)])
         self.outcome: Any = SimpleNamespace(
-            state=SimpleNamespace(model=model, best=SimpleNamespace(weights={})),
+            state=SimpleNamespace(model=model, training_seconds=0.0, best=SimpleNamespace(weights={})),
             test=SimpleNamespace(logits=self.logits),
         )
         model_files.write(folder, spec, data, self.outcome.state, self.events.append)
