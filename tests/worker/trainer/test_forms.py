@@ -87,8 +87,8 @@ def trained(model: nn.Module, images: Tensor, labels: Tensor, steps: int, lr: fl
 
 
 def training_tensors(data: Data) -> tuple[Tensor, Tensor]:
-    batches = list(data.train.epoch(1))
-    return torch.cat([x for x, _ in batches]), torch.cat([labels for _, labels in batches])
+    order = data.train.order.order(1)
+    return data.train.images[order], data.train.labels[order]
 
 
 @pytest.fixture
