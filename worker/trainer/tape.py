@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -31,18 +31,25 @@ class NotRepeatable(Exception):
     """The step depends on something that a tape does not hold; the message says on what."""
 
 
-class Tape:
-    """The operations of one step, in order, each bound to its tensors."""
+class Call(NamedTuple):
+    name: str
+    run: Callable[[], Any]
+    constant: int | None = None  # where it writes what is the same in each step
 
-    def __init__(self, operations: list[Callable[[], Any]], result: Tensor) -> None:
-        self._operations, self._result = operations, result
+
+class Tape:
+    """The operations of one step, in order, each bound to its tensors, and their names in ATen."""
+
+    def __init__(self, calls: list[Call], result: Tensor) -> None:
+        self.names = [call.name for call in calls]
+        self.operations, self._result = [call.run for call in calls], result
 
     def __len__(self) -> int:
-        return len(self._operations)
+        return len(self.operations)
 
     def repeat(self) -> Tensor:
         """Run the step again on what now lies in its tensors; the loss () is overwritten by the next repeat."""
-        for operation in self._operations:
+        for operation in self.operations:
             operation()
         return self._result
 
@@ -54,7 +61,7 @@ def record(step: Callable[[], Tensor]) -> tuple[Tape | None, Tensor, str]:
         loss = step()
     if recorder.obstacle:
         return None, loss, recorder.obstacle
-    return Tape(recorder.operations(), loss.detach()), loss, ""
+    return Tape(recorder.calls(), loss.detach()), loss, ""
 
 
 class _Recorder(TorchDispatchMode):
@@ -66,14 +73,14 @@ class _Recorder(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.obstacle = ""
-        self._calls: list[tuple[Callable[[], Any], int | None]] = []  # and, for a constant, where it lies
+        self._calls: list[Call] = []
         self._changed: set[int] = set()  # memory that some operation works on in place
         self._constants: set[int] = set()  # memory that holds the same whatever the batch
         self._kept: list[Any] = []
 
-    def operations(self) -> list[Callable[[], Any]]:
-        """The calls in order; a constant that nobody changes is written once and for all."""
-        return [call for call, constant in self._calls if constant is None or constant in self._changed]
+    def calls(self) -> list[Call]:
+        """In order; a constant that nobody changes is written once and for all."""
+        return [call for call in self._calls if call.constant is None or call.constant in self._changed]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -95,15 +102,15 @@ class _Recorder(TorchDispatchMode):
         args, kwargs, out = tree_map_only(Tensor, Tensor.detach, (args, kwargs, out))
         self._kept.append((args, kwargs, out))
         if func._schema.is_mutable:
-            self._calls.append((partial(func._op, *args, **kwargs), None))  # on memory that stands already
+            self._calls.append(Call(name, partial(func._op, *args, **kwargs)))  # on memory that stands already
             self._changed.update(_written(func, args, kwargs))
         elif _is_view(out, args) or name.startswith("empty"):
             return
         elif isinstance(out, Tensor) and self._is_constant(func, name, args):
             self._constants.add(_place(out))
-            self._calls.append((partial(out.copy_, out.clone()), _place(out)))
+            self._calls.append(Call(name, partial(out.copy_, out.clone()), _place(out)))
         else:
-            self._calls.append((_into(func, name, args, kwargs, out), None))
+            self._calls.append(Call(name, _into(func, name, args, kwargs, out)))
         if len(self._calls) > MOST_OPERATIONS:
             raise NotRepeatable(f"the step has more than {MOST_OPERATIONS} operations")
 
