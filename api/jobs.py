@@ -296,9 +296,16 @@ def to_json(session: Session, job: Job, attempts: Sequence[Attempt] | None = Non
 
 
 def _article(job: Job) -> dict[str, Any]:
-    """What the article printed of the run that this job's preset stands for."""
+    """What the article printed of the run that this job's preset stands for; nothing where the body changed the run.
+
+    The number of epochs may differ: the figures are then compared as far as both go.
+    """
     preset = PRESETS.get(job.spec.get("preset") or "")
-    return {} if preset is None else {"article": preset.article}
+    if preset is None:
+        return {}
+    whole = JobSpec.model_validate(preset.spec).to_json()
+    same = all(job.spec[field] == whole[field] for field in preset.spec if field != "epochs")
+    return {"article": preset.article} if same else {}
 
 
 def _dry_run(session: Session, spec: JobSpec, info: DatasetInfo) -> dict[str, Any]:

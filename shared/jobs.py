@@ -123,7 +123,7 @@ def speeds_like(session: Session, spec: JobSpec, device: str) -> list[float]:
         .limit(LIKE_JOBS)
     )
     asked = spec.to_json()
-    same = ("architecture", "gradients", "dataset", "batch_size", "precision")
+    same = ("architecture", "gradients", "verify", "dataset", "augment", "batch_size", "precision")
     return [
         result["examples_per_second"]
         for theirs, result in session.execute(query)

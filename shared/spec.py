@@ -18,6 +18,7 @@ from shared.wording import field_error
 MAX_NAME = 128
 MAX_SEED = 2**53 - 1  # the largest integer that every JSON reader keeps exact
 JOB_ID = r"^job_[0-9a-f]{32}$"
+SMALLEST, LARGEST = 1e-37, 1e30  # what is told of numbers that float32 takes for 0, or for infinity, would mislead
 SMALL_IMAGE = 64  # pixels: up to here a ResNet leaves its first two halvings out, and others enlarge the image
 DATASET_ID = r"^ds_[0-9a-f]{32}$"
 
@@ -103,7 +104,7 @@ class NormalInit(Model):
     """Weights and biases from N(0, std²)."""
 
     type: Literal["normal"] = "normal"
-    std: Annotated[float, Field(gt=0)] = 1.0
+    std: Annotated[float, Field(gt=0, le=LARGEST)] = 1.0
 
 
 class KaimingInit(Model):
@@ -129,12 +130,12 @@ class ClampedCrossEntropy(Model):
 
     type: Literal["clamped_cross_entropy"] = "clamped_cross_entropy"
     reduction: Literal["mean", "sum"] = "mean"
-    clamp: Annotated[float, Field(gt=0, lt=1)] = 1e-10
+    clamp: Annotated[float, Field(ge=SMALLEST, lt=1)] = 1e-10
 
 
 Loss = Annotated[CrossEntropy | ClampedCrossEntropy, Field(discriminator="type"), BeforeValidator(short_form)]
 
-NonNegative = Annotated[float, Field(ge=0)]
+NonNegative = Annotated[float, Field(ge=0, le=LARGEST)]
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -154,14 +155,14 @@ class Sgd(Model):
 class Adam(Model):
     type: Literal["adam"] = "adam"
     betas: Annotated[list[Beta], Field(min_length=2, max_length=2)] = [0.9, 0.999]
-    eps: Annotated[float, Field(gt=0)] = 1e-8
+    eps: Annotated[float, Field(ge=SMALLEST, le=LARGEST)] = 1e-8
     weight_decay: NonNegative = 0.0
 
 
 class AdamW(Model):
     type: Literal["adamw"] = "adamw"
     betas: Annotated[list[Beta], Field(min_length=2, max_length=2)] = [0.9, 0.999]
-    eps: Annotated[float, Field(gt=0)] = 1e-8
+    eps: Annotated[float, Field(ge=SMALLEST, le=LARGEST)] = 1e-8
     weight_decay: NonNegative = 0.01
 
 
@@ -352,7 +353,7 @@ class JobSpec(Work):
     verify: Verify | None = None
     init_from: InitFrom | None = None
     optimizer: Optimizer = Sgd()
-    lr: Annotated[float, Field(gt=0)] = 0.1
+    lr: Annotated[float, Field(gt=0, le=LARGEST)] = 0.1
     schedule: Schedule = ConstantSchedule()
     epochs: Annotated[int, Field(ge=1, le=10_000)] = 5
     batch_size: Annotated[int, Field(ge=1, le=65_536)] = 64
@@ -382,12 +383,11 @@ class JobSpec(Work):
             wrong += self._preset_conflicts(self.preset)
         if isinstance(self.optimizer, Sgd) and self.optimizer.nesterov and self.optimizer.momentum == 0:
             wrong.append(FieldError("/optimizer/nesterov", "conflict", "needs a momentum greater than 0"))
-        n = info.train_examples
         if isinstance(self.validation, Fraction):
+            n = info.train_examples
             if not 1 <= round(n * self.validation.fraction) <= n - 1:
                 detail = f"leaves no example to train on or to validate with ({n} in {self.dataset})"
                 wrong.append(FieldError("/validation/fraction", "conflict", detail))
-            n -= round(n * self.validation.fraction)
         if needs_two_examples(self.architecture, info) and self.batch_size == 1:
             detail = "batch normalization needs 2 examples to have a variance; got 1"
             wrong.append(FieldError("/batch_size", "conflict", detail))

@@ -466,3 +466,18 @@ def test_any_json_is_a_spec_or_a_list_of_wrong_fields(body: Any, model: type[Wor
         assert all(error.pointer == "" or error.pointer.startswith("/") for error in refused.errors)
     else:
         assert model.parse(json.loads(json.dumps(spec.to_json()))) == spec
+
+
+@pytest.mark.parametrize(
+    ("body", "pointer"),
+    [
+        ({"lr": 1e39}, "/lr"),
+        ({"init": {"type": "normal", "std": 1e39}}, "/init/std"),
+        ({"optimizer": {"type": "adam", "eps": 1e-50}}, "/optimizer/eps"),
+        ({"optimizer": {"type": "sgd", "weight_decay": 1e39}}, "/optimizer/weight_decay"),
+        ({"loss": {"type": "clamped_cross_entropy", "clamp": 1e-60}}, "/loss/clamp"),
+    ],
+    ids=json.dumps,
+)
+def test_a_number_that_float32_cannot_hold_is_refused(body: dict[str, Any], pointer: str) -> None:
+    assert set(wrong(body)) == {pointer}

@@ -98,7 +98,7 @@ class StagedBatches:
         augment: Augment | None = None,
     ) -> None:
         self.images, self.labels, self.order, self.device, self.augment = images, labels, order, device, augment
-        size = order.batch_size
+        size = min(order.batch_size, len(order.indices))
         self._stages = [
             (images.new_empty(size, *images.shape[1:]).pin_memory(), labels.new_empty(size).pin_memory())
             for _ in range(STAGES)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from shared.errors import GradientCheckFailed
+from shared.errors import Diverged, GradientCheckFailed
 from shared.events import Log, Progress, Report
 from shared.spec import GradientCheckSpec, JobSpec
 from worker.trainer import data, device, seeds
@@ -56,11 +57,13 @@ def gradient_check(
     batches: Iterable[Batch],
     sampling: Sampling | None = None,
     parameter_done: Callable[[], None] = lambda: None,
+    heed: Callable[[], None] = lambda: None,
 ) -> Table:
     """Compare gradients by hand with autograd's on each batch and, given a sampling, with finite differences.
 
     A parameter's relative error is normwise: max|manual - referee| / max|autograd|, since single entries may cancel to
     zero. An error that is not finite fails, and is reported as the largest float (JSON knows no infinity).
+    `heed` is called before each finite difference, and may raise. Raises Diverged where the loss is not finite.
     """
     where = next(model.parameters()).device
     lines = {name: Line(p.shape) for name, p in model.named_parameters()}
@@ -76,6 +79,11 @@ def gradient_check(
             moment.come_back()
             with torch.enable_grad():
                 autograd_loss = autograd_gradients(by_autograd, loss, x, labels).item()
+            if not math.isfinite(autograd_loss):
+                detail = (
+                    f"the loss is {autograd_loss} in float64: there is nothing to compare; try a smaller init or lr"
+                )
+                raise Diverged(detail)
             apart = finite(abs(manual_loss - autograd_loss))
             loss_difference = max(loss_difference, apart)
             losses_agree &= apart <= TOLERANCE * max(1.0, abs(autograd_loss))
@@ -88,7 +96,7 @@ def gradient_check(
             landscape = Landscape(by_autograd, loss, x, labels)
             floor = SMALLEST_SCALE * max(1.0, abs(autograd_loss))  # a difference is as exact as the loss it is taken of
             for name, manual, autograd in _pairs(by_hand, by_autograd):
-                slopes = _slopes(landscape, autograd, lines[name], sampling)
+                slopes = _slopes(landscape, autograd, lines[name], sampling, heed)
                 scale = max(_gradient(autograd).abs().max().item(), floor)
                 lines[name].against_slopes(manual.grad, slopes, scale)
                 parameter_done()
@@ -127,11 +135,14 @@ def _gradient(p: nn.Parameter) -> Tensor:
     return torch.zeros_like(p) if p.grad is None else p.grad
 
 
-def _slopes(landscape: Landscape, p: nn.Parameter, line: Line, sampling: Sampling) -> dict[int, float]:
+def _slopes(
+    landscape: Landscape, p: nn.Parameter, line: Line, sampling: Sampling, heed: Callable[[], None]
+) -> dict[int, float]:
     """Slopes at drawn elements of p; whoever stands on a kink gives way to the next, for up to twice as many draws."""
     slopes: dict[int, float] = {}
     weights = p.data.view(-1)
     for element in torch.randperm(p.numel(), generator=sampling.generator)[: 2 * sampling.elements].tolist():
+        heed()
         slope = landscape.slope(weights, element)
         if slope is None:
             line.skipped += 1
@@ -210,7 +221,9 @@ def run_check(
     sampling = Sampling(spec.samples, seeds.generator(spec.seed, "samples")) if spec.finite_differences else None
     clock = _Clock(spec, len(list(model.parameters())), run, report)
     report(Log(message=f"checking {count_parameters(model)} parameters on {spec.batches} batches"))
-    table = gradient_check(model, build_loss(spec.loss), clock.watched(batches), sampling, clock.parameter_done)
+    table = gradient_check(
+        model, build_loss(spec.loss), clock.watched(batches), sampling, clock.parameter_done, clock.heed
+    )
     clock.tell()
 
     folder = run.folder / "artifacts"
@@ -260,12 +273,15 @@ class _Clock:
     def parameter_done(self) -> None:
         self._step()
 
-    def _step(self) -> None:
+    def heed(self) -> None:
         from worker.trainer.loop import StopRequested  # the loop imports this module
 
-        self.done += 1
         if self.run.stop():
             raise StopRequested(self.done)
+
+    def _step(self) -> None:
+        self.done += 1
+        self.heed()
         if time.monotonic() - self.told > 0.25:
             self.tell()
 

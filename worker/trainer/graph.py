@@ -14,7 +14,8 @@ class Graph:
     def __init__(self, step: Callable[[], Tensor]) -> None:
         """Capture `step` without running it. Raises RuntimeError where it does something that no graph can hold."""
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
+        # thread_local: what a DataLoader's pinning thread asks of the device meanwhile is not the capture's business
+        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
             self._result = step()
 
     def repeat(self) -> Tensor:

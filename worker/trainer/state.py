@@ -79,6 +79,8 @@ class State:
             self.optimizer.load_state_dict(state["optimizer"])
             for group in self.optimizer.param_groups:
                 group["lr"] = group["lr"].to(self.device)
+                if "capturable" in group:  # Adam's, of the device that the checkpoint was written on
+                    group["capturable"] = self.device.type == "cuda"
         except (KeyError, RuntimeError, ValueError) as error:
             raise TrainingError(f"the checkpoint does not fit the spec: {error}") from error
         self.epoch, self.batch, self.step = (state["place"][name] for name in ("epoch", "batch", "step"))

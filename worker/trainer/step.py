@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from shared.events import Log, Report
 from shared.spec import JobSpec
@@ -78,6 +78,9 @@ class Step:
         return loss
 
     def _capture_graph(self, x: Tensor, labels: Tensor) -> Tensor:
+        if not isinstance(self.model, nn.Sequential):  # kernels that are long, and code that may look at its values
+            self._say("steps run one by one: a net of torchvision's is not captured", {"reason": "not our own layers"})
+            return self.run(x, labels)
         self._x, self._labels = x.clone(), labels.clone()
         state = torch.cuda.get_rng_state(x.device)
         try:
@@ -85,6 +88,8 @@ class Step:
         except RuntimeError as error:  # an operation that waits for the device, or allocates what no graph may
             torch.cuda.synchronize(x.device)
             torch.cuda.set_rng_state(state, x.device)
+            torch.rand(1, device=x.device)  # raises where the capture could not be left: the attempt ends here and now,
+            torch.cuda.set_rng_state(state, x.device)  # and not in a later step that draws
             reason = str(error).splitlines()[0]
             self._say(f"steps run one by one: no CUDA graph holds them ({reason})", {"reason": reason})
             return self.run(x, labels)

@@ -10,7 +10,7 @@ from support.problems import drawn, problem
 from torch import nn
 
 from shared import spec
-from shared.errors import GradientCheckFailed
+from shared.errors import Diverged, GradientCheckFailed
 from shared.events import Log, Progress
 from shared.spec import GradientCheckSpec
 from worker.trainer import layers
@@ -331,3 +331,12 @@ def test_a_check_job_that_fails_leaves_its_table_and_names_the_parameter(tmp_pat
 def test_a_check_job_stops_when_asked(tmp_path):
     with pytest.raises(StopRequested):
         checked(tmp_path, stop=lambda: True)
+
+
+def test_a_loss_that_is_not_finite_is_named_and_no_gradient_is_blamed():
+    model, loss, batches = _with_loss(spec.Mlp(hidden=[4]))
+    with torch.no_grad():
+        model[1].weight.fill_(1e200)
+        model[3].weight.fill_(1e200)
+    with pytest.raises(Diverged, match="in float64: there is nothing to compare"):
+        gradient_check(model, loss, batches)
