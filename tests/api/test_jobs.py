@@ -587,6 +587,13 @@ class TestPresets:
 
 
 class TestDelete:
+    @pytest.mark.parametrize(
+        ("change", "shown"), [({"epochs": 3}, True), ({"dataset": "digits"}, False), ({"lr": 1}, False)]
+    )
+    def test_the_article_s_figures_are_not_held_against_another_run(self, client, change, shown):
+        job = client.post("/v1/jobs", json={"preset": "article/two-layer", **change}).json
+        assert ("article" in job) is shown
+
     def test_frees_rows_and_bytes(self, client, hands, services, conforms):
         job = hands.submit()
         lease = hands.start()

@@ -47,7 +47,7 @@ def test_setting_up_fixes_every_random_stream_by_the_seed():
 
 def test_a_step_gets_as_many_threads_as_it_is_worth_and_no_more_than_there_are():
     assert device.threads_for(1e5, most=8) == 1
-    assert device.threads_for(9e6, most=8) == 3
+    assert device.threads_for(3.5e7, most=8) == 3
     assert device.threads_for(1e12, most=8) == 8
 
 

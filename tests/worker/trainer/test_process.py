@@ -120,7 +120,7 @@ def test_a_trainer_leads_a_group_of_its_own_and_offers_itself_to_the_oom_killer(
     assert Path(f"/proc/{pid}/oom_score_adj").read_text().strip() == "800"
 
 
-@pytest.mark.parametrize(("hidden", "used"), [(30, 1), (512, 2)])
+@pytest.mark.parametrize(("hidden", "used"), [(30, 1), (4096, 2)])
 def test_a_trainer_uses_the_threads_it_was_given_where_a_step_is_worth_them(start, tmp_path, hidden, used):
     trainer = start({**plan(tmp_path, architecture={"type": "mlp", "hidden": [hidden]}), "threads": 2})
     assert events_of(trainer)[-1].result["environment"]["threads"] == used
