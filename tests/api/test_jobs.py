@@ -585,15 +585,15 @@ class TestPresets:
         assert job["article"]["last_val_accuracy"] == 0.9674
         assert "article" not in client.post("/v1/jobs", json={}).json
 
-
-class TestDelete:
     @pytest.mark.parametrize(
-        ("change", "shown"), [({"epochs": 3}, True), ({"dataset": "digits"}, False), ({"lr": 1}, False)]
+        ("change", "shown"), [({"epochs": 3}, True), ({"dataset": "digits"}, False), ({"lr": 1}, False)], ids=str
     )
     def test_the_article_s_figures_are_not_held_against_another_run(self, client, change, shown):
         job = client.post("/v1/jobs", json={"preset": "article/two-layer", **change}).json
         assert ("article" in job) is shown
 
+
+class TestDelete:
     def test_frees_rows_and_bytes(self, client, hands, services, conforms):
         job = hands.submit()
         lease = hands.start()
