@@ -31,8 +31,8 @@ def threads_for(flops: float, most: int) -> int:
     """How many threads a step of so many floating point operations is worth: a pure function, as the bits depend on it.
 
     Threads meet several times a step, and wait for each other spinning: on small matrices that costs more than it
-    saves, and where a neighbour holds one of the cores, many times more: an epoch of MNIST's small mlp takes 0.11 s with
-    one thread, 0.10 with two on a quiet machine, and up to 4 with two on a busy one.
+    saves, and where a neighbour holds one of the cores, many times more. An epoch of MNIST's small mlp takes 0.11 s
+    with one thread, 0.10 with two on a quiet machine, and up to 4 with two on a busy one.
     """
     return max(1, min(most, int(flops / FLOPS_PER_THREAD)))
 
