@@ -179,7 +179,8 @@ class TestTaken:
             (np.uint16, 257, "float32", 65_535),
             (np.float64, 1 / 255, "float32", 1),
             (np.float32, 1, "float32", 255),
-            (np.float32, -3, "float32", 1),
+            (np.float32, 100, "float32", 65_535),
+            (np.float32, 257, "float32", 65_535),
             (np.bool_, 1, "uint8", 1),
         ],
     )
@@ -190,6 +191,18 @@ class TestTaken:
         stored = arrays(body)
         both = np.concatenate([stored["train_images"], stored["test_images"]])
         assert sorted(map(bytes, both)) == sorted(map(bytes, x.astype(dtype)))
+
+    @pytest.mark.parametrize("own_split", [False, True])
+    def test_floats_that_exceed_1_by_rounding_are_cut_to_it(self, upload, arrays, own_split):
+        x = pixels(40, 6, 6) / 255
+        x[:, 0, 0] = 1.0009
+        given = {f"{a}_{b}": v for a, v in small(x=x).items() for b in ("train", "test")} if own_split else small(x=x)
+        body = upload(npz(**given)).json
+        assert (body["dtype"], body["white"]) == ("float32", 1)
+        stored = arrays(body)
+        assert stored["train_images"].max() == stored["test_images"].max() == 1
+        assert body["shape"] == [1, 6, 6]
+        assert upload(npz(**small(x=x * 1.001))).json["white"] == 255
 
     @pytest.mark.parametrize("axes", [(0, 1, 2, 3), (0, 3, 1, 2)], ids=["channels last", "channels first"])
     @pytest.mark.parametrize("order", ["C", "F"])
@@ -347,6 +360,9 @@ REFUSED: dict[str, tuple[str, str, bytes]] = {
     "a single number": ("bad_shape", "()", npz(**small(x=np.uint8(3)))),
     "splits of two shapes": ("bad_shape", "x_test", npz(**{**SPLIT, "x_test": pixels(4, 6, 7)})),
     "negative integers": ("bad_pixels", "from -5", npz(**small(x=pixels(40, 6, 6).astype(int) - 5))),
+    "normalised floats": ("bad_pixels", "from -1 to 1; undo", npz(**small(x=pixels(40, 6, 6) / 127.5 - 1))),
+    "floats beyond 16 bits": ("bad_pixels", "to 65790; undo", npz(**small(x=pixels(40, 6, 6) * 258.0))),
+    "integers beyond 16 bits": ("bad_pixels", "to 65790; undo", npz(**small(x=pixels(40, 6, 6).astype(int) * 258))),
     "complex pixels": ("bad_pixels", "complex", npz(**small(x=np.ones((40, 6, 6), complex)))),
     "one class": ("too_few_classes", "'0'", npz(**small(y=np.zeros(40, int)))),
     "one folder": ("too_few_classes", "'cats'", zipped(folders(classes=("cats",)))),
