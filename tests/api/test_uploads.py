@@ -218,6 +218,10 @@ class TestTaken:
         body = upload(npz(**small(classes=["cat", "dog", "élan", "emu"]))).json
         assert body["classes"] == ["cat", "dog", "élan", "emu"]
 
+    def test_a_thousand_classes_are_taken(self, upload):
+        body = upload(npz(x=pixels(2000, 2, 2), y=np.arange(2000) % 1000)).json
+        assert len(body["classes"]) == 1000
+
     def test_a_name_that_is_given_wins_and_may_hold_any_letter(self, upload):
         assert upload((npz(**small()), "x.npz"), fields={"name": "Ziffern, schön"}).json["name"] == "Ziffern, schön"
 
@@ -302,6 +306,7 @@ SPLIT = {
 }
 Y = np.arange(40) % 4
 WHOLE_IDX = idx(pixels(20, 6, 6))
+BLANK = picture(np.zeros((2, 2), np.uint8))
 
 REFUSED: dict[str, tuple[str, str, bytes]] = {
     # name: code, a word of the detail, the file
@@ -367,6 +372,9 @@ REFUSED: dict[str, tuple[str, str, bytes]] = {
     "one class": ("too_few_classes", "'0'", npz(**small(y=np.zeros(40, int)))),
     "one folder": ("too_few_classes", "'cats'", zipped(folders(classes=("cats",)))),
     "no image at all": ("too_few_classes", "no class", npz(**small(0))),
+    "too many labels": ("too_many_classes", "1001 classes", npz(x=pixels(2002, 2, 2), y=np.arange(2002) % 1001)),
+    "too many names": ("too_many_classes", "1001 classes", npz(**small(classes=[str(i) for i in range(1001)]))),
+    "too many folders": ("too_many_classes", "1001 classes", zipped({f"{i}/1.png": BLANK for i in range(1001)})),
     "too few": ("too_few_examples", "8 and 1", npz(**small(8, 2))),
     "something else": ("unknown_format", "neither", b"hello" * 100),
     "nothing": ("unknown_format", "neither", b""),

@@ -132,12 +132,13 @@ def _message(text: str) -> Picture:
 
 WRITTEN_FROM = 30  # dots of a cell: below, a count does not fit
 NAMED_FROM = 9  # below, names would lie on one another
+LARGEST = 2200  # dots of all cells side by side, so that no picture is wider or taller than 2400
 
 
 def confusion_matrix(matrix: Array, classes: Sequence[str]) -> Picture:
     """Rows true, columns predicted. Blue: right, red: wrong; the deeper, the larger the share of its row."""
     n = len(classes)
-    cell = min(130, max(4, (560 if n <= 10 else 900) // n))
+    cell = max(1, min(130, max(4, (560 if n <= 10 else 900) // n), LARGEST // n))
     name_size = min(TEXT_SIZE, cell - 1)
     names = [shortened(name, 150, name_size) for name in classes] if cell >= NAMED_FROM else [""] * n
     widest = max(font(name_size).getlength(name) for name in names)

@@ -96,7 +96,7 @@ def test_no_mistake_is_said_in_words():
     assert red(sheet) == 0
 
 
-@pytest.mark.parametrize("n", [2, 3, 10, 20, 37, 100, 400])
+@pytest.mark.parametrize("n", [2, 3, 10, 20, 37, 100, 300, 400])
 def test_a_confusion_matrix_of_any_size_is_whole(n):
     matrix = np.eye(n, dtype=np.int64) * 12_345
     matrix[0, n - 1] = 7
@@ -106,6 +106,13 @@ def test_a_confusion_matrix_of_any_size_is_whole(n):
     assert 400 < sheet.height < 2000
     deep = (pixels(sheet) == pictures.BLUE).all(2).sum()
     assert deep > n * 10  # the diagonal
+
+
+@pytest.mark.parametrize("n", [500, 600, 750, 1000])
+def test_a_confusion_matrix_of_very_many_classes_stays_small_enough_to_look_at(n):
+    sheet = pictures.confusion_matrix(np.eye(n, dtype=np.int64), [f"class number {i}" for i in range(n)])
+    assert max(sheet.size) <= 2400
+    assert (pixels(sheet) == pictures.BLUE).all(2).sum() >= n
 
 
 def test_an_empty_row_of_the_matrix_is_white_and_no_error():
