@@ -120,6 +120,21 @@ def test_an_empty_row_of_the_matrix_is_white_and_no_error():
     assert red(sheet) == 0
 
 
+def test_a_class_whose_name_the_font_cannot_write_goes_by_its_number():
+    classes = ("Zürich", "東京", "Αθήνα", "two\nlines", "서울")
+    assert pictures.drawable(classes) == ["Zürich", "1", "Αθήνα", "3", "4"]
+    data, true = toy(5, (1, 8, 8), classes), torch.arange(5)
+    numbered = toy(5, (1, 8, 8), tuple(pictures.drawable(classes)))
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 5))
+    for draw in (
+        lambda data: pictures.predictions(data, true, 4 - true),
+        lambda data: pictures.mistakes(data, true, 4 - true, torch.ones(5)),
+        lambda data: pictures.confusion_matrix(np.eye(5, dtype=np.int64), data.info.classes),
+        lambda data: pictures.first_layer(net, data),
+    ):
+        assert (pixels(draw(data)) == pixels(draw(numbered))).all()
+
+
 class TestFirstLayer:
     def test_weights_are_coloured_by_sign_on_one_scale(self):
         net = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
