@@ -185,7 +185,9 @@ def reproduce(job_id: str) -> tuple[Response, int, dict[str, str]]:
     """
     with services().database.read() as session:
         original = jobs.get(session, job_id)
-    if original.kind != JobSpec.kind or original.state != JobState.SUCCEEDED:
+    if original.kind != JobSpec.kind:
+        raise jobs.wrong_state(original, "reproduce", "a gradient check trains nothing to reproduce; submit it again")
+    if original.state != JobState.SUCCEEDED:
         raise jobs.wrong_state(original, "reproduce")
     spec = JobSpec.model_validate(original.spec)
     name = original.name[: MAX_NAME - len(REPRODUCED)] + REPRODUCED

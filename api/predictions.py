@@ -244,7 +244,7 @@ def _checked(images: Any, model: Model, invert: bool, pointer: str = "") -> Arra
 
 def read_picture(content: bytes, budget: PixelBudget) -> Array:
     """(h,w,1..4) float32 in [0, 1] from a PNG or JPEG."""
-    from PIL import Image, ImageOps
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
         with Image.open(io.BytesIO(content), formats=("PNG", "JPEG")) as opened:
@@ -259,6 +259,8 @@ def read_picture(content: bytes, budget: PixelBudget) -> Array:
             pixels = np.asarray(picture, np.float32) / 255
     except InvalidImages:
         raise
+    except UnidentifiedImageError as error:  # whose own words name an object in memory
+        raise InvalidImages("not a PNG or JPEG image; is the file whole?") from error
     except Exception as error:  # decoders fail in many ways on bytes from outside
         raise InvalidImages(f"a picture that cannot be read: {error}"[:300]) from error
     return pixels.reshape(*pixels.shape[:2], -1)

@@ -80,6 +80,8 @@ def rm(
 
 
 def _opened(path: Path) -> IO[bytes]:
+    if path.is_dir():
+        raise typer.BadParameter(f"{path} is a folder; zip the class folders first, and add the zip")
     try:
         return path.open("rb")
     except OSError as error:

@@ -213,10 +213,11 @@ def status_of(job: Job) -> str:
     return shown_status(JobState(job.state), job.cancel_requested_at is not None, job.pause_requested_at is not None)
 
 
-def wrong_state(job: Job, action: str) -> WrongState:
+def wrong_state(job: Job, action: str, why: str | None = None) -> WrongState:
+    """`why`: what stands in the way where it is not the status."""
     status = status_of(job)
     allowed = [name for name in ALLOWED_ACTIONS[status] if name != "reproduce" or job.kind == JobSpec.kind]
-    detail = f"cannot {action} a job that is {status}; allowed now: {', '.join(allowed)}"
+    detail = f"{why or f'cannot {action} a job that is {status}'}; allowed now: {', '.join(allowed)}"
     return WrongState(detail, state=status, allowed=allowed)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from shared.datasets import ARRAYS
 from shared.errors import UnusableUpload
@@ -188,6 +188,9 @@ def _image(
         raise
     except Image.DecompressionBombError as error:
         raise UnusableUpload("image_too_large", f"{name}: {error}", name=name) from error
+    except UnidentifiedImageError as error:  # whose own words name an object in memory
+        detail = f"{name} is not a PNG or JPEG image; leave it out or save it anew"
+        raise UnusableUpload("unreadable_image", detail, name=name) from error
     except Exception as error:  # Pillow raises whatever its decoders stumble over
         detail = f"{name} cannot be read as PNG or JPEG: {error}; leave it out or save it anew"
         raise UnusableUpload("unreadable_image", detail, name=name) from error

@@ -10,6 +10,7 @@ from shared.errors import UnusableUpload
 from shared.uploads.pixels import Array
 
 LEAST_TO_TRAIN, LEAST_TO_TEST = 8, 1
+MOST_CLASSES = 1000  # ImageNet's; the confusion matrix grows with their square, in every file and on every page
 
 
 def as_labels(values: Array, name: str, n: int) -> Array:
@@ -52,6 +53,9 @@ def check_classes(train: Array, test: Array | None, names: Sequence[str] | None)
     if len(names) < 2:
         what = f"the only class is '{names[0]}'" if names else "there is no class"
         raise UnusableUpload("too_few_classes", f"{what}; it takes two to tell them apart")
+    if len(names) > MOST_CLASSES:
+        detail = f"{len(names)} classes, and at most {MOST_CLASSES} are taken; merge or leave out some"
+        raise UnusableUpload("too_many_classes", detail)
     if empty := np.flatnonzero(np.bincount(train, minlength=len(names)) == 0).tolist():
         detail = f"the class '{names[empty[0]]}' has no image to train on; add some, or leave the class out"
         raise UnusableUpload("empty_class", detail, classes=[names[i] for i in empty[:100]])

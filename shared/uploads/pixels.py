@@ -19,6 +19,8 @@ CHANNELS = (1, 3)
 CHUNK_BYTES = 16 << 20
 MAX_EXAMPLES = 10_000_000  # their labels alone are 80 MB
 FLOAT32_MAX = float(np.finfo(np.float32).max)
+HIGHEST = 65_535  # of 16 bits; nothing that reads images has a deeper white
+ROUNDING = 1e-3  # by which floats up to 1 may exceed it: resizing and colour conversions do
 
 
 @dataclass(frozen=True)
@@ -65,12 +67,15 @@ def examine(images: dict[str, Array]) -> Scale:
     for name, array in images.items():
         low, high = extremes(array, name)
         lowest, highest = min(lowest, low), max(highest, high)
-    if "f" in kinds:
-        return Scale("float32", 255.0 if lowest >= 0 and 1 < highest <= 255 else 1.0)
-    if lowest < 0 or highest > 65_535:
-        detail = f"integer pixels go from 0 to 255 or to 65535, these from {lowest:g} to {highest:g}; send floats"
-        raise UnusableUpload("bad_pixels", detail)
-    return Scale("uint8", 255.0) if highest <= 255 else Scale("float32", 65_535.0)
+    if lowest < 0 or highest > HIGHEST:  # no picture could be sent to such a model: it would lie elsewhere
+        found = f"pixels go from 0 to 1, to 255 or to {HIGHEST}, these from {lowest:.9g} to {highest:.9g}"
+        step = "undo their normalisation (gradq normalises by itself), or scale them to [0, 1] before they are sent"
+        raise UnusableUpload("bad_pixels", f"{found}; {step}")
+    if "f" in kinds and highest <= 1 + ROUNDING:
+        return Scale("float32", 1.0)
+    if highest > 255:
+        return Scale("float32", float(HIGHEST))
+    return Scale("float32" if "f" in kinds else "uint8", 255.0)
 
 
 def extremes(array: Array, name: str) -> tuple[float, float]:
@@ -100,15 +105,22 @@ def create(path: Path, n: int, shape: tuple[int, ...], scale: Scale, budget: Bud
 
 
 def copy(images: Array, chosen: Array | None, path: Path, scale: Scale, budget: Budget) -> None:
-    """Write those of `images` that `chosen` names, all if it is None."""
+    """Write those of `images` that `chosen` names, all if it is None.
+
+    What exceeds white by rounding is cut to it: the exported model clips its input, and must see what training saw.
+    """
     n = len(images) if chosen is None else len(chosen)
     target = create(path, n, images.shape[1:], scale, budget)
     if chosen is None:
         for start, rows in chunks(images):
-            target[start : start + len(rows)] = rows
+            target[start : start + len(rows)] = _within(rows, scale)
     else:
         for start, indices in index_chunks(chosen, images):
-            target[start : start + len(indices)] = images[indices]
+            target[start : start + len(indices)] = _within(images[indices], scale)
+
+
+def _within(rows: Array, scale: Scale) -> Array:
+    return np.minimum(rows, scale.white) if scale.dtype == "float32" else rows
 
 
 def index_chunks(chosen: Array, images: Array) -> Iterator[tuple[int, Array]]:

@@ -469,6 +469,7 @@ class TestReproduce:
         hands.finish(hands.start())
         body = problem(client.post(check["links"]["reproduce"]), 409, "wrong_state")
         assert body["allowed"] == ["delete"]
+        assert "a gradient check trains nothing to reproduce" in body["detail"]
         problem(client.post("/v1/jobs/job_0/reproduce"), 404, "not_found")
 
 

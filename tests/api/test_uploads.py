@@ -179,7 +179,8 @@ class TestTaken:
             (np.uint16, 257, "float32", 65_535),
             (np.float64, 1 / 255, "float32", 1),
             (np.float32, 1, "float32", 255),
-            (np.float32, -3, "float32", 1),
+            (np.float32, 100, "float32", 65_535),
+            (np.float32, 257, "float32", 65_535),
             (np.bool_, 1, "uint8", 1),
         ],
     )
@@ -190,6 +191,18 @@ class TestTaken:
         stored = arrays(body)
         both = np.concatenate([stored["train_images"], stored["test_images"]])
         assert sorted(map(bytes, both)) == sorted(map(bytes, x.astype(dtype)))
+
+    @pytest.mark.parametrize("own_split", [False, True])
+    def test_floats_that_exceed_1_by_rounding_are_cut_to_it(self, upload, arrays, own_split):
+        x = pixels(40, 6, 6) / 255
+        x[:, 0, 0] = 1.0009
+        given = {f"{a}_{b}": v for a, v in small(x=x).items() for b in ("train", "test")} if own_split else small(x=x)
+        body = upload(npz(**given)).json
+        assert (body["dtype"], body["white"]) == ("float32", 1)
+        stored = arrays(body)
+        assert stored["train_images"].max() == stored["test_images"].max() == 1
+        assert body["shape"] == [1, 6, 6]
+        assert upload(npz(**small(x=x * 1.001))).json["white"] == 255
 
     @pytest.mark.parametrize("axes", [(0, 1, 2, 3), (0, 3, 1, 2)], ids=["channels last", "channels first"])
     @pytest.mark.parametrize("order", ["C", "F"])
@@ -204,6 +217,10 @@ class TestTaken:
     def test_names_of_classes_come_from_the_archive_where_it_has_them(self, upload):
         body = upload(npz(**small(classes=["cat", "dog", "élan", "emu"]))).json
         assert body["classes"] == ["cat", "dog", "élan", "emu"]
+
+    def test_a_thousand_classes_are_taken(self, upload):
+        body = upload(npz(x=pixels(2000, 2, 2), y=np.arange(2000) % 1000)).json
+        assert len(body["classes"]) == 1000
 
     def test_a_name_that_is_given_wins_and_may_hold_any_letter(self, upload):
         assert upload((npz(**small()), "x.npz"), fields={"name": "Ziffern, schön"}).json["name"] == "Ziffern, schön"
@@ -289,6 +306,7 @@ SPLIT = {
 }
 Y = np.arange(40) % 4
 WHOLE_IDX = idx(pixels(20, 6, 6))
+BLANK = picture(np.zeros((2, 2), np.uint8))
 
 REFUSED: dict[str, tuple[str, str, bytes]] = {
     # name: code, a word of the detail, the file
@@ -320,13 +338,21 @@ REFUSED: dict[str, tuple[str, str, bytes]] = {
     "a path of Windows": ("unsafe_path", "evil", zipped(folders() | {"..\\evil.png": b""})),
     "a drive": ("unsafe_path", "C:", zipped(folders() | {"C:/evil.png": b""})),
     "a link": ("unsafe_path", "cats/link.png", with_link()),
-    "an image that is text": ("unreadable_image", "cats/a.png", zipped(folders() | {"cats/a.png": b"not an image"})),
+    "an image that is text": (
+        "unreadable_image",
+        "cats/a.png is not a PNG or JPEG image; leave",
+        zipped(folders() | {"cats/a.png": b"not an image"}),
+    ),
     "an image cut short": (
         "unreadable_image",
         "dogs/cut.png",
         zipped(folders() | {"dogs/cut.png": picture(pixels(1, 6, 6)[0])[:-30]}),
     ),
-    "a GIF": ("unreadable_image", "cats/a.gif", zipped(folders() | {"cats/a.gif": picture(pixels(1, 6, 6)[0], "GIF")})),
+    "a GIF": (
+        "unreadable_image",
+        "cats/a.gif is not a PNG or JPEG",
+        zipped(folders() | {"cats/a.gif": picture(pixels(1, 6, 6)[0], "GIF")}),
+    ),
     "notes among the images": ("unreadable_image", "cats/a.txt", zipped(folders() | {"cats/a.txt": b"meow"})),
     "a password": ("unreadable_image", "encrypted", encrypted()),
     "two sizes": (
@@ -347,10 +373,16 @@ REFUSED: dict[str, tuple[str, str, bytes]] = {
     "a single number": ("bad_shape", "()", npz(**small(x=np.uint8(3)))),
     "splits of two shapes": ("bad_shape", "x_test", npz(**{**SPLIT, "x_test": pixels(4, 6, 7)})),
     "negative integers": ("bad_pixels", "from -5", npz(**small(x=pixels(40, 6, 6).astype(int) - 5))),
+    "normalised floats": ("bad_pixels", "from -1 to 1; undo", npz(**small(x=pixels(40, 6, 6) / 127.5 - 1))),
+    "floats beyond 16 bits": ("bad_pixels", "to 65790; undo", npz(**small(x=pixels(40, 6, 6) * 258.0))),
+    "integers beyond 16 bits": ("bad_pixels", "to 65790; undo", npz(**small(x=pixels(40, 6, 6).astype(int) * 258))),
     "complex pixels": ("bad_pixels", "complex", npz(**small(x=np.ones((40, 6, 6), complex)))),
     "one class": ("too_few_classes", "'0'", npz(**small(y=np.zeros(40, int)))),
     "one folder": ("too_few_classes", "'cats'", zipped(folders(classes=("cats",)))),
     "no image at all": ("too_few_classes", "no class", npz(**small(0))),
+    "too many labels": ("too_many_classes", "1001 classes", npz(x=pixels(2002, 2, 2), y=np.arange(2002) % 1001)),
+    "too many names": ("too_many_classes", "1001 classes", npz(**small(classes=[str(i) for i in range(1001)]))),
+    "too many folders": ("too_many_classes", "1001 classes", zipped({f"{i}/1.png": BLANK for i in range(1001)})),
     "too few": ("too_few_examples", "8 and 1", npz(**small(8, 2))),
     "something else": ("unknown_format", "neither", b"hello" * 100),
     "nothing": ("unknown_format", "neither", b""),
@@ -375,6 +407,7 @@ class TestRefused:
         before = lying(settings.state_dir)
         body = problem(upload(content), 422, code)
         assert word in body["detail"]
+        assert " object at 0x" not in body["detail"]
         assert lying(settings.state_dir) == before
 
     @pytest.mark.parametrize(

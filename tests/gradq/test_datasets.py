@@ -90,3 +90,9 @@ def test_in_a_terminal_a_bar_follows_the_upload(gradq, monkeypatch, tmp_path: Pa
     result = gradq("datasets", "add", str(tmp_path / "pets.npz"))
     assert result.exit_code == 0, result.output
     assert "pets.npz" in drawn.getvalue()
+
+
+def test_a_folder_is_to_be_zipped_first(gradq, tmp_path: Path):
+    result = gradq("datasets", "add", str(tmp_path))
+    assert result.exit_code == 2
+    assert "zip the class folders first" in " ".join(result.stderr.replace("│", " ").split())

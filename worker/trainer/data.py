@@ -243,7 +243,8 @@ def _whole(info: DatasetInfo, data_dir: Path, download: bool) -> Iterator[Path]:
                     _download(info, data_dir)
         except Exception as error:
             raise DataError(
-                f"{missing[0].name} is missing in {missing[0].parent} and could not be downloaded: {error}",
+                f"{missing[0].name} is missing in {missing[0].parent} and could not be downloaded: {error}; "
+                f"put the files into {missing[0].parent}",
                 missing=[str(path) for path in missing],
             ) from error
     yield data_dir / (info.folder or "")

@@ -84,7 +84,7 @@ def graph_of(model: nn.Sequential, data: Data) -> Any:
     outputs = [
         helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", classes]) for name in ("probabilities", "logits")
     ]
-    made = helper.make_graph(graph.nodes, "gradq", [images], outputs, initializer=graph.constants)
+    made = helper.make_graph(graph.nodes, "gradq", [images], outputs, initializer=graph.used_constants())
     opset = helper.make_opsetid("", OPSET)
     return helper.make_model(
         made, opset_imports=[opset], ir_version=IR_VERSION, producer_name="gradq", producer_version=VERSION
@@ -110,6 +110,11 @@ class _Graph:
 
         self.constants.append(numpy_helper.from_array(value, name))
         return name
+
+    def used_constants(self) -> list[Any]:
+        """Without those that no node takes, as the step counts of batch norm: runtimes warn of each at every load."""
+        used = {name for node in self.nodes for name in node.input}
+        return [constant for constant in self.constants if constant.name in used]
 
 
 def _add_layer(graph: _Graph, layer: nn.Module, weights: dict[str, str], x: str) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 import torch
+from matplotlib.ft2font import FT2Font
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
 
@@ -64,7 +65,7 @@ def mistakes(data: Data, true: Tensor, predicted: Tensor, confidence: Tensor) ->
 
 def _captions(data: Data, true: Tensor, predicted: Tensor) -> list[list[Words]]:
     """One line where names are as short as digits, else one a name."""
-    classes = data.info.classes
+    classes = drawable(data.info.classes)
     short = max(map(len, classes)) <= 3
     captions: list[list[Words]] = []
     for t, p in zip(true.tolist(), predicted.tolist(), strict=True):
@@ -132,12 +133,13 @@ def _message(text: str) -> Picture:
 
 WRITTEN_FROM = 30  # dots of a cell: below, a count does not fit
 NAMED_FROM = 9  # below, names would lie on one another
+LARGEST = 2200  # dots of all cells side by side, so that no picture is wider or taller than 2400
 
 
 def confusion_matrix(matrix: Array, classes: Sequence[str]) -> Picture:
     """Rows true, columns predicted. Blue: right, red: wrong; the deeper, the larger the share of its row."""
-    n = len(classes)
-    cell = min(130, max(4, (560 if n <= 10 else 900) // n))
+    n, classes = len(classes), drawable(classes)
+    cell = max(1, min(130, max(4, (560 if n <= 10 else 900) // n), LARGEST // n))
     name_size = min(TEXT_SIZE, cell - 1)
     names = [shortened(name, 150, name_size) for name in classes] if cell >= NAMED_FROM else [""] * n
     widest = max(font(name_size).getlength(name) for name in names)
@@ -215,7 +217,7 @@ def first_layer(model: nn.Module, data: Data) -> Picture | None:
     pixels = _diverging(shades[:, 0].numpy()) if shape[0] == 1 else _bytes((shades + 1) / 2)
     units = len(weights)
     of = f"all {units} units" if units <= SHOWN_UNITS else f"the first {SHOWN_UNITS} of {units} units"
-    names = data.info.classes if len(layers) == 1 else [str(i) for i in range(units)]
+    names = drawable(data.info.classes) if len(layers) == 1 else [str(i) for i in range(units)]
     title = f"weights of the first layer, {of}"
     captions: list[list[Words]] = [[(name, INK)] for name in names[: len(images)]]
     page = _tiles([_as_picture(image) for image in pixels], title, captions, foot=40)
@@ -259,7 +261,22 @@ def _heading(draw: ImageDraw.ImageDraw, lines: list[str]) -> None:
 @functools.cache
 def font(size: int) -> ImageFont.FreeTypeFont:
     """DejaVu Sans, which matplotlib brings along: it has arrows, and most alphabets that class names come in."""
-    return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", size)
+    return ImageFont.truetype(_font_file(), size)
+
+
+def _font_file() -> Path:
+    return Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
+
+
+@functools.cache
+def _letters() -> frozenset[int]:
+    """The code points that the font has a glyph for."""
+    return frozenset(FT2Font(str(_font_file())).get_charmap())
+
+
+def drawable(classes: Sequence[str]) -> list[str]:
+    """The classes' names; the number of a class whose name, in Chinese perhaps, would be a row of empty boxes."""
+    return [name if _letters().issuperset(map(ord, name)) else str(i) for i, name in enumerate(classes)]
 
 
 def shortened(text: str, width: float, size: int = TEXT_SIZE) -> str:

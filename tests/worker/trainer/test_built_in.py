@@ -202,7 +202,10 @@ def test_a_download_that_fails_names_the_file_and_the_reason(tmp_path: Path, tor
         raise OSError("no route to host")
 
     torchvision.utils.download_and_extract_archive = fail
-    with pytest.raises(DataError, match=r"data_batch_1 is missing in .*cifar-10-batches-py .*no route to host"):
+    with pytest.raises(
+        DataError,
+        match=r"data_batch_1 is missing in .*cifar-10-batches-py .*no route to host; put the files into .*py$",
+    ):
         data.load(CIFAR, tmp_path, True)
 
 

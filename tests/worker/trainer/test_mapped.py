@@ -61,7 +61,7 @@ def on_disk(monkeypatch: pytest.MonkeyPatch) -> None:
 
 CONTENTS = {
     "grey bytes": npz(**small(200)),
-    "floats": npz(**small(200, x=pixels(200, 6, 6).astype(np.float32) / 255 - 0.3)),
+    "floats": npz(**small(200, x=pixels(200, 6, 6).astype(np.float32) / 300)),
     "colour": npz(**small(200, x=pixels(200, 5, 7, 3))),
 }
 

@@ -96,7 +96,7 @@ def test_no_mistake_is_said_in_words():
     assert red(sheet) == 0
 
 
-@pytest.mark.parametrize("n", [2, 3, 10, 20, 37, 100, 400])
+@pytest.mark.parametrize("n", [2, 3, 10, 20, 37, 100, 300, 400])
 def test_a_confusion_matrix_of_any_size_is_whole(n):
     matrix = np.eye(n, dtype=np.int64) * 12_345
     matrix[0, n - 1] = 7
@@ -108,9 +108,31 @@ def test_a_confusion_matrix_of_any_size_is_whole(n):
     assert deep > n * 10  # the diagonal
 
 
+@pytest.mark.parametrize("n", [500, 600, 750, 1000])
+def test_a_confusion_matrix_of_very_many_classes_stays_small_enough_to_look_at(n):
+    sheet = pictures.confusion_matrix(np.eye(n, dtype=np.int64), [f"class number {i}" for i in range(n)])
+    assert max(sheet.size) <= 2400
+    assert (pixels(sheet) == pictures.BLUE).all(2).sum() >= n
+
+
 def test_an_empty_row_of_the_matrix_is_white_and_no_error():
     sheet = pictures.confusion_matrix(np.zeros((3, 3), np.int64), ("a", "b", "c"))
     assert red(sheet) == 0
+
+
+def test_a_class_whose_name_the_font_cannot_write_goes_by_its_number():
+    classes = ("Zürich", "東京", "Αθήνα", "two\nlines", "서울")
+    assert pictures.drawable(classes) == ["Zürich", "1", "Αθήνα", "3", "4"]
+    data, true = toy(5, (1, 8, 8), classes), torch.arange(5)
+    numbered = toy(5, (1, 8, 8), tuple(pictures.drawable(classes)))
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 5))
+    for draw in (
+        lambda data: pictures.predictions(data, true, 4 - true),
+        lambda data: pictures.mistakes(data, true, 4 - true, torch.ones(5)),
+        lambda data: pictures.confusion_matrix(np.eye(5, dtype=np.int64), data.info.classes),
+        lambda data: pictures.first_layer(net, data),
+    ):
+        assert (pixels(draw(data)) == pixels(draw(numbered))).all()
 
 
 class TestFirstLayer:
