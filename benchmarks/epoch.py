@@ -1,9 +1,9 @@
 """One epoch of the article's two-layer net (784-30-10, batches of 64, lr 0.1, fp32) on MNIST's 60 000 images.
 
 Claim: by hand no slower than jax's compiled epoch, by autograd at most 0.6 of an eager PyTorch loop, both at least 30
-times as fast as a usual notebook's loop. Everyone gets one thread unless --threads says otherwise: that is what a job of
-this size gets, since two threads that wait for each other spinning measure the neighbours of a busy machine more than
-the code. (jax's flag for one thread does not hold it to one core.) Beside ours stand, all from PyTorch's initial
+times as fast as a usual notebook's loop. Everyone gets one thread unless --threads says otherwise: that is what a job
+of this size gets, since two threads that wait for each other spinning measure the neighbours of a busy machine more
+than the code. (jax's flag for one thread does not hold it to one core.) Beside ours stand, all from PyTorch's initial
 distribution and over reshuffled data:
 
 - `notebook`: torchvision's MNIST with ToTensor and Normalize for each image, DataLoader(shuffle=True), loss.item()
