@@ -101,9 +101,17 @@ def test_what_is_gone_from_the_store_is_a_data_error(settings, database, remote,
     assert list(settings.cache_dir.iterdir()) == []
 
 
-def test_several_supervisors_at_once_get_the_same_whole_folder(settings, database, remote, tmp_path: Path) -> None:
+def test_several_supervisors_at_once_get_the_same_whole_folder(
+    settings, database, remote, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     upload(database, remote, tmp_path)
-    barrier, found = threading.Barrier(4), []
+    barrier, found, reading, get = threading.Barrier(4), [], threading.Lock(), remote.get
+
+    def one_at_a_time(key: str, path: Path) -> None:
+        with reading:  # a file in fsspec's memory is one object with one position, whoever reads it
+            get(key, path)
+
+    monkeypatch.setattr(remote, "get", one_at_a_time)
 
     def look() -> None:
         barrier.wait()
