@@ -9,6 +9,8 @@ FROM python:${PYTHON} AS build
 # pytorch.org, compute platform CPU). Empty: pip's usual index, whose Linux wheels are the CUDA build. One image holds
 # one of the two, never both: they would share a package name and mix their files.
 ARG TORCH_INDEX=
+# Of pyproject.toml's optional dependencies, comma-separated: onnx writes model.onnx, s3 keeps artifacts in a bucket.
+ARG EXTRAS=onnx
 
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 RUN python -m venv --without-pip /opt/gradq
@@ -30,7 +32,7 @@ COPY gradq gradq
 COPY shared shared
 COPY worker worker
 RUN --mount=type=cache,target=/root/.cache/pip \
-    pip --python /opt/gradq/bin/python install -c constraints.txt .
+    pip --python /opt/gradq/bin/python install -c constraints.txt ".${EXTRAS:+[$EXTRAS]}"
 
 
 FROM python:${PYTHON}
