@@ -248,7 +248,7 @@ def test_a_job_over_its_deadline_fails_with_that_reason(steady: Service) -> None
 
 
 def test_a_diverging_job_fails_and_names_epoch_and_step(steady: Service) -> None:
-    ended = steady.wait(steady.submit(architecture="linear", lr=1e30, epochs=3)["id"], 20)
+    ended = steady.wait(steady.submit(architecture="mlp", lr=1e30, epochs=3)["id"], 20)
     assert ended["status"] == "failed"
     assert ended["status_reason"]["code"] == "diverged"
     assert "epoch 1 at step" in ended["status_reason"]["detail"]
