@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any
@@ -305,9 +306,16 @@ def _article(job: Job) -> dict[str, Any]:
     preset = PRESETS.get(job.spec.get("preset") or "")
     if preset is None:
         return {}
-    whole = JobSpec.model_validate(preset.spec).to_json()
-    same = all(job.spec[field] == whole[field] for field in preset.spec if field != "epochs")
+    same = all(job.spec[field] == value for field, value in _fields_of(preset.name).items() if field != "epochs")
     return {"article": preset.article} if same else {}
+
+
+@functools.cache
+def _fields_of(preset: str) -> dict[str, Any]:
+    """What a preset says, short forms written out; the same for every job that a list shows."""
+    given = PRESETS[preset].spec
+    whole = JobSpec.model_validate(given).to_json()
+    return {field: whole[field] for field in given}
 
 
 def _dry_run(session: Session, spec: JobSpec, info: DatasetInfo) -> dict[str, Any]:

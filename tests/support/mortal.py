@@ -46,7 +46,7 @@ def live(spec: JobSpec, folder: Path, die_at: int | None = None, reported_step: 
             else:
                 life.events.append(received)
     except EOFError:
-        pass
+        pass  # the pipe ends with its process, however that ends
     process.join(SECONDS)
     life.exitcode = process.exitcode
     return life
