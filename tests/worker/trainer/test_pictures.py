@@ -161,7 +161,7 @@ class TestFirstLayer:
     def test_weights_that_are_all_0_are_no_error(self):
         net = nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
         nn.init.zeros_(net[1].weight)
-        pictures.first_layer(net, toy(1, (1, 8, 8), ("a", "b")))
+        assert edge_is_paper(pictures.first_layer(net, toy(1, (1, 8, 8), ("a", "b"))))
 
 
 def test_a_confusion_table_agrees_with_scikit_learn():
