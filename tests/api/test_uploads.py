@@ -67,12 +67,15 @@ def arrays(services):
 
 
 def lying(folder: Path) -> dict[str, bytes | None]:
-    """Every path below `folder` that is not the database's, with what it holds; None where it went in this moment."""
+    """Every path below `folder` that is not the database's, with what it holds; None where it went in this moment.
+
+    os.walk, unlike Path.rglob, passes over a folder that is gone by the time it gets there."""
     found: dict[str, bytes | None] = {}
-    for path in sorted(folder.rglob("*")):
-        if not path.name.startswith("gradq.db"):
+    for place, inside, files in os.walk(folder):
+        found |= {str((Path(place) / name).relative_to(folder)): b"" for name in inside}
+        for path in (Path(place) / name for name in files if not name.startswith("gradq.db")):
             try:
-                found[str(path.relative_to(folder))] = b"" if path.is_dir() else path.read_bytes()
+                found[str(path.relative_to(folder))] = path.read_bytes()
             except FileNotFoundError:
                 found[str(path.relative_to(folder))] = None
     return found
