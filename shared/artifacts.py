@@ -60,8 +60,13 @@ class ArtifactStore:
         target = self._path(key)
         self.fs.makedirs(target.rsplit("/", 1)[0], exist_ok=True)
         temporary = f"{target}.{secrets.token_hex(4)}.part"
-        self.fs.put_file(str(path), temporary)
-        self.fs.mv(temporary, target)
+        try:
+            self.fs.put_file(str(path), temporary)
+            self.fs.mv(temporary, target)
+        except OSError:
+            with contextlib.suppress(OSError):  # the disk may be full: half a file must not keep it so
+                self.fs.rm_file(temporary)
+            raise
         return StoredFile(
             name=path.name,
             kind=KINDS.get(path.name, "file"),
@@ -77,6 +82,18 @@ class ArtifactStore:
     def open(self, key: str) -> IO[bytes]:
         file: IO[bytes] = self.fs.open(self._path(key), "rb")
         return file
+
+    def check(self, file: StoredFile) -> None:
+        """Read a file back. Raises OSError when it is not what was stored."""
+        with self.open(file.key) as stored:
+            found = hashlib.file_digest(stored, "sha256").hexdigest()  # type: ignore[arg-type]  # any binary file does
+        if found != file.sha256:
+            raise OSError(f"{file.key} reads back as something else than what was stored")
+
+    def keys_of(self, job_id: str) -> list[str]:
+        """The keys of all files under the job's folder, half-written ones included."""
+        root = self._path("")
+        return [str(path).removeprefix(root) for path in self.fs.find(self._path(job_id))]
 
     def local_path(self, key: str) -> Path | None:
         """The file itself, where the store is a local folder."""
@@ -109,6 +126,12 @@ def artifact_key(job_id: str, attempt: int, name: str) -> str:
 
 def checkpoint_key(job_id: str, attempt: int, step: int) -> str:
     return f"{job_id}/checkpoints/{attempt}-{step}.pt"
+
+
+def attempt_of(key: str) -> int:
+    """The attempt that a key of one of the two kinds above was made for."""
+    _, folder, name = key.split("/", 2)
+    return int(name.partition("-")[0] if folder == "checkpoints" else folder)
 
 
 def dataset_folder(dataset_id: str) -> str:

@@ -20,6 +20,7 @@ from sqlalchemy.orm import Session
 from shared.errors import ConfigurationError, DatabaseAway
 
 BUSY_TIMEOUT_MS = 10_000
+SILENCE_MS = 10_000
 WAL_RETRY_SECONDS = 0.01
 NETWORK_FILESYSTEMS = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.sshfs", "fuse.s3fs", "glusterfs", "ceph")
 SQLITE_AWAY = ("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_CANTOPEN", "SQLITE_IOERR", "SQLITE_FULL", "SQLITE_READONLY")
@@ -71,7 +72,24 @@ def alembic_config(connection: Any = None) -> Config:
 
 
 def _postgresql_engine(url: str) -> Engine:
-    return create_engine(url, pool_pre_ping=True, pool_size=8, max_overflow=24, connect_args={"connect_timeout": 5})
+    """A peer that has gone silent is noticed after some 10 s, at both ends: libpq by itself waits for hours, and a
+    client that was stopped in mid-transaction would hold its locks until somebody woke it."""
+    silence = {
+        "connect_timeout": 5,
+        "keepalives_idle": 5,
+        "keepalives_interval": 2,
+        "keepalives_count": 3,
+        "tcp_user_timeout": SILENCE_MS,
+    }
+    engine = create_engine(url, pool_pre_ping=True, pool_size=8, max_overflow=24, connect_args=silence)
+    event.listen(engine, "connect", _on_postgresql_connect)
+    return engine
+
+
+def _on_postgresql_connect(connection: Any, _record: Any) -> None:
+    connection.autocommit = True
+    connection.execute(f"SET idle_in_transaction_session_timeout = {SILENCE_MS}")
+    connection.autocommit = False
 
 
 def _sqlite_engine(url: str) -> Engine:

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal, cast
 
 import uuid6
-from sqlalchemy import CursorResult, Update, delete, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, CursorResult, Update, and_, delete, func, insert, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
@@ -25,6 +25,7 @@ from shared.states import ALLOWED_ACTIONS, ALLOWED_MOVES, TERMINAL, JobState, sh
 from shared.tables import ArtifactRow, Attempt, CheckpointRow, EventRow, Job, database_now
 
 Wish = Literal["cancel", "pause"]
+Cause = Literal["worker_lost", "trainer_died", "disk_full", "internal_error"]  # of a loss: the attempt's outcome
 
 FIRST_BACKOFF_SECONDS, LONGEST_BACKOFF_SECONDS = 5.0, 60.0
 
@@ -224,15 +225,27 @@ def wrong_state(job: Job, action: str, why: str | None = None) -> WrongState:
 # --- the queue: claim, renew, hand back, finish: what workers do ------------------------------------------------------
 
 
+def may_start() -> ColumnElement[bool]:
+    """It waits, and its backoff is over; one that ends later than any can is from before the clock was put back."""
+    ready = or_(
+        Job.not_before.is_(None),
+        Job.not_before <= database_now(),
+        Job.not_before > database_now(LONGEST_BACKOFF_SECONDS),
+    )
+    return and_(Job.state == JobState.QUEUED, ready)
+
+
+def waiting(session: Session, fits: Iterable[str], most: int) -> int:
+    """How many jobs a slot that grants `fits` could claim now; not counted beyond `most`."""
+    some = select(Job.id).where(may_start(), Job.device.in_(list(fits))).limit(most).subquery()
+    return session.scalar(select(func.count()).select_from(some)) or 0
+
+
 def claim(session: Session, worker: str, device: str, fits: Iterable[str], lease_seconds: float) -> Job | None:
     """Take the best queued job whose device wish is in `fits`: raise its attempt, write a lease. None: none waits."""
     best = (
         select(Job.id)
-        .where(
-            Job.state == JobState.QUEUED,
-            Job.device.in_(list(fits)),
-            or_(Job.not_before.is_(None), Job.not_before <= database_now()),
-        )
+        .where(may_start(), Job.device.in_(list(fits)))
         .order_by(Job.priority.desc(), Job.created_at, Job.id)
         .limit(1)
         .with_for_update(skip_locked=True)
@@ -384,7 +397,7 @@ def hand_back(session: Session, lease: Lease, message: str, outcome: str = "drai
     return JobState.QUEUED
 
 
-def lose(session: Session, lease: Lease, detail: str) -> JobState:
+def lose(session: Session, lease: Lease, detail: str, cause: Cause = "worker_lost") -> JobState:
     """The attempt died. Cancelled or paused if that was wished, failed after `max_attempts`, else queued again."""
     job = _locked(session, lease)
     if job.cancel_requested_at is not None:
@@ -400,24 +413,45 @@ def lose(session: Session, lease: Lease, detail: str) -> JobState:
         return JobState.FAILED
     pauses = job.pause_requested_at is not None
     state, follows = (JobState.PAUSED, "paused") if pauses else (JobState.QUEUED, "queued again")
-    data = {"status": state.value, "reason": {"code": "worker_lost", "detail": detail}}
+    data = {"status": state.value, "reason": {"code": cause, "detail": detail}}
     line = Line("status", f"attempt {lease.attempt} was lost: {detail}; {follows}", data, "warning")
-    wait = None if pauses else database_now(backoff_seconds(failures))
-    _leave(session, lease, state, line, "worker_lost", failures=failures, not_before=wait)
+    wait = None if pauses else database_now(backoff_seconds(failures, cause))
+    _leave(session, lease, state, line, cause, failures=failures, not_before=wait)
     return state
 
 
-def backoff_seconds(failures: int) -> float:
-    """At once after the first loss (most are deploys and evictions), then 5 s, 10 s, 20 s … 60 s."""
-    if failures <= 1:
+def backoff_seconds(failures: int, cause: Cause = "worker_lost") -> float:
+    """At once after the first loss (most are deploys and evictions), then 5 s, 10 s, 20 s … 60 s.
+
+    A full disk is rarely empty a moment later: there the first wait is one of 5 s too.
+    """
+    if failures <= 1 and cause != "disk_full":
         return 0.0
-    return min(FIRST_BACKOFF_SECONDS * 2.0 ** (failures - 2), LONGEST_BACKOFF_SECONDS)
+    return min(FIRST_BACKOFF_SECONDS * 2.0 ** max(failures - 2, 0), LONGEST_BACKOFF_SECONDS)
 
 
-def expired_leases(session: Session) -> list[Lease]:
-    """The leases that ran out: their workers are gone, or as good as."""
-    query = select(Job).where(Job.state == JobState.RUNNING, Job.lease_until < database_now())
-    return [lease_of(job) for job in session.scalars(query)]
+def expired_leases(session: Session, lease_seconds: float = 3600.0) -> list[Lease]:
+    """The leases that ran out: their workers are gone, or as good as.
+
+    Nobody renews for longer than `lease_seconds`: a lease that ends much later dates from before the database's clock
+    was put back. Its worker, if it lives, renews it soon, so give it the time before you ask.
+    """
+    over = or_(Job.lease_until < database_now(), Job.lease_until > database_now(2 * lease_seconds))
+    return [lease_of(job) for job in session.scalars(select(Job).where(Job.state == JobState.RUNNING, over))]
+
+
+def next_expiry(session: Session) -> datetime | None:
+    """When the first of the leases runs out, if nobody renews it; None: nothing runs."""
+    return session.scalar(select(func.min(Job.lease_until)).where(Job.state == JobState.RUNNING))
+
+
+def stored_keys(session: Session, job_id: str) -> set[str]:
+    """The keys of all files of the job that a row names."""
+    return {
+        key
+        for table in (ArtifactRow, CheckpointRow)
+        for key in session.scalars(select(table.key).where(table.job_id == job_id))
+    }
 
 
 # --- the statements that all of the above are made of -----------------------------------------------------------------

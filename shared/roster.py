@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import and_, delete, func, or_, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
-from shared.jobs import now
+from shared.jobs import may_start, now
 from shared.states import JobState
 from shared.tables import Job, Leader, Worker, database_now
 
@@ -25,8 +26,16 @@ def retire(session: Session, worker_id: str) -> None:
 
 
 def live_workers(session: Session, within_seconds: float) -> Sequence[Worker]:
-    query = select(Worker).where(Worker.seen_at > database_now(-within_seconds)).order_by(Worker.started_at)
-    return session.scalars(query).all()
+    """Those that were seen of late; nobody was seen in the future, unless the clock has been put back since."""
+    lately = Worker.seen_at.between(database_now(-within_seconds), database_now(within_seconds))
+    return session.scalars(select(Worker).where(lately).order_by(Worker.started_at)).all()
+
+
+def clock(session: Session) -> datetime:
+    """What the database's clock says."""
+    found = session.scalar(select(database_now()))
+    assert found is not None
+    return found
 
 
 def sweep_workers(session: Session, older_than_seconds: float) -> None:
@@ -34,9 +43,13 @@ def sweep_workers(session: Session, older_than_seconds: float) -> None:
 
 
 def take_office(session: Session, office: str, holder: str, seconds: float) -> bool:
-    """Become or stay the one who holds `office` for the next `seconds`; False: somebody else does."""
+    """Become or stay the one who holds `office` for the next `seconds`; False: somebody else does.
+
+    A term that ends later than any can was written before the clock was put back, and is over.
+    """
     values = {"office": office, "holder": holder, "until": database_now(seconds), "term": seconds}
-    mine_or_free = or_(Leader.holder == holder, Leader.until < database_now())
+    over = or_(Leader.until < database_now(), Leader.until > database_now(2 * seconds))
+    mine_or_free = or_(Leader.holder == holder, over)
     return _upsert(session, Leader, {"office"}, values, where=mine_or_free)
 
 
@@ -72,8 +85,7 @@ def _reason_to_wait(job: Job, ahead: int, workers: Sequence[Worker]) -> dict[str
 
 
 def queued_count(session: Session) -> int:
-    ready = or_(Job.not_before.is_(None), Job.not_before <= database_now())
-    return session.scalar(select(func.count()).select_from(Job).where(Job.state == JobState.QUEUED, ready)) or 0
+    return session.scalar(select(func.count()).select_from(Job).where(may_start())) or 0
 
 
 def _upsert(session: Session, table: Any, keys: set[str], values: dict[str, Any], where: Any = None) -> bool:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import structlog
 from celery import Celery, signals
 
 from shared import logs
 from shared.broker import QUEUE
 from shared.config import Settings
 from worker.runtime import Runtime
+
+log = structlog.get_logger()
 
 
 def create_app(settings: Settings) -> Celery:
@@ -56,9 +59,14 @@ def _begin(conf: Any, **_: Any) -> None:
     conf.worker_concurrency = len(runtime().pool.slots)
 
 
-@signals.worker_ready.connect
-def _ready(**_: Any) -> None:
-    runtime().start()
+@signals.celeryd_after_setup.connect
+def _start(**_: Any) -> None:
+    """Before there is a broker to hear from: this worker looks at the rows itself while the bell is silent."""
+    try:
+        runtime().start()
+    except Exception as error:  # Celery would log it and go on, with a worker that nobody knows of
+        log.exception("worker not started")
+        raise SystemExit(1) from error
 
 
 @signals.worker_shutting_down.connect

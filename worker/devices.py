@@ -102,6 +102,11 @@ class SlotPool:
                     self._free.append(slot)
 
     @property
+    def fits(self) -> frozenset[str]:
+        """The device wishes that some slot can grant."""
+        return frozenset().union(*(slot.fits for slot in self.slots))
+
+    @property
     def free(self) -> int:
         with self._lock:
             return len(self._free)

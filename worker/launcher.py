@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
 import threading
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -16,6 +20,9 @@ import structlog
 
 TRAINER = "worker.trainer.process"  # named, not imported: importing it would bring torch into this process
 WARM_UP_SECONDS = 120.0
+FORK_SECONDS = 10.0  # a fork takes 10 ms; a server that hangs is replaced
+DYING_SECONDS = 0.1
+REAP_SECONDS = 5.0
 
 log = structlog.get_logger()
 
@@ -36,6 +43,12 @@ class Trainer:
         """SIGKILL for the whole process group, and for the process where it did not get as far as leading one."""
         self._signal(os.killpg, signal.SIGKILL)
         self._signal(os.kill, signal.SIGKILL)
+
+    def end(self) -> None:
+        """Kill what is left, wait until it is gone, and learn its exit code, if the server lives to tell it."""
+        self.kill()
+        self.process.join(REAP_SECONDS)
+        self.pipe.close()
 
     def alive(self) -> bool:
         """Whether it runs, also when the server that forked it is dead and its exit code cannot be known."""
@@ -75,19 +88,43 @@ class Launcher:
         ours, theirs = self._context.Pipe(duplex=False)
         try:
             arguments = (entry, theirs) if plan is None else (entry, theirs, plan)
-            try:
-                return self._fork(arguments), ours
-            except (EOFError, OSError) as error:
-                log.warning("the trainer server is gone; starting another", error=str(error))
-                return self._fork(arguments), ours
+            for seconds in (FORK_SECONDS, WARM_UP_SECONDS):
+                try:
+                    return self._fork(arguments, seconds), ours
+                except (EOFError, OSError) as error:
+                    log.warning("the trainer server is gone; starting another", error=str(error))
+                    time.sleep(DYING_SECONDS)  # its end of the pipe closes before the kernel calls it dead
+            return self._fork(arguments, WARM_UP_SECONDS), ours
         finally:
             theirs.close()  # or the end of the trainer would never be the end of the pipe
 
-    def _fork(self, arguments: tuple[Any, ...]) -> BaseProcess:
-        with self._lock:
+    def _fork(self, arguments: tuple[Any, ...], seconds: float) -> BaseProcess:
+        with self._lock, server_answers_within(seconds):
             process = self._context.Process(target=enter, args=arguments)
             process.start()
             return process
+
+
+@contextlib.contextmanager
+def server_answers_within(seconds: float) -> Iterator[None]:
+    """Kill a trainer server that hangs: `Process.start()` waits for its answer without end, and then gets EOFError.
+
+    Trainers that it has forked before go on without it.
+    """
+    impatience = threading.Timer(seconds, _kill_server)
+    impatience.daemon = True
+    impatience.start()
+    try:
+        yield
+    finally:
+        impatience.cancel()
+
+
+def _kill_server() -> None:
+    pid = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]  # there is no public way to its pid
+    if pid is not None:
+        log.error("the trainer server does not answer; killing it", pid=pid)
+        os.kill(pid, signal.SIGKILL)
 
 
 def enter(entry: str, pipe: Connection, plan: dict[str, Any] | None = None) -> None:

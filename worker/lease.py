@@ -28,7 +28,8 @@ class LeaseKeeper(threading.Thread):
         self.lost, self.cancelled, self.paused = threading.Event(), threading.Event(), threading.Event()
         self.progress: dict[str, Any] | None = None  # the newest one is written with the next renewal
         self._done = threading.Event()
-        self._renewed = self._progress_written = time.monotonic()
+        self._renewed = time.monotonic()
+        self._asked: float | None = None  # since when the database owes us an answer
 
     def __enter__(self) -> LeaseKeeper:
         self.start()
@@ -45,16 +46,29 @@ class LeaseKeeper(threading.Thread):
             except LeaseLost:
                 self.lost.set()
                 return
-            except DatabaseAway as error:
+            except Exception as error:  # whatever it was: a lease that nobody renews is lost
+                if not isinstance(error, DatabaseAway):
+                    log.exception("lease keeper failed", job_id=self.lease.job_id)
                 log.warning("lease not renewed", job_id=self.lease.job_id, error=str(error))
                 if time.monotonic() - self._renewed > self.seconds:
                     self.lost.set()
                     return
+            self._asked = None
+
+    def is_lost(self) -> bool:
+        """Also true when the database has not said a word for the length of a lease: by then another may own the job.
+
+        A worker that was stopped all the while has not asked; it asks when it wakes up, and may find its lease intact.
+        """
+        asked = self._asked
+        if asked is not None and time.monotonic() - asked > self.seconds:
+            self.lost.set()
+        return self.lost.is_set()
 
     def _look(self) -> None:
         progress = self.progress
-        if progress is not None or time.monotonic() - self._renewed >= self.seconds / 3:
-            asked = time.monotonic()
+        self._asked = asked = time.monotonic()
+        if progress is not None or asked - self._renewed >= self.seconds / 3:
             with self.database.write() as session:
                 jobs.renew(session, self.lease, self.seconds, progress)
             self._renewed = asked

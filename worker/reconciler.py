@@ -1,84 +1,93 @@
-"""The steady hand of a worker: says that it lives, and, when it holds the office, mends what others left.
+"""The steady hand of a worker: says that it lives, looks for jobs, and, when it holds the office, mends what is left.
 
-The leader (one of all workers, by an expiring row) takes back jobs whose lease ran out, rings again for queued jobs
-that nobody was told of, and sweeps up. Every worker sweeps the run folders of its own host.
+The leader (one of all workers, by an expiring row) takes back jobs whose lease ran out, and sweeps up. Every worker
+looks at the rows for jobs that wait, whether or not somebody rang, and sweeps the run folders of its own host.
 """
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import threading
 import time
+from collections.abc import Callable
 
 import structlog
 
 from shared import jobs, roster
 from shared.broker import Broker
 from shared.config import Settings
-from shared.database import Database
 from shared.errors import DatabaseAway, LeaseLost, NotFound
+from shared.jobs import Lease
 from shared.states import JobState
 from shared.tables import Worker
+from worker.clock import ClockWatch
 from worker.devices import SlotPool
+from worker.strays import sweep_strays
+from worker.supervisor import House
 
 OFFICE = "reconciler"
 FORGET_WORKERS_SECONDS = 3600.0
+SHORTEST_WAIT_SECONDS = 0.05
 
 log = structlog.get_logger()
 
 
 class Reconciler(threading.Thread):
-    def __init__(
-        self,
-        settings: Settings,
-        database: Database,
-        broker: Broker,
-        pool: SlotPool,
-        row: Worker,
-        draining: threading.Event,
-    ) -> None:
+    """`look`: have this worker look for jobs that wait."""
+
+    def __init__(self, house: House, broker: Broker, pool: SlotPool, row: Worker, look: Callable[[], None]) -> None:
         super().__init__(name="reconciler", daemon=True)
-        self.settings, self.database, self.broker = settings, database, broker
-        self.pool, self.row, self.draining = pool, row, draining
+        self.house, self.settings, self.database = house, house.settings, house.database
+        self.broker, self.pool, self.row, self.look = broker, pool, row, look
+        self.clock = ClockWatch(quiet_seconds=self.settings.lease_seconds)
         self.stopped = threading.Event()
 
     def run(self) -> None:
-        while True:
+        wait = 0.0
+        while not self.stopped.wait(wait):
+            wait = self.settings.reconcile_seconds
             try:
-                self.tick()
+                wait = self.tick()
             except DatabaseAway as error:
                 log.warning("the database is away", error=str(error))
             except Exception:
                 log.exception("reconciler tick failed")  # the next one may not; a worker without a pulse is worse
-            if self.stopped.wait(self.settings.reconcile_seconds):
-                return
 
     def stop(self) -> None:
         """End the thread and take the worker's row out of the list of the living."""
         self.stopped.set()
         self.join()
-        with self.database.write() as session:
+        with contextlib.suppress(DatabaseAway), self.database.write() as session:
             roster.retire(session, self.row.id)
 
-    def tick(self) -> None:
+    def tick(self) -> float:
+        """One round; the seconds until the next."""
         self.beat()
         self.sweep_runs()
         with self.database.write() as session:
             leads = roster.take_office(session, OFFICE, self.row.id, 3 * self.settings.reconcile_seconds)
+        expired = self.expired_leases()
         if leads:
-            self.take_back_lost_jobs()
-            self.ring_for_waiting_jobs()
+            self.take_back(expired)
             self.sweep()
+        self.look()
+        return self.seconds_to_next() if leads else self.settings.reconcile_seconds
 
     def beat(self) -> None:
         self.row.free_slots = self.pool.free
-        self.row.draining = self.draining.is_set()
+        self.row.draining = self.house.draining.is_set()
         with self.database.write() as session:
             roster.beat(session, self.row)
 
-    def take_back_lost_jobs(self) -> None:
+    def expired_leases(self) -> list[Lease]:
+        """None while the clock that says so has just jumped. It is asked last: it may have jumped in between."""
         with self.database.read() as session:
-            expired = jobs.expired_leases(session)
+            expired = jobs.expired_leases(session, self.settings.lease_seconds)
+            self.clock.look(lambda: roster.clock(session))
+        return expired if self.clock.steady else []
+
+    def take_back(self, expired: list[Lease]) -> None:
         for lease in expired:
             detail = f"its worker was not heard of for {self.settings.lease_seconds:g} s"
             try:
@@ -87,18 +96,18 @@ class Reconciler(threading.Thread):
             except LeaseLost:
                 continue  # it was not lost after all: its supervisor wrote in between
             log.warning("lease ran out", job_id=lease.job_id, attempt=lease.attempt, state=state.value)
+            sweep_strays(self.house.store, self.database, lease.job_id, lease.attempt)
+            if state is JobState.QUEUED:
+                self.broker.ring()
 
-    def ring_for_waiting_jobs(self) -> None:
-        """One ring for each pair of a free slot and a waiting job: a bell that was lost costs one tick, no more."""
+    def seconds_to_next(self) -> float:
+        """A lease that is about to run out is looked at when it does, not up to a whole round later."""
         with self.database.read() as session:
-            waiting = roster.queued_count(session)
-            if not waiting:
-                return
-            workers = roster.live_workers(session, self.settings.lease_seconds)
-        free = sum(worker.free_slots for worker in workers if not worker.draining)
-        for _ in range(min(free, waiting)):
-            if not self.broker.ring():
-                return
+            expiry, now = jobs.next_expiry(session), roster.clock(session)
+        longest = self.settings.reconcile_seconds
+        if expiry is None or expiry < now:  # the latter: while the clock is not trusted
+            return longest
+        return min(longest, (expiry - now).total_seconds() + SHORTEST_WAIT_SECONDS)
 
     def sweep(self) -> None:
         with self.database.write() as session:

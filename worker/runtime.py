@@ -1,4 +1,7 @@
-"""What one worker process holds: slots, the trainer server, the reconciler; and how it answers the bell."""
+"""What one worker process holds: slots, the trainer server, the reconciler; and how it comes by its jobs.
+
+It answers the bell, and it looks at the rows by itself now and then: a bell can be lost, a broker be away for hours.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +16,10 @@ from shared.artifacts import ArtifactStore
 from shared.broker import Broker
 from shared.config import Settings
 from shared.database import Database
+from shared.errors import DatabaseAway
+from shared.tables import Job
 from shared.version import VERSION
-from worker.devices import SlotPool, find_slots, threads_per_slot
+from worker.devices import Slot, SlotPool, find_slots, threads_per_slot
 from worker.launcher import Launcher
 from worker.reconciler import Reconciler, worker_row
 from worker.supervisor import House, Supervisor
@@ -39,7 +44,8 @@ class Runtime:
         )
         self.row = worker_row(settings, self.pool, socket.gethostname(), os.getpid(), VERSION)
         self.broker = Broker(settings.broker_url)
-        self.reconciler = Reconciler(settings, self.database, self.broker, self.pool, self.row, self.draining)
+        self.reconciler = Reconciler(self.house, self.broker, self.pool, self.row, self.look)
+        self._answering: list[threading.Thread] = []
 
     def start(self) -> None:
         """Warm the trainer server up, then let the world know that this worker takes jobs."""
@@ -48,16 +54,33 @@ class Runtime:
         log.info("worker ready", worker=self.row.id, slots=len(self.pool.slots), threads_per_slot=self.house.threads)
 
     def answer(self) -> None:
-        """Somebody rang: run jobs on a free slot until none waits. Returns at once when there is nothing to do."""
+        """Run jobs on a free slot until none waits. Returns at once when there is nothing to do."""
         while not self.draining.is_set():
             with self.pool.take() as slot:
-                if slot is None:
-                    return
-                with self.database.write() as session:
-                    job = jobs.claim(session, self.row.id, slot.name, slot.fits, self.settings.lease_seconds)
-                if job is None:
+                if slot is None or (job := self._claim(slot)) is None:
                     return
                 Supervisor(self.house, job, slot).run()
+
+    def _claim(self, slot: Slot) -> Job | None:
+        try:
+            with self.database.write() as session:
+                return jobs.claim(session, self.row.id, slot.name, slot.fits, self.settings.lease_seconds)
+        except DatabaseAway as error:
+            log.warning("no job claimed", error=str(error))
+            return None
+
+    def look(self) -> None:
+        """Answer as if the bell had rung, once for each pair of a free slot and a job that waits."""
+        free = self.pool.free
+        if not free or self.draining.is_set():
+            return
+        with self.database.read() as session:
+            waiting = jobs.waiting(session, self.pool.fits, most=free)
+        self._answering = [thread for thread in self._answering if thread.is_alive()]
+        for _ in range(waiting):
+            thread = threading.Thread(target=self.answer, name="answer", daemon=True)
+            thread.start()
+            self._answering.append(thread)
 
     def drain(self) -> None:
         """Take no more jobs; supervisors have theirs checkpointed and hand them back."""
@@ -65,7 +88,9 @@ class Runtime:
         self.draining.set()
 
     def stop(self) -> None:
-        """Called when no supervisor runs any more. Others are told of what was handed back."""
+        """Called when Celery's threads are done; wait for ours. Others are told of what was handed back."""
+        for thread in self._answering:
+            thread.join()
         self.reconciler.stop()
         self.broker.ring()
         self.database.close()

@@ -6,6 +6,7 @@ Runs in one thread. The trainer knows no database; this is the only writer for i
 from __future__ import annotations
 
 import shutil
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -25,6 +26,7 @@ from shared.artifacts import MODEL, ArtifactStore, StoredFile, artifact_key, che
 from shared.config import Settings
 from shared.database import Database
 from shared.datasets import DATASETS
+from shared.disks import disk_is_full
 from shared.errors import DatabaseAway, DataError, LeaseLost, NotFound, TrainingError
 from shared.states import JobState
 from shared.tables import CheckpointRow, Job
@@ -32,10 +34,16 @@ from worker.dataset_files import local_folder
 from worker.devices import Slot
 from worker.launcher import Launcher, Trainer
 from worker.lease import LeaseKeeper
+from worker.oom import OomKills
+from worker.strays import sweep_strays
 
 TICK_SECONDS = 0.25
 FLUSH_SECONDS = 0.5  # lines are written in batches this far apart
 RETRY_SECONDS = 0.5  # between two tries at a database that is away
+OUT_OF_MEMORY = (
+    "the host ran out of memory and its kernel ended the trainer; "
+    "try a smaller batch_size or net, or fewer slots on that worker"
+)
 
 log = structlog.get_logger()
 T = TypeVar("T")
@@ -82,6 +90,7 @@ class Supervisor:
         self.lease = jobs.lease_of(job)
         self.folder = self.settings.runs_dir / run_name(job.id, job.attempt)
         self.watch = Watch()
+        self.oom_kills = OomKills()
         self.log = log.bind(job_id=job.id, attempt=job.attempt)
 
     def run(self) -> None:
@@ -93,9 +102,10 @@ class Supervisor:
                 self.log.warning("lease lost; this attempt writes nothing more")
             except Exception as error:
                 self.log.exception("supervisor failed")
-                self._give_up(f"{type(error).__name__}: {error}")
+                self._give_up(error)
             finally:
                 shutil.rmtree(self.folder, ignore_errors=True)
+                sweep_strays(self.store, self.database, self.job.id, self.job.attempt)
 
     def _attempt(self) -> None:
         started = time.monotonic()
@@ -108,15 +118,17 @@ class Supervisor:
         try:
             self._follow(trainer, deadline=started + self.job.spec["max_seconds"])
         finally:
-            trainer.kill()
-            trainer.process.join()
-            trainer.pipe.close()
+            trainer.end()
         self._conclude(trainer, time.monotonic() - started)
 
-    def _give_up(self, detail: str) -> None:
-        """Our own fault, not the job's: to be tried again."""
+    def _give_up(self, error: Exception) -> None:
+        """Not the job's fault: to be tried again."""
+        detail = f"{type(error).__name__}: {error}"
         try:
-            self._write(lambda session: jobs.lose(session, self.lease, detail))
+            if disk_is_full(error):
+                self._lose(f"the disk is full: {detail}", "disk_full")
+            else:
+                self._lose(detail, "internal_error")
         except LeaseLost:
             self.log.warning("lease lost; this attempt writes nothing more")
 
@@ -133,8 +145,8 @@ class Supervisor:
 
     def _checkpoint(self) -> Path | None:
         """The newest checkpoint that can be had here; the log's curve, whether or not there is one, up to its end."""
-        with self.database.read() as session:
-            checkpoints, self.reported_step = jobs.resume_point(session, self.lease)
+        look = partial(jobs.resume_point, lease=self.lease)
+        checkpoints, self.reported_step = self._patiently(self.database.read, look)
         for row in checkpoints:
             if path := self._fetch(row):
                 self._write(partial(jobs.note_resumed, lease=self.lease, step=row.step))
@@ -145,8 +157,7 @@ class Supervisor:
         """Bring the weights that another job ended with here. Raises DataError when they are gone."""
         path = self.folder / "init_from.safetensors"
         try:
-            with self.database.read() as session:
-                row = jobs.artifact(session, job_id, MODEL)
+            row = self._patiently(self.database.read, partial(jobs.artifact, job_id=job_id, name=MODEL))
             self.store.get(row.key, path)
         except (NotFound, FileNotFoundError) as error:
             detail = f"init_from: {job_id} or its {MODEL} has been deleted since this job was submitted"
@@ -168,6 +179,8 @@ class Supervisor:
         try:
             self.store.get(row.key, path)
         except OSError as error:
+            if disk_is_full(error):
+                raise  # there is nothing wrong with the checkpoint: another attempt goes on from it
             self._say(f"the checkpoint at step {row.step} cannot be read: {error}", "warning")
             return None
         if sha256_of(path) != row.sha256:
@@ -198,6 +211,7 @@ class Supervisor:
         """Pass events on until the trainer is gone and its pipe is empty."""
         running = True
         while running:
+            self.oom_kills.look()
             running = self._receive(trainer) if trainer.pipe.poll(TICK_SECONDS) else trainer.alive()
             if time.monotonic() - self.watch.flushed >= FLUSH_SECONDS:
                 self._flush()
@@ -233,12 +247,12 @@ class Supervisor:
             watch.stop = reason
             watch.kill_at = time.monotonic() + self.settings.grace_seconds
             trainer.ask_to_stop()
-        if self.keeper.lost.is_set() or time.monotonic() > watch.kill_at:
+        if self.keeper.is_lost() or time.monotonic() > watch.kill_at:
             trainer.kill()
             watch.kill_at = float("inf")
 
     def _reason_to_stop(self, deadline: float) -> Stop | None:
-        if self.keeper.lost.is_set():
+        if self.keeper.is_lost():
             return Stop.LOST
         if self.keeper.cancelled.is_set():
             return Stop.CANCEL
@@ -265,19 +279,22 @@ class Supervisor:
             watch.lines = []
 
     def _store_checkpoint(self, event: events.CheckpointSaved) -> None:
-        """Into the store first, then into the table; then the oldest goes. A store that is full costs no training."""
+        """Into the store first, then into the table; then the oldest goes, and not before the new one has been read
+        back. A store that is full costs no training."""
         path = Path(event.path)
         try:
             file = self.store.put(checkpoint_key(self.job.id, self.job.attempt, event.step), path)
+            self.store.check(file)
         except OSError as error:
             self._say(f"the checkpoint at step {event.step} could not be stored: {error}", "warning")
             return
+        finally:
+            path.unlink(missing_ok=True)  # nobody reads it here, and the next one needs the room
         keep = self.job.spec["checkpoint"]["keep_last"]
         self._flush()
         old = self._write(lambda session: jobs.add_checkpoint(session, self.lease, file, event.step, event.epoch, keep))
         for key in old:
             self.store.remove(key)
-        path.unlink(missing_ok=True)
 
     def _say(self, message: str, level: events.Level = "info") -> None:
         self.watch.lines.append(jobs.Line("warning" if level == "warning" else "log", message, {}, level))
@@ -293,6 +310,8 @@ class Supervisor:
         match watch.ended, watch.stop:
             case events.Finished() as finished, _:
                 self._succeed(finished, seconds)
+            case events.Failed(code="disk_full") as failed, _:
+                self._lose(f"the disk is full: {failed.message}", "disk_full")
             case events.Failed() as failed, _:
                 self._fail(failed)
             case _, Stop.CANCEL:
@@ -308,10 +327,14 @@ class Supervisor:
                 message = "queued again: the wish to pause was taken back"
                 state = self._write(lambda session: jobs.hand_back(session, lease, message, outcome="paused"))
                 self.log.info("job paused", state=state.value)
+            case _ if trainer.process.exitcode == -signal.SIGKILL and self.oom_kills.lately():
+                self._fail(events.Failed(code="out_of_memory_host", message=OUT_OF_MEMORY))
             case _:
-                detail = f"the trainer process ended with exit code {trainer.process.exitcode}"
-                state = self._write(lambda session: jobs.lose(session, lease, detail))
-                self.log.warning("trainer lost", exitcode=trainer.process.exitcode, state=state)
+                self._lose(how_it_ended(trainer.process.exitcode), "trainer_died")
+
+    def _lose(self, detail: str, cause: jobs.Cause) -> None:
+        state = self._write(lambda session: jobs.lose(session, self.lease, detail, cause))
+        self.log.warning("attempt lost", cause=cause, detail=detail, state=state.value)
 
     def _succeed(self, finished: events.Finished, seconds: float) -> None:
         result = {**finished.result, "duration_seconds": seconds}
@@ -341,6 +364,7 @@ class Supervisor:
         return self.store.put(artifact_key(self.job.id, self.job.attempt, path.name), path)
 
     def _fail(self, failed: events.Failed) -> None:
+        """Would end the same way again: for good."""
         data = {**failed.data, **({"traceback": failed.traceback} if failed.traceback else {})}
         line = jobs.Line("log", failed.message, data, "error", at=at(failed))
         self._write(lambda session: jobs.append(session, self.lease, [line]))
@@ -375,12 +399,21 @@ class Supervisor:
                 with scope() as session:
                     return work(session)
             except DatabaseAway:
-                if self.keeper.lost.wait(RETRY_SECONDS):
+                if self.keeper.lost.wait(RETRY_SECONDS) or self.keeper.is_lost():
                     raise LeaseLost(self.job.id) from None
 
 
 def run_name(job_id: str, attempt: int) -> str:
     return f"{job_id}-{attempt}"
+
+
+def how_it_ended(exitcode: int | None) -> str:
+    """A server that died before its trainers could not pass on how those ended."""
+    if exitcode is None or exitcode == 255:
+        return "the trainer process ended, and the server that would know how is gone too"
+    if exitcode < 0:
+        return f"the trainer process was killed by {signal.Signals(-exitcode).name}"
+    return f"the trainer process ended with exit code {exitcode}"
 
 
 def _point(data: dict[str, Any]) -> reproduction.Point:

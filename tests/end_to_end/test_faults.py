@@ -63,7 +63,7 @@ def test_killed_trainer_resumes_with_the_same_weights(steady: Service, unbroken:
     steady.wait_for_checkpoint(job["id"])
     steady.trainer(job["id"]).kill()
     ended = assert_resumed(steady, job["id"], unbroken)
-    assert [a["outcome"] for a in ended["attempts"]] == ["worker_lost", "succeeded"]
+    assert [a["outcome"] for a in ended["attempts"]] == ["trainer_died", "succeeded"]
 
 
 def test_killed_worker_leaves_no_orphan_and_its_job_resumes(

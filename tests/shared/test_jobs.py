@@ -296,6 +296,34 @@ def test_a_lost_job_is_queued_again_until_its_attempts_are_used_up(database: Dat
 def test_the_first_loss_waits_for_nothing_and_each_further_one_twice_as_long_up_to_a_minute() -> None:
     assert [jobs.backoff_seconds(n) for n in range(1, 9)] == [0, 5, 10, 20, 40, 60, 60, 60]
     assert jobs.backoff_seconds(19) == 60
+    assert [jobs.backoff_seconds(n, "disk_full") for n in range(1, 5)] == [5, 5, 10, 20]  # it is not empty at once
+
+
+def test_an_attempt_says_what_it_was_lost_to(database: Database) -> None:
+    lease = running(database, max_attempts=9)
+    causes = ("worker_lost", "trainer_died", "disk_full", "internal_error")
+    for cause in causes:
+        write(database, jobs.lose, lease, "why", cause)
+        line = lines_of(database, lease.job_id, "status")[-1]
+        assert line.data["reason"] == {"code": cause, "detail": "why"}
+        lease = claim_again(database, lease.job_id)
+    assert [a.outcome for a in read(database, jobs.attempts_of, lease.job_id)] == [*causes, None]
+
+
+def test_as_many_wait_as_could_be_claimed_now(database: Database) -> None:
+    assert read(database, jobs.waiting, {"cpu", "auto"}, 9) == 0
+    for device in ("auto", "cpu", "cuda"):
+        submit(database, device=device)
+    assert [read(database, jobs.waiting, {"cpu", "auto"}, most) for most in (1, 2, 9)] == [1, 2, 2]
+    assert read(database, jobs.waiting, {"cpu", "auto", "cuda"}, 9) == 3
+
+
+def test_the_next_lease_to_run_out_is_known(database: Database) -> None:
+    assert read(database, jobs.next_expiry) is None
+    for seconds in (500, 100):
+        running(database, seconds=seconds)
+    left = read(database, lambda session: jobs.next_expiry(session) - session.scalar(select(database_now())))
+    assert 90 < left.total_seconds() <= 100
 
 
 def test_a_job_is_not_claimed_before_its_backoff_is_over(database: Database) -> None:

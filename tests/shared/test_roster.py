@@ -12,7 +12,7 @@ from support.waiting import wait_for
 
 from shared import jobs, roster
 from shared.database import Database
-from shared.tables import Worker, database_now
+from shared.tables import Job, Leader, Worker, database_now
 
 # --- workers and the one office ---------------------------------------------------------------------------------------
 
@@ -138,3 +138,29 @@ def test_a_job_in_its_backoff_says_so_and_then_waits_like_others(database: Datab
     assert reason(database, lease.job_id) == "waiting_for_device"  # the first loss costs no wait
     write(database, jobs.lose, claim_again(database, lease.job_id), "lost")
     assert reason(database, lease.job_id) == "retry_backoff"
+
+
+# --- a clock that was put back ----------------------------------------------------------------------------------------
+
+
+def test_what_was_written_before_the_clock_was_put_back_holds_nobody_up(
+    database: Database, beat: Callable[..., None]
+) -> None:
+    def an_hour_ahead(table: Any, **values: Any) -> None:
+        change = update(table).values(**values).execution_options(synchronize_session=False)
+        write(database, lambda session: session.execute(change))
+
+    ahead = database_now(3600)
+    beat("dead")
+    an_hour_ahead(Worker, seen_at=ahead)
+    assert live(database) == []
+    write(database, roster.take_office, "reconciler", "dead", 6)
+    an_hour_ahead(Leader, until=ahead)
+    assert write(database, roster.take_office, "reconciler", "w1", 6)
+    lease = running(database, max_attempts=5, seconds=3600)
+    assert read(database, jobs.expired_leases, 15) == [lease]
+    assert read(database, jobs.expired_leases, 3600) == []
+    write(database, jobs.lose, lease, "lost")
+    an_hour_ahead(Job, not_before=ahead)
+    assert (read(database, roster.queued_count), read(database, jobs.waiting, {"cpu", "auto"}, 9)) == (1, 1)
+    assert claim(database) is not None

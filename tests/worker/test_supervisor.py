@@ -41,8 +41,8 @@ class Scripted:
             theirs.send(line)
         theirs.close()
         nothing: Callable[[], None] = lambda: None
-        process = SimpleNamespace(join=nothing, exitcode=0)
-        return SimpleNamespace(pipe=ours, process=process, kill=nothing, ask_to_stop=nothing, alive=lambda: False)
+        process = SimpleNamespace(exitcode=0)
+        return SimpleNamespace(pipe=ours, process=process, end=ours.close, kill=nothing, alive=lambda: False)
 
 
 @pytest.fixture

@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 
+from shared.disks import disk_is_full
 from shared.errors import TrainingError
-from shared.events import CheckpointSaved, Report
+from shared.events import CheckpointSaved, Log, Report
 from shared.spec import Checkpointing
 from worker.trainer.state import State
 
@@ -20,12 +21,15 @@ FORMAT = 1
 def save(path: Path, state: State, spec: dict[str, Any]) -> None:
     """Write to another name, flush to the disk, rename, read back: a torn file never carries this name."""
     temporary = path.with_name(path.name + ".part")
-    with temporary.open("wb") as file:
-        torch.save({"format": FORMAT, "spec": spec, **state.state_dict()}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    load(temporary)
-    temporary.rename(path)
+    try:
+        with temporary.open("wb") as file:
+            torch.save({"format": FORMAT, "spec": spec, **state.state_dict()}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        load(temporary)
+        temporary.rename(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -56,8 +60,16 @@ class Checkpointer:
         return (every is not None and epoch % every == 0) or self.due()
 
     def save(self, state: State) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
+        """A full disk costs no training: the log says that this checkpoint is missing."""
         path = self.folder / f"{state.step}.pt"
-        save(path, state, self.spec)
-        self.report(CheckpointSaved(path=str(path), step=state.step, epoch=state.epoch))
         self.saved_at = time.monotonic()
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            save(path, state, self.spec)
+        except Exception as error:
+            if not disk_is_full(error):
+                raise
+            message = f"the checkpoint at step {state.step} could not be written: the disk is full"
+            self.report(Log(message=message, data={"step": state.step}, level="warning"))
+        else:
+            self.report(CheckpointSaved(path=str(path), step=state.step, epoch=state.epoch))

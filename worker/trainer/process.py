@@ -27,6 +27,7 @@ import sklearn.datasets
 import torch
 import torch._inductor  # what torch.optim and use_deterministic_algorithms() import at their first use
 
+from shared.disks import disk_is_full
 from shared.errors import TrainingError
 from shared.events import Event, Failed, Finished, Log, Stopped
 from shared.spec import KINDS, GradientCheckSpec, JobSpec, Work
@@ -129,7 +130,7 @@ def code_of(error: Exception) -> str:
         return "out_of_memory_gpu"
     if isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error):  # torch has no class for it
         return "out_of_memory_host"
-    return "internal_error"
+    return "disk_full" if disk_is_full(error) else "internal_error"
 
 
 def see_only(plan: Plan) -> None:
