@@ -20,7 +20,8 @@ import structlog
 
 TRAINER = "worker.trainer.process"  # named, not imported: importing it would bring torch into this process
 WARM_UP_SECONDS = 120.0
-FORK_SECONDS = 10.0  # a fork takes 10 ms; a server that hangs is replaced
+FORK_SECONDS = 30.0  # a fork takes 10 ms; a server that hangs is replaced
+FORK_TRIES = 3
 DYING_SECONDS = 0.1
 REAP_SECONDS = 5.0
 
@@ -70,6 +71,7 @@ class Launcher:
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload([TRAINER, __name__])
         self._lock = threading.Lock()
+        self._warm = False  # whether the server has answered: a new one imports torch first
 
     def warm_up(self) -> None:
         """Bring the server up and wait until torch is imported there."""
@@ -88,20 +90,23 @@ class Launcher:
         ours, theirs = self._context.Pipe(duplex=False)
         try:
             arguments = (entry, theirs) if plan is None else (entry, theirs, plan)
-            for seconds in (FORK_SECONDS, WARM_UP_SECONDS):
+            for _ in range(FORK_TRIES - 1):
                 try:
-                    return self._fork(arguments, seconds), ours
+                    return self._fork(arguments), ours
                 except (EOFError, OSError) as error:
                     log.warning("the trainer server is gone; starting another", error=str(error))
                     time.sleep(DYING_SECONDS)  # its end of the pipe closes before the kernel calls it dead
-            return self._fork(arguments, WARM_UP_SECONDS), ours
+            return self._fork(arguments), ours
         finally:
             theirs.close()  # or the end of the trainer would never be the end of the pipe
 
-    def _fork(self, arguments: tuple[Any, ...], seconds: float) -> BaseProcess:
-        with self._lock, server_answers_within(seconds):
+    def _fork(self, arguments: tuple[Any, ...]) -> BaseProcess:
+        with self._lock:
             process = self._context.Process(target=enter, args=arguments)
-            process.start()
+            warm, self._warm = self._warm, False
+            with server_answers_within(FORK_SECONDS if warm else WARM_UP_SECONDS):
+                process.start()
+            self._warm = True
             return process
 
 

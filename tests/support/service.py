@@ -23,9 +23,19 @@ class Part:
 
     def __init__(self, arguments: list[str], env: dict[str, str], log: Path) -> None:
         self.log = log
+        self.log_begins = log.stat().st_size if log.exists() else 0  # what stands before is an earlier part's
         with log.open("ab") as out:
             self.process = subprocess.Popen(arguments, env=env, stdout=out, stderr=out, start_new_session=True)
         self.handle = psutil.Process(self.process.pid)
+
+    @property
+    def alive(self) -> bool:
+        return self.process.poll() is None
+
+    def said(self) -> str:
+        with self.log.open("rb") as log:
+            log.seek(self.log_begins)
+            return log.read().decode(errors="replace")
 
     def family(self) -> list[psutil.Process]:
         return [self.handle, *self.handle.children(recursive=True)] if self.handle.is_running() else []
@@ -82,14 +92,15 @@ class Service:
     def run(self, verb: str) -> None:
         subprocess.run([*GRADQ, verb], env=self.env, check=True, capture_output=True)
 
-    def start_broker(self) -> Part:
+    def start_broker(self, wait: bool = True) -> Part:
         from gradq.broker_process import find_binary
 
         data = self.folder / "broker"
         data.mkdir(exist_ok=True)
         arguments = [find_binary(), "--port", "0", "--unixsocket", str(self.socket), "--unixsocketperm", "700"]
         self.broker = self._part([*arguments, "--dir", str(data), "--appendonly", "yes", "--save", ""], "broker")
-        wait_for(self.broker_answers, 20, "the broker")
+        if wait:
+            wait_for(self.broker_answers, 20, "the broker")
         return self.broker
 
     def broker_answers(self) -> bool:
@@ -110,9 +121,12 @@ class Service:
         except httpx2.TransportError:
             return False
 
-    def start_worker(self) -> Part:
+    def start_worker(self, limit: Callable[[psutil.Process], object] | None = None) -> Part:
+        """`limit` is put on it before it has started anything itself."""
         before = {w["id"] for w in self.live_workers()}
         part = self._gradq("worker")
+        if limit is not None:
+            limit(part.handle)
         wait_for(lambda: {w["id"] for w in self.live_workers()} - before, 60, "a new live worker")
         return part
 
@@ -121,11 +135,11 @@ class Service:
         """The worker that was started last."""
         return next(part for part in reversed(self.parts) if part.log.name == "worker.log")
 
-    def _gradq(self, *arguments: str) -> Part:
-        return self._part([*GRADQ, *arguments], arguments[0])
+    def _gradq(self, *arguments: str, env: dict[str, str] | None = None) -> Part:
+        return self._part([*GRADQ, *arguments], arguments[0], env)
 
-    def _part(self, arguments: list[str], name: str) -> Part:
-        part = Part(arguments, self.env, self.folder / f"{name}.log")
+    def _part(self, arguments: list[str], name: str, env: dict[str, str] | None = None) -> Part:
+        part = Part(arguments, {**self.env, **(env or {})}, self.folder / f"{name}.log")
         self.parts.append(part)
         return part
 
@@ -217,10 +231,10 @@ class Service:
 
 def listening_url(part: Part) -> str | None:
     """Where gunicorn says that it listens."""
-    for line in part.log.read_text(errors="replace").splitlines():
+    for line in part.said().splitlines():
         if "Listening at: " in line:
             return line.split("Listening at: ")[1].split()[0]
-    assert part.process.poll() is None, part.log.read_text()
+    assert part.alive, part.said()
     return None
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import threading
 from collections.abc import Callable, Iterator
 from multiprocessing import Pipe
@@ -19,6 +21,7 @@ from shared.spec import GradientCheckSpec, JobSpec, Work
 from shared.states import JobState
 from shared.tables import Job
 from worker.devices import CPU
+from worker.oom import OomKills
 from worker.supervisor import House, Supervisor
 
 TABLE = {"passed": False, "max_relative_error": 0.5, "dtype": "float64", "parameters": {"0.weight": {}}}
@@ -27,8 +30,8 @@ TABLE = {"passed": False, "max_relative_error": 0.5, "dtype": "float64", "parame
 class Scripted:
     """A launcher whose trainers leave some files, say their lines and are gone."""
 
-    def __init__(self, *lines: events.Event, files: dict[str, str] | None = None) -> None:
-        self.lines, self.files, self.plans = lines, files or {}, []
+    def __init__(self, *lines: events.Event, files: dict[str, str] | None = None, exitcode: int | None = 0) -> None:
+        self.lines, self.files, self.exitcode, self.plans = lines, files or {}, exitcode, []
 
     def start(self, plan: dict[str, Any]) -> Any:
         self.plans.append(plan)
@@ -41,7 +44,7 @@ class Scripted:
             theirs.send(line)
         theirs.close()
         nothing: Callable[[], None] = lambda: None
-        process = SimpleNamespace(exitcode=0)
+        process = SimpleNamespace(exitcode=self.exitcode)
         return SimpleNamespace(pipe=ours, process=process, end=ours.close, kill=nothing, alive=lambda: False)
 
 
@@ -168,3 +171,108 @@ def test_weights_to_begin_with_are_brought_and_their_damage_is_seen(
     assert job.status_reason is not None
     assert (job.status_reason["code"], "deleted" in job.status_reason["detail"]) == ("data_error", True)
     assert len(launcher.plans) == 1  # the other two had nothing to begin with
+
+
+# --- attempts that are lost -------------------------------------------------------------------------------------------
+
+
+def outcomes(database: Database, job: Job) -> list[str | None]:
+    with database.read() as session:
+        return [attempt.outcome for attempt in jobs.attempts_of(session, job.id)]
+
+
+def reason_of_loss(database: Database, job: Job) -> dict[str, Any]:
+    with database.read() as session:
+        lines = jobs.events_of(session, job.id, type="status")
+    reason: dict[str, Any] = lines[-1].data["reason"]
+    return reason
+
+
+@pytest.mark.parametrize(
+    ("exitcode", "said"),
+    [(-9, "killed by SIGKILL"), (-11, "killed by SIGSEGV"), (3, "exit code 3"), (255, "gone too"), (None, "gone too")],
+)
+def test_a_trainer_that_died_is_tried_again_and_the_log_says_how_it_went(
+    supervise: Callable[..., Job], database: Database, exitcode: int | None, said: str
+) -> None:
+    job = supervise(JobSpec.parse({}), Scripted(exitcode=exitcode))
+    assert (job.state, outcomes(database, job)) == ("queued", ["trainer_died"])
+    assert reason_of_loss(database, job)["code"] == "trainer_died"
+    assert said in reason_of_loss(database, job)["detail"]
+
+
+def test_a_trainer_that_the_kernel_killed_for_its_memory_is_not_tried_again(
+    supervise: Callable[..., Job], database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(OomKills, "lately", lambda self: True)
+    job = supervise(JobSpec.parse({}), Scripted(exitcode=-9))
+    assert job.status_reason is not None
+    assert (job.state, job.status_reason["code"]) == ("failed", "out_of_memory_host")
+    other = supervise(JobSpec.parse({}), Scripted(exitcode=-11))  # its own fault: no business of the kernel's
+    assert outcomes(database, other) == ["trainer_died"]
+
+
+def no_room(*_: Any) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_trainer_without_room_to_write_is_tried_again_later(
+    supervise: Callable[..., Job], database: Database
+) -> None:
+    full = events.Failed(code="disk_full", message="OSError: [Errno 28] No space left on device")
+    job = supervise(JobSpec.parse({}), Scripted(full))
+    assert (job.state, outcomes(database, job)) == ("queued", ["disk_full"])
+    assert job.not_before is not None
+    assert reason_of_loss(database, job)["detail"].startswith("the disk is full: ")
+
+
+def test_a_store_without_room_for_the_results_costs_the_attempt_and_not_the_job(
+    supervise: Callable[..., Job], database: Database, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put = ArtifactStore.put
+    monkeypatch.setattr(
+        ArtifactStore, "put", lambda self, key, path: no_room() if key.endswith("b") else put(self, key, path)
+    )
+    job = supervise(JobSpec.parse({}), Scripted(finished(), files={"a": "stored", "b": "not"}))
+    assert (job.state, outcomes(database, job)) == ("queued", ["disk_full"])
+    assert ArtifactStore(settings.artifacts).keys_of(job.id) == [], "half of an attempt's files are strays"
+
+
+@pytest.mark.parametrize("broken", ["put", "check"])
+def test_a_checkpoint_that_cannot_be_stored_whole_costs_neither_the_training_nor_the_one_before(
+    supervise: Callable[..., Job], database: Database, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    right = getattr(ArtifactStore, broken)
+    calls = []
+
+    def second_fails(self: ArtifactStore, *arguments: Any) -> Any:
+        calls.append(arguments)
+        return no_room() if len(calls) == 2 else right(self, *arguments)
+
+    monkeypatch.setattr(ArtifactStore, broken, second_fails)
+    spec = JobSpec.parse({"checkpoint": {"keep_last": 1}})
+    job = supervise(spec, Checkpointing(1, 2))
+    assert (job.state, outcomes(database, job)) == ("queued", ["trainer_died"])
+    with database.read() as session:
+        (row,) = jobs.resume_point(session, jobs.Lease(job.id, 1, ""))[0]
+        warnings = [event.message for event in jobs.events_of(session, job.id) if event.level == "warning"]
+    assert row.step == 1
+    assert warnings[0].startswith("the checkpoint at step 2 could not be stored: ")
+
+
+class Checkpointing(Scripted):
+    """Its trainers leave checkpoints, say so, and die."""
+
+    def __init__(self, *steps: int) -> None:
+        super().__init__(exitcode=-9)
+        self.steps = steps
+
+    def start(self, plan: dict[str, Any]) -> Any:
+        folder = Path(plan["folder"], "checkpoints")
+        folder.mkdir()
+        for step in self.steps:
+            (folder / f"{step}.pt").write_text(f"step {step}")
+        self.lines = tuple(
+            events.CheckpointSaved(path=str(folder / f"{step}.pt"), step=step, epoch=1) for step in self.steps
+        )
+        return super().start(plan)

@@ -1,5 +1,6 @@
 """A file with a checkpoint's name is whole, holds no code, and is read back before the one before may go."""
 
+import errno
 import os
 import pickle
 
@@ -71,6 +72,24 @@ def test_a_file_is_on_the_disk_before_it_gets_its_name(tmp_path, state, monkeypa
     monkeypatch.setattr(os, "fsync", watch)
     checkpoint.save(tmp_path / "2.pt", state, {})
     assert synced[0] == ["2.pt.part"]
+
+
+def test_a_full_disk_costs_the_checkpoint_and_not_the_training(tmp_path, state, monkeypatch):
+    def no_room(_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    said = []
+    checkpoints = Checkpointer(Checkpointing(), {}, tmp_path, said.append)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", no_room)
+        checkpoints.save(state)
+    assert (said[-1].level, said[-1].message) == (
+        "warning",
+        "the checkpoint at step 0 could not be written: the disk is full",
+    )
+    assert os.listdir(tmp_path) == []  # half a file would keep the disk full
+    checkpoints.save(state)
+    assert isinstance(said[-1], CheckpointSaved)
 
 
 @pytest.mark.parametrize("length", [0, 10, 0.5, -1])

@@ -1,0 +1,198 @@
+"""Where a campaign takes place: gradq's real parts as processes, each of which a fault can get at.
+
+Two workers, each on cables of its own to broker and database; small disks under artifacts and run folders; one clock
+for all of gradq. Who dies is started again, as a container's restart policy would. What this machine cannot do is named
+in `missing`.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import psutil
+from support.clock import SetClock, why_no_clock
+from support.disk import SmallDisk, why_no_disks
+from support.postgres import Postgres, free_port
+from support.proxy import Cable, to_port, to_socket
+from support.service import Part, Service
+from support.waiting import wait_for
+
+SLOTS = ("2", "1")  # of each worker: two jobs that share a worker, and one alone
+MEMORY_BYTES = 2 << 30  # of addresses, for each process of a worker
+DISK_MEGABYTES = 48
+SETTINGS = {"GRADQ_LEASE_SECONDS": "4", "GRADQ_RECONCILE_SECONDS": "0.5", "GRADQ_GRACE_SECONDS": "4"}
+PATIENCE_SECONDS = 3  # with an API that may be stopped
+
+
+class Post:
+    """A worker's place: its cables stay when it dies, and whoever takes its place uses them."""
+
+    def __init__(self, slots: str, broker: Cable, database: Cable | None, environment: dict[str, str]) -> None:
+        self.broker, self.database = broker, database
+        self.environment = {**environment, "GRADQ_SLOTS": slots}
+        self.part: Part | None = None
+
+    @property
+    def cables(self) -> Iterator[Cable]:
+        yield self.broker
+        if self.database is not None:
+            yield self.database
+
+
+class Field(Service):
+    def __init__(self, folder: Path, database: str) -> None:
+        super().__init__(folder, SETTINGS)
+        self.missing: dict[str, str] = {}  # what this machine cannot do: why
+        self.postgres = Postgres().start() if database == "postgresql" else None
+        if self.postgres is not None:
+            self.env["GRADQ_DATABASE_URL"] = self.postgres.url
+        self.clock = self._set_clock()
+        self.disks = self._mount_disks()
+        self.posts = [self._post(slots) for slots in SLOTS]
+        self.api: Part | None = None
+        self.port = free_port()  # the same one again for whoever takes the API's place
+        self.http = httpx2.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=PATIENCE_SECONDS)
+        self.wanted = {"broker": True, "postgres": self.postgres is not None}  # a fault may keep one of them away
+
+    # --- what it is made of -------------------------------------------------------------------------------------------
+
+    def _set_clock(self) -> SetClock | None:
+        if (why := why_no_clock()) is not None:
+            self.missing["a clock that jumps"] = why
+            return None
+        return SetClock(self.folder)
+
+    def _mount_disks(self) -> dict[str, SmallDisk]:
+        if (why := why_no_disks()) is not None:
+            self.missing["disks that fill up"] = why
+            return {}
+        return {name: SmallDisk(self.state / name, DISK_MEGABYTES) for name in ("artifacts", "runs")}
+
+    def _post(self, slots: str) -> Post:
+        broker = Cable(to_socket(str(self.socket)))
+        environment = {"GRADQ_REDIS_URL": f"redis://127.0.0.1:{broker.port}/0"}
+        database = None
+        if self.postgres is not None:
+            database = Cable(to_port(self.postgres.port))
+            environment["GRADQ_DATABASE_URL"] = self.postgres.url.replace(
+                f":{self.postgres.port}/", f":{database.port}/"
+            )
+        return Post(slots, broker, database, environment)
+
+    def _gradq(self, *arguments: str, env: dict[str, str] | None = None) -> Part:
+        clock = self.clock.environment if self.clock is not None else {}
+        return super()._gradq(*arguments, env={**clock, **(env or {})})
+
+    # --- its life -----------------------------------------------------------------------------------------------------
+
+    def start(self, workers: int = 0) -> Field:
+        self.run("migrate")
+        self.start_broker()
+        self.api = self._gradq("api", "--port", str(self.port), "--workers", "1")
+        wait_for(self._api_answers, 60, "the API")
+        for post in self.posts:
+            self.man(post)
+        wait_for(lambda: len(self.live_workers()) == len(self.posts), 60, "both workers")
+        return self
+
+    def man(self, post: Post) -> None:
+        post.part = self._gradq("worker", env=post.environment)
+        post.part.handle.rlimit(psutil.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+
+    def tend(self) -> None:
+        """Start again whoever died, except what a fault keeps away."""
+        for post in self.posts:
+            if post.part is not None and not post.part.alive:
+                self.man(post)
+        if self.api is not None and not self.api.alive:
+            self.api = self._gradq("api", "--port", str(self.port), "--workers", "1")
+        if self.wanted["broker"] and self.broker is not None and not self.broker.alive:
+            self.start_broker(wait=False)
+        if self.wanted["postgres"] and self.postgres is not None and not self.postgres.alive:
+            self.postgres.start()
+
+    def close(self) -> None:
+        try:
+            for disk in self.disks.values():
+                disk.free()
+            super().close()
+            self.http.close()
+        finally:
+            for disk in self.disks.values():
+                disk.unmount()
+            for post in self.posts:
+                for cable in post.cables:
+                    cable.close()
+            if self.postgres is not None:
+                self.postgres.close()
+
+    # --- who is who ---------------------------------------------------------------------------------------------------
+
+    def server(self, post: Post) -> psutil.Process | None:
+        """The server that this worker's trainers are forked from."""
+        with suppress(psutil.NoSuchProcess):
+            if post.part is not None:
+                return next((p for p in post.part.handle.children() if _is_forked(p) and not _leads(p)), None)
+        return None
+
+    def trainers(self) -> list[psutil.Process]:
+        """Also those whose server or worker is dead."""
+        return [process for process in self.processes() if _is_forked(process) and _leads(process)]
+
+    def processes(self) -> list[psutil.Process]:
+        """Every living process that was started with this field's settings, by whomever."""
+        found = []
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):
+                if process.status() == psutil.STATUS_ZOMBIE:
+                    continue
+                if process.environ().get("GRADQ_STATE_DIR") == str(self.state):
+                    found.append(process)
+        return found
+
+    def worker_of(self, worker_id: str) -> Part | None:
+        """Whoever carries this id, `host-pid-…`, if it lives."""
+        pid = int(worker_id.rsplit("-", 2)[1])
+        return next((p.part for p in self.posts if p.part and p.part.process.pid == pid and p.part.alive), None)
+
+    def address(self) -> str:
+        """The database as the harness itself reaches it, past every cable."""
+        return self.postgres.url if self.postgres is not None else f"sqlite:///{self.state / 'gradq.db'}"
+
+
+@contextmanager
+def opened(folder: Path, database: str) -> Iterator[Field]:
+    field = Field(folder, database)
+    try:
+        yield field.start()
+    finally:
+        field.close()
+
+
+def signal_all(processes: list[psutil.Process], number: signal.Signals) -> None:
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.send_signal(number)
+
+
+def _is_forked(process: psutil.Process) -> bool:
+    return any("multiprocessing.forkserver" in word for word in process.cmdline())
+
+
+def _leads(process: psutil.Process) -> bool:
+    """A trainer leads a session of its own; the server does not."""
+    return os.getsid(process.pid) == process.pid
+
+
+def state_of(field: Field, job_id: str) -> dict[str, Any] | None:
+    """The job as the API tells it; None while it tells nothing."""
+    try:
+        return field.job(job_id)
+    except (httpx2.TransportError, AssertionError):
+        return None

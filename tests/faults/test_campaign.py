@@ -1,0 +1,36 @@
+"""A short campaign on each database; `make faults` runs long ones. The seed is drawn and printed, on CI always one."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support.postgres import require_postgres
+
+TESTS = Path(__file__).parents[1]
+SECONDS = 420
+SHORT = ["--faults", "20", "--jobs", "12", "--kinds", "3"]
+
+
+@pytest.mark.timeout(SECONDS + 30)
+def test_after_twenty_faults_nothing_is_lost_and_nothing_done_twice(database_kind: str) -> None:
+    if database_kind == "postgresql":
+        require_postgres()
+    seed = 20 if os.environ.get("CI") == "true" else secrets.randbelow(1 << 31)
+    command = [sys.executable, "-m", "faults", "--seed", str(seed), "--database", database_kind, *SHORT]
+    print("seed", seed)
+    run = subprocess.run(
+        command,
+        env={**os.environ, "PYTHONPATH": str(TESTS)},
+        cwd=TESTS.parent,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )
+    assert run.returncode == 0, run.stdout

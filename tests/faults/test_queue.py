@@ -1,0 +1,58 @@
+"""A long queue outlives its broker: wiped, killed, started again, every job ends, and none is done twice.
+
+QUEUED says how many jobs; `make faults` takes a thousand.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from redis import Redis
+from sqlalchemy import select
+from support.service import Service
+from support.waiting import wait_for
+
+from shared.database import Database
+from shared.states import TERMINAL
+from shared.tables import Attempt, EventRow, Job
+
+QUEUED = int(os.environ.get("QUEUED", "24"))
+SECONDS = 60 + 4 * QUEUED  # to end them all, on a machine that has other things to do
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Iterator[Service]:
+    service = Service(tmp_path).start(workers=2)
+    yield service
+    service.close()
+
+
+@pytest.mark.timeout(SECONDS + 120)
+def test_queued_jobs_outlive_a_broker_that_is_wiped_and_killed(service: Service) -> None:
+    for _ in range(QUEUED):
+        answer = service.http.post("/v1/gradient-checks", json={"architecture": "linear"})
+        assert answer.status_code == 202, answer.text
+    database = Database(f"sqlite:///{service.state / 'gradq.db'}")
+
+    def ended() -> int:
+        with database.read() as session:
+            return sum(state in TERMINAL for state in session.scalars(select(Job.state)))
+
+    with Redis(unix_socket_path=str(service.socket)) as redis:
+        redis.flushall()
+    wait_for(lambda: ended() >= QUEUED // 4, SECONDS, "the first quarter, after FLUSHALL", every=0.5)
+    assert service.broker is not None
+    service.broker.kill()
+    wait_for(lambda: ended() >= QUEUED // 2, SECONDS, "the second quarter, with no broker at all", every=0.5)
+    service.start_broker()
+    wait_for(lambda: ended() == QUEUED, SECONDS, "the rest, with a new one", every=0.5)
+    with database.read() as session:
+        assert Counter(session.scalars(select(Job.state))) == {"succeeded": QUEUED}
+        assert Counter(session.scalars(select(Attempt.outcome))) == {"succeeded": QUEUED}
+        lines = session.scalars(select(EventRow.data).where(EventRow.type == "status"))
+        assert sum(line["status"] == "succeeded" for line in lines) == QUEUED
+    database.close()

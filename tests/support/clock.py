@@ -1,0 +1,36 @@
+"""A wall clock that a test can set, for the processes that are started with it; the machine's own is left alone."""
+
+from __future__ import annotations
+
+import shutil
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+SOURCE = Path(__file__).with_name("clock.c")
+
+
+class SetClock:
+    """Compiles the library below `folder`. `environment` is what makes a process live by this clock."""
+
+    def __init__(self, folder: Path) -> None:
+        self.file = folder / "clock"
+        library = folder / "clock.so"
+        self.set(0)
+        subprocess.run(["cc", "-O2", "-shared", "-fPIC", "-o", str(library), str(SOURCE)], check=True)
+        self.environment = {"LD_PRELOAD": str(library), "SET_CLOCK_FILE": str(self.file)}
+
+    def set(self, seconds: int) -> None:
+        """So many seconds ahead of the real time, from now on."""
+        with self.file.open("r+b" if self.file.exists() else "w+b", buffering=0) as file:
+            file.write(struct.pack("q", seconds))
+
+
+def why_no_clock() -> str | None:
+    """None where such a clock can be had."""
+    if not sys.platform.startswith("linux"):
+        return "only Linux can preload a library this way"
+    if shutil.which("cc") is None:
+        return "there is no C compiler to make the clock with"
+    return None

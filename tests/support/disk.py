@@ -1,0 +1,47 @@
+"""A small disk of one's own, that a test can fill: a tmpfs, where this user may mount one."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+FILLER = ".filler"
+CHUNK = 1 << 16
+
+
+class SmallDisk:
+    """Mounted at `path`. `filler` is a file of zeros that takes all the room there is."""
+
+    def __init__(self, path: Path, megabytes: int) -> None:
+        self.path = path
+        path.mkdir(parents=True, exist_ok=True)
+        command = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "gradq-test", str(path)]
+        subprocess.run(command, check=True, capture_output=True)
+
+    def fill(self) -> None:
+        with (self.path / FILLER).open("ab", buffering=0) as file:
+            for size in (CHUNK, 1):
+                try:
+                    while True:
+                        file.write(bytes(size))
+                except OSError as error:
+                    if error.errno != errno.ENOSPC:
+                        raise
+
+    def free(self) -> None:
+        (self.path / FILLER).unlink(missing_ok=True)
+
+    def unmount(self) -> None:
+        subprocess.run(["umount", "--lazy", str(self.path)], check=True, capture_output=True)
+
+
+def why_no_disks() -> str | None:
+    """None where a tmpfs can be mounted."""
+    if os.geteuid() != 0:
+        return "only root may mount a small disk to fill"
+    if shutil.which("mount") is None:
+        return "there is no mount(8)"
+    return None

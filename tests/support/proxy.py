@@ -1,0 +1,95 @@
+"""A cable between two processes: a TCP port that passes on to another address, until somebody cuts it."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+import threading
+from collections.abc import Callable
+
+CHUNK = 1 << 16
+RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close with RST, as a peer does that has forgotten the connection
+
+
+class Cable:
+    """Passes bytes both ways. Cut, it passes nothing and says nothing: neither end sees a closed connection."""
+
+    def __init__(self, connect: Callable[[], socket.socket]) -> None:
+        self._connect = connect
+        self._whole = threading.Event()
+        self._whole.set()
+        self._ends: set[socket.socket] = set()
+        self._lock = threading.Lock()
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        threading.Thread(target=self._accept, name=f"cable-{self.port}", daemon=True).start()
+
+    def cut(self) -> None:
+        self._whole.clear()
+
+    def mend(self, reset: bool = False) -> None:
+        """Pass on again, what was said meanwhile included; or `reset` all connections, as a reboot on the way would."""
+        if reset:
+            self._hang_up()
+        self._whole.set()
+
+    def close(self) -> None:
+        self._listener.close()
+        self._hang_up()
+        self._whole.set()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):  # closed
+            while True:
+                near, _ = self._listener.accept()
+                threading.Thread(target=self._join, args=(near,), daemon=True).start()
+
+    def _join(self, near: socket.socket) -> None:
+        self._whole.wait()
+        try:
+            far = self._connect()
+        except OSError:
+            near.close()
+            return
+        with self._lock:
+            self._ends |= {near, far}
+        for one, other in ((near, far), (far, near)):
+            threading.Thread(target=self._pump, args=(one, other), daemon=True).start()
+
+    def _pump(self, one: socket.socket, other: socket.socket) -> None:
+        with contextlib.suppress(OSError):  # either end may go at any time
+            while data := one.recv(CHUNK):
+                self._whole.wait()
+                other.sendall(data)
+        self._whole.wait()
+        for end in (one, other):
+            self._drop(end)
+
+    def _drop(self, end: socket.socket) -> None:
+        with self._lock:
+            self._ends.discard(end)
+        with contextlib.suppress(OSError):
+            end.shutdown(socket.SHUT_RDWR)
+        end.close()
+
+    def _hang_up(self) -> None:
+        with self._lock:
+            ends = list(self._ends)
+        for end in ends:
+            with contextlib.suppress(OSError):
+                end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+            self._drop(end)
+
+
+def to_socket(path: str) -> Callable[[], socket.socket]:
+    def connect() -> socket.socket:
+        end = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        end.connect(path)
+        return end
+
+    return connect
+
+
+def to_port(port: int) -> Callable[[], socket.socket]:
+    return lambda: socket.create_connection(("127.0.0.1", port))
