@@ -321,6 +321,7 @@ def resume_point(session: Session, lease: Lease) -> tuple[list[CheckpointRow], i
 
 
 def note_resumed(session: Session, lease: Lease, step: int) -> None:
+    _locked(session, lease)
     session.execute(
         update(Attempt)
         .where(Attempt.job_id == lease.job_id, Attempt.number == lease.attempt)
@@ -433,10 +434,10 @@ def backoff_seconds(failures: int, cause: Cause = "worker_lost") -> float:
 def expired_leases(session: Session, lease_seconds: float = 3600.0) -> list[Lease]:
     """The leases that ran out: their workers are gone, or as good as.
 
-    Nobody renews for longer than `lease_seconds`: a lease that ends much later dates from before the database's clock
-    was put back. Its worker, if it lives, renews it soon, so give it the time before you ask.
+    Nobody renews for much longer than `lease_seconds`: a lease that ends at ten times that dates from before the
+    database's clock was put back. Its worker, if it lives, renews it soon, so give it the time before you ask.
     """
-    over = or_(Job.lease_until < database_now(), Job.lease_until > database_now(2 * lease_seconds))
+    over = or_(Job.lease_until < database_now(), Job.lease_until > database_now(10 * lease_seconds))
     return [lease_of(job) for job in session.scalars(select(Job).where(Job.state == JobState.RUNNING, over))]
 
 

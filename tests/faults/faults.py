@@ -260,6 +260,9 @@ class RingThrice(Fault):
 
     target = "bell"
 
+    def able(self) -> bool:
+        return self.field.wanted["broker"]
+
     def strike(self) -> None:
         broker = Broker(self.field.env["GRADQ_REDIS_URL"])
         for _ in range(3):

@@ -424,3 +424,23 @@ def test_a_wrong_statement_stays_the_error_that_it_is(database: Database) -> Non
     for statement in ("SELECT * FROM no_such_table", "SELEKT 1"):
         with pytest.raises(DBAPIError, match="no_such_table|SELEKT"), database.read() as session:
             session.execute(text(statement))
+
+
+@pytest.mark.postgres
+def test_whoever_goes_silent_in_mid_transaction_holds_up_nobody_for_long(
+    postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a worker does that is stopped, or whose network is cut, between two statements."""
+    monkeypatch.setattr(module, "SILENCE_MS", 300)
+    database = Database(postgres.database())
+    database.migrate()
+    with database.write() as session:
+        session.execute(text("INSERT INTO leaders VALUES ('office', 'a', now(), 1)"))
+    with pytest.raises(DatabaseAway), database.write() as silent:
+        silent.execute(text("UPDATE leaders SET holder = 'b'"))
+        with database.write() as session:
+            session.execute(text("UPDATE leaders SET holder = 'c'"))  # waits for the lock, and gets it
+        silent.execute(text("UPDATE leaders SET holder = 'd'"))
+    with database.read() as session:
+        assert session.scalar(text("SELECT holder FROM leaders")) == "c"
+    database.close()

@@ -1,0 +1,99 @@
+"""One round of a worker's reconciler: what it takes back, what it leaves, and when it looks again."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy.orm import Session
+from support.store import OVER, claim, job_of, lines_of, running, submit
+
+from shared import roster
+from shared.artifacts import ArtifactStore, checkpoint_key
+from shared.broker import Broker
+from shared.config import Settings
+from shared.database import Database
+from worker.devices import CPU, SlotPool
+from worker.reconciler import Reconciler, worker_row
+from worker.supervisor import House
+
+
+@pytest.fixture
+def looked() -> list[bool]:
+    return []
+
+
+@pytest.fixture
+def reconciler(settings: Settings, database: Database, looked: list[bool]) -> Callable[[str], Reconciler]:
+    settings.make_state_dir()
+
+    def reconciler(host: str) -> Reconciler:
+        pool, store = SlotPool([CPU]), ArtifactStore(settings.artifacts)
+        house = House(settings, database, store, None, 1, threading.Event())  # type: ignore[arg-type]
+        row, broker = worker_row(settings, pool, host, 1, "0"), Broker("redis+socket:///nobody.sock")
+        return Reconciler(house, broker, pool, row, lambda: looked.append(True))
+
+    return reconciler
+
+
+def test_a_job_whose_lease_ran_out_is_queued_again_and_its_stray_files_go(
+    reconciler: Callable[[str], Reconciler], database: Database, settings: Settings, tmp_path: Any
+) -> None:
+    lease = running(database, seconds=OVER)
+    store, file = ArtifactStore(settings.artifacts), tmp_path / "file"
+    file.write_text("x")
+    store.put(checkpoint_key(lease.job_id, 1, 50), file)
+    reconciler("a").tick()
+    assert job_of(database, lease.job_id).state == "queued"
+    assert "was not heard of for 15 s" in lines_of(database, lease.job_id, "status")[-1].message
+    assert store.keys_of(lease.job_id) == []
+
+
+def test_a_job_whose_lease_holds_is_left_alone(reconciler: Callable[[str], Reconciler], database: Database) -> None:
+    lease = running(database, seconds=60)
+    reconciler("a").tick()
+    assert job_of(database, lease.job_id).state == "running"
+
+
+def test_one_of_two_leads_and_both_look_for_jobs(
+    reconciler: Callable[[str], Reconciler], database: Database, looked: list[bool]
+) -> None:
+    first, second = reconciler("a"), reconciler("b")
+    first.tick()
+    lease = running(database, seconds=OVER)
+    second.tick()
+    assert job_of(database, lease.job_id).state == "running"
+    assert len(looked) == 2
+    first.tick()
+    assert job_of(database, lease.job_id).state == "queued"
+
+
+def test_it_looks_again_when_the_next_lease_runs_out_and_after_two_seconds_at_most(
+    reconciler: Callable[[str], Reconciler], database: Database
+) -> None:
+    leader = reconciler("a")
+    assert leader.tick() == 2
+    running(database, seconds=60)
+    assert leader.tick() == 2
+    submit(database)
+    claim(database, seconds=1)
+    assert 0 < leader.tick() < 1.2
+
+
+@pytest.mark.parametrize("hours", [1, -1])
+def test_a_clock_that_jumps_costs_no_job_its_attempt(
+    reconciler: Callable[[str], Reconciler], database: Database, monkeypatch: pytest.MonkeyPatch, hours: int
+) -> None:
+    leader = reconciler("a")
+    leader.tick()
+    lease = running(database, seconds=OVER)  # or so the clock that has jumped would have it
+    right: Callable[[Session], datetime] = roster.clock
+    monkeypatch.setattr(roster, "clock", lambda session: right(session) + timedelta(hours=hours))
+    leader.tick()
+    assert job_of(database, lease.job_id).state == "running"
+    leader.clock.quiet_seconds = leader.clock._trusted_from = 0  # a lease later
+    leader.tick()
+    assert job_of(database, lease.job_id).state == "queued"
