@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
-from faults.field import Field
+from faults.field import Field, words_of
 from faults.stream import Stream, curve_of
 from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
@@ -182,4 +182,4 @@ def leftovers(field: Field) -> list[str]:
 
 def orphans(field: Field) -> list[str]:
     """What still runs when everything has been asked to end."""
-    return [f"orphan {process.pid}: {' '.join(process.cmdline())[:80]}" for process in field.processes()]
+    return [f"orphan {process.pid}: {' '.join(words_of(process))[:80]}" for process in field.processes()]

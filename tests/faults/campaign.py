@@ -18,6 +18,7 @@ AT_ONCE = 3  # faults
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.2, 1.5  # seconds between two strikes
 UNABLE_SECONDS = 10.0  # a fault waits this long for something to strike
 TICK_SECONDS = 0.1
+STRIKE_SECONDS = 20  # for each fault and each job, on a machine that has other things to do
 SWEPT_SECONDS = 10
 LAST_SECONDS = 300  # for the last job to end: it may be in its longest backoff
 
@@ -60,6 +61,7 @@ class Campaign:
         standing: list[tuple[float, Fault]] = []
         while fault or standing or len(stream.accepted) < self.jobs:
             now = time.monotonic()
+            assert now - began < STRIKE_SECONDS * (self.faults + self.jobs), f"{fault} and {standing} are never done"
             field.tend()
             stream.tend(self.jobs if fault is None else len(stream.accepted) + 1)
             for until, struck in list(standing):
@@ -82,7 +84,10 @@ class Campaign:
             stream.tend(0)
             return not stream.open
 
-        wait_for(all_ended, LAST_SECONDS, "the end of the last jobs", every=TICK_SECONDS)
+        try:
+            wait_for(all_ended, LAST_SECONDS, "the end of the last jobs", every=TICK_SECONDS)
+        except AssertionError as error:
+            print(f"{error}: {', '.join(sorted(stream.open))}", flush=True)  # the audit says of each how it stands
         deadline = time.monotonic() + SWEPT_SECONDS
         while (left := leftovers(field)) and time.monotonic() < deadline:
             time.sleep(TICK_SECONDS)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -166,28 +166,30 @@ class Field(Service):
         return self.postgres.url if self.postgres is not None else f"sqlite:///{self.state / 'gradq.db'}"
 
 
-@contextmanager
-def opened(folder: Path, database: str) -> Iterator[Field]:
-    field = Field(folder, database)
-    try:
-        yield field.start()
-    finally:
-        field.close()
-
-
 def signal_all(processes: list[psutil.Process], number: signal.Signals) -> None:
     for process in processes:
         with suppress(psutil.NoSuchProcess):
             process.send_signal(number)
 
 
+def words_of(process: psutil.Process) -> list[str]:
+    """Its command line; none, if it has gone meanwhile."""
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
+
+
 def _is_forked(process: psutil.Process) -> bool:
-    return any("multiprocessing.forkserver" in word for word in process.cmdline())
+    return any("multiprocessing.forkserver" in word for word in words_of(process))
 
 
 def _leads(process: psutil.Process) -> bool:
     """A trainer leads a session of its own; the server does not."""
-    return os.getsid(process.pid) == process.pid
+    try:
+        return os.getsid(process.pid) == process.pid
+    except ProcessLookupError:
+        return False
 
 
 def state_of(field: Field, job_id: str) -> dict[str, Any] | None:
