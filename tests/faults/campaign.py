@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
 from faults.audit import audit, leftovers, orphans
-from faults.faults import ALL, Fault
+from faults.deck import deal
+from faults.fault import Fault
 from faults.field import Field
 from faults.stream import KINDS, Stream
 from support.waiting import wait_for
@@ -92,13 +93,3 @@ class Campaign:
         while (left := leftovers(field)) and time.monotonic() < deadline:
             time.sleep(TICK_SECONDS)
         return audit(field, stream) + left
-
-
-def deal(random: Random, count: int, field: Field) -> Iterator[type[Fault]]:
-    """Like cards: each kind of fault comes once before any comes again."""
-    deck: list[type[Fault]] = []
-    for _ in range(count):
-        if not deck:
-            deck = [fault for fault in ALL if fault.fits(field)]
-            random.shuffle(deck)
-        yield deck.pop()

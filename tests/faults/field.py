@@ -26,7 +26,8 @@ from support.waiting import wait_for
 SLOTS = ("2", "1")  # of each worker: two jobs that share a worker, and one alone
 MEMORY_BYTES = 2 << 30  # of addresses, for each process of a worker
 DISK_MEGABYTES = 48
-SETTINGS = {"GRADQ_LEASE_SECONDS": "4", "GRADQ_RECONCILE_SECONDS": "0.5", "GRADQ_GRACE_SECONDS": "4"}
+LEASE_SECONDS = 4
+SETTINGS = {"GRADQ_LEASE_SECONDS": str(LEASE_SECONDS), "GRADQ_RECONCILE_SECONDS": "0.5", "GRADQ_GRACE_SECONDS": "4"}
 PATIENCE_SECONDS = 3  # with an API that may be stopped
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import httpx2
 from faults.field import Field
 
-OPEN = 5  # jobs under way or waiting at a time: more than there are slots
+OPEN = 5  # jobs under way or ready at a time: more than there are slots
 MAX_ATTEMPTS = 20
 
 SAVES: dict[str, Any] = {"checkpoint": {"every_seconds": 0.3}, "batch_size": 16, "seed": 11}
@@ -97,12 +97,13 @@ class Stream:
         return job_id
 
     def tend(self, most: int) -> None:
-        """See who has ended, and submit others in their place, up to `most` jobs in all; what the API does not take
-        now it takes later."""
+        """See who has ended or waits for his next attempt, and submit others in their place, up to `most` jobs in all;
+        what the API does not take now it takes later."""
         try:
-            ended = {job_id for job_id in self.open if self.field.job(job_id)["terminal"]}
-            self.open -= ended
-            while len(self.open) < OPEN and len(self.accepted) < most:
+            jobs = [self.field.job(job_id) for job_id in self.open]
+            self.open -= {job["id"] for job in jobs if job["terminal"]}
+            idle = sum(job["queue"] is not None and job["queue"]["reason"]["code"] == "retry_backoff" for job in jobs)
+            for _ in range(min(OPEN + idle - len(self.open), most - len(self.accepted))):
                 self.submit(self.random.choice(list(self.kinds)))
         except (httpx2.TransportError, AssertionError):
             return  # it is dead, stopped, or says 503: that is what a campaign is for

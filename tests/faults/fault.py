@@ -1,0 +1,51 @@
+"""What can go wrong: `strike` does it, `mend` undoes it, `seconds` lie in between. One small class each, in the files
+that deck.py puts together. A fault's `target` is struck by one at a time; `fits` says where it can be made."""
+
+from __future__ import annotations
+
+from random import Random
+from typing import ClassVar
+
+from faults.field import Field, Post
+from faults.stream import Stream
+
+
+class Fault:
+    target: ClassVar[str] = ""
+    longest: ClassVar[float] = 0.0  # seconds between strike and mend; 0: there is nothing to mend
+
+    def __init__(self, field: Field, stream: Stream, random: Random) -> None:
+        self.field, self.stream, self.random = field, stream, random
+        self.seconds = random.uniform(self.longest / 4, self.longest)
+        self.number = random.randrange(len(field.posts))
+
+    @classmethod
+    def fits(cls, field: Field) -> bool:
+        return True
+
+    @property
+    def name(self) -> str:
+        return type(self).__doc__ or type(self).__name__
+
+    @property
+    def post(self) -> Post:
+        return self.field.posts[self.number]
+
+    def able(self) -> bool:
+        """Whether there is something to strike; else it waits for a while."""
+        return True
+
+    def strike(self) -> None:
+        raise NotImplementedError
+
+    def mend(self) -> None:
+        pass
+
+    def done(self) -> bool:
+        """Whether it may be mended now, once its seconds are over."""
+        return True
+
+
+class WhileTraining(Fault):
+    def able(self) -> bool:
+        return bool(self.field.trainers())
