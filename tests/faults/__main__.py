@@ -9,6 +9,7 @@ import argparse
 import os
 import secrets
 import shutil
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -44,7 +45,10 @@ def main() -> int:
 
 
 def live_apart() -> None:
-    if os.geteuid() == 0 and APART not in os.environ and (unshare := shutil.which("unshare")):
+    unshare = shutil.which("unshare")
+    if APART in os.environ or unshare is None:
+        return
+    if subprocess.run([unshare, "--mount", "true"], capture_output=True, check=False).returncode == 0:
         command = [unshare, "--mount", sys.executable, "-m", "faults", *sys.argv[1:]]
         os.execve(unshare, command, {**os.environ, APART: "1"})
 

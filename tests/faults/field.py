@@ -25,7 +25,7 @@ from support.waiting import wait_for
 
 SLOTS = ("2", "1")  # of each worker: two jobs that share a worker, and one alone
 MEMORY_BYTES = 2 << 30  # of addresses, for each process of a worker
-DISK_MEGABYTES = 48
+DISKS = {"artifacts": 256, "runs": 48}  # megabytes: room for the files of some hundred jobs, and of those under way
 LEASE_SECONDS = 4
 SETTINGS = {"GRADQ_LEASE_SECONDS": str(LEASE_SECONDS), "GRADQ_RECONCILE_SECONDS": "0.5", "GRADQ_GRACE_SECONDS": "4"}
 PATIENCE_SECONDS = 3  # with an API that may be stopped
@@ -73,7 +73,7 @@ class Field(Service):
         if (why := why_no_disks()) is not None:
             self.missing["disks that fill up"] = why
             return {}
-        return {name: SmallDisk(self.state / name, DISK_MEGABYTES) for name in ("artifacts", "runs")}
+        return {name: SmallDisk(self.state / name, megabytes) for name, megabytes in DISKS.items()}
 
     def _post(self, slots: str) -> Post:
         broker = Cable(to_socket(str(self.socket)))

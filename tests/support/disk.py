@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import errno
-import os
-import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 
 FILLER = ".filler"
@@ -39,9 +38,12 @@ class SmallDisk:
 
 
 def why_no_disks() -> str | None:
-    """None where a tmpfs can be mounted."""
-    if os.geteuid() != 0:
-        return "only root may mount a small disk to fill"
-    if shutil.which("mount") is None:
-        return "there is no mount(8)"
+    """None where a tmpfs can be mounted: root alone may, and in a container not even root."""
+    with tempfile.TemporaryDirectory(prefix="gradq-disk-") as folder:
+        try:
+            SmallDisk(Path(folder), 1).unmount()
+        except FileNotFoundError:
+            return "there is no mount(8)"
+        except subprocess.CalledProcessError as error:
+            return str(error.stderr.decode(errors="replace").strip().splitlines()[0])
     return None
