@@ -135,7 +135,8 @@ class TearCheckpoint(Fault):
         return bool(self.torn) and bool(self.field.trainers())
 
     def strike(self) -> None:
-        for path in sorted(self.torn[-1].glob("*.pt"))[self.random.randrange(2) :]:  # all of them, or all but one
+        checkpoints = sorted(self.torn[-1].glob("*.pt")) if self.torn else []
+        for path in checkpoints[self.random.randrange(2) :]:  # all of them, or all but one
             with suppress(FileNotFoundError), path.open("r+b") as file:
                 file.truncate(path.stat().st_size // 2)
         signal_all(self.field.trainers(), signal.SIGKILL)
