@@ -14,6 +14,7 @@ from api.openapi import endpoint
 from api.render import timestamp, whole_list
 from api.services import services
 from shared import jobs
+from shared.artifacts import media_types
 from shared.errors import NotFound
 from shared.tables import ArtifactRow
 
@@ -31,7 +32,15 @@ def index(job_id: str) -> Response:
 
 
 @bp.get("/v1/jobs/<job_id>/artifacts/<name>")
-@endpoint(None, media=("application/octet-stream",), errors=(404, 416, 503))
+@endpoint(
+    None,
+    media=media_types(),
+    errors=(404, 416, 503),
+    conditional=True,
+    ranges=True,
+    headers=("Accept-Ranges", "Content-Disposition"),
+    name="download_artifact",
+)
 def download(job_id: str, name: str) -> Response:
     """Fetch a file; the ETag is its SHA-256, ranges are served"""
     with services().database.read() as session:

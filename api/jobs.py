@@ -70,6 +70,7 @@ class SubmitQuery(Query):
     query=SubmitQuery,
     other_answers={200: schemas.DryRun},
     errors=(400, 413, 415, 503),
+    headers=("Location",),
 )
 def submit(query: SubmitQuery) -> Response | tuple[Response, int, dict[str, str]]:
     """Submit a job
@@ -89,7 +90,7 @@ def submit(query: SubmitQuery) -> Response | tuple[Response, int, dict[str, str]
 
 
 @bp.post("/v1/gradient-checks")
-@endpoint(schemas.Job, status=202, body=GradientCheckSpec, errors=(400, 413, 415, 503))
+@endpoint(schemas.Job, status=202, body=GradientCheckSpec, errors=(400, 413, 415, 503), headers=("Location",))
 def submit_gradient_check() -> tuple[Response, int, dict[str, str]]:
     """Submit a gradient check
 
@@ -110,7 +111,7 @@ def accept(spec: Work, reproduces: str | None = None) -> tuple[Response, int, di
 
 
 @bp.get("/v1/jobs")
-@endpoint(schemas.JobList, query=JobFilter, errors=(503,))
+@endpoint(schemas.JobList, query=JobFilter, errors=(503,), sometimes=("Link",))
 def index(query: JobFilter) -> Response:
     """List jobs, newest first"""
     with services().database.read() as session:
@@ -127,7 +128,7 @@ def index(query: JobFilter) -> Response:
 
 
 @bp.get("/v1/jobs/<job_id>")
-@endpoint(schemas.Job, errors=(404, 503))
+@endpoint(schemas.Job, errors=(404, 503), conditional=True, sometimes=("Retry-After",))
 def show(job_id: str) -> Response:
     """Show a job"""
     with services().database.read() as session:
@@ -178,7 +179,13 @@ def resume(job_id: str) -> tuple[Response, int]:
 
 
 @bp.post("/v1/jobs/<job_id>/reproduce")
-@endpoint(schemas.Job, status=202, errors=(404, 409, 503))
+@endpoint(
+    schemas.Job,
+    status=202,
+    errors=(404, 409, 503),
+    problems={422: ("invalid_query", "invalid_spec")},
+    headers=("Location",),
+)
 def reproduce(job_id: str) -> tuple[Response, int, dict[str, str]]:
     """Run a job again with the same spec and seed
 
