@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from api.app import create_app
+from api.document import SAMPLES
 from api.services import EXTENSION, Services
 from shared import jobs, roster
 from shared.artifacts import StoredFile, artifact_key
@@ -117,6 +119,13 @@ def hands(client: FlaskClient, services: Services, tmp_path: Path) -> Hands:
     folder = tmp_path / "files"
     folder.mkdir()
     return Hands(client, services, folder)
+
+
+@pytest.fixture(scope="session")
+def results() -> dict[str, Any]:
+    """Real results, by the names of the recorded jobs."""
+    jobs = json.loads((SAMPLES / "Job.json").read_text())
+    return {name: job["result"] for name, job in jobs.items()}
 
 
 @pytest.fixture
