@@ -37,7 +37,7 @@ class Retries:
         asked = error.retry_after if isinstance(error, ApiError) else None
         if not self._passes(error, tries, waited, patience) or (asked or 0) > self.longest_wait:
             return None
-        bound = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2 ** (tries - 1))
+        bound = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2 ** min(tries - 1, 32))
         if isinstance(error, Unreachable) and error.refused:
             bound = min(bound, REFUSED_SECONDS)
         return (asked or 0) + self.draw() * bound
@@ -83,6 +83,7 @@ class Sender:
         self, error: ClientError, request: Request, tries: int, started: float, patience: float = 0.0
     ) -> None:
         """Wait for the next try; raise `error` where there is none."""
+        error.tries = tries
         untouched = isinstance(error, Unreachable) and error.refused
         if not (request.repeatable or untouched):
             raise error
@@ -94,7 +95,7 @@ class Sender:
     async def _once(self, request: Request) -> httpx2.Response:
         try:
             response = await self.transport.send(request)
-        except (httpx2.TransportError, httpx2.InvalidURL) as error:
+        except httpx2.TransportError as error:
             raise self.unreachable(error) from error
         if response.status_code >= 400:
             raise problem_of(response)
@@ -109,12 +110,10 @@ class Sender:
                     await stream.read()
                     raise problem_of(stream.response)
                 yield stream
-        except (httpx2.TransportError, httpx2.InvalidURL) as error:
+        except httpx2.TransportError as error:
             raise self.unreachable(error) from error
 
     def unreachable(self, error: Exception) -> Unreachable:
-        if isinstance(error, httpx2.InvalidURL | httpx2.UnsupportedProtocol):
-            return Unreachable(self.url, f"not an address: {error}")
         reason = str(error) or type(error).__name__
         return Unreachable(self.url, reason, refused=isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout))
 
