@@ -6,7 +6,7 @@ import random
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
@@ -70,9 +70,6 @@ class Sender:
                 return await self._once(request)
             except ClientError as error:
                 tries += 1
-                if _knows_no_keys(error):
-                    request = replace(request, headers=_without_key(request))
-                    continue
                 await self.pause(error, request, tries, started, patience)
 
     async def once(self, request: Request) -> httpx2.Response:
@@ -146,12 +143,3 @@ def json_of(response: httpx2.Response, url: str) -> dict[str, object]:
     if not isinstance(answer, dict):
         raise BadAnswer("not_gradq", f"{url} answers, but not as gradq does; is the address right?")
     return answer
-
-
-def _knows_no_keys(error: ClientError) -> bool:
-    """A service of version 0.1 refuses the header. Without it a POST is sent once."""
-    return isinstance(error, ApiError) and error.code == "not_built" and error.names("/Idempotency-Key")
-
-
-def _without_key(request: Request) -> dict[str, str]:
-    return {name: value for name, value in request.headers.items() if name != "Idempotency-Key"}

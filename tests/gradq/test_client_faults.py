@@ -265,11 +265,3 @@ def test_another_service_at_this_address_is_told_apart(body):
         pytest.raises(BadAnswer, match="is the address"),
     ):
         client.version()
-
-
-def test_a_service_without_idempotency_gets_posts_without_keys_and_once(slept):
-    """Version 0.1 refuses the header by name."""
-    refusal = problem(422, "not_built", errors=[{"pointer": "/Idempotency-Key", "code": "not_built", "detail": "no"}])
-    with faulty(refusal, CUT) as server, Client(server.url) as client, pytest.raises(Unreachable):
-        client.submit()
-    assert [asked.key is None for asked in server.asked] == [False, True]
