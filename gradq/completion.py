@@ -45,7 +45,7 @@ def completion(shell: Annotated[Shell, typer.Argument(help="Your shell.", show_d
 def complete_job(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]]:
     """Ids, newest first, each with its name and state; those alone that the verb fits."""
     wanted = FITTING.get(ctx.info_name or "")
-    page = _ask(ctx, lambda client: client.jobs(limit=MOST, status=wanted)["data"])
+    page = _ask(ctx, lambda client: client.page(limit=MOST, status=wanted)["data"])
     given = set(ctx.params.get("job_ids") or ())
     return [
         (job["id"], f"{job['name']}, {job['status']}")
@@ -55,7 +55,7 @@ def complete_job(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]]:
 
 
 def complete_dataset(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]]:
-    found = _ask(ctx, lambda client: client.datasets()["data"])
+    found = _ask(ctx, lambda client: client.datasets())
     return [(row["id"], row["description"]) for row in found if row["id"].startswith(incomplete)]
 
 
@@ -71,7 +71,7 @@ def complete_preset(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]
 def complete_file(ctx: typer.Context, incomplete: str) -> list[str]:
     """Names of the files of the job that stands before them."""
     job_id = ctx.params.get("job_id")
-    found = _ask(ctx, lambda client: client.artifacts(str(job_id))) if job_id else []
+    found = _ask(ctx, lambda client: client.job(str(job_id), fetch=False).artifacts()) if job_id else []
     return [row["name"] for row in found if row["name"].startswith(incomplete)]
 
 
@@ -92,10 +92,11 @@ def among(*words: str) -> Callable[[str], list[str]]:
 
 def _ask(ctx: typer.Context, question: Callable[[Any], Rows]) -> Rows:
     """The answer, or nothing: a shell that waits for a word has no place for an error."""
-    from gradq.client import DEFAULT_URL, ApiError, Client, Unreachable
+    from gradq.client import Client
+    from gradq.problems import ClientError
 
     try:
-        with Client(ctx.params.get("url") or DEFAULT_URL, ctx.params.get("token"), timeout=SECONDS) as client:
+        with Client(ctx.params.get("url"), ctx.params.get("token"), timeout=SECONDS, retries=0) as client:
             return question(client)
-    except (ApiError, Unreachable):
+    except ClientError:
         return []

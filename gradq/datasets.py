@@ -23,11 +23,11 @@ def index(context: typer.Context, url: Url = DEFAULT_URL, token: Token = None, a
     if context.invoked_subcommand is not None:
         return
     with Client(url, token) as client:
-        page = client.datasets()
+        found = client.datasets()
     if as_json:
-        print_json(page)
+        print_json(as_list(found))
     else:
-        datasets_table(page["data"])
+        datasets_table(found)
 
 
 @app.command()
@@ -55,7 +55,7 @@ def add(
         files = {part: (path.name, stack.enter_context(_opened(path))) for part, path in parts.items()}
         files = _with_progress(files, parts, stack)
         client = stack.enter_context(Client(url, token))
-        dataset = client.add_dataset(files, given)
+        dataset = client.add_dataset(files, **given)
     if as_json:
         print_json(dataset)
     else:

@@ -12,9 +12,9 @@ from typing import Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from gradq.client import ApiError, Unreachable
 from gradq.completion import VARIABLE
 from gradq.options import Exit
+from gradq.problems import ApiError, Unreachable
 from shared.errors import ConfigurationError, GradqError
 
 NEXT_STEP = {

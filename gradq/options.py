@@ -46,7 +46,7 @@ def outcome(statuses: list[str]) -> Exit:
 
 
 def print_json(value: Any) -> None:
-    print(json.dumps(value, indent=2, ensure_ascii=False), flush=True)
+    print(json.dumps(value, indent=2, ensure_ascii=False, default=dict), flush=True)  # a Job is a mapping
 
 
 def print_json_line(value: Any) -> None:
