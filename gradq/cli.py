@@ -9,17 +9,24 @@ import typer
 
 from gradq import (
     checking,
+    comparing,
     completion,
     datasets,
     demo,
     doctor,
+    downloading,
+    listing,
+    logs,
+    outcomes,
     predicting,
     presets,
     repeating,
     service,
+    showing,
     steering,
     submission,
     watch,
+    workers,
 )
 from gradq.errors import SECTIONS, Commands
 from shared.version import VERSION
@@ -27,11 +34,17 @@ from shared.version import VERSION
 FIRST, JOBS, RESULTS, DATA, SERVICE = SECTIONS
 Verb = Callable[..., Any]
 VERBS: dict[str, tuple[Verb, ...]] = {
-    FIRST: (service.up, submission.submit, steering.ps, watch.watch, steering.download),
-    JOBS: (steering.show, steering.wait, steering.cancel, steering.pause, steering.resume),
-    RESULTS: (predicting.predict, repeating.reproduce),
+    FIRST: (service.up, submission.submit, listing.ps, watch.watch, downloading.download),
+    JOBS: (
+        *(showing.show, logs.logs, outcomes.wait, steering.cancel, steering.pause, steering.resume),
+        *(steering.retry, steering.update, steering.rm),
+    ),
+    RESULTS: (comparing.compare, predicting.predict, repeating.reproduce),
     DATA: (presets.presets, checking.check),
-    SERVICE: (doctor.doctor, service.api, service.worker, service.migrate, completion.completion),
+    SERVICE: (
+        *(doctor.doctor, workers.workers, service.api, service.worker, service.migrate),
+        completion.completion,
+    ),
 }
 
 app = typer.Typer(

@@ -12,7 +12,8 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 
 from gradq.client import DEFAULT_URL, Client
 from gradq.options import AsJson, Token, Url, as_list, print_json
-from gradq.tables import dataset_line, datasets_table, size
+from gradq.tables import dataset_line, datasets_table
+from gradq.words import size
 
 app = typer.Typer(help="List data sets, upload one, delete one.", rich_markup_mode=None)
 

@@ -14,6 +14,7 @@ from typer.core import TyperGroup
 
 from gradq.completion import VARIABLE
 from gradq.options import Exit
+from gradq.outcomes import StillGoing
 from gradq.problems import ApiError, Unreachable
 from shared.errors import ConfigurationError, GradqError
 
@@ -70,7 +71,9 @@ class Commands(TyperGroup):
 
 
 def exit_of(error: Exception) -> Exit:
-    """2 where the command line or the spec is to be corrected, else 1."""
+    """124 where time was over, 2 where the command line or the spec is to be corrected, else 1."""
+    if isinstance(error, StillGoing):
+        return Exit.TIMEOUT
     wrong = isinstance(error, ConfigurationError) or (isinstance(error, ApiError) and error.status in (400, 422))
     return Exit.USAGE if wrong else Exit.FAILED
 

@@ -51,8 +51,20 @@ def print_json(value: Any) -> None:
 
 def print_json_line(value: Any) -> None:
     """One value a line, for whoever reads while it comes."""
-    print(json.dumps(value, ensure_ascii=False), flush=True)
+    print(json.dumps(value, ensure_ascii=False, default=dict), flush=True)
 
 
 def as_list(rows: list[Any]) -> dict[str, Any]:
     return {"object": "list", "data": rows}
+
+
+def pairs(texts: list[str] | None, option: str) -> dict[str, str]:
+    """`K=V`, as often as the option was given."""
+    return dict(pair(text, option) for text in texts or [])
+
+
+def pair(text: str, option: str) -> tuple[str, str]:
+    key, sign, value = text.partition("=")
+    if not key or not sign:
+        raise typer.BadParameter(f"must be KEY=VALUE, got {text!r}", param_hint=option)
+    return key, value

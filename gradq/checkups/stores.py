@@ -21,7 +21,7 @@ from gradq.broker_process import OLDEST, SOCKET_NAME, find_binary
 from gradq.checkups.finding import Finding, ok, problem, warning, worst
 from gradq.checkups.patient import Patient
 from gradq.folders import place_for_sockets
-from gradq.tables import size
+from gradq.words import size
 from shared.artifacts import ArtifactStore
 from shared.broker import redis_url
 from shared.config import Settings

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from gradq.client import Client
+from gradq.outcomes import patiently
 from gradq.problems import ApiError, Unreachable
-from gradq.steering import patiently
 
 
 def test_a_problem_becomes_an_error_with_its_code_and_fields(api):
