@@ -19,7 +19,7 @@ from gradq.options import AsJson, JobIds, Token, Url, print_json
 from gradq.overlay import FORMATS, draw
 from gradq.plot import Curve, plot
 from gradq.tables import plain
-from gradq.words import gradients_of, number
+from gradq.words import architecture_of, gradients_of, number
 
 HASH_LENGTH = 12
 PLOT_HEIGHT = 16
@@ -62,7 +62,7 @@ def compare(
     console = Console(highlight=False)
     _print_tables(jobs, curves, console)
     if console.is_terminal and console.encoding.lower().startswith("utf"):
-        console.print()
+        console.print(f"\n{(metric or PICTURED)[0]}", style="bold")
         console.print(_plotted(jobs, curves, (metric or PICTURED)[0], console))
     if output is not None:
         print(f"\n{output}")
@@ -83,9 +83,11 @@ def _check(job_ids: list[str], metrics: list[str], output: Path | None) -> None:
 
 
 def _write(output: Path, jobs: Sequence[Job], curves: Sequence[Curves], metrics: Sequence[str]) -> None:
+    drawn = [distance.largest for distance in distances(curves) if distance.metric in metrics]
+    apart = f"largest difference between the curves: {number(max(drawn))}" if drawn else "no step in common"
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        draw(output, names_of(jobs), curves, metrics, _verdict(jobs, curves))
+        draw(output, names_of(jobs), curves, metrics, [title_of(jobs), f"{apart}; weights: {_weights(jobs)}"])
     except OSError as error:
         raise typer.BadParameter(f"cannot write {output}: {error.strerror}", param_hint="--output") from error
 
@@ -98,15 +100,20 @@ def names_of(jobs: Sequence[Job]) -> list[str]:
     return [job["id"] for job in jobs]
 
 
+def title_of(jobs: Sequence[Job]) -> str:
+    """`mlp-30 on digits, seed 7`, as much of it as is the same in all."""
+    specs = [job["spec"] for job in jobs]
+    nets = {f"{architecture_of(spec)} on {spec['dataset']}" for spec in specs}
+    seeds = {spec["seed"] for spec in specs}
+    return ", ".join(sorted(nets)) + (f", seed {seeds.pop()}" if len(seeds) == 1 else "")
+
+
 def _plotted(jobs: Sequence[Job], curves: Sequence[Curves], metric: str, console: Console) -> Text:
-    lines = [
-        Curve(
-            f"{metric} {name}",
-            COLOURS[i % len(COLOURS)],
-            [(p[0], p[2]) for p in series.get(metric, []) if p[2] is not None],
-        )
-        for i, (name, series) in enumerate(zip(names_of(jobs), curves, strict=True))
-    ]
+    """The first job's curve whole, the others broken, so that what lies below shows in the gaps."""
+    lines = []
+    for i, (name, series) in enumerate(zip(names_of(jobs), curves, strict=True)):
+        points = [(point[0], point[2]) for point in series.get(metric, []) if point[2] is not None]
+        lines.append(Curve(name, COLOURS[i % len(COLOURS)], points, dashed=i > 0))
     return plot(lines, min(console.width, 120), min(PLOT_HEIGHT, console.height - 2))
 
 
@@ -114,33 +121,38 @@ def _plotted(jobs: Sequence[Job], curves: Sequence[Curves], metric: str, console
 
 
 def _print_tables(jobs: Sequence[Job], curves: Sequence[Curves], console: Console) -> None:
-    header = Row("", [job["id"] for job in jobs])
-    differing = spec_differences(jobs)
-    _print_rows("what differs in the specs", header, differing or [Row("nothing", ["" for _ in jobs])], console)
-    _print_rows("results", header, results(jobs), console)
-    print(_verdict(jobs, curves))
+    """The jobs by number, since ids are wider than columns; then what differs, how they ended, how far apart."""
+    numbers = [str(i) for i in range(1, len(jobs) + 1)]
+    for place, job in zip(numbers, jobs, strict=True):
+        print(f"{place}  {job['id']}  {job['status']}  {job['name']}")
+    print()
+    differing = spec_differences(jobs) or [Row("nothing", ["" for _ in jobs])]
+    _print_rows(["what differs in the specs", *numbers], differing, console)
+    _print_rows(["results", *numbers], results(jobs), console)
+    far = [Row(d.metric, [d.largest, d.step, d.points]) for d in distances(curves)]
+    if far:
+        _print_rows(["curves", "largest difference", "at step", "points"], far, console, mark=False)
+    print(f"weights: {_weights(jobs)}")
 
 
-def _verdict(jobs: Sequence[Job], curves: Sequence[Curves]) -> str:
-    """`largest difference: train_loss 0, val_loss 1.2e-07 at step 420; weights: the same, bit for bit`"""
-    parts = [f"{d.metric} {number(d.largest)}" + (f" at step {d.step}" if d.largest else "") for d in distances(curves)]
-    weights = {True: "the same, bit for bit", False: "not the same", None: "not all there yet"}[same_weights(jobs)]
-    return f"largest difference: {', '.join(parts) or 'no step in common'}\nweights: {weights}"
+def _weights(jobs: Sequence[Job]) -> str:
+    return {True: "the same, bit for bit", False: "not the same", None: "not all there yet"}[same_weights(jobs)]
 
 
-def _print_rows(title: str, header: Row, rows: Sequence[Row], console: Console) -> None:
+def _print_rows(header: list[str], rows: Sequence[Row], console: Console, mark: bool = True) -> None:
+    """In a terminal, with `mark`, what is not the same in all jobs is coloured."""
     texts = [[row.name, *(_shown(row.name, value) for value in row.values)] for row in rows]
     if not console.is_terminal:
-        plain([[title, *header.values], *texts], console)
-        print()
-        return
-    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
-    for column in [title, *header.values]:
-        table.add_column(column, overflow="fold")
-    for row, cells in zip(rows, texts, strict=True):
-        table.add_row(cells[0], *(Text(cell, "" if row.equal else "yellow") for cell in cells[1:]))
-    console.print(table)
-    console.print()
+        plain([header, *texts], console)
+    else:
+        table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
+        for column in header:
+            table.add_column(column, overflow="fold")
+        for row, cells in zip(rows, texts, strict=True):
+            style = "yellow" if mark and not row.equal else ""
+            table.add_row(cells[0], *(Text(cell, style) for cell in cells[1:]))
+        console.print(table)
+    print()
 
 
 def _shown(name: str, value: Any) -> str:

@@ -14,12 +14,11 @@ from gradq.completion import among
 from gradq.events import Event, EventType, Level
 from gradq.job import Job
 from gradq.options import AsJson, Exit, JobId, Token, Url, print_json_line
-from gradq.words import number
 
 TYPES: tuple[str, ...] = get_args(EventType)
 LEVELS: tuple[str, ...] = get_args(Level)
 STYLES = {"warning": "yellow", "error": "red"}
-SAID = ("step", "epoch", "metrics", "series")  # of the data, what a metric's own words hold already
+SAID = {"metric": ("step", "metrics", "series"), "status": ("status",)}  # what the message says already
 
 
 def logs(
@@ -62,22 +61,16 @@ def _at_least(level: str, events: Iterable[Event]) -> Iterator[Event]:
 
 
 def line_of(event: Event) -> Text:
-    """`12:00:01.123  metric  step 20  epoch 1  train_loss 0.51`, in UTC as everything that the service says."""
+    """`2026-11-24 12:00:01.123  metric  step 20: train_loss 0.51  epoch=1`, in UTC as the service says it."""
     time = event.created_at.partition("T")[2].removesuffix("Z")
-    words = [f"{event.type:<10}", *_metric_words(event), event.message, *_facts(event)]
+    words = [f"{event.type:<10}", event.message, *_facts(event)]
     line = f"{event.created_at[:10]} {time}  " + "  ".join(word for word in words if word)
     return Text(line, STYLES.get(event.level, ""))
 
 
-def _metric_words(event: Event) -> list[str]:
-    if event.type != "metric":
-        return []
-    return [f"step {event.step}", f"epoch {event.epoch}", *(f"{k} {number(v)}" for k, v in event.metrics.items())]
-
-
 def _facts(event: Event) -> list[str]:
     """What else the line holds, where it is short enough to be read in passing."""
-    hidden = SAID if event.type == "metric" else ()
+    hidden = SAID.get(event.type, ())
     return [f"{key}={value}" for key, value in event.data.items() if key not in hidden and _is_short(value)]
 
 

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from gradq.client import DEFAULT_URL, Client
 from gradq.job import Job
-from gradq.options import AsJson, Exit, JobIds, Token, Url, as_list, outcome, print_json
+from gradq.options import AsJson, JobIds, Token, Url, as_list, outcome, print_json
 from gradq.problems import ApiError, Unreachable, WaitTimeout
 from gradq.words import progress_words, summary_line
 from shared.errors import GradqError
@@ -113,7 +113,3 @@ def patiently(call: Callable[[], T], deadline: float = float("inf")) -> T:
             if not away or time.monotonic() >= give_up:
                 raise
         time.sleep(PAUSE_SECONDS)
-
-
-def exit_by(jobs: list[Job]) -> typer.Exit:
-    return typer.Exit(Exit(outcome([job["status"] for job in jobs])))

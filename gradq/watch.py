@@ -112,7 +112,13 @@ def picture(job: Job, series: Series, width: int, height: int) -> RenderableType
 
 def progress_row(job: Job, series: Series) -> Table:
     row = Table.grid(padding=(0, 2, 0, 0))
-    bar = ProgressBar(total=100, completed=(job.get("progress") or {}).get("percent", 0.0), width=24)
+    bar = ProgressBar(
+        total=100,
+        completed=(job.get("progress") or {}).get("percent", 0.0),
+        width=24,
+        complete_style="cyan",
+        finished_style="green",
+    )
     row.add_row(bar, *progress_facts(job, series))
     return row
 
