@@ -28,7 +28,8 @@ from gradq import (
     watch,
     workers,
 )
-from gradq.errors import SECTIONS, Commands
+from gradq.errors import Commands
+from gradq.verbs import SECTIONS
 from shared.version import VERSION
 
 FIRST, JOBS, RESULTS, DATA, SERVICE = SECTIONS

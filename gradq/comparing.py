@@ -70,7 +70,7 @@ def compare(
 
 def _check(job_ids: list[str], metrics: list[str], output: Path | None) -> None:
     if len(job_ids) < 2:
-        raise typer.BadParameter("takes two jobs or more: gradq compare ID ID", param_hint="ID…")
+        raise typer.BadParameter("takes two jobs or more: gradq compare ID ID", param_hint="ID")
     if unknown := [metric for metric in metrics if metric not in METRICS]:
         raise typer.BadParameter(
             f"no metric {', '.join(unknown)}; there are {', '.join(METRICS)}", param_hint="--metric"

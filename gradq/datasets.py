@@ -13,9 +13,10 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 from gradq.client import DEFAULT_URL, Client
 from gradq.options import AsJson, Token, Url, as_list, print_json
 from gradq.tables import dataset_line, datasets_table
+from gradq.verbs import Verbs
 from gradq.words import size
 
-app = typer.Typer(help="List data sets, upload one, delete one.", rich_markup_mode=None)
+app = typer.Typer(cls=Verbs, help="List data sets, upload one, delete one.", rich_markup_mode=None)
 
 
 @app.callback(invoke_without_command=True)
@@ -65,7 +66,7 @@ def add(
 
 @app.command()
 def rm(
-    dataset_ids: Annotated[list[str], typer.Argument(metavar="ID…", help="Ids, ds_…", show_default=False)],
+    dataset_ids: Annotated[list[str], typer.Argument(metavar="ID", help="Ids, ds_…", show_default=False)],
     url: Url = DEFAULT_URL,
     token: Token = None,
     as_json: AsJson = False,

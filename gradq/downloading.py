@@ -18,7 +18,7 @@ def download(
     job_id: JobId,
     names: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[NAME…]", help="Files; default: all.", autocompletion=complete_file),
+        typer.Argument(metavar="NAME", help="Files; default: all.", autocompletion=complete_file),
     ] = None,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", metavar="FOLDER", help="Default: one named by the id.")

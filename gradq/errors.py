@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import typer
-from typer.core import TyperGroup
 
 from gradq.completion import VARIABLE
 from gradq.options import Exit
 from gradq.outcomes import StillGoing
 from gradq.problems import ApiError, Unreachable
+from gradq.verbs import Verbs
 from shared.errors import ConfigurationError, GradqError
 
 NEXT_STEP = {
@@ -23,11 +23,10 @@ NEXT_STEP = {
     404: "`gradq ps` lists the jobs; GRADQ_URL says which service is asked.",
     503: "The service is up but not whole; try again in a moment, or ask `gradq doctor`.",
 }
-SECTIONS = ("First steps", "Jobs", "Results", "Data and checks", "The service")
 
 
-class Commands(TyperGroup):
-    """The verbs by section. Every expected error becomes a sentence or a problem instead of a traceback."""
+class Commands(Verbs):
+    """All verbs. Every expected error becomes a sentence or a problem instead of a traceback."""
 
     def main(
         self,
@@ -56,19 +55,6 @@ class Commands(TyperGroup):
             code = Exit.INTERRUPTED
         sys.exit(code)
 
-    def format_commands(self, ctx: Any, formatter: Any) -> None:
-        """Each section with its verbs, in the order in which people meet them."""
-        names = [name for name in self.list_commands(ctx) if not self.commands[name].hidden]
-        width = max(map(len, names))
-        for section in SECTIONS:
-            rows = [
-                (name.ljust(width), (self.commands[name].help or "").split("\n\n")[0])
-                for name in names
-                if getattr(self.commands[name], "rich_help_panel", None) == section
-            ]
-            with formatter.section(section):
-                formatter.write_dl(rows)
-
 
 def exit_of(error: Exception) -> Exit:
     """124 where time was over, 2 where the command line or the spec is to be corrected, else 1."""
@@ -81,8 +67,8 @@ def exit_of(error: Exception) -> Exit:
 def problem_of(error: Exception) -> dict[str, Any]:
     """The error as RFC 9457 has it, like the service's own, with what to do next."""
     if isinstance(error, ApiError):
-        more = {"errors": error.errors} if error.errors else {}
-        return _problem(error.code, error.detail, NEXT_STEP.get(error.status), status=error.status, **more)
+        more = {name: value for name, value in error.problem.items() if name not in ("code", "detail")}
+        return _problem(error.code, error.detail, next_step_of(error), **{"status": error.status, **more})
     if isinstance(error, Unreachable):
         return _problem("unreachable", str(error), "Start it with `gradq up`, or set GRADQ_URL.", url=error.url)
     if isinstance(error, GradqError):
@@ -95,7 +81,7 @@ def problem_of(error: Exception) -> dict[str, Any]:
 
 def _problem(code: str, detail: str, next_step: str | None = None, **more: Any) -> dict[str, Any]:
     hint = {"next_step": next_step} if next_step else {}
-    return {"type": f"/problems/{code.replace('_', '-')}", "code": code, "detail": detail, **more, **hint}
+    return {"type": f"/problems/{code.replace('_', '-')}", **more, "code": code, "detail": detail, **hint}
 
 
 def print_problem(problem: dict[str, Any]) -> None:
@@ -112,12 +98,14 @@ def in_words(error: Exception) -> str:
     for wrong in error.errors:
         field = str(wrong.get("pointer", "")).lstrip("/").replace("/", ".") or "the spec"
         lines.append(f"  {field}: {wrong.get('detail', wrong.get('code', 'wrong'))}")
-    if error.errors:
-        verb = "datasets add" if error.code == "invalid_upload" else "submit"
-        lines.append(f"Nothing was changed. Correct these fields and try again; `gradq {verb} --help` lists them.")
-    elif hint := NEXT_STEP.get(error.status):
-        lines.append(hint)
-    return "\n".join(lines)
+    return "\n".join([*lines, *([hint] if (hint := next_step_of(error)) else [])])
+
+
+def next_step_of(error: ApiError) -> str | None:
+    if not error.errors:
+        return NEXT_STEP.get(error.status)
+    verb = "datasets add" if error.code == "invalid_upload" else "submit"
+    return f"Nothing was changed. Correct these fields and try again; `gradq {verb} --help` lists them."
 
 
 def _say(text: str) -> None:

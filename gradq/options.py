@@ -21,7 +21,7 @@ JobId = Annotated[
 ]
 JobIds = Annotated[
     list[str],
-    typer.Argument(metavar="ID…", help="One or more ids, job_…", show_default=False, autocompletion=complete_job),
+    typer.Argument(metavar="ID", help="One or more ids, job_…", show_default=False, autocompletion=complete_job),
 ]
 
 

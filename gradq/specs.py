@@ -3,31 +3,15 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 from pathlib import Path
 from typing import Any
 
 import typer
-import yaml
 
 from gradq.options import pair
 
-FLOAT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
-
 Spec = dict[str, Any]
-
-
-class Loader(yaml.SafeLoader):
-    """YAML as people expect it: `1e-3` is a number, `2026-11-24` a text, and only true and false are truths."""
-
-
-Loader.yaml_implicit_resolvers = {
-    first: [(tag, how) for tag, how in resolvers if not tag.endswith((":timestamp", ":float", ":bool"))]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(f"^(?:{FLOAT.pattern})$"), list("-+.0123456789"))
-Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("^(?:true|True|false|False)$"), list("tTfF"))
 
 
 # --- files ------------------------------------------------------------------------------------------------------------
@@ -59,14 +43,12 @@ def _from_json(text: str, file: str) -> list[Any]:
 
 
 def _from_yaml(text: str, file: str) -> list[Any]:
+    from gradq.yaml_specs import NotYaml, documents
+
     try:
-        return list(yaml.load_all(text, Loader)) or [None]  # the loader is a SafeLoader
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
-        raise _wrong(file, line, column, error.problem or "cannot be read") from error
-    except yaml.YAMLError as error:
-        raise typer.BadParameter(f"{file} is neither YAML nor JSON: {error}", param_hint="--file") from error
+        return documents(text) or [None]
+    except NotYaml as error:
+        raise _wrong(file, error.line, error.column, error.problem) from error
 
 
 def _wrong(file: str, line: int, column: int, what: str) -> typer.BadParameter:
