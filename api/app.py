@@ -11,7 +11,22 @@ from apiflask import APIFlask
 from flask import Response, g, request
 from werkzeug.exceptions import Forbidden
 
-from api import artifacts, datasets, errors, events, health, jobs, metrics, openapi, predictions, presets, workers
+from api import (
+    artifacts,
+    bulk,
+    datasets,
+    errors,
+    events,
+    health,
+    jobs,
+    metrics,
+    openapi,
+    predictions,
+    presets,
+    queues,
+    steering,
+    workers,
+)
 from api.render import JSON
 from api.services import EXTENSION, Services
 from shared import logs
@@ -27,6 +42,11 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-cache",  # kept, but asked about: that is what the ETags are for
 }
+
+PARTS = (
+    *(jobs, steering, bulk, events, metrics, artifacts, predictions),
+    *(workers, queues, datasets, presets, health, openapi),
+)
 
 log = structlog.get_logger()
 
@@ -48,7 +68,7 @@ def create_app(settings: Settings | None = None) -> APIFlask:
     )
     app.extensions[EXTENSION] = Services.from_settings(settings)
     errors.register(app)
-    for part in (jobs, events, metrics, artifacts, predictions, workers, datasets, presets, health, openapi):
+    for part in PARTS:
         app.register_blueprint(part.bp)
     openapi.complete(app)
     app.before_request(_begin)

@@ -19,7 +19,7 @@ from werkzeug.exceptions import NotFound
 
 from api import schemas
 from api.errors import PROBLEM
-from api.requests import LABELS, NoQuery, Query, check_headers, check_path, parse_query
+from api.requests import LABELS, MAX_KEY, NoQuery, Query, check_headers, check_path, parse_query
 from shared.spec import KINDS
 
 View = Callable[..., Any]
@@ -78,12 +78,22 @@ def _reference(model: str) -> dict[str, Any]:
     return {"schema": {"$ref": REF.format(model=model)}}
 
 
+IDEMPOTENCY_KEY = {
+    "in": "header",
+    "name": "Idempotency-Key",
+    "required": False,
+    "schema": {"type": "string", "minLength": 1, "maxLength": MAX_KEY},
+    "description": "a name for this request: sent again within 24 h, it gets the first answer and does nothing twice",
+}
+
 PROBLEMS = {
     400: "the body is not JSON",
     403: "this may not be done",
     404: "there is no such job, data set or file",
     406: "only JSON is sent here",
-    409: "the job's state does not allow this; `state` and `allowed` say why and what",
+    409: "the job's state does not allow this, as `state` and `allowed` say; or the first request with this "
+    "Idempotency-Key is under way",
+    412: "it has changed since the ETag that If-Match names",
     413: "the body is too large",
     415: "the body is not sent in the form that this call takes",
     416: "the range lies outside of the file",
@@ -109,6 +119,8 @@ def complete(app: APIFlask) -> None:
                 operation = operations[method.lower()]
                 operation["operationId"] = rule.endpoint.replace(".", "_")
                 operation["parameters"] += _parameters(getattr(view, "gradq_query", NoQuery))
+                if method == "POST":
+                    operation["parameters"].append(IDEMPOTENCY_KEY)
                 if bodies := getattr(view, "gradq_bodies", None):
                     operation["requestBody"] = {"required": True, "content": bodies}
         return document

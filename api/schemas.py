@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from shared.spec import GradientCheckSpec, JobSpec
+from api.requests import CommaList, UtcTime
+from shared.spec import JOB_ID, NO_CONTROLS, GradientCheckSpec, JobSpec, LabelKey, LabelValue, Name, Priority
 from shared.uploads.fields import UploadFields
 
 Timestamp = Annotated[str, Field(json_schema_extra={"format": "date-time"}, examples=["2026-11-23T12:00:00.123Z"])]
@@ -112,6 +113,97 @@ class DeletedJob(Answer):
     id: str
     deleted: Literal[True]
     freed_bytes: int
+
+
+class JobFilter(BaseModel):
+    """Which jobs: those for which all of it holds."""
+
+    status: Annotated[tuple[Status, ...], CommaList] = Field((), description="any of these")
+    name: Annotated[str, Field(min_length=1, max_length=128)] | None = Field(
+        None, description="`*` stands for any text; upper and lower case are one"
+    )
+    labels: dict[LabelKey, LabelValue] = Field({}, max_length=16, description="all of these")
+    created_after: UtcTime | None = None
+    created_before: UtcTime | None = None
+    after: Annotated[str, Field(pattern=JOB_ID)] | None = Field(None, description="the last id of the page before")
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class JobPatch(BaseModel):
+    """A merge patch (RFC 7396) of what may be changed of a job that is there. A label that is null is removed."""
+
+    name: Name = ""
+    priority: Priority = 50
+    labels: dict[LabelKey, LabelValue | None] | None = None
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class BulkRequest(BaseModel):
+    """Either `ids` or a `filter`."""
+
+    action: Literal["cancel", "delete", "retry", "pause", "resume"]
+    ids: (
+        Annotated[list[Annotated[str, Field(max_length=64, pattern=NO_CONTROLS)]], Field(min_length=1, max_length=1000)]
+        | None
+    ) = None
+    filter: JobFilter | None = None
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class BulkError(BaseModel):
+    """Some codes bring members of their own, as `state` and `allowed` of `wrong_state`."""
+
+    code: str
+    detail: str
+    model_config = ConfigDict(extra="allow")
+
+
+class BulkOutcome(Answer):
+    """`status` where it is `ok`, else `error`."""
+
+    id: str
+    ok: bool
+    status: Status | Literal["deleted"] | None = None
+    error: BulkError | None = None
+
+
+class BulkAnswer(Answer):
+    """One outcome a job, in the order of the ids."""
+
+    object: Literal["bulk"]
+    action: str
+    data: list[BulkOutcome]
+    succeeded: int
+    failed: int
+    last_id: str | None
+    has_more: bool
+    freed_bytes: int | None = None
+
+
+class QueueReason(Answer):
+    code: str
+    detail: str
+    jobs: int
+
+
+class Queue(Answer):
+    """The jobs with one device wish, and the slots that could grant it. Slots are shared: `auto` has all of them."""
+
+    object: Literal["queue"]
+    name: Literal["auto", "cpu", "cuda"]
+    queued: int
+    running: int
+    paused: int
+    oldest_queued_at: Timestamp | None
+    slots: int
+    free_slots: int
+    reasons: list[QueueReason]
+
+
+class QueueList(Answer):
+    object: Literal["list"]
+    data: list[Queue]
+    has_more: Literal[False]
 
 
 class Event(Answer):

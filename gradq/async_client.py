@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any, Self
 import httpx2
 
 from gradq import curve, downloads, events, images, notebook, waiting
-from gradq.calls import WHOLE, Action, Calls, Json, Part, Points, over_http
+from gradq.calls import WHOLE, Action, Calls, Json, Part, Points
 from gradq.client import ANSWER_SECONDS, RETRIES, address, calls_over
 from gradq.events import Event, EventType
 from gradq.images import Predictions
 from gradq.job import MODEL_FILES, changes
 from gradq.job_view import JobView
 from gradq.problems import JobFailed, WaitTimeout
-from gradq.transport import Awaiting
+from gradq.transport import Awaiting, options
 
 if TYPE_CHECKING:
     from torch import nn
@@ -33,7 +33,7 @@ class AsyncClient:
         self, url: str | None = None, token: str | None = None, timeout: float = ANSWER_SECONDS, retries: int = RETRIES
     ) -> None:
         self.url = address(url)
-        http = httpx2.AsyncClient(**over_http(self.url, token or os.environ.get("GRADQ_TOKEN"), timeout))
+        http = httpx2.AsyncClient(**options(self.url, token or os.environ.get("GRADQ_TOKEN"), timeout))
         self._calls = calls_over(Awaiting(http), self.url, timeout, retries)
 
     async def __aenter__(self) -> Self:
@@ -78,11 +78,12 @@ class AsyncClient:
         name: str | None = None,
         labels: Mapping[str, str] | None = None,
         created_after: datetime | str | None = None,
+        created_before: datetime | str | None = None,
         limit: int | None = None,
     ) -> AsyncGenerator[AsyncJob, None]:
         """All jobs that match, newest first, as `Client.jobs`: `async for job in client.jobs()`."""
-        filter = {"status": status, "name": name, "labels": labels, "created_after": created_after}
-        async with aclosing(self._calls.jobs(limit, **filter)) as found:
+        times = {"created_after": created_after, "created_before": created_before}
+        async with aclosing(self._calls.jobs(limit, status=status, name=name, labels=labels, **times)) as found:
             async for json in found:
                 yield self._job(json)
 
@@ -93,12 +94,13 @@ class AsyncClient:
         name: str | None = None,
         labels: Mapping[str, str] | None = None,
         created_after: datetime | str | None = None,
+        created_before: datetime | str | None = None,
         limit: int = 20,
         after: str | None = None,
     ) -> Json:
         """One page of jobs, as `Client.page`."""
-        filter = {"status": status, "name": name, "labels": labels, "created_after": created_after}
-        return await self._calls.page(limit, after, **filter)
+        times = {"created_after": created_after, "created_before": created_before}
+        return await self._calls.page(limit, after, status=status, name=name, labels=labels, **times)
 
     async def bulk(
         self, action: Action, *, ids: Sequence[str] | None = None, filter: Mapping[str, Any] | None = None
@@ -128,7 +130,7 @@ class AsyncClient:
         """Upload a data set, as `Client.add_dataset`."""
         return await self._calls.add_dataset(files, fields)
 
-    async def delete_dataset(self, id: str, /) -> Json:
+    async def delete_dataset(self, id: str, /) -> int:
         """Delete an uploaded data set, as `Client.delete_dataset`."""
         return await self._calls.delete_dataset(id)
 
@@ -249,7 +251,7 @@ class AsyncJob(JobView):
 
     async def delete(self) -> int:
         """Delete an ended job with its log and files; returns how many bytes that freed."""
-        return int((await self._calls.delete(self.id))["freed_bytes"])
+        return await self._calls.delete(self.id)
 
     async def _act(self, action: str) -> Self:
         return self._now(await self._calls.act(self.id, action))

@@ -13,9 +13,7 @@ from typing import IO, Any, Literal, TypeAlias
 from urllib.parse import quote
 from uuid import uuid4
 
-import httpx2
-
-from gradq.problems import ApiError, Unreachable
+from gradq.problems import ApiError, NotFound, Unreachable
 from gradq.sender import Sender, json_of, retry_after
 from gradq.transport import Request
 
@@ -78,21 +76,27 @@ class Calls:
     async def update(self, job_id: str, changes: Json) -> Json:
         return await self._json(Request("PATCH", path_of(job_id), json=changes))
 
-    async def delete(self, job_id: str) -> Json:
-        return await self._json(Request("DELETE", path_of(job_id)))
+    async def delete(self, job_id: str) -> int:
+        """The bytes that it freed."""
+        return await self._delete(path_of(job_id))
 
     async def bulk(self, action: str, ids: Sequence[str] | None, filter: Mapping[str, Any] | None) -> list[Json]:
+        """As many calls as it takes."""
         if (ids is None) == (filter is None):
             raise ValueError("bulk takes either ids or filter, and exactly one of them")
-        if ids is None:
-            return list(
-                (await self._post("/v1/jobs/bulk", json={"action": action, "filter": dict(filter or {})}))["data"]
-            )
         found: list[Json] = []
-        for start in range(0, len(ids), BULK):
-            body = {"action": action, "ids": list(ids[start : start + BULK])}
-            found += (await self._post("/v1/jobs/bulk", json=body))["data"]
+        for start in range(0, len(ids or []), BULK):
+            assert ids is not None
+            found += (await self._bulk(action, ids=list(ids[start : start + BULK])))["data"]
+        wanted = None if filter is None else {name: _text(value) for name, value in filter.items()}
+        while wanted is not None:
+            answer = await self._bulk(action, filter=wanted)
+            found += answer["data"]
+            wanted = {**wanted, "after": answer["last_id"]} if answer["has_more"] else None
         return found
+
+    async def _bulk(self, action: str, **which: Any) -> Json:
+        return await self._post("/v1/jobs/bulk", json={"action": action, **which})
 
     # --- what a job leaves --------------------------------------------------------------------------------------------
 
@@ -139,8 +143,8 @@ class Calls:
                 form.append((name, part))
             return await self._post("/v1/datasets", files=form, data=given, timeout=DECODE_SECONDS)
 
-    async def delete_dataset(self, dataset_id: str) -> Json:
-        return await self._json(Request("DELETE", f"/v1/datasets/{quote(dataset_id, safe='')}"))
+    async def delete_dataset(self, dataset_id: str) -> int:
+        return await self._delete(f"/v1/datasets/{quote(dataset_id, safe='')}")
 
     async def version(self) -> Json:
         return await self._get("/v1/version")
@@ -170,6 +174,14 @@ class Calls:
             headers["Content-Type"] = media_type
         return await self._json(Request("POST", path, headers=headers, **parts))
 
+    async def _delete(self, path: str) -> int:
+        try:
+            return int((await self._json(Request("DELETE", path)))["freed_bytes"])
+        except NotFound as error:
+            if error.tries > 1:  # it went with the try whose answer was lost
+                return 0
+            raise
+
     async def _json(self, request: Request, patience: float = 0.0) -> Json:
         return json_of(await self.sender.send(request, patience), self.sender.url)
 
@@ -192,11 +204,3 @@ def _text(value: Any) -> Any:
 
 def _given(query: Mapping[str, Any]) -> Json:
     return {name: value for name, value in query.items() if value is not None}
-
-
-def over_http(url: str, token: str | None, timeout: float) -> dict[str, Any]:
-    """The arguments of httpx2's clients."""
-    headers = {"Accept": "application/json"} | ({"Authorization": f"Bearer {token}"} if token else {})
-    limits = httpx2.Limits(max_connections=None, max_keepalive_connections=20)
-    seconds = httpx2.Timeout(timeout, connect=min(5.0, timeout), pool=None)
-    return {"base_url": url, "headers": headers, "timeout": seconds, "limits": limits}

@@ -9,10 +9,11 @@ from typing import Any, Self
 
 import httpx2
 
-from gradq.calls import Action, Calls, Json, Part, over_http
+from gradq.calls import Action, Calls, Json, Part
 from gradq.job import Job
+from gradq.problems import Unreachable
 from gradq.sender import Retries, Sender
-from gradq.transport import Blocking, Transport, finish, iterate
+from gradq.transport import Blocking, Transport, finish, iterate, options
 
 DEFAULT_URL = "http://127.0.0.1:8080"
 ANSWER_SECONDS = 30.0
@@ -31,7 +32,7 @@ class Client:
         self, url: str | None = None, token: str | None = None, timeout: float = ANSWER_SECONDS, retries: int = RETRIES
     ) -> None:
         self.url = address(url)
-        http = httpx2.Client(**over_http(self.url, token or os.environ.get("GRADQ_TOKEN"), timeout))
+        http = httpx2.Client(**options(self.url, token or os.environ.get("GRADQ_TOKEN"), timeout))
         self._calls = calls_over(Blocking(http), self.url, timeout, retries)
 
     def __enter__(self) -> Self:
@@ -83,14 +84,15 @@ class Client:
         name: str | None = None,
         labels: Mapping[str, str] | None = None,
         created_after: datetime | str | None = None,
+        created_before: datetime | str | None = None,
         limit: int | None = None,
     ) -> Iterator[Job]:
         """All jobs that match, newest first, fetched page by page as the loop goes on; at most `limit`.
 
-        `status`: one or several states. `name`: `*` stands for any text. `created_after`: a datetime, or RFC 3339.
+        `status`: one or several states. `name`: `*` stands for any text. Times: a datetime, or RFC 3339.
         """
-        filter = {"status": status, "name": name, "labels": labels, "created_after": created_after}
-        for json in iterate(self._calls.jobs(limit, **filter)):
+        times = {"created_after": created_after, "created_before": created_before}
+        for json in iterate(self._calls.jobs(limit, status=status, name=name, labels=labels, **times)):
             yield self._job(json)
 
     def page(
@@ -100,6 +102,7 @@ class Client:
         name: str | None = None,
         labels: Mapping[str, str] | None = None,
         created_after: datetime | str | None = None,
+        created_before: datetime | str | None = None,
         limit: int = 20,
         after: str | None = None,
     ) -> Json:
@@ -107,15 +110,16 @@ class Client:
 
         `limit` is at most 100; `after` is the `last_id` of the page before.
         """
-        filter = {"status": status, "name": name, "labels": labels, "created_after": created_after}
-        return finish(self._calls.page(limit, after, **filter))
+        times = {"created_after": created_after, "created_before": created_before}
+        return finish(self._calls.page(limit, after, status=status, name=name, labels=labels, **times))
 
     def bulk(
         self, action: Action, *, ids: Sequence[str] | None = None, filter: Mapping[str, Any] | None = None
     ) -> list[Json]:
-        """Cancel, pause, resume, retry or delete many jobs: those of `ids`, or up to 1000 that match `filter`.
+        """Cancel, pause, resume, retry or delete many jobs.
 
-        One outcome a job: `id`, `ok`, and `status` or `error`.
+        Those of `ids`; or those that match `filter`, which has the fields of `jobs`, and whose state allows it. One
+        outcome a job: `id`, `ok`, and `status` or `error`.
         """
         return finish(self._calls.bulk(action, ids, filter))
 
@@ -146,8 +150,8 @@ class Client:
         """
         return finish(self._calls.add_dataset(files, fields))
 
-    def delete_dataset(self, id: str, /) -> Json:
-        """Delete an uploaded data set, unless a job that has not ended needs it (DatasetInUse)."""
+    def delete_dataset(self, id: str, /) -> int:
+        """Delete an uploaded data set; returns how many bytes that freed. DatasetInUse: a job still needs it."""
         return finish(self._calls.delete_dataset(id))
 
     def workers(self) -> list[Json]:
@@ -171,7 +175,15 @@ class Client:
 
 
 def address(url: str | None) -> str:
-    return (url or os.environ.get("GRADQ_URL") or DEFAULT_URL).rstrip("/")
+    """Where the service is; raises Unreachable for what is no address."""
+    found = (url or os.environ.get("GRADQ_URL") or DEFAULT_URL).rstrip("/")
+    try:
+        parts = httpx2.URL(found)
+    except httpx2.InvalidURL as error:
+        raise Unreachable(found, f"not an address: {error}") from error
+    if parts.scheme not in ("http", "https") or not parts.host:
+        raise Unreachable(found, f"not an address; one looks like {DEFAULT_URL}")
+    return found
 
 
 def calls_over(transport: Transport, url: str, timeout: float, retries: int) -> Calls:

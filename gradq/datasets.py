@@ -73,12 +73,12 @@ def rm(
 ) -> None:
     """Delete uploaded data sets, unless a job still needs them."""
     with Client(url, token) as client:
-        deleted = [client.delete_dataset(dataset_id) for dataset_id in dataset_ids]
+        freed = [(dataset_id, client.delete_dataset(dataset_id)) for dataset_id in dataset_ids]
     if as_json:
-        print_json(as_list(deleted))
+        print_json(as_list([{"id": dataset_id, "deleted": True, "freed_bytes": n} for dataset_id, n in freed]))
     else:
-        for answer in deleted:
-            print(f"{answer['id']}  deleted, {size(answer['freed_bytes'])} freed")
+        for dataset_id, n in freed:
+            print(f"{dataset_id}  deleted, {size(n)} freed")
 
 
 def _opened(path: Path) -> IO[bytes]:

@@ -33,7 +33,7 @@ async def files(calls: Calls, job_id: str, folder: Path, names: Sequence[str] | 
 async def file(calls: Calls, job_id: str, artifact: Json, folder: Path) -> Path:
     """One file. A connection that breaks is taken up again where it broke."""
     name = str(artifact["name"])
-    if name != Path(name).name or name.startswith("."):
+    if not name or name != Path(name).name or name.startswith("."):
         raise BadAnswer("bad_artifact_name", f"the service names a file {name!r}, which is no plain file name")
     folder.mkdir(parents=True, exist_ok=True)
     with _whole_or_not(folder / name) as (part, out):
@@ -116,7 +116,7 @@ def _contents(path: Path) -> dict[str, Any]:
             found = {}
             for name in archive.namelist():
                 with archive.open(name) as member:
-                    found[name] = hashlib.file_digest(member, "sha256").hexdigest()  # type: ignore[arg-type]
+                    found[name.rpartition("/")[2]] = hashlib.file_digest(member, "sha256").hexdigest()  # type: ignore[arg-type]
             return found
     except (zipfile.BadZipFile, OSError, EOFError) as error:
         raise BadAnswer("bad_zip", f"what came is no zip that can be read: {error}") from error

@@ -138,7 +138,7 @@ class Job(JobView):
 
     def delete(self) -> int:
         """Delete an ended job with its log and files; returns how many bytes that freed."""
-        return int(finish(self._calls.delete(self.id))["freed_bytes"])
+        return finish(self._calls.delete(self.id))
 
     def _act(self, action: str) -> Self:
         return self._now(finish(self._calls.act(self.id, action)))

@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 
 
 class ClientError(Exception):
-    """Whatever gradq's client raises by itself."""
+    """Whatever gradq's client raises by itself. `tries`: how often the request was sent."""
+
+    tries = 1
 
 
 class Unreachable(ClientError):

@@ -6,7 +6,7 @@ import random
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
@@ -37,7 +37,7 @@ class Retries:
         asked = error.retry_after if isinstance(error, ApiError) else None
         if not self._passes(error, tries, waited, patience) or (asked or 0) > self.longest_wait:
             return None
-        bound = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2 ** (tries - 1))
+        bound = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2 ** min(tries - 1, 32))
         if isinstance(error, Unreachable) and error.refused:
             bound = min(bound, REFUSED_SECONDS)
         return (asked or 0) + self.draw() * bound
@@ -70,9 +70,6 @@ class Sender:
                 return await self._once(request)
             except ClientError as error:
                 tries += 1
-                if _knows_no_keys(error):
-                    request = replace(request, headers=_without_key(request))
-                    continue
                 await self.pause(error, request, tries, started, patience)
 
     async def once(self, request: Request) -> httpx2.Response:
@@ -83,6 +80,7 @@ class Sender:
         self, error: ClientError, request: Request, tries: int, started: float, patience: float = 0.0
     ) -> None:
         """Wait for the next try; raise `error` where there is none."""
+        error.tries = tries
         untouched = isinstance(error, Unreachable) and error.refused
         if not (request.repeatable or untouched):
             raise error
@@ -94,7 +92,7 @@ class Sender:
     async def _once(self, request: Request) -> httpx2.Response:
         try:
             response = await self.transport.send(request)
-        except (httpx2.TransportError, httpx2.InvalidURL) as error:
+        except httpx2.TransportError as error:
             raise self.unreachable(error) from error
         if response.status_code >= 400:
             raise problem_of(response)
@@ -109,12 +107,10 @@ class Sender:
                     await stream.read()
                     raise problem_of(stream.response)
                 yield stream
-        except (httpx2.TransportError, httpx2.InvalidURL) as error:
+        except httpx2.TransportError as error:
             raise self.unreachable(error) from error
 
     def unreachable(self, error: Exception) -> Unreachable:
-        if isinstance(error, httpx2.InvalidURL | httpx2.UnsupportedProtocol):
-            return Unreachable(self.url, f"not an address: {error}")
         reason = str(error) or type(error).__name__
         return Unreachable(self.url, reason, refused=isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout))
 
@@ -147,12 +143,3 @@ def json_of(response: httpx2.Response, url: str) -> dict[str, object]:
     if not isinstance(answer, dict):
         raise BadAnswer("not_gradq", f"{url} answers, but not as gradq does; is the address right?")
     return answer
-
-
-def _knows_no_keys(error: ClientError) -> bool:
-    """A service of version 0.1 refuses the header. Without it a POST is sent once."""
-    return isinstance(error, ApiError) and error.code == "not_built" and error.names("/Idempotency-Key")
-
-
-def _without_key(request: Request) -> dict[str, str]:
-    return {name: value for name, value in request.headers.items() if name != "Idempotency-Key"}

@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Generator,
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import IO, Any, Protocol, TypeVar
+from urllib.request import getproxies
 
 import httpx2
 
@@ -175,3 +176,19 @@ class _AwaitingStream:
     async def events(self) -> AsyncIterator[httpx2.ServerSentEvent]:
         async for event in httpx2.EventSource(self.response):
             yield event
+
+
+# --- connections ------------------------------------------------------------------------------------------------------
+
+
+def options(url: str, token: str | None, timeout: float) -> dict[str, Any]:
+    """How httpx2's clients are to be made. Reading the certificates of the machine takes a tenth of a second, so it is
+    left out where nothing will be encrypted."""
+    headers = {"Accept": "application/json"} | ({"Authorization": f"Bearer {token}"} if token else {})
+    return {
+        "base_url": url,
+        "headers": headers,
+        "timeout": httpx2.Timeout(timeout, connect=min(CONNECT_SECONDS, timeout), pool=None),
+        "limits": httpx2.Limits(max_connections=None, max_keepalive_connections=20),
+        "verify": url.startswith("https:") or bool(getproxies()),
+    }

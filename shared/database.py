@@ -12,6 +12,7 @@ from typing import Any
 from alembic import command
 from alembic.config import Config
 from sqlalchemy import Engine, create_engine, event, text
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
@@ -61,6 +62,16 @@ class Database:
 
     def close(self) -> None:
         self.engine.dispose()
+
+
+def upsert(session: Session, table: Any, keys: set[str], values: dict[str, Any], where: Any = None) -> bool:
+    """Insert, or update where the key stands already and `where` holds. Returns whether a row was written."""
+    dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
+    statement = dialect.insert(table).values(**values)
+    change = {name: value for name, value in values.items() if name not in keys}
+    statement = statement.on_conflict_do_update(index_elements=sorted(keys), set_=change, where=where)
+    written = session.execute(statement.returning(*(getattr(table, name) for name in keys)))
+    return written.first() is not None  # a row count would be -1 here on PostgreSQL
 
 
 def alembic_config(connection: Any = None) -> Config:
