@@ -29,12 +29,11 @@ from gradq import (
     workers,
 )
 from gradq.errors import Commands
-from gradq.verbs import SECTIONS
+from gradq.verbs import SECTIONS, Verb
 from shared.version import VERSION
 
 FIRST, JOBS, RESULTS, DATA, SERVICE = SECTIONS
-Verb = Callable[..., Any]
-VERBS: dict[str, tuple[Verb, ...]] = {
+VERBS: dict[str, tuple[Callable[..., Any], ...]] = {
     FIRST: (service.up, submission.submit, listing.ps, watch.watch, downloading.download),
     JOBS: (
         *(showing.show, logs.logs, outcomes.wait, steering.cancel, steering.pause, steering.resume),
@@ -76,6 +75,6 @@ def main(
 
 for section, verbs in VERBS.items():
     for verb in verbs:
-        app.command(rich_help_panel=section)(verb)
+        app.command(cls=Verb, rich_help_panel=section)(verb)
 app.add_typer(datasets.app, name="datasets", rich_help_panel=DATA)
 app.command(hidden=True)(demo.demo)

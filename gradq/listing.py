@@ -37,6 +37,7 @@ def ps(
     ] = None,
     limit: Annotated[int, typer.Option("-n", "--limit", min=1, help="At most so many.", metavar="N")] = 20,
     all_: Annotated[bool, typer.Option("-a", "--all", help="All of them, whatever --limit says.")] = False,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Ids alone: gradq cancel $(gradq ps -q …).")] = False,
     watch: Annotated[bool, typer.Option("-w", "--watch", help="Go on, and show what changes. Ctrl-C ends.")] = False,
     url: Url = DEFAULT_URL,
     token: Token = None,
@@ -53,7 +54,12 @@ def ps(
     with Client(url, token) as client:
         if not watch:
             jobs = list(client.jobs(limit=None if all_ else limit, **filter))
-            print_json(as_list(jobs)) if as_json else jobs_table(jobs, console)
+            if as_json:
+                print_json(as_list(jobs))
+            elif quiet:
+                print("".join(f"{job['id']}\n" for job in jobs), end="")
+            else:
+                jobs_table(jobs, console)
             return
         try:
             _follow(seen(client, None if all_ else limit, filter), console, as_json)

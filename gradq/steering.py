@@ -16,7 +16,7 @@ from gradq.options import AsJson, Exit, JobIds, Token, Url, as_list, print_json
 from gradq.problems import ApiError
 from gradq.words import size, summary_line
 
-Outcome = dict[str, Any]  # the job or what is left of it, with `ok`, or `error`: a problem
+Outcome = dict[str, Any]  # the job or what is left of it, with `ok`; or `id` and `error`, a problem
 
 
 def cancel(job_ids: JobIds, url: Url = DEFAULT_URL, token: Token = None, as_json: AsJson = False) -> None:
@@ -68,7 +68,7 @@ def rm(
     """Delete ended jobs, with their log, curve and files."""
     if not yes:
         confirm(f"Delete {len(job_ids)} job{'s' if len(job_ids) > 1 else ''} and their files?")
-    _each(job_ids, _deleted, url, token, as_json)
+    _each(job_ids, lambda job: deleted("job", job.id, job.delete()), url, token, as_json)
 
 
 def confirm(question: str) -> None:
@@ -78,8 +78,8 @@ def confirm(question: str) -> None:
     typer.confirm(question, abort=True, err=True)
 
 
-def _deleted(job: Job) -> Outcome:
-    return {"object": "job", "id": job.id, "deleted": True, "freed_bytes": job.delete()}
+def deleted(what: str, id: str, freed_bytes: int) -> Outcome:
+    return {"object": what, "id": id, "deleted": True, "freed_bytes": freed_bytes}
 
 
 def _label(text: str) -> tuple[str, str]:
@@ -90,27 +90,31 @@ def _label(text: str) -> tuple[str, str]:
 
 
 def _each(job_ids: list[str], action: Callable[[Job], Outcome], url: str, token: str | None, as_json: bool) -> None:
-    """The action on each job, and what came of it; exit 1 where one was refused."""
-    outcomes = []
     with Client(url, token) as client:
-        for job_id in job_ids:
-            outcome = _tried(client.job(job_id, fetch=False), action, as_json)
-            outcomes.append(outcome)
-            if outcome["ok"] and not as_json:
-                print(_line(outcome), flush=True)
+        one_by_one(job_ids, lambda job_id: action(client.job(job_id, fetch=False)), as_json)
+
+
+def one_by_one(ids: list[str], action: Callable[[str], Outcome], as_json: bool) -> None:
+    """The action on each, and what came of it; exit 1 where one was refused."""
+    outcomes = []
+    for id in ids:
+        outcome = _tried(id, action, as_json)
+        outcomes.append(outcome)
+        if outcome["ok"] and not as_json:
+            print(_line(outcome), flush=True)
     if as_json:
         print_json(as_list(outcomes))
     if not all(outcome["ok"] for outcome in outcomes):
         raise typer.Exit(Exit.FAILED)
 
 
-def _tried(job: Job, action: Callable[[Job], Outcome], as_json: bool) -> Outcome:
+def _tried(id: str, action: Callable[[str], Outcome], as_json: bool) -> Outcome:
     try:
-        return {**action(job), "ok": True}
+        return {**action(id), "ok": True}
     except ApiError as error:
         if not as_json:
-            print(f"gradq: {job.id}: {in_words(error)}", file=sys.stderr, flush=True)
-        return {"object": "job", "id": job.id, "ok": False, "error": problem_of(error)}
+            print(f"gradq: {id}: {in_words(error)}", file=sys.stderr, flush=True)
+        return {"id": id, "ok": False, "error": problem_of(error)}
 
 
 def _line(outcome: Outcome) -> str:

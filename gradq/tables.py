@@ -93,7 +93,8 @@ def _worker_row(worker: dict[str, Any]) -> list[str]:
 def _queue_row(queue: dict[str, Any]) -> list[str]:
     counts = [str(queue[name]) for name in ("queued", "running", "paused", "slots", "free_slots")]
     oldest = span(age(queue["oldest_queued_at"])) if queue["oldest_queued_at"] else "-"
-    return [queue["name"], *counts, oldest, ", ".join(f"{n} {code}" for code, n in queue["reasons"].items()) or "-"]
+    why = "; ".join(f"{reason['code']}: {reason['detail']}" for reason in queue["reasons"]) or "-"
+    return [queue["name"], *counts, oldest, why]
 
 
 def dataset_line(dataset: dict[str, Any]) -> str:

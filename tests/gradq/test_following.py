@@ -60,6 +60,7 @@ def test_ps_filters_by_name_label_and_age(gradq, api):
     assert listed("--since", "2h") == [other, one]
     assert listed("--since", (datetime.now() + timedelta(days=1)).date().isoformat()) == []
     assert listed("-n", "1") == [other]
+    assert gradq("ps", "-q", "--label", "team=vision").stdout == f"{one}\n"
     assert gradq("ps", "--since", "soon").exit_code == 2
     assert "neither an age (30m, 2h, 3d, 1w) nor a date" in gradq("ps", "--since", "soon").stderr
     assert "KEY=VALUE" in gradq("ps", "--label", "team").stderr

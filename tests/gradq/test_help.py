@@ -58,6 +58,18 @@ def test_a_verb_that_does_not_exist_is_guessed():
     assert "Did you mean 'submit'?" in result.stderr
 
 
+@pytest.mark.parametrize("verb", [verb for verb in verbs() if verb not in ("api", "worker", "completion")])
+def test_every_verb_that_says_something_can_say_it_as_json(verb):
+    """api and worker become other programs, which log JSON; a completion script is for a shell."""
+    assert "--json" in {option for parameter in verbs()[verb].params for option in parameter.opts}
+
+
+def test_values_are_named_by_what_they_are():
+    assert "--port N" in help_of("up")
+    for verb in verbs():
+        assert re.findall(r"<(?:str|int|float|list|path)[^>]*>", help_of(*verb.split())) == []
+
+
 # --- the manual -------------------------------------------------------------------------------------------------------
 
 

@@ -4,13 +4,18 @@ script can read."""
 from __future__ import annotations
 
 import json
-import os
+from datetime import UTC, datetime
+from io import StringIO
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from gradq.cli import app
+from gradq.tables import jobs_table
+from shared import roster
 from shared.states import JobState
+from shared.tables import Worker
 
 
 def test_one_that_is_refused_does_not_keep_the_others_from_it(gradq, api):
@@ -74,6 +79,18 @@ def test_workers_lists_what_lives_and_says_what_to_do_where_nobody_does(gradq, a
     assert "gradq worker" in gradq("workers").stdout
     found = json.loads(gradq("workers", "--json").stdout)
     assert (found["object"], found["data"]) == ("list", [])
+    with api.database.write() as session:
+        devices = {"kinds": ["cpu"], "slots": [{"kind": "cpu", "name": "cpu", "uuid": None}]}
+        facts = {"id": "w1", "host": "gpu1", "pid": 1, "slots": 2, "free_slots": 1, "version": "1.2", "draining": True}
+        roster.beat(session, Worker(**facts, devices=devices, started_at=datetime.now(UTC)))
+    job_id = api.submit()
+    api.start()
+    api.submit()
+    lines = [line.split() for line in gradq("workers").stdout.splitlines()]
+    assert lines[1][:8] == ["w1", "gpu1", "cpu", "2", "1", job_id, "1.2", "draining"]
+    assert ["queue", "queued", "running", "paused", "slots", "free", "oldest", "why"] in lines
+    assert next(line for line in lines if line[:1] == ["auto"])[1:3] == ["1", "1"]
+    assert [queue["name"] for queue in json.loads(gradq("workers", "--json").stdout)["queues"]]
 
 
 def test_show_tells_the_whole_story_of_a_job(gradq, api):
@@ -120,21 +137,16 @@ def test_a_problem_of_the_service_keeps_its_fields_and_its_request(gradq):
     assert "gradq submit --help" in problem["next_step"]
 
 
-@pytest.mark.parametrize("variable", ["NO_COLOR"])
-def test_no_color_is_respected_on_a_terminal(api, variable, monkeypatch):
-    from io import StringIO
-
-    from rich.console import Console
-
-    from gradq.tables import jobs_table
-
-    monkeypatch.setenv(variable, "1")
+def test_no_color_is_respected_on_a_terminal(api, monkeypatch):
     monkeypatch.setenv("TERM", "xterm-256color")
-    out = StringIO()
+    monkeypatch.delenv("NO_COLOR", raising=False)
     api.ended()
-    jobs_table(list(api.client.jobs()), Console(file=out, force_terminal=True, width=80))
-    assert "\x1b[3" not in out.getvalue()
-    assert os.environ[variable] == "1"
+    colourful, plain = StringIO(), StringIO()
+    jobs_table(list(api.client.jobs()), Console(file=colourful, force_terminal=True, width=80))
+    monkeypatch.setenv("NO_COLOR", "1")
+    jobs_table(list(api.client.jobs()), Console(file=plain, force_terminal=True, width=80))
+    assert "\x1b[32m" in colourful.getvalue()
+    assert "\x1b[3" not in plain.getvalue()
 
 
 def test_a_setting_that_is_wrong_is_a_problem_too(monkeypatch):
