@@ -162,9 +162,7 @@ class JobFilter(BaseModel):
     """Which jobs: those for which all of it holds."""
 
     status: Annotated[tuple[Status, ...], CommaList] = Field((), description="any of these")
-    name: Annotated[str, Field(min_length=1, max_length=128)] | None = Field(
-        None, description="`*` stands for any text; upper and lower case are one"
-    )
+    name: Name | None = Field(None, description="`*` stands for any text; upper and lower case are one")
     labels: dict[LabelKey, LabelValue] = Field({}, max_length=16, description="all of these")
     created_after: UtcTime | None = None
     created_before: UtcTime | None = None

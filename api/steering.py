@@ -22,6 +22,7 @@ from shared.states import JobState
 from shared.tables import Job
 
 MERGE_PATCH = "application/merge-patch+json"
+UNCHANGEABLE = f"stays as it is; what can be changed: {', '.join(schemas.JobPatch.model_fields)}"
 REPRODUCED = " reproduced"
 
 bp = APIBlueprint("steering", __name__, tag="Jobs")
@@ -123,7 +124,7 @@ def patch(job_id: str) -> Response:
     A merge patch (RFC 7396): a label that is null is removed, one that is not named stays. With `If-Match`, and the
     ETag of the job as it was read, nothing is changed of a job that has changed since.
     """
-    wanted = parse_body(schemas.JobPatch, MERGE_PATCH)
+    wanted = parse_body(schemas.JobPatch, MERGE_PATCH, unknown=UNCHANGEABLE)
     return change(lambda session: _patched(session, job_id, wanted), status=200)
 
 

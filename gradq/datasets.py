@@ -11,10 +11,13 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from gradq.client import DEFAULT_URL, Client
+from gradq.completion import complete_uploaded
 from gradq.options import AsJson, Token, Url, as_list, print_json
-from gradq.tables import dataset_line, datasets_table, size
+from gradq.steering import deleted, one_by_one
+from gradq.tables import dataset_line, datasets_table
+from gradq.verbs import Verb, Verbs
 
-app = typer.Typer(help="List data sets, upload one, delete one.", rich_markup_mode=None)
+app = typer.Typer(cls=Verbs, help="List data sets, upload one, delete one.", rich_markup_mode=None)
 
 
 @app.callback(invoke_without_command=True)
@@ -30,7 +33,7 @@ def index(context: typer.Context, url: Url = DEFAULT_URL, token: Token = None, a
         datasets_table(found)
 
 
-@app.command()
+@app.command(cls=Verb)
 def add(
     file: Annotated[Path, typer.Argument(help="A .npz, a zip of class folders, or the images of an IDX pair.")],
     labels: Annotated[Path | None, typer.Option(help="The labels of an IDX pair.")] = None,
@@ -62,21 +65,19 @@ def add(
         print(dataset_line(dataset))
 
 
-@app.command()
+@app.command(cls=Verb)
 def rm(
-    dataset_ids: Annotated[list[str], typer.Argument(metavar="ID…", help="Ids, ds_…", show_default=False)],
+    dataset_ids: Annotated[
+        list[str],
+        typer.Argument(metavar="ID", help="Ids, ds_…", show_default=False, autocompletion=complete_uploaded),
+    ],
     url: Url = DEFAULT_URL,
     token: Token = None,
     as_json: AsJson = False,
 ) -> None:
     """Delete uploaded data sets, unless a job still needs them."""
     with Client(url, token) as client:
-        freed = [(dataset_id, client.delete_dataset(dataset_id)) for dataset_id in dataset_ids]
-    if as_json:
-        print_json(as_list([{"id": dataset_id, "deleted": True, "freed_bytes": n} for dataset_id, n in freed]))
-    else:
-        for dataset_id, n in freed:
-            print(f"{dataset_id}  deleted, {size(n)} freed")
+        one_by_one(dataset_ids, lambda id: deleted("dataset", id, client.delete_dataset(id)), as_json)
 
 
 def _opened(path: Path) -> IO[bytes]:

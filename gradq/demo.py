@@ -24,11 +24,12 @@ from rich.table import Table
 
 from gradq.children import end_with_parent
 from gradq.client import Client
+from gradq.comparison import largest_difference
 from gradq.folders import private
 from gradq.instance import only_one
 from gradq.job import Job
-from gradq.tables import architecture_of, number, rate, size
 from gradq.watch import epoch_line, progress_facts
+from gradq.words import architecture_of, number, rate, size
 from shared.config import Settings
 from shared.datasets import DATASETS
 from shared.errors import GradqError
@@ -186,7 +187,8 @@ def _move(bars: Progress, task: TaskID, job: Job, series: dict[str, list[list[An
 
 def _print_new_epochs(key: Key, job: Job, series: dict[str, list[list[Any]]], printed: int) -> int:
     for step, epoch, _ in [point for point in series.get("train_loss", []) if point[1] > printed]:
-        print(f"{' '.join(key):<18} {epoch_line(job, series, step, epoch)}", flush=True)
+        values = {name: point[2] for name, points in series.items() for point in points if point[0] == step}
+        print(f"{' '.join(key):<18} {epoch_line(job, epoch, values)}", flush=True)
         printed = epoch
     return printed
 
@@ -216,16 +218,6 @@ def results_table(jobs: dict[Key, Job], curves: dict[Key, RunCurves]) -> Table:
             _difference(curves[name, GRADIENTS[0]], curves[name, GRADIENTS[1]]) if gradients == GRADIENTS[1] else "",
         )
     return table
-
-
-def largest_difference(one: RunCurves, other: RunCurves) -> float | None:
-    """Over all losses of both runs, point by point; None where no step is in both."""
-    differences = []
-    for name in ("batch_loss", "train_loss", "val_loss"):
-        there = {point[0]: point[2] for point in other.get(name, [])}
-        pairs = [(point[2], there.get(point[0])) for point in one.get(name, [])]
-        differences += [abs(a - b) for a, b in pairs if a is not None and b is not None]
-    return max(differences, default=None)
 
 
 def _difference(one: RunCurves, other: RunCurves) -> str:

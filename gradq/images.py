@@ -51,11 +51,13 @@ def body_of(images: Any) -> Mapping[str, Any]:
     """
     if _is_file(images):
         images = [images]
-    if isinstance(images, list | tuple) and any(_is_file(image) for image in images):
-        return {"files": [("files", _file(image, place)) for place, image in enumerate(images)]}
-    if hasattr(images, "__array__") or (
-        isinstance(images, list | tuple) and hasattr(next(iter(images), 0), "__array__")
-    ):
+    many = list(images) if isinstance(images, list | tuple) else []
+    if any(map(_is_file, many)):
+        if other := [image for image in many if not _is_file(image)]:
+            kind = type(other[0]).__name__
+            raise TypeError(f"files and pictures, and a {kind} among them; send that in a call of its own")
+        return {"files": [("files", _file(image, place)) for place, image in enumerate(many)]}
+    if hasattr(images, "__array__") or any(hasattr(image, "__array__") for image in many[:1]):
         return {"content": _npz(images), "media_type": NPZ}
     return {"json": {"images": images}}
 
@@ -73,10 +75,6 @@ def _is_picture(image: Any) -> bool:
 def _file(image: Any, place: int) -> tuple[str, bytes]:
     if isinstance(image, str | Path):
         return Path(image).name, Path(image).read_bytes()
-    if not _is_picture(image):
-        raise TypeError(
-            f"image {place} is a {type(image).__name__} among files and pictures; send arrays in a call of their own"
-        )
     out = io.BytesIO()
     (image if image.mode in PNG_MODES else image.convert("RGB")).save(out, "PNG")
     return f"{place}.png", out.getvalue()

@@ -16,7 +16,7 @@ from gradq.tables import predictions_table
 
 def predict(
     job_id: JobId,
-    files: Annotated[list[Path], typer.Argument(metavar="FILE…", help="PNG, JPEG or npz files.", show_default=False)],
+    files: Annotated[list[Path], typer.Argument(metavar="FILE", help="PNG, JPEG or npz files.", show_default=False)],
     invert: Annotated[bool, typer.Option("--invert", help="Black on white, for a model of white on black.")] = False,
     url: Url = DEFAULT_URL,
     token: Token = None,

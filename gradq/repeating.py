@@ -9,8 +9,8 @@ import typer
 
 from gradq.client import DEFAULT_URL, Client
 from gradq.options import AsJson, Exit, JobId, Token, Url, outcome, print_json
-from gradq.steering import wait_for
-from gradq.tables import summary_line
+from gradq.outcomes import wait_for
+from gradq.words import summary_line
 
 
 def reproduce(

@@ -90,7 +90,7 @@ def _sqlite_engine(url: str) -> Engine:
     if not path:
         raise ConfigurationError("GRADQ_DATABASE_URL: SQLite needs a file; several processes share it")
     folder = Path(path).resolve().parent
-    filesystem = _filesystem_of(folder)
+    filesystem = filesystem_of(folder)
     if filesystem in NETWORK_FILESYSTEMS:
         raise ConfigurationError(
             f"{folder} lies on {filesystem}: SQLite's log needs shared memory, which a network filesystem has not. "
@@ -138,7 +138,7 @@ def _on_begin(connection: Any) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
 
-def _filesystem_of(path: Path) -> str:
+def filesystem_of(path: Path) -> str:
     """The filesystem type of the mount that holds `path`; empty where the system has no /proc/mounts."""
     mounts = Path("/proc/mounts")
     if not mounts.exists():

@@ -15,6 +15,7 @@ from sqlalchemy import update
 from api import jobs as view
 from api.services import EXTENSION
 from shared import jobs
+from shared.artifacts import artifact_key, checkpoint_key
 from shared.states import JobState
 from shared.tables import Job
 
@@ -604,6 +605,21 @@ class TestDelete:
         assert not services.store.local_path(job["id"]).exists()
         for link in ("self", "events", "metrics", "artifacts"):
             assert client.get(job["links"][link]).status_code == 404
+
+    def test_what_it_frees_is_what_lay_on_the_disk(self, client, hands, services, tmp_path):
+        """Checkpoints, and what a lost attempt left half-written, which no row names."""
+        job = hands.submit()
+        lease = hands.start()
+        for key, size in ((checkpoint_key(job["id"], 1, 100), 300), (artifact_key(job["id"], 1, "half.part"), 50)):
+            path = tmp_path / "file"
+            path.write_bytes(b"x" * size)
+            file = services.store.put(key, path)
+            if size == 300:
+                with services.database.write() as session:
+                    jobs.add_checkpoint(session, lease, file, 100, 1, 2)
+        hands.finish(lease, JobState.FAILED)
+        assert client.delete(job["links"]["self"]).json["freed_bytes"] == 350
+        assert not services.store.local_path(job["id"]).exists()
 
     @pytest.mark.parametrize("running", [False, True])
     def test_a_job_that_goes_on_is_a_409(self, client, hands, problem, running):

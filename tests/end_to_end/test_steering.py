@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import signal
+import zipfile
 from collections.abc import Callable
+from pathlib import PurePath
 from typing import Any
 
 import pytest
@@ -105,6 +109,34 @@ def test_a_pause_that_is_taken_back_at_once_costs_the_run_nothing(steady: Servic
     ended = steady.wait(job_id)
     assert ended["status"] == "succeeded", ended["status_reason"]
     assert ended["result"]["weights_sha256"] == unbroken["result"]["weights_sha256"]
+
+
+def test_a_cancelled_job_that_is_tried_again_is_the_run_that_was_never_cancelled(
+    steady: Service, unbroken: dict[str, Any]
+) -> None:
+    job_id = steady.submit(**LONG, max_attempts=1)["id"]
+    wait_for_points(steady, job_id, at_least=5)
+    steady.cancel(job_id)
+    assert steady.wait(job_id)["status"] == "cancelled"
+    job = steer(steady, job_id, "retry")
+    assert (job["id"], job["terminal"], job["cancel_requested_at"]) == (job_id, False, None)
+    ended = steady.wait(job_id)
+    assert ended["status"] == "succeeded", ended["status_reason"]
+    assert [a["outcome"] for a in ended["attempts"]] == ["cancelled", "succeeded"]
+    assert ended["attempts"][1]["resumed_from_step"] > 0
+    assert ended["result"]["weights_sha256"] == unbroken["result"]["weights_sha256"]
+    assert_whole_curve(steady, ended)
+    assert curve_of(steady, job_id) == curve_of(steady, unbroken["id"])
+
+
+def test_a_finished_job_s_files_come_as_one_zip_with_the_hashes_of_the_list(
+    steady: Service, unbroken: dict[str, Any]
+) -> None:
+    answer = steady.http.get(unbroken["links"]["artifacts_zip"])
+    assert int(answer.headers["Content-Length"]) == len(answer.content)
+    with zipfile.ZipFile(io.BytesIO(answer.content)) as archive:
+        found = {PurePath(name).name: hashlib.sha256(archive.read(name)).hexdigest() for name in archive.namelist()}
+    assert found == {name: file["sha256"] for name, file in steady.artifacts(unbroken["id"]).items()}
 
 
 def test_a_trainer_that_does_not_listen_is_paused_by_force_and_begins_again(

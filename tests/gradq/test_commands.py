@@ -221,34 +221,6 @@ def test_something_else_at_the_address_is_no_traceback(gradq, api):
     assert gradq("ps", "--url", "nonsense").exit_code == 1
 
 
-@pytest.mark.parametrize(
-    "verb",
-    [
-        "",
-        "up",
-        "submit",
-        "ps",
-        "wait",
-        "watch",
-        "download",
-        "predict",
-        "api",
-        "worker",
-        "migrate",
-        "check",
-        "pause",
-        "resume",
-        "reproduce",
-        "presets",
-    ],
-)
-def test_help_fits_80_columns(gradq, verb):
-    result = gradq(*([verb] if verb else []), "--help")
-    assert result.exit_code == 0
-    assert max(map(len, result.stdout.splitlines())) <= 80
-    assert verb != "" or "demo" not in result.stdout
-
-
 def test_watch_draws_the_curve_on_a_terminal(api):
     job_id = api.submit(epochs=2, name="drawn")
     lease = api.start()

@@ -87,6 +87,13 @@ def assert_all_gone(processes: list[psutil.Process], seconds: float = 0.0) -> No
     assert not alive, [process.cmdline() for process in alive]
 
 
+def assert_nothing_is_wrong(service: Up) -> None:
+    env = {name: value for name, value in os.environ.items() if not name.startswith("GRADQ_")}
+    command = [sys.executable, "-m", "gradq", "doctor", "--state", str(service.state)]
+    result = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert (result.returncode, "no problem, no warning" in result.stdout) == (0, True), result.stdout
+
+
 def start_long_job(client: Client) -> str:
     job_id = str(client.submit(LONG_JOB)["id"])
     wait_for(lambda: (client.job(job_id)["progress"] or {}).get("step"), 60, "the first steps")
@@ -101,6 +108,7 @@ def test_it_takes_jobs_and_ends_with_all_its_parts(up, number):
         wait_for(lambda: client.job(job_id)["terminal"], 60, "the end of the job")
         assert client.job(job_id)["status"] == "succeeded"
         assert "model.safetensors" in [artifact["name"] for artifact in client.job(job_id).artifacts()]
+        assert_nothing_is_wrong(service)
     family = service.family()
     assert len(family) >= 4
     assert service.end(number) == 0
