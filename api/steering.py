@@ -80,7 +80,13 @@ def queue_again(session: Session, job_id: str) -> Job:
 
 
 @bp.post("/v1/jobs/<job_id>/reproduce")
-@endpoint(schemas.Job, status=202, errors=(404, 409, 503))
+@endpoint(
+    schemas.Job,
+    status=202,
+    errors=(404, 409, 503),
+    problems={422: ("invalid_query", "invalid_spec")},
+    headers=("Location",),
+)
 @once
 def reproduce(job_id: str) -> Response:
     """Run a job again with the same spec and seed
@@ -107,8 +113,10 @@ def _repeat(session: Session, original: Job) -> dict[str, Any]:
 @endpoint(
     schemas.Job,
     body=schemas.JobPatch,
-    other_bodies={MERGE_PATCH: {"$ref": "#/components/schemas/JobPatch"}},
+    other_bodies={MERGE_PATCH: schemas.JobPatch},
     errors=(400, 404, 412, 413, 415, 503),
+    problems={422: ("invalid_query", "invalid_body")},
+    takes=("If-Match",),
 )
 def patch(job_id: str) -> Response:
     """Change a job's name, priority or labels

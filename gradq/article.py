@@ -6,8 +6,7 @@ from typing import Any
 
 from rich.console import Console
 
-from gradq.client import Job
-from gradq.tables import number, plain
+from gradq.tables import Job, number, plain
 
 Series = dict[str, list[list[Any]]]
 Figure = tuple[str, float, float | None]  # what, the article's, ours

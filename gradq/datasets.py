@@ -23,11 +23,11 @@ def index(context: typer.Context, url: Url = DEFAULT_URL, token: Token = None, a
     if context.invoked_subcommand is not None:
         return
     with Client(url, token) as client:
-        page = client.datasets()
+        found = client.datasets()
     if as_json:
-        print_json(page)
+        print_json(as_list(found))
     else:
-        datasets_table(page["data"])
+        datasets_table(found)
 
 
 @app.command()
@@ -55,7 +55,7 @@ def add(
         files = {part: (path.name, stack.enter_context(_opened(path))) for part, path in parts.items()}
         files = _with_progress(files, parts, stack)
         client = stack.enter_context(Client(url, token))
-        dataset = client.add_dataset(files, given)
+        dataset = client.add_dataset(files, **given)
     if as_json:
         print_json(dataset)
     else:
@@ -71,12 +71,12 @@ def rm(
 ) -> None:
     """Delete uploaded data sets, unless a job still needs them."""
     with Client(url, token) as client:
-        deleted = [client.delete_dataset(dataset_id) for dataset_id in dataset_ids]
+        freed = [(dataset_id, client.delete_dataset(dataset_id)) for dataset_id in dataset_ids]
     if as_json:
-        print_json(as_list(deleted))
+        print_json(as_list([{"id": dataset_id, "deleted": True, "freed_bytes": n} for dataset_id, n in freed]))
     else:
-        for answer in deleted:
-            print(f"{answer['id']}  deleted, {size(answer['freed_bytes'])} freed")
+        for dataset_id, n in freed:
+            print(f"{dataset_id}  deleted, {size(n)} freed")
 
 
 def _opened(path: Path) -> IO[bytes]:

@@ -8,8 +8,8 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from gradq.client import ApiError, Unreachable
 from gradq.options import Exit
+from gradq.problems import ApiError, Unreachable
 from shared.errors import ConfigurationError, GradqError
 
 NEXT_STEP = {

@@ -36,7 +36,7 @@ def outcome(statuses: list[str]) -> Exit:
 
 
 def print_json(value: Any) -> None:
-    print(json.dumps(value, indent=2, ensure_ascii=False), flush=True)
+    print(json.dumps(value, indent=2, ensure_ascii=False, default=dict), flush=True)  # a Job is a mapping
 
 
 def as_list(rows: list[Any]) -> dict[str, Any]:

@@ -7,13 +7,15 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, TypeVar
 
 import typer
 
 from gradq.article import print_article
-from gradq.client import DEFAULT_URL, ApiError, Client, Job, Unreachable
+from gradq.client import DEFAULT_URL, Client
+from gradq.job import Job
 from gradq.options import AsJson, Exit, JobId, JobIds, Token, Url, as_list, outcome, print_json
+from gradq.problems import ApiError, Unreachable
 from gradq.proof import print_check
 from gradq.tables import file_line, job_page, jobs_table, summary_line
 
@@ -32,7 +34,7 @@ def ps(
 ) -> None:
     """List jobs, newest first."""
     with Client(url, token) as client:
-        page = client.jobs(limit=limit, status=status)
+        page = client.page(limit=limit, status=status)
     if as_json:
         print_json(page)
     else:
@@ -46,10 +48,10 @@ def show(job_id: JobId, url: Url = DEFAULT_URL, token: Token = None, as_json: As
         if as_json:
             print_json(job)
         else:
-            job_page(job, client.artifacts(job_id))
+            job_page(job, job.artifacts())
             print_check((job.get("result") or {}).get("gradient_check") if job["kind"] == "gradient_check" else None)
             if "article" in job:
-                print_article(job, client.metrics(job_id))
+                print_article(job, job.metrics(max_points=1000))
 
 
 def wait(
@@ -75,24 +77,22 @@ def wait(
 
 def cancel(job_ids: JobIds, url: Url = DEFAULT_URL, token: Token = None, as_json: AsJson = False) -> None:
     """Cancel jobs; one that runs ends after its checkpoint is written."""
-    _steer(Client.cancel, job_ids, url, token, as_json)
+    _steer(Job.cancel, job_ids, url, token, as_json)
 
 
 def pause(job_ids: JobIds, url: Url = DEFAULT_URL, token: Token = None, as_json: AsJson = False) -> None:
     """Pause running jobs: checkpoint, free the slot, wait for `resume`."""
-    _steer(Client.pause, job_ids, url, token, as_json)
+    _steer(Job.pause, job_ids, url, token, as_json)
 
 
 def resume(job_ids: JobIds, url: Url = DEFAULT_URL, token: Token = None, as_json: AsJson = False) -> None:
     """Queue paused jobs again; they go on from their checkpoints."""
-    _steer(Client.resume, job_ids, url, token, as_json)
+    _steer(Job.resume, job_ids, url, token, as_json)
 
 
-def _steer(
-    action: Callable[[Client, str], Job], job_ids: list[str], url: str, token: str | None, as_json: bool
-) -> None:
+def _steer(action: Callable[[Job], Job], job_ids: list[str], url: str, token: str | None, as_json: bool) -> None:
     with Client(url, token) as client:
-        jobs = [action(client, job_id) for job_id in job_ids]
+        jobs = [action(client.job(job_id, fetch=False)) for job_id in job_ids]
     if as_json:
         print_json(as_list(jobs))
     else:
@@ -110,13 +110,14 @@ def download(
 ) -> None:
     """Fetch a job's files: model, curves, metrics. Each is checked by sha256."""
     with Client(url, token) as client:
-        artifacts = client.artifacts(job_id)
+        job = client.job(job_id, fetch=False)
+        artifacts = job.artifacts()
         there = [artifact["name"] for artifact in artifacts]
         if missing := [name for name in names or [] if name not in there]:
             known = ", ".join(there) or "none yet"
             raise typer.BadParameter(f"{job_id} has no file {', '.join(missing)}; its files: {known}")
         wanted = [artifact for artifact in artifacts if not names or artifact["name"] in names]
-        files = fetch(client, job_id, wanted, output or Path(job_id))
+        files = job.download(output or Path(job_id), [artifact["name"] for artifact in wanted])
     if as_json:
         print_json(as_list([{**artifact, "path": str(path)} for artifact, path in zip(wanted, files, strict=True)]))
         return
@@ -125,10 +126,6 @@ def download(
     if not files:
         print(f"gradq: {job_id} has no files yet; they come when it succeeds", file=sys.stderr)
         raise typer.Exit(Exit.FAILED)
-
-
-def fetch(client: Client, job_id: str, artifacts: list[dict[str, Any]], folder: Path) -> list[Path]:
-    return [client.download(job_id, artifact, folder) for artifact in artifacts]
 
 
 def wait_for(client: Client, job_ids: list[str], timeout: float | None) -> list[Job]:

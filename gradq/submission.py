@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from gradq.client import DEFAULT_URL, Client
+from gradq.job import Job
 from gradq.options import AsJson, Token, Url, outcome, print_json
 from gradq.steering import wait_for
 from gradq.tables import size, span, summary_line
@@ -93,7 +94,7 @@ def read_spec(file: str) -> dict[str, Any]:
     return spec
 
 
-def _show(job: dict[str, Any], as_json: bool) -> None:
+def _show(job: Job, as_json: bool) -> None:
     if as_json:
         print_json(job)
     else:

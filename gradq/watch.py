@@ -13,7 +13,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from gradq.client import DEFAULT_URL, Client, Job
+from gradq.client import DEFAULT_URL, Client
+from gradq.job import Job
 from gradq.options import Exit, JobId, Token, Url, outcome
 from gradq.plot import Curve, plot
 from gradq.steering import patiently
@@ -22,6 +23,7 @@ from gradq.tables import CHECK, STYLES, number, rate, span, summary_line
 PAUSE_SECONDS = 0.25
 CURVES = (("batch_loss", "batch", "bright_black"), ("train_loss", "train", "bright_blue"), ("val_loss", "val", "red"))
 PLOT_HEIGHT = 18
+POINTS = 1000  # more than a terminal has columns
 
 Series = dict[str, list[list[Any]]]
 
@@ -47,7 +49,7 @@ def draw_live(client: Client, job_id: str, console: Console) -> Job:
     with Live(console=console, auto_refresh=False, vertical_overflow="crop") as live:
         while True:
             job = patiently(partial(client.job, job_id))
-            series = patiently(partial(client.metrics, job_id))
+            series = patiently(partial(job.metrics, max_points=POINTS))
             live.update(picture(job, series, console.width, min(PLOT_HEIGHT, console.height - 4)), refresh=True)
             if job["terminal"]:
                 return job
@@ -93,7 +95,7 @@ def print_epochs(client: Client, job_id: str) -> Job:
     printed, status = 0, ""
     while True:
         job = patiently(partial(client.job, job_id))
-        series = patiently(partial(client.metrics, job_id))
+        series = patiently(partial(job.metrics, max_points=POINTS))
         if job["status"] != status and not job["terminal"]:
             status = job["status"]
             print(f"{job_id}  {status}", flush=True)

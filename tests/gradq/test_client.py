@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
-from gradq.client import ApiError, Client, Unreachable
+from gradq.client import Client
+from gradq.problems import ApiError, Unreachable
 from gradq.steering import patiently
 
 
@@ -25,24 +24,10 @@ def test_a_job_id_cannot_reach_another_path(api):
 
 def test_events_go_on_from_the_cursor(api):
     job_id = api.submit()
-    [queued] = api.client.events(job_id)
-    assert queued["type"] == "status"
-    assert api.client.events(job_id, after=queued["seq"]) == []
-
-
-def test_a_file_with_another_sha256_is_not_kept(api, tmp_path: Path):
-    job_id = api.submit()
-    api.finish(api.start(), files={"metrics.csv": b"step\n"})
-    [artifact] = api.client.artifacts(job_id)
-    with pytest.raises(ApiError, match="sha256"):
-        api.client.download(job_id, {**artifact, "sha256": "0" * 64}, tmp_path / "out")
-    assert list((tmp_path / "out").iterdir()) == []
-
-
-@pytest.mark.parametrize("name", ["../evil", "/etc/evil", ".hidden", ".."])
-def test_a_file_name_that_leaves_the_folder_is_refused(api, tmp_path: Path, name):
-    with pytest.raises(ApiError, match="no plain file name"):
-        api.client.download("job_0", {"name": name, "sha256": ""}, tmp_path)
+    job = api.client.job(job_id)
+    [queued] = job.events()
+    assert (queued.type, queued.status) == ("status", "queued")
+    assert job.events(after=queued.seq) == []
 
 
 def test_a_wait_outlives_a_short_absence():

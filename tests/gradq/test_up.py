@@ -14,7 +14,8 @@ import psutil
 import pytest
 from support.waiting import wait_for
 
-from gradq.client import Client, Unreachable
+from gradq.client import Client
+from gradq.problems import Unreachable
 
 LONG_JOB = {"epochs": 10_000, "batch_size": 1, "architecture": "linear", "checkpoint": {"every_seconds": 1}}
 
@@ -99,7 +100,7 @@ def test_it_takes_jobs_and_ends_with_all_its_parts(up, number):
         job_id = client.submit({"gradients": "manual", "epochs": 2, "seed": 1})["id"]
         wait_for(lambda: client.job(job_id)["terminal"], 60, "the end of the job")
         assert client.job(job_id)["status"] == "succeeded"
-        assert "model.safetensors" in [artifact["name"] for artifact in client.artifacts(job_id)]
+        assert "model.safetensors" in [artifact["name"] for artifact in client.job(job_id).artifacts()]
     family = service.family()
     assert len(family) >= 4
     assert service.end(number) == 0
@@ -124,7 +125,7 @@ def test_a_job_under_way_is_queued_at_the_end_and_goes_on_at_the_next_start(up):
             "a resume",
         )
         assert attempts[0]["outcome"] == "drained"
-        client.cancel(job_id)
+        client.job(job_id).cancel()
         assert wait_for(lambda: (job := client.job(job_id))["terminal"] and job["status"], 60, "the end") == "cancelled"
     assert again.end() == 0
 
