@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from api.requests import CommaList, UtcTime
+from api.requests import UtcTime
 from api.results import FailedGradientCheck, GradientCheckResult, TrainingResult
 from shared.artifacts import KINDS
 from shared.spec import JOB_ID, NO_CONTROLS, GradientCheckSpec, JobSpec, LabelKey, LabelValue, Name, Priority
@@ -161,7 +161,7 @@ class DeletedJob(Answer):
 class JobFilter(BaseModel):
     """Which jobs: those for which all of it holds."""
 
-    status: Annotated[tuple[Status, ...], CommaList] = Field((), description="any of these")
+    status: tuple[Status, ...] = Field((), description="any of these")
     name: Name | None = Field(None, description="`*` stands for any text; upper and lower case are one")
     labels: dict[LabelKey, LabelValue] = Field({}, max_length=16, description="all of these")
     created_after: UtcTime | None = None
@@ -170,12 +170,17 @@ class JobFilter(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+def _without_default(schema: dict[str, Any]) -> None:
+    """What is not sent is not changed: the value that stands for it here is nobody's business."""
+    del schema["default"]
+
+
 class JobPatch(BaseModel):
     """A merge patch (RFC 7396) of what may be changed of a job that is there. A label that is null is removed."""
 
-    name: Name = ""
-    priority: Priority = 50
-    labels: dict[LabelKey, LabelValue | None] | None = None
+    name: Name = Field("", json_schema_extra=_without_default)
+    priority: Priority = Field(50, json_schema_extra=_without_default)
+    labels: dict[LabelKey, LabelValue | None] | None = Field(None, json_schema_extra=_without_default)
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 

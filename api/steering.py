@@ -125,7 +125,9 @@ def patch(job_id: str) -> Response:
     ETag of the job as it was read, nothing is changed of a job that has changed since.
     """
     wanted = parse_body(schemas.JobPatch, MERGE_PATCH, unknown=UNCHANGEABLE)
-    return change(lambda session: _patched(session, job_id, wanted), status=200)
+    response = change(lambda session: _patched(session, job_id, wanted), status=200)
+    response.add_etag()  # for the next change
+    return response
 
 
 def _patched(session: Session, job_id: str, wanted: schemas.JobPatch) -> dict[str, Any]:
