@@ -12,6 +12,10 @@ from flask import Response, g, request
 from werkzeug.exceptions import Forbidden
 
 from api import artifacts, datasets, errors, events, health, jobs, metrics, openapi, predictions, presets, workers
+from api.held import EXTENSION as HELD
+from api.held import Held
+from api.job_answers import EXTENSION as JOB_ANSWERS
+from api.job_answers import JobAnswers
 from api.render import JSON
 from api.services import EXTENSION, Services
 from shared import logs
@@ -46,7 +50,9 @@ def create_app(settings: Settings | None = None) -> APIFlask:
         AUTO_SERVERS=False,
         DESCRIPTION="Submit training jobs, follow them, fetch their models.",
     )
-    app.extensions[EXTENSION] = Services.from_settings(settings)
+    services = app.extensions[EXTENSION] = Services.from_settings(settings)
+    app.extensions[HELD] = Held(settings, services.database)
+    app.extensions[JOB_ANSWERS] = JobAnswers()
     errors.register(app)
     for part in (jobs, events, metrics, artifacts, predictions, workers, datasets, presets, health, openapi):
         app.register_blueprint(part.bp)

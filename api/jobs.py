@@ -15,7 +15,8 @@ from pydantic import AfterValidator, AwareDatetime, Field
 from sqlalchemy import ColumnElement, Select, and_, exists, func, or_, select
 from sqlalchemy.orm import Session
 
-from api import schemas
+from api import job_answers, schemas
+from api.job_answers import JobQuery
 from api.openapi import endpoint
 from api.render import timestamp, timestamp_or_none
 from api.requests import LABELS, CommaList, Query, parse_json
@@ -29,7 +30,6 @@ from shared.spec import MAX_NAME, GradientCheckSpec, JobSpec, LabelKey, LabelVal
 from shared.states import TERMINAL, JobState
 from shared.tables import Attempt, Job
 
-POLL_SECONDS = 1  # what suits a job that is still going on
 REPRODUCED = " reproduced"
 JOB_ID = r"^job_[0-9a-f]{32}$"
 
@@ -127,17 +127,14 @@ def index(query: JobFilter) -> Response:
 
 
 @bp.get("/v1/jobs/<job_id>")
-@endpoint(schemas.Job, errors=(404, 503))
-def show(job_id: str) -> Response:
-    """Show a job"""
-    with services().database.read() as session:
-        job = jobs.get(session, job_id)
-        response = jsonify(to_json(session, job))
-    if job.state not in TERMINAL:
-        response.headers["Retry-After"] = str(POLL_SECONDS)
-    response.add_etag()
-    response.make_conditional(request)
-    return response
+@endpoint(schemas.Job, query=JobQuery, errors=(404, 503))
+def show(job_id: str, query: JobQuery) -> Response:
+    """Show a job
+
+    `Retry-After` says how soon it is worth asking again. With `wait` the answer is held back until the job has changed
+    (is no longer what `If-None-Match` names), or, with `until=terminal`, has ended; then it says what is true by then.
+    """
+    return job_answers.show(job_id, query, to_json)
 
 
 @bp.post("/v1/jobs/<job_id>/cancel")

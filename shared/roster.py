@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import and_, delete, func, or_, select
+from sqlalchemy import ColumnElement, and_, delete, func, or_, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
@@ -47,14 +47,18 @@ def queue_standing(session: Session, job: Job, live_within_seconds: float) -> di
     """Where a queued job stands and why it waits; None once it runs or has ended."""
     if job.state != JobState.QUEUED:
         return None
-    ahead_of = or_(
-        Job.priority > job.priority,
-        and_(Job.priority == job.priority, Job.created_at < job.created_at),
-        and_(Job.priority == job.priority, Job.created_at == job.created_at, Job.id < job.id),
-    )
-    ahead = session.scalar(select(func.count()).where(Job.state == JobState.QUEUED, ahead_of)) or 0
+    ahead = session.scalar(select(func.count()).where(Job.state == JobState.QUEUED, ahead_of(Job, job))) or 0
     workers = live_workers(session, live_within_seconds)
     return {"position": ahead + 1, "reason": _reason_to_wait(job, ahead, workers)}
+
+
+def ahead_of(other: Any, job: Any) -> ColumnElement[bool]:
+    """Whether `other` is claimed before `job` where both are queued; either may be a row or the table."""
+    return or_(
+        other.priority > job.priority,
+        and_(other.priority == job.priority, other.created_at < job.created_at),
+        and_(other.priority == job.priority, other.created_at == job.created_at, other.id < job.id),
+    )
 
 
 def _reason_to_wait(job: Job, ahead: int, workers: Sequence[Worker]) -> dict[str, str]:
