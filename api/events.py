@@ -43,7 +43,7 @@ def index(job_id: str, query: EventFilter) -> Response:
     """
     if request.accept_mimetypes.best_match([JSON, streams.MEDIA_TYPE]) == streams.MEDIA_TYPE:
         return _stream(job_id, query)
-    response = hold(job_id, query, lambda: _page(job_id, query))
+    response = hold(job_id, query.seconds, lambda: _page(job_id, query))
     response.headers["Vary"] = "Accept"
     return response
 

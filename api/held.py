@@ -81,10 +81,9 @@ def held() -> Held:
     return found
 
 
-def hold(job_id: str, waiting: Waiting, ask: Ask) -> Response:
+def hold(job_id: str, seconds: float | None, ask: Ask) -> Response:
     """Ask until there is nothing to wait for or time is over. Where all places are taken, ask once."""
-    seconds = waiting.seconds or 0.0
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + (seconds or 0.0)
     response, concerns = ask()
     if seconds and concerns is not None:
         place = held().place()
@@ -97,13 +96,15 @@ def hold(job_id: str, waiting: Waiting, ask: Ask) -> Response:
                 response, concerns = ask()
         finally:
             place.leave()
-    if waiting.wait is None and waiting.seconds is not None:
+    if seconds is not None and "wait" not in request.args:
         response.headers["Preference-Applied"] = f"wait={seconds:g}"
     return response
 
 
 def preferred_seconds() -> float | None:
     """Of `Prefer: wait=30` (RFC 7240): the first one counts, what cannot be read is passed over, more than 60 is 60."""
+    if "Prefer" not in request.headers:
+        return None
     for preference in ",".join(request.headers.getlist("Prefer")).split(","):
         if found := PREFERENCE.fullmatch(preference):
             return float(min(int(found[1]), LONGEST_SECONDS))

@@ -27,8 +27,9 @@ EXTENSION = "gradq.job_answers"
 MOST_KEPT = 512
 SOON_SECONDS, LATER_SECONDS = 1, 10  # between two polls of a job that is about to move; of one that is not
 
-ROW = tuple(type_coerce(c, Text).label(f"raw_{c.name}") for c in Job.__table__.columns)  # as the driver gives it
-ROW_OF = select(*ROW).where(Job.id == bindparam("job_id"))
+TABLE = Job.__table__
+ROW = tuple(type_coerce(c, Text).label(f"raw_{c.name}") for c in TABLE.columns)  # as the driver gives it
+ROW_OF = select(*ROW).where(TABLE.c.id == bindparam("job_id"))
 JOB_AND_ROW_OF = select(Job, *ROW).where(Job.id == bindparam("job_id"))
 
 Render = Callable[[Session, Job], dict[str, Any]]
@@ -68,8 +69,8 @@ class JobAnswers:
         return answer
 
     def _row(self, job_id: str) -> tuple[Any, ...] | None:
-        with services().database.read() as session:
-            found = session.execute(ROW_OF, {"job_id": job_id}).first()
+        with services().database.look() as connection:
+            found = connection.execute(ROW_OF, {"job_id": job_id}).first()
         return None if found is None else tuple(found)
 
     def _keep(self, job_id: str, answer: JobAnswer) -> None:
@@ -82,24 +83,25 @@ class JobAnswers:
 
 def show(job_id: str, query: JobQuery, render: Render) -> Response:
     """Hold the answer as `query` says, and send it, or 304 for what the client has already."""
-    if query.until is not None and query.seconds is None:
+    seconds = query.seconds
+    if query.until is not None and seconds is None:
         raise InvalidQuery([FieldError("/until", "wait_missing", "needs `wait`, the seconds to wait at most")])
     answers: JobAnswers = current_app.extensions[EXTENSION]
     first_etag: str | None = None
 
     def ask() -> tuple[Response, Concerns | None]:
         nonlocal first_etag
-        seen = _look(job_id) if query.seconds else None  # before the answer: what comes between is a change, not lost
+        seen = _look(job_id) if seconds else None  # before the answer: what comes between is a change, not lost
         answer = answers.get(job_id, render)
         first_etag = first_etag or answer.etag
         response = _response(answer)
-        if not query.seconds or _is_news(answer, query, first_etag):
+        if not seconds or _is_news(answer, query, first_etag):
             return response, None
         if query.until is not None:
             return response, lambda look: look is None or look.terminal
         return response, lambda look: look != seen
 
-    response = hold(job_id, query, ask)
+    response = hold(job_id, seconds, ask)
     response.make_conditional(request)
     return response
 
