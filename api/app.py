@@ -28,6 +28,10 @@ from api import (
     steering,
     workers,
 )
+from api.held import EXTENSION as HELD
+from api.held import Held
+from api.job_answers import EXTENSION as JOB_ANSWERS
+from api.job_answers import JobAnswers
 from api.render import JSON
 from api.services import EXTENSION, Services
 from shared import logs
@@ -65,7 +69,9 @@ def create_app(settings: Settings | None = None) -> APIFlask:
         AUTO_404_RESPONSE=False,
         AUTO_VALIDATION_ERROR_RESPONSE=False,
     )
-    app.extensions[EXTENSION] = Services.from_settings(settings)
+    services = app.extensions[EXTENSION] = Services.from_settings(settings)
+    app.extensions[HELD] = Held(settings, services.database)
+    app.extensions[JOB_ANSWERS] = JobAnswers()
     errors.register(app)
     for part in PARTS:
         app.register_blueprint(part.bp)

@@ -17,9 +17,6 @@ from werkzeug.exceptions import RequestEntityTooLarge, UnsupportedMediaType
 from shared.errors import BadRequest, FieldError, InvalidBody, InvalidHeader, InvalidQuery, NotFound
 from shared.wording import field_error
 
-# What the contract names and this version does not build.
-NOT_BUILT_PARAMETERS = ("wait", "until")
-
 JSON = "application/json"
 LABELS = "label."  # a model with a field of this alias takes label.KEY=value into it
 MAX_KEY = 255  # characters of an Idempotency-Key
@@ -108,8 +105,6 @@ def _query_error(model: type[Query], error: ErrorDetails) -> FieldError:
     if name == LABELS and below:
         name += below[0]
     kind, value = error["type"], error["input"]
-    if kind == "extra_forbidden" and name in NOT_BUILT_PARAMETERS:
-        return FieldError(_pointer(name), "not_built", f"'{name}' is in the contract, but not built for this call")
     if kind == "extra_forbidden":
         return FieldError(_pointer(name), kind, f"unknown parameter{close_to(name, _aliases(model))}")
     text = error["msg"]

@@ -313,7 +313,7 @@ class TestList:
             ("limt=3", "/limt", "extra_forbidden"),
             ("labels=x", "/labels", "extra_forbidden"),
             ("status=done", "/status", "literal_error"),
-            ("wait=3", "/wait", "not_built"),
+            ("wait=3", "/wait", "extra_forbidden"),
             ("after=job_1' OR 1=1", "/after", "string_pattern_mismatch"),
             ("name=a%00b", "/name", "nul"),
             ("label.a%00=b", "/label.a\x00", "nul"),

@@ -141,7 +141,7 @@ class TestErrors:
 
         monkeypatch.setattr(jobs, "get", fail)
         with capture_logs() as lines:
-            answer = client.get("/v1/jobs/job_0")
+            answer = client.get("/v1/jobs/job_0/events")
         body = problem(answer, 500, "internal_error")
         assert "swordfish" not in answer.text
         (line,) = [line for line in lines if line["event"] == "request failed"]
