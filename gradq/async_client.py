@@ -163,7 +163,9 @@ class AsyncJob(JobView):
 
     async def refresh(self, wait: float = 0.0) -> Self:
         """Look again, as `Job.refresh`."""
-        return self._now(await self._calls.job(self.id, wait))
+        if wait > 0:
+            return self._now(await waiting.until_changed(self._calls, self.id, self.json, wait))
+        return self._now(await self._calls.job(self.id))
 
     async def wait(self, timeout: float | None = None, poll: float | None = None, check: bool = False) -> Self:
         """Return when the job has ended, as `Job.wait`."""

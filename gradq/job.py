@@ -27,8 +27,10 @@ class Job(JobView):
         self._calls = calls
 
     def refresh(self, wait: float = 0.0) -> Self:
-        """Look again. With `wait`, the service may hold the question until the job changes, for so many seconds."""
-        return self._now(finish(self._calls.job(self.id, wait)))
+        """Look again. With `wait`: as soon as it is no longer as it was seen last, and after so many seconds anyway."""
+        if wait > 0:
+            return self._now(finish(waiting.until_changed(self._calls, self.id, self.json, wait)))
+        return self._now(finish(self._calls.job(self.id)))
 
     def wait(self, timeout: float | None = None, poll: float | None = None, check: bool = False) -> Self:
         """Return when the job has ended; a paused one has not.
