@@ -201,7 +201,7 @@ class AsyncJob(JobView):
         """Its files: name, kind, media_type, size_bytes, sha256, created_at."""
         return await self._calls.artifacts(self.id)
 
-    async def download(self, folder: str | Path, names: Sequence[str] | None = None) -> list[Path]:
+    async def download(self, folder: str | Path, names: str | Sequence[str] | None = None) -> list[Path]:
         """Fetch all files, or those that `names` lists, as `Job.download`."""
         return await downloads.files(self._calls, self.id, Path(folder), names)
 

@@ -77,7 +77,7 @@ class Job(JobView):
         """Its files: name, kind, media_type, size_bytes, sha256, created_at."""
         return finish(self._calls.artifacts(self.id))
 
-    def download(self, folder: str | Path, names: Sequence[str] | None = None) -> list[Path]:
+    def download(self, folder: str | Path, names: str | Sequence[str] | None = None) -> list[Path]:
         """Fetch all files, or those that `names` lists. Each arrives whole with the right sha256, or not at all.
 
         A connection that breaks is taken up again where it broke.

@@ -45,12 +45,12 @@ async def until_changed(calls: Calls, job_id: str, seen: Json, seconds: float) -
     """The job as soon as it is no longer as it was `seen`; after so many seconds, as it is."""
     deadline = time.monotonic() + seconds
     look: Look | None = None  # the first question tells what the service has now, and by which ETag
-    holds = True
+    holds, patience = True, 0.0
     while True:
         asked_at = time.monotonic()
         wait = min(HOLD_SECONDS, max(0.0, deadline - asked_at)) if holds and look is not None else 0.0
         try:
-            look = await calls.look(job_id, wait, known=look)
+            look = await calls.look(job_id, wait, known=look, patience=patience)
         except ApiError as error:
             if not refuses_to_hold(error):
                 raise
@@ -59,6 +59,7 @@ async def until_changed(calls: Calls, job_id: str, seen: Json, seconds: float) -
         now = time.monotonic()
         if look.job != seen or look.job["terminal"] or now >= deadline:
             return look.job
+        patience = PATIENCE_SECONDS
         if (wait > 0 and not was_held(asked_at, wait)) or not holds:
             await calls.sender.transport.sleep(min(look.interval or POLL_SECONDS, deadline - now))
 

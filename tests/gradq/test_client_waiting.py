@@ -252,6 +252,11 @@ def test_a_service_that_never_comes_back_ends_the_watching(monkeypatch):
             next(watching)
 
 
+def test_where_nobody_is_a_watching_ends_soon(slept):
+    with Client("http://127.0.0.1:1") as client, pytest.raises(Unreachable):
+        next(client.job("job_1", fetch=False).watch())
+
+
 def test_an_error_inside_the_service_ends_the_watching():
     with talk(answers(job()), problem(500, "internal_error")) as (_, client), pytest.raises(ServerError):
         list(client.job("job_1").watch())
