@@ -49,7 +49,7 @@ class Calls:
         return await self._post("/v1/jobs", json=dict(spec), key=key)
 
     async def dry_run(self, spec: Mapping[str, Any]) -> Json:
-        return await self._post("/v1/jobs", json=dict(spec), params={"dry_run": "true"})
+        return await self._ask("/v1/jobs", json=dict(spec), params={"dry_run": "true"})
 
     async def check(self, spec: Mapping[str, Any], key: str | None = None) -> Json:
         return await self._post("/v1/gradient-checks", json=dict(spec), key=key)
@@ -140,7 +140,7 @@ class Calls:
         return (await self.sender.once(request)).content
 
     async def predict(self, job_id: str, body: Mapping[str, Any], invert: bool) -> Json:
-        return await self._post(f"{path_of(job_id)}/predict", params={"invert": str(invert).lower()}, **body)
+        return await self._ask(f"{path_of(job_id)}/predict", params={"invert": str(invert).lower()}, **body)
 
     # --- the service --------------------------------------------------------------------------------------------------
 
@@ -186,12 +186,14 @@ class Calls:
             return Request("GET", path, params=_given({**query, "until": None}))
         return Request("GET", path, params=_given({**query, "wait": round(wait, 3)}), timeout=wait + HELD_SECONDS)
 
-    async def _post(self, path: str, key: str | None = None, media_type: str | None = None, **parts: Any) -> Json:
+    async def _post(self, path: str, key: str | None = None, **parts: Any) -> Json:
         """Under a key of its own, which all tries of this call share: what is done, is done once."""
-        headers = {"Idempotency-Key": key or uuid4().hex}
-        if media_type is not None:
-            headers["Content-Type"] = media_type
-        return await self._json(Request("POST", path, headers=headers, **parts))
+        return await self._json(Request("POST", path, headers={"Idempotency-Key": key or uuid4().hex}, **parts))
+
+    async def _ask(self, path: str, media_type: str | None = None, **parts: Any) -> Json:
+        """A POST that changes nothing. No key: the service would keep an answer that it can give again at any time."""
+        headers = {} if media_type is None else {"Content-Type": media_type}
+        return await self._json(Request("POST", path, headers=headers, pure=True, **parts))
 
     async def _delete(self, path: str) -> int:
         try:

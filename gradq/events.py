@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Self, TypeAlias, cast
 
 from gradq.calls import Calls, Json, path_of
-from gradq.problems import ApiError, BadAnswer, NotAcceptable, ServiceUnavailable, Unreachable
+from gradq.problems import ApiError, BadAnswer, ClientError, NotAcceptable, ServiceUnavailable, Unreachable
 from gradq.transport import Request
 from gradq.waiting import HOLD_SECONDS, PATIENCE_SECONDS, POLL_SECONDS, refuses_to_hold, was_held
 
@@ -92,7 +92,7 @@ async def follow(calls: Calls, job_id: str, after: int = 0, type: str | None = N
             raise Unreachable(calls.sender.url, "the stream ended before the job's last line", refused=False)
         except (NotAcceptable, ServiceUnavailable, BadAnswer):
             break
-        except Unreachable as error:
+        except ClientError as error:
             failures += 1
             await calls.sender.pause(error, _request(job_id, cursor, type), failures, started, patience)
     async with aclosing(_pages(calls, job_id, cursor, type)) as pages:

@@ -67,14 +67,10 @@ class Sender:
         started, tries = self.clock(), 0
         while True:
             try:
-                return await self._once(request)
+                return await self.once(request)
             except ClientError as error:
                 tries += 1
                 await self.pause(error, request, tries, started, patience)
-
-    async def once(self, request: Request) -> httpx2.Response:
-        """The same, without a second try."""
-        return await self._once(request)
 
     async def pause(
         self, error: ClientError, request: Request, tries: int, started: float, patience: float = 0.0
@@ -89,7 +85,8 @@ class Sender:
             raise error
         await self.transport.sleep(seconds)
 
-    async def _once(self, request: Request) -> httpx2.Response:
+    async def once(self, request: Request) -> httpx2.Response:
+        """The answer of one try."""
         try:
             response = await self.transport.send(request)
         except httpx2.TransportError as error:

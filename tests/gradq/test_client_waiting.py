@@ -176,10 +176,11 @@ def test_a_log_is_a_stream_until_its_end(chunked):
 @pytest.mark.parametrize("chunked", [True, False])
 def test_a_stream_that_is_cut_goes_on_behind_the_last_line(chunked):
     first, second = stream(row(1), row(2), end=None, chunked=chunked), stream(row(2), row(3), end=None, chunked=chunked)
-    with talk(*ended(first, CUT, second, stream(row(4)))) as (server, client):
+    gateway = problem(502, "bad_gateway")
+    with talk(*ended(first, CUT, gateway, second, stream(row(4)))) as (server, client):
         assert seqs(client.job("job_1").watch()) == [1, 2, 3, 4]
     cursors = [asked.headers["last-event-id"] for asked in server.asked[1:-1]]
-    assert cursors == ["0", "2", "2", "3"]
+    assert cursors == ["0", "2", "2", "2", "3"]
     assert [asked.query["after"] for asked in server.asked[1:-1]] == cursors
 
 
