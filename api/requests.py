@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Annotated, Any, TypeVar
 
@@ -130,12 +131,16 @@ def close_to(name: str, known: Sequence[str]) -> str:
 # --- the body ---------------------------------------------------------------------------------------------------------
 
 
-def parse_body(model: type[B], *also: str) -> B:
-    """The request's JSON as `model`; `also` are other media types that it may be sent as."""
+def parse_body(model: type[B], *also: str, unknown: str | None = None) -> B:
+    """The request's JSON as `model`. `also`: other media types that it may be sent as; `unknown`: what is said of a
+    field that the model has not."""
     try:
         return model.model_validate(parse_json(*also))
     except ValidationError as error:
-        raise InvalidBody([field_error(model, e) for e in error.errors(include_url=False)]) from error
+        wrong = [field_error(model, e) for e in error.errors(include_url=False)]
+        if unknown is not None:
+            wrong = [replace(e, detail=unknown) if e.code == "extra_forbidden" else e for e in wrong]
+        raise InvalidBody(wrong) from error
 
 
 def parse_json(*also: str) -> Any:

@@ -22,6 +22,7 @@ from shared.states import JobState
 from shared.tables import Job
 
 MERGE_PATCH = "application/merge-patch+json"
+UNCHANGEABLE = f"stays as it is; what can be changed: {', '.join(schemas.JobPatch.model_fields)}"
 REPRODUCED = " reproduced"
 
 bp = APIBlueprint("steering", __name__, tag="Jobs")
@@ -61,7 +62,7 @@ def resume(job_id: str) -> Response:
 
 
 @bp.post("/v1/jobs/<job_id>/retry")
-@endpoint(schemas.Job, status=202, errors=(404, 409, 503))
+@endpoint(schemas.Job, status=202, errors=(404, 409, 503), problems={422: ("invalid_query", "invalid_spec")})
 @once
 def retry(job_id: str) -> Response:
     """Try a job that failed or was cancelled again
@@ -79,7 +80,13 @@ def queue_again(session: Session, job_id: str) -> Job:
 
 
 @bp.post("/v1/jobs/<job_id>/reproduce")
-@endpoint(schemas.Job, status=202, errors=(404, 409, 503))
+@endpoint(
+    schemas.Job,
+    status=202,
+    errors=(404, 409, 503),
+    problems={422: ("invalid_query", "invalid_spec")},
+    headers=("Location",),
+)
 @once
 def reproduce(job_id: str) -> Response:
     """Run a job again with the same spec and seed
@@ -106,8 +113,11 @@ def _repeat(session: Session, original: Job) -> dict[str, Any]:
 @endpoint(
     schemas.Job,
     body=schemas.JobPatch,
-    other_bodies={MERGE_PATCH: {"$ref": "#/components/schemas/JobPatch"}},
+    other_bodies={MERGE_PATCH: schemas.JobPatch},
     errors=(400, 404, 412, 413, 415, 503),
+    problems={422: ("invalid_query", "invalid_body")},
+    takes=("If-Match",),
+    headers=("ETag",),
 )
 def patch(job_id: str) -> Response:
     """Change a job's name, priority or labels
@@ -115,8 +125,10 @@ def patch(job_id: str) -> Response:
     A merge patch (RFC 7396): a label that is null is removed, one that is not named stays. With `If-Match`, and the
     ETag of the job as it was read, nothing is changed of a job that has changed since.
     """
-    wanted = parse_body(schemas.JobPatch, MERGE_PATCH)
-    return change(lambda session: _patched(session, job_id, wanted), status=200)
+    wanted = parse_body(schemas.JobPatch, MERGE_PATCH, unknown=UNCHANGEABLE)
+    response = change(lambda session: _patched(session, job_id, wanted), status=200)
+    response.add_etag()  # for the next change
+    return response
 
 
 def _patched(session: Session, job_id: str, wanted: schemas.JobPatch) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import delete, func, or_, select
+from sqlalchemy import ColumnElement, and_, delete, func, or_, select
 from sqlalchemy.orm import Session
 
 from shared.database import upsert
@@ -68,7 +68,7 @@ def queue_standings(session: Session, some: Sequence[Job], live_within_seconds: 
     waiting = [job for job in some if job.state == JobState.QUEUED]
     if not waiting:
         return {}
-    ahead = _jobs_ahead(session, [job.id for job in waiting])
+    ahead = _jobs_ahead(session, waiting)
     workers = live_workers(session, live_within_seconds)
     return {
         job.id: {"position": ahead[job.id] + 1, "reason": _reason_to_wait(job, ahead[job.id], workers)}
@@ -76,12 +76,25 @@ def queue_standings(session: Session, some: Sequence[Job], live_within_seconds: 
     }
 
 
-def _jobs_ahead(session: Session, job_ids: list[str]) -> dict[str, int]:
-    """How many queued jobs are claimed before each of these."""
+def _jobs_ahead(session: Session, waiting: list[Job]) -> dict[str, int]:
+    """How many queued jobs are claimed before each of these. Among 10 000, counting takes 3 ms a job; numbering the
+    whole queue takes 40, and serves all."""
+    if len(waiting) == 1:
+        (job,) = waiting
+        ahead = select(func.count()).where(Job.state == JobState.QUEUED, _before(job))
+        return {job.id: session.scalar(ahead) or 0}
     place = func.row_number().over(order_by=(Job.priority.desc(), Job.created_at, Job.id))
     line = select(Job.id, place.label("place")).where(Job.state == JobState.QUEUED).subquery()
-    found = session.execute(select(line.c.id, line.c.place).where(line.c.id.in_(job_ids)))
+    found = session.execute(select(line.c.id, line.c.place).where(line.c.id.in_([job.id for job in waiting])))
     return {job_id: place - 1 for job_id, place in found}
+
+
+def _before(job: Job) -> ColumnElement[bool]:
+    return or_(
+        Job.priority > job.priority,
+        and_(Job.priority == job.priority, Job.created_at < job.created_at),
+        and_(Job.priority == job.priority, Job.created_at == job.created_at, Job.id < job.id),
+    )
 
 
 def _reason_to_wait(job: Job, ahead: int, workers: Sequence[Worker]) -> dict[str, str]:

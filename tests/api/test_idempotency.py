@@ -25,10 +25,7 @@ from support.waiting import wait_for
 from werkzeug.test import TestResponse
 
 from api import jobs as view
-from api.app import create_app
-from api.services import EXTENSION
 from shared import idempotency
-from shared.config import Settings
 from shared.database import Database
 from shared.errors import DatabaseAway
 from shared.states import JobState
@@ -38,11 +35,8 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
-def app(database: Database, tmp_path: Path) -> Iterator[Flask]:
-    nobody = f"redis+socket://{tmp_path}/nobody.sock"
-    app = create_app(Settings(state_dir=tmp_path, database_url=database.url, redis_url=nobody))
-    yield app
-    app.extensions[EXTENSION].database.close()
+def app(app_on_each_database: Flask) -> Flask:
+    return app_on_each_database
 
 
 @pytest.fixture
