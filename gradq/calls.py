@@ -107,7 +107,7 @@ class Calls:
         for start in range(0, len(ids or []), BULK):
             assert ids is not None
             found += (await self._bulk(action, ids=list(ids[start : start + BULK])))["data"]
-        wanted = None if filter is None else {name: _text(value) for name, value in filter.items()}
+        wanted = None if filter is None else body_of(filter)
         while wanted is not None:
             answer = await self._bulk(action, filter=wanted)
             found += answer["data"]
@@ -217,10 +217,22 @@ def query_of(filter: Mapping[str, Any]) -> Json:
     return query | {f"label.{key}": value for key, value in (filter.get("labels") or {}).items()}
 
 
+def body_of(filter: Mapping[str, Any]) -> Json:
+    """The same filter as JSON: several states as a list."""
+    body = {name: _moment(value) for name, value in filter.items() if value is not None}
+    if "status" in body:
+        body["status"] = [body["status"]] if isinstance(body["status"], str) else list(body["status"])
+    return body
+
+
 def _text(value: Any) -> Any:
+    return ",".join(value) if isinstance(value, list | tuple | set | frozenset) else _moment(value)
+
+
+def _moment(value: Any) -> Any:
     if isinstance(value, datetime):
         return (value if value.tzinfo else value.astimezone()).isoformat()
-    return ",".join(value) if isinstance(value, list | tuple | set | frozenset) else value
+    return value
 
 
 def _given(query: Mapping[str, Any]) -> Json:
