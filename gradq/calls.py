@@ -40,6 +40,8 @@ class Look:
 
 
 class Calls:
+    """The calls to one service; JSON comes back as it was sent, out of its list where it stood in one."""
+
     def __init__(self, sender: Sender) -> None:
         self.sender = sender
 
@@ -188,7 +190,8 @@ class Calls:
 
     async def _post(self, path: str, key: str | None = None, **parts: Any) -> Json:
         """Under a key of its own, which all tries of this call share: what is done, is done once."""
-        return await self._json(Request("POST", path, headers={"Idempotency-Key": key or uuid4().hex}, **parts))
+        headers = {"Idempotency-Key": uuid4().hex if key is None else key}
+        return await self._json(Request("POST", path, headers=headers, **parts))
 
     async def _ask(self, path: str, media_type: str | None = None, **parts: Any) -> Json:
         """A POST that changes nothing. No key: the service would keep an answer that it can give again at any time."""

@@ -71,6 +71,10 @@ def test_one_key_is_one_job_and_stands_for_one_request(api):
     assert api.client.submit(lr=0.1, idempotency_key="k").id == first.id
     with pytest.raises(KeyReused):
         api.client.submit(lr=0.2, idempotency_key="k")
+    for wrong in ("", "k" * 256):
+        with pytest.raises(ApiError) as caught:
+            api.client.submit(idempotency_key=wrong)
+        assert caught.value.names("/Idempotency-Key")
 
 
 def test_a_dry_run_costs_nothing_and_a_check_is_a_job(api):
