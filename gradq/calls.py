@@ -57,21 +57,17 @@ class Calls:
         return await self._post("/v1/gradient-checks", json=dict(spec), key=key)
 
     async def job(self, job_id: str, patience: float = 0.0) -> Json:
-        return (await self.look(job_id, patience=patience)).job
+        return await self._get(path_of(job_id), patience=patience)
 
-    async def look(
-        self,
-        job_id: str,
-        wait: float = 0.0,
-        until: str | None = None,
-        known: Look | None = None,
-        patience: float = 0.0,
-    ) -> Look:
-        """The job now; or within `wait` seconds, when it is no longer as `known` or, with `until`, has ended."""
+    async def look(self, job_id: str, wait: float = 0.0, until: str | None = None, known: Look | None = None) -> Look:
+        """The job now; or within `wait` seconds, when it is no longer as `known` or, with `until`, has ended.
+
+        One try: a second one would wait as long again.
+        """
         request = self._held(path_of(job_id), {"until": until}, wait)
         if known is not None and known.etag:
             request = replace(request, headers={"If-None-Match": known.etag})
-        response = await self.sender.send(request, patience)
+        response = await self.sender.once(request)
         if known is not None and response.status_code == 304:
             return replace(known, interval=retry_after(response))
         return Look(json_of(response, self.sender.url), response.headers.get("ETag"), retry_after(response))

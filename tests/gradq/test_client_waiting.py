@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -115,6 +116,32 @@ def test_a_wait_outlives_a_service_that_is_away_for_a_while(slept):
     with talk(answers(job()), answers(job()), *away, answers(job("succeeded")), retries=2) as (server, client):
         assert client.job("job_1").wait().status == "succeeded"
     assert len(server.asked) == 15
+
+
+def test_a_wait_through_an_absence_is_over_when_its_time_is(monkeypatch):
+    """Neither the patience for the service nor another try of a held question goes beyond it."""
+    clock = Clock()
+    monkeypatch.setattr(time, "monotonic", clock)
+    monkeypatch.setattr(Blocking, "sleep", clock.sleep)
+    with talk(answers(job()), answers(job()), CUT) as (server, client), pytest.raises(WaitTimeout):
+        client.job("job_1").wait(timeout=7)
+    assert 7 <= clock.now < 7.1
+    waits = [float(asked.query["wait"]) for asked in server.asked[1:] if "wait" in asked.query]
+    assert waits == sorted(waits, reverse=True)
+    assert waits[0] > 6.9 > waits[-1]
+
+
+class Clock:
+    """Stands still, but for pauses."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    async def sleep(self, seconds: float) -> None:
+        self.now += seconds
 
 
 def test_a_wait_does_not_outlive_a_job_that_is_deleted():
