@@ -40,10 +40,9 @@ def database(patient: Patient) -> Finding:
     settings, url = patient.settings, make_url(patient.settings.database)
     facts: dict[str, Any] = {"url": url.render_as_string(hide_password=True)}
     if url.get_backend_name() == "sqlite":
-        path = Path(url.database or "")
-        facts |= {"filesystem": filesystem_of(path.parent)}
-        if not path.exists() and not patient.holder:
-            return ok(f"none yet; `gradq up` makes {path}", **facts)
+        facts |= {"filesystem": filesystem_of(Path(url.database or "").parent)}
+        if not patient.has_database:
+            return _no_file(patient, str(url.database), facts)
     try:
         found = Database(settings.database)
     except (ConfigurationError, OSError) as error:
@@ -60,6 +59,13 @@ def database(patient: Patient) -> Finding:
         return _damaged(str(error.orig), facts)
     finally:
         found.close()
+
+
+def _no_file(patient: Patient, path: str, facts: dict[str, Any]) -> Finding:
+    if patient.holder:
+        mend = "Stop that service, put a backup back (see docs/operations.md) or start anew, and start it again."
+        return problem(f"{path} is gone, and {patient.holder} works with it", mend, **facts)
+    return ok(f"none yet; `gradq up` makes {path}", **facts)
 
 
 def _examined(database: Database, facts: dict[str, Any]) -> Finding:
