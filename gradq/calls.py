@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import IO, Any, Literal, TypeAlias
@@ -29,6 +30,15 @@ DECODE_SECONDS = 3600.0  # how long a service may take to decode what was upload
 HELD_SECONDS = 10.0  # what a held request may take beyond its wait
 
 
+@dataclass(frozen=True)
+class Look:
+    """A job as it was; `interval`: after how many seconds the service wants to be asked again."""
+
+    job: Json
+    etag: str | None = None
+    interval: float | None = None
+
+
 class Calls:
     def __init__(self, sender: Sender) -> None:
         self.sender = sender
@@ -44,16 +54,25 @@ class Calls:
     async def check(self, spec: Mapping[str, Any], key: str | None = None) -> Json:
         return await self._post("/v1/gradient-checks", json=dict(spec), key=key)
 
-    async def job(self, job_id: str, wait: float = 0.0, until: str | None = None, patience: float = 0.0) -> Json:
-        return (await self.job_and_interval(job_id, wait, until, patience))[0]
+    async def job(self, job_id: str, patience: float = 0.0) -> Json:
+        return (await self.look(job_id, patience=patience)).job
 
-    async def job_and_interval(
-        self, job_id: str, wait: float = 0.0, until: str | None = None, patience: float = 0.0
-    ) -> tuple[Json, float | None]:
-        """The job, and after how many seconds the service wants to be asked again."""
+    async def look(
+        self,
+        job_id: str,
+        wait: float = 0.0,
+        until: str | None = None,
+        known: Look | None = None,
+        patience: float = 0.0,
+    ) -> Look:
+        """The job now; or within `wait` seconds, when it is no longer as `known` or, with `until`, has ended."""
         request = self._held(path_of(job_id), {"until": until}, wait)
+        if known is not None and known.etag:
+            request = replace(request, headers={"If-None-Match": known.etag})
         response = await self.sender.send(request, patience)
-        return json_of(response, self.sender.url), retry_after(response)
+        if known is not None and response.status_code == 304:
+            return replace(known, interval=retry_after(response))
+        return Look(json_of(response, self.sender.url), response.headers.get("ETag"), retry_after(response))
 
     async def page(self, limit: int, after: str | None = None, **filter: Any) -> Json:
         return await self._get("/v1/jobs", {**query_of(filter), "limit": limit, "after": after})

@@ -20,8 +20,9 @@ from gradq.transport import Request, Stream
 IDENTITY = {"Accept": "*/*", "Accept-Encoding": "identity"}  # a range is one of the bytes that the sha256 is of
 
 
-async def files(calls: Calls, job_id: str, folder: Path, names: Sequence[str] | None = None) -> list[Path]:
+async def files(calls: Calls, job_id: str, folder: Path, names: str | Sequence[str] | None = None) -> list[Path]:
     """The files of a job that `names` lists, or all, in `folder`."""
+    names = [names] if isinstance(names, str) else names
     there = {artifact["name"]: artifact for artifact in await calls.artifacts(job_id)}
     if missing := [name for name in names or [] if name not in there]:
         known = ", ".join(there) or "none yet; they come when it succeeds"

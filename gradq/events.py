@@ -78,25 +78,23 @@ async def page(calls: Calls, job_id: str, after: int, type: str | None) -> list[
 
 async def follow(calls: Calls, job_id: str, after: int = 0, type: str | None = None) -> AsyncGenerator[Event, None]:
     """The lines behind the cursor as they come, until the job has ended and all were given."""
-    cursor, failures, started = after, 0, time.monotonic()
+    cursor, failures, started, patience = after, 0, time.monotonic(), 0.0
     while True:
         try:
             async with aclosing(_stream(calls, job_id, cursor, type)) as events:
                 async for event in events:
-                    failures, started = 0, time.monotonic()
+                    failures, started, patience = 0, time.monotonic(), PATIENCE_SECONDS
                     if event is None:
                         return
                     if event.seq > cursor:
                         cursor = event.seq
                         yield event
-            failures += 1
-            error = Unreachable(calls.sender.url, "the stream was cut", refused=False)
-            await calls.sender.pause(error, _request(job_id, cursor, type), failures, started, PATIENCE_SECONDS)
+            raise Unreachable(calls.sender.url, "the stream ended before the job's last line", refused=False)
         except (NotAcceptable, ServiceUnavailable, BadAnswer):
             break
         except Unreachable as error:
             failures += 1
-            await calls.sender.pause(error, _request(job_id, cursor, type), failures, started, PATIENCE_SECONDS)
+            await calls.sender.pause(error, _request(job_id, cursor, type), failures, started, patience)
     async with aclosing(_pages(calls, job_id, cursor, type)) as pages:
         async for event in pages:
             yield event

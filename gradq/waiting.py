@@ -1,11 +1,11 @@
-"""Until a job has ended: requests that the service holds; where it does not hold them, questions at its interval."""
+"""Until a job has ended, or changed: requests that the service holds; where it does not, questions at its interval."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import AsyncGenerator
 
-from gradq.calls import Calls, Json
+from gradq.calls import Calls, Json, Look
 from gradq.problems import ApiError
 
 HOLD_SECONDS = 30.0  # of one held request: below the minute after which proxies hang up
@@ -26,20 +26,42 @@ async def until_terminal(
         asked_at = time.monotonic()
         wait = min(HOLD_SECONDS, max(0.0, deadline - asked_at)) if holds else 0.0
         try:
-            job, interval = await calls.job_and_interval(job_id, wait, "terminal", patience)
+            look = await calls.look(job_id, wait, "terminal", patience=patience)
         except ApiError as error:
             if not refuses_to_hold(error):
                 raise
             holds = False
             continue
-        yield job
+        yield look.job
         now = time.monotonic()
-        if job["terminal"] or now >= deadline:
+        if look.job["terminal"] or now >= deadline:
             return
         patience = PATIENCE_SECONDS
-        if was_held(asked_at, wait):
+        if not was_held(asked_at, wait):
+            await calls.sender.transport.sleep(min(poll or look.interval or POLL_SECONDS, deadline - now))
+
+
+async def until_changed(calls: Calls, job_id: str, seen: Json, seconds: float) -> Json:
+    """The job as soon as it is no longer as it was `seen`; after so many seconds, as it is."""
+    deadline = time.monotonic() + seconds
+    look: Look | None = None  # the first question tells what the service has now, and by which ETag
+    holds, patience = True, 0.0
+    while True:
+        asked_at = time.monotonic()
+        wait = min(HOLD_SECONDS, max(0.0, deadline - asked_at)) if holds and look is not None else 0.0
+        try:
+            look = await calls.look(job_id, wait, known=look, patience=patience)
+        except ApiError as error:
+            if not refuses_to_hold(error):
+                raise
+            holds = False
             continue
-        await calls.sender.transport.sleep(min(poll or interval or POLL_SECONDS, deadline - now))
+        now = time.monotonic()
+        if look.job != seen or look.job["terminal"] or now >= deadline:
+            return look.job
+        patience = PATIENCE_SECONDS
+        if (wait > 0 and not was_held(asked_at, wait)) or not holds:
+            await calls.sender.transport.sleep(min(look.interval or POLL_SECONDS, deadline - now))
 
 
 def was_held(asked_at: float, wait: float) -> bool:

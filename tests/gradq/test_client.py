@@ -55,6 +55,7 @@ def test_a_job_is_the_json_that_the_service_sent(api):
     assert list(job) == list(job.json)
     assert len(job) == len(job.json)
     assert job.get("nothing") is None
+    assert {job, api.client.job(job.id)} == {job}
     assert json.loads(json.dumps(job, default=dict))["links"]["self"] == f"/v1/jobs/{job.id}"
 
 
@@ -297,6 +298,7 @@ def test_address_and_token_come_from_the_environment(monkeypatch):
             client.version()
         with Client(token="other") as client:
             client.version()
+    assert server.asked[0].headers["user-agent"].startswith("gradq/")
     assert [asked.headers["authorization"] for asked in server.asked] == ["Bearer secret", "Bearer other"]
     monkeypatch.delenv("GRADQ_URL")
     with Client() as client:
@@ -356,9 +358,10 @@ def test_a_job_s_whole_life_awaited(api, tmp_path: Path):
             assert await client.ready()
             jobs = await asyncio.gather(*(client.submit(name=f"n{i}", epochs=1) for i in range(5)))
             assert {job.id async for job in client.jobs(name="n*")} == {job.id for job in jobs}
-            job = await client.job(jobs[0].id)
+            lease = await asyncio.to_thread(api.start)  # of whichever came first
+            job = await client.job(lease.job_id)
+            others = [other for other in jobs if other.id != job.id]
             waiting = asyncio.create_task(job.wait(timeout=60, poll=0.05))
-            lease = await asyncio.to_thread(api.start)
             await asyncio.to_thread(api.point, lease, 26, 1, train_loss=0.5)
             await asyncio.to_thread(api.finish, lease, files={"spec.json": b"{}"})
             assert (await waiting) is job
@@ -369,15 +372,32 @@ def test_a_job_s_whole_life_awaited(api, tmp_path: Path):
             assert path.read_bytes() == b"{}"
             assert (await job.download_zip(tmp_path / "all.zip")).is_file()
             assert "<img" not in job._repr_html_()
-            outcomes = await client.bulk("cancel", ids=[job.id for job in jobs[1:]])
+            outcomes = await client.bulk("cancel", ids=[other.id for other in others])
             assert all(outcome["ok"] for outcome in outcomes)
-            again = await (await client.job(jobs[1].id, fetch=False)).retry()
+            again = await (await client.job(others[0].id, fetch=False)).retry()
             assert (await again.update(labels={"a": "b"})).labels == {"a": "b"}
             return job
 
     job = asyncio.run(live())
     assert job.succeeded
     assert job.result is not None
+
+
+def test_files_and_images_go_up_awaited(api, trained, tmp_path: Path):
+    (tmp_path / "a.npz").write_bytes(npz(**small()))
+    Image.new("L", (9, 5), 255).save(tmp_path / "white.png")
+
+    async def send() -> None:
+        async with AsyncClient(api.url) as client:
+            uploaded = await client.add_dataset(tmp_path / "a.npz", name="mine")
+            assert (await client.datasets())[-1]["name"] == "mine"
+            assert await client.delete_dataset(uploaded["id"]) > 0
+            job = await client.job(trained.id)
+            assert (await job.predict([tmp_path / "white.png"])).labels == [0]
+            assert (await job.predict(np.stack([BLACK, WHITE]))).labels == [1, 0]
+            assert await job.delete() > 0
+
+    asyncio.run(send())
 
 
 def test_the_blocking_client_works_inside_a_running_event_loop(api):

@@ -122,6 +122,33 @@ def test_a_wait_does_not_outlive_a_job_that_is_deleted():
         client.job("job_1").wait()
 
 
+# --- refresh ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_refresh_with_a_wait_is_back_as_soon_as_the_job_has_changed(slept):
+    same = answers(job(), ETag='"1"')
+    with talk(answers(job()), same, answers(b"", 304), answers(job("paused"), ETag='"2"')) as (server, client):
+        assert client.job("job_1").refresh(wait=50).status == "paused"
+    assert [asked.headers.get("if-none-match") for asked in server.asked] == [None, None, '"1"', '"1"']
+    assert "wait" not in server.asked[1].query  # what changed before the question is told at once
+    assert 29 < float(server.asked[2].query["wait"]) <= 30
+    assert slept == [waiting.POLL_SECONDS]  # that 304 came at once
+
+
+def test_a_refresh_with_a_wait_tells_at_once_what_it_has_missed():
+    with talk(answers(job()), answers(job("pausing"))) as (server, client):
+        assert client.job("job_1").refresh(wait=50).status == "pausing"
+    assert len(server.asked) == 2
+
+
+def test_a_refresh_with_a_wait_asks_at_intervals_where_nothing_is_held(slept):
+    steps = (answers(job()), answers(job(), Retry_After="2"), UNKNOWN, answers(job()), answers(job("failed")))
+    with talk(*steps) as (server, client):
+        assert client.job("job_1").refresh(wait=50).status == "failed"
+    assert slept == [waiting.POLL_SECONDS]
+    assert [asked.query for asked in server.asked[3:]] == [{}, {}]
+
+
 # --- watch ------------------------------------------------------------------------------------------------------------
 
 
@@ -223,6 +250,11 @@ def test_a_service_that_never_comes_back_ends_the_watching(monkeypatch):
         assert next(watching).seq == 1
         with pytest.raises(Unreachable):
             next(watching)
+
+
+def test_where_nobody_is_a_watching_ends_soon(slept):
+    with Client("http://127.0.0.1:1") as client, pytest.raises(Unreachable):
+        next(client.job("job_1", fetch=False).watch())
 
 
 def test_an_error_inside_the_service_ends_the_watching():
