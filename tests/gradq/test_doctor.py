@@ -20,6 +20,7 @@ import pytest
 from alembic import command
 from redis import Redis
 from sqlalchemy import text
+from support.images import npz, small
 from support.waiting import wait_for
 from typer.testing import CliRunner
 
@@ -221,6 +222,17 @@ def test_files_of_a_data_set_that_are_missing_are_named(doctor, tmp_path: Path):
     report = doctor(DATA_DIR=str(tmp_path / "data"), DOWNLOAD="false")
     assert "fashion_mnist, kmnist, cifar10" in report["data sets"]["detail"]
     assert "GRADQ_DOWNLOAD=true" in report["data sets"]["mend"]
+
+
+def test_an_uploaded_data_set_that_has_lost_a_file_is_named(doctor, api, tmp_path: Path):
+    (tmp_path / "a.npz").write_bytes(npz(**small()))
+    dataset_id = api.client.add_dataset(tmp_path / "a.npz")["id"]
+    here = {"STATE_DIR": str(api.settings.state_dir)}
+    assert doctor(**here)["data sets"]["verdict"] == "ok"
+    next((api.settings.state_dir / "artifacts").rglob("train_labels.npy")).unlink()
+    found = doctor(**here)["data sets"]
+    assert found["facts"]["lost_uploads"] == {dataset_id: ["train_labels.npy"]}
+    assert "gradq datasets rm" in found["mend"]
 
 
 # --- the machine ------------------------------------------------------------------------------------------------------
