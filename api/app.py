@@ -15,12 +15,13 @@ from api import (
     artifacts,
     bulk,
     datasets,
+    docs,
+    document,
     errors,
     events,
     health,
     jobs,
     metrics,
-    openapi,
     predictions,
     presets,
     queues,
@@ -45,7 +46,7 @@ HEADERS = {
 
 PARTS = (
     *(jobs, steering, bulk, events, metrics, artifacts, predictions),
-    *(workers, queues, datasets, presets, health, openapi),
+    *(workers, queues, datasets, presets, health, docs),
 )
 
 log = structlog.get_logger()
@@ -63,14 +64,12 @@ def create_app(settings: Settings | None = None) -> APIFlask:
         MAX_CONTENT_LENGTH=MAX_BODY_BYTES,
         AUTO_404_RESPONSE=False,
         AUTO_VALIDATION_ERROR_RESPONSE=False,
-        AUTO_SERVERS=False,
-        DESCRIPTION="Submit training jobs, follow them, fetch their models.",
     )
     app.extensions[EXTENSION] = Services.from_settings(settings)
     errors.register(app)
     for part in PARTS:
         app.register_blueprint(part.bp)
-    openapi.complete(app)
+    document.complete(app)
     app.before_request(_begin)
     app.before_request(_refuse_other_sites)
     app.after_request(_end)

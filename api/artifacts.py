@@ -17,7 +17,7 @@ from api.openapi import endpoint
 from api.render import timestamp, whole_list
 from api.services import services
 from shared import jobs
-from shared.artifacts import CHUNK, ArtifactStore
+from shared.artifacts import CHUNK, ArtifactStore, media_types
 from shared.errors import NoArtifacts, NotFound
 from shared.tables import ArtifactRow
 
@@ -37,7 +37,15 @@ def index(job_id: str) -> Response:
 
 
 @bp.get("/v1/jobs/<job_id>/artifacts/<name>")
-@endpoint(None, media=("application/octet-stream",), errors=(404, 416, 503))
+@endpoint(
+    None,
+    media=media_types(),
+    errors=(404, 416, 503),
+    conditional=True,
+    ranges=True,
+    headers=("Accept-Ranges", "Content-Disposition"),
+    name="download_artifact",
+)
 def download(job_id: str, name: str) -> Response:
     """Fetch a file; the ETag is its SHA-256, ranges are served"""
     with services().database.read() as session:
@@ -62,7 +70,14 @@ def download(job_id: str, name: str) -> Response:
 
 
 @bp.get("/v1/jobs/<job_id>/artifacts.zip")
-@endpoint(None, media=(ZIP,), errors=(404, 503))
+@endpoint(
+    None,
+    media=(ZIP,),
+    errors=(404, 503),
+    problems={404: ("not_found", "no_artifacts")},
+    conditional=True,
+    headers=("Content-Disposition",),
+)
 def download_all(job_id: str) -> Response:
     """Fetch all files as a zip
 

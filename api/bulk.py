@@ -39,7 +39,12 @@ bp = APIBlueprint("bulk", __name__, tag="Jobs")
 
 
 @bp.post("/v1/jobs/bulk")
-@endpoint(schemas.BulkAnswer, body=schemas.BulkRequest, errors=(400, 409, 413, 415, 503))
+@endpoint(
+    schemas.BulkAnswer,
+    body=schemas.BulkRequest,
+    errors=(400, 413, 415, 503),
+    problems={422: ("invalid_query", "invalid_body")},
+)
 @once
 def bulk() -> Response:
     """Cancel, delete, pause, resume or retry many jobs

@@ -26,7 +26,7 @@ from shared.uploads.staging import staging
 
 EXAMPLES: tuple[Model, ...] = (Linear(), Mlp(), Cnn(), Torchvision(name="resnet18"))
 
-bp = APIBlueprint("datasets", __name__, tag="Service")
+bp = APIBlueprint("datasets", __name__, tag="Data sets")
 log = structlog.get_logger()
 
 
@@ -41,7 +41,15 @@ def index() -> Response:
 
 
 @bp.post("/v1/datasets")
-@endpoint(schemas.Dataset, status=201, form=schemas.DatasetUpload, errors=(400, 409, 413, 415, 503))
+@endpoint(
+    schemas.Dataset,
+    status=201,
+    form=schemas.DatasetUpload,
+    other_answers={200: schemas.Dataset},
+    errors=(400, 413, 415, 503),
+    headers=("Location",),
+    name="upload_dataset",
+)
 def add() -> Response:
     """Upload a data set
 
@@ -88,7 +96,7 @@ def show(dataset_id: str) -> Response:
 
 
 @bp.delete("/v1/datasets/<dataset_id>")
-@endpoint(schemas.DeletedDataset, errors=(403, 404, 409, 503))
+@endpoint(schemas.DeletedDataset, errors=(403, 404, 409, 503), problems={409: ("dataset_in_use",)})
 def delete(dataset_id: str) -> Response:
     """Delete an uploaded data set with its files; refused while a job that has not ended needs it"""
     if dataset_id in DATASETS:

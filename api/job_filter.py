@@ -10,13 +10,14 @@ from sqlalchemy import ColumnElement, and_, exists, func, or_
 from sqlalchemy.orm import Session
 
 from api import schemas
-from api.requests import LABELS, Query
+from api.requests import LABELS, CommaList, Query
 from shared.spec import LabelKey, LabelValue
 from shared.states import JobState
 from shared.tables import Job
 
 
 class ListQuery(schemas.JobFilter, Query):
+    status: Annotated[tuple[schemas.Status, ...], CommaList] = Field((), description="any of these")
     labels: dict[LabelKey, LabelValue] = Field({}, alias=LABELS, max_length=16, description="the label KEY's value")
     limit: Annotated[int, Field(ge=1, le=100)] = 20
 

@@ -45,7 +45,8 @@ class SubmitQuery(Query):
     body=JobSpec,
     query=SubmitQuery,
     other_answers={200: schemas.DryRun},
-    errors=(400, 409, 413, 415, 503),
+    errors=(400, 413, 415, 503),
+    headers=("Location",),
 )
 @once
 def submit(query: SubmitQuery) -> Response:
@@ -66,7 +67,7 @@ def submit(query: SubmitQuery) -> Response:
 
 
 @bp.post("/v1/gradient-checks")
-@endpoint(schemas.Job, status=202, body=GradientCheckSpec, errors=(400, 409, 413, 415, 503))
+@endpoint(schemas.Job, status=202, body=GradientCheckSpec, errors=(400, 413, 415, 503), headers=("Location",))
 @once
 def submit_gradient_check() -> Response:
     """Submit a gradient check
@@ -86,7 +87,7 @@ def accept(session: Session, spec: Work, reproduces: str | None = None) -> dict[
 
 
 @bp.get("/v1/jobs")
-@endpoint(schemas.JobList, query=ListQuery, errors=(503,))
+@endpoint(schemas.JobList, query=ListQuery, errors=(503,), sometimes=("Link",))
 def index(query: ListQuery) -> Response:
     """List jobs, newest first"""
     with services().database.read() as session:
@@ -103,7 +104,7 @@ def index(query: ListQuery) -> Response:
 
 
 @bp.get("/v1/jobs/<job_id>")
-@endpoint(schemas.Job, errors=(404, 503))
+@endpoint(schemas.Job, errors=(404, 503), conditional=True, sometimes=("Retry-After",))
 def show(job_id: str) -> Response:
     """Show a job"""
     with services().database.read() as session:

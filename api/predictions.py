@@ -70,6 +70,8 @@ def _take_more() -> None:
     body=schemas.Images,
     other_bodies={FORM: FORM_SCHEMA, **dict.fromkeys(BINARY[:3], BYTES)},
     errors=(400, 404, 409, 413, 415, 503),
+    problems={422: ("invalid_query", "invalid_images", "not_built")},
+    name="predict",
 )
 @once
 def predict(job_id: str, query: PredictQuery) -> Response:

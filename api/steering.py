@@ -62,7 +62,7 @@ def resume(job_id: str) -> Response:
 
 
 @bp.post("/v1/jobs/<job_id>/retry")
-@endpoint(schemas.Job, status=202, errors=(404, 409, 503))
+@endpoint(schemas.Job, status=202, errors=(404, 409, 503), problems={422: ("invalid_query", "invalid_spec")})
 @once
 def retry(job_id: str) -> Response:
     """Try a job that failed or was cancelled again
@@ -80,7 +80,13 @@ def queue_again(session: Session, job_id: str) -> Job:
 
 
 @bp.post("/v1/jobs/<job_id>/reproduce")
-@endpoint(schemas.Job, status=202, errors=(404, 409, 503))
+@endpoint(
+    schemas.Job,
+    status=202,
+    errors=(404, 409, 503),
+    problems={422: ("invalid_query", "invalid_spec")},
+    headers=("Location",),
+)
 @once
 def reproduce(job_id: str) -> Response:
     """Run a job again with the same spec and seed
@@ -107,8 +113,11 @@ def _repeat(session: Session, original: Job) -> dict[str, Any]:
 @endpoint(
     schemas.Job,
     body=schemas.JobPatch,
-    other_bodies={MERGE_PATCH: {"$ref": "#/components/schemas/JobPatch"}},
+    other_bodies={MERGE_PATCH: schemas.JobPatch},
     errors=(400, 404, 412, 413, 415, 503),
+    problems={422: ("invalid_query", "invalid_body")},
+    takes=("If-Match",),
+    headers=("ETag",),
 )
 def patch(job_id: str) -> Response:
     """Change a job's name, priority or labels
@@ -117,7 +126,9 @@ def patch(job_id: str) -> Response:
     ETag of the job as it was read, nothing is changed of a job that has changed since.
     """
     wanted = parse_body(schemas.JobPatch, MERGE_PATCH, unknown=UNCHANGEABLE)
-    return change(lambda session: _patched(session, job_id, wanted), status=200)
+    response = change(lambda session: _patched(session, job_id, wanted), status=200)
+    response.add_etag()  # for the next change
+    return response
 
 
 def _patched(session: Session, job_id: str, wanted: schemas.JobPatch) -> dict[str, Any]:

@@ -183,7 +183,7 @@ class AsyncJob(JobView):
         async with aclosing(events.follow(self._calls, self.id, after, type)) as lines:
             async for event in lines:
                 yield event
-        await self.refresh()
+        self._now(await self._calls.job(self.id, waiting.PATIENCE_SECONDS))
 
     async def events(self, after: int = 0, type: EventType | None = None) -> list[Event]:
         """The lines that the log holds now, behind the cursor `after`."""

@@ -53,7 +53,7 @@ class Job(JobView):
         `after`: only lines behind this cursor. `type`: only lines of this kind.
         """
         yield from iterate(events.follow(self._calls, self.id, after, type))
-        self.refresh()
+        self._now(finish(self._calls.job(self.id, waiting.PATIENCE_SECONDS)))
 
     def events(self, after: int = 0, type: EventType | None = None) -> list[Event]:
         """The lines that the log holds now, behind the cursor `after`."""

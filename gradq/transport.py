@@ -35,12 +35,14 @@ class Request:
     files: list[tuple[str, tuple[str, bytes | IO[bytes]]]] | None = None
     data: Mapping[str, str] | None = None
     timeout: float | None = None
+    pure: bool = False  # a POST that changes nothing
 
     @property
     def repeatable(self) -> bool:
-        """Whether a second sending does what one would have done: a POST only under an Idempotency-Key."""
+        """Whether a second sending does what one would have done: a POST that changes something under a key alone."""
         streams = [part for _, (_, part) in self.files or [] if not isinstance(part, bytes)]
-        return (self.method != "POST" or "Idempotency-Key" in self.headers) and all(part.seekable() for part in streams)
+        once = self.method != "POST" or self.pure or "Idempotency-Key" in self.headers
+        return once and all(part.seekable() for part in streams)
 
     def arguments(self) -> dict[str, Any]:
         """As httpx2 takes them."""

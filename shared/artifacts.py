@@ -134,5 +134,11 @@ def media_type(name: str) -> str:
     return MEDIA_TYPES.get(Path(name).suffix) or mimetypes.guess_type(name)[0] or BYTES
 
 
+def media_types() -> list[str]:
+    """Those of all files that a job can have, that of plain bytes first."""
+    known = {media_type(name) for name in KINDS}
+    return [BYTES, *sorted(known - {BYTES})]
+
+
 def _protocols(fs: Any) -> tuple[str, ...]:
     return (fs.protocol,) if isinstance(fs.protocol, str) else tuple(fs.protocol)

@@ -119,12 +119,34 @@ class InvalidUpload(InvalidSpec):
     code, title = "invalid_upload", "The parts or fields of the upload are not valid"
 
 
+UPLOAD_CODES = (
+    "unknown_format",
+    "unreadable_file",
+    "object_array",
+    "bad_shape",
+    "bad_pixels",
+    "not_finite",
+    "length_mismatch",
+    "bad_labels",
+    "empty_class",
+    "too_few_classes",
+    "too_many_classes",
+    "too_few_examples",
+    "too_many_examples",
+    "unsafe_path",
+    "unreadable_image",
+    "size_mismatch",
+    "image_too_large",
+)  # and unpacks_too_large, which is a 413
+
+
 class UnusableUpload(GradqError):
     """Each reason has a `code` of its own: see docs/datasets.md. `detail` names the file and the next step."""
 
     status, title = 422, "This upload cannot become a data set"
 
     def __init__(self, code: str, detail: str, **extra: Any) -> None:
+        assert code in (*UPLOAD_CODES, "unpacks_too_large"), "the OpenAPI document lists them"
         super().__init__(detail, **extra)
         self.code = code
         if code == "unpacks_too_large":

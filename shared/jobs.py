@@ -199,7 +199,7 @@ def retry(session: Session, job_id: str) -> Job:
     message = f"{ENDED[JobState(job.state)]}; queued again on request"
     job.state, job.failures = JobState.QUEUED, 0
     job.status_reason = job.result = job.finished_at = job.not_before = None
-    job.cancel_requested_at = job.pause_requested_at = None
+    job.cancel_requested_at = job.pause_requested_at = job.worker = None
     _log(session, job_id, _status_line(JobState.QUEUED, message))
     return job
 

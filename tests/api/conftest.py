@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from pydantic import SecretStr
 from werkzeug.test import TestResponse
 
 from api.app import create_app
+from api.document import SAMPLES
 from api.services import EXTENSION, Services
 from shared import jobs, roster
 from shared.artifacts import StoredFile, artifact_key
@@ -128,6 +130,13 @@ def hands(client: FlaskClient, services: Services, tmp_path: Path) -> Hands:
     folder = tmp_path / "files"
     folder.mkdir()
     return Hands(client, services, folder)
+
+
+@pytest.fixture(scope="session")
+def results() -> dict[str, Any]:
+    """Real results, by the names of the recorded jobs."""
+    jobs = json.loads((SAMPLES / "Job.json").read_text())
+    return {name: job["result"] for name, job in jobs.items()}
 
 
 @pytest.fixture

@@ -148,7 +148,7 @@ class TestFilter:
         assert [outcome["status"] for outcome in body["data"]] == ["cancelled", "cancelling"]
         assert body["data"][0]["id"] == other
         assert bulk("cancel", filter={})["data"] == []  # nothing is left to be done
-        assert bulk("retry", filter={"status": "cancelled", "labels": {"team": "b"}})["data"][0]["id"] == other
+        assert bulk("retry", filter={"status": ["cancelled"], "labels": {"team": "b"}})["data"][0]["id"] == other
 
     def test_a_pause_leaves_alone_what_pauses_or_is_cancelled(self, hands, bulk, client):
         ids = [hands.submit()["id"] for _ in range(3)]
@@ -161,10 +161,10 @@ class TestFilter:
 
     def test_more_than_a_thousand_take_several_calls(self, services, bulk, client):
         newest_first = submit_many(services, 1050)[::-1]
-        first = bulk("cancel", filter={"status": "queued"})
+        first = bulk("cancel", filter={"status": ["queued"]})
         assert [outcome["id"] for outcome in first["data"]] == newest_first[:1000]
         assert (first["has_more"], first["last_id"]) == (True, newest_first[999])
-        rest = bulk("cancel", filter={"status": "queued", "after": first["last_id"]})
+        rest = bulk("cancel", filter={"status": ["queued"], "after": first["last_id"]})
         assert [outcome["id"] for outcome in rest["data"]] == newest_first[1000:]
         assert not rest["has_more"]
         with services.database.read() as session:
@@ -186,6 +186,7 @@ class TestFilter:
         ({"action": "cancel", "filter": {"stats": "queued"}}, "/filter/stats"),
         ({"action": "cancel", "filter": {"limit": 3}}, "/filter/limit"),
         ({"action": "cancel", "filter": {"status": ["done"]}}, "/filter/status/0"),
+        ({"action": "cancel", "filter": {"status": "queued"}}, "/filter/status"),
         ({"action": "cancel", "filter": {"name": "a\u0000b"}}, "/filter/name"),
         ({"action": "cancel", "filter": {"created_after": "yesterday"}}, "/filter/created_after"),
         ({"action": "cancel", "filters": {}}, "/filters"),

@@ -167,6 +167,7 @@ class TestPatch:
         answer = self.patch(client, job, {"priority": 1}, headers={"If-Match": etag})
         assert answer.json["priority"] == 1
         problem(self.patch(client, job, {"priority": 2}, headers={"If-Match": etag}), 412, "precondition_failed")
+        assert answer.headers["ETag"] == client.get(job["links"]["self"]).headers["ETag"] != etag
         assert client.get(job["links"]["self"]).json["priority"] == 1
         assert self.patch(client, job, {"priority": 3}, headers={"If-Match": "*"}).json["priority"] == 3
 

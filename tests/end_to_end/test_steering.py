@@ -7,11 +7,17 @@ import io
 import signal
 import zipfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import PurePath
 from typing import Any
 
 import pytest
+from sqlalchemy import func, select, update
 from support.service import Service, assert_whole_curve
+from support.waiting import wait_for
+
+from shared.database import Database
+from shared.tables import IdempotencyKey, database_now
 
 # some 4 s of training on digits; no checkpoint but the one that a pause writes
 LONG: dict[str, Any] = {
@@ -137,6 +143,23 @@ def test_a_finished_job_s_files_come_as_one_zip_with_the_hashes_of_the_list(
     with zipfile.ZipFile(io.BytesIO(answer.content)) as archive:
         found = {PurePath(name).name: hashlib.sha256(archive.read(name)).hexdigest() for name in archive.namelist()}
     assert found == {name: file["sha256"] for name, file in steady.artifacts(unbroken["id"]).items()}
+
+
+def test_the_worker_that_leads_forgets_answers_whose_time_is_over(steady: Service) -> None:
+    headers = {"Idempotency-Key": "an old one"}
+    dry_run = partial(steady.http.post, "/v1/jobs?dry_run=true", json={}, headers=headers)
+    assert dry_run().status_code == 200
+    database = Database(f"sqlite:///{steady.state / 'gradq.db'}")
+    with database.write() as session:
+        session.execute(update(IdempotencyKey).values(until=database_now(-1)))
+
+    def left() -> int:
+        with database.read() as session:
+            return session.scalar(select(func.count()).select_from(IdempotencyKey))
+
+    wait_for(lambda: left() == 0, 20, "the sweep")
+    database.close()
+    assert "Idempotent-Replayed" not in dry_run().headers
 
 
 def test_a_trainer_that_does_not_listen_is_paused_by_force_and_begins_again(

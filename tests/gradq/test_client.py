@@ -71,6 +71,10 @@ def test_one_key_is_one_job_and_stands_for_one_request(api):
     assert api.client.submit(lr=0.1, idempotency_key="k").id == first.id
     with pytest.raises(KeyReused):
         api.client.submit(lr=0.2, idempotency_key="k")
+    for wrong in ("", "k" * 256):
+        with pytest.raises(ApiError) as caught:
+            api.client.submit(idempotency_key=wrong)
+        assert caught.value.names("/Idempotency-Key")
 
 
 def test_a_dry_run_costs_nothing_and_a_check_is_a_job(api):
@@ -153,7 +157,9 @@ def test_many_jobs_are_steered_at_once_each_with_an_outcome(api):
     outcomes = api.client.bulk("cancel", ids=[*ids, "job_0"])
     assert [outcome["ok"] for outcome in outcomes].count(False) == 2  # the ended one, and one that never was
     assert {outcome["error"]["code"] for outcome in outcomes if not outcome["ok"]} == {"wrong_state", "not_found"}
-    retried = api.client.bulk("retry", filter={"labels": {"sweep": "1"}, "status": ["cancelled"]})
+    ago = datetime.now(UTC) - timedelta(hours=1)
+    retried = api.client.bulk("retry", filter={"labels": {"sweep": "1"}, "status": "cancelled", "created_after": ago})
+    assert api.client.bulk("cancel", filter={"status": ("running", "paused"), "name": None}) == []
     assert {outcome["status"] for outcome in retried} == {"queued"}
     for wrong in ({}, {"ids": ids, "filter": {}}):
         with pytest.raises(ValueError, match="exactly one of them"):

@@ -543,7 +543,15 @@ def test_a_job_that_is_tried_again_goes_on_with_a_clean_slate(database: Database
     before = len(lines_of(database, lease.job_id))
     job = write(database, jobs.retry, lease.job_id)
     assert (job.state, job.attempt, job.failures) == ("queued", 2, 0)
-    gone = ("status_reason", "result", "finished_at", "cancel_requested_at", "pause_requested_at", "not_before")
+    gone = (
+        "status_reason",
+        "result",
+        "finished_at",
+        "cancel_requested_at",
+        "pause_requested_at",
+        "not_before",
+        "worker",
+    )
     assert [getattr(job, name) for name in gone] == [None] * len(gone)
     (line,) = lines_of(database, lease.job_id)[before:]
     assert (line.type, line.attempt, line.data) == ("status", 2, {"status": "queued"})
