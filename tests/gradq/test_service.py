@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from alembic.script import ScriptDirectory
 from typer.testing import CliRunner
 
 from gradq import folders
@@ -15,9 +17,10 @@ from gradq.cli import app
 from gradq.embedded import address_of, listen
 from gradq.folders import for_sockets, private
 from gradq.instance import AlreadyRunning, only_one
-from gradq.service import refuse_strangers
+from gradq.service import _say_json, refuse_strangers
 from gradq.worker_tmp import own_tmp, sweep
 from shared.config import Settings
+from shared.database import alembic_config
 from shared.errors import ConfigurationError
 
 
@@ -67,7 +70,19 @@ def test_migrate_makes_the_tables_and_may_run_again(tmp_path: Path, monkeypatch)
     monkeypatch.delenv("GRADQ_DATABASE_URL", raising=False)
     for _ in range(2):
         assert CliRunner().invoke(app, ["migrate"]).exit_code == 0
+    schema = json.loads(CliRunner().invoke(app, ["migrate", "--json"]).stdout)
+    assert schema == {"object": "schema", "revision": ScriptDirectory.from_config(alembic_config()).get_current_head()}
     assert (tmp_path / "gradq.db").is_file()
+
+
+def test_up_says_its_lines_as_json_where_that_is_asked_for(capsys):
+    for line in ("state   /somewhere", "ready http://127.0.0.1:8080"):
+        _say_json(line)
+    said = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert said == [
+        {"message": "state   /somewhere", "ready": None},
+        {"message": "ready http://127.0.0.1:8080", "ready": "http://127.0.0.1:8080"},
+    ]
 
 
 def test_migrate_gives_up_on_a_database_that_stays_away(tmp_path: Path, monkeypatch):
