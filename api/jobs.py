@@ -11,7 +11,7 @@ from urllib.parse import urlencode
 import structlog
 from apiflask import APIBlueprint
 from flask import Response, jsonify, request
-from pydantic import AfterValidator, AwareDatetime, Field
+from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field
 from sqlalchemy import ColumnElement, Select, and_, exists, func, or_, select
 from sqlalchemy.orm import Session
 
@@ -37,6 +37,13 @@ bp = APIBlueprint("jobs", __name__, tag="Jobs")
 log = structlog.get_logger()
 
 
+def _no_number(text: str) -> str:
+    """A bare number would be read as the seconds since 1970."""
+    if text.replace(".", "", 1).removeprefix("-").isdecimal():
+        raise ValueError("must be a time with its zone, as 2026-11-23T12:00:00Z")
+    return text
+
+
 def _in_utc(at: datetime) -> datetime:
     try:
         return at.astimezone(UTC)
@@ -50,7 +57,7 @@ class JobFilter(Query):
         None, description="`*` stands for any text; upper and lower case are one"
     )
     labels: dict[LabelKey, LabelValue] = Field({}, alias=LABELS, max_length=16, description="the label KEY's value")
-    created_after: Annotated[AwareDatetime, AfterValidator(_in_utc)] | None = None
+    created_after: Annotated[AwareDatetime, AfterValidator(_in_utc), BeforeValidator(_no_number)] | None = None
     limit: Annotated[int, Field(ge=1, le=100)] = 20
     after: Annotated[str, Field(pattern=JOB_ID)] | None = Field(None, description="the last id of the page before")
 
