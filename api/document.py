@@ -19,7 +19,8 @@ from api.bodies import BODIES
 from api.errors import PROBLEM
 from api.headers import REQUEST_HEADERS, RESPONSE_HEADERS
 from api.openapi import FORM, JSON, Contract
-from api.requests import LABELS
+from api.requests import LABELS, NO_NUL
+from shared.artifacts import MODEL
 from shared.spec import JOB_ID, KINDS, NO_CONTROLS
 
 REF = "#/components/schemas/{model}"
@@ -54,9 +55,8 @@ PATH_PARAMETERS: dict[str, dict[str, Any]] = {
     "name": {"description": "a name from the list", "schema": {"type": "string"}},
 }
 LINKED: dict[type[BaseModel], dict[str, str]] = {  # what an answer lends the calls that take it
-    schemas.Job: {"job_id": "$response.body#/id"},
+    schemas.Job: {"job_id": "$response.body#/id", "name": MODEL},  # of the files the one that every training has
     schemas.Dataset: {"dataset_id": "$response.body#/id"},
-    schemas.ArtifactList: {"job_id": "$request.path.job_id", "name": "$response.body#/data/0/name"},
 }
 
 
@@ -160,6 +160,8 @@ def _as_text(schema: dict[str, Any]) -> dict[str, Any]:
     schema = {key: value for key, value in schema.items() if key not in ("title", "default") or value not in (None, [])}
     if schema.get("type") == "array":
         schema["minItems"] = 1
+    if schema.get("type") == "string" and not schema.keys() & {"enum", "pattern", "format"}:
+        schema["pattern"] = NO_NUL
     return schema
 
 
@@ -251,9 +253,11 @@ def _link(paths: dict[str, Any], operation: dict[str, Any], method: str, contrac
         return
     links = {}
     for path, operations in paths.items():
-        if set(re.findall(r"{(\w+)}", path)) == given.keys():
+        wanted = set(re.findall(r"{(\w+)}", path))
+        if wanted and wanted <= given.keys():
             for other in operations.values():
-                links[other["operationId"]] = {"operationId": other["operationId"], "parameters": given}
+                parameters = {name: given[name] for name in sorted(wanted)}
+                links[other["operationId"]] = {"operationId": other["operationId"], "parameters": parameters}
     operation["responses"][str(contract.status)]["links"] = links
 
 

@@ -20,6 +20,7 @@ NOT_BUILT_PARAMETERS = ("wait", "until")
 
 LABELS = "label."  # a model with a field of this alias takes label.KEY=value into it
 NUL = "\x00"  # PostgreSQL refuses it in any text
+NO_NUL = r"^[^\x00]*$"
 
 
 class Query(BaseModel):

@@ -129,6 +129,9 @@ class Service:
         self.parts.append(part)
         return part
 
+    def log_of(self, name: str) -> str:
+        return (self.folder / f"{name}.log").read_text(errors="replace")
+
     def close(self) -> None:
         """Stop everything; whatever is still there afterwards is an orphan and an error."""
         family = [p for part in self.parts for p in part.family()]
