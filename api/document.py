@@ -281,23 +281,30 @@ def _schemas(models: Iterable[type[BaseModel]]) -> dict[str, Any]:
     for spec in KINDS.values():
         fields = definitions[spec.__name__]["properties"]
         for name in fields.keys() & set(SHORT_FORMS):
-            fields[name] = _with_short_form(fields[name], definitions)
+            fields[name] = _with_short_form(name.title(), fields[name], definitions)
         for name in fields.keys() & set(SHORT_ITEMS):
-            fields[name]["items"] = _with_short_form(fields[name]["items"], definitions)
+            fields[name]["items"] = _with_short_form(name.title(), fields[name]["items"], definitions)
         for field in fields.values():
             _tell_default(field)
     return definitions
 
 
 def _tell_default(field: dict[str, Any]) -> None:
-    """An object as the default of a choice is said in words: client generators do not know which branch it is of."""
+    """What a client could not send, or a generator could not read, is said in words: a text that the server makes up,
+    and an object as the default of a choice, of which nobody knows to which branch it belongs."""
+    if field.get("default") == "" and field.get("minLength"):
+        del field["default"]
+        field["description"] = "default: made of the other fields"
     if ("oneOf" in field or "anyOf" in field) and isinstance(field.get("default"), dict):
         field["description"] = f"default: {json.dumps(field.pop('default'))}"
 
 
-def _with_short_form(whole: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]:
+def _with_short_form(title: str, whole: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]:
     """The name alone stands for an object that needs nothing but its type, so it is the default too."""
     default = {"default": whole.pop("default")["type"]} if "default" in whole else {}
     branches = whole["discriminator"]["mapping"].items()
     short = [name for name, branch in branches if not definitions[branch.rpartition("/")[2]].get("required")]
-    return {"anyOf": [{"type": "string", "enum": sorted(short)}, whole], **default}
+    name = f"{title}Name"
+    names = {"title": name, "type": "string", "enum": sorted(short)}
+    assert definitions.setdefault(name, names) == names, f"two fields called {title} take different names"
+    return {"anyOf": [{"$ref": REF.format(model=name)}, whole], **default}

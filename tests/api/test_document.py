@@ -142,6 +142,17 @@ def test_a_parameter_that_is_left_out_is_not_called_null(document):
             assert "null" not in json.dumps(parameter["schema"])
 
 
+def test_every_default_is_a_value_that_may_be_sent(document):
+    seen = 0
+    for name, schema in document["components"]["schemas"].items():
+        for field, described in schema.get("properties", {}).items():
+            if "default" in described:
+                errors = [error.message for error in validator(document, described).iter_errors(described["default"])]
+                assert not errors, f"{name}.{field}: {errors}"
+                seen += 1
+    assert seen > 50
+
+
 def test_the_enums_hold_every_word_that_is_written(document):
     reasons = set(schemas.StatusReason.model_fields["code"].annotation.__args__)
     kinds = _below(TrainingError)
