@@ -23,6 +23,7 @@ from api import (
     metrics,
     predictions,
     presets,
+    prometheus,
     workers,
 )
 from api.render import JSON
@@ -59,7 +60,7 @@ def create_app(settings: Settings | None = None) -> APIFlask:
     )
     app.extensions[EXTENSION] = Services.from_settings(settings)
     errors.register(app)
-    for part in (jobs, events, metrics, artifacts, predictions, workers, datasets, presets, health, docs):
+    for part in (jobs, events, metrics, artifacts, predictions, workers, datasets, presets, health, prometheus, docs):
         app.register_blueprint(part.bp)
     document.complete(app)
     app.before_request(_begin)
@@ -91,6 +92,7 @@ def _end(response: Response) -> Response:
     response.headers["X-Request-Id"] = g.request_id
     for name, value in HEADERS.items():
         response.headers.setdefault(name, value)
+    prometheus.count(response)
     log.info(
         "request",
         method=request.method,

@@ -214,7 +214,7 @@ def reproduce(job_id: str) -> tuple[Response, int, dict[str, str]]:
 def delete(job_id: str) -> Response:
     """Delete a job that has ended, with its log and its files"""
     with services().database.write() as session:
-        freed = int(jobs.remove(session, job_id))  # PostgreSQL's sum of bigints is a Decimal, and JSON text
+        freed = jobs.remove(session, job_id)
     try:
         services().store.remove_job(job_id)  # after the rows: nobody is shown a file that is gone
     except OSError as error:

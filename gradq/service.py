@@ -61,7 +61,7 @@ def api(
         refuse_strangers(host, Settings.from_env())
     bind = f"fd://{fd}" if fd is not None else (f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
     _become(
-        *("gunicorn", "api.app:create_app()", "--bind", bind, "--no-control-socket"),
+        *("gunicorn", "api.app:create_app()", "--config", "python:api.server", "--bind", bind, "--no-control-socket"),
         *("--worker-class", "gthread", "--workers", str(workers), "--threads", str(threads)),
         *("--timeout", "60", "--graceful-timeout", "5", "--keep-alive", "5"),
         *(("--worker-tmp-dir", "/dev/shm") if os.access("/dev/shm", os.W_OK) else ()),

@@ -178,7 +178,7 @@ class TestDocument:
             if not rule.endpoint.startswith(("openapi.", "docs.", "static"))
         }
         assert documented == served
-        assert len(served) == 26
+        assert len(served) == 27
 
     def test_no_reference_leads_nowhere_and_every_operation_is_whole(self, client):
         answer = client.get("/v1/openapi.json")
