@@ -1,7 +1,7 @@
 """GET /metrics for Prometheus: requests as this API counts them, everything else as the database has it.
 
-Counts of requests lie in files that all server processes of one API share (api/request_counts.py makes the folder); in a lone
-process, as in tests, they lie in memory.
+Counts of requests lie in files that all server processes of one API share (api/request_counts.py makes the folder); in
+a lone process, as in tests, they lie in memory.
 """
 
 from __future__ import annotations

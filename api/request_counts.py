@@ -1,4 +1,4 @@
-"""One folder for the counts of requests of all server processes of this API, made, kept and removed by gunicorn's hooks.
+"""One folder for the counts of requests of all server processes of this API, which gunicorn's hooks make and remove.
 
 prometheus_client decides at its import whether counts lie in files that processes share, so the folder is there before
 the app is imported. It is new at each start; counters that begin anew are what Prometheus expects of a restart.

@@ -19,7 +19,7 @@ from support.service import Service
 
 HERE = Path(__file__).parent
 FULL = os.environ.get("GRADQ_CONTRACT") == "full"
-CASES, EXAMPLES, CHAINS = (3000, 25, 300) if FULL else (150, 1, 12)  # examples of each call; chains of several
+CASES, EXAMPLES, CHAINS = (3000, 40, 500) if FULL else (150, 1, 12)  # examples of each call; chains of several
 PHASES = "examples,coverage,fuzzing,stateful" if FULL else "examples,fuzzing,stateful"
 DATABASES = ["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)] if FULL else ["sqlite"]
 DRAWS = """

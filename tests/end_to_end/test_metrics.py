@@ -32,7 +32,7 @@ def test_two_processes_scraped_in_turn_never_go_backwards(tmp_path: Path) -> Non
         return psutil.Process(api.process.pid).children()
 
     try:
-        folder = wait_for(lambda: folder_of(servers()[0]), 20, "the folder of counts")
+        folder = next(filter(None, map(folder_of, servers())))  # one of them has answered
         counts = samples(get("/metrics").text, ("counter", "histogram"))
         already = counts.get(HEALTHZ, 0)
         victim = servers()[0]
