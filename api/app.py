@@ -13,6 +13,7 @@ from werkzeug.exceptions import Forbidden
 
 from api import (
     artifacts,
+    bulk,
     datasets,
     docs,
     document,
@@ -24,6 +25,8 @@ from api import (
     predictions,
     presets,
     prometheus,
+    queues,
+    steering,
     workers,
 )
 from api.render import JSON
@@ -41,6 +44,11 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-cache",  # kept, but asked about: that is what the ETags are for
 }
+
+PARTS = (
+    *(jobs, steering, bulk, events, metrics, artifacts, predictions),
+    *(workers, queues, datasets, presets, health, prometheus, docs),
+)
 
 log = structlog.get_logger()
 
@@ -60,7 +68,7 @@ def create_app(settings: Settings | None = None) -> APIFlask:
     )
     app.extensions[EXTENSION] = Services.from_settings(settings)
     errors.register(app)
-    for part in (jobs, events, metrics, artifacts, predictions, workers, datasets, presets, health, prometheus, docs):
+    for part in PARTS:
         app.register_blueprint(part.bp)
     document.complete(app)
     app.before_request(_begin)

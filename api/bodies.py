@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from api.schemas import Images
+from api.schemas import BulkRequest, Images, JobPatch
 from shared.spec import GradientCheckSpec, JobSpec
 
 ZERO = [  # a handwritten 0 of the data set `digits`: 8x8, of float 0…1
@@ -19,6 +19,8 @@ ZERO = [  # a handwritten 0 of the data set `digits`: 8x8, of float 0…1
     [0.0, 0.1, 0.9, 0.3, 0.6, 0.8, 0.0, 0.0],
     [0.0, 0.0, 0.4, 0.8, 0.6, 0.0, 0.0, 0.0],
 ]
+
+ONE, OTHER = "job_0199aa3c5d7e7c1e8f2b6a4d9c3e1f70", "job_0199aa3c5d7e7c1e8f2b6a4d9c3e1f71"
 
 
 def _example(summary: str, value: dict[str, Any]) -> dict[str, Any]:
@@ -55,6 +57,17 @@ BODIES: dict[type[BaseModel], dict[str, dict[str, Any]]] = {
         "smallest": _example("an mlp on the data set digits", {}),
         "cnn": _example(
             "a cnn, at 50 elements of each parameter", {"architecture": "cnn", "batches": 2, "samples": 50}
+        ),
+    },
+    JobPatch: {
+        "priority": _example("before all jobs of the default priority, 50", {"priority": 80}),
+        "labels": _example("one label is set, one is taken away", {"labels": {"team": "vision", "draft": None}}),
+    },
+    BulkRequest: {
+        "ids": _example("two jobs, by their ids", {"action": "cancel", "ids": [ONE, OTHER]}),
+        "filter": _example(
+            "every job of a team that failed",
+            {"action": "retry", "filter": {"status": ["failed"], "labels": {"team": "vision"}}},
         ),
     },
     Images: {

@@ -72,7 +72,11 @@ def complete(app: APIFlask) -> None:
         for method, path, contract in routes:
             operation = paths[path][method.lower()]
             operation["operationId"] = operation_id(method, path, contract)
-            operation["parameters"] = [*_path_parameters(path), *_query_parameters(contract), *_headers(contract)]
+            operation["parameters"] = [
+                *_path_parameters(path),
+                *_query_parameters(contract),
+                *_headers(method, contract),
+            ]
             operation["responses"] = dict(_responses(method, contract))
             if contract.takes_body:
                 operation["requestBody"] = {"required": True, "content": _bodies(contract)}
@@ -165,19 +169,23 @@ def _as_text(schema: dict[str, Any]) -> dict[str, Any]:
     return schema
 
 
-def _headers(contract: Contract) -> list[dict[str, Any]]:
-    names = [*(["If-None-Match"] if contract.conditional else []), *(["Range"] if contract.ranges else [])]
+def _headers(method: str, contract: Contract) -> list[dict[str, Any]]:
+    implied = {"If-None-Match": contract.conditional, "Range": contract.ranges, "Idempotency-Key": method == "POST"}
+    names = [*contract.takes, *(name for name, holds in implied.items() if holds)]
     return [{"in": "header", "name": name, "required": False, **REQUEST_HEADERS[name]} for name in names]
 
 
 def _bodies(contract: Contract) -> dict[str, Any]:
-    bodies = {}
-    for media, model in ((JSON, contract.body), (FORM, contract.form)):
-        if model is not None:
-            bodies[media] = {"schema": _reference(model)}
-            if examples := BODIES.get(model):
-                bodies[media]["examples"] = examples
-    return bodies | {media: {"schema": schema} for media, schema in contract.other_bodies.items()}
+    sent: dict[str, type[BaseModel] | dict[str, Any] | None]
+    sent = {JSON: contract.body, FORM: contract.form, **contract.other_bodies}
+    return {media: _body(what) for media, what in sent.items() if what is not None}
+
+
+def _body(what: type[BaseModel] | dict[str, Any]) -> dict[str, Any]:
+    if isinstance(what, dict):
+        return {"schema": what}
+    examples = BODIES.get(what)
+    return {"schema": _reference(what), **({"examples": examples} if examples else {})}
 
 
 # --- answers ----------------------------------------------------------------------------------------------------------
@@ -192,6 +200,8 @@ def _responses(method: str, contract: Contract) -> Iterator[tuple[str, dict[str,
     headers = dict.fromkeys(contract.headers, True) | dict.fromkeys(contract.sometimes, False)
     if contract.conditional:
         headers["ETag"] = True
+    if method == "POST":
+        headers["Idempotent-Replayed"] = False
     yield _response(contract.status, described or "the file", content, headers)
     if contract.ranges:
         yield _response(206, "the part that was asked for", content, headers | {"Content-Range": True})
@@ -199,8 +209,9 @@ def _responses(method: str, contract: Contract) -> Iterator[tuple[str, dict[str,
         yield _response(304, "it is what If-None-Match says; no body", {}, {"ETag": True})
     for status, other in contract.other_answers.items():
         yield _response(status, inspect.getdoc(other) or "", {JSON: _json(other)}, {})
-    for status in sorted({*contract.errors, 422, *(() if method in SAFE else (403,))}):
-        yield _refusal(status, contract)
+    always = () if method in SAFE else (403, 409, 503) if method == "POST" else (403,)
+    for status in sorted({*contract.errors, 422, *always}):
+        yield _refusal(method, status, contract)
 
 
 def _response(
@@ -212,10 +223,11 @@ def _response(
     return str(status), {"description": description, "headers": described, **({"content": content} if content else {})}
 
 
-def _refusal(status: int, contract: Contract) -> tuple[str, dict[str, Any]]:
-    codes = contract.problems.get(status) or problems.codes_of(
-        status, contract.body is not None, contract.form is not None
-    )
+def _refusal(method: str, status: int, contract: Contract) -> tuple[str, dict[str, Any]]:
+    own = contract.problems.get(status)
+    if own is None and (status in contract.errors or status != 409):
+        own = problems.codes_of(status, contract.body is not None, contract.form is not None)
+    codes = (*(own or ()), *(problems.IDEMPOTENCY.get(status, ()) if method == "POST" else ()))
     description = f"{problems.DESCRIPTIONS[status]}: {', '.join(f'`{code}`' for code in codes)}"
     schema = {"$ref": REF.format(model="Problem"), "properties": {"code": {"enum": list(codes)}}}
     examples = {code: {"value": problems.example(status, code)} for code in codes}

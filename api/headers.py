@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from api.requests import MAX_KEY
+from shared.spec import NO_CONTROLS
+
 Header = dict[str, Any]
 
 
@@ -15,6 +18,14 @@ REQUEST_HEADERS: dict[str, Header] = {
     "If-None-Match": _text(
         "an ETag that is at hand: 304 while it is still the one", '"5d41402abc4b2a76b9719d911017c592"'
     ),
+    "If-Match": _text(
+        "the ETag of the job as it was read: 412 where it has changed since", '"5d41402abc4b2a76b9719d911017c592"'
+    ),
+    "Idempotency-Key": {
+        "description": "names this request: sent again within 24 h, it gets the first answer; nothing is done twice",
+        "schema": {"type": "string", "minLength": 1, "maxLength": MAX_KEY, "pattern": NO_CONTROLS},
+        "example": "0b8f0c8e-2a53-4a41-9d0b-6f3f5d1c7e21",
+    },
     "Range": _text("the bytes that are wanted", "bytes=0-1023"),
 }
 
@@ -29,5 +40,6 @@ RESPONSE_HEADERS: dict[str, Header] = {
     "Accept-Ranges": _text("that ranges are served", "bytes"),
     "Content-Range": _text("which bytes these are", "bytes 0-1023/95604"),
     "Vary": _text("the header that the answer depends on", "Accept"),
+    "Idempotent-Replayed": _text("`true`: the answer to the first request with this Idempotency-Key", "true"),
     "Retry-After": {"description": "seconds until it pays to ask again", "schema": {"type": "integer"}, "example": 2},
 }

@@ -22,12 +22,13 @@ JSON, FORM = "application/json", "multipart/form-data"
 class Contract:
     """What one route takes and gives.
 
-    `answer`: the model of the JSON that a success (`status`) holds; `media`: what else it may be. `other_answers`: by
-    status, where the route has two kinds of success. `other_bodies`: schemas of what may be sent instead of JSON, by
-    media type. `errors`: the statuses of refusals; `problems` their codes, where they are not those that `DEFAULTS`
-    in api/problems.py gives the status. `headers` always come with a success, `sometimes` only where they apply.
-    `conditional`: it has an ETag, and If-None-Match is answered with 304; `ranges`: Range with 206. `name`: the
-    operationId, where the one made of the path would not read well.
+    `answer`: the model of the JSON that a success (`status`) holds; `media`: what else it may be. `other_answers`:
+    by status, where the route has two kinds of success. `other_bodies`: models or schemas of what may be sent
+    instead of JSON, by media type. `errors`: the statuses of refusals; `problems` their codes, where they are not
+    those that `DEFAULTS` in api/problems.py gives the status. `takes`: headers of the request, beside those that
+    the rest implies; a POST takes an Idempotency-Key. `headers` always come with a success, `sometimes` only where
+    they apply. `conditional`: it has an ETag, and If-None-Match is answered with 304; `ranges`: Range with 206.
+    `name`: the operationId, where the one made of the path would not read well.
     """
 
     answer: type[BaseModel] | None
@@ -35,11 +36,12 @@ class Contract:
     query: type[Query] = NoQuery
     body: type[BaseModel] | None = None
     form: type[BaseModel] | None = None
-    other_bodies: Mapping[str, dict[str, Any]] = field(default_factory=dict)
+    other_bodies: Mapping[str, type[BaseModel] | dict[str, Any]] = field(default_factory=dict)
     media: Sequence[str] = (JSON,)
     other_answers: Mapping[int, type[BaseModel]] = field(default_factory=dict)
     errors: Sequence[int] = ()
     problems: Mapping[int, Sequence[str]] = field(default_factory=dict)
+    takes: Sequence[str] = ()
     headers: Sequence[str] = ()
     sometimes: Sequence[str] = ()
     conditional: bool = False

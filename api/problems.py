@@ -23,9 +23,11 @@ DESCRIPTIONS = {
     429: "too many at once; `Retry-After` says when to ask again",
     503: "not now; `Retry-After` says when to ask again",
 }
+IDEMPOTENCY = {409: ("idempotency_in_progress",), 422: ("invalid_header", "idempotency_key_reused")}  # of every POST
 DEFAULTS = {
     **{status: (code,) for status, code in CODES.items()},
     409: ("wrong_state",),
+    412: ("precondition_failed",),
     422: ("invalid_query",),
     503: ("database_away",),
 }

@@ -6,10 +6,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from api.requests import UtcTime
 from api.results import FailedGradientCheck, GradientCheckResult, TrainingResult
 from shared.artifacts import KINDS
+from shared.spec import JOB_ID, NO_CONTROLS, GradientCheckSpec, JobSpec, LabelKey, LabelValue, Name, Priority
 from shared.spec import Architecture as Net
-from shared.spec import GradientCheckSpec, JobSpec
 from shared.uploads.fields import UploadFields
 
 Timestamp = Annotated[str, Field(json_schema_extra={"format": "date-time"}, examples=["2026-11-23T12:00:00.123Z"])]
@@ -155,6 +156,100 @@ class DeletedJob(Answer):
     id: str
     deleted: Literal[True]
     freed_bytes: int
+
+
+class JobFilter(BaseModel):
+    """Which jobs: those for which all of it holds."""
+
+    status: tuple[Status, ...] = Field((), description="any of these")
+    name: Name | None = Field(None, description="`*` stands for any text; upper and lower case are one")
+    labels: dict[LabelKey, LabelValue] = Field({}, max_length=16, description="all of these")
+    created_after: UtcTime | None = None
+    created_before: UtcTime | None = None
+    after: Annotated[str, Field(pattern=JOB_ID)] | None = Field(None, description="the last id of the page before")
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def _without_default(schema: dict[str, Any]) -> None:
+    """What is not sent is not changed: the value that stands for it here is nobody's business."""
+    del schema["default"]
+
+
+class JobPatch(BaseModel):
+    """A merge patch (RFC 7396) of what may be changed of a job that is there. A label that is null is removed."""
+
+    name: Name = Field("", json_schema_extra=_without_default)
+    priority: Priority = Field(50, json_schema_extra=_without_default)
+    labels: dict[LabelKey, LabelValue | None] | None = Field(None, json_schema_extra=_without_default)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class BulkRequest(BaseModel):
+    """Either `ids` or a `filter`."""
+
+    action: Literal["cancel", "delete", "retry", "pause", "resume"]
+    ids: (
+        Annotated[list[Annotated[str, Field(max_length=64, pattern=NO_CONTROLS)]], Field(min_length=1, max_length=1000)]
+        | None
+    ) = None
+    filter: JobFilter | None = None
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class BulkError(BaseModel):
+    """Some codes bring members of their own, as `state` and `allowed` of `wrong_state`."""
+
+    code: str
+    detail: str
+    model_config = ConfigDict(extra="allow")
+
+
+class BulkOutcome(Answer):
+    """`status` where it is `ok`, else `error`."""
+
+    id: str
+    ok: bool
+    status: Status | Literal["deleted"] | None = None
+    error: BulkError | None = None
+
+
+class BulkAnswer(Answer):
+    """One outcome a job, in the order of the ids."""
+
+    object: Literal["bulk"]
+    action: str
+    data: list[BulkOutcome]
+    succeeded: int
+    failed: int
+    last_id: str | None
+    has_more: bool
+    freed_bytes: int | None = None
+
+
+class ReasonToWait(QueueReason):
+    """And how many jobs wait for it."""
+
+    jobs: int
+
+
+class Queue(Answer):
+    """The jobs with one device wish, and the slots that could grant it. Slots are shared: `auto` has all of them."""
+
+    object: Literal["queue"]
+    name: Literal["auto", "cpu", "cuda"]
+    queued: int
+    running: int
+    paused: int
+    oldest_queued_at: Timestamp | None
+    slots: int
+    free_slots: int
+    reasons: list[ReasonToWait]
+
+
+class QueueList(Answer):
+    object: Literal["list"]
+    data: list[Queue]
+    has_more: Literal[False]
 
 
 class Event(Answer):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 import structlog
 from flask import Flask
 from flask.testing import FlaskClient
+from pydantic import SecretStr
 from werkzeug.test import TestResponse
 
 from api.app import create_app
@@ -19,6 +21,7 @@ from api.services import EXTENSION, Services
 from shared import jobs, roster
 from shared.artifacts import StoredFile, artifact_key
 from shared.config import Settings
+from shared.database import Database
 from shared.jobs import Lease, Line
 from shared.states import JobState
 from shared.tables import Worker
@@ -42,6 +45,14 @@ def app(settings: Settings) -> Flask:
     app = create_app(settings)
     app.extensions[EXTENSION].database.migrate()
     return app
+
+
+@pytest.fixture
+def app_on_each_database(database: Database, settings: Settings) -> Iterator[Flask]:
+    """For a module that holds the app against both: `def app(app_on_each_database): return app_on_each_database`."""
+    app = create_app(settings.model_copy(update={"database_url": SecretStr(database.url)}))
+    yield app
+    app.extensions[EXTENSION].database.close()
 
 
 @pytest.fixture

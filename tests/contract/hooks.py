@@ -8,6 +8,7 @@ other upload to a true one. Everything else that is wrong with a body stays wron
 from __future__ import annotations
 
 import io
+import itertools
 import zlib
 from typing import Any
 
@@ -16,6 +17,7 @@ import schemathesis
 
 MAX_SECONDS = 1.0
 REQUEST_LINE = 4094  # gunicorn answers longer ones itself, before the service hears of them
+_number = itertools.count()
 SUBMITS = ("submit_job", "submit_gradient_check")
 
 
@@ -28,6 +30,15 @@ def map_body(context: Any, body: Any) -> Any:
     if operation == "upload_dataset" and isinstance(body, dict) and _every_other(body.get("seed")):
         return {name: value for name, value in body.items() if name in ("seed", "name")} | {"file": _npz()}
     return body
+
+
+@schemathesis.hook
+def map_headers(context: Any, headers: Any) -> Any:
+    """A key that two different requests share is refused, as it should be: each request gets one of its own."""
+    key = (headers or {}).get("Idempotency-Key")
+    if isinstance(key, str) and 0 < len(key) <= 200:
+        headers["Idempotency-Key"] = f"{key}-{next(_number)}"
+    return headers
 
 
 @schemathesis.hook

@@ -6,7 +6,7 @@ What Docker would do, and what happens here instead:
 - image `gradq`: the Dockerfile's ENTRYPOINT and ENV, with this Python's commands first on the PATH
 - image `redis`: the service's own command, with the redis-server of this machine
 - volumes and tmpfs: folders below one folder; a mount inside another mount is a link in it
-- secrets: files, made by the recipe in .env.example
+- secrets: files, made by scripts/secrets.sh
 - host names and ports: 127.0.0.1 and free ports, in whatever text they occur
 - depends_on, healthcheck, stop_grace_period: as they are written
 - user, read_only, capabilities and networks need an engine and are left out
@@ -108,7 +108,7 @@ def mounts_of(service: dict[str, Any]) -> dict[str, str]:
 
 def require_parts() -> None:
     require_postgres()
-    for name in ("redis-server", "redis-cli", "openssl"):
+    for name in ("redis-server", "redis-cli"):
         if shutil.which(name) is None:
             part_missing(f"{name} is not installed")
 
@@ -289,9 +289,11 @@ class Composed:
         return folders
 
     def _make_secrets(self) -> Path:
-        """Run the recipe of .env.example, which every user runs."""
-        recipe = re.findall(r"^#   (.+)$", EXAMPLE.read_text(), re.MULTILINE)
-        subprocess.run(["/bin/sh", "-euc", "\n".join(recipe)], cwd=self.folder, check=True)
+        """Run scripts/secrets.sh in a copy, as every user does in a clone; a second time it changes nothing."""
+        (self.folder / "scripts").mkdir()
+        shutil.copy(REPOSITORY / "scripts" / "secrets.sh", self.folder / "scripts")
+        for _ in range(2):
+            subprocess.run(["sh", "scripts/secrets.sh"], cwd=self.folder, check=True)
         return self.folder / "secrets"
 
     def _local_secrets(self) -> Path:
