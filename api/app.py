@@ -10,6 +10,7 @@ import structlog
 from apiflask import APIFlask
 from flask import Response, g, request
 from werkzeug.exceptions import Forbidden
+from werkzeug.routing import BaseConverter
 
 from api import (
     artifacts,
@@ -53,6 +54,12 @@ PARTS = (
 log = structlog.get_logger()
 
 
+class JobId(BaseConverter):
+    """Where a job's id stands last in a path, the words that have a route of their own are none."""
+
+    regex = r"(?!bulk$)[^/]+"
+
+
 def create_app(settings: Settings | None = None) -> APIFlask:
     settings = settings or Settings.from_env()
     if not structlog.is_configured():  # else whoever owns this process has said how it logs
@@ -68,6 +75,7 @@ def create_app(settings: Settings | None = None) -> APIFlask:
     )
     app.extensions[EXTENSION] = Services.from_settings(settings)
     errors.register(app)
+    app.url_map.converters["job"] = JobId
     for part in PARTS:
         app.register_blueprint(part.bp)
     document.complete(app)

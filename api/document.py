@@ -12,13 +12,12 @@ from typing import Any
 from apiflask import APIFlask
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
-from werkzeug.routing import Rule
 
 from api import problems, schemas
 from api.bodies import BODIES
 from api.errors import PROBLEM
 from api.headers import REQUEST_HEADERS, RESPONSE_HEADERS
-from api.openapi import FORM, JSON, Contract
+from api.openapi import FORM, JSON, Contract, openapi_path
 from api.requests import LABELS, NO_NUL
 from shared.artifacts import MODEL
 from shared.spec import JOB_ID, KINDS, NO_CONTROLS
@@ -102,11 +101,7 @@ def _routes(app: APIFlask) -> Iterator[tuple[str, str, Contract]]:
         contract = getattr(app.view_functions[rule.endpoint], "contract", None)
         if contract is not None:
             for method in sorted((rule.methods or set()) - {"HEAD", "OPTIONS"}):
-                yield method, _openapi_path(rule), contract
-
-
-def _openapi_path(rule: Rule) -> str:
-    return re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule)
+                yield method, openapi_path(rule.rule), contract
 
 
 # --- names ------------------------------------------------------------------------------------------------------------

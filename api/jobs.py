@@ -103,7 +103,7 @@ def index(query: ListQuery) -> Response:
     return response
 
 
-@bp.get("/v1/jobs/<job_id>")
+@bp.get("/v1/jobs/<job:job_id>")
 @endpoint(schemas.Job, errors=(404, 503), conditional=True, sometimes=("Retry-After",))
 def show(job_id: str) -> Response:
     """Show a job"""
@@ -117,7 +117,7 @@ def show(job_id: str) -> Response:
     return response
 
 
-@bp.delete("/v1/jobs/<job_id>")
+@bp.delete("/v1/jobs/<job:job_id>")
 @endpoint(schemas.DeletedJob, errors=(404, 409, 503))
 def delete(job_id: str) -> Response:
     """Delete a job that has ended, with its log, its files and its checkpoints

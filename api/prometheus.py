@@ -28,7 +28,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 from sqlalchemy.exc import SQLAlchemyError
 
-from api.openapi import endpoint
+from api.openapi import endpoint, openapi_path
 from api.services import Services, services
 from shared import census, tallies
 from shared.census import LIVING, Census
@@ -67,7 +67,7 @@ def metrics() -> Response:
 
 def count(response: Response) -> None:
     """Called once for each answer. Routes, not paths, and only known methods: labels must stay few."""
-    route = request.url_rule.rule if request.url_rule is not None else "none"
+    route = openapi_path(request.url_rule.rule) if request.url_rule is not None else "none"
     method = request.method if request.method in METHODS else "other"
     labels = (method, route, str(response.status_code))
     REQUESTS.labels(*labels).inc()

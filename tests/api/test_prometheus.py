@@ -113,7 +113,7 @@ def test_requests_by_method_route_and_status_with_few_labels(client, scrape):
     def requests(**labels: str) -> float:
         return samples(scrape()).get(("gradq_http_requests_total", tuple(sorted(labels.items()))), 0)
 
-    shown = {"method": "GET", "route": "/v1/jobs/<job_id>", "status": "404"}
+    shown = {"method": "GET", "route": "/v1/jobs/{job_id}", "status": "404"}
     before, odd = requests(**shown), requests(method="other", route="none", status="404")
     for path in ("/v1/jobs/job_0", "/v1/jobs/job_1"):
         client.get(path)

@@ -33,12 +33,11 @@ def map_body(context: Any, body: Any) -> Any:
 
 
 @schemathesis.hook
-def map_headers(context: Any, headers: Any) -> Any:
+def before_call(context: Any, case: Any, kwargs: Any) -> None:
     """A key that two different requests share is refused, as it should be: each request gets one of its own."""
-    key = (headers or {}).get("Idempotency-Key")
+    key = (case.headers or {}).get("Idempotency-Key")
     if isinstance(key, str) and 0 < len(key) <= 200:
-        headers["Idempotency-Key"] = f"{key}-{next(_number)}"
-    return headers
+        case.headers["Idempotency-Key"] = f"{key}-{next(_number)}"
 
 
 @schemathesis.hook
