@@ -101,7 +101,7 @@ def index(query: ListQuery) -> Response:
     return response
 
 
-@bp.get("/v1/jobs/<job_id>")
+@bp.get("/v1/jobs/<job:job_id>")
 @endpoint(
     schemas.Job,
     query=JobQuery,
@@ -119,7 +119,7 @@ def show(job_id: str, query: JobQuery) -> Response:
     return job_answers.show(job_id, query, to_json)
 
 
-@bp.delete("/v1/jobs/<job_id>")
+@bp.delete("/v1/jobs/<job:job_id>")
 @endpoint(schemas.DeletedJob, errors=(404, 409, 503))
 def delete(job_id: str) -> Response:
     """Delete a job that has ended, with its log, its files and its checkpoints

@@ -13,6 +13,16 @@ from typing import Any
 from gunicorn.workers.gthread import ThreadWorker
 
 from api.held import EXTENSION, Held
+from api.request_counts import child_exit, on_exit, on_starting
+
+__all__ = [
+    "child_exit",
+    "on_exit",
+    "on_starting",
+    "post_worker_init",
+    "pre_fork",
+    "worker_class",
+]  # what gunicorn reads
 
 MOST_PROCESSES = 1024
 HEAD_START_SECONDS = 0.001  # what a process with more connections gives to the others

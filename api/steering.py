@@ -109,7 +109,7 @@ def _repeat(session: Session, original: Job) -> dict[str, Any]:
 # --- what may be changed later ----------------------------------------------------------------------------------------
 
 
-@bp.patch("/v1/jobs/<job_id>")
+@bp.patch("/v1/jobs/<job:job_id>")
 @endpoint(
     schemas.Job,
     body=schemas.JobPatch,

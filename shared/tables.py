@@ -192,6 +192,18 @@ class DatasetRow(Base):
     __table_args__ = (Index("ix_datasets_created", "created_at", "id"),)
 
 
+class Tally(Base):
+    """One change of a counter, or many folded into one: see shared/tallies.py."""
+
+    __tablename__ = "tallies"
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    name: Mapped[str] = mapped_column(String(32))
+    label: Mapped[str] = mapped_column(String(64))
+    count: Mapped[int] = mapped_column(BigInteger)
+    total: Mapped[float] = mapped_column(Float)
+
+
 class IdempotencyKey(Base):
     """A client's name for one request, and the answer that it got. `until` on the database's clock: up to then a
     pending key is its holder's, and a settled one is kept."""

@@ -318,6 +318,7 @@ class TestList:
             ("name=a%00b", "/name", "nul"),
             ("label.a%00=b", "/label.a\x00", "nul"),
             ("created_after=yesterday", "/created_after", "datetime_from_date_parsing"),
+            ("created_after=1764000000.5", "/created_after", "value_error"),
             ("created_after=0001-01-01T00:00:00%2B10:00", "/created_after", "value_error"),
         ],
     )
