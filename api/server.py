@@ -15,7 +15,10 @@ from gunicorn.workers.gthread import ThreadWorker
 from api.held import EXTENSION, Held
 
 MOST_PROCESSES = 1024
-HEAD_START_SECONDS = 0.001  # what a process with more connections gives to the others
+HEAD_START_SECONDS, MOST_SECONDS = (
+    0.001,
+    0.02,
+)  # what a process gives to the others for each connection that it has more
 
 _connections = memoryview(mmap.mmap(-1, 4 * MOST_PROCESSES)).cast("i")  # of each process; all of them share these pages
 
@@ -31,8 +34,8 @@ class Worker(ThreadWorker):
         _connections[self.number] = self.nr_conns
 
     def accept(self, listener: Any) -> None:
-        if self.nr_conns > min(_connections[: self.cfg.workers]):
-            time.sleep(HEAD_START_SECONDS)
+        if (more := self.nr_conns - min(_connections[: self.cfg.workers])) > 0:
+            time.sleep(min(more * HEAD_START_SECONDS, MOST_SECONDS))
         super().accept(listener)
         _connections[self.number] = self.nr_conns
 
