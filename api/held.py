@@ -12,6 +12,7 @@ from typing import Annotated
 from flask import Response, current_app, request
 from pydantic import Field
 
+from api import clients
 from api.requests import Query
 from api.watcher import Concerns, Watcher
 from shared.config import Settings
@@ -20,8 +21,6 @@ from shared.errors import TooManyStreams
 
 EXTENSION = "gradq.held"
 LONGEST_SECONDS = 60
-LISTEN_SECONDS = 2.0  # between two looks whether the client is still there
-GIVE_UP_MS = 20_000  # for a client that takes nothing of what is sent to it, and does not hang up either
 PREFERENCE = re.compile(r'\s*wait\s*=\s*"?(\d{1,9})"?\s*(;.*)?', re.IGNORECASE)
 
 Ask = Callable[[], tuple[Response, Concerns | None]]  # what is true now, and which look would change that; None: none
@@ -51,7 +50,7 @@ class Held:
         """A place for this request, which has to leave it again; None: all are taken."""
         if not self._free.acquire(blocking=False):
             return None
-        return Place(self.watcher, self._free.release, _connection())
+        return Place(self.watcher, self._free.release, clients.of_this_request())
 
 
 class Place:
@@ -61,18 +60,16 @@ class Place:
         self.leave = leave
         self._watcher, self._client = watcher, client
         if client is not None:
-            _give_up_on_the_silent(client)
+            clients.give_up_on_silence(client)
 
     def wait(self, job_id: str, concerns: Concerns, seconds: float) -> None:
-        """As `Watcher.wait`, and only while the client is there."""
-        deadline = time.monotonic() + seconds
-        while not self.over() and (left := deadline - time.monotonic()) > 0:
-            if self._watcher.wait(job_id, concerns, min(left, LISTEN_SECONDS)):
-                return
+        """As `Watcher.wait`."""
+        if not self.over():
+            self._watcher.wait(job_id, concerns, seconds, self._client)
 
     def over(self) -> bool:
         """Nothing is to be waited for any more: this process ends, or the client has hung up."""
-        return self._watcher.stopping() or (self._client is not None and _has_hung_up(self._client))
+        return self._watcher.stopping() or (self._client is not None and clients.has_hung_up(self._client))
 
 
 def held() -> Held:
@@ -109,28 +106,3 @@ def preferred_seconds() -> float | None:
         if found := PREFERENCE.fullmatch(preference):
             return float(min(int(found[1]), LONGEST_SECONDS))
     return None
-
-
-# --- the client's end of the line -------------------------------------------------------------------------------------
-
-
-def _connection() -> socket.socket | None:
-    """The socket that the server answers on; None where it does not say."""
-    found: socket.socket | None = request.environ.get("gunicorn.socket")
-    return found
-
-
-def _has_hung_up(client: socket.socket) -> bool:
-    """A stream would learn it from its next write but one, a long-poll never."""
-    try:
-        return client.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
-    except BlockingIOError:
-        return False
-    except OSError:
-        return True
-
-
-def _give_up_on_the_silent(client: socket.socket) -> None:
-    """Have the kernel end a connection whose other end acknowledges nothing: its host is gone, or it does not read."""
-    if client.family in (socket.AF_INET, socket.AF_INET6) and hasattr(socket, "TCP_USER_TIMEOUT"):
-        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, GIVE_UP_MS)

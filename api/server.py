@@ -15,17 +15,12 @@ from gunicorn.workers.gthread import ThreadWorker
 from api.held import EXTENSION, Held
 from api.request_counts import child_exit, on_exit, on_starting
 
-__all__ = [
-    "child_exit",
-    "on_exit",
-    "on_starting",
-    "post_worker_init",
-    "pre_fork",
-    "worker_class",
-]  # what gunicorn reads
+# what gunicorn reads
+__all__ = ["child_exit", "on_exit", "on_starting", "post_worker_init", "pre_fork", "worker_class"]
 
 MOST_PROCESSES = 1024
-HEAD_START_SECONDS = 0.001  # what a process with more connections gives to the others
+HEAD_START_SECONDS = 0.001  # what a process gives to the others for each connection that it has more than they
+MOST_SECONDS = 0.02
 
 _connections = memoryview(mmap.mmap(-1, 4 * MOST_PROCESSES)).cast("i")  # of each process; all of them share these pages
 
@@ -41,8 +36,8 @@ class Worker(ThreadWorker):
         _connections[self.number] = self.nr_conns
 
     def accept(self, listener: Any) -> None:
-        if self.nr_conns > min(_connections[: self.cfg.workers]):
-            time.sleep(HEAD_START_SECONDS)
+        if (more := self.nr_conns - min(_connections[: self.cfg.workers])) > 0:
+            time.sleep(min(more * HEAD_START_SECONDS, MOST_SECONDS))
         super().accept(listener)
         _connections[self.number] = self.nr_conns
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from collections.abc import Callable
 
 import structlog
 
+from api import clients
 from shared.database import Database
 from shared.errors import DatabaseAway
 from shared.looks import Look, look_at
 
 LOOK_SECONDS = 0.1
+LISTEN_SECONDS = 1.0  # between two looks whether the clients are still there
 AWAY_SECONDS = 1.0  # the pause after a look that failed
 LEISURE = (
     4  # a look that took long is followed by a pause of so many times that: looking takes a fifth of a core at most
@@ -26,8 +29,8 @@ Concerns = Callable[[Look | None], bool]  # None: the job is gone
 class Waiter:
     """Somebody who sleeps until a look concerns him."""
 
-    def __init__(self, concerns: Concerns) -> None:
-        self.concerns = concerns
+    def __init__(self, concerns: Concerns, client: socket.socket | None) -> None:
+        self.concerns, self.client = concerns, client
         self.woken = threading.Event()
 
 
@@ -39,19 +42,21 @@ class Watcher:
         self.stopping: Callable[[], bool] = lambda: False  # whether this process ends; the server knows
         self._waiters: dict[str, set[Waiter]] = {}
         self._changed = threading.Condition()
+        self._listen_at = 0.0
         self._thread: threading.Thread | None = None
 
-    def wait(self, job_id: str, concerns: Concerns, seconds: float) -> bool:
-        """Sleep until a look at the job `concerns`, the database is away, or this process ends. False: time is over."""
+    def wait(self, job_id: str, concerns: Concerns, seconds: float, client: socket.socket | None = None) -> None:
+        """Sleep until a look at the job `concerns`, its client hangs up, the database is away, this process ends, or
+        time is over."""
         if self.stopping():
-            return True
-        waiter = Waiter(concerns)
+            return
+        waiter = Waiter(concerns, client)
         with self._changed:
             self._waiters.setdefault(job_id, set()).add(waiter)
             self._changed.notify()
             self._begin()
         try:
-            return waiter.woken.wait(seconds)
+            waiter.woken.wait(seconds)
         finally:
             with self._changed:
                 self._waiters[job_id].discard(waiter)
@@ -68,6 +73,9 @@ class Watcher:
             with self._changed:
                 self._changed.wait_for(lambda: self._waiters)
             began = time.monotonic()
+            if began >= self._listen_at:
+                self._listen()
+                self._listen_at = began + LISTEN_SECONDS
             pause = LOOK_SECONDS
             if self.stopping() or not self._look():
                 self._wake_all()
@@ -98,8 +106,18 @@ class Watcher:
             if waiter.concerns(look):
                 waiter.woken.set()
 
-    def _wake_all(self) -> None:
-        with self._changed:
-            waiters = [waiter for those in self._waiters.values() for waiter in those]
+    def _listen(self) -> None:
+        """Let those go whose clients have hung up."""
+        waiters = self._all()
+        gone = clients.gone_among(waiter.client for waiter in waiters if waiter.client is not None)
         for waiter in waiters:
+            if waiter.client in gone:
+                waiter.woken.set()
+
+    def _wake_all(self) -> None:
+        for waiter in self._all():
             waiter.woken.set()
+
+    def _all(self) -> list[Waiter]:
+        with self._changed:
+            return [waiter for those in self._waiters.values() for waiter in those]

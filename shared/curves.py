@@ -119,7 +119,7 @@ LOSSES: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("val_loss", "validation loss", {"color": "#d1572b", "marker": "o", "markersize": 3}),
 )
 HOW_TO_SAVE: dict[str, dict[str, Any]] = {
-    "png": {"pil_kwargs": {"compress_level": 4}},  # of 9: half the time, a few kilobytes more
+    "png": {"pil_kwargs": {"compress_level": 1}},  # of 9: half the time, a quarter more bytes
     "svg": {"metadata": {"Date": None}},
 }
 ACCURACY: dict[str, Any] = {"color": "#2a9d5c", "marker": "o", "markersize": 3, "linestyle": "--"}

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Text, and_, case, cast, func, select
+from sqlalchemy import Select, Text, and_, bindparam, case, cast, func, select
 from sqlalchemy.orm import Session, aliased
 
 from shared.roster import ahead_of
@@ -29,11 +30,12 @@ class Look:
 
 def look_at(session: Session, job_ids: Iterable[str], live_within_seconds: float) -> dict[str, Look]:
     """A job that is gone is left out."""
-    query = _rows(live_within_seconds).where(Job.id.in_(list(job_ids)))
-    return {id: Look(JobState(state), last_seq, tuple(rest)) for id, state, last_seq, *rest in session.execute(query)}
+    rows = session.execute(_query(live_within_seconds), {"job_ids": list(job_ids)})
+    return {id: Look(JobState(state), last_seq, tuple(rest)) for id, state, last_seq, *rest in rows}
 
 
-def _rows(live_within_seconds: float) -> Any:
+@functools.cache
+def _query(live_within_seconds: float) -> Select[Any]:
     """The row's own columns; for a queued job also its place in the queue, and the slots that it waits for."""
     queued = Job.state == JobState.QUEUED
     other = aliased(Job)
@@ -54,8 +56,5 @@ def _rows(live_within_seconds: float) -> Any:
         case((and_(queued, Job.not_before > database_now()), 1), else_=0),
         *(case((queued, column)) for column in slots.c),
     )
-    return (
-        select(Job.id, Job.state, Job.last_seq, *own, *wishes, *waits)
-        .select_from(Job)
-        .join(slots, queued, isouter=True)
-    )
+    rows = select(Job.id, Job.state, Job.last_seq, *own, *wishes, *waits).select_from(Job)
+    return rows.join(slots, queued, isouter=True).where(Job.id.in_(bindparam("job_ids", expanding=True)))
