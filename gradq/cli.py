@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from gradq import checking, datasets, demo, predicting, presets, repeating, service, steering, submission, watch
+from gradq import backup, checking, datasets, demo, predicting, presets, repeating, service, steering, submission, watch
 from gradq.errors import Commands
 from shared.version import VERSION
 
@@ -53,6 +53,8 @@ for verb in (
     service.api,
     service.worker,
     service.migrate,
+    backup.backup,
+    backup.restore,
 ):
     app.command()(verb)
 app.add_typer(datasets.app, name="datasets")

@@ -20,8 +20,9 @@ from support.postgres import Postgres, free_port
 
 from shared import database as module
 from shared import jobs
-from shared.database import Database, alembic_config
+from shared.database import Database
 from shared.errors import ConfigurationError, DatabaseAway
+from shared.revisions import alembic_config
 from shared.spec import JobSpec
 from shared.tables import Base, Job
 
