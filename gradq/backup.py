@@ -113,7 +113,7 @@ def _refuse_nothing(settings: Settings) -> None:
 def _written(file: Path) -> Iterator[tuple[str, IO[bytes]]]:
     """A name and a place to write. A file gets its name when it is whole and on the disk; this user alone reads it."""
     if file == PIPE:
-        if sys.stdout.isatty():
+        if _is_terminal(sys.stdout):
             raise typer.BadParameter("a terminal is no place for a backup; name a file, or lead - into a pipe")
         yield "the backup", sys.stdout.buffer
         sys.stdout.buffer.flush()
@@ -140,6 +140,10 @@ def _read(file: Path) -> Iterator[IO[bytes]]:
         return
     with file.open("rb") as source:
         yield source
+
+
+def _is_terminal(file: IO[str]) -> bool:
+    return file.isatty()
 
 
 def _is_backup(path: Path) -> bool:

@@ -9,7 +9,7 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 from uuid import uuid4
 
 import typer
@@ -18,6 +18,9 @@ from gradq.folders import private
 from gradq.worker_tmp import own_tmp
 from shared.config import Settings
 from shared.errors import ConfigurationError, DatabaseAway
+
+if TYPE_CHECKING:
+    from shared.database import Database
 
 Host = Annotated[str, typer.Option(help="Address to listen on.")]
 Port = Annotated[int, typer.Option(min=0, max=65_535, help="Port; 0 takes any free one.")]
@@ -96,16 +99,25 @@ def worker(slots: Slots = None, threads: SlotThreads = None) -> None:
 
 def migrate(
     wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for a database that is starting.")] = 0.0,
+    to: Annotated[str | None, typer.Option(help="Go to this revision, up or down. Default: the newest.")] = None,
 ) -> None:
-    """Bring the database to the newest schema; safe to run again."""
+    """Bring the database to the newest schema; safe to run again.
+
+    With --to an older revision the way leads down: what newer revisions
+    added is taken away, with what is in it. Stop the service and make a
+    backup first.
+    """
     from shared.database import Database
+    from shared.revisions import NEWEST, known
 
     settings = Settings.from_env()
     settings.make_state_dir()
     database, deadline = Database(settings.database), time.monotonic() + wait
     while True:
         try:
-            database.migrate()
+            if to is not None:
+                _refuse_at_work(database, settings)
+            revision = database.migrate(to or NEWEST)
         except DatabaseAway:
             if time.monotonic() >= deadline:
                 raise
@@ -113,7 +125,20 @@ def migrate(
         else:
             break
     database.close()
-    print("the database is at the newest schema")
+    newest = revision == known()[-1]
+    print(f"the database is at revision {revision}, {'the newest' if newest else 'which is not the newest'}")
+
+
+def _refuse_at_work(database: Database, settings: Settings) -> None:
+    """Nobody may use tables that are being taken away."""
+    from sqlalchemy import inspect
+
+    from shared import roster
+
+    with database.read() as session:
+        there = inspect(session.connection()).has_table("workers")
+        if there and roster.somebody_works(session, settings.lease_seconds):
+            raise ConfigurationError("a worker is at work on this database; stop the service first, then migrate --to")
 
 
 def _say(line: str) -> None:
