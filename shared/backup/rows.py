@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sqlalchemy import JSON, Connection, DateTime, LargeBinary, MetaData, Select, Table, select
+from sqlalchemy import JSON, Connection, DateTime, LargeBinary, MetaData, Select, Table, func, select
 from sqlalchemy.exc import DBAPIError, OperationalError, StatementError
 
 from shared.backup import UnusableBackup
@@ -86,17 +86,26 @@ def read_lines(path: Path) -> Iterator[Row]:
 
 
 def insert(connection: Connection, table: Table, rows: Iterable[Row]) -> None:
-    """Store the rows. Raises UnusableBackup when they are not of this table."""
+    """Store the rows, whose numbers are then taken. Raises UnusableBackup when they are not of this table."""
     remaining = iter(rows)
     try:
         while batch := [_of(table, row, connection.dialect.name) for row in islice(remaining, BATCH)]:
             connection.execute(table.insert(), batch)
+        _count_on(connection, table)
     except DBAPIError as error:
         if error.connection_invalidated or isinstance(error, OperationalError):
             raise  # not the row's fault
         raise UnusableBackup(f"a row of {table.name} cannot be stored: {error.orig}") from error
     except (TypeError, ValueError, StatementError) as error:
         raise UnusableBackup(f"a row of {table.name} is not what it has to be: {error}") from error
+
+
+def _count_on(connection: Connection, table: Table) -> None:
+    """Let PostgreSQL number the next row after the highest that was brought along; SQLite does so by itself."""
+    column = table.autoincrement_column
+    if connection.dialect.name == "postgresql" and column is not None:
+        sequence = func.pg_get_serial_sequence(table.name, column.name)
+        connection.execute(select(func.setval(sequence, func.max(column))).where(sequence.is_not(None)))
 
 
 def _of(table: Table, row: Row, dialect: str) -> Row:
