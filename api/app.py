@@ -11,7 +11,23 @@ from apiflask import APIFlask
 from flask import Response, g, request
 from werkzeug.exceptions import Forbidden
 
-from api import artifacts, datasets, errors, events, health, jobs, metrics, openapi, predictions, presets, workers
+from api import (
+    artifacts,
+    bulk,
+    datasets,
+    docs,
+    document,
+    errors,
+    events,
+    health,
+    jobs,
+    metrics,
+    predictions,
+    presets,
+    queues,
+    steering,
+    workers,
+)
 from api.render import JSON
 from api.services import EXTENSION, Services
 from shared import logs
@@ -28,6 +44,11 @@ HEADERS = {
     "Cache-Control": "no-cache",  # kept, but asked about: that is what the ETags are for
 }
 
+PARTS = (
+    *(jobs, steering, bulk, events, metrics, artifacts, predictions),
+    *(workers, queues, datasets, presets, health, docs),
+)
+
 log = structlog.get_logger()
 
 
@@ -43,14 +64,12 @@ def create_app(settings: Settings | None = None) -> APIFlask:
         MAX_CONTENT_LENGTH=MAX_BODY_BYTES,
         AUTO_404_RESPONSE=False,
         AUTO_VALIDATION_ERROR_RESPONSE=False,
-        AUTO_SERVERS=False,
-        DESCRIPTION="Submit training jobs, follow them, fetch their models.",
     )
     app.extensions[EXTENSION] = Services.from_settings(settings)
     errors.register(app)
-    for part in (jobs, events, metrics, artifacts, predictions, workers, datasets, presets, health, openapi):
+    for part in PARTS:
         app.register_blueprint(part.bp)
-    openapi.complete(app)
+    document.complete(app)
     app.before_request(_begin)
     app.before_request(_refuse_other_sites)
     app.after_request(_end)

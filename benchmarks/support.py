@@ -19,7 +19,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from gradq import Client
+from gradq import Client, Event
 
 RESULTS = Path(__file__).parent / "results"
 READY_SECONDS, STOP_SECONDS = 60.0, 30.0
@@ -27,7 +27,6 @@ POLL_SECONDS = 0.05
 SMALL_JOB = {"dataset": "digits", "architecture": "mlp", "gradients": "manual", "epochs": 1, "device": "cpu"}
 
 Figures = dict[str, Any]
-Event = dict[str, Any]
 
 
 # --- reporting --------------------------------------------------------------------------------------------------------
@@ -144,7 +143,7 @@ def milestones(events: Sequence[Event]) -> dict[str, float]:
     found: dict[str, float] = {}
     for event in events:
         if name := _milestone(event):
-            found[name] = seconds(event["created_at"])
+            found[name] = seconds(event.created_at)
     return found
 
 
@@ -153,9 +152,8 @@ def seconds(timestamp: str) -> float:
 
 
 def _milestone(event: Event) -> str | None:
-    said, status = event["message"], event["data"].get("status")
-    if event["type"] == "status":
-        return {"queued": "queued", "running": "claimed", "succeeded": "succeeded"}.get(status)
-    if event["type"] == "metric" and event["data"]["series"] == "final":
+    if event.type == "status":
+        return {"queued": "queued", "running": "claimed", "succeeded": "succeeded"}.get(event.status or "")
+    if event.type == "metric" and event.data["series"] == "final":
         return "files"
-    return {"trainer started": "forked", "first training step done": "first_step"}.get(said)
+    return {"trainer started": "forked", "first training step done": "first_step"}.get(event.message)

@@ -6,8 +6,8 @@ from typing import Any
 
 from rich.console import Console
 
-from gradq.client import Job
-from gradq.tables import number, plain
+from gradq.tables import plain
+from gradq.words import Job, number
 
 Series = dict[str, list[list[Any]]]
 Figure = tuple[str, float, float | None]  # what, the article's, ours

@@ -21,7 +21,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 
 from gradq.instance import only_one
 from gradq.options import AsJson, Exit, print_json
-from gradq.tables import size
+from gradq.words import size
 from shared.backup import NothingToBackUp
 from shared.backup.contents import HEAD, Advance
 from shared.config import Settings

@@ -8,10 +8,10 @@ import typer
 
 from gradq.client import DEFAULT_URL, Client
 from gradq.options import AsJson, Exit, Token, Url, outcome, print_json
+from gradq.outcomes import wait_for
 from gradq.proof import print_check
-from gradq.steering import wait_for
-from gradq.submission import assignments, name_or_json
-from gradq.tables import summary_line
+from gradq.specs import assignments, merged, name_or_json
+from gradq.words import summary_line
 
 
 def check(
@@ -32,7 +32,8 @@ def check(
 ) -> None:
     """Queue a gradient check: by hand against autograd, in float64."""
     given = {"architecture": name_or_json(architecture), "dataset": dataset, "seed": seed}
-    spec = {**assignments(set_), **{field: value for field, value in given.items() if value is not None}}
+    options = {field: value for field, value in given.items() if value is not None}
+    spec = merged({}, assignments(set_), options)
     with Client(url, token) as client:
         job = client.check(spec)
         if wait:

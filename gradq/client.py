@@ -1,55 +1,39 @@
-"""A small HTTP client for the calls that the commands make. JSON in, JSON out; a problem becomes an ApiError."""
+"""The client for programs that wait for each answer. `gradq.async_client` has the same for an event loop."""
 
 from __future__ import annotations
 
-import hashlib
 import os
-import secrets
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
-from typing import IO, Any, Self
-from urllib.parse import quote
+from datetime import datetime
+from typing import Any, Self
 
 import httpx2
 
+from gradq.calls import Action, Calls, Json, Part
+from gradq.job import Job
+from gradq.problems import Unreachable
+from gradq.sender import Retries, Sender
+from gradq.transport import Blocking, Transport, finish, iterate, options
+
 DEFAULT_URL = "http://127.0.0.1:8080"
-CONNECT_SECONDS, ANSWER_SECONDS = 5.0, 30.0
-DECODE_SECONDS = 3600.0  # how long a service may take to decode what was uploaded, before it answers
-
-Job = dict[str, Any]
-
-
-class ApiError(Exception):
-    """The service said no: `code`, `status`, `detail` and, for wrong fields, `errors` as in the contract."""
-
-    def __init__(self, status: int, code: str, detail: str, errors: list[dict[str, str]] | None = None) -> None:
-        super().__init__(detail)
-        self.status = status
-        self.code = code
-        self.detail = detail
-        self.errors = errors or []
-
-
-class Unreachable(Exception):
-    """Nobody answered at `url`."""
-
-    def __init__(self, url: str, reason: str) -> None:
-        super().__init__(f"cannot reach {url}: {reason}")
-        self.url = url
-        self.reason = reason
+ANSWER_SECONDS = 30.0
+RETRIES = 5
 
 
 class Client:
-    """One service at one address. Usable as a context manager; holds open connections until closed."""
+    """One service at one address; holds connections until closed. For several threads; also as a context manager.
 
-    def __init__(self, url: str = DEFAULT_URL, token: str | None = None, timeout: float = ANSWER_SECONDS) -> None:
-        self.url = url.rstrip("/")
-        headers = {"Accept": "application/json"}
-        if token:
-            headers["Authorization"] = f"Bearer {token}"
-        limits = httpx2.Timeout(timeout, connect=min(CONNECT_SECONDS, timeout))
-        self._http = httpx2.Client(base_url=self.url, headers=headers, timeout=limits)
+    `url` defaults to GRADQ_URL, else http://127.0.0.1:8080; `token` to GRADQ_TOKEN. `timeout` is how long an answer may
+    take, in seconds. What is lost on the way, or meets a service that is busy (429) or away (503), is sent again up to
+    `retries` times; a submit that was sent twice is one job.
+    """
+
+    def __init__(
+        self, url: str | None = None, token: str | None = None, timeout: float = ANSWER_SECONDS, retries: int = RETRIES
+    ) -> None:
+        self.url = address(url)
+        http = httpx2.Client(**options(self.url, token or os.environ.get("GRADQ_TOKEN"), timeout))
+        self._calls = calls_over(Blocking(http), self.url, timeout, retries)
 
     def __enter__(self) -> Self:
         return self
@@ -57,153 +41,150 @@ class Client:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def __repr__(self) -> str:
+        return f"<Client {self.url}>"
+
     def close(self) -> None:
-        self._http.close()
+        """Close the connections."""
+        finish(self._calls.sender.transport.close())
 
-    def submit(self, spec: dict[str, Any]) -> Job:
-        return self._call("POST", "/v1/jobs", json=spec)
+    # --- jobs ---------------------------------------------------------------------------------------------------------
 
-    def dry_run(self, spec: dict[str, Any]) -> dict[str, Any]:
-        """What the job would cost; nothing is stored."""
-        return self._call("POST", "/v1/jobs", json=spec, params={"dry_run": "true"})
+    def submit(
+        self, spec: Mapping[str, Any] | None = None, /, *, idempotency_key: str | None = None, **fields: Any
+    ) -> Job:
+        """Queue a training job: a spec, fields of one, or both (fields win). The service fills in what is left out.
 
-    def check(self, spec: dict[str, Any]) -> Job:
-        return self._call("POST", "/v1/gradient-checks", json=spec)
+        Two submits with one `idempotency_key` are one job, for 24 hours. Raises InvalidSpec, which names each wrong
+        field.
+        """
+        return self._job(finish(self._calls.submit({**(spec or {}), **fields}, idempotency_key)))
 
-    def presets(self) -> list[dict[str, Any]]:
-        return list(self._call("GET", "/v1/presets")["data"])
+    def dry_run(self, spec: Mapping[str, Any] | None = None, /, **fields: Any) -> Json:
+        """What a job would cost: the whole spec, parameters, steps, estimated seconds and bytes. Nothing is stored."""
+        return finish(self._calls.dry_run({**(spec or {}), **fields}))
 
-    def job(self, job_id: str) -> Job:
-        return self._call("GET", _job(job_id))
+    def check(
+        self, spec: Mapping[str, Any] | None = None, /, *, idempotency_key: str | None = None, **fields: Any
+    ) -> Job:
+        """Queue a gradient check: a job that trains nothing and compares gradients by hand with autograd's."""
+        return self._job(finish(self._calls.check({**(spec or {}), **fields}, idempotency_key)))
 
-    def jobs(self, limit: int = 20, status: str | None = None, after: str | None = None) -> dict[str, Any]:
-        """A page of jobs, newest first."""
-        return self._call("GET", "/v1/jobs", params=_given(limit=limit, status=status, after=after))
+    def job(self, id: str, /, *, fetch: bool = True) -> Job:
+        """The job with this id; raises NotFound.
 
-    def cancel(self, job_id: str) -> Job:
-        return self._call("POST", f"{_job(job_id)}/cancel")
+        With `fetch=False` nothing is asked: a handle that knows its id alone until one of its methods has asked.
+        """
+        return self._job(finish(self._calls.job(id)) if fetch else {"id": id})
 
-    def pause(self, job_id: str) -> Job:
-        return self._call("POST", f"{_job(job_id)}/pause")
+    def jobs(
+        self,
+        *,
+        status: str | Sequence[str] | None = None,
+        name: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        created_after: datetime | str | None = None,
+        created_before: datetime | str | None = None,
+        limit: int | None = None,
+    ) -> Iterator[Job]:
+        """All jobs that match, newest first, fetched page by page as the loop goes on; at most `limit`.
 
-    def resume(self, job_id: str) -> Job:
-        return self._call("POST", f"{_job(job_id)}/resume")
+        `status`: one or several states. `name`: `*` stands for any text. Times: a datetime, or RFC 3339.
+        """
+        times = {"created_after": created_after, "created_before": created_before}
+        for json in iterate(self._calls.jobs(limit, status=status, name=name, labels=labels, **times)):
+            yield self._job(json)
 
-    def reproduce(self, job_id: str) -> Job:
-        return self._call("POST", f"{_job(job_id)}/reproduce")
+    def page(
+        self,
+        *,
+        status: str | Sequence[str] | None = None,
+        name: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        created_after: datetime | str | None = None,
+        created_before: datetime | str | None = None,
+        limit: int = 20,
+        after: str | None = None,
+    ) -> Json:
+        """One page of jobs as the service sends it: `data`, `first_id`, `last_id`, `has_more`.
 
-    def events(self, job_id: str, after: int = 0, type: str | None = None) -> list[dict[str, Any]]:
-        """A page of the job's log from the cursor `after` on; the next cursor is the last row's `seq`."""
-        return list(self._call("GET", f"{_job(job_id)}/events", params=_given(after=after, type=type))["data"])
+        `limit` is at most 100; `after` is the `last_id` of the page before.
+        """
+        times = {"created_after": created_after, "created_before": created_before}
+        return finish(self._calls.page(limit, after, status=status, name=name, labels=labels, **times))
 
-    def metrics(self, job_id: str, max_points: int = 1000) -> dict[str, list[list[Any]]]:
-        """Name -> [[step, epoch, value], …] in the order of steps."""
-        return dict(self._call("GET", f"{_job(job_id)}/metrics", params={"max_points": max_points})["series"])
+    def bulk(
+        self, action: Action, *, ids: Sequence[str] | None = None, filter: Mapping[str, Any] | None = None
+    ) -> list[Json]:
+        """Cancel, pause, resume, retry or delete many jobs.
 
-    def artifacts(self, job_id: str) -> list[dict[str, Any]]:
-        return list(self._call("GET", f"{_job(job_id)}/artifacts")["data"])
+        Those of `ids`; or those that match `filter`, which has the fields of `jobs`, and whose state allows it. One
+        outcome a job: `id`, `ok`, and `status` or `error`.
+        """
+        return finish(self._calls.bulk(action, ids, filter))
 
-    def download(self, job_id: str, artifact: dict[str, Any], folder: Path) -> Path:
-        """Fetch one file into `folder`, whole and with the sha256 that the service names, or not at all."""
-        name = str(artifact["name"])
-        if name != Path(name).name or name.startswith("."):
-            raise ApiError(502, "bad_artifact_name", f"the service names a file {name!r}, which is no plain file name")
-        folder.mkdir(parents=True, exist_ok=True)
-        target, part = folder / name, folder / f".{name}.{secrets.token_hex(4)}.part"
-        try:
-            digest = hashlib.sha256()
-            with self._reaching(), self._http.stream("GET", f"{_job(job_id)}/artifacts/{quote(name)}") as response:
-                if response.status_code >= 400:
-                    response.read()
-                    raise _problem(response)
-                with part.open("wb") as file:
-                    for chunk in response.iter_bytes():
-                        digest.update(chunk)
-                        file.write(chunk)
-            if digest.hexdigest() != artifact["sha256"]:
-                raise ApiError(502, "wrong_checksum", f"{name}: the bytes that came do not have the sha256 of the list")
-            os.replace(part, target)
-        finally:
-            part.unlink(missing_ok=True)
-        return target
+    # --- the service --------------------------------------------------------------------------------------------------
 
-    def predict(self, job_id: str, files: Sequence[Path], invert: bool = False) -> dict[str, Any]:
-        """Let a finished model label PNG, JPEG and npz files; `predictions` in their order, each with its `file`."""
-        form = [("files", (path.name, path.read_bytes(), "application/octet-stream")) for path in files]
-        return self._call("POST", f"{_job(job_id)}/predict", files=form, params={"invert": str(invert).lower()})
+    def presets(self) -> list[Json]:
+        """The reference article's experiments: name, description, spec, what was printed."""
+        return finish(self._calls.all_of("presets"))
 
-    def workers(self) -> list[dict[str, Any]]:
-        return list(self._call("GET", "/v1/workers")["data"])
+    def architectures(self) -> list[Json]:
+        """What can be trained: type, fields, an example."""
+        return finish(self._calls.all_of("architectures"))
 
-    def datasets(self) -> dict[str, Any]:
-        """All data sets: built-in ones first, then uploaded ones, newest first."""
-        return self._call("GET", "/v1/datasets")
+    def datasets(self) -> list[Json]:
+        """What can be trained on: built-in data sets first, then uploaded ones, newest first."""
+        return finish(self._calls.all_of("datasets"))
 
-    def dataset(self, dataset_id: str) -> dict[str, Any]:
-        return self._call("GET", _dataset(dataset_id))
+    def dataset(self, id: str, /) -> Json:
+        """One data set, by its name or ds_… id."""
+        return finish(self._calls.dataset(id))
 
-    def add_dataset(
-        self, files: Mapping[str, tuple[str, IO[bytes]]], fields: Mapping[str, str] | None = None
-    ) -> dict[str, Any]:
-        """Upload a data set; its parts by name: (file name, open file). They are streamed, not held in memory."""
-        patience = httpx2.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS, read=DECODE_SECONDS)
-        return self._call("POST", "/v1/datasets", files=dict(files), data=dict(fields or {}), timeout=patience)
+    def add_dataset(self, files: Part | Mapping[str, Part], /, **fields: Any) -> Json:
+        """Upload a data set; the `id` that comes back is what a job's `dataset` names.
 
-    def delete_dataset(self, dataset_id: str) -> dict[str, Any]:
-        return self._call("DELETE", _dataset(dataset_id))
+        `files` is the path of an .npz or of a zip of class folders, or an IDX pair: {"images": path, "labels": path},
+        with "test_images" and "test_labels". Instead of a path: (file name, open file). Files are streamed. Fields:
+        name, size, test_fraction, seed.
+        """
+        return finish(self._calls.add_dataset(files, fields))
+
+    def delete_dataset(self, id: str, /) -> int:
+        """Delete an uploaded data set; returns how many bytes that freed. DatasetInUse: a job still needs it."""
+        return finish(self._calls.delete_dataset(id))
+
+    def workers(self) -> list[Json]:
+        """Live workers: devices, slots, running jobs."""
+        return finish(self._calls.all_of("workers"))
+
+    def queues(self) -> list[Json]:
+        """What waits for which kind of device, and why."""
+        return finish(self._calls.all_of("queues"))
+
+    def version(self) -> Json:
+        """The versions of the service, of its Python and of its API."""
+        return finish(self._calls.version())
 
     def ready(self) -> bool:
-        """True once the service reaches its database and broker."""
-        try:
-            self._call("GET", "/readyz")
-        except (ApiError, Unreachable):
-            return False
-        return True
+        """True once the service reaches its database."""
+        return finish(self._calls.ready())
 
-    def _call(self, method: str, path: str, **request: Any) -> dict[str, Any]:
-        with self._reaching():
-            response = self._http.request(method, path, **request)
-        if response.status_code >= 400:
-            raise _problem(response)
-        try:
-            answer = response.json()
-        except ValueError:
-            answer = None
-        if not isinstance(answer, dict):
-            raise ApiError(502, "not_gradq", f"{self.url} answers, but not as gradq does; is the address right?")
-        return answer
-
-    @contextmanager
-    def _reaching(self) -> Iterator[None]:
-        try:
-            yield
-        except (httpx2.InvalidURL, httpx2.UnsupportedProtocol) as error:
-            raise Unreachable(self.url, f"not an address: {error}") from error
-        except httpx2.TransportError as error:
-            raise Unreachable(self.url, str(error) or type(error).__name__) from error
+    def _job(self, json: Json) -> Job:
+        return Job(self._calls, json)
 
 
-def _problem(response: httpx2.Response) -> ApiError:
+def address(url: str | None) -> str:
+    """Where the service is; raises Unreachable for what is no address."""
+    found = (url or os.environ.get("GRADQ_URL") or DEFAULT_URL).rstrip("/")
     try:
-        body = response.json()
-    except ValueError:
-        body = {}
-    body = body if isinstance(body, dict) else {}
-    return ApiError(
-        status=response.status_code,
-        code=str(body.get("code", "http_error")),
-        detail=str(body.get("detail") or body.get("title") or f"{response.status_code} {response.reason_phrase}"),
-        errors=body.get("errors"),
-    )
+        parts = httpx2.URL(found)
+    except httpx2.InvalidURL as error:
+        raise Unreachable(found, f"not an address: {error}") from error
+    if parts.scheme not in ("http", "https") or not parts.host:
+        raise Unreachable(found, f"not an address; one looks like {DEFAULT_URL}")
+    return found
 
 
-def _job(job_id: str) -> str:
-    return f"/v1/jobs/{quote(job_id, safe='')}"
-
-
-def _dataset(dataset_id: str) -> str:
-    return f"/v1/datasets/{quote(dataset_id, safe='')}"
-
-
-def _given(**params: Any) -> dict[str, Any]:
-    return {name: value for name, value in params.items() if value is not None}
+def calls_over(transport: Transport, url: str, timeout: float, retries: int) -> Calls:
+    return Calls(Sender(transport, url, Retries(retries, longest_wait=timeout)))

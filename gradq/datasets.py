@@ -11,10 +11,13 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from gradq.client import DEFAULT_URL, Client
+from gradq.completion import complete_uploaded
 from gradq.options import AsJson, Token, Url, as_list, print_json
-from gradq.tables import dataset_line, datasets_table, size
+from gradq.steering import deleted, one_by_one
+from gradq.tables import dataset_line, datasets_table
+from gradq.verbs import Verb, Verbs
 
-app = typer.Typer(help="List data sets, upload one, delete one.", rich_markup_mode=None)
+app = typer.Typer(cls=Verbs, help="List data sets, upload one, delete one.", rich_markup_mode=None)
 
 
 @app.callback(invoke_without_command=True)
@@ -23,14 +26,14 @@ def index(context: typer.Context, url: Url = DEFAULT_URL, token: Token = None, a
     if context.invoked_subcommand is not None:
         return
     with Client(url, token) as client:
-        page = client.datasets()
+        found = client.datasets()
     if as_json:
-        print_json(page)
+        print_json(as_list(found))
     else:
-        datasets_table(page["data"])
+        datasets_table(found)
 
 
-@app.command()
+@app.command(cls=Verb)
 def add(
     file: Annotated[Path, typer.Argument(help="A .npz, a zip of class folders, or the images of an IDX pair.")],
     labels: Annotated[Path | None, typer.Option(help="The labels of an IDX pair.")] = None,
@@ -55,28 +58,26 @@ def add(
         files = {part: (path.name, stack.enter_context(_opened(path))) for part, path in parts.items()}
         files = _with_progress(files, parts, stack)
         client = stack.enter_context(Client(url, token))
-        dataset = client.add_dataset(files, given)
+        dataset = client.add_dataset(files, **given)
     if as_json:
         print_json(dataset)
     else:
         print(dataset_line(dataset))
 
 
-@app.command()
+@app.command(cls=Verb)
 def rm(
-    dataset_ids: Annotated[list[str], typer.Argument(metavar="ID…", help="Ids, ds_…", show_default=False)],
+    dataset_ids: Annotated[
+        list[str],
+        typer.Argument(metavar="ID", help="Ids, ds_…", show_default=False, autocompletion=complete_uploaded),
+    ],
     url: Url = DEFAULT_URL,
     token: Token = None,
     as_json: AsJson = False,
 ) -> None:
     """Delete uploaded data sets, unless a job still needs them."""
     with Client(url, token) as client:
-        deleted = [client.delete_dataset(dataset_id) for dataset_id in dataset_ids]
-    if as_json:
-        print_json(as_list(deleted))
-    else:
-        for answer in deleted:
-            print(f"{answer['id']}  deleted, {size(answer['freed_bytes'])} freed")
+        one_by_one(dataset_ids, lambda id: deleted("dataset", id, client.delete_dataset(id)), as_json)
 
 
 def _opened(path: Path) -> IO[bytes]:

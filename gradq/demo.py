@@ -23,12 +23,13 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
 from gradq.children import end_with_parent
-from gradq.client import Client, Job
+from gradq.client import Client
+from gradq.comparison import largest_difference
 from gradq.folders import private
 from gradq.instance import only_one
-from gradq.steering import fetch
-from gradq.tables import architecture_of, number, rate, size
+from gradq.job import Job
 from gradq.watch import epoch_line, progress_facts
+from gradq.words import architecture_of, number, rate, size
 from shared.config import Settings
 from shared.datasets import DATASETS
 from shared.errors import GradqError
@@ -64,15 +65,15 @@ def demo(
             for gradients in GRADIENTS
         }
         ended = follow(client, {key: job["id"] for key, job in submitted.items()}, console)
-        curves = {key: client.metrics(job["id"], max_points=1_000_000) for key, job in ended.items()}
+        curves = {key: job.metrics() for key, job in ended.items()}
         console.print()
         console.print(results_table(ended, curves))
         console.print(
             "difference: the largest between the two loss curves (batches, training, validation)", style="dim"
         )
         if failed := [job for job in ended.values() if job["status"] != "succeeded"]:
-            raise DemoFailed("\n".join(_why(client, job) for job in failed))
-        list_files(client, ended, output, console)
+            raise DemoFailed("\n".join(_why(job) for job in failed))
+        list_files(ended, output, console)
     for name in sorted(set(SPECS) - set(here)):
         console.print(
             f"\nnot shown: {name}; its files are not in GRADQ_DATA_DIR ({settings.datasets_dir})", soft_wrap=True
@@ -158,7 +159,8 @@ def follow(client: Client, job_ids: dict[Key, str], console: Console) -> dict[Ke
             for key, job_id in job_ids.items():
                 if key in jobs:
                     continue
-                job, series = client.job(job_id), client.metrics(job_id)
+                job = client.job(job_id)
+                series = job.metrics(max_points=1000)
                 _move(bars, tasks[key], job, series)
                 if not console.is_terminal:
                     printed[key] = _print_new_epochs(key, job, series, printed[key])
@@ -185,7 +187,8 @@ def _move(bars: Progress, task: TaskID, job: Job, series: dict[str, list[list[An
 
 def _print_new_epochs(key: Key, job: Job, series: dict[str, list[list[Any]]], printed: int) -> int:
     for step, epoch, _ in [point for point in series.get("train_loss", []) if point[1] > printed]:
-        print(f"{' '.join(key):<18} {epoch_line(job, series, step, epoch)}", flush=True)
+        values = {name: point[2] for name, points in series.items() for point in points if point[0] == step}
+        print(f"{' '.join(key):<18} {epoch_line(job, epoch, values)}", flush=True)
         printed = epoch
     return printed
 
@@ -217,28 +220,17 @@ def results_table(jobs: dict[Key, Job], curves: dict[Key, RunCurves]) -> Table:
     return table
 
 
-def largest_difference(one: RunCurves, other: RunCurves) -> float | None:
-    """Over all losses of both runs, point by point; None where no step is in both."""
-    differences = []
-    for name in ("batch_loss", "train_loss", "val_loss"):
-        there = {point[0]: point[2] for point in other.get(name, [])}
-        pairs = [(point[2], there.get(point[0])) for point in one.get(name, [])]
-        differences += [abs(a - b) for a, b in pairs if a is not None and b is not None]
-    return max(differences, default=None)
-
-
 def _difference(one: RunCurves, other: RunCurves) -> str:
     found = largest_difference(one, other)
     return "" if found is None else "0" if found == 0 else number(found)
 
 
-def list_files(client: Client, jobs: dict[Key, Job], output: Path, console: Console) -> None:
+def list_files(jobs: dict[Key, Job], output: Path, console: Console) -> None:
     console.print("\nfiles:")
     for (name, gradients), job in jobs.items():
         folder = output / f"{name}-{gradients}"
         shutil.rmtree(folder, ignore_errors=True)
-        artifacts = client.artifacts(job["id"])
-        files = fetch(client, job["id"], artifacts, folder)
+        files = job.download(folder)
         shown = [file for file in files if file.name in ("loss_curve.png", "model.safetensors")]
         for file in sorted(shown):
             console.print(f"  {_from_here(file)}  ({size(file.stat().st_size)})", soft_wrap=True)
@@ -249,7 +241,7 @@ def _from_here(path: Path) -> Path:
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
-def _why(client: Client, job: Job) -> str:
+def _why(job: Job) -> str:
     reason = job.get("status_reason") or {}
-    lines = [event["message"] for event in client.events(job["id"]) if event["level"] == "error"]
+    lines = [event.message for event in job.events() if event.level == "error"]
     return f"{job['id']} {job['status']}: {reason.get('code', '')} {reason.get('detail', '')}\n" + "\n".join(lines[-5:])

@@ -23,9 +23,10 @@ from pydantic import SecretStr
 from gradq import worker_tmp
 from gradq.broker_process import BrokerServer, embedded_broker
 from gradq.children import Child
-from gradq.client import ApiError, Client, Unreachable
+from gradq.client import Client
 from gradq.folders import private
 from gradq.instance import only_one
+from gradq.problems import ApiError, Unreachable
 from shared.broker import Broker
 from shared.config import Settings
 from shared.database import Database
@@ -168,7 +169,7 @@ class EmbeddedService:
     def _until_ready(self, url: str, worker: Child) -> None:
         """Until the API answers and our worker is live; a part that keeps dying before that ends the attempt."""
         slow_at = time.monotonic() + SLOW_SECONDS
-        with Client(url, timeout=2.0) as client:
+        with Client(url, timeout=2.0, retries=0) as client:
             while not self.stop.wished():
                 if client.ready() and _lives(client, worker):
                     return

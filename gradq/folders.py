@@ -26,13 +26,18 @@ def private(path: Path) -> Path:
 
 
 def for_sockets(wanted: Path, longest_name: int) -> Path:
+    """`place_for_sockets`, made for this user alone."""
+    return private(place_for_sockets(wanted, longest_name))
+
+
+def place_for_sockets(wanted: Path, longest_name: int) -> Path:
     """`wanted`; or, where a socket in it would have too long or too odd a path, a short folder that belongs to it."""
     if _fits(wanted, longest_name):
-        return private(wanted)
+        return wanted
     name = f"gradq-{os.getuid()}-{hashlib.sha256(os.fsencode(wanted)).hexdigest()[:12]}"
     for parent in (Path(tempfile.gettempdir()), Path("/tmp")):
         if _fits(parent / name, longest_name):
-            return private(parent / name)
+            return parent / name
     raise ConfigurationError(f"no folder has a path short enough for a socket, not even {parent / name}")
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rich.text import Text
 
 BRAILLE = 0x2800
 DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))  # [row][column] of one character
 LABEL_WIDTH = 8
+DASH = 2  # characters of a dash, and of a gap
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,7 @@ class Curve:
     label: str
     style: str
     points: Sequence[tuple[float, float]]  # (x, y), in the order of x
+    dashed: bool = False  # with gaps, in which another curve shows
 
 
 class Canvas:
@@ -34,11 +36,13 @@ class Canvas:
         self._dots[y // 4][x // 2] |= DOTS[y % 4][x % 2]
         self._styles[y // 4][x // 2] = style
 
-    def line(self, start: tuple[int, int], end: tuple[int, int], style: str) -> None:
+    def line(self, start: tuple[int, int], end: tuple[int, int], style: str, dashed: bool = False) -> None:
         (x0, y0), (x1, y1) = start, end
         steps = max(abs(x1 - x0), abs(y1 - y0), 1)
         for i in range(steps + 1):
-            self.dot(x0 + round((x1 - x0) * i / steps), y0 + round((y1 - y0) * i / steps), style)
+            x, y = x0 + round((x1 - x0) * i / steps), y0 + round((y1 - y0) * i / steps)
+            if not (dashed and (x // 2 + y // 4) // DASH % 2):
+                self.dot(x, y, style)
 
     def rows(self) -> list[Text]:
         rows = []
@@ -52,7 +56,7 @@ class Canvas:
 
 def plot(curves: Sequence[Curve], width: int, height: int) -> Text:
     """The curves with their axes and names, `width` columns by `height` lines in all."""
-    curves = [Curve(c.label, c.style, [p for p in c.points if all(map(math.isfinite, p))]) for c in curves]
+    curves = [replace(c, points=[p for p in c.points if all(map(math.isfinite, p))]) for c in curves]
     curves = [curve for curve in curves if curve.points]
     inner_width, inner_height = max(10, width - LABEL_WIDTH - 2), max(3, height - 2)
     if not curves:
@@ -70,7 +74,7 @@ def plot(curves: Sequence[Curve], width: int, height: int) -> Text:
     for curve in curves:
         placed = [place(point) for point in curve.points]
         for start, end in zip(placed, placed[1:] or placed, strict=False):
-            canvas.line(start, end, curve.style)
+            canvas.line(start, end, curve.style, curve.dashed)
     text = Text()
     for i, row in enumerate(canvas.rows()):
         share = 1 - i / (inner_height - 1)

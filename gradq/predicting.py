@@ -8,14 +8,15 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from gradq.client import DEFAULT_URL, ApiError, Client
+from gradq.client import DEFAULT_URL, Client
 from gradq.options import AsJson, JobId, Token, Url, print_json
+from gradq.problems import ApiError
 from gradq.tables import predictions_table
 
 
 def predict(
     job_id: JobId,
-    files: Annotated[list[Path], typer.Argument(metavar="FILE…", help="PNG, JPEG or npz files.", show_default=False)],
+    files: Annotated[list[Path], typer.Argument(metavar="FILE", help="PNG, JPEG or npz files.", show_default=False)],
     invert: Annotated[bool, typer.Option("--invert", help="Black on white, for a model of white on black.")] = False,
     url: Url = DEFAULT_URL,
     token: Token = None,
@@ -35,7 +36,7 @@ def predict(
 
 def _asked(client: Client, job_id: str, files: list[Path], invert: bool) -> dict[str, Any]:
     try:
-        return client.predict(job_id, files, invert)
+        return client.job(job_id, fetch=False).predict(files, invert=invert).json
     except OSError as error:
         raise typer.BadParameter(f"cannot read {error.filename}: {error.strerror}", param_hint="FILE") from error
     except ApiError as error:

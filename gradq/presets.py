@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gradq.client import DEFAULT_URL, Client
 from gradq.options import AsJson, Token, Url, as_list, print_json
-from gradq.tables import architecture_of
+from gradq.words import architecture_of
 
 
 def presets(url: Url = DEFAULT_URL, token: Token = None, as_json: AsJson = False) -> None:

@@ -7,10 +7,10 @@ from typing import Annotated, Any
 
 import typer
 
-from gradq.client import DEFAULT_URL, Client, Job
+from gradq.client import DEFAULT_URL, Client
 from gradq.options import AsJson, Exit, JobId, Token, Url, outcome, print_json
-from gradq.steering import wait_for
-from gradq.tables import summary_line
+from gradq.outcomes import wait_for
+from gradq.words import summary_line
 
 
 def reproduce(
@@ -23,7 +23,7 @@ def reproduce(
 ) -> None:
     """Run a finished job again, with the same spec and seed, and compare."""
     with Client(url, token) as client:
-        job = client.reproduce(job_id)
+        job = client.job(job_id, fetch=False).reproduce()
         if wait:
             [job] = wait_for(client, [job["id"]], timeout)
     if as_json:
@@ -42,7 +42,7 @@ def reproduce(
     raise typer.Exit(Exit.SUCCEEDED if found["identical"] else Exit.FAILED)
 
 
-def verdict(found: Job) -> str:
+def verdict(found: dict[str, Any]) -> str:
     """`identical to job_…`, or the first step that differs, and where the two machines do."""
     if found["identical"] is None:
         return "not compared"

@@ -15,6 +15,7 @@ from uuid import uuid4
 import typer
 
 from gradq.folders import private
+from gradq.options import AsJson, print_json, print_json_line
 from gradq.worker_tmp import own_tmp
 from shared.config import Settings
 from shared.errors import ConfigurationError, DatabaseAway
@@ -38,6 +39,7 @@ def up(
     state: Annotated[Path | None, typer.Option(help="Folder for database, files, logs. [GRADQ_STATE_DIR]")] = None,
     slots: Slots = None,
     threads: SlotThreads = None,
+    as_json: AsJson = False,
 ) -> None:
     """Run everything on this machine: broker, API and one worker.
 
@@ -49,7 +51,7 @@ def up(
     given = {"state_dir": state, "slots": slots, "threads_per_slot": threads}
     settings = Settings.from_env(**{name: value for name, value in given.items() if value is not None})
     refuse_strangers(host, settings)
-    raise typer.Exit(EmbeddedService(settings, _say).run(host, port))
+    raise typer.Exit(EmbeddedService(settings, _say_json if as_json else _say).run(host, port))
 
 
 def api(
@@ -98,8 +100,13 @@ def worker(slots: Slots = None, threads: SlotThreads = None) -> None:
 
 
 def migrate(
-    wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for a database that is starting.")] = 0.0,
-    to: Annotated[str | None, typer.Option(help="Go to this revision, up or down. Default: the newest.")] = None,
+    wait: Annotated[
+        float, typer.Option(min=0, metavar="SECONDS", help="How long to wait for a database that is starting.")
+    ] = 0.0,
+    to: Annotated[
+        str | None, typer.Option(metavar="REVISION", help="Go to this one, up or down. Default: the newest.")
+    ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Bring the database to the newest schema; safe to run again.
 
@@ -125,8 +132,11 @@ def migrate(
         else:
             break
     database.close()
-    newest = revision == known()[-1]
-    print(f"the database is at revision {revision}, {'the newest' if newest else 'which is not the newest'}")
+    if as_json:
+        print_json({"object": "schema", "revision": revision})
+    else:
+        newest = "the newest schema" if revision == known()[-1] else "an older schema"
+        print(f"the database is at {newest}, {revision}")
 
 
 def _refuse_at_work(database: Database, settings: Settings) -> None:
@@ -144,6 +154,13 @@ def _refuse_at_work(database: Database, settings: Settings) -> None:
 def _say(line: str) -> None:
     with suppress(OSError):  # whoever read our output may be gone; the parts still have to be stopped in order
         print(line, flush=True)
+
+
+def _say_json(line: str) -> None:
+    """A line as an object; the one that says where the service is ready also names the address by itself."""
+    word, _, rest = line.partition(" ")
+    with suppress(OSError):
+        print_json_line({"message": line, "ready": rest if word == "ready" else None})
 
 
 def refuse_strangers(host: str, settings: Settings) -> None:

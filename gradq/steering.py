@@ -1,165 +1,123 @@
-"""The verbs that read and steer jobs: ps, show, wait, cancel, pause, resume, download."""
+"""The verbs that steer jobs: cancel, pause, resume, retry, update, rm. Several ids, a line each; one that is refused
+does not keep the others from it."""
 
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Callable
-from functools import partial
-from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import typer
 
-from gradq.article import print_article
-from gradq.client import DEFAULT_URL, ApiError, Client, Job, Unreachable
-from gradq.options import AsJson, Exit, JobId, JobIds, Token, Url, as_list, outcome, print_json
-from gradq.proof import print_check
-from gradq.tables import file_line, job_page, jobs_table, summary_line
+from gradq.client import DEFAULT_URL, Client
+from gradq.errors import in_words, problem_of
+from gradq.job import Job
+from gradq.options import AsJson, Exit, JobIds, Token, Url, as_list, print_json
+from gradq.problems import ApiError
+from gradq.words import size, summary_line
 
-FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 1.0
-PATIENCE_SECONDS = 60.0  # how long a service may be away in the middle of a wait
-
-T = TypeVar("T")
-
-
-def ps(
-    status: Annotated[str | None, typer.Option(help="Only these states: failed,cancelled")] = None,
-    limit: Annotated[int, typer.Option("-n", "--limit", min=1, max=100, help="At most this many.")] = 20,
-    url: Url = DEFAULT_URL,
-    token: Token = None,
-    as_json: AsJson = False,
-) -> None:
-    """List jobs, newest first."""
-    with Client(url, token) as client:
-        page = client.jobs(limit=limit, status=status)
-    if as_json:
-        print_json(page)
-    else:
-        jobs_table(page["data"])
-
-
-def show(job_id: JobId, url: Url = DEFAULT_URL, token: Token = None, as_json: AsJson = False) -> None:
-    """Show one job: state, progress, result, files."""
-    with Client(url, token) as client:
-        job = client.job(job_id)
-        if as_json:
-            print_json(job)
-        else:
-            job_page(job, client.artifacts(job_id))
-            print_check((job.get("result") or {}).get("gradient_check") if job["kind"] == "gradient_check" else None)
-            if "article" in job:
-                print_article(job, client.metrics(job_id))
-
-
-def wait(
-    job_ids: JobIds,
-    timeout: Annotated[float | None, typer.Option(min=0, help="Seconds; then exit 124.")] = None,
-    url: Url = DEFAULT_URL,
-    token: Token = None,
-    as_json: AsJson = False,
-) -> None:
-    """Wait until jobs have ended; a paused one has not.
-
-    Exit codes: 0 all succeeded, 1 one failed, 3 one was cancelled, 124 timeout.
-    """
-    with Client(url, token) as client:
-        jobs = wait_for(client, job_ids, timeout)
-    if as_json:
-        print_json(as_list(jobs))
-    else:
-        for job in jobs:
-            print(summary_line(job))
-    raise typer.Exit(outcome([job["status"] for job in jobs]))
+Outcome = dict[str, Any]  # the job or what is left of it, with `ok`; or `id` and `error`, a problem
 
 
 def cancel(job_ids: JobIds, url: Url = DEFAULT_URL, token: Token = None, as_json: AsJson = False) -> None:
     """Cancel jobs; one that runs ends after its checkpoint is written."""
-    _steer(Client.cancel, job_ids, url, token, as_json)
+    _each(job_ids, lambda job: dict(job.cancel()), url, token, as_json)
 
 
 def pause(job_ids: JobIds, url: Url = DEFAULT_URL, token: Token = None, as_json: AsJson = False) -> None:
     """Pause running jobs: checkpoint, free the slot, wait for `resume`."""
-    _steer(Client.pause, job_ids, url, token, as_json)
+    _each(job_ids, lambda job: dict(job.pause()), url, token, as_json)
 
 
 def resume(job_ids: JobIds, url: Url = DEFAULT_URL, token: Token = None, as_json: AsJson = False) -> None:
     """Queue paused jobs again; they go on from their checkpoints."""
-    _steer(Client.resume, job_ids, url, token, as_json)
+    _each(job_ids, lambda job: dict(job.resume()), url, token, as_json)
 
 
-def _steer(
-    action: Callable[[Client, str], Job], job_ids: list[str], url: str, token: str | None, as_json: bool
-) -> None:
-    with Client(url, token) as client:
-        jobs = [action(client, job_id) for job_id in job_ids]
-    if as_json:
-        print_json(as_list(jobs))
-    else:
-        for job in jobs:
-            print(summary_line(job))
+def retry(job_ids: JobIds, url: Url = DEFAULT_URL, token: Token = None, as_json: AsJson = False) -> None:
+    """Queue failed or cancelled jobs again, under their own ids."""
+    _each(job_ids, lambda job: dict(job.retry()), url, token, as_json)
 
 
-def download(
-    job_id: JobId,
-    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME…]", help="Files; default: all.")] = None,
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder. Default: the job's id.")] = None,
+def update(
+    job_ids: JobIds,
+    priority: Annotated[int | None, typer.Option(min=0, max=100, help="0 to 100; higher goes first.")] = None,
+    name: Annotated[str | None, typer.Option(help="Another name.")] = None,
+    label: Annotated[
+        list[str] | None, typer.Option("-l", "--label", metavar="K=V", help="Set a label; K= takes it away.")
+    ] = None,
     url: Url = DEFAULT_URL,
     token: Token = None,
     as_json: AsJson = False,
 ) -> None:
-    """Fetch a job's files: model, curves, metrics. Each is checked by sha256."""
+    """Change jobs' priority, name or labels."""
+    labels = {key: value or None for key, value in (_label(text) for text in label or [])}
+    if priority is None and name is None and not labels:
+        raise typer.BadParameter("say what to change: --priority, --name or --label")
+    changes: dict[str, Any] = {"priority": priority, "name": name, "labels": labels or None}
+    _each(job_ids, lambda job: dict(job.update(**changes)), url, token, as_json)
+
+
+def rm(
+    job_ids: JobIds,
+    yes: Annotated[bool, typer.Option("-y", "--yes", help="Do not ask.")] = False,
+    url: Url = DEFAULT_URL,
+    token: Token = None,
+    as_json: AsJson = False,
+) -> None:
+    """Delete ended jobs, with their log, curve and files."""
+    if not yes:
+        confirm(f"Delete {len(job_ids)} job{'s' if len(job_ids) > 1 else ''} and their files?")
+    _each(job_ids, lambda job: deleted("job", job.id, job.delete()), url, token, as_json)
+
+
+def confirm(question: str) -> None:
+    """Ask, on stderr; where nobody can answer, --yes has to."""
+    if not sys.stdin.isatty():
+        raise typer.BadParameter("nobody is there to be asked; say --yes", param_hint="--yes")
+    typer.confirm(question, abort=True, err=True)
+
+
+def deleted(what: str, id: str, freed_bytes: int) -> Outcome:
+    return {"object": what, "id": id, "deleted": True, "freed_bytes": freed_bytes}
+
+
+def _label(text: str) -> tuple[str, str]:
+    key, sign, value = text.partition("=")
+    if not key or not sign:
+        raise typer.BadParameter(f"must be KEY=VALUE, or KEY= to take it away, got {text!r}", param_hint="--label")
+    return key, value
+
+
+def _each(job_ids: list[str], action: Callable[[Job], Outcome], url: str, token: str | None, as_json: bool) -> None:
     with Client(url, token) as client:
-        artifacts = client.artifacts(job_id)
-        there = [artifact["name"] for artifact in artifacts]
-        if missing := [name for name in names or [] if name not in there]:
-            known = ", ".join(there) or "none yet"
-            raise typer.BadParameter(f"{job_id} has no file {', '.join(missing)}; its files: {known}")
-        wanted = [artifact for artifact in artifacts if not names or artifact["name"] in names]
-        files = fetch(client, job_id, wanted, output or Path(job_id))
+        one_by_one(job_ids, lambda job_id: action(client.job(job_id, fetch=False)), as_json)
+
+
+def one_by_one(ids: list[str], action: Callable[[str], Outcome], as_json: bool) -> None:
+    """The action on each, and what came of it; exit 1 where one was refused."""
+    outcomes = []
+    for id in ids:
+        outcome = _tried(id, action, as_json)
+        outcomes.append(outcome)
+        if outcome["ok"] and not as_json:
+            print(_line(outcome), flush=True)
     if as_json:
-        print_json(as_list([{**artifact, "path": str(path)} for artifact, path in zip(wanted, files, strict=True)]))
-        return
-    for artifact, path in zip(wanted, files, strict=True):
-        print(file_line(artifact, path))
-    if not files:
-        print(f"gradq: {job_id} has no files yet; they come when it succeeds", file=sys.stderr)
+        print_json(as_list(outcomes))
+    if not all(outcome["ok"] for outcome in outcomes):
         raise typer.Exit(Exit.FAILED)
 
 
-def fetch(client: Client, job_id: str, artifacts: list[dict[str, Any]], folder: Path) -> list[Path]:
-    return [client.download(job_id, artifact, folder) for artifact in artifacts]
+def _tried(id: str, action: Callable[[str], Outcome], as_json: bool) -> Outcome:
+    try:
+        return {**action(id), "ok": True}
+    except ApiError as error:
+        if not as_json:
+            print(f"gradq: {id}: {in_words(error)}", file=sys.stderr, flush=True)
+        return {"id": id, "ok": False, "error": problem_of(error)}
 
 
-def wait_for(client: Client, job_ids: list[str], timeout: float | None) -> list[Job]:
-    """The jobs as they ended, in the order given. Exits with 124 when time is over before."""
-    deadline = time.monotonic() + timeout if timeout is not None else float("inf")
-    jobs = [client.job(job_id) for job_id in job_ids]  # an unknown id is an error now, not after the others
-    for i, job in enumerate(jobs):
-        pause, status = FIRST_PAUSE_SECONDS, ""
-        while not job["terminal"]:
-            if job["status"] == "paused" and status != "paused":
-                print(f"gradq: {job['id']} is paused; `gradq resume {job['id']}` lets it go on", file=sys.stderr)
-            status = job["status"]
-            left = deadline - time.monotonic()
-            if left <= 0:
-                going = ", ".join(j["id"] for j in jobs if not j["terminal"])
-                print(f"gradq: not ended after {timeout:g} s: {going}", file=sys.stderr)
-                raise typer.Exit(Exit.TIMEOUT)
-            time.sleep(min(pause, left))
-            pause = min(pause * 1.3, LONGEST_PAUSE_SECONDS)
-            job = jobs[i] = patiently(partial(client.job, job["id"]), deadline)
-    return jobs
-
-
-def patiently(call: Callable[[], T], deadline: float = float("inf")) -> T:
-    """What `call` answers; a service that restarts in the middle of a long wait is no reason to lose it."""
-    give_up = min(deadline, time.monotonic() + PATIENCE_SECONDS)
-    while True:
-        try:
-            return call()
-        except (Unreachable, ApiError) as error:
-            away = isinstance(error, Unreachable) or error.status == 503
-            if not away or time.monotonic() >= give_up:
-                raise
-        time.sleep(LONGEST_PAUSE_SECONDS / 2)
+def _line(outcome: Outcome) -> str:
+    if outcome.get("deleted"):
+        return f"{outcome['id']}  deleted, {size(outcome['freed_bytes'])} freed"
+    return summary_line(outcome)

@@ -1,9 +1,10 @@
-"""The verb `watch`: a job's loss curve, drawn anew as it trains; one line an epoch where nobody draws."""
+"""The verb `watch`: a job's loss curve, drawn anew as its events come; one line an epoch where nobody draws."""
 
 from __future__ import annotations
 
+import threading
 import time
-from functools import partial
+from collections.abc import Mapping
 from typing import Any
 
 import typer
@@ -13,109 +14,155 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from gradq.client import DEFAULT_URL, Client, Job
-from gradq.options import Exit, JobId, Token, Url, outcome
+from gradq.client import DEFAULT_URL, Client
+from gradq.events import Event
+from gradq.job import Job
+from gradq.options import AsJson, Exit, JobId, Token, Url, outcome, print_json_line
+from gradq.outcomes import patiently
 from gradq.plot import Curve, plot
-from gradq.steering import patiently
-from gradq.tables import CHECK, STYLES, number, rate, span, summary_line
+from gradq.words import STYLES, number, progress_words, rate, reason_of, summary_line
 
-PAUSE_SECONDS = 0.25
+FRAME_SECONDS = 0.25  # the least between two pictures
+LOOK_SECONDS = 1.0  # the most between two looks at progress, or at the queue
 CURVES = (("batch_loss", "batch", "bright_black"), ("train_loss", "train", "bright_blue"), ("val_loss", "val", "red"))
 PLOT_HEIGHT = 18
 
 Series = dict[str, list[list[Any]]]
 
 
-def watch(job_id: JobId, url: Url = DEFAULT_URL, token: Token = None) -> None:
+def watch(job_id: JobId, url: Url = DEFAULT_URL, token: Token = None, as_json: AsJson = False) -> None:
     """Follow one job with its loss curve; exits like `gradq wait`.
 
-    Ctrl-C ends the watching; the job goes on.
+    Ctrl-C ends the watching; the job goes on. In a pipe a line an epoch, with
+    --json a line an event and the job at last.
     """
-    console = Console()
-    drawing = console.is_terminal and console.encoding.lower().startswith("utf")
     with Client(url, token) as client:
-        try:
-            job = draw_live(client, job_id, console) if drawing else print_epochs(client, job_id)
-        except KeyboardInterrupt:
-            print(f"{job_id} goes on; `gradq watch {job_id}` looks again, `gradq cancel {job_id}` ends it")
-            raise typer.Exit(Exit.INTERRUPTED) from None
-    print(summary_line(job))
+        job = watched(client, job_id, as_json)
+    print_json_line(job) if as_json else print(summary_line(job))
     raise typer.Exit(outcome([job["status"]]))
 
 
+def watched(client: Client, job_id: str, as_json: bool = False) -> Job:
+    """The job as it ended, shown meanwhile in the way that fits who looks."""
+    console = Console()
+    try:
+        if as_json:
+            return print_events(client.job(job_id))
+        drawing = console.is_terminal and console.encoding.lower().startswith("utf")
+        return draw_live(client, job_id, console) if drawing else print_epochs(client.job(job_id))
+    except KeyboardInterrupt:
+        print(f"{job_id} goes on; `gradq watch {job_id}` looks again, `gradq cancel {job_id}` ends it")
+        raise typer.Exit(Exit.INTERRUPTED) from None
+
+
+# --- a picture --------------------------------------------------------------------------------------------------------
+
+
+class Listener(threading.Thread):
+    """Reads the job's events into curves, while another thread draws."""
+
+    def __init__(self, job: Job) -> None:
+        super().__init__(name="events", daemon=True)
+        self.job = job
+        self.series: Series = {}
+        self.error: Exception | None = None
+        self.news = threading.Event()
+
+    def run(self) -> None:
+        try:
+            for event in self.job.watch():
+                for name, value in event.metrics.items():
+                    self.series.setdefault(name, []).append([event.step, event.epoch, value])
+                self.news.set()
+        except Exception as error:  # told by the thread that draws
+            self.error = error
+        self.news.set()
+
+
 def draw_live(client: Client, job_id: str, console: Console) -> Job:
+    """A new picture whenever something came, and once a second for the clock and the queue."""
+    job = client.job(job_id)
+    listener = Listener(client.job(job_id, fetch=False))
+    listener.start()
     with Live(console=console, auto_refresh=False, vertical_overflow="crop") as live:
         while True:
-            job = patiently(partial(client.job, job_id))
-            series = patiently(partial(client.metrics, job_id))
-            live.update(picture(job, series, console.width, min(PLOT_HEIGHT, console.height - 4)), refresh=True)
-            if job["terminal"]:
+            over = not listener.is_alive()
+            patiently(job.refresh)
+            curves = {name: list(points) for name, points in list(listener.series.items())}
+            live.update(picture(job, curves, console.width, min(PLOT_HEIGHT, console.height - 4)), refresh=True)
+            if listener.error is not None:
+                raise listener.error
+            if over:
                 return job
-            time.sleep(PAUSE_SECONDS)
+            time.sleep(FRAME_SECONDS)
+            listener.news.wait(LOOK_SECONDS - FRAME_SECONDS)
+            listener.news.clear()
 
 
 def picture(job: Job, series: Series, width: int, height: int) -> RenderableType:
     """Title, curves, progress bar."""
     curves = [Curve(label, style, _points(series.get(name, []))) for name, label, style in CURVES]
     title = Text.assemble((job["name"], "bold"), "  ", (job["status"], STYLES.get(job["status"], "")))
-    if waits := (job.get("queue") or {}).get("reason"):
-        title.append(f"  {waits['detail']}", "dim")
+    if queue := job.get("queue"):
+        title.append(f"  number {queue['position']}: {queue['reason']['detail']}", "dim")
+    elif job.get("status_reason"):
+        title.append(f"  {reason_of(job)}", "dim")
     return Group(title, plot(curves, min(width, 120), height), progress_row(job, series))
 
 
 def progress_row(job: Job, series: Series) -> Table:
-    progress = job.get("progress") or {}
     row = Table.grid(padding=(0, 2, 0, 0))
-    bar = ProgressBar(total=100, completed=progress.get("percent", 0.0), width=24)
+    bar = ProgressBar(
+        total=100,
+        completed=(job.get("progress") or {}).get("percent", 0.0),
+        width=24,
+        complete_style="cyan",
+        finished_style="green",
+    )
     row.add_row(bar, *progress_facts(job, series))
     return row
 
 
 def progress_facts(job: Job, series: Series) -> list[str]:
     """Epoch, loss, speed, time left: what every progress display of gradq shows."""
-    progress = job.get("progress") or {}
     losses = series.get("train_loss") or series.get("batch_loss") or []
-    left = progress.get("eta_seconds")
-    return [
-        f"{_round(job)} {progress.get('epoch', 0)}/{progress.get('epochs') or job['spec'].get('epochs', '-')}",
-        f"loss {number(losses[-1][2])}" if losses else "",
-        rate(progress.get("examples_per_second")),
-        f"{span(left)} left" if left is not None and not job["terminal"] else "",
-    ]
-
-
-def _round(job: Job) -> str:
-    return "batch" if job["kind"] == CHECK else "epoch"
-
-
-def print_epochs(client: Client, job_id: str) -> Job:
-    """One line an epoch, as soon as it is over."""
-    printed, status = 0, ""
-    while True:
-        job = patiently(partial(client.job, job_id))
-        series = patiently(partial(client.metrics, job_id))
-        if job["status"] != status and not job["terminal"]:
-            status = job["status"]
-            print(f"{job_id}  {status}", flush=True)
-        ends = series.get("train_loss", [])
-        for step, epoch, _ in [point for point in ends if point[1] > printed]:
-            print(epoch_line(job, series, step, epoch), flush=True)
-            printed = epoch
-        if job["terminal"]:
-            return job
-        time.sleep(PAUSE_SECONDS)
-
-
-def epoch_line(job: Job, series: Series, step: int, epoch: int) -> str:
-    parts = [f"epoch {epoch}/{job['spec']['epochs']}"]
-    for name in ("train_loss", "val_loss", "val_accuracy"):
-        value = next((point[2] for point in series.get(name, []) if point[0] == step), None)
-        if value is not None:
-            parts.append(f"{name} {number(value)}")
-    speed = next((point[2] for point in series.get("examples_per_second", []) if point[0] == step), None)
-    return "  ".join([*parts, rate(speed)] if speed else parts)
+    epoch, *others = progress_words(job) or [f"{job['spec'].get('epochs', '-')} epochs to go"]
+    return [epoch, *([f"loss {number(losses[-1][2])}"] if losses else []), *others]
 
 
 def _points(points: list[list[Any]]) -> list[tuple[float, float]]:
     """A loss that was not finite is null in JSON."""
     return [(point[0], point[2]) for point in points if point[2] is not None]
+
+
+# --- lines ------------------------------------------------------------------------------------------------------------
+
+
+def print_events(job: Job) -> Job:
+    for event in job.watch():
+        print_json_line(event.json)
+    return job
+
+
+def print_epochs(job: Job) -> Job:
+    """One line an epoch, as soon as it is over, and one for each state that it goes through."""
+    for event in job.watch():
+        if event.status not in (None, "succeeded", "failed", "cancelled"):
+            print(f"{job.id}  {event.status}", flush=True)
+        if is_epoch(event):
+            print(epoch_line(job, event.epoch or 0, event.metrics), flush=True)
+    return job
+
+
+def is_epoch(event: Event) -> bool:
+    return "train_loss" in event.metrics
+
+
+def epoch_line(job: Mapping[str, Any], epoch: int, values: Mapping[str, float | None]) -> str:
+    """`epoch 2/5  train_loss 0.31  val_loss 0.29  val_accuracy 0.93  210 000 examples/s`"""
+    parts = [f"epoch {epoch}/{job['spec']['epochs']}"]
+    parts += [
+        f"{name} {number(values.get(name))}" for name in ("train_loss", "val_loss", "val_accuracy") if name in values
+    ]
+    speed = values.get("examples_per_second")
+    return "  ".join([*parts, rate(speed)] if speed else parts)

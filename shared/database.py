@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
@@ -74,6 +75,16 @@ class Database:
         self.engine.dispose()
 
 
+def upsert(session: Session, table: Any, keys: set[str], values: dict[str, Any], where: Any = None) -> bool:
+    """Insert, or update where the key stands already and `where` holds. Returns whether a row was written."""
+    dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
+    statement = dialect.insert(table).values(**values)
+    change = {name: value for name, value in values.items() if name not in keys}
+    statement = statement.on_conflict_do_update(index_elements=sorted(keys), set_=change, where=where)
+    written = session.execute(statement.returning(*(getattr(table, name) for name in keys)))
+    return written.first() is not None  # a row count would be -1 here on PostgreSQL
+
+
 def _postgresql_engine(url: str) -> Engine:
     return create_engine(url, pool_pre_ping=True, pool_size=8, max_overflow=24, connect_args={"connect_timeout": 5})
 
@@ -83,7 +94,7 @@ def _sqlite_engine(url: str) -> Engine:
     if not path:
         raise ConfigurationError("GRADQ_DATABASE_URL: SQLite needs a file; several processes share it")
     folder = Path(path).resolve().parent
-    filesystem = _filesystem_of(folder)
+    filesystem = filesystem_of(folder)
     if filesystem in NETWORK_FILESYSTEMS:
         raise ConfigurationError(
             f"{folder} lies on {filesystem}: SQLite's log needs shared memory, which a network filesystem has not. "
@@ -131,7 +142,7 @@ def _on_begin(connection: Any) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
 
-def _filesystem_of(path: Path) -> str:
+def filesystem_of(path: Path) -> str:
     """The filesystem type of the mount that holds `path`; empty where the system has no /proc/mounts."""
     mounts = Path("/proc/mounts")
     if not mounts.exists():

@@ -6,6 +6,7 @@ says otherwise the write does nothing and raises LeaseLost. Thus a worker that w
 
 from __future__ import annotations
 
+import json
 import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from shared.tables import ArtifactRow, Attempt, CheckpointRow, EventRow, Job, da
 
 Wish = Literal["cancel", "pause"]
 
+ENDED = {JobState.FAILED: "the job failed", JobState.CANCELLED: "the job was cancelled"}
 FIRST_BACKOFF_SECONDS, LONGEST_BACKOFF_SECONDS = 5.0, 60.0
 
 
@@ -147,7 +149,7 @@ def artifact(session: Session, job_id: str, name: str) -> ArtifactRow:
 
 def request_cancel(session: Session, job_id: str) -> Job:
     """Cancel a job that waits or is paused at once; leave the wish on a running one. A second wish changes nothing."""
-    job = _to_steer(session, job_id)
+    job = to_steer(session, job_id)
     if job.state in (JobState.QUEUED, JobState.PAUSED):
         message = "cancelled before it started" if job.state == JobState.QUEUED else "cancelled while it was paused"
         job.state, job.status_reason = JobState.CANCELLED, {"code": "cancelled_by_user", "detail": message}
@@ -163,7 +165,7 @@ def request_cancel(session: Session, job_id: str) -> Job:
 
 def request_pause(session: Session, job_id: str) -> Job:
     """Leave the wish on a running job. A second wish, or one for a paused job, changes nothing."""
-    job = _to_steer(session, job_id)
+    job = to_steer(session, job_id)
     if status_of(job) == "running":
         job.pause_requested_at = now()
         _log(session, job_id, Line("status", "pause requested", {"status": "pausing"}))
@@ -174,7 +176,7 @@ def request_pause(session: Session, job_id: str) -> Job:
 
 def resume(session: Session, job_id: str) -> Job:
     """Queue a paused job again; take back a wish to pause that is not yet carried out."""
-    job = _to_steer(session, job_id)
+    job = to_steer(session, job_id)
     if status_of(job) not in ("pausing", "paused"):
         raise wrong_state(job, "resume")
     job.pause_requested_at = None
@@ -186,7 +188,40 @@ def resume(session: Session, job_id: str) -> Job:
     return job
 
 
-def _to_steer(session: Session, job_id: str) -> Job:
+def retry(session: Session, job_id: str) -> Job:
+    """Queue a job that failed or was cancelled again: attempts and log go on, from the last checkpoint if one is left.
+
+    Its files stay until those of its next end take their place.
+    """
+    job = to_steer(session, job_id)
+    if job.state not in (JobState.FAILED, JobState.CANCELLED):
+        raise wrong_state(job, "retry")
+    message = f"{ENDED[JobState(job.state)]}; queued again on request"
+    job.state, job.failures = JobState.QUEUED, 0
+    job.status_reason = job.result = job.finished_at = job.not_before = None
+    job.cancel_requested_at = job.pause_requested_at = job.worker = None
+    _log(session, job_id, _status_line(JobState.QUEUED, message))
+    return job
+
+
+def edit(session: Session, job: Job, wanted: dict[str, Any]) -> None:
+    """Give a job that `to_steer` returned another name, priority or labels, also in its spec; the log says what."""
+    changed = {name: (old, new) for name, new in wanted.items() if (old := getattr(job, name)) != new}
+    if not changed:
+        return
+    for name, (_, new) in changed.items():
+        setattr(job, name, new)
+    job.spec = {**job.spec, **{name: new for name, (_, new) in changed.items()}}
+    message = "; ".join(f"{name} changed from {_text(old)} to {_text(new)}" for name, (old, new) in changed.items())
+    data = {name: {"from": old, "to": new} for name, (old, new) in changed.items()}
+    _log(session, job.id, Line("log", message, {"changed": data}))
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, sort_keys=True)
+
+
+def to_steer(session: Session, job_id: str) -> Job:
     """The row, locked: between a look at its state and the change that suits it, no worker moves it on."""
     job = session.scalar(select(Job).where(Job.id == job_id).with_for_update())
     if job is None:
@@ -194,18 +229,14 @@ def _to_steer(session: Session, job_id: str) -> Job:
     return job
 
 
-def remove(session: Session, job_id: str) -> int:
-    """Delete a terminal job's rows; return the bytes of its files, which the caller must now remove."""
-    job = _to_steer(session, job_id)
+def remove(session: Session, job_id: str) -> None:
+    """Delete a terminal job's rows. The caller must remove its files when that is committed."""
+    job = to_steer(session, job_id)
     if job.state not in TERMINAL:
         raise wrong_state(job, "delete")
-    freed = 0
-    for table in (ArtifactRow, CheckpointRow):
-        freed += int(session.scalar(select(func.sum(table.size_bytes)).where(table.job_id == job_id)) or 0)
     for child in (EventRow, ArtifactRow, CheckpointRow, Attempt):
         session.execute(delete(child).where(child.job_id == job_id))
     session.delete(job)
-    return freed
 
 
 def status_of(job: Job) -> str:

@@ -192,6 +192,25 @@ class DatasetRow(Base):
     __table_args__ = (Index("ix_datasets_created", "created_at", "id"),)
 
 
+class IdempotencyKey(Base):
+    """A client's name for one request, and the answer that it got. `until` on the database's clock: up to then a
+    pending key is its holder's, and a settled one is kept."""
+
+    __tablename__ = "idempotency_keys"
+
+    key: Mapped[str] = mapped_column(String(255), primary_key=True)
+    fingerprint: Mapped[str] = mapped_column(String(64))  # sha256 of method, address and body
+    token: Mapped[str] = mapped_column(String(32))  # of the holder
+    state: Mapped[str] = mapped_column(String(8))  # pending or settled
+    status: Mapped[int | None] = mapped_column(Integer)
+    headers: Mapped[dict[str, Any] | None]
+    body: Mapped[str | None] = mapped_column(Text)
+    created_at: Mapped[datetime]
+    until: Mapped[datetime]
+
+    __table_args__ = (Index("ix_idempotency_keys_until", "until"),)
+
+
 class Worker(Base):
     """A worker that says it lives, and what it has. `seen_at` on the database's clock."""
 

@@ -12,7 +12,7 @@ import time
 
 import structlog
 
-from shared import jobs, roster
+from shared import idempotency, jobs, roster
 from shared.broker import Broker
 from shared.config import Settings
 from shared.database import Database
@@ -103,6 +103,7 @@ class Reconciler(threading.Thread):
     def sweep(self) -> None:
         with self.database.write() as session:
             roster.sweep_workers(session, FORGET_WORKERS_SECONDS)
+            idempotency.sweep(session)
         self.database.checkpoint_wal()
 
     def sweep_runs(self) -> None:

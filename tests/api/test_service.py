@@ -104,7 +104,7 @@ class TestErrors:
             ("GET", "/static/nothing.js", 404, "not_found"),
             ("POST", "/v1/jobs/job_0/pause", 404, "not_found"),
             ("POST", "/v1/jobs/job_0/retry", 404, "not_found"),
-            ("PATCH", "/v1/jobs/job_0", 405, "method_not_allowed"),
+            ("PUT", "/v1/jobs/job_0", 405, "method_not_allowed"),
             ("PUT", "/v1/jobs", 405, "method_not_allowed"),
             ("POST", "/healthz", 405, "method_not_allowed"),
         ],
@@ -178,7 +178,7 @@ class TestDocument:
             if not rule.endpoint.startswith(("openapi.", "docs.", "static"))
         }
         assert documented == served
-        assert len(served) == 26
+        assert len(served) == 31
 
     def test_no_reference_leads_nowhere_and_every_operation_is_whole(self, client):
         answer = client.get("/v1/openapi.json")
@@ -226,7 +226,7 @@ class TestDocument:
     def test_the_parameters_of_the_list_are_named(self, client):
         listing = client.get("/v1/openapi.json").json["paths"]["/v1/jobs"]["get"]
         names = [parameter["name"] for parameter in listing["parameters"]]
-        assert names == ["status", "name", "label.KEY", "created_after", "limit", "after"]
+        assert names == ["status", "name", "label.KEY", "created_after", "created_before", "after", "limit"]
 
 
 class TestDocs:

@@ -12,7 +12,7 @@ from rich.console import Console
 from support.images import folders, idx, npz, pixels, small, zipped
 
 from gradq import datasets
-from gradq.client import ApiError
+from gradq.problems import ApiError
 
 
 def test_what_is_built_in_is_listed_with_what_a_job_calls_it(gradq):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from gradq.demo import fresh_state, largest_difference
+from gradq.comparison import largest_difference
+from gradq.demo import fresh_state
 from gradq.instance import AlreadyRunning, only_one
 
 

@@ -126,8 +126,8 @@ def test_migrate_goes_to_the_newest_revision_and_to_any_other(tmp_path: Path, mo
         return CliRunner().invoke(app, ["migrate", *arguments])
 
     first, newest = known()[0], known()[-1]
-    assert migrate("--to", first).stdout == f"the database is at revision {first}, which is not the newest\n"
-    assert migrate().stdout == f"the database is at revision {newest}, the newest\n"
+    assert migrate("--to", first).stdout == f"the database is at an older schema, {first}\n"
+    assert migrate().stdout == f"the database is at the newest schema, {newest}\n"
     assert migrate("--to", first).exit_code == 0
     wrong = migrate("--to", "none")
     assert (wrong.exit_code, f"this gradq knows {first}, " in wrong.stderr) == (2, True)

@@ -257,10 +257,10 @@ def test_writers_and_readers_of_several_processes_never_find_sqlite_locked(
 def test_sqlite_on_a_network_filesystem_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, filesystem: str
 ) -> None:
-    monkeypatch.setattr(module, "_filesystem_of", lambda path: filesystem)
+    monkeypatch.setattr(module, "filesystem_of", lambda path: filesystem)
     with pytest.raises(ConfigurationError, match=f"{tmp_path} lies on {filesystem}.*GRADQ_STATE_DIR"):
         Database(f"sqlite:///{tmp_path / 'gradq.db'}")
-    monkeypatch.setattr(module, "_filesystem_of", lambda path: "ext4")
+    monkeypatch.setattr(module, "filesystem_of", lambda path: "ext4")
     Database(f"sqlite:///{tmp_path / 'gradq.db'}").close()
 
 
@@ -289,7 +289,7 @@ def test_the_filesystem_of_a_folder_is_that_of_the_nearest_mount(
     monkeypatch: pytest.MonkeyPatch, folder: str, filesystem: str
 ) -> None:
     monkeypatch.setattr(Path, "read_text", lambda self: MOUNTS if self == Path("/proc/mounts") else "")
-    assert module._filesystem_of(Path(folder)) == filesystem
+    assert module.filesystem_of(Path(folder)) == filesystem
 
 
 def test_a_link_to_a_network_filesystem_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

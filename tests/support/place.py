@@ -13,7 +13,7 @@ from uuid import uuid4
 from sqlalchemy import text
 from support.store import claim, point, running, submit, write
 
-from shared import dataset_store, jobs, revisions, roster
+from shared import dataset_store, idempotency, jobs, revisions, roster
 from shared.artifacts import ArtifactStore, artifact_key, checkpoint_key, dataset_folder
 from shared.backup import OF_THE_MOMENT, rows
 from shared.backup.restore import Restored, restore
@@ -136,6 +136,8 @@ def full(place: Place) -> dict[str, str]:
     paused = running(place.database, labels={"team": "vision"})
     write(place.database, jobs.request_pause, paused.job_id)
     write(place.database, jobs.hand_back, paused, "stopped")
+    claimed = write(place.database, idempotency.claim, "my key", "f" * 64)
+    write(place.database, idempotency.settle, claimed, idempotency.Settled(202, {"Location": "/v1/jobs/1"}, "{}"))
     queued = submit(place.database, name="grüße \U0001f40c", dataset="digits")
     place.beat()
     return {"done": done, "running": lost.job_id, "paused": paused.job_id, "queued": queued}

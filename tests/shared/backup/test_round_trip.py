@@ -10,7 +10,7 @@ from sqlalchemy import text
 from support.place import Place, full
 from support.store import claim, job_of, lines_of, read, running, submit, write
 
-from shared import jobs, revisions
+from shared import idempotency, jobs, revisions
 from shared.backup import OF_THE_MOMENT, NothingToBackUp
 from shared.states import JobState
 from shared.tables import Leader, Worker
@@ -73,6 +73,15 @@ def test_who_worked_and_led_there_is_not_restored(sqlite_place: Place, target: P
     target.restore(sqlite_place.save()[1])
     with target.database.read() as session:
         assert (session.query(Worker).count(), session.query(Leader).count()) == (0, 0)
+
+
+def test_a_request_that_is_sent_again_after_the_restore_gets_its_first_answer(
+    sqlite_place: Place, target: Place
+) -> None:
+    full(sqlite_place)
+    target.restore(sqlite_place.save()[1])
+    answer = write(target.database, idempotency.claim, "my key", "f" * 64)
+    assert answer == idempotency.Settled(202, {"Location": "/v1/jobs/1"}, "{}")
 
 
 def test_a_place_that_was_migrated_and_has_forgotten_its_workers_counts_as_empty(

@@ -1,0 +1,45 @@
+"""The headers that calls take and give, as the OpenAPI document describes them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from api.requests import MAX_KEY
+from shared.spec import NO_CONTROLS
+
+Header = dict[str, Any]
+
+
+def _text(description: str, example: str) -> Header:
+    return {"description": description, "schema": {"type": "string"}, "example": example}
+
+
+REQUEST_HEADERS: dict[str, Header] = {
+    "If-None-Match": _text(
+        "an ETag that is at hand: 304 while it is still the one", '"5d41402abc4b2a76b9719d911017c592"'
+    ),
+    "If-Match": _text(
+        "the ETag of the job as it was read: 412 where it has changed since", '"5d41402abc4b2a76b9719d911017c592"'
+    ),
+    "Idempotency-Key": {
+        "description": "names this request: sent again within 24 h, it gets the first answer; nothing is done twice",
+        "schema": {"type": "string", "minLength": 1, "maxLength": MAX_KEY, "pattern": NO_CONTROLS},
+        "example": "0b8f0c8e-2a53-4a41-9d0b-6f3f5d1c7e21",
+    },
+    "Range": _text("the bytes that are wanted", "bytes=0-1023"),
+}
+
+RESPONSE_HEADERS: dict[str, Header] = {
+    "X-Request-Id": _text("the request's own, or a new one; it stands in the log", "5f0c1d9a4be24d4f9f3c7a6b8e2d1c0a"),
+    "Location": _text("where the new thing is", "/v1/jobs/job_0199aa3c5d7e7c1e8f2b6a4d9c3e1f70"),
+    "ETag": _text("names this version of the answer", '"5d41402abc4b2a76b9719d911017c592"'),
+    "Link": _text(
+        "the next page, where there is one", '</v1/jobs?after=job_0199aa3c5d7e7c1e8f2b6a4d9c3e1f70>; rel="next"'
+    ),
+    "Content-Disposition": _text("the file's name", "attachment; filename=model.safetensors"),
+    "Accept-Ranges": _text("that ranges are served", "bytes"),
+    "Content-Range": _text("which bytes these are", "bytes 0-1023/95604"),
+    "Vary": _text("the header that the answer depends on", "Accept"),
+    "Idempotent-Replayed": _text("`true`: the answer to the first request with this Idempotency-Key", "true"),
+    "Retry-After": {"description": "seconds until it pays to ask again", "schema": {"type": "integer"}, "example": 2},
+}
