@@ -13,7 +13,8 @@ from contextlib import closing, contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Annotated, Any
+from types import FrameType
+from typing import IO, TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -166,14 +167,19 @@ def _fsync_folder(folder: Path) -> None:
 
 @contextmanager
 def _ended_in_order(outcome: str) -> Iterator[None]:
-    """SIGTERM unwinds as Ctrl-C does, so that nothing half done stays behind; a full disk is a sentence."""
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    """SIGTERM and SIGHUP unwind as Ctrl-C does, so that nothing half done stays behind; a full disk is a sentence."""
+    before = {number: signal.signal(number, _leave) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:
         yield
     except OSError as error:
         raise GradqError(f"{outcome}: {error}") from error
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _leave(number: int, _frame: FrameType | None) -> NoReturn:
+    sys.exit(128 + number)
 
 
 # --- words ------------------------------------------------------------------------------------------------------------

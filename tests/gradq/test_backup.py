@@ -26,11 +26,16 @@ from shared.artifacts import ArtifactStore
 FILES = {"model.json": b"{}" * 5000, "metrics.csv": b"1,2\n" * 5000}
 
 
+@pytest.fixture(autouse=True)
+def no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing here may touch the database that somebody's environment names."""
+    for name in [name for name in os.environ if name.startswith("GRADQ_")]:
+        monkeypatch.delenv(name)
+
+
 @pytest.fixture
 def served(api: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     """A service with a finished job, named by the settings as for any other verb that looks at rows and files."""
-    for name in [name for name in os.environ if name.startswith("GRADQ_")]:
-        monkeypatch.delenv(name)
     monkeypatch.setenv("GRADQ_STATE_DIR", str(api.settings.state_dir))
     api.submit(epochs=1)
     api.finish(api.start(), files=FILES)
@@ -120,8 +125,7 @@ def test_a_file_that_the_store_has_lost_is_named_and_the_exit_code_tells(served:
     assert "1 job, 0 data sets, 1 file, 20.0 kB" in result.stdout
 
 
-def test_where_no_service_lives_nothing_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("GRADQ_DATABASE_URL", raising=False)
+def test_where_no_service_lives_nothing_is_made(tmp_path: Path) -> None:
     result = run("backup", str(tmp_path / "gradq.tar"), "--state", str(tmp_path / "nowhere"))
     assert result.exit_code == 1
     assert "there is no" in result.stderr
@@ -222,15 +226,18 @@ def test_a_backup_goes_through_a_pipe(served: Any, tmp_path: Path) -> None:
     assert stored(state) == sorted(FILES.values())
 
 
-def test_a_restore_that_is_told_to_stop_leaves_nothing_behind(served: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_restore_that_is_told_to_stop_leaves_nothing_behind(
+    served: Any, tmp_path: Path, number: signal.Signals
+) -> None:
     content, state = saved(tmp_path).read_bytes(), tmp_path / "new"
     restore = process("restore", "-", "--state", str(state), stdin=subprocess.PIPE)
     assert restore.stdin is not None
     restore.stdin.write(content[: len(content) * 2 // 3])
     restore.stdin.flush()
     wait_for(lambda: state.is_dir() and list(state.rglob("artifacts/job_*/*/*")), 30, "the first file")
-    restore.send_signal(signal.SIGTERM)
-    assert restore.wait(30) == 128 + signal.SIGTERM
+    restore.send_signal(number)
+    assert restore.wait(30) == 128 + number
     restore.stdin.close()
     assert not stored(state)
     assert not list(state.glob("restore-*"))

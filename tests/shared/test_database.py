@@ -155,6 +155,18 @@ def test_a_reader_does_not_block_a_writer_nor_a_writer_a_reader(database: Databa
     assert names(database) == ["a", "b", "c"]
 
 
+def test_a_snapshot_is_of_one_moment_and_holds_nobody_up(database: Database) -> None:
+    submit(database, "a")
+    count = text("SELECT count(*) FROM events")
+    with database.snapshot() as connection:
+        assert connection.scalar(text("SELECT count(*) FROM jobs")) == 1
+        submit(database, "b")
+        assert names(database) == ["a", "b"]
+        assert connection.scalar(count) == 1  # another table, and no newer than the first
+    with database.snapshot() as connection:
+        assert connection.scalar(count) == 2
+
+
 @pytest.fixture
 def sqlite(tmp_path: Path) -> Iterator[Database]:
     database = Database(f"sqlite:///{tmp_path / 'gradq.db'}")
