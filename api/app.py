@@ -10,6 +10,7 @@ import structlog
 from apiflask import APIFlask
 from flask import Response, g, request
 from werkzeug.exceptions import Forbidden
+from werkzeug.routing import BaseConverter
 
 from api import (
     artifacts,
@@ -24,10 +25,15 @@ from api import (
     metrics,
     predictions,
     presets,
+    prometheus,
     queues,
     steering,
     workers,
 )
+from api.held import EXTENSION as HELD
+from api.held import Held
+from api.job_answers import EXTENSION as JOB_ANSWERS
+from api.job_answers import JobAnswers
 from api.render import JSON
 from api.services import EXTENSION, Services
 from shared import logs
@@ -46,10 +52,16 @@ HEADERS = {
 
 PARTS = (
     *(jobs, steering, bulk, events, metrics, artifacts, predictions),
-    *(workers, queues, datasets, presets, health, docs),
+    *(workers, queues, datasets, presets, health, prometheus, docs),
 )
 
 log = structlog.get_logger()
+
+
+class JobId(BaseConverter):
+    """Where a job's id stands last in a path, the words that have a route of their own are none."""
+
+    regex = r"(?!bulk$)[^/]+"
 
 
 def create_app(settings: Settings | None = None) -> APIFlask:
@@ -65,8 +77,11 @@ def create_app(settings: Settings | None = None) -> APIFlask:
         AUTO_404_RESPONSE=False,
         AUTO_VALIDATION_ERROR_RESPONSE=False,
     )
-    app.extensions[EXTENSION] = Services.from_settings(settings)
+    services = app.extensions[EXTENSION] = Services.from_settings(settings)
+    app.extensions[HELD] = Held(settings, services.database)
+    app.extensions[JOB_ANSWERS] = JobAnswers()
     errors.register(app)
+    app.url_map.converters["job"] = JobId
     for part in PARTS:
         app.register_blueprint(part.bp)
     document.complete(app)
@@ -99,6 +114,7 @@ def _end(response: Response) -> Response:
     response.headers["X-Request-Id"] = g.request_id
     for name, value in HEADERS.items():
         response.headers.setdefault(name, value)
+    prometheus.count(response)
     log.info(
         "request",
         method=request.method,

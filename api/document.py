@@ -12,14 +12,14 @@ from typing import Any
 from apiflask import APIFlask
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
-from werkzeug.routing import Rule
 
 from api import problems, schemas
 from api.bodies import BODIES
 from api.errors import PROBLEM
 from api.headers import REQUEST_HEADERS, RESPONSE_HEADERS
-from api.openapi import FORM, JSON, Contract
-from api.requests import LABELS
+from api.openapi import FORM, JSON, Contract, openapi_path
+from api.requests import LABELS, NO_NUL
+from shared.artifacts import MODEL
 from shared.spec import JOB_ID, KINDS, NO_CONTROLS
 
 REF = "#/components/schemas/{model}"
@@ -54,9 +54,8 @@ PATH_PARAMETERS: dict[str, dict[str, Any]] = {
     "name": {"description": "a name from the list", "schema": {"type": "string"}},
 }
 LINKED: dict[type[BaseModel], dict[str, str]] = {  # what an answer lends the calls that take it
-    schemas.Job: {"job_id": "$response.body#/id"},
+    schemas.Job: {"job_id": "$response.body#/id", "name": MODEL},  # of the files the one that every training has
     schemas.Dataset: {"dataset_id": "$response.body#/id"},
-    schemas.ArtifactList: {"job_id": "$request.path.job_id", "name": "$response.body#/data/0/name"},
 }
 
 
@@ -102,11 +101,7 @@ def _routes(app: APIFlask) -> Iterator[tuple[str, str, Contract]]:
         contract = getattr(app.view_functions[rule.endpoint], "contract", None)
         if contract is not None:
             for method in sorted((rule.methods or set()) - {"HEAD", "OPTIONS"}):
-                yield method, _openapi_path(rule), contract
-
-
-def _openapi_path(rule: Rule) -> str:
-    return re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule)
+                yield method, openapi_path(rule.rule), contract
 
 
 # --- names ------------------------------------------------------------------------------------------------------------
@@ -164,6 +159,8 @@ def _as_text(schema: dict[str, Any]) -> dict[str, Any]:
     schema = {key: value for key, value in schema.items() if key not in ("title", "default") or value not in (None, [])}
     if schema.get("type") == "array":
         schema["minItems"] = 1
+    if schema.get("type") == "string" and not schema.keys() & {"enum", "pattern", "format"}:
+        schema["pattern"] = NO_NUL
     return schema
 
 
@@ -263,9 +260,11 @@ def _link(paths: dict[str, Any], operation: dict[str, Any], method: str, contrac
         return
     links = {}
     for path, operations in paths.items():
-        if set(re.findall(r"{(\w+)}", path)) == given.keys():
+        wanted = set(re.findall(r"{(\w+)}", path))
+        if wanted and wanted <= given.keys():
             for other in operations.values():
-                links[other["operationId"]] = {"operationId": other["operationId"], "parameters": given}
+                parameters = {name: given[name] for name in sorted(wanted)}
+                links[other["operationId"]] = {"operationId": other["operationId"], "parameters": parameters}
     operation["responses"][str(contract.status)]["links"] = links
 
 
@@ -289,23 +288,30 @@ def _schemas(models: Iterable[type[BaseModel]]) -> dict[str, Any]:
     for spec in KINDS.values():
         fields = definitions[spec.__name__]["properties"]
         for name in fields.keys() & set(SHORT_FORMS):
-            fields[name] = _with_short_form(fields[name], definitions)
+            fields[name] = _with_short_form(name.title(), fields[name], definitions)
         for name in fields.keys() & set(SHORT_ITEMS):
-            fields[name]["items"] = _with_short_form(fields[name]["items"], definitions)
+            fields[name]["items"] = _with_short_form(name.title(), fields[name]["items"], definitions)
         for field in fields.values():
             _tell_default(field)
     return definitions
 
 
 def _tell_default(field: dict[str, Any]) -> None:
-    """An object as the default of a choice is said in words: client generators do not know which branch it is of."""
+    """What a client could not send, or a generator could not read, is said in words: a text that the server makes up,
+    and an object as the default of a choice, of which nobody knows to which branch it belongs."""
+    if field.get("default") == "" and field.get("minLength"):
+        del field["default"]
+        field["description"] = "default: made of the other fields"
     if ("oneOf" in field or "anyOf" in field) and isinstance(field.get("default"), dict):
         field["description"] = f"default: {json.dumps(field.pop('default'))}"
 
 
-def _with_short_form(whole: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]:
+def _with_short_form(title: str, whole: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]:
     """The name alone stands for an object that needs nothing but its type, so it is the default too."""
     default = {"default": whole.pop("default")["type"]} if "default" in whole else {}
     branches = whole["discriminator"]["mapping"].items()
     short = [name for name, branch in branches if not definitions[branch.rpartition("/")[2]].get("required")]
-    return {"anyOf": [{"type": "string", "enum": sorted(short)}, whole], **default}
+    name = f"{title}Name"
+    names = {"title": name, "type": "string", "enum": sorted(short)}
+    assert definitions.setdefault(name, names) == names, f"two fields called {title} take different names"
+    return {"anyOf": [{"$ref": REF.format(model=name)}, whole], **default}

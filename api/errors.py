@@ -57,7 +57,7 @@ def render_error(error: Exception) -> Response:
         response = problem(error.status, error.code, error.title, detail)
         response.headers["Retry-After"] = str(RETRY_SECONDS)
         return response
-    if isinstance(error, GradqError) and error.status < 500:
+    if isinstance(error, GradqError) and error.status != GradqError.status:
         response = problem(error.status, title=error.title, **members(error))
         if error.retry_after_seconds is not None:
             response.headers["Retry-After"] = str(error.retry_after_seconds)

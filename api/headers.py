@@ -26,6 +26,8 @@ REQUEST_HEADERS: dict[str, Header] = {
         "schema": {"type": "string", "minLength": 1, "maxLength": MAX_KEY, "pattern": NO_CONTROLS},
         "example": "0b8f0c8e-2a53-4a41-9d0b-6f3f5d1c7e21",
     },
+    "Prefer": _text("`wait=30` does the same as the parameter `wait` (RFC 7240)", "wait=30"),
+    "Last-Event-ID": _text("of a stream: the `id` of the last event that came, which goes on behind it", "17"),
     "Range": _text("the bytes that are wanted", "bytes=0-1023"),
 }
 
@@ -41,5 +43,6 @@ RESPONSE_HEADERS: dict[str, Header] = {
     "Content-Range": _text("which bytes these are", "bytes 0-1023/95604"),
     "Vary": _text("the header that the answer depends on", "Accept"),
     "Idempotent-Replayed": _text("`true`: the answer to the first request with this Idempotency-Key", "true"),
+    "Preference-Applied": _text("the wish of `Prefer` that was granted", "wait=30"),
     "Retry-After": {"description": "seconds until it pays to ask again", "schema": {"type": "integer"}, "example": 2},
 }

@@ -12,9 +12,10 @@ from pydantic import Field
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from api import schemas
+from api import job_answers, schemas
 from api.changes import change
 from api.idempotency import once
+from api.job_answers import JobQuery
 from api.job_filter import ListQuery, matching
 from api.job_object import page_to_json, to_json
 from api.openapi import endpoint
@@ -25,10 +26,7 @@ from shared.datasets import DatasetInfo
 from shared.estimate import estimate
 from shared.origin import check_origin
 from shared.spec import GradientCheckSpec, JobSpec, Work
-from shared.states import TERMINAL
 from shared.tables import Job
-
-POLL_SECONDS = 1  # what suits a job that is still going on
 
 bp = APIBlueprint("jobs", __name__, tag="Jobs")
 log = structlog.get_logger()
@@ -103,21 +101,25 @@ def index(query: ListQuery) -> Response:
     return response
 
 
-@bp.get("/v1/jobs/<job_id>")
-@endpoint(schemas.Job, errors=(404, 503), conditional=True, sometimes=("Retry-After",))
-def show(job_id: str) -> Response:
-    """Show a job"""
-    with services().database.read() as session:
-        job = jobs.get(session, job_id)
-        response = jsonify(to_json(session, job))
-    if job.state not in TERMINAL:
-        response.headers["Retry-After"] = str(POLL_SECONDS)
-    response.add_etag()
-    response.make_conditional(request)
-    return response
+@bp.get("/v1/jobs/<job:job_id>")
+@endpoint(
+    schemas.Job,
+    query=JobQuery,
+    errors=(404, 503),
+    conditional=True,
+    takes=("Prefer",),
+    sometimes=("Retry-After", "Preference-Applied"),
+)
+def show(job_id: str, query: JobQuery) -> Response:
+    """Show a job
+
+    `Retry-After` says how soon it is worth asking again. With `wait` the answer is held back until the job has changed
+    (is no longer what `If-None-Match` names), or, with `until=terminal`, has ended; then it says what is true by then.
+    """
+    return job_answers.show(job_id, query, to_json)
 
 
-@bp.delete("/v1/jobs/<job_id>")
+@bp.delete("/v1/jobs/<job:job_id>")
 @endpoint(schemas.DeletedJob, errors=(404, 409, 503))
 def delete(job_id: str) -> Response:
     """Delete a job that has ended, with its log, its files and its checkpoints

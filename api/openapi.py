@@ -6,6 +6,7 @@ api/document.py makes the OpenAPI document of it.
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -73,3 +74,9 @@ def endpoint(answer: type[BaseModel] | None, **contract: Any) -> Callable[[View]
         return checked
 
     return decorate
+
+
+@functools.cache
+def openapi_path(rule: str) -> str:
+    """A route of Flask's, `/v1/jobs/<job_id>`, as OpenAPI writes it: `/v1/jobs/{job_id}`."""
+    return re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule)

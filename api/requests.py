@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -17,13 +18,12 @@ from werkzeug.exceptions import RequestEntityTooLarge, UnsupportedMediaType
 from shared.errors import BadRequest, FieldError, InvalidBody, InvalidHeader, InvalidQuery, NotFound
 from shared.wording import field_error
 
-# What the contract names and this version does not build.
-NOT_BUILT_PARAMETERS = ("wait", "until")
-
 JSON = "application/json"
 LABELS = "label."  # a model with a field of this alias takes label.KEY=value into it
 MAX_KEY = 255  # characters of an Idempotency-Key
 NUL = "\x00"  # PostgreSQL refuses it in any text
+NO_NUL = r"^[^\x00]*$"
+NUMBER = re.compile(r"\s*[+-]?[\d.]+\s*")
 
 
 class Query(BaseModel):
@@ -41,6 +41,13 @@ B = TypeVar("B", bound=BaseModel)
 CommaList = BeforeValidator(lambda text: text.split(",") if isinstance(text, str) else text)
 
 
+def _no_number(given: Any) -> Any:
+    """A bare number would be read as the seconds since 1970."""
+    if isinstance(given, int | float) or (isinstance(given, str) and NUMBER.fullmatch(given)):
+        raise ValueError("must be a time with its zone, as 2026-11-23T12:00:00Z")
+    return given
+
+
 def _in_utc(at: datetime) -> datetime:
     try:
         return at.astimezone(UTC)
@@ -48,7 +55,7 @@ def _in_utc(at: datetime) -> datetime:
         raise ValueError("must lie between the years 1 and 9999 in UTC") from error
 
 
-UtcTime = Annotated[AwareDatetime, AfterValidator(_in_utc)]
+UtcTime = Annotated[AwareDatetime, AfterValidator(_in_utc), BeforeValidator(_no_number)]
 
 
 # --- the query string and the rest of the request line ----------------------------------------------------------------
@@ -108,8 +115,6 @@ def _query_error(model: type[Query], error: ErrorDetails) -> FieldError:
     if name == LABELS and below:
         name += below[0]
     kind, value = error["type"], error["input"]
-    if kind == "extra_forbidden" and name in NOT_BUILT_PARAMETERS:
-        return FieldError(_pointer(name), "not_built", f"'{name}' is in the contract, but not built for this call")
     if kind == "extra_forbidden":
         return FieldError(_pointer(name), kind, f"unknown parameter{close_to(name, _aliases(model))}")
     text = error["msg"]

@@ -19,7 +19,7 @@ Status = Literal["queued", "running", "cancelling", "pausing", "paused", "succee
 EventType = Literal["status", "metric", "log", "checkpoint", "artifact", "warning"]
 Outcome = Literal["succeeded", "failed", "cancelled", "paused", "drained", "worker_lost"]
 ArtifactKind = Annotated[str, Field(json_schema_extra={"enum": sorted({*KINDS.values(), "file"})})]
-Point = tuple[int, int, float | None]
+Point = Annotated[list[float | None], Field(min_length=3, max_length=3)]
 
 
 class Answer(BaseModel):
@@ -278,7 +278,7 @@ class EventList(Answer):
 
 
 class Metrics(Answer):
-    """Points [step, epoch, value] by the metric's name."""
+    """Points [step, epoch, value] by the metric's name; a value that is not finite is null."""
 
     object: Literal["metrics"]
     series: dict[str, list[Point]]
@@ -399,7 +399,7 @@ class Dataset(Answer):
     name: str
     source: Literal["builtin", "upload"]
     description: str
-    shape: tuple[int, int, int]
+    shape: Annotated[list[int], Field(min_length=3, max_length=3)] = Field(description="channels, height, width")
     classes: list[str]
     train_examples: int
     test_examples: int

@@ -62,7 +62,7 @@ def resume(job_id: str) -> Response:
 
 
 @bp.post("/v1/jobs/<job_id>/retry")
-@endpoint(schemas.Job, status=202, errors=(404, 409, 503))
+@endpoint(schemas.Job, status=202, errors=(404, 409, 503), problems={422: ("invalid_query", "invalid_spec")})
 @once
 def retry(job_id: str) -> Response:
     """Try a job that failed or was cancelled again
@@ -109,7 +109,7 @@ def _repeat(session: Session, original: Job) -> dict[str, Any]:
 # --- what may be changed later ----------------------------------------------------------------------------------------
 
 
-@bp.patch("/v1/jobs/<job_id>")
+@bp.patch("/v1/jobs/<job:job_id>")
 @endpoint(
     schemas.Job,
     body=schemas.JobPatch,
@@ -117,6 +117,7 @@ def _repeat(session: Session, original: Job) -> dict[str, Any]:
     errors=(400, 404, 412, 413, 415, 503),
     problems={422: ("invalid_query", "invalid_body")},
     takes=("If-Match",),
+    headers=("ETag",),
 )
 def patch(job_id: str) -> Response:
     """Change a job's name, priority or labels

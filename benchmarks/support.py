@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import math
 import os
 import platform
+import re
 import subprocess
 import sys
 import tempfile
@@ -20,6 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from gradq import Client, Event
+from gradq.broker_process import embedded_broker
+from shared.config import Settings
 
 RESULTS = Path(__file__).parent / "results"
 READY_SECONDS, STOP_SECONDS = 60.0, 30.0
@@ -105,6 +109,40 @@ def service(*arguments: str, **settings: str) -> Iterator[Client]:
         finally:
             process.terminate()
             process.communicate(timeout=STOP_SECONDS)
+
+
+@contextmanager
+def api(*arguments: str, **settings: str) -> Iterator[Client]:
+    """Broker and `gradq api` as it starts by default; no worker, so that what is queued costs nothing more."""
+    with tempfile.TemporaryDirectory(prefix="gradq-bench-") as state:
+        broker = embedded_broker(Settings(state_dir=Path(state)))
+        assert broker is not None, "no other was named"
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("GRADQ_")}
+        environment |= {"GRADQ_STATE_DIR": state, "GRADQ_REDIS_URL": broker.url, **settings}
+        gradq = [sys.executable, "-m", "gradq"]
+        subprocess.run([*gradq, "migrate"], env=environment, check=True, stdout=subprocess.DEVNULL)
+        log = Path(state) / "api.log"
+        with log.open("wb") as out, contextlib.ExitStack() as stack:
+            server = stack.enter_context(subprocess.Popen(broker.command, stdout=subprocess.DEVNULL))
+            stack.callback(server.terminate)
+            process = stack.enter_context(
+                subprocess.Popen([*gradq, "api", "--port", "0", *arguments], env=environment, stderr=out)
+            )
+            stack.callback(process.terminate)
+            with Client(listening(log)) as client:
+                while not client.ready():
+                    time.sleep(POLL_SECONDS)
+                yield client
+
+
+def listening(log: Path) -> str:
+    """Where gunicorn says that it listens."""
+    deadline = time.monotonic() + READY_SECONDS
+    while not (found := re.search(r"Listening at: (\S+)", log.read_text())):
+        if time.monotonic() > deadline:
+            raise SystemExit(f"the API does not start:\n{log.read_text()}")
+        time.sleep(POLL_SECONDS)
+    return found[1]
 
 
 def address(process: subprocess.Popen[str]) -> str:

@@ -163,7 +163,9 @@ class AsyncJob(JobView):
 
     async def refresh(self, wait: float = 0.0) -> Self:
         """Look again, as `Job.refresh`."""
-        return self._now(await self._calls.job(self.id, wait))
+        if wait > 0:
+            return self._now(await waiting.until_changed(self._calls, self.id, self.json, wait))
+        return self._now(await self._calls.job(self.id))
 
     async def wait(self, timeout: float | None = None, poll: float | None = None, check: bool = False) -> Self:
         """Return when the job has ended, as `Job.wait`."""
@@ -181,7 +183,7 @@ class AsyncJob(JobView):
         async with aclosing(events.follow(self._calls, self.id, after, type)) as lines:
             async for event in lines:
                 yield event
-        await self.refresh()
+        self._now(await self._calls.job(self.id, waiting.PATIENCE_SECONDS))
 
     async def events(self, after: int = 0, type: EventType | None = None) -> list[Event]:
         """The lines that the log holds now, behind the cursor `after`."""
@@ -199,7 +201,7 @@ class AsyncJob(JobView):
         """Its files: name, kind, media_type, size_bytes, sha256, created_at."""
         return await self._calls.artifacts(self.id)
 
-    async def download(self, folder: str | Path, names: Sequence[str] | None = None) -> list[Path]:
+    async def download(self, folder: str | Path, names: str | Sequence[str] | None = None) -> list[Path]:
         """Fetch all files, or those that `names` lists, as `Job.download`."""
         return await downloads.files(self._calls, self.id, Path(folder), names)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import IO, Any, Literal, TypeAlias
@@ -29,7 +30,18 @@ DECODE_SECONDS = 3600.0  # how long a service may take to decode what was upload
 HELD_SECONDS = 10.0  # what a held request may take beyond its wait
 
 
+@dataclass(frozen=True)
+class Look:
+    """A job as it was; `interval`: after how many seconds the service wants to be asked again."""
+
+    job: Json
+    etag: str | None = None
+    interval: float | None = None
+
+
 class Calls:
+    """The calls to one service; JSON comes back as it was sent, out of its list where it stood in one."""
+
     def __init__(self, sender: Sender) -> None:
         self.sender = sender
 
@@ -39,21 +51,26 @@ class Calls:
         return await self._post("/v1/jobs", json=dict(spec), key=key)
 
     async def dry_run(self, spec: Mapping[str, Any]) -> Json:
-        return await self._post("/v1/jobs", json=dict(spec), params={"dry_run": "true"})
+        return await self._ask("/v1/jobs", json=dict(spec), params={"dry_run": "true"})
 
     async def check(self, spec: Mapping[str, Any], key: str | None = None) -> Json:
         return await self._post("/v1/gradient-checks", json=dict(spec), key=key)
 
-    async def job(self, job_id: str, wait: float = 0.0, until: str | None = None, patience: float = 0.0) -> Json:
-        return (await self.job_and_interval(job_id, wait, until, patience))[0]
+    async def job(self, job_id: str, patience: float = 0.0) -> Json:
+        return await self._get(path_of(job_id), patience=patience)
 
-    async def job_and_interval(
-        self, job_id: str, wait: float = 0.0, until: str | None = None, patience: float = 0.0
-    ) -> tuple[Json, float | None]:
-        """The job, and after how many seconds the service wants to be asked again."""
+    async def look(self, job_id: str, wait: float = 0.0, until: str | None = None, known: Look | None = None) -> Look:
+        """The job now; or within `wait` seconds, when it is no longer as `known` or, with `until`, has ended.
+
+        One try: a second one would wait as long again.
+        """
         request = self._held(path_of(job_id), {"until": until}, wait)
-        response = await self.sender.send(request, patience)
-        return json_of(response, self.sender.url), retry_after(response)
+        if known is not None and known.etag:
+            request = replace(request, headers={"If-None-Match": known.etag})
+        response = await self.sender.once(request)
+        if known is not None and response.status_code == 304:
+            return replace(known, interval=retry_after(response))
+        return Look(json_of(response, self.sender.url), response.headers.get("ETag"), retry_after(response))
 
     async def page(self, limit: int, after: str | None = None, **filter: Any) -> Json:
         return await self._get("/v1/jobs", {**query_of(filter), "limit": limit, "after": after})
@@ -88,7 +105,7 @@ class Calls:
         for start in range(0, len(ids or []), BULK):
             assert ids is not None
             found += (await self._bulk(action, ids=list(ids[start : start + BULK])))["data"]
-        wanted = None if filter is None else {name: _text(value) for name, value in filter.items()}
+        wanted = None if filter is None else body_of(filter)
         while wanted is not None:
             answer = await self._bulk(action, filter=wanted)
             found += answer["data"]
@@ -121,7 +138,7 @@ class Calls:
         return (await self.sender.once(request)).content
 
     async def predict(self, job_id: str, body: Mapping[str, Any], invert: bool) -> Json:
-        return await self._post(f"{path_of(job_id)}/predict", params={"invert": str(invert).lower()}, **body)
+        return await self._ask(f"{path_of(job_id)}/predict", params={"invert": str(invert).lower()}, **body)
 
     # --- the service --------------------------------------------------------------------------------------------------
 
@@ -167,12 +184,15 @@ class Calls:
             return Request("GET", path, params=_given({**query, "until": None}))
         return Request("GET", path, params=_given({**query, "wait": round(wait, 3)}), timeout=wait + HELD_SECONDS)
 
-    async def _post(self, path: str, key: str | None = None, media_type: str | None = None, **parts: Any) -> Json:
+    async def _post(self, path: str, key: str | None = None, **parts: Any) -> Json:
         """Under a key of its own, which all tries of this call share: what is done, is done once."""
-        headers = {"Idempotency-Key": key or uuid4().hex}
-        if media_type is not None:
-            headers["Content-Type"] = media_type
+        headers = {"Idempotency-Key": uuid4().hex if key is None else key}
         return await self._json(Request("POST", path, headers=headers, **parts))
+
+    async def _ask(self, path: str, media_type: str | None = None, **parts: Any) -> Json:
+        """A POST that changes nothing. No key: the service would keep an answer that it can give again at any time."""
+        headers = {} if media_type is None else {"Content-Type": media_type}
+        return await self._json(Request("POST", path, headers=headers, pure=True, **parts))
 
     async def _delete(self, path: str) -> int:
         try:
@@ -196,10 +216,22 @@ def query_of(filter: Mapping[str, Any]) -> Json:
     return query | {f"label.{key}": value for key, value in (filter.get("labels") or {}).items()}
 
 
+def body_of(filter: Mapping[str, Any]) -> Json:
+    """The same filter as JSON: several states as a list."""
+    body = {name: _moment(value) for name, value in filter.items() if value is not None}
+    if "status" in body:
+        body["status"] = [body["status"]] if isinstance(body["status"], str) else list(body["status"])
+    return body
+
+
 def _text(value: Any) -> Any:
+    return ",".join(value) if isinstance(value, list | tuple | set | frozenset) else _moment(value)
+
+
+def _moment(value: Any) -> Any:
     if isinstance(value, datetime):
         return (value if value.tzinfo else value.astimezone()).isoformat()
-    return ",".join(value) if isinstance(value, list | tuple | set | frozenset) else value
+    return value
 
 
 def _given(query: Mapping[str, Any]) -> Json:

@@ -24,6 +24,7 @@ app = typer.Typer(cls=Verbs, help="List data sets, upload one, delete one.", ric
 def index(context: typer.Context, url: Url = DEFAULT_URL, token: Token = None, as_json: AsJson = False) -> None:
     """List what can be trained on; `add` uploads a data set, `rm` deletes one."""
     if context.invoked_subcommand is not None:
+        _refuse_options(context)
         return
     with Client(url, token) as client:
         found = client.datasets()
@@ -31,6 +32,15 @@ def index(context: typer.Context, url: Url = DEFAULT_URL, token: Token = None, a
         print_json(as_list(found))
     else:
         datasets_table(found)
+
+
+def _refuse_options(context: typer.Context) -> None:
+    """An option before the verb is not the verb's, and must not be lost without a word."""
+    for parameter in context.command.params:
+        source = context.get_parameter_source(str(parameter.name))
+        if source is not None and source.name == "COMMANDLINE":
+            where = f"gradq datasets {context.invoked_subcommand} {parameter.opts[0]}"
+            raise typer.BadParameter(f"stands behind the verb: {where} …", param_hint=parameter.opts[0])
 
 
 @app.command(cls=Verb)

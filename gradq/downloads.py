@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
-import time
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,13 +14,15 @@ from urllib.parse import quote
 
 from gradq.calls import Calls, Json, path_of
 from gradq.problems import ApiError, BadAnswer, ClientError, NotFound, Unreachable
+from gradq.sender import Tries
 from gradq.transport import Request, Stream
 
 IDENTITY = {"Accept": "*/*", "Accept-Encoding": "identity"}  # a range is one of the bytes that the sha256 is of
 
 
-async def files(calls: Calls, job_id: str, folder: Path, names: Sequence[str] | None = None) -> list[Path]:
+async def files(calls: Calls, job_id: str, folder: Path, names: str | Sequence[str] | None = None) -> list[Path]:
     """The files of a job that `names` lists, or all, in `folder`."""
+    names = [names] if isinstance(names, str) else names
     there = {artifact["name"]: artifact for artifact in await calls.artifacts(job_id)}
     if missing := [name for name in names or [] if name not in there]:
         known = ", ".join(there) or "none yet; they come when it succeeds"
@@ -61,7 +62,7 @@ async def zipped(calls: Calls, job_id: str, path: Path) -> Path:
 
 async def _receive(calls: Calls, path: str, artifact: Json | None, out: IO[bytes]) -> None:
     """Fill `out` until the answer was whole. An artifact goes on where it broke; a zip does not."""
-    failures, started = 0, time.monotonic()
+    tries = Tries(calls.sender)
     while True:
         place = out.tell() if artifact else out.seek(0)
         headers = dict(IDENTITY)
@@ -77,9 +78,9 @@ async def _receive(calls: Calls, path: str, artifact: Json | None, out: IO[bytes
         except ClientError as error:
             if isinstance(error, ApiError) and error.status == 416:
                 raise BadAnswer("wrong_size", f"{path} is shorter than the list says") from error
-            moved = out.tell() > place
-            failures, started = (1, time.monotonic()) if moved else (failures + 1, started)
-            await calls.sender.pause(error, request, failures, started)
+            if out.tell() > place:
+                tries.went_well()  # as far as it went
+            await tries.again(error)
 
 
 async def _copy(stream: Stream, place: int, out: IO[bytes]) -> None:

@@ -20,7 +20,9 @@ from shared.errors import ConfigurationError, GradqError
 
 NEXT_STEP = {
     401: "Set GRADQ_TOKEN to a token of this service.",
+    403: "Take a token that may do this, and set GRADQ_TOKEN to it.",
     404: "`gradq ps` lists the jobs; GRADQ_URL says which service is asked.",
+    429: "That was too much at once; try again in a moment.",
     503: "The service is up but not whole; try again in a moment, or ask `gradq doctor`.",
 }
 
@@ -102,6 +104,8 @@ def in_words(error: Exception) -> str:
 
 
 def next_step_of(error: ApiError) -> str | None:
+    if error.status == 404 and str(error.problem.get("instance", "")).startswith("/v1/datasets"):
+        return "`gradq datasets` lists the data sets."
     if not error.errors:
         return NEXT_STEP.get(error.status)
     verb = "datasets add" if error.code == "invalid_upload" else "submit"

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Self, TypeAlias, cast
 
 from gradq.calls import Calls, Json, path_of
-from gradq.problems import ApiError, BadAnswer, NotAcceptable, ServiceUnavailable, Unreachable
+from gradq.problems import ApiError, BadAnswer, ClientError, NotAcceptable, ServiceUnavailable, Unreachable
+from gradq.sender import Tries
 from gradq.transport import Request
 from gradq.waiting import HOLD_SECONDS, PATIENCE_SECONDS, POLL_SECONDS, refuses_to_hold, was_held
 
@@ -78,25 +79,22 @@ async def page(calls: Calls, job_id: str, after: int, type: str | None) -> list[
 
 async def follow(calls: Calls, job_id: str, after: int = 0, type: str | None = None) -> AsyncGenerator[Event, None]:
     """The lines behind the cursor as they come, until the job has ended and all were given."""
-    cursor, failures, started = after, 0, time.monotonic()
+    cursor, tries = after, Tries(calls.sender)
     while True:
         try:
             async with aclosing(_stream(calls, job_id, cursor, type)) as events:
                 async for event in events:
-                    failures, started = 0, time.monotonic()
+                    tries.went_well(PATIENCE_SECONDS)
                     if event is None:
                         return
                     if event.seq > cursor:
                         cursor = event.seq
                         yield event
-            failures += 1
-            error = Unreachable(calls.sender.url, "the stream was cut", refused=False)
-            await calls.sender.pause(error, _request(job_id, cursor, type), failures, started, PATIENCE_SECONDS)
+            raise Unreachable(calls.sender.url, "the stream ended before the job's last line", refused=False)
         except (NotAcceptable, ServiceUnavailable, BadAnswer):
             break
-        except Unreachable as error:
-            failures += 1
-            await calls.sender.pause(error, _request(job_id, cursor, type), failures, started, PATIENCE_SECONDS)
+        except ClientError as error:
+            await tries.again(error)
     async with aclosing(_pages(calls, job_id, cursor, type)) as pages:
         async for event in pages:
             yield event

@@ -27,8 +27,10 @@ class Job(JobView):
         self._calls = calls
 
     def refresh(self, wait: float = 0.0) -> Self:
-        """Look again. With `wait`, the service may hold the question until the job changes, for so many seconds."""
-        return self._now(finish(self._calls.job(self.id, wait)))
+        """Look again. With `wait`: as soon as it is no longer as it was seen last, and after so many seconds anyway."""
+        if wait > 0:
+            return self._now(finish(waiting.until_changed(self._calls, self.id, self.json, wait)))
+        return self._now(finish(self._calls.job(self.id)))
 
     def wait(self, timeout: float | None = None, poll: float | None = None, check: bool = False) -> Self:
         """Return when the job has ended; a paused one has not.
@@ -51,7 +53,7 @@ class Job(JobView):
         `after`: only lines behind this cursor. `type`: only lines of this kind.
         """
         yield from iterate(events.follow(self._calls, self.id, after, type))
-        self.refresh()
+        self._now(finish(self._calls.job(self.id, waiting.PATIENCE_SECONDS)))
 
     def events(self, after: int = 0, type: EventType | None = None) -> list[Event]:
         """The lines that the log holds now, behind the cursor `after`."""
@@ -75,7 +77,7 @@ class Job(JobView):
         """Its files: name, kind, media_type, size_bytes, sha256, created_at."""
         return finish(self._calls.artifacts(self.id))
 
-    def download(self, folder: str | Path, names: Sequence[str] | None = None) -> list[Path]:
+    def download(self, folder: str | Path, names: str | Sequence[str] | None = None) -> list[Path]:
         """Fetch all files, or those that `names` lists. Each arrives whole with the right sha256, or not at all.
 
         A connection that breaks is taken up again where it broke.

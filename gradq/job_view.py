@@ -23,6 +23,9 @@ class JobView(Mapping[str, Any]):
     def __len__(self) -> int:
         return len(self._json)
 
+    def __hash__(self) -> int:
+        return hash(self.id)
+
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.id} {self.get('name', '')!r} {self.get('status', 'not asked yet')}>"
 

@@ -62,7 +62,7 @@ def ps(
                 jobs_table(jobs, console)
             return
         try:
-            _follow(seen(client, None if all_ else limit, filter), console, as_json)
+            show(seen(client, None if all_ else limit, filter), console, as_json)
         except KeyboardInterrupt:
             raise typer.Exit(Exit.INTERRUPTED) from None
 
@@ -74,11 +74,13 @@ def seen(client: Client, limit: int | None, filter: dict[str, Any]) -> Iterator[
         time.sleep(REFRESH_SECONDS)
 
 
-def _follow(lists: Iterator[list[Job]], console: Console, as_json: bool) -> None:
+def show(lists: Iterator[list[Job]], console: Console, as_json: bool) -> None:
+    """The table, drawn anew for each list; where nobody draws, what changed."""
     if console.is_terminal and not as_json:
         with Live(console=console, auto_refresh=False, screen=True) as live:
             for jobs in lists:
                 live.update(jobs_picture(jobs[: console.height - 1], console.width), refresh=True)
+        return
     for job in changed(lists):
         print_json_line(job) if as_json else print(summary_line(job), flush=True)
 

@@ -60,36 +60,21 @@ class Sender:
     transport: Transport
     url: str
     retries: Retries
-    clock: Callable[[], float] = field(default=time.monotonic)
 
     async def send(self, request: Request, patience: float = 0.0) -> httpx2.Response:
         """The answer, below 400. `patience`: seconds through which the service may be away."""
-        started, tries = self.clock(), 0
+        tries = Tries(self, patience)
         while True:
             try:
-                return await self._once(request)
+                return await self.once(request)
             except ClientError as error:
-                tries += 1
-                await self.pause(error, request, tries, started, patience)
+                untouched = isinstance(error, Unreachable) and error.refused
+                if not (request.repeatable or untouched):
+                    raise
+                await tries.again(error)
 
     async def once(self, request: Request) -> httpx2.Response:
-        """The same, without a second try."""
-        return await self._once(request)
-
-    async def pause(
-        self, error: ClientError, request: Request, tries: int, started: float, patience: float = 0.0
-    ) -> None:
-        """Wait for the next try; raise `error` where there is none."""
-        error.tries = tries
-        untouched = isinstance(error, Unreachable) and error.refused
-        if not (request.repeatable or untouched):
-            raise error
-        seconds = self.retries.pause(error, tries, self.clock() - started, patience)
-        if seconds is None:
-            raise error
-        await self.transport.sleep(seconds)
-
-    async def _once(self, request: Request) -> httpx2.Response:
+        """The answer of one try."""
         try:
             response = await self.transport.send(request)
         except httpx2.TransportError as error:
@@ -113,6 +98,29 @@ class Sender:
     def unreachable(self, error: Exception) -> Unreachable:
         reason = str(error) or type(error).__name__
         return Unreachable(self.url, reason, refused=isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout))
+
+
+@dataclass
+class Tries:
+    """How often something was tried in vain, and since when. `patience` as in `Retries.pause`."""
+
+    sender: Sender
+    patience: float = 0.0
+    count: int = 0
+    since: float = field(default_factory=time.monotonic)
+
+    def went_well(self, patience: float = 0.0) -> None:
+        """Count from here on."""
+        self.count, self.since, self.patience = 0, time.monotonic(), patience
+
+    async def again(self, error: ClientError, at_most: float = float("inf")) -> None:
+        """Wait for the next try, `at_most` so many seconds; raise `error` where there is none."""
+        self.count += 1
+        error.tries = self.count
+        seconds = self.sender.retries.pause(error, self.count, time.monotonic() - self.since, self.patience)
+        if seconds is None:
+            raise error
+        await self.sender.transport.sleep(max(0.0, min(seconds, at_most)))
 
 
 def problem_of(response: httpx2.Response) -> ApiError:

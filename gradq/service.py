@@ -32,6 +32,8 @@ SlotThreads = Annotated[
     int | None, typer.Option("--threads", min=1, help="CPU threads of one job. Default: cores divided by slots.")
 ]
 
+IDLE_CONNECTIONS = 1000  # kept open a while between two requests, in each process
+
 
 def up(
     host: Host = "127.0.0.1",
@@ -58,16 +60,29 @@ def api(
     host: Host = "127.0.0.1",
     port: Port = 8080,
     workers: Annotated[int, typer.Option(min=1, help="Server processes.")] = 2,
-    threads: Annotated[int, typer.Option(min=1, help="Threads a process; a waiting client holds one.")] = 32,
+    threads: Annotated[int, typer.Option(min=1, help="Threads a process for requests that are not held.")] = 32,
     fd: Annotated[int | None, typer.Option(hidden=True, help="An open socket to take instead.")] = None,
 ) -> None:
-    """Serve the HTTP API alone, with gunicorn."""
+    """Serve the HTTP API alone, with gunicorn.
+
+    A client that waits for news holds a thread of its own; there are
+    GRADQ_HELD_REQUESTS of these in each process, beside --threads.
+    """
+    settings = Settings.from_env()
     if fd is None:
-        refuse_strangers(host, Settings.from_env())
+        refuse_strangers(host, settings)
+    threads += settings.held_requests
     bind = f"fd://{fd}" if fd is not None else (f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
     _become(
-        *("gunicorn", "api.app:create_app()", "--bind", bind, "--no-control-socket"),
-        *("--worker-class", "gthread", "--workers", str(workers), "--threads", str(threads)),
+        *("gunicorn", "api.app:create_app()", "--config", "python:api.server", "--bind", bind, "--no-control-socket"),
+        *(
+            "--workers",
+            str(workers),
+            "--threads",
+            str(threads),
+            "--worker-connections",
+            str(threads + IDLE_CONNECTIONS),
+        ),
         *("--timeout", "60", "--graceful-timeout", "5", "--keep-alive", "5"),
         *(("--worker-tmp-dir", "/dev/shm") if os.access("/dev/shm", os.W_OK) else ()),
         env=dict(os.environ),

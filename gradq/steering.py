@@ -67,7 +67,9 @@ def rm(
 ) -> None:
     """Delete ended jobs, with their log, curve and files."""
     if not yes:
-        confirm(f"Delete {len(job_ids)} job{'s' if len(job_ids) > 1 else ''} and their files?")
+        confirm(
+            "Delete this job and its files?" if len(job_ids) == 1 else f"Delete {len(job_ids)} jobs and their files?"
+        )
     _each(job_ids, lambda job: deleted("job", job.id, job.delete()), url, token, as_json)
 
 
@@ -75,7 +77,9 @@ def confirm(question: str) -> None:
     """Ask, on stderr; where nobody can answer, --yes has to."""
     if not sys.stdin.isatty():
         raise typer.BadParameter("nobody is there to be asked; say --yes", param_hint="--yes")
-    typer.confirm(question, abort=True, err=True)
+    if not typer.confirm(question, err=True):
+        print("gradq: nothing was deleted", file=sys.stderr)
+        raise typer.Exit(Exit.FAILED)
 
 
 def deleted(what: str, id: str, freed_bytes: int) -> Outcome:

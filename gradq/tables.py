@@ -10,14 +10,15 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from gradq.words import CHECK, STYLES, Job, age, device_of, number, size, span
+from gradq.words import CHECK, STYLES, Job, age, device_of, number, rough, size, span
 
 COLUMNS = ("id", "name", "status", "gradients", "epoch", "loss", "accuracy", "device", "age")
 DATASET_COLUMNS = ("id", "name", "shape", "classes", "train", "test", "here")
 SHOWN = (  # in a terminal of at least so many columns; an id is never cut, since it is there to be copied
     (120, COLUMNS),
     (100, ("id", "name", "status", "epoch", "accuracy", "age")),
-    (0, ("id", "name", "status", "age")),
+    (80, ("id", "name", "status", "epoch", "age")),
+    (0, ("id", "status")),
 )
 WORKER_COLUMNS = ("id", "host", "devices", "slots", "free", "running", "version", "state", "seen")
 QUEUE_COLUMNS = ("queue", "queued", "running", "paused", "slots", "free", "oldest", "why")
@@ -134,7 +135,7 @@ def job_row(job: Job) -> list[str]:
     epochs = f"{progress['epoch']}/{progress['epochs']}" if progress else f"-/{rounds}"
     loss, accuracy = number(result.get("train_loss")), number(result.get("test_accuracy"))
     cells = [job["id"], job["name"], job["status"], gradients, epochs, loss, accuracy, device_of(job)]
-    return [*(cell or "-" for cell in cells), span(age(job["created_at"]))]
+    return [*(cell or "-" for cell in cells), rough(age(job["created_at"]))]
 
 
 def plain(rows: list[list[str]], console: Console) -> None:

@@ -15,14 +15,16 @@ from urllib.request import getproxies
 
 import httpx2
 
-CONNECT_SECONDS = 5.0
+from shared.version import VERSION
+
+CONNECT_SECONDS, WRITE_SECONDS = 5.0, 30.0
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Request:
-    """One request as a value, so that it can be sent again. `timeout`: seconds that a part of the answer may take."""
+    """One request as a value, so that it can be sent again. `timeout`: seconds that the answer may be waited for."""
 
     method: str
     path: str
@@ -33,12 +35,14 @@ class Request:
     files: list[tuple[str, tuple[str, bytes | IO[bytes]]]] | None = None
     data: Mapping[str, str] | None = None
     timeout: float | None = None
+    pure: bool = False  # a POST that changes nothing
 
     @property
     def repeatable(self) -> bool:
-        """Whether a second sending does what one would have done: a POST only under an Idempotency-Key."""
+        """Whether a second sending does what one would have done: a POST that changes something under a key alone."""
         streams = [part for _, (_, part) in self.files or [] if not isinstance(part, bytes)]
-        return (self.method != "POST" or "Idempotency-Key" in self.headers) and all(part.seekable() for part in streams)
+        once = self.method != "POST" or self.pure or "Idempotency-Key" in self.headers
+        return once and all(part.seekable() for part in streams)
 
     def arguments(self) -> dict[str, Any]:
         """As httpx2 takes them."""
@@ -50,7 +54,7 @@ class Request:
         if self.json is not None:
             given["json"] = self.json
         if self.timeout is not None:
-            given["timeout"] = httpx2.Timeout(self.timeout, connect=min(CONNECT_SECONDS, self.timeout))
+            given["timeout"] = httpx2.Timeout(WRITE_SECONDS, connect=CONNECT_SECONDS, read=self.timeout, pool=None)
         return {"method": self.method, "url": self.path, **given}
 
 
@@ -184,7 +188,9 @@ class _AwaitingStream:
 def options(url: str, token: str | None, timeout: float) -> dict[str, Any]:
     """How httpx2's clients are to be made. Reading the certificates of the machine takes a tenth of a second, so it is
     left out where nothing will be encrypted."""
-    headers = {"Accept": "application/json"} | ({"Authorization": f"Bearer {token}"} if token else {})
+    headers = {"Accept": "application/json", "User-Agent": f"gradq/{VERSION}"}
+    if token:
+        headers["Authorization"] = f"Bearer {token}"
     return {
         "base_url": url,
         "headers": headers,

@@ -101,5 +101,10 @@ def span(seconds: float | None) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min" if whole < 86_400 else f"{whole // 86_400} d"
 
 
+def rough(seconds: float) -> str:
+    """The largest unit of `span` alone: 3 min, 2 h."""
+    return " ".join(span(seconds).split()[:2])
+
+
 def age(created_at: str) -> float:
     return (datetime.now(UTC) - datetime.fromisoformat(created_at)).total_seconds()

@@ -18,6 +18,7 @@ GradqError
 │   └── InvalidUpload 422   the same for the fields of an upload
 ├── UnusableUpload 422      what was uploaded is no data set; `code` says why
 ├── DatabaseAway 503
+├── TooManyStreams 503       as many requests as may be are held open
 ├── ConfigurationError      a setting is wrong: the process does not start
 ├── LeaseLost               another attempt owns the job now: write nothing more
 └── TrainingError           ends a job; `code` becomes its status_reason
@@ -155,6 +156,11 @@ class UnusableUpload(GradqError):
 
 class DatabaseAway(GradqError):
     code, status, title = "database_away", 503, "The database does not answer"
+
+
+class TooManyStreams(GradqError):
+    code, status, title = "too_many_streams", 503, "Too many requests are held open"
+    retry_after_seconds = 2
 
 
 class ConfigurationError(GradqError):

@@ -18,6 +18,7 @@ from sqlalchemy import CursorResult, Update, delete, func, insert, or_, select, 
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
+from shared import tallies
 from shared.artifacts import StoredFile
 from shared.errors import LeaseLost, NotFound, WrongState
 from shared.events import Level
@@ -154,6 +155,7 @@ def request_cancel(session: Session, job_id: str) -> Job:
         message = "cancelled before it started" if job.state == JobState.QUEUED else "cancelled while it was paused"
         job.state, job.status_reason = JobState.CANCELLED, {"code": "cancelled_by_user", "detail": message}
         job.cancel_requested_at = job.finished_at = now()
+        tallies.job_ended(session, job.state, "cancelled_by_user", None)
         _log(session, job_id, _status_line(JobState.CANCELLED, message))
     elif job.state == JobState.RUNNING and job.cancel_requested_at is None:
         job.cancel_requested_at = now()
@@ -234,6 +236,8 @@ def remove(session: Session, job_id: str) -> None:
     job = to_steer(session, job_id)
     if job.state not in TERMINAL:
         raise wrong_state(job, "delete")
+    for table in (ArtifactRow, CheckpointRow):
+        tallies.stored(session, table.__tablename__, -_bytes_of(session, table, job_id))
     for child in (EventRow, ArtifactRow, CheckpointRow, Attempt):
         session.execute(delete(child).where(child.job_id == job_id))
     session.delete(job)
@@ -287,6 +291,8 @@ def claim(session: Session, worker: str, device: str, fits: Iterable[str], lease
     )
     if job is None:
         return None
+    if job.attempt == 1:
+        tallies.job_started(session, (now() - job.created_at).total_seconds())
     session.add(Attempt(job_id=job.id, number=job.attempt, worker=worker, device=device, started_at=now()))
     message = f"attempt {job.attempt} started on {device}"
     _log(session, job.id, _status_line(JobState.RUNNING, message, worker=worker, device=device), attempt=job.attempt)
@@ -362,6 +368,7 @@ def add_checkpoint(
     )
     append(session, lease, [Line("checkpoint", f"checkpoint at step {step}", {"step": step, "epoch": epoch})])
     query = select(CheckpointRow).where(CheckpointRow.job_id == lease.job_id)
+    before = _bytes_of(session, CheckpointRow, lease.job_id)
     replaced = session.scalar(query.where(CheckpointRow.step == step, CheckpointRow.key != file.key))
     freed = [replaced.key] if replaced else []  # an earlier attempt's, at the same step
     session.merge(row)
@@ -369,6 +376,8 @@ def add_checkpoint(
     for stale in session.scalars(query.order_by(CheckpointRow.step.desc()).offset(keep_last)).all():
         session.delete(stale)
         freed.append(stale.key)
+    session.flush()
+    tallies.stored(session, "checkpoints", _bytes_of(session, CheckpointRow, lease.job_id) - before)
     return freed
 
 
@@ -393,6 +402,10 @@ def finish(
     if progress is not None:
         values["progress"] = progress
     _fenced(session, lease, update(Job).values(**values, lease_until=None))
+    tallies.job_ended(session, state, reason["code"] if reason else None, result)
+    tallies.stored(
+        session, "artifacts", sum(f.size_bytes for f in files) - _bytes_of(session, ArtifactRow, lease.job_id)
+    )
     session.execute(delete(ArtifactRow).where(ArtifactRow.job_id == lease.job_id))
     session.add_all(ArtifactRow(job_id=lease.job_id, created_at=now(), **vars(f)) for f in files)
     _end_attempt(session, lease, state.value)
@@ -494,6 +507,11 @@ def _changed(session: Session, statement: Update) -> int:
     """Execute a write and return how many rows it wrote."""
     result = cast("CursorResult[Any]", session.execute(statement, execution_options={"synchronize_session": False}))
     return result.rowcount
+
+
+def _bytes_of(session: Session, table: type[ArtifactRow | CheckpointRow], job_id: str) -> int:
+    """PostgreSQL's sum of bigints is a Decimal, and JSON text."""
+    return int(session.scalar(select(func.sum(table.size_bytes)).where(table.job_id == job_id)) or 0)
 
 
 def _end_attempt(session: Session, lease: Lease, outcome: str) -> None:

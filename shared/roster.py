@@ -87,7 +87,7 @@ def _jobs_ahead(session: Session, waiting: list[Job]) -> dict[str, int]:
     whole queue takes 40, and serves all."""
     if len(waiting) == 1:
         (job,) = waiting
-        ahead = select(func.count()).where(Job.state == JobState.QUEUED, _before(job))
+        ahead = select(func.count()).where(Job.state == JobState.QUEUED, ahead_of(Job, job))
         return {job.id: session.scalar(ahead) or 0}
     place = func.row_number().over(order_by=(Job.priority.desc(), Job.created_at, Job.id))
     line = select(Job.id, place.label("place")).where(Job.state == JobState.QUEUED).subquery()
@@ -95,11 +95,12 @@ def _jobs_ahead(session: Session, waiting: list[Job]) -> dict[str, int]:
     return {job_id: place - 1 for job_id, place in found}
 
 
-def _before(job: Job) -> ColumnElement[bool]:
+def ahead_of(other: Any, job: Any) -> ColumnElement[bool]:
+    """Whether `other` is claimed before `job` where both are queued; either may be a row or the table."""
     return or_(
-        Job.priority > job.priority,
-        and_(Job.priority == job.priority, Job.created_at < job.created_at),
-        and_(Job.priority == job.priority, Job.created_at == job.created_at, Job.id < job.id),
+        other.priority > job.priority,
+        and_(other.priority == job.priority, other.created_at < job.created_at),
+        and_(other.priority == job.priority, other.created_at == job.created_at, other.id < job.id),
     )
 
 

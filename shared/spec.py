@@ -349,7 +349,7 @@ class JobSpec(Work):
 
     kind: ClassVar[str] = "training"
 
-    preset: str | None = None
+    preset: Annotated[str, Field(json_schema_extra={"enum": [*PRESETS]})] | None = None
     architecture: Architecture = Mlp()
     gradients: Literal["autograd", "manual"] = "autograd"
     verify: Verify | None = None

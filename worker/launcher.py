@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 import structlog
 
-TRAINER = "worker.trainer.process"  # named, not imported: importing it would bring torch into this process
+PRELOAD = "worker.trainer.preload"  # named, not imported: importing it would bring torch into this process
 WARM_UP_SECONDS = 120.0
 
 log = structlog.get_logger()
@@ -55,7 +55,7 @@ class Trainer:
 class Launcher:
     def __init__(self) -> None:
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload([TRAINER, __name__])
+        self._context.set_forkserver_preload([PRELOAD, __name__])
         self._lock = threading.Lock()
 
     def warm_up(self) -> None:

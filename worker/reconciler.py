@@ -12,14 +12,14 @@ import time
 
 import structlog
 
-from shared import idempotency, jobs, roster
+from shared import idempotency, jobs, roster, tallies
 from shared.broker import Broker
 from shared.config import Settings
 from shared.database import Database
 from shared.errors import DatabaseAway, LeaseLost, NotFound
 from shared.states import JobState
 from shared.tables import Worker
-from worker.devices import SlotPool
+from worker.devices import SlotPool, memory
 
 OFFICE = "reconciler"
 FORGET_WORKERS_SECONDS = 3600.0
@@ -73,6 +73,7 @@ class Reconciler(threading.Thread):
     def beat(self) -> None:
         self.row.free_slots = self.pool.free
         self.row.draining = self.draining.is_set()
+        self.row.devices = {**self.pool.describe(), "memory": memory()}
         with self.database.write() as session:
             roster.beat(session, self.row)
 
@@ -104,6 +105,7 @@ class Reconciler(threading.Thread):
         with self.database.write() as session:
             roster.sweep_workers(session, FORGET_WORKERS_SECONDS)
             idempotency.sweep(session)
+            tallies.fold(session)
         self.database.checkpoint_wal()
 
     def sweep_runs(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from gradq.checkups import machine, service, stores
+from gradq.checkups import files, machine, service, stores
 from gradq.checkups.finding import Finding, problem
 from gradq.checkups.patient import Patient
 
@@ -14,8 +14,8 @@ CHECKS: dict[str, Callable[[Patient], Finding]] = {
     "devices": machine.devices,
     "database": stores.database,
     "broker": stores.broker,
-    "artifacts": stores.artifacts,
-    "data sets": stores.data_sets,
+    "artifacts": files.artifacts,
+    "data sets": files.data_sets,
     "api": service.api,
     "port": service.port,
     "workers": service.workers,

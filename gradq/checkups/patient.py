@@ -6,9 +6,11 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import httpx2
+from sqlalchemy.engine import make_url
 
 from gradq.client import DEFAULT_URL
 from gradq.instance import holder_of
@@ -50,9 +52,10 @@ class Patient:
         return (self.given_url or (found[0] if found else DEFAULT_URL)).rstrip("/")
 
     @property
-    def is_used(self) -> bool:
-        """Whether anything of gradq has ever run on this machine with these settings."""
-        return self.settings.state_dir.exists()
+    def has_database(self) -> bool:
+        """False where SQLite's file is not there yet: to open it would be to make it."""
+        url = make_url(self.settings.database)
+        return url.get_backend_name() != "sqlite" or Path(url.database or "").is_file()
 
     @cached_property
     def version(self) -> Answer | None:

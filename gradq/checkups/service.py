@@ -94,7 +94,7 @@ def workers(patient: Patient) -> Finding:
 
 def _workers_of_the_database(patient: Patient) -> list[dict[str, Any]] | None:
     """The live ones by their rows, where the API does not say; None where the database does not either."""
-    if not patient.is_used and patient.settings.database.startswith("sqlite"):
+    if not patient.has_database:
         return None
     columns = ("id", "host", "version", "draining", "slots", "free_slots", "devices")
     with suppress(GradqError, SQLAlchemyError, OSError):

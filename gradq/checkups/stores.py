@@ -1,10 +1,7 @@
-"""Checks of what keeps things: database, broker, artifact store, data sets. Leaves nothing changed."""
+"""Checks of the database and the broker. Leaves nothing changed."""
 
 from __future__ import annotations
 
-import secrets
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,19 +15,15 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
 
 from gradq.broker_process import OLDEST, SOCKET_NAME, find_binary
-from gradq.checkups.finding import Finding, ok, problem, warning, worst
+from gradq.checkups.finding import Finding, ok, problem, warning
 from gradq.checkups.patient import Patient
 from gradq.folders import place_for_sockets
-from gradq.words import size
-from shared.artifacts import ArtifactStore
 from shared.broker import redis_url
 from shared.config import Settings
 from shared.database import Database, filesystem_of
-from shared.datasets import DATASETS
 from shared.errors import ConfigurationError, DatabaseAway
 from shared.revisions import alembic_config
 
-LITTLE_BYTES, TOO_LITTLE_BYTES = 2 << 30, 200 << 20
 REDIS_SECONDS = 2.0
 
 
@@ -41,10 +34,9 @@ def database(patient: Patient) -> Finding:
     settings, url = patient.settings, make_url(patient.settings.database)
     facts: dict[str, Any] = {"url": url.render_as_string(hide_password=True)}
     if url.get_backend_name() == "sqlite":
-        path = Path(url.database or "")
-        facts |= {"filesystem": filesystem_of(path.parent)}
-        if not path.exists() and not patient.holder:
-            return ok(f"none yet; `gradq up` makes {path}", **facts)
+        facts |= {"filesystem": filesystem_of(Path(url.database or "").parent)}
+        if not patient.has_database:
+            return _no_file(patient, str(url.database), facts)
     try:
         found = Database(settings.database)
     except (ConfigurationError, OSError) as error:
@@ -61,6 +53,13 @@ def database(patient: Patient) -> Finding:
         return _damaged(str(error.orig), facts)
     finally:
         found.close()
+
+
+def _no_file(patient: Patient, path: str, facts: dict[str, Any]) -> Finding:
+    if patient.holder:
+        mend = "Stop that service, put a backup back (see docs/operations.md) or start anew, and start it again."
+        return problem(f"{path} is gone, and {patient.holder} works with it", mend, **facts)
+    return ok(f"none yet; `gradq up` makes {path}", **facts)
 
 
 def _examined(database: Database, facts: dict[str, Any]) -> Finding:
@@ -154,76 +153,3 @@ def _eviction_policy(client: Redis) -> str | None:
 
 def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split(".") if part.isdigit())
-
-
-# --- files ------------------------------------------------------------------------------------------------------------
-
-
-def artifacts(patient: Patient) -> Finding:
-    url = patient.settings.artifacts
-    facts: dict[str, Any] = {"url": url}
-    try:
-        store = ArtifactStore(url)
-    except ImportError as error:
-        return problem(f"{url}: {error}", "Run `pip install gradq[s3]`.", **facts)
-    except ValueError as error:
-        return problem(f"{url}: {error}", "Set GRADQ_ARTIFACTS_URL to file:///folder or s3://bucket/prefix.", **facts)
-    folder = store.local_path("")
-    if folder is not None and not folder.exists() and not patient.holder:
-        return ok(f"none yet; the first job makes {folder}", **facts)
-    try:
-        _write_and_remove(store)
-    except Exception as error:  # each kind of store has errors of its own
-        mend = "Let this user write there, or set GRADQ_ARTIFACTS_URL to another place."
-        return problem(f"{url} cannot be written: {type(error).__name__}: {error}", mend, **facts)
-    if folder is None:
-        return ok(f"{url}, writable", **facts)
-    free = shutil.disk_usage(folder).free
-    facts |= {"free_bytes": free}
-    detail = f"{folder}, writable, {size(free)} free"
-    mend = "Delete jobs that nobody needs (`gradq rm`), or set GRADQ_ARTIFACTS_URL to a larger disk."
-    if free < TOO_LITTLE_BYTES:
-        return problem(detail, mend, **facts)
-    return warning(detail, mend, **facts) if free < LITTLE_BYTES else ok(detail, **facts)
-
-
-def _write_and_remove(store: ArtifactStore) -> None:
-    key = f"doctor-{secrets.token_hex(6)}"
-    with tempfile.TemporaryDirectory() as folder:
-        probe = Path(folder) / "probe"
-        probe.write_bytes(b"gradq doctor")
-        store.put(f"{key}/probe", probe)
-    store.remove_folder(key)
-
-
-def data_sets(patient: Patient) -> Finding:
-    """Built-in sets here and at a service elsewhere: which are whole, and which files the others lack, and where."""
-    folder = patient.settings.datasets_dir
-    here = {
-        name: [path.relative_to(folder).as_posix() for path in info.missing_files(folder)]
-        for name, info in DATASETS.items()
-    }
-    facts: dict[str, Any] = {"folder": str(folder), "missing": {name: files for name, files in here.items() if files}}
-    findings = _incomplete(here, str(folder), patient.settings.download)
-    whole = f"whole here: {', '.join(name for name, files in here.items() if not files)}"
-    if patient.datasets is not None and not patient.holder:
-        there = {row["id"]: row["missing_files"] for row in patient.datasets.rows}
-        facts |= {"missing_at_the_service": {name: files for name, files in there.items() if files}}
-        findings = _incomplete(there, f"the data folder of {patient.url}", download=True)
-        whole = f"whole at {patient.url}: {', '.join(name for name, files in there.items() if not files)}"
-    return worst(findings, ok(whole, **facts))
-
-
-def _incomplete(missing: dict[str, list[str]], folder: str, download: bool) -> list[Finding]:
-    """A set that lacks some of its files is never right; one that is not there at all may be fetched."""
-    put = "Put the files there, plain or gzipped" + (
-        ", or remove the set's folder and let it be fetched." if download else ", or set GRADQ_DOWNLOAD=true."
-    )
-    partly = {name: files for name, files in missing.items() if 0 < len(files) < len(DATASETS[name].files)}
-    absent = [name for name, files in missing.items() if files and name not in partly]
-    findings = [warning(f"{name} lacks {', '.join(files)} in {folder}", put) for name, files in partly.items()]
-    if absent and download:
-        findings.append(ok(f"fetched when a job asks: {', '.join(absent)}"))
-    elif absent:
-        findings.append(warning(f"not in {folder}: {', '.join(absent)}", put))
-    return findings

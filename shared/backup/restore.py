@@ -13,14 +13,14 @@ from typing import IO
 from sqlalchemy import Connection, delete, func, select
 from sqlalchemy.orm import Session
 
-from shared import jobs, revisions, roster
+from shared import jobs, revisions, roster, tallies
 from shared.artifacts import ArtifactStore
 from shared.backup import OF_THE_MOMENT, NotEmpty, archive, rows
 from shared.backup.contents import Advance
 from shared.backup.unpacked import Unpacked
 from shared.database import Database
 from shared.states import JobState
-from shared.tables import Job
+from shared.tables import ArtifactRow, CheckpointRow, DatasetRow, Job
 
 ELSEWHERE = "choose another place with GRADQ_STATE_DIR (or GRADQ_DATABASE_URL and GRADQ_ARTIFACTS_URL)"
 
@@ -91,7 +91,17 @@ def _restored(session: Session, unpacked: Unpacked) -> Restored:
     message = f"queued again: restored from the backup of {head.created_at:%Y-%m-%d %H:%M:%S} UTC"
     for job in session.scalars(select(Job).where(Job.state == JobState.RUNNING)).all():
         jobs.hand_back(session, jobs.lease_of(job), message)
+    _count_bytes(session)
     states = session.execute(select(Job.state, func.count()).group_by(Job.state).order_by(Job.state))
     by_state = {str(state): int(count) for state, count in states}
     datasets = unpacked.manifest.tables["datasets"].rows if unpacked.manifest and "datasets" in unpacked.found else 0
     return Restored(head.created_at, head.revision, by_state, datasets, len(unpacked.files), unpacked.size_bytes)
+
+
+def _count_bytes(session: Session) -> None:
+    """Let the counters tell of the files that are here: what the backup left out came with its bytes."""
+    counted = tallies.read(session).get(tallies.STORED, {})
+    for table in (CheckpointRow, ArtifactRow, DatasetRow):
+        kind = table.__tablename__
+        there = int(session.scalar(select(func.sum(table.size_bytes))) or 0)
+        tallies.stored(session, kind, there - int(counted[kind].total if kind in counted else 0))

@@ -313,11 +313,12 @@ class TestList:
             ("limt=3", "/limt", "extra_forbidden"),
             ("labels=x", "/labels", "extra_forbidden"),
             ("status=done", "/status", "literal_error"),
-            ("wait=3", "/wait", "not_built"),
+            ("wait=3", "/wait", "extra_forbidden"),
             ("after=job_1' OR 1=1", "/after", "string_pattern_mismatch"),
             ("name=a%00b", "/name", "nul"),
             ("label.a%00=b", "/label.a\x00", "nul"),
             ("created_after=yesterday", "/created_after", "datetime_from_date_parsing"),
+            ("created_after=1764000000.5", "/created_after", "value_error"),
             ("created_after=0001-01-01T00:00:00%2B10:00", "/created_after", "value_error"),
         ],
     )

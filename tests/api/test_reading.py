@@ -50,16 +50,13 @@ class TestEvents:
             ("after=-1", "greater_than_equal"),
             ("after=99999999999999999999", "less_than"),
             ("type=metrics", "literal_error"),
-            ("wait=30", "not_built"),
+            ("wait=61", "less_than_equal"),
+            ("until=terminal", "extra_forbidden"),
         ],
     )
     def test_a_wrong_parameter_is_named(self, client, hands, problem, query, code):
         answer = client.get(f"{hands.submit()['links']['events']}?{query}")
         assert problem(answer, 422, "invalid_query")["errors"][0]["code"] == code
-
-    def test_a_stream_is_refused_by_name(self, client, hands, problem):
-        answer = client.get(hands.submit()["links"]["events"], headers={"Accept": "text/event-stream"})
-        assert "text/event-stream" in problem(answer, 406, "not_acceptable")["detail"]
 
 
 class TestMetrics:

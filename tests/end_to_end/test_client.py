@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import random
 import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from support.faults import shaky
 from support.service import Service
 
-from gradq import Client, Job
+from gradq import Client, Job, sender
 
 PAGE = Path(__file__).parents[2] / "docs/client.md"
 EXAMPLE = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
@@ -49,6 +51,19 @@ def test_each_line_of_a_job_s_log_is_seen_once_in_order_as_it_comes(client: Clie
     job, seen = watched
     assert job.succeeded
     assert seen == [event.seq for event in client.job(job.id).events()] == list(range(1, len(seen) + 1))
+
+
+def test_a_line_that_breaks_at_random_loses_and_doubles_nothing(client: Client, monkeypatch, tmp_path: Path):
+    monkeypatch.setattr(sender, "FIRST_PAUSE_SECONDS", 0.02)
+    lengths = random.Random(11)
+    with shaky(client.url, lambda: lengths.randrange(300, 20_000)) as proxy, Client(proxy.url, retries=20) as far:
+        job = far.submit(epochs=6, seed=5, checkpoint={"every_seconds": 0.2})
+        seen = [event.seq for event in job.watch()]
+        files = job.download(tmp_path)
+    assert job.succeeded
+    assert seen == list(range(1, len(seen) + 1))
+    assert len(files) == len(client.job(job.id).artifacts())  # each was held against its sha256
+    assert proxy.cuts > 10
 
 
 def test_the_net_that_comes_back_sees_what_the_service_sees(client: Client, watched):

@@ -56,6 +56,7 @@ def test_a_job_is_the_json_that_the_service_sent(api):
     assert list(job) == list(job.json)
     assert len(job) == len(job.json)
     assert job.get("nothing") is None
+    assert {job, api.client.job(job.id)} == {job}
     assert json.loads(json.dumps(job, default=dict))["links"]["self"] == f"/v1/jobs/{job.id}"
 
 
@@ -71,6 +72,10 @@ def test_one_key_is_one_job_and_stands_for_one_request(api):
     assert api.client.submit(lr=0.1, idempotency_key="k").id == first.id
     with pytest.raises(KeyReused):
         api.client.submit(lr=0.2, idempotency_key="k")
+    for wrong in ("", "k" * 256):
+        with pytest.raises(ApiError) as caught:
+            api.client.submit(idempotency_key=wrong)
+        assert caught.value.names("/Idempotency-Key")
 
 
 def test_a_dry_run_costs_nothing_and_a_check_is_a_job(api):
@@ -153,7 +158,9 @@ def test_many_jobs_are_steered_at_once_each_with_an_outcome(api):
     outcomes = api.client.bulk("cancel", ids=[*ids, "job_0"])
     assert [outcome["ok"] for outcome in outcomes].count(False) == 2  # the ended one, and one that never was
     assert {outcome["error"]["code"] for outcome in outcomes if not outcome["ok"]} == {"wrong_state", "not_found"}
-    retried = api.client.bulk("retry", filter={"labels": {"sweep": "1"}, "status": ["cancelled"]})
+    ago = datetime.now(UTC) - timedelta(hours=1)
+    retried = api.client.bulk("retry", filter={"labels": {"sweep": "1"}, "status": "cancelled", "created_after": ago})
+    assert api.client.bulk("cancel", filter={"status": ("running", "paused"), "name": None}) == []
     assert {outcome["status"] for outcome in retried} == {"queued"}
     for wrong in ({}, {"ids": ids, "filter": {}}):
         with pytest.raises(ValueError, match="exactly one of them"):
@@ -298,6 +305,7 @@ def test_address_and_token_come_from_the_environment(monkeypatch):
             client.version()
         with Client(token="other") as client:
             client.version()
+    assert server.asked[0].headers["user-agent"].startswith("gradq/")
     assert [asked.headers["authorization"] for asked in server.asked] == ["Bearer secret", "Bearer other"]
     monkeypatch.delenv("GRADQ_URL")
     with Client() as client:
@@ -357,9 +365,10 @@ def test_a_job_s_whole_life_awaited(api, tmp_path: Path):
             assert await client.ready()
             jobs = await asyncio.gather(*(client.submit(name=f"n{i}", epochs=1) for i in range(5)))
             assert {job.id async for job in client.jobs(name="n*")} == {job.id for job in jobs}
-            job = await client.job(jobs[0].id)
+            lease = await asyncio.to_thread(api.start)  # of whichever came first
+            job = await client.job(lease.job_id)
+            others = [other for other in jobs if other.id != job.id]
             waiting = asyncio.create_task(job.wait(timeout=60, poll=0.05))
-            lease = await asyncio.to_thread(api.start)
             await asyncio.to_thread(api.point, lease, 26, 1, train_loss=0.5)
             await asyncio.to_thread(api.finish, lease, files={"spec.json": b"{}"})
             assert (await waiting) is job
@@ -370,15 +379,32 @@ def test_a_job_s_whole_life_awaited(api, tmp_path: Path):
             assert path.read_bytes() == b"{}"
             assert (await job.download_zip(tmp_path / "all.zip")).is_file()
             assert "<img" not in job._repr_html_()
-            outcomes = await client.bulk("cancel", ids=[job.id for job in jobs[1:]])
+            outcomes = await client.bulk("cancel", ids=[other.id for other in others])
             assert all(outcome["ok"] for outcome in outcomes)
-            again = await (await client.job(jobs[1].id, fetch=False)).retry()
+            again = await (await client.job(others[0].id, fetch=False)).retry()
             assert (await again.update(labels={"a": "b"})).labels == {"a": "b"}
             return job
 
     job = asyncio.run(live())
     assert job.succeeded
     assert job.result is not None
+
+
+def test_files_and_images_go_up_awaited(api, trained, tmp_path: Path):
+    (tmp_path / "a.npz").write_bytes(npz(**small()))
+    Image.new("L", (9, 5), 255).save(tmp_path / "white.png")
+
+    async def send() -> None:
+        async with AsyncClient(api.url) as client:
+            uploaded = await client.add_dataset(tmp_path / "a.npz", name="mine")
+            assert (await client.datasets())[-1]["name"] == "mine"
+            assert await client.delete_dataset(uploaded["id"]) > 0
+            job = await client.job(trained.id)
+            assert (await job.predict([tmp_path / "white.png"])).labels == [0]
+            assert (await job.predict(np.stack([BLACK, WHITE]))).labels == [1, 0]
+            assert await job.delete() > 0
+
+    asyncio.run(send())
 
 
 def test_the_blocking_client_works_inside_a_running_event_loop(api):

@@ -105,6 +105,7 @@ def test_names_choose_among_the_files_and_unknown_ones_are_named(api, tmp_path: 
     job = api.client.job(job_id)
     assert [path.name for path in job.download(tmp_path / "all")] == ["metrics.csv", "spec.json"]
     assert [path.read_bytes() for path in job.download(tmp_path / "one", ["spec.json"])] == [b"{}"]
+    assert [path.name for path in job.download(tmp_path / "one", "metrics.csv")] == ["metrics.csv"]
     assert job.download(tmp_path / "none", []) == []
     with pytest.raises(NotFound, match=r"has no file spec\.yaml; its files: metrics\.csv, spec\.json"):
         job.download(tmp_path, ["spec.yaml"])

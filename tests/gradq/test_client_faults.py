@@ -74,6 +74,14 @@ def test_each_call_has_a_key_of_its_own_and_a_caller_may_bring_one():
     assert len({keys[0], keys[1], keys[4]}) == 3
 
 
+def test_what_changes_nothing_is_sent_again_without_a_key(slept):
+    seen = answers({"predictions": [], "classes": []})
+    with faulty(CUT, answers({}), CUT, seen) as server, Client(server.url) as client:
+        client.dry_run(lr=0.1)
+        client.job("job_1", fetch=False).predict([[0.0]])
+    assert [asked.key for asked in server.asked] == [None] * 4
+
+
 @pytest.mark.parametrize("status", [400, 404, 409, 422, 500])
 def test_an_answer_that_would_be_the_same_again_is_not_asked_for_again(slept, status):
     with faulty(problem(status, "no")) as server, Client(server.url) as client, pytest.raises(ApiError):

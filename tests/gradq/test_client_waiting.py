@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -117,9 +118,62 @@ def test_a_wait_outlives_a_service_that_is_away_for_a_while(slept):
     assert len(server.asked) == 15
 
 
+def test_a_wait_through_an_absence_is_over_when_its_time_is(monkeypatch):
+    """Neither the patience for the service nor another try of a held question goes beyond it."""
+    clock = Clock()
+    monkeypatch.setattr(time, "monotonic", clock)
+    monkeypatch.setattr(Blocking, "sleep", clock.sleep)
+    with talk(answers(job()), answers(job()), CUT) as (server, client), pytest.raises(WaitTimeout):
+        client.job("job_1").wait(timeout=7)
+    assert 7 <= clock.now < 7.1
+    waits = [float(asked.query["wait"]) for asked in server.asked[1:] if "wait" in asked.query]
+    assert waits == sorted(waits, reverse=True)
+    assert waits[0] > 6.9 > waits[-1]
+
+
+class Clock:
+    """Stands still, but for pauses."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    async def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
 def test_a_wait_does_not_outlive_a_job_that_is_deleted():
     with talk(answers(job()), answers(job()), problem(404, "not_found")) as (_, client), pytest.raises(NotFound):
         client.job("job_1").wait()
+
+
+# --- refresh ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_refresh_with_a_wait_is_back_as_soon_as_the_job_has_changed(slept):
+    same = answers(job(), ETag='"1"')
+    with talk(answers(job()), same, answers(b"", 304), answers(job("paused"), ETag='"2"')) as (server, client):
+        assert client.job("job_1").refresh(wait=50).status == "paused"
+    assert [asked.headers.get("if-none-match") for asked in server.asked] == [None, None, '"1"', '"1"']
+    assert "wait" not in server.asked[1].query  # what changed before the question is told at once
+    assert 29 < float(server.asked[2].query["wait"]) <= 30
+    assert slept == [waiting.POLL_SECONDS]  # that 304 came at once
+
+
+def test_a_refresh_with_a_wait_tells_at_once_what_it_has_missed():
+    with talk(answers(job()), answers(job("pausing"))) as (server, client):
+        assert client.job("job_1").refresh(wait=50).status == "pausing"
+    assert len(server.asked) == 2
+
+
+def test_a_refresh_with_a_wait_asks_at_intervals_where_nothing_is_held(slept):
+    steps = (answers(job()), answers(job(), Retry_After="2"), UNKNOWN, answers(job()), answers(job("failed")))
+    with talk(*steps) as (server, client):
+        assert client.job("job_1").refresh(wait=50).status == "failed"
+    assert slept == [waiting.POLL_SECONDS]
+    assert [asked.query for asked in server.asked[3:]] == [{}, {}]
 
 
 # --- watch ------------------------------------------------------------------------------------------------------------
@@ -149,10 +203,11 @@ def test_a_log_is_a_stream_until_its_end(chunked):
 @pytest.mark.parametrize("chunked", [True, False])
 def test_a_stream_that_is_cut_goes_on_behind_the_last_line(chunked):
     first, second = stream(row(1), row(2), end=None, chunked=chunked), stream(row(2), row(3), end=None, chunked=chunked)
-    with talk(*ended(first, CUT, second, stream(row(4)))) as (server, client):
+    gateway = problem(502, "bad_gateway")
+    with talk(*ended(first, CUT, gateway, second, stream(row(4)))) as (server, client):
         assert seqs(client.job("job_1").watch()) == [1, 2, 3, 4]
     cursors = [asked.headers["last-event-id"] for asked in server.asked[1:-1]]
-    assert cursors == ["0", "2", "2", "3"]
+    assert cursors == ["0", "2", "2", "2", "3"]
     assert [asked.query["after"] for asked in server.asked[1:-1]] == cursors
 
 
@@ -223,6 +278,11 @@ def test_a_service_that_never_comes_back_ends_the_watching(monkeypatch):
         assert next(watching).seq == 1
         with pytest.raises(Unreachable):
             next(watching)
+
+
+def test_where_nobody_is_a_watching_ends_soon(slept):
+    with Client("http://127.0.0.1:1") as client, pytest.raises(Unreachable):
+        next(client.job("job_1", fetch=False).watch())
 
 
 def test_an_error_inside_the_service_ends_the_watching():

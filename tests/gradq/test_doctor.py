@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +20,12 @@ import pytest
 from alembic import command
 from redis import Redis
 from sqlalchemy import text
+from support.images import npz, small
 from support.waiting import wait_for
 from typer.testing import CliRunner
 
 from gradq.broker_process import BrokerServer, embedded_broker
+from gradq.checkups import machine
 from gradq.children import Child
 from gradq.cli import app
 from gradq.instance import only_one
@@ -96,6 +100,9 @@ def test_with_nothing_running_it_says_how_to_start_and_leaves_no_trace(doctor, t
     assert "is free" in report["port"]["detail"]
     assert report["versions"]["facts"]["gradq"] == VERSION
     assert not (tmp_path / "state").exists()
+    (tmp_path / "state").mkdir(mode=0o700)
+    assert doctor().wrong() == {"api": "problem"}
+    assert list((tmp_path / "state").iterdir()) == []
 
 
 def test_a_service_that_is_whole_gets_a_clean_bill(doctor, api, redis):
@@ -154,7 +161,9 @@ def test_a_database_without_tables_with_old_ones_and_with_newer_ones(doctor, emp
         session.execute(text("SELECT 1"))
     assert "holds no tables" in doctor(**where)["database"]["detail"]
     empty_database.migrate()
-    assert doctor(**where)["database"]["verdict"] == "ok"
+    report = doctor(**where)
+    assert report["database"]["verdict"] == "ok"
+    assert empty_database.is_sqlite or report["clock"]["detail"] == "agrees with the database"
     with empty_database.engine.execution_options(gradq_writes=True).begin() as connection:
         command.downgrade(alembic_config(connection), "-1")
     report = doctor(**where)
@@ -215,6 +224,17 @@ def test_files_of_a_data_set_that_are_missing_are_named(doctor, tmp_path: Path):
     assert "GRADQ_DOWNLOAD=true" in report["data sets"]["mend"]
 
 
+def test_an_uploaded_data_set_that_has_lost_a_file_is_named(doctor, api, tmp_path: Path):
+    (tmp_path / "a.npz").write_bytes(npz(**small()))
+    dataset_id = api.client.add_dataset(tmp_path / "a.npz")["id"]
+    here = {"STATE_DIR": str(api.settings.state_dir)}
+    assert doctor(**here)["data sets"]["verdict"] == "ok"
+    next((api.settings.state_dir / "artifacts").rglob("train_labels.npy")).unlink()
+    found = doctor(**here)["data sets"]
+    assert found["facts"]["lost_uploads"] == {dataset_id: ["train_labels.npy"]}
+    assert "gradq datasets rm" in found["mend"]
+
+
 # --- the machine ------------------------------------------------------------------------------------------------------
 
 
@@ -228,6 +248,30 @@ def test_a_state_folder_that_cannot_be_is_a_problem_and_an_open_one_a_warning(do
     report = doctor(STATE_DIR=str(tmp_path / "open"))
     assert report["state folder"]["verdict"] == "warning"
     assert report["state folder"]["mend"] == f"Run `chmod 700 {tmp_path / 'open'}`."
+
+
+def test_gpus_that_nobody_can_train_on_are_warned_of(doctor, monkeypatch):
+    monkeypatch.setattr(machine, "gpus_here", lambda: (["NVIDIA H100"], None))
+    monkeypatch.setattr(machine, "version", lambda package: "2.13.0+cpu")
+    report = doctor()
+    assert report["devices"]["verdict"] == "warning"
+    assert "built for the CPU alone" in report["devices"]["detail"]
+    monkeypatch.setattr(machine, "version", lambda package: "2.13.0+cu130")
+    assert doctor()["devices"]["detail"].endswith("CPU cores, NVIDIA H100")
+    with answering(service(host=platform.node())) as url:
+        report = doctor(URL=url)
+    assert report["devices"]["verdict"] == "warning"
+    assert "the worker here offers no GPU" in report["devices"]["detail"]
+
+
+def test_a_package_that_is_missing_is_named(doctor, monkeypatch):
+    def nothing_of_torch(package: str) -> str:
+        if package == "torch":
+            raise PackageNotFoundError(package)
+        return "1"
+
+    monkeypatch.setattr(machine, "version", nothing_of_torch)
+    assert doctor()["versions"]["detail"] == "not installed: torch"
 
 
 # --- the service ------------------------------------------------------------------------------------------------------

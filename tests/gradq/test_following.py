@@ -15,8 +15,9 @@ import pytest
 from rich.console import Console
 from support.waiting import wait_for
 
-from gradq.listing import changed, moment, seen
+from gradq.listing import changed, moment, seen, show
 from gradq.outcomes import wait_for as wait_for_jobs
+from gradq.tables import jobs_table
 from gradq.watch import draw_live
 from shared.jobs import Line
 from shared.states import JobState
@@ -94,6 +95,27 @@ def test_ps_that_goes_on_tells_of_each_change_of_state_once(api, monkeypatch):
     }
     api.finish(lease)
     assert [(job["id"], job["status"]) for job in changes] == [(first, "succeeded")]
+
+
+def test_on_a_terminal_the_table_is_drawn_anew(api, monkeypatch):
+    monkeypatch.setattr("gradq.listing.REFRESH_SECONDS", 0.0)
+    job_id = api.submit()
+    console, drawn = terminal()
+    lists = seen(api.client, 20, {})
+    show(itertools.islice(lists, 1), console, as_json=False)
+    assert "queued" in drawn.getvalue()
+    api.start()
+    show(itertools.islice(lists, 1), console, as_json=False)
+    last = [line for line in drawn.getvalue().splitlines() if job_id in line][-1]
+    assert "running" in last
+
+
+def test_ages_in_a_table_are_rough(api):
+    console, drawn = terminal()
+    jobs = [{**api.client.job(api.submit()), "created_at": (datetime.now(UTC) - timedelta(minutes=125)).isoformat()}]
+    jobs_table(jobs, console)
+    assert drawn.getvalue().splitlines()[1].split()[-2:] == ["2", "h"]
+    assert "-/5" in drawn.getvalue(), "how far it is, also on a screen of 80 columns"
 
 
 # --- logs -------------------------------------------------------------------------------------------------------------

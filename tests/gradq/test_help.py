@@ -3,6 +3,7 @@ and that a verb starts without what it does not need."""
 
 from __future__ import annotations
 
+import functools
 import re
 import subprocess
 import sys
@@ -19,6 +20,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "cli.md"
 EXAMPLE = re.compile(r"`(gradq [^`]+)`|^(?:[^`|#]*\| )?(gradq .+?)(?:\s+#.*)?$", re.MULTILINE)
 
 
+@functools.cache
 def verbs() -> dict[str, object]:
     """`datasets add` -> its command, for every verb that is shown."""
     group = typer.main.get_command(app)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from gradq.cli import app
 from gradq.embedded import address_of, listen
 from gradq.folders import for_sockets, private
 from gradq.instance import AlreadyRunning, only_one
-from gradq.service import refuse_strangers
+from gradq.service import _say_json, refuse_strangers
 from gradq.worker_tmp import own_tmp, sweep
 from shared.config import Settings
 from shared.errors import ConfigurationError
@@ -69,7 +70,19 @@ def test_migrate_makes_the_tables_and_may_run_again(tmp_path: Path, monkeypatch)
     monkeypatch.delenv("GRADQ_DATABASE_URL", raising=False)
     for _ in range(2):
         assert CliRunner().invoke(app, ["migrate"]).exit_code == 0
+    schema = json.loads(CliRunner().invoke(app, ["migrate", "--json"]).stdout)
+    assert schema == {"object": "schema", "revision": known()[-1]}
     assert (tmp_path / "gradq.db").is_file()
+
+
+def test_up_says_its_lines_as_json_where_that_is_asked_for(capsys):
+    for line in ("state   /somewhere", "ready http://127.0.0.1:8080"):
+        _say_json(line)
+    said = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert said == [
+        {"message": "state   /somewhere", "ready": None},
+        {"message": "ready http://127.0.0.1:8080", "ready": "http://127.0.0.1:8080"},
+    ]
 
 
 def test_migrate_gives_up_on_a_database_that_stays_away(tmp_path: Path, monkeypatch):

@@ -4,6 +4,9 @@ script can read."""
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from datetime import UTC, datetime
 from io import StringIO
 
@@ -51,6 +54,21 @@ def test_rm_deletes_ended_jobs_and_wants_to_be_sure(gradq, api):
     assert result.stdout.startswith(f"{done}  deleted, ")
     assert f"{waiting}: " in result.stderr
     assert gradq("show", done).exit_code == 1
+
+
+@pytest.mark.parametrize(("answer", "code", "said"), [("y", 0, "deleted, "), ("n", 1, "nothing was deleted")])
+def test_rm_asks_whoever_sits_there(api, answer, code, said):
+    job_id = api.ended()
+    keyboard, terminal = os.openpty()
+    command = [sys.executable, "-m", "gradq", "rm", job_id, "--url", api.url]
+    process = subprocess.Popen(command, stdin=terminal, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    os.write(keyboard, f"{answer}\n".encode())
+    output, _ = process.communicate(timeout=60)
+    os.close(keyboard)
+    os.close(terminal)
+    assert (process.returncode, said in output) == (code, True), output
+    assert "Delete this job and its files?" in output
+    assert bool(list(api.client.jobs())) == (code == 1)
 
 
 def test_update_without_a_change_says_what_can_be_changed(gradq, api):

@@ -6,10 +6,10 @@ import json
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
 
@@ -160,12 +160,59 @@ class CuttingProxy:
             return True
 
 
-@contextmanager
-def cutting(url: str) -> Iterator[CuttingProxy]:
+@dataclass
+class ShakyProxy:
+    """Hands bytes on both ways, and hangs up when so many have come down as `draw` said."""
+
+    upstream: tuple[str, int]
+    draw: Callable[[], int]
+    url: str = ""
+    cuts: int = 0
+
+    def serve(self, near: socket.socket) -> None:
+        with near, socket.create_connection(self.upstream) as far:
+            asking = threading.Thread(target=_hand_on, args=(near, far))
+            asking.start()
+            if not _hand_on(far, near, self.draw()):
+                self.cuts += 1
+            for end in (near, far):
+                with suppress(OSError):
+                    end.shutdown(socket.SHUT_RDWR)
+            asking.join()
+
+
+def _hand_on(source: socket.socket, target: socket.socket, most: int = 1 << 40) -> bool:
+    """False: there was more to come."""
+    with suppress(OSError):
+        while piece := source.recv(65536):
+            target.sendall(piece[:most])
+            most -= len(piece)
+            if most <= 0:
+                return False
+        target.shutdown(socket.SHUT_WR)
+    return True
+
+
+def shaky(url: str, draw: Callable[[], int]) -> AbstractContextManager[ShakyProxy]:
+    return _listening(ShakyProxy(_place(url), draw))
+
+
+def cutting(url: str) -> AbstractContextManager[CuttingProxy]:
+    return _listening(CuttingProxy(_place(url)))
+
+
+def _place(url: str) -> tuple[str, int]:
     parts = urlsplit(url)
     assert parts.hostname is not None
     assert parts.port is not None
-    proxy = CuttingProxy((parts.hostname, parts.port))
+    return parts.hostname, parts.port
+
+
+P = TypeVar("P", CuttingProxy, ShakyProxy)
+
+
+@contextmanager
+def _listening(proxy: P) -> Iterator[P]:
     listener = socket.create_server(("127.0.0.1", 0))
     proxy.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     serving: list[threading.Thread] = []

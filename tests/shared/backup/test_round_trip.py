@@ -10,7 +10,7 @@ from sqlalchemy import text
 from support.place import Place, full
 from support.store import claim, job_of, lines_of, read, running, submit, write
 
-from shared import idempotency, jobs, revisions
+from shared import idempotency, jobs, revisions, tallies
 from shared.backup import OF_THE_MOMENT, NothingToBackUp
 from shared.states import JobState
 from shared.tables import Leader, Worker
@@ -215,6 +215,8 @@ def test_what_the_store_has_lost_or_damaged_is_named_as_its_fault(sqlite_place: 
     assert [row["name"] for row in target.rows()["artifacts"]] == ["spec.json"]
     assert not target.rows()["datasets"]
     assert set(target.files()) == {f"{job_id}/1/spec.json", f"{job_id}/checkpoints/1-7.pt"}
+    counted = read(target.database, tallies.read)[tallies.STORED]
+    assert sum(kind.total for kind in counted.values()) == sum(map(len, target.files().values()))
 
 
 def test_a_store_that_is_no_folder_is_saved_as_well(target: Place, other_target: Place, sqlite_place: Place) -> None:
