@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from gradq import (
+    backup,
     checking,
     comparing,
     completion,
@@ -43,7 +44,7 @@ VERBS: dict[str, tuple[Callable[..., Any], ...]] = {
     DATA: (presets.presets, checking.check),
     SERVICE: (
         *(doctor.doctor, workers.workers, service.api, service.worker, service.migrate),
-        completion.completion,
+        *(backup.backup, backup.restore, completion.completion),
     ),
 }
 

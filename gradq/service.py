@@ -9,7 +9,7 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 from uuid import uuid4
 
 import typer
@@ -19,6 +19,9 @@ from gradq.options import AsJson, print_json, print_json_line
 from gradq.worker_tmp import own_tmp
 from shared.config import Settings
 from shared.errors import ConfigurationError, DatabaseAway
+
+if TYPE_CHECKING:
+    from shared.database import Database
 
 Host = Annotated[str, typer.Option(help="Address to listen on.")]
 Port = Annotated[int, typer.Option(min=0, max=65_535, help="Port; 0 takes any free one.")]
@@ -115,31 +118,52 @@ def migrate(
     wait: Annotated[
         float, typer.Option(min=0, metavar="SECONDS", help="How long to wait for a database that is starting.")
     ] = 0.0,
+    to: Annotated[
+        str | None, typer.Option(metavar="REVISION", help="Go to this one, up or down. Default: the newest.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Bring the database to the newest schema; safe to run again."""
-    from gradq.checkups.stores import revisions
+    """Bring the database to the newest schema; safe to run again.
+
+    With --to an older revision the way leads down: what newer revisions
+    added is taken away, with what is in it. Stop the service and make a
+    backup first.
+    """
     from shared.database import Database
+    from shared.revisions import NEWEST, known
 
     settings = Settings.from_env()
     settings.make_state_dir()
     database, deadline = Database(settings.database), time.monotonic() + wait
     while True:
         try:
-            database.migrate()
+            if to is not None:
+                _refuse_at_work(database, settings)
+            revision = database.migrate(to or NEWEST)
         except DatabaseAway:
             if time.monotonic() >= deadline:
                 raise
             time.sleep(min(0.5, wait))
         else:
             break
-    with database.read() as session:
-        revision = revisions(session.connection())[0]
     database.close()
     if as_json:
         print_json({"object": "schema", "revision": revision})
     else:
-        print(f"the database is at the newest schema, {revision}")
+        newest = "the newest schema" if revision == known()[-1] else "an older schema"
+        print(f"the database is at {newest}, {revision}")
+
+
+def _refuse_at_work(database: Database, settings: Settings) -> None:
+    """Nobody may use tables that are being taken away."""
+    from sqlalchemy import inspect
+
+    from shared import roster
+
+    with database.read() as session:
+        there = inspect(session.connection()).has_table("workers")
+        if there and roster.somebody_works(session, settings.lease_seconds):
+            raise ConfigurationError("a worker is at work on this database; stop the service first, then migrate --to")
 
 
 def _say(line: str) -> None:

@@ -85,6 +85,10 @@ class ArtifactStore:
         """The file itself, where the store is a local folder."""
         return Path(self._path(key)) if "file" in _protocols(self.fs) else None
 
+    def is_empty(self) -> bool:
+        """Whether no file lies here; folders alone do not count."""
+        return not any(files for _, _, files in self.fs.walk(self.root))
+
     def remove(self, key: str) -> None:
         """Remove one file; one that is gone already is no error."""
         if self.has(key):

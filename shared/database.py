@@ -10,8 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from alembic import command
-from alembic.config import Config
 from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
@@ -19,13 +17,13 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
 
+from shared import revisions
 from shared.errors import ConfigurationError, DatabaseAway
 
 BUSY_TIMEOUT_MS = 10_000
 WAL_RETRY_SECONDS = 0.01
 NETWORK_FILESYSTEMS = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.sshfs", "fuse.s3fs", "glusterfs", "ceph")
 SQLITE_AWAY = ("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_CANTOPEN", "SQLITE_IOERR", "SQLITE_FULL", "SQLITE_READONLY")
-MIGRATIONS = Path(__file__).parent / "migrations"
 
 
 class Database:
@@ -55,12 +53,25 @@ class Database:
         with self._turn, _away_is_an_answer(), Session(engine, expire_on_commit=False) as session, session.begin():
             yield session
 
-    def migrate(self) -> None:
-        """Bring the schema to the newest revision. Safe to run twice, and by two processes at once."""
+    @contextlib.contextmanager
+    def snapshot(self) -> Iterator[Connection]:
+        """All tables as they stand at the first look, for as long as the block lasts. Nobody else waits for it."""
+        options: dict[str, Any] = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
+        engine = self.engine if self.is_sqlite else self.engine.execution_options(**options)
+        with _away_is_an_answer(), engine.connect() as connection, connection.begin():
+            yield connection
+
+    def migrate(self, to: str = revisions.NEWEST) -> str:
+        """Bring the schema to a revision, the newest if none is named; return its name. Safe to run twice, and by two
+        processes at once."""
         with _away_is_an_answer(), self.engine.execution_options(gradq_writes=True).begin() as connection:
-            if not self.is_sqlite:
-                connection.execute(text("SELECT pg_advisory_xact_lock(7470001)"))  # SQLite: BEGIN IMMEDIATE is the lock
-            command.upgrade(alembic_config(connection), "head")
+            self.lock_schema(connection)
+            return revisions.move(connection, to)
+
+    def lock_schema(self, connection: Connection) -> None:
+        """Be the only one who changes tables until this transaction ends."""
+        if not self.is_sqlite:
+            connection.execute(text("SELECT pg_advisory_xact_lock(7470001)"))  # SQLite: BEGIN IMMEDIATE is the lock
 
     def checkpoint_wal(self) -> None:
         """Fold SQLite's log into the file. Only the reconciler's leader calls this: see `_on_connect`."""
@@ -97,13 +108,6 @@ def upsert(session: Session, table: Any, keys: set[str], values: dict[str, Any],
     statement = statement.on_conflict_do_update(index_elements=sorted(keys), set_=change, where=where)
     written = session.execute(statement.returning(*(getattr(table, name) for name in keys)))
     return written.first() is not None  # a row count would be -1 here on PostgreSQL
-
-
-def alembic_config(connection: Any = None) -> Config:
-    config = Config()
-    config.set_main_option("script_location", str(MIGRATIONS))
-    config.attributes["connection"] = connection
-    return config
 
 
 def _postgresql_engine(url: str) -> Engine:

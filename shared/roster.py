@@ -31,6 +31,12 @@ def live_workers(session: Session, within_seconds: float) -> Sequence[Worker]:
     return session.scalars(query).all()
 
 
+def somebody_works(session: Session, within_seconds: float) -> bool:
+    """Whether a worker is alive, read so that it can be asked of every revision of the schema."""
+    query = select(Worker.id).where(Worker.seen_at > database_now(-within_seconds)).limit(1)
+    return session.scalar(query) is not None
+
+
 def sweep_workers(session: Session, older_than_seconds: float) -> None:
     session.execute(delete(Worker).where(Worker.seen_at < database_now(-older_than_seconds)))
 

@@ -20,8 +20,9 @@ from gradq.checkups.patient import Patient
 from gradq.folders import place_for_sockets
 from shared.broker import redis_url
 from shared.config import Settings
-from shared.database import Database, alembic_config, filesystem_of
+from shared.database import Database, filesystem_of
 from shared.errors import ConfigurationError, DatabaseAway
+from shared.revisions import alembic_config
 
 REDIS_SECONDS = 2.0
 

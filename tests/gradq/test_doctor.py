@@ -32,8 +32,8 @@ from gradq.instance import only_one
 from shared import roster
 from shared.broker import Broker
 from shared.config import Settings
-from shared.database import alembic_config
 from shared.datasets import DATASETS
+from shared.revisions import alembic_config
 from shared.tables import Worker
 from shared.version import VERSION
 

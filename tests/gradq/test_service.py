@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from alembic.script import ScriptDirectory
-from typer.testing import CliRunner
+from support.place import sqlite_place_in
+from typer.testing import CliRunner, Result
 
 from gradq import folders
 from gradq.cli import app
@@ -20,8 +20,8 @@ from gradq.instance import AlreadyRunning, only_one
 from gradq.service import _say_json, refuse_strangers
 from gradq.worker_tmp import own_tmp, sweep
 from shared.config import Settings
-from shared.database import alembic_config
 from shared.errors import ConfigurationError
+from shared.revisions import known
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "127.8.9.10"])
@@ -71,7 +71,7 @@ def test_migrate_makes_the_tables_and_may_run_again(tmp_path: Path, monkeypatch)
     for _ in range(2):
         assert CliRunner().invoke(app, ["migrate"]).exit_code == 0
     schema = json.loads(CliRunner().invoke(app, ["migrate", "--json"]).stdout)
-    assert schema == {"object": "schema", "revision": ScriptDirectory.from_config(alembic_config()).get_current_head()}
+    assert schema == {"object": "schema", "revision": known()[-1]}
     assert (tmp_path / "gradq.db").is_file()
 
 
@@ -129,3 +129,29 @@ def test_a_folder_whose_sockets_fit_is_used_as_it_is(tmp_path: Path, monkeypatch
     monkeypatch.setattr(folders, "SOCKET_PATH_BYTES", len(str(tmp_path / "here")) + 11)
     assert for_sockets(tmp_path / "here", 10) == tmp_path / "here"
     assert for_sockets(tmp_path / "here", 10).stat().st_mode & 0o777 == 0o700
+
+
+def test_migrate_goes_to_the_newest_revision_and_to_any_other(tmp_path: Path, monkeypatch):
+    monkeypatch.delenv("GRADQ_DATABASE_URL", raising=False)
+    monkeypatch.setenv("GRADQ_STATE_DIR", str(tmp_path))
+
+    def migrate(*arguments: str) -> Result:
+        return CliRunner().invoke(app, ["migrate", *arguments])
+
+    first, newest = known()[0], known()[-1]
+    assert migrate("--to", first).stdout == f"the database is at an older schema, {first}\n"
+    assert migrate().stdout == f"the database is at the newest schema, {newest}\n"
+    assert migrate("--to", first).exit_code == 0
+    wrong = migrate("--to", "none")
+    assert (wrong.exit_code, f"this gradq knows {first}, " in wrong.stderr) == (2, True)
+
+
+def test_migrate_to_a_revision_is_refused_while_a_worker_lives(tmp_path: Path, monkeypatch):
+    monkeypatch.delenv("GRADQ_DATABASE_URL", raising=False)
+    with sqlite_place_in(tmp_path) as place:
+        place.database.migrate()
+        place.beat()
+    monkeypatch.setenv("GRADQ_STATE_DIR", str(tmp_path))
+    result = CliRunner().invoke(app, ["migrate", "--to", known()[0]])
+    assert (result.exit_code, "stop the service first" in result.stderr) == (2, True)
+    assert CliRunner().invoke(app, ["migrate"]).exit_code == 0
