@@ -10,6 +10,7 @@ from typing import Any
 from support.images import npz, small
 from support.service import Service
 
+from api.bodies import ONE as NOBODY
 from api.bodies import ZERO
 
 HOST, PLATFORM = "trainer-1", "Linux-6.1.0-x86_64-with-glibc2.36"
@@ -20,6 +21,7 @@ def record(service: Service) -> Samples:
     """Leaves nothing behind."""
     http = service.http
     body = {"name": "first", "architecture": "mlp", "lr": 0.1, "epochs": 2, "gradients": "manual", "seed": 7}
+    waits = service.submit(device="cuda")  # no worker of a test has one
     queued = service.submit(**body, labels={"team": "vision"})
     path = queued["links"]["self"]
     check = http.post("/v1/gradient-checks", json={"architecture": "linear", "samples": 5, "seed": 7}).json()
@@ -46,10 +48,22 @@ def record(service: Service) -> Samples:
         "Health": {"alive": get("/healthz")},
         "Readiness": {"ready": get("/readyz")},
         "Version": {"this": get("/v1/version")},
+        "QueueList": {"one_waits": get("/v1/queues")},
+        "BulkAnswer": {"one_of_two": _bulk(service)},
         "DeletedJob": {"deleted": http.delete(path).json()},
     }
     http.delete(checked["links"]["self"])
+    service.cancel(waits["id"])
+    http.delete(waits["links"]["self"])
     return _anonymous(samples)
+
+
+def _bulk(service: Service) -> Any:
+    """A job that is there, and one that is not."""
+    job = service.submit(device="cuda")
+    answer = service.http.post("/v1/jobs/bulk", json={"action": "cancel", "ids": [job["id"], NOBODY]}).json()
+    service.http.delete(job["links"]["self"])
+    return answer
 
 
 def _cut(answer: dict[str, Any], n: int) -> dict[str, Any]:
