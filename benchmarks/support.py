@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from gradq import Client, Event
-from gradq.broker_process import embedded_broker
+from gradq.local.broker_process import embedded_broker
 from shared.config import Settings
 
 RESULTS = Path(__file__).parent / "results"

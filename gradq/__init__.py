@@ -6,12 +6,12 @@ shares only `shared`.
         job = client.submit(architecture="mlp", gradients="manual").wait()
 """
 
-from gradq.async_client import AsyncClient, AsyncJob
-from gradq.client import Client
-from gradq.events import Event
-from gradq.images import Predictions
-from gradq.job import Job
-from gradq.problems import (
+from gradq.client.asynchronous import AsyncClient, AsyncJob
+from gradq.client.blocking import Client
+from gradq.client.events import Event
+from gradq.client.images import Predictions
+from gradq.client.job import Job
+from gradq.client.problems import (
     ApiError,
     BadAnswer,
     BadRequest,

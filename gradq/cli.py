@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from gradq import (
+from gradq.commands import (
     backup,
     checking,
     comparing,
@@ -29,8 +29,8 @@ from gradq import (
     watch,
     workers,
 )
-from gradq.errors import Commands
-from gradq.verbs import SECTIONS, Verb
+from gradq.commands.errors import Commands
+from gradq.commands.verbs import SECTIONS, Verb
 from shared.version import VERSION
 
 FIRST, JOBS, RESULTS, DATA, SERVICE = SECTIONS

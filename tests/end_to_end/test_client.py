@@ -12,7 +12,8 @@ import torch
 from support.faults import shaky
 from support.service import Service
 
-from gradq import Client, Job, sender
+from gradq import Client, Job
+from gradq.client import sender
 
 PAGE = Path(__file__).parents[2] / "docs/client.md"
 EXAMPLE = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)

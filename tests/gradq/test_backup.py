@@ -18,9 +18,9 @@ from rich.console import Console
 from support.waiting import wait_for
 from typer.testing import CliRunner, Result
 
-from gradq import backup as module
 from gradq.cli import app
-from gradq.instance import only_one
+from gradq.commands import backup as module
+from gradq.local.instance import only_one
 from shared.artifacts import ArtifactStore
 
 FILES = {"model.json": b"{}" * 5000, "metrics.csv": b"1,2\n" * 5000}

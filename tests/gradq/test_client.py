@@ -31,10 +31,10 @@ from gradq import (
     NotFound,
     Unreachable,
     WrongState,
-    calls,
 )
-from gradq.curve import frame, table
-from gradq.outcomes import patiently
+from gradq.client import calls
+from gradq.client.curve import frame, table
+from gradq.commands.outcomes import patiently
 
 # --- submitting and looking -------------------------------------------------------------------------------------------
 
@@ -329,7 +329,7 @@ def test_a_notebook_shows_state_and_curve_and_runs_nothing(api):
 
 
 def test_a_notebook_shows_what_was_seen_last_where_the_service_is_gone():
-    job = gradq.job.Job(
+    job = gradq.client.job.Job(
         Client("http://127.0.0.1:1", retries=0)._calls, {"id": "job_1", "name": "a", "status": "failed"}
     )
     job.json.update(terminal=True, result=None, progress=None, queue=None)

@@ -11,7 +11,7 @@ import pytest
 from support.faults import CUT, Asked, Step, answers, cut, faulty, problem
 
 from gradq import BadAnswer, Client, NotFound, Unreachable
-from gradq.transport import Blocking
+from gradq.client.transport import Blocking
 
 CONTENT = bytes(range(256)) * 40
 SHA = hashlib.sha256(CONTENT).hexdigest()

@@ -29,11 +29,10 @@ from gradq import (
     Unauthorized,
     Unreachable,
     WrongState,
-    problems,
-    sender,
 )
-from gradq.sender import Retries
-from gradq.transport import Blocking
+from gradq.client import problems, sender
+from gradq.client.sender import Retries
+from gradq.client.transport import Blocking
 
 JOB = {"object": "job", "id": "job_1", "name": "a", "status": "queued", "terminal": False}
 BUSY = problem(503, "database_away", Retry_After="2")

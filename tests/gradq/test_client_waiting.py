@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from support.faults import CUT, Asked, FaultyServer, Step, answers, cut, faulty, problem, stream
 
-from gradq import Client, Event, JobFailed, NotFound, ServerError, Unreachable, WaitTimeout, events, waiting
-from gradq.transport import Blocking
+from gradq import Client, Event, JobFailed, NotFound, ServerError, Unreachable, WaitTimeout
+from gradq.client import events, waiting
+from gradq.client.transport import Blocking
 
 UNKNOWN = problem(422, "invalid_query", errors=[{"pointer": "/wait", "code": "not_built", "detail": "not built"}])
 NO_STREAM = problem(406, "not_acceptable")

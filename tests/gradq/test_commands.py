@@ -14,7 +14,7 @@ from support.waiting import wait_for
 from typer.testing import CliRunner
 
 from gradq.cli import app
-from gradq.watch import draw_live
+from gradq.commands.watch import draw_live
 from shared.states import JobState
 
 

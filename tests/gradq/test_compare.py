@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from gradq import comparing
-from gradq.comparison import between, distances, same_weights, spec_differences
+from gradq.commands import comparing
+from gradq.commands.comparison import between, distances, same_weights, spec_differences
 
 CURVE = [[10, 1, 1.0], [20, 2, 0.5], [30, 3, None]]
 

@@ -11,8 +11,8 @@ import pytest
 from rich.console import Console
 from support.images import folders, idx, npz, pixels, small, zipped
 
-from gradq import datasets
-from gradq.problems import ApiError
+from gradq.client.problems import ApiError
+from gradq.commands import datasets
 
 
 def test_what_is_built_in_is_listed_with_what_a_job_calls_it(gradq):

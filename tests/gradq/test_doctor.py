@@ -24,11 +24,11 @@ from support.images import npz, small
 from support.waiting import wait_for
 from typer.testing import CliRunner
 
-from gradq.broker_process import BrokerServer, embedded_broker
-from gradq.checkups import machine
-from gradq.children import Child
 from gradq.cli import app
-from gradq.instance import only_one
+from gradq.commands.checkups import machine
+from gradq.local.broker_process import BrokerServer, embedded_broker
+from gradq.local.children import Child
+from gradq.local.instance import only_one
 from shared import roster
 from shared.broker import Broker
 from shared.config import Settings

@@ -14,7 +14,7 @@ import typer
 from typer.testing import CliRunner
 
 from gradq.cli import app
-from gradq.verbs import SECTIONS
+from gradq.commands.verbs import SECTIONS
 
 PAGE = Path(__file__).parents[2] / "docs" / "cli.md"
 EXAMPLE = re.compile(r"`(gradq [^`]+)`|^(?:[^`|#]*\| )?(gradq .+?)(?:\s+#.*)?$", re.MULTILINE)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from gradq import rebuild
+from gradq.client import rebuild
 from shared import inference, spec
 from shared.spec import JobSpec
 from worker.trainer.architectures import build_model, initialize

@@ -12,13 +12,13 @@ import pytest
 from support.place import sqlite_place_in
 from typer.testing import CliRunner, Result
 
-from gradq import folders
 from gradq.cli import app
-from gradq.embedded import address_of, listen
-from gradq.folders import for_sockets, private
-from gradq.instance import AlreadyRunning, only_one
-from gradq.service import _say_json, refuse_strangers
-from gradq.worker_tmp import own_tmp, sweep
+from gradq.commands.service import _say_json, refuse_strangers
+from gradq.local import folders
+from gradq.local.embedded import address_of, listen
+from gradq.local.folders import for_sockets, private
+from gradq.local.instance import AlreadyRunning, only_one
+from gradq.local.worker_tmp import own_tmp, sweep
 from shared.config import Settings
 from shared.errors import ConfigurationError
 from shared.revisions import known
@@ -103,8 +103,8 @@ def test_a_wrong_setting_is_named(monkeypatch):
 def test_a_worker_keeps_its_own_tmp_and_sweeps_those_of_the_dead(tmp_path: Path, monkeypatch):
     monkeypatch.setattr(folders, "SOCKET_PATH_BYTES", 200)
     code = (
-        "from gradq import folders; folders.SOCKET_PATH_BYTES = 200; from pathlib import Path\n"
-        f"from gradq.worker_tmp import own_tmp; print(own_tmp(Path({str(tmp_path)!r})))"
+        "from gradq.local import folders; folders.SOCKET_PATH_BYTES = 200; from pathlib import Path\n"
+        f"from gradq.local.worker_tmp import own_tmp; print(own_tmp(Path({str(tmp_path)!r})))"
     )
     dead = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
     assert Path(dead).is_dir()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gradq.specs import assignments, merged, read_specs
+from gradq.commands.specs import assignments, merged, read_specs
 
 TWO = """
 architecture: {type: mlp, hidden: [8, 4]}   # a comment

@@ -15,7 +15,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from gradq.cli import app
-from gradq.tables import jobs_table
+from gradq.commands.tables import jobs_table
 from shared import roster
 from shared.states import JobState
 from shared.tables import Worker

@@ -14,8 +14,8 @@ import psutil
 import pytest
 from support.waiting import wait_for
 
-from gradq.client import Client
-from gradq.problems import Unreachable
+from gradq.client.blocking import Client
+from gradq.client.problems import Unreachable
 
 LONG_JOB = {"epochs": 10_000, "batch_size": 1, "architecture": "linear", "checkpoint": {"every_seconds": 1}}
 

@@ -83,7 +83,7 @@ class Service:
         subprocess.run([*GRADQ, verb], env=self.env, check=True, capture_output=True)
 
     def start_broker(self) -> Part:
-        from gradq.broker_process import find_binary
+        from gradq.local.broker_process import find_binary
 
         data = self.folder / "broker"
         data.mkdir(exist_ok=True)
