@@ -93,8 +93,8 @@ def hold(job_id: str, seconds: float | None, ask: Ask) -> Response:
                 response, concerns = ask()
         finally:
             place.leave()
-    if seconds is not None and "wait" not in request.args:
-        response.headers["Preference-Applied"] = f"wait={seconds:g}"
+    if "wait" not in request.args and (preferred := preferred_seconds()) is not None:
+        response.headers["Preference-Applied"] = f"wait={preferred:g}"
     return response
 
 

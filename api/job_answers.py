@@ -18,13 +18,14 @@ from api.held import Waiting, hold
 from api.render import json_of
 from api.services import services
 from api.watcher import Concerns
-from shared.errors import FieldError, InvalidQuery, NotFound
+from shared.errors import NotFound
 from shared.looks import Look, look_at
 from shared.states import TERMINAL, JobState
 from shared.tables import Job
 
 EXTENSION = "gradq.job_answers"
 MOST_KEPT = 512
+UNTIL_SECONDS = 30.0  # for a call that says what it waits for, and not how long
 SOON_SECONDS, LATER_SECONDS = 1, 10  # between two polls of a job that is about to move; of one that is not
 
 TABLE = Job.__table__
@@ -37,7 +38,8 @@ Render = Callable[[Session, Job], dict[str, Any]]
 
 class JobQuery(Waiting):
     until: Literal["terminal"] | None = Field(
-        None, description="wait for a terminal state, where `wait` alone waits for any change"
+        None,
+        description="wait for a terminal state, where `wait` alone waits for any change; alone for 30 s at most",
     )
 
 
@@ -85,7 +87,7 @@ def show(job_id: str, query: JobQuery, render: Render) -> Response:
     """Hold the answer as `query` says, and send it, or 304 for what the client has already."""
     seconds = query.seconds
     if query.until is not None and seconds is None:
-        raise InvalidQuery([FieldError("/until", "wait_missing", "needs `wait`, the seconds to wait at most")])
+        seconds = UNTIL_SECONDS
     answers: JobAnswers = current_app.extensions[EXTENSION]
     first_etag: str | None = None
 

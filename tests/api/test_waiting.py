@@ -144,6 +144,12 @@ class TestJob:
         answer = client.get(f"{hands.submit()['links']['self']}?wait=0.15&until=terminal")
         assert (answer.status_code, answer.json["status"]) == (200, "queued")
 
+    def test_until_alone_waits_too(self, ask, hands, looks):
+        answer = ask(f"{hands.submit()['links']['self']}?until=terminal")
+        assert still_waits(answer, looks)
+        hands.finish(hands.start())
+        assert answer.result(DEADLINE).json["terminal"]
+
     @pytest.mark.parametrize("until", ["", "&until=terminal"])
     def test_nobody_waits_for_a_job_that_has_ended(self, ask, hands, until):
         job = hands.submit()
@@ -181,7 +187,6 @@ class TestJob:
             ("wait=nan", "/wait", "finite_number"),
             ("wait=soon", "/wait", "float_parsing"),
             ("wait=3&until=running", "/until", "literal_error"),
-            ("until=terminal", "/until", "wait_missing"),
         ],
     )
     def test_a_wrong_parameter_is_named(self, client, hands, problem, query, pointer, code):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import re
 import zlib
 from typing import Any
 
@@ -17,6 +18,8 @@ import schemathesis
 
 MAX_SECONDS = 1.0
 MAX_KEY = 255
+HELD_SECONDS = 0.3  # a request that is held longer says nothing more
+PREFERS_TO_WAIT = re.compile(r"\bwait\s*=", re.IGNORECASE)
 REQUEST_LINE = 4094  # gunicorn answers longer ones itself, before the service hears of them
 _number = itertools.count()
 SUBMITS = ("submit_job", "submit_gradient_check")
@@ -39,6 +42,7 @@ def before_call(context: Any, case: Any, kwargs: Any) -> None:
 
     Control characters go: what becomes of them differs by client and server, and no schema of a header says it.
     """
+    _hold_briefly(case)
     key = (case.headers or {}).get("Idempotency-Key")
     if isinstance(key, str) and 0 < len(key) <= MAX_KEY:
         number = f"{next(_number)}-"
@@ -49,6 +53,14 @@ def before_call(context: Any, case: Any, kwargs: Any) -> None:
 @schemathesis.hook
 def filter_case(context: Any, case: Any) -> bool:
     return len(case.as_curl_command()) < REQUEST_LINE or case.method != "GET"
+
+
+def _hold_briefly(case: Any) -> None:
+    query = case.query or {}
+    if "until" in query or "wait" in query:
+        _cap(query, "wait", HELD_SECONDS, 60)
+    if PREFERS_TO_WAIT.search(str((case.headers or {}).get("Prefer"))):
+        case.headers["Prefer"] = "wait=1"
 
 
 def _tame(body: dict[str, Any]) -> None:
