@@ -1,6 +1,6 @@
 # The commands of this repository. Everything happens in .venv; nothing needs root.
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint check faults bench clean
+.PHONY: help install demo test lint check contract faults bench clean
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -16,6 +16,7 @@ help:
 	@echo "make install   make .venv; the command is .venv/bin/gradq"
 	@echo "make lint      format, lint, types, import contracts"
 	@echo "make check     format, lint, types, import contracts, tests: what CI runs"
+	@echo "make contract  thousands of random calls against a live service, on both databases: the OpenAPI document holds"
 	@echo "make faults    a campaign of faults against the real parts: SEED=7 FAULTS=200 DATABASE=sqlite or postgresql"
 	@echo "make bench     the benchmarks, one line of JSON each"
 	@echo "make clean     remove .venv, caches and demo-output"
@@ -36,6 +37,9 @@ lint: $(DEV)
 	$(VENV)/bin/lint-imports
 
 check: lint test
+
+contract: $(DEV)
+	@GRADQ_CONTRACT=full $(PY) -m pytest tests/contract -s
 
 # some minutes: the campaign, then a thousand queued jobs whose broker is wiped and killed
 faults: $(DEV)

@@ -10,8 +10,30 @@ import structlog
 from apiflask import APIFlask
 from flask import Response, g, request
 from werkzeug.exceptions import Forbidden
+from werkzeug.routing import BaseConverter
 
-from api import artifacts, datasets, errors, events, health, jobs, metrics, openapi, predictions, presets, workers
+from api import (
+    artifacts,
+    bulk,
+    datasets,
+    docs,
+    document,
+    errors,
+    events,
+    health,
+    jobs,
+    metrics,
+    predictions,
+    presets,
+    prometheus,
+    queues,
+    steering,
+    workers,
+)
+from api.held import EXTENSION as HELD
+from api.held import Held
+from api.job_answers import EXTENSION as JOB_ANSWERS
+from api.job_answers import JobAnswers
 from api.render import JSON
 from api.services import EXTENSION, Services
 from shared import logs
@@ -28,7 +50,18 @@ HEADERS = {
     "Cache-Control": "no-cache",  # kept, but asked about: that is what the ETags are for
 }
 
+PARTS = (
+    *(jobs, steering, bulk, events, metrics, artifacts, predictions),
+    *(workers, queues, datasets, presets, health, prometheus, docs),
+)
+
 log = structlog.get_logger()
+
+
+class JobId(BaseConverter):
+    """Where a job's id stands last in a path, the words that have a route of their own are none."""
+
+    regex = r"(?!bulk$)[^/]+"
 
 
 def create_app(settings: Settings | None = None) -> APIFlask:
@@ -43,14 +76,15 @@ def create_app(settings: Settings | None = None) -> APIFlask:
         MAX_CONTENT_LENGTH=MAX_BODY_BYTES,
         AUTO_404_RESPONSE=False,
         AUTO_VALIDATION_ERROR_RESPONSE=False,
-        AUTO_SERVERS=False,
-        DESCRIPTION="Submit training jobs, follow them, fetch their models.",
     )
-    app.extensions[EXTENSION] = Services.from_settings(settings)
+    services = app.extensions[EXTENSION] = Services.from_settings(settings)
+    app.extensions[HELD] = Held(settings, services.database)
+    app.extensions[JOB_ANSWERS] = JobAnswers()
     errors.register(app)
-    for part in (jobs, events, metrics, artifacts, predictions, workers, datasets, presets, health, openapi):
+    app.url_map.converters["job"] = JobId
+    for part in PARTS:
         app.register_blueprint(part.bp)
-    openapi.complete(app)
+    document.complete(app)
     app.before_request(_begin)
     app.before_request(_refuse_other_sites)
     app.after_request(_end)
@@ -80,6 +114,7 @@ def _end(response: Response) -> Response:
     response.headers["X-Request-Id"] = g.request_id
     for name, value in HEADERS.items():
         response.headers.setdefault(name, value)
+    prometheus.count(response)
     log.info(
         "request",
         method=request.method,

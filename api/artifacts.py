@@ -1,21 +1,27 @@
-"""The files of a finished job: the list, and the bytes, whole or in ranges."""
+"""The files of a finished job: the list; the bytes of one, whole or in ranges; and all of them as a zip."""
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from apiflask import APIBlueprint
 from flask import Response, jsonify, request
 from werkzeug.exceptions import HTTPException
 from werkzeug.wsgi import wrap_file
+from zipstream import ZipStream
 
 from api import schemas
 from api.openapi import endpoint
 from api.render import timestamp, whole_list
 from api.services import services
 from shared import jobs
-from shared.errors import NotFound
+from shared.artifacts import CHUNK, ArtifactStore, media_types
+from shared.errors import NoArtifacts, NotFound
 from shared.tables import ArtifactRow
+
+ZIP = "application/zip"
 
 bp = APIBlueprint("artifacts", __name__, tag="Artifacts")
 
@@ -31,7 +37,15 @@ def index(job_id: str) -> Response:
 
 
 @bp.get("/v1/jobs/<job_id>/artifacts/<name>")
-@endpoint(None, media=("application/octet-stream",), errors=(404, 416, 503))
+@endpoint(
+    None,
+    media=media_types(),
+    errors=(404, 416, 503),
+    conditional=True,
+    ranges=True,
+    headers=("Accept-Ranges", "Content-Disposition"),
+    name="download_artifact",
+)
 def download(job_id: str, name: str) -> Response:
     """Fetch a file; the ETag is its SHA-256, ranges are served"""
     with services().database.read() as session:
@@ -53,6 +67,58 @@ def download(job_id: str, name: str) -> Response:
         file.close()
         raise
     return response
+
+
+@bp.get("/v1/jobs/<job_id>/artifacts.zip")
+@endpoint(
+    None,
+    media=(ZIP,),
+    errors=(404, 503),
+    problems={404: ("not_found", "no_artifacts")},
+    conditional=True,
+    headers=("Content-Disposition",),
+)
+def download_all(job_id: str) -> Response:
+    """Fetch all files as a zip
+
+    Sent as it is put together: stored, since most of it is weights, which do not get smaller. The ETag is made of the
+    files' SHA-256s.
+    """
+    with services().database.read() as session:
+        jobs.get(session, job_id)
+        rows = jobs.artifacts_of(session, job_id)
+    if not rows:
+        raise NoArtifacts(f"job {job_id} has no files yet; they are stored when it ends")
+    response = Response(mimetype=ZIP)
+    response.set_etag(_etag(rows), weak=True)  # a zip also holds the time at which it was made
+    response.headers.set("Content-Disposition", "attachment", filename=f"{job_id}.zip")
+    response.make_conditional(request)
+    if response.status_code != 304:
+        archive = _archive(job_id, rows)
+        response.content_length = len(archive)
+        response.response = archive
+    return response
+
+
+def _archive(job_id: str, rows: Sequence[ArtifactRow]) -> ZipStream:
+    if gone := [row.name for row in rows if not services().store.has(row.key)]:
+        raise NotFound(f"of the files of job {job_id} these have been removed: {', '.join(gone)}")
+    archive = ZipStream(sized=True)
+    for row in rows:
+        archive.add(_content(services().store, row.key), f"{job_id}/{row.name}", size=row.size_bytes)
+    return archive
+
+
+def _content(store: ArtifactStore, key: str) -> Iterator[bytes]:
+    """Opened when its turn comes, closed before the next one's."""
+    with store.open(key) as file:
+        while chunk := file.read(CHUNK):
+            yield chunk
+
+
+def _etag(rows: Sequence[ArtifactRow]) -> str:
+    lines = "".join(f"{row.name} {row.sha256}\n" for row in rows)
+    return hashlib.sha256(lines.encode()).hexdigest()
 
 
 def _artifact(row: ArtifactRow) -> dict[str, Any]:

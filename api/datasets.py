@@ -10,10 +10,11 @@ from apiflask import APIBlueprint
 from flask import Response, jsonify
 
 from api import schemas
+from api.idempotency import answer_once
 from api.openapi import endpoint
 from api.render import timestamp, whole_list
 from api.services import services
-from api.uploads import name_of, receive
+from api.uploads import Upload, content_of, name_of, receive
 from shared import dataset_store
 from shared.artifacts import dataset_folder
 from shared.datasets import ARRAYS, DATASETS, FACTS, DatasetInfo
@@ -25,7 +26,7 @@ from shared.uploads.staging import staging
 
 EXAMPLES: tuple[Model, ...] = (Linear(), Mlp(), Cnn(), Torchvision(name="resnet18"))
 
-bp = APIBlueprint("datasets", __name__, tag="Service")
+bp = APIBlueprint("datasets", __name__, tag="Data sets")
 log = structlog.get_logger()
 
 
@@ -40,32 +41,46 @@ def index() -> Response:
 
 
 @bp.post("/v1/datasets")
-@endpoint(schemas.Dataset, status=201, form=schemas.DatasetUpload, errors=(400, 413, 415, 503))
-def add() -> tuple[Response, int, dict[str, str]]:
+@endpoint(
+    schemas.Dataset,
+    status=201,
+    form=schemas.DatasetUpload,
+    other_answers={200: schemas.Dataset},
+    errors=(400, 413, 415, 503),
+    headers=("Location",),
+    name="upload_dataset",
+)
+def add() -> Response:
     """Upload a data set
 
     A .npz with `x_train`, `y_train`, `x_test`, `y_test` or with `x` and `y`; an IDX pair; or a zip with a folder of PNG
     or JPEG images a class. The same upload with the same fields is the same data set: 200 instead of 201.
     """
-    from shared.uploads.ingest import PARTS, check_parts, ingest  # NumPy and Pillow: most processes never need them
+    from shared.uploads.ingest import PARTS  # NumPy and Pillow: most processes never need them
 
-    settings, database = services().settings, services().database
+    settings = services().settings
     with staging(settings.uploads_dir) as folder:
         upload = receive(folder, PARTS, tuple(UploadFields.model_fields), settings.max_upload_bytes)
-        check_parts(upload.files)
-        fields = UploadFields.parse(upload.fields)
-        sha256 = digest_of(upload.digests)
-        dataset_id = id_of(sha256, fields)
-        with database.read() as session:
-            there = dataset_store.find(session, dataset_id)
-        if there is None:
-            decoded = folder / "decoded"
-            name = fields.name or name_of(upload)
-            info, options = ingest(upload.files, fields, name, decoded, settings.max_unpacked_bytes)
-            created = _store(decoded, dataset_id, info, sha256, {**options, "files": upload.digests})
-        else:
-            created = False
-    with database.read() as session:
+        return answer_once(lambda: content_of(upload), lambda: _add(upload, folder))
+
+
+def _add(upload: Upload, folder: Path) -> tuple[Response, int, dict[str, str]]:
+    from shared.uploads.ingest import check_parts, ingest
+
+    check_parts(upload.files)
+    fields = UploadFields.parse(upload.fields)
+    sha256 = digest_of(upload.digests)
+    dataset_id = id_of(sha256, fields)
+    with services().database.read() as session:
+        there = dataset_store.find(session, dataset_id)
+    if there is None:
+        decoded = folder / "decoded"
+        name = fields.name or name_of(upload)
+        info, options = ingest(upload.files, fields, name, decoded, services().settings.max_unpacked_bytes)
+        created = _store(decoded, dataset_id, info, sha256, {**options, "files": upload.digests})
+    else:
+        created = False
+    with services().database.read() as session:
         body = _uploaded(dataset_store.get(session, dataset_id))
     return jsonify(body), 201 if created else 200, {"Location": body["links"]["self"]}
 
@@ -81,16 +96,15 @@ def show(dataset_id: str) -> Response:
 
 
 @bp.delete("/v1/datasets/<dataset_id>")
-@endpoint(schemas.DeletedDataset, errors=(403, 404, 409, 503))
+@endpoint(schemas.DeletedDataset, errors=(403, 404, 409, 503), problems={409: ("dataset_in_use",)})
 def delete(dataset_id: str) -> Response:
     """Delete an uploaded data set with its files; refused while a job that has not ended needs it"""
     if dataset_id in DATASETS:
         raise Forbidden(f"{dataset_id} is built in; its files, if it has any, lie in GRADQ_DATA_DIR")
     with services().database.write() as session:
         row = dataset_store.remove(session, dataset_id)
-    freed = row.size_bytes
     try:
-        services().store.remove_folder(row.folder)  # after the row: nobody is shown a data set that is gone
+        freed = services().store.remove_folder(row.folder)  # after the row: nobody is shown a data set that is gone
     except OSError as error:
         log.warning("files of a deleted data set remain", dataset_id=dataset_id, error=str(error))
         freed = 0

@@ -57,11 +57,11 @@ def render_error(error: Exception) -> Response:
         response = problem(error.status, error.code, error.title, detail)
         response.headers["Retry-After"] = str(RETRY_SECONDS)
         return response
-    if isinstance(error, GradqError) and error.status < 500:
-        extra = dict(error.extra)
-        if isinstance(error, InvalidSpec):
-            extra["errors"] = [wrong.to_json() for wrong in error.errors]
-        return problem(error.status, error.code, error.title, error.detail, **extra)
+    if isinstance(error, GradqError) and error.status != GradqError.status:
+        response = problem(error.status, title=error.title, **members(error))
+        if error.retry_after_seconds is not None:
+            response.headers["Retry-After"] = str(error.retry_after_seconds)
+        return response
     if isinstance(error, HTTPException) and error.code is not None and error.code < 500:
         return _from_werkzeug(error)
     log.error("request failed", exc_info=error, path=request.path, request_id=request_id())
@@ -79,6 +79,12 @@ def _from_werkzeug(error: HTTPException) -> Response:
         if name.lower() not in ("content-type", "content-length"):
             response.headers[name] = value  # Allow, Content-Range
     return response
+
+
+def members(error: GradqError) -> dict[str, Any]:
+    """What an error says of itself: code, detail, and what its kind adds."""
+    wrong = {"errors": [field.to_json() for field in error.errors]} if isinstance(error, InvalidSpec) else {}
+    return {"code": error.code, "detail": error.detail, **error.extra, **wrong}
 
 
 def problem(status: int, code: str, title: str, detail: str, **extra: Any) -> Response:

@@ -22,14 +22,14 @@ log = structlog.get_logger()
 
 
 @bp.get("/healthz")
-@endpoint(schemas.Health)
+@endpoint(schemas.Health, name="check_health")
 def healthz() -> Response:
     """Alive: this process answers"""
     return jsonify({"status": "ok"})
 
 
 @bp.get("/readyz")
-@endpoint(schemas.Readiness, errors=(503,))
+@endpoint(schemas.Readiness, errors=(503,), name="check_readiness")
 def readyz() -> Response:
     """Ready: jobs are taken
 

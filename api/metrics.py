@@ -35,20 +35,29 @@ KNOWN = (
     "test_loss",
     "test_accuracy",
 )
+Key = Annotated[str, Field(json_schema_extra={"enum": [*KNOWN]})]  # the view refuses others, with a guess
 
 bp = APIBlueprint("metrics", __name__, tag="Jobs")
 _pencil = threading.Lock()  # matplotlib's text layout is not made for two threads
 
 
 class MetricFilter(Query):
-    keys: Annotated[tuple[str, ...], CommaList] = Field((), description="these metrics alone")
+    keys: Annotated[tuple[Key, ...], CommaList] = Field((), description="these metrics alone")
     max_points: Annotated[int, Field(ge=2, le=1_000_000)] | None = Field(
         None, description="thin each curve, so that minima and maxima stay (JSON: 1000 unless given; CSV: whole)"
     )
 
 
 @bp.get("/v1/jobs/<job_id>/metrics")
-@endpoint(schemas.Metrics, query=MetricFilter, media=(JSON, CSV), errors=(404, 503))
+@endpoint(
+    schemas.Metrics,
+    query=MetricFilter,
+    media=(JSON, CSV),
+    errors=(404, 503),
+    conditional=True,
+    headers=("Vary",),
+    sometimes=("Content-Disposition",),
+)
 def show(job_id: str, query: MetricFilter) -> Response:
     """Read a job's curve, as JSON or (Accept: text/csv) as CSV"""
     with services().database.read() as session:
@@ -73,14 +82,14 @@ def show(job_id: str, query: MetricFilter) -> Response:
 
 
 @bp.get("/v1/jobs/<job_id>/loss_curve.png")
-@endpoint(None, media=(PICTURES["png"],), errors=(404, 503))
+@endpoint(None, media=(PICTURES["png"],), errors=(404, 503), conditional=True)
 def png(job_id: str) -> Response:
     """The loss curve as a PNG, drawn from the points that are there now"""
     return _picture(job_id, "png")
 
 
 @bp.get("/v1/jobs/<job_id>/loss_curve.svg")
-@endpoint(None, media=(PICTURES["svg"],), errors=(404, 503))
+@endpoint(None, media=(PICTURES["svg"],), errors=(404, 503), conditional=True)
 def svg(job_id: str) -> Response:
     """The loss curve as an SVG, drawn from the points that are there now"""
     return _picture(job_id, "svg")

@@ -22,6 +22,7 @@ from werkzeug.exceptions import UnsupportedMediaType
 
 from api import schemas
 from api.errors import InvalidImages, NotBuilt
+from api.idempotency import once
 from api.openapi import JSON, endpoint
 from api.requests import Query, from_json, read_body
 from api.services import services
@@ -56,6 +57,12 @@ class PredictQuery(Query):
     invert: bool = Field(False, description="black on white, where the model learnt white on black")
 
 
+@bp.before_request
+def _take_more() -> None:
+    request.max_content_length = services().settings.predict_bytes
+    request.max_form_parts = MAX_IMAGES + 2
+
+
 @bp.post("/v1/jobs/<job_id>/predict")
 @endpoint(
     schemas.Predictions,
@@ -63,7 +70,10 @@ class PredictQuery(Query):
     body=schemas.Images,
     other_bodies={FORM: FORM_SCHEMA, **dict.fromkeys(BINARY[:3], BYTES)},
     errors=(400, 404, 409, 413, 415, 503),
+    problems={422: ("invalid_query", "invalid_images", "not_built")},
+    name="predict",
 )
+@once
 def predict(job_id: str, query: PredictQuery) -> Response:
     """Let a finished model label images
 
@@ -71,8 +81,6 @@ def predict(job_id: str, query: PredictQuery) -> Response:
     Arrays have the model's own size; their whole numbers are pixels from 0 to the data set's white, other numbers lie
     in [0, 1].
     """
-    request.max_content_length = services().settings.predict_bytes
-    request.max_form_parts = MAX_IMAGES + 2
     model = model_of(job_id)
     sent = read(model, query.invert)
     answers = model.answer(np.concatenate(sent.parts))

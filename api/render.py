@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from flask import Flask
 from flask.json.provider import DefaultJSONProvider
 
 
@@ -20,6 +21,15 @@ class JSON(DefaultJSONProvider):
             return super().dumps(obj, allow_nan=False, **kwargs)
         except ValueError:  # rare: a loss that diverged
             return super().dumps(finite(obj), allow_nan=False, **kwargs)
+
+    def compact_text(self, obj: Any) -> str:
+        """On one line and without spaces, as `jsonify` sends it."""
+        return self.dumps(obj, separators=(",", ":"))
+
+
+def json_of(app: Flask) -> JSON:
+    assert isinstance(app.json, JSON), "create_app sets it"
+    return app.json
 
 
 def finite(value: Any) -> Any:

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Annotated, Any, TypeVar
 
 from flask import request
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 from werkzeug.exceptions import RequestEntityTooLarge, UnsupportedMediaType
 
-from api.errors import NotBuilt
-from shared.errors import BadRequest, FieldError, InvalidQuery, NotFound
+from shared.errors import BadRequest, FieldError, InvalidBody, InvalidHeader, InvalidQuery, NotFound
+from shared.wording import field_error
 
-# What the contract names and this version does not build.
-NOT_BUILT_PARAMETERS = ("wait", "until")
-
+JSON = "application/json"
 LABELS = "label."  # a model with a field of this alias takes label.KEY=value into it
+MAX_KEY = 255  # characters of an Idempotency-Key
 NUL = "\x00"  # PostgreSQL refuses it in any text
+NO_NUL = r"^[^\x00]*$"
+NUMBER = re.compile(r"\s*[+-]?[\d.]+\s*")
 
 
 class Query(BaseModel):
@@ -33,7 +37,25 @@ class NoQuery(Query):
 
 
 Q = TypeVar("Q", bound=Query)
+B = TypeVar("B", bound=BaseModel)
 CommaList = BeforeValidator(lambda text: text.split(",") if isinstance(text, str) else text)
+
+
+def _no_number(given: Any) -> Any:
+    """A bare number would be read as the seconds since 1970."""
+    if isinstance(given, int | float) or (isinstance(given, str) and NUMBER.fullmatch(given)):
+        raise ValueError("must be a time with its zone, as 2026-11-23T12:00:00Z")
+    return given
+
+
+def _in_utc(at: datetime) -> datetime:
+    try:
+        return at.astimezone(UTC)
+    except OverflowError as error:
+        raise ValueError("must lie between the years 1 and 9999 in UTC") from error
+
+
+UtcTime = Annotated[AwareDatetime, AfterValidator(_in_utc), BeforeValidator(_no_number)]
 
 
 # --- the query string and the rest of the request line ----------------------------------------------------------------
@@ -63,9 +85,18 @@ def check_path(values: dict[str, Any]) -> None:
 
 
 def check_headers() -> None:
-    if request.method == "POST" and "Idempotency-Key" in request.headers:
-        detail = "the header is in the contract, but this version does not build it; send the request without it"
-        raise NotBuilt([FieldError("/Idempotency-Key", "not_built", detail)])
+    idempotency_key()
+
+
+def idempotency_key() -> str | None:
+    """What the client calls this POST, so that it can be sent again; None for one that is sent once."""
+    key = request.headers.get("Idempotency-Key")
+    if request.method != "POST" or key is None:
+        return None
+    if not 1 <= len(key) <= MAX_KEY or NUL in key:
+        detail = f"must be a text of 1 to {MAX_KEY} characters, got {len(key)}; a UUID is a good one"
+        raise InvalidHeader([FieldError("/Idempotency-Key", "length", detail)])
+    return key
 
 
 def _aliases(model: type[Query]) -> list[str]:
@@ -84,8 +115,6 @@ def _query_error(model: type[Query], error: ErrorDetails) -> FieldError:
     if name == LABELS and below:
         name += below[0]
     kind, value = error["type"], error["input"]
-    if kind == "extra_forbidden" and name in NOT_BUILT_PARAMETERS:
-        return FieldError(_pointer(name), "not_built", f"'{name}' is in the contract, but not built for this call")
     if kind == "extra_forbidden":
         return FieldError(_pointer(name), kind, f"unknown parameter{close_to(name, _aliases(model))}")
     text = error["msg"]
@@ -107,18 +136,30 @@ def close_to(name: str, known: Sequence[str]) -> str:
 # --- the body ---------------------------------------------------------------------------------------------------------
 
 
-def parse_json() -> Any:
+def parse_body(model: type[B], *also: str, unknown: str | None = None) -> B:
+    """The request's JSON as `model`. `also`: other media types that it may be sent as; `unknown`: what is said of a
+    field that the model has not."""
+    try:
+        return model.model_validate(parse_json(*also))
+    except ValidationError as error:
+        wrong = [field_error(model, e) for e in error.errors(include_url=False)]
+        if unknown is not None:
+            wrong = [replace(e, detail=unknown) if e.code == "extra_forbidden" else e for e in wrong]
+        raise InvalidBody(wrong) from error
+
+
+def parse_json(*also: str) -> Any:
     """The request's JSON. `curl -d '{…}'` calls its body a form; a form that starts with `{` is taken for JSON."""
     body = read_body()
     is_form = request.mimetype == "application/x-www-form-urlencoded"
-    if request.mimetype != "application/json" and not (is_form and body.lstrip().startswith(b"{")):
+    if request.mimetype not in (JSON, *also) and not (is_form and body.lstrip().startswith(b"{")):
         got = request.mimetype or "none"
         raise UnsupportedMediaType(f"send JSON, with Content-Type: application/json; got {got}")
     return from_json(body)
 
 
 def read_body() -> bytes:
-    body = request.get_data(cache=False)
+    body = request.get_data()  # kept: whoever told one request from another has read it before the view does
     limit = request.max_content_length
     if request.content_length is None and limit is not None and len(body) >= limit:
         raise RequestEntityTooLarge  # sent in chunks: werkzeug does not refuse what lies over the limit, it cuts it off

@@ -6,14 +6,20 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from shared.spec import GradientCheckSpec, JobSpec
+from api.requests import UtcTime
+from api.results import FailedGradientCheck, GradientCheckResult, TrainingResult
+from shared.artifacts import KINDS
+from shared.spec import JOB_ID, NO_CONTROLS, GradientCheckSpec, JobSpec, LabelKey, LabelValue, Name, Priority
+from shared.spec import Architecture as Net
 from shared.uploads.fields import UploadFields
 
 Timestamp = Annotated[str, Field(json_schema_extra={"format": "date-time"}, examples=["2026-11-23T12:00:00.123Z"])]
 Part = Annotated[str, Field(json_schema_extra={"format": "binary"})]  # of a multipart form
 Status = Literal["queued", "running", "cancelling", "pausing", "paused", "succeeded", "failed", "cancelled"]
 EventType = Literal["status", "metric", "log", "checkpoint", "artifact", "warning"]
-Point = tuple[int, int, float | None]
+Outcome = Literal["succeeded", "failed", "cancelled", "paused", "drained", "worker_lost"]
+ArtifactKind = Annotated[str, Field(json_schema_extra={"enum": sorted({*KINDS.values(), "file"})})]
+Point = Annotated[list[float | None], Field(min_length=3, max_length=3)]
 
 
 class Answer(BaseModel):
@@ -27,8 +33,28 @@ class Links(BaseModel):
     model_config = ConfigDict(extra="allow")
 
 
-class Reason(Answer):
-    code: str
+class StatusReason(Answer):
+    """Why a job ended as it did."""
+
+    code: Literal[
+        "worker_lost",
+        "out_of_memory_gpu",
+        "out_of_memory_host",
+        "diverged",
+        "data_error",
+        "deadline_exceeded",
+        "cancelled_by_user",
+        "too_many_attempts",
+        "gradient_check_failed",
+        "internal_error",
+    ]
+    detail: str
+
+
+class QueueReason(Answer):
+    """Why a queued job does not run yet."""
+
+    code: Literal["no_live_worker", "waiting_for_device", "no_such_device", "retry_backoff"]
     detail: str
 
 
@@ -41,15 +67,19 @@ class Attempt(Answer):
     started_at: Timestamp
     finished_at: Timestamp | None
     resumed_from_step: int | None
-    outcome: str | None
+    outcome: Outcome | None = Field(description="how it ended; null while it runs")
 
 
 class QueueStanding(Answer):
+    """`position` 1 is the next to run."""
+
     position: int
-    reason: Reason
+    reason: QueueReason
 
 
 class Progress(Answer):
+    """How far the job is. `eta_seconds` is null unless it runs."""
+
     epoch: int
     epochs: int
     step: int
@@ -59,22 +89,34 @@ class Progress(Answer):
     eta_seconds: float | None
 
 
+class Article(Answer):
+    """Figures that the reference article printed; lists go by epoch."""
+
+    untrained_accuracy: float | None = None
+    val_accuracy: list[float] | None = None
+    first_val_accuracy: float | None = None
+    last_val_accuracy: float | None = None
+    train_loss: list[float] | None = None
+
+
 class Job(Answer):
+    """`status` is the state, or the wish that stands on a running job. `result` follows the job's `kind`."""
+
     object: Literal["job"]
     id: str
     name: str
     kind: Literal["training", "gradient_check"]
     status: Status
     terminal: bool
-    status_reason: dict[str, Any] | None
+    status_reason: StatusReason | None
     spec: JobSpec | GradientCheckSpec
-    attempt: int
+    attempt: int = Field(description="how many attempts there were; 0 before the first")
     attempts: list[Attempt]
     queue: QueueStanding | None
     progress: Progress | None
-    result: dict[str, Any] | None
-    article: dict[str, Any] = Field({}, description="what the article printed, where the spec names a preset")
-    reproduces: str | None
+    result: TrainingResult | GradientCheckResult | FailedGradientCheck | None
+    article: Article | None = Field(None, description="what the article printed, where the spec names a preset")
+    reproduces: str | None = Field(description="the job that this one repeats")
     labels: dict[str, str]
     priority: int
     created_at: Timestamp
@@ -108,14 +150,110 @@ class DryRun(Answer):
 
 
 class DeletedJob(Answer):
+    """`freed_bytes`: of its files and checkpoints."""
+
     object: Literal["job"]
     id: str
     deleted: Literal[True]
     freed_bytes: int
 
 
+class JobFilter(BaseModel):
+    """Which jobs: those for which all of it holds."""
+
+    status: tuple[Status, ...] = Field((), description="any of these")
+    name: Name | None = Field(None, description="`*` stands for any text; upper and lower case are one")
+    labels: dict[LabelKey, LabelValue] = Field({}, max_length=16, description="all of these")
+    created_after: UtcTime | None = None
+    created_before: UtcTime | None = None
+    after: Annotated[str, Field(pattern=JOB_ID)] | None = Field(None, description="the last id of the page before")
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def _without_default(schema: dict[str, Any]) -> None:
+    """What is not sent is not changed: the value that stands for it here is nobody's business."""
+    del schema["default"]
+
+
+class JobPatch(BaseModel):
+    """A merge patch (RFC 7396) of what may be changed of a job that is there. A label that is null is removed."""
+
+    name: Name = Field("", json_schema_extra=_without_default)
+    priority: Priority = Field(50, json_schema_extra=_without_default)
+    labels: dict[LabelKey, LabelValue | None] | None = Field(None, json_schema_extra=_without_default)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class BulkRequest(BaseModel):
+    """Either `ids` or a `filter`."""
+
+    action: Literal["cancel", "delete", "retry", "pause", "resume"]
+    ids: (
+        Annotated[list[Annotated[str, Field(max_length=64, pattern=NO_CONTROLS)]], Field(min_length=1, max_length=1000)]
+        | None
+    ) = None
+    filter: JobFilter | None = None
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class BulkError(BaseModel):
+    """Some codes bring members of their own, as `state` and `allowed` of `wrong_state`."""
+
+    code: str
+    detail: str
+    model_config = ConfigDict(extra="allow")
+
+
+class BulkOutcome(Answer):
+    """`status` where it is `ok`, else `error`."""
+
+    id: str
+    ok: bool
+    status: Status | Literal["deleted"] | None = None
+    error: BulkError | None = None
+
+
+class BulkAnswer(Answer):
+    """One outcome a job, in the order of the ids."""
+
+    object: Literal["bulk"]
+    action: str
+    data: list[BulkOutcome]
+    succeeded: int
+    failed: int
+    last_id: str | None
+    has_more: bool
+    freed_bytes: int | None = None
+
+
+class ReasonToWait(QueueReason):
+    """And how many jobs wait for it."""
+
+    jobs: int
+
+
+class Queue(Answer):
+    """The jobs with one device wish, and the slots that could grant it. Slots are shared: `auto` has all of them."""
+
+    object: Literal["queue"]
+    name: Literal["auto", "cpu", "cuda"]
+    queued: int
+    running: int
+    paused: int
+    oldest_queued_at: Timestamp | None
+    slots: int
+    free_slots: int
+    reasons: list[ReasonToWait]
+
+
+class QueueList(Answer):
+    object: Literal["list"]
+    data: list[Queue]
+    has_more: Literal[False]
+
+
 class Event(Answer):
-    """One line of a job's log."""
+    """One line of a job's log. `seq` grows by the order of commits; `data` is what `message` says, for programs."""
 
     id: str
     seq: int
@@ -123,7 +261,10 @@ class Event(Answer):
     type: EventType
     level: Literal["info", "warning", "error"]
     message: str
-    data: dict[str, Any]
+    data: dict[str, Any] = Field(
+        description="of a `metric`: step, epoch, series, metrics; `status`: status and what goes with it; "
+        "`checkpoint`: step, epoch; `artifact`: name, size_bytes; `log`, `warning`: as the message has it"
+    )
     created_at: Timestamp
 
 
@@ -137,16 +278,18 @@ class EventList(Answer):
 
 
 class Metrics(Answer):
-    """Points [step, epoch, value] by the metric's name."""
+    """Points [step, epoch, value] by the metric's name; a value that is not finite is null."""
 
     object: Literal["metrics"]
     series: dict[str, list[Point]]
 
 
 class Artifact(Answer):
+    """A file of a finished job; `links.self` has its bytes."""
+
     object: Literal["artifact"]
     name: str
-    kind: str
+    kind: ArtifactKind
     media_type: str
     size_bytes: int
     sha256: str
@@ -155,6 +298,8 @@ class Artifact(Answer):
 
 
 class ArtifactList(Answer):
+    """Every file of the job, by name."""
+
     object: Literal["list"]
     data: list[Artifact]
     has_more: Literal[False]
@@ -170,6 +315,8 @@ class Images(BaseModel):
 
 
 class Prediction(Answer):
+    """`label` is the most probable class's number, `class` its name, `probabilities` those of all classes."""
+
     label: int
     class_: str = Field(alias="class")
     probabilities: list[float]
@@ -185,7 +332,33 @@ class Predictions(Answer):
     predictions: list[Prediction]
 
 
+class Slot(Answer):
+    """A place for one job. On a GPU, `uuid` is NVML's."""
+
+    kind: Literal["cpu", "cuda"]
+    name: str
+    uuid: str | None
+
+
+class DeviceMemory(Answer):
+    """Of a GPU all of its memory; of the CPU the host's. As of the worker's last heartbeat."""
+
+    device: str
+    used_bytes: int
+    total_bytes: int
+
+
+class Devices(Answer):
+    """`kinds`: the device wishes, beside `auto`, that the worker can grant."""
+
+    kinds: list[Literal["cpu", "cuda"]]
+    slots: list[Slot]
+    memory: list[DeviceMemory] = []
+
+
 class Worker(Answer):
+    """A worker that said within GRADQ_LEASE_SECONDS that it lives. `running`: the jobs on its slots."""
+
     object: Literal["worker"]
     id: str
     host: str
@@ -193,7 +366,7 @@ class Worker(Answer):
     slots: int
     free_slots: int
     draining: bool
-    devices: dict[str, Any]
+    devices: Devices
     running: list[str]
     version: str
     started_at: Timestamp
@@ -201,9 +374,21 @@ class Worker(Answer):
 
 
 class WorkerList(Answer):
+    """The oldest first."""
+
     object: Literal["list"]
     data: list[Worker]
     has_more: Literal[False]
+
+
+class UploadOptions(Answer):
+    """How an upload was read."""
+
+    format: Literal["npz", "idx", "folders"]
+    files: dict[str, str] = Field(description="the sha256 of each part")
+    test_fraction: float | None = None
+    seed: int | None = None
+    size: int | None = None
 
 
 class Dataset(Answer):
@@ -214,14 +399,14 @@ class Dataset(Answer):
     name: str
     source: Literal["builtin", "upload"]
     description: str
-    shape: tuple[int, int, int]
+    shape: Annotated[list[int], Field(min_length=3, max_length=3)] = Field(description="channels, height, width")
     classes: list[str]
     train_examples: int
     test_examples: int
     dtype: Literal["uint8", "float32"]
     white: float
     sha256: str | None
-    options: dict[str, Any] | None
+    options: UploadOptions | None
     size_bytes: int | None
     created_at: Timestamp | None
     available: bool
@@ -240,6 +425,8 @@ class DatasetUpload(UploadFields):
 
 
 class DeletedDataset(Answer):
+    """`freed_bytes`: of its arrays."""
+
     object: Literal["dataset"]
     id: str
     deleted: Literal[True]
@@ -247,6 +434,8 @@ class DeletedDataset(Answer):
 
 
 class DatasetList(Answer):
+    """Built-in ones first."""
+
     object: Literal["list"]
     data: list[Dataset]
     has_more: Literal[False]
@@ -258,12 +447,14 @@ class Architecture(Answer):
     object: Literal["architecture"]
     type: str
     description: str
-    gradients: list[str]
+    gradients: list[Literal["autograd", "manual"]]
     fields: dict[str, Any]
-    example: dict[str, Any]
+    example: Net
 
 
 class ArchitectureList(Answer):
+    """All that there are."""
+
     object: Literal["list"]
     data: list[Architecture]
     has_more: Literal[False]
@@ -277,18 +468,22 @@ class Preset(Answer):
     object: Literal["preset"]
     name: str
     description: str
-    spec: dict[str, Any]
-    article: dict[str, Any]
+    spec: JobSpec
+    article: Article
     continues: str | None
 
 
 class PresetList(Answer):
+    """All that there are."""
+
     object: Literal["list"]
     data: list[Preset]
     has_more: Literal[False]
 
 
 class Health(Answer):
+    """The process answers."""
+
     status: Literal["ok"]
 
 
@@ -302,12 +497,16 @@ class Readiness(Answer):
 
 
 class Version(Answer):
+    """`version` is gradq's, `api` that of the paths."""
+
     version: str
     python: str
     api: Literal["v1"]
 
 
 class WrongField(Answer):
+    """`pointer` is a JSON pointer (RFC 6901) into the body, or `/` and the name of a parameter."""
+
     pointer: str
     code: str
     detail: str

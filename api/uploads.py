@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import hashlib
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -177,6 +178,11 @@ class _Receiver:
                 raise InvalidUpload([FieldError(f"/{name}", "not_utf8", "must be UTF-8")]) from error
 
         self.sink, self.finish = sink, finish
+
+
+def content_of(upload: Upload) -> bytes:
+    """What makes one upload the same as another, however its parts were put together."""
+    return json.dumps([upload.digests, upload.file_names, upload.fields], sort_keys=True).encode()
 
 
 def name_of(upload: Upload) -> str:

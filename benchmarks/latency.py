@@ -36,7 +36,7 @@ def one_job(client: Client) -> dict[str, float]:
     job_id = client.submit(SMALL_JOB)["id"]
     answered = time.time()
     until_succeeded(client, [job_id])
-    return {"posted": posted, "answered": answered, **milestones(client.events(job_id))}
+    return {"posted": posted, "answered": answered, **milestones(client.job(job_id).events())}
 
 
 def fresh_interpreter() -> float:

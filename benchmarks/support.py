@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import math
 import os
 import platform
+import re
 import subprocess
 import sys
 import tempfile
@@ -19,7 +21,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from gradq import Client
+from gradq import Client, Event
+from gradq.local.broker_process import embedded_broker
+from shared.config import Settings
 
 RESULTS = Path(__file__).parent / "results"
 READY_SECONDS, STOP_SECONDS = 60.0, 30.0
@@ -27,7 +31,6 @@ POLL_SECONDS = 0.05
 SMALL_JOB = {"dataset": "digits", "architecture": "mlp", "gradients": "manual", "epochs": 1, "device": "cpu"}
 
 Figures = dict[str, Any]
-Event = dict[str, Any]
 
 
 # --- reporting --------------------------------------------------------------------------------------------------------
@@ -108,6 +111,40 @@ def service(*arguments: str, **settings: str) -> Iterator[Client]:
             process.communicate(timeout=STOP_SECONDS)
 
 
+@contextmanager
+def api(*arguments: str, **settings: str) -> Iterator[Client]:
+    """Broker and `gradq api` as it starts by default; no worker, so that what is queued costs nothing more."""
+    with tempfile.TemporaryDirectory(prefix="gradq-bench-") as state:
+        broker = embedded_broker(Settings(state_dir=Path(state)))
+        assert broker is not None, "no other was named"
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("GRADQ_")}
+        environment |= {"GRADQ_STATE_DIR": state, "GRADQ_REDIS_URL": broker.url, **settings}
+        gradq = [sys.executable, "-m", "gradq"]
+        subprocess.run([*gradq, "migrate"], env=environment, check=True, stdout=subprocess.DEVNULL)
+        log = Path(state) / "api.log"
+        with log.open("wb") as out, contextlib.ExitStack() as stack:
+            server = stack.enter_context(subprocess.Popen(broker.command, stdout=subprocess.DEVNULL))
+            stack.callback(server.terminate)
+            process = stack.enter_context(
+                subprocess.Popen([*gradq, "api", "--port", "0", *arguments], env=environment, stderr=out)
+            )
+            stack.callback(process.terminate)
+            with Client(listening(log)) as client:
+                while not client.ready():
+                    time.sleep(POLL_SECONDS)
+                yield client
+
+
+def listening(log: Path) -> str:
+    """Where gunicorn says that it listens."""
+    deadline = time.monotonic() + READY_SECONDS
+    while not (found := re.search(r"Listening at: (\S+)", log.read_text())):
+        if time.monotonic() > deadline:
+            raise SystemExit(f"the API does not start:\n{log.read_text()}")
+        time.sleep(POLL_SECONDS)
+    return found[1]
+
+
 def address(process: subprocess.Popen[str]) -> str:
     """What the service says once it takes jobs: `ready http://…`."""
     assert process.stdout is not None
@@ -144,7 +181,7 @@ def milestones(events: Sequence[Event]) -> dict[str, float]:
     found: dict[str, float] = {}
     for event in events:
         if name := _milestone(event):
-            found[name] = seconds(event["created_at"])
+            found[name] = seconds(event.created_at)
     return found
 
 
@@ -153,9 +190,8 @@ def seconds(timestamp: str) -> float:
 
 
 def _milestone(event: Event) -> str | None:
-    said, status = event["message"], event["data"].get("status")
-    if event["type"] == "status":
-        return {"queued": "queued", "running": "claimed", "succeeded": "succeeded"}.get(status)
-    if event["type"] == "metric" and event["data"]["series"] == "final":
+    if event.type == "status":
+        return {"queued": "queued", "running": "claimed", "succeeded": "succeeded"}.get(event.status or "")
+    if event.type == "metric" and event.data["series"] == "final":
         return "files"
-    return {"trainer started": "forked", "first training step done": "first_step"}.get(said)
+    return {"trainer started": "forked", "first training step done": "first_step"}.get(event.message)

@@ -36,7 +36,7 @@ def through_the_service(client: Client, count: int) -> tuple[float, float, list[
     submitted = time.time() - started
     until_succeeded(client, ids)
     ended = max(seconds(client.job(job_id)["finished_at"]) for job_id in ids)
-    return ended - started, submitted, [milestones(client.events(job_id)) for job_id in ids]
+    return ended - started, submitted, [milestones(client.job(job_id).events()) for job_id in ids]
 
 
 def in_process(count: int, files: bool) -> float:

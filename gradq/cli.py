@@ -2,18 +2,57 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import typer
 
-from gradq import checking, datasets, demo, predicting, presets, repeating, service, steering, submission, watch
-from gradq.errors import Commands
+from gradq.commands import (
+    backup,
+    checking,
+    comparing,
+    completion,
+    datasets,
+    demo,
+    doctor,
+    downloading,
+    listing,
+    logs,
+    outcomes,
+    predicting,
+    presets,
+    repeating,
+    service,
+    showing,
+    steering,
+    submission,
+    watch,
+    workers,
+)
+from gradq.commands.errors import Commands
+from gradq.commands.verbs import SECTIONS, Verb
 from shared.version import VERSION
+
+FIRST, JOBS, RESULTS, DATA, SERVICE = SECTIONS
+VERBS: dict[str, tuple[Callable[..., Any], ...]] = {
+    FIRST: (service.up, submission.submit, listing.ps, watch.watch, downloading.download),
+    JOBS: (
+        *(showing.show, logs.logs, outcomes.wait, steering.cancel, steering.pause, steering.resume),
+        *(steering.retry, steering.update, steering.rm),
+    ),
+    RESULTS: (comparing.compare, predicting.predict, repeating.reproduce),
+    DATA: (presets.presets, checking.check),
+    SERVICE: (
+        *(doctor.doctor, workers.workers, service.api, service.worker, service.migrate),
+        *(backup.backup, backup.restore, completion.completion),
+    ),
+}
 
 app = typer.Typer(
     name="gradq",
     cls=Commands,
     help="Train small networks as jobs, with gradients by hand or by autograd.",
+    epilog="`gradq VERB --help` says more. A service elsewhere: set GRADQ_URL, and GRADQ_TOKEN where it asks.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -35,25 +74,8 @@ def main(
     """Train small networks as jobs, with gradients by hand or by autograd."""
 
 
-for verb in (
-    service.up,
-    submission.submit,
-    presets.presets,
-    checking.check,
-    steering.ps,
-    steering.show,
-    steering.wait,
-    watch.watch,
-    steering.cancel,
-    steering.pause,
-    steering.resume,
-    repeating.reproduce,
-    steering.download,
-    predicting.predict,
-    service.api,
-    service.worker,
-    service.migrate,
-):
-    app.command()(verb)
-app.add_typer(datasets.app, name="datasets")
+for section, verbs in VERBS.items():
+    for verb in verbs:
+        app.command(cls=Verb, rich_help_panel=section)(verb)
+app.add_typer(datasets.app, name="datasets", rich_help_panel=DATA)
 app.command(hidden=True)(demo.demo)

@@ -95,26 +95,39 @@ class ArtifactStore:
         root = self._path("")
         return [str(path).removeprefix(root) for path in self.fs.find(self._path(job_id))]
 
+    def has(self, key: str) -> bool:
+        return bool(self.fs.exists(self._path(key)))
+
     def local_path(self, key: str) -> Path | None:
         """The file itself, where the store is a local folder."""
         return Path(self._path(key)) if "file" in _protocols(self.fs) else None
 
+    def is_empty(self) -> bool:
+        """Whether no file lies here; folders alone do not count."""
+        return not any(files for _, _, files in self.fs.walk(self.root))
+
     def remove(self, key: str) -> None:
         """Remove one file; one that is gone already is no error."""
-        if self.fs.exists(self._path(key)):
+        if self.has(key):
             self.fs.rm_file(self._path(key))
 
-    def remove_job(self, job_id: str) -> None:
+    def remove_job(self, job_id: str) -> int:
         """Remove whatever lies under the job's folder, half-written files of lost attempts included."""
-        self.remove_folder(job_id)
+        return self.remove_folder(job_id)
 
-    def remove_folder(self, key: str) -> None:
-        """Remove a folder, and the one around it if it is empty now: object stores have no empty folders either."""
-        if self.fs.exists(self._path(key)):
+    def remove_folder(self, key: str) -> int:
+        """Remove a folder, and the one around it if it is empty now: object stores have no empty folders either.
+
+        Returns the bytes of the files that lay there.
+        """
+        freed = 0
+        if self.has(key):
+            freed = int(self.fs.du(self._path(key)))
             self.fs.rm(self._path(key), recursive=True)
         if "/" in key and (path := self.local_path(key)) is not None:
             with contextlib.suppress(OSError):
                 path.parent.rmdir()
+        return freed
 
     def _path(self, key: str) -> str:
         return f"{self.root.rstrip('/')}/{key}"
@@ -146,6 +159,12 @@ def sha256_of(path: Path) -> str:
 
 def media_type(name: str) -> str:
     return MEDIA_TYPES.get(Path(name).suffix) or mimetypes.guess_type(name)[0] or BYTES
+
+
+def media_types() -> list[str]:
+    """Those of all files that a job can have, that of plain bytes first."""
+    known = {media_type(name) for name in KINDS}
+    return [BYTES, *sorted(known - {BYTES})]
 
 
 def _protocols(fs: Any) -> tuple[str, ...]:

@@ -33,6 +33,7 @@ class Settings(BaseSettings):
     grace_seconds: Annotated[float, Field(gt=0)] = 10.0
     reconcile_seconds: Annotated[float, Field(gt=0)] = 2.0
     download: bool = True
+    held_requests: Annotated[int, Field(ge=0, le=4096)] = 64
     predict_bytes: Annotated[int, Field(ge=1024)] = 16 << 20
     max_upload_bytes: Annotated[int, Field(ge=1)] = 2 << 30
     max_unpacked_bytes: Annotated[int, Field(ge=1)] = 8 << 30

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from alembic import command
-from alembic.config import Config
-from sqlalchemy import Engine, create_engine, event, text
+from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
 
+from shared import revisions
 from shared.errors import ConfigurationError, DatabaseAway
 
 BUSY_TIMEOUT_MS = 10_000
@@ -24,7 +25,6 @@ SILENCE_MS = 10_000
 WAL_RETRY_SECONDS = 0.01
 NETWORK_FILESYSTEMS = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.sshfs", "fuse.s3fs", "glusterfs", "ceph")
 SQLITE_AWAY = ("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_CANTOPEN", "SQLITE_IOERR", "SQLITE_FULL", "SQLITE_READONLY")
-MIGRATIONS = Path(__file__).parent / "migrations"
 
 
 class Database:
@@ -34,6 +34,7 @@ class Database:
         self.url = url
         self.is_sqlite = make_url(url).get_backend_name() == "sqlite"
         self.engine = _sqlite_engine(url) if self.is_sqlite else _postgresql_engine(url)
+        self._turn = _Turns() if self.is_sqlite else contextlib.nullcontext()
 
     @contextlib.contextmanager
     def read(self) -> Iterator[Session]:
@@ -41,18 +42,37 @@ class Database:
             yield session
 
     @contextlib.contextmanager
+    def look(self) -> Iterator[Connection]:
+        """To read a row as it is, without a session: half the time."""
+        with _away_is_an_answer(), self.engine.connect() as connection:
+            yield connection
+
+    @contextlib.contextmanager
     def write(self) -> Iterator[Session]:
         """One transaction: committed at the end of the block, rolled back by an exception."""
         engine = self.engine.execution_options(gradq_writes=True)
-        with _away_is_an_answer(), Session(engine, expire_on_commit=False) as session, session.begin():
+        with self._turn, _away_is_an_answer(), Session(engine, expire_on_commit=False) as session, session.begin():
             yield session
 
-    def migrate(self) -> None:
-        """Bring the schema to the newest revision. Safe to run twice, and by two processes at once."""
+    @contextlib.contextmanager
+    def snapshot(self) -> Iterator[Connection]:
+        """All tables as they stand at the first look, for as long as the block lasts. Nobody else waits for it."""
+        options: dict[str, Any] = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
+        engine = self.engine if self.is_sqlite else self.engine.execution_options(**options)
+        with _away_is_an_answer(), engine.connect() as connection, connection.begin():
+            yield connection
+
+    def migrate(self, to: str = revisions.NEWEST) -> str:
+        """Bring the schema to a revision, the newest if none is named; return its name. Safe to run twice, and by two
+        processes at once."""
         with _away_is_an_answer(), self.engine.execution_options(gradq_writes=True).begin() as connection:
-            if not self.is_sqlite:
-                connection.execute(text("SELECT pg_advisory_xact_lock(7470001)"))  # SQLite: BEGIN IMMEDIATE is the lock
-            command.upgrade(alembic_config(connection), "head")
+            self.lock_schema(connection)
+            return revisions.move(connection, to)
+
+    def lock_schema(self, connection: Connection) -> None:
+        """Be the only one who changes tables until this transaction ends."""
+        if not self.is_sqlite:
+            connection.execute(text("SELECT pg_advisory_xact_lock(7470001)"))  # SQLite: BEGIN IMMEDIATE is the lock
 
     def checkpoint_wal(self) -> None:
         """Fold SQLite's log into the file. Only the reconciler's leader calls this: see `_on_connect`."""
@@ -64,11 +84,31 @@ class Database:
         self.engine.dispose()
 
 
-def alembic_config(connection: Any = None) -> Config:
-    config = Config()
-    config.set_main_option("script_location", str(MIGRATIONS))
-    config.attributes["connection"] = connection
-    return config
+class _Turns:
+    """The threads of one process write to SQLite one after the other.
+
+    Only one could write anyway, and SQLite lets the others sleep for up to 100 ms at a time to see whether they may.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> None:
+        if not self._lock.acquire(timeout=BUSY_TIMEOUT_MS / 1000):
+            raise DatabaseAway("other threads of this process have been writing all the time")
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+
+def upsert(session: Session, table: Any, keys: set[str], values: dict[str, Any], where: Any = None) -> bool:
+    """Insert, or update where the key stands already and `where` holds. Returns whether a row was written."""
+    dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
+    statement = dialect.insert(table).values(**values)
+    change = {name: value for name, value in values.items() if name not in keys}
+    statement = statement.on_conflict_do_update(index_elements=sorted(keys), set_=change, where=where)
+    written = session.execute(statement.returning(*(getattr(table, name) for name in keys)))
+    return written.first() is not None  # a row count would be -1 here on PostgreSQL
 
 
 def _postgresql_engine(url: str) -> Engine:
@@ -97,7 +137,7 @@ def _sqlite_engine(url: str) -> Engine:
     if not path:
         raise ConfigurationError("GRADQ_DATABASE_URL: SQLite needs a file; several processes share it")
     folder = Path(path).resolve().parent
-    filesystem = _filesystem_of(folder)
+    filesystem = filesystem_of(folder)
     if filesystem in NETWORK_FILESYSTEMS:
         raise ConfigurationError(
             f"{folder} lies on {filesystem}: SQLite's log needs shared memory, which a network filesystem has not. "
@@ -145,7 +185,7 @@ def _on_begin(connection: Any) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
 
-def _filesystem_of(path: Path) -> str:
+def filesystem_of(path: Path) -> str:
     """The filesystem type of the mount that holds `path`; empty where the system has no /proc/mounts."""
     mounts = Path("/proc/mounts")
     if not mounts.exists():

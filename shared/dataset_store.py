@@ -9,6 +9,7 @@ from sqlalchemy import select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
+from shared import tallies
 from shared.artifacts import StoredFile
 from shared.database import Database
 from shared.datasets import DATASETS, DatasetInfo
@@ -44,7 +45,10 @@ def add(
         "created_at": now(),
     }
     statement = dialect.insert(DatasetRow).values(**values).on_conflict_do_nothing(index_elements=["id"])
-    return session.execute(statement.returning(DatasetRow.id)).first() is not None
+    recorded = session.execute(statement.returning(DatasetRow.id)).first() is not None
+    if recorded:
+        tallies.stored(session, "datasets", sum(file.size_bytes for file in files))
+    return recorded
 
 
 def find(session: Session, dataset_id: str) -> DatasetRow | None:
@@ -77,6 +81,7 @@ def remove(session: Session, dataset_id: str) -> DatasetRow:
         some = ", ".join(users[:3]) + ("" if len(users) <= 3 else f" and {len(users) - 3} more")
         raise DatasetInUse(f"needed by {some}; cancel the jobs or wait for their end", jobs=list(users[:100]))
     session.delete(row)
+    tallies.stored(session, "datasets", -row.size_bytes)
     return row
 
 

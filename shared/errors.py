@@ -3,15 +3,22 @@
 GradqError
 ├── BadRequest 400          the body is not JSON
 ├── NotFound 404
+│   └── NoArtifacts 404
 ├── Forbidden 403
 ├── WrongState 409          names the state and what is allowed in it
 ├── DatasetInUse 409
+├── IdempotencyInProgress 409   a request with the same key is still under way
+├── PreconditionFailed 412  the job is no longer what If-Match names
 ├── PayloadTooLarge 413
+├── IdempotencyKeyReused 422
 ├── InvalidSpec 422         every wrong field at once
 │   ├── InvalidQuery 422    the same for the query string
+│   ├── InvalidHeader 422   the same for headers
+│   ├── InvalidBody 422     the same for bodies that are no spec
 │   └── InvalidUpload 422   the same for the fields of an upload
 ├── UnusableUpload 422      what was uploaded is no data set; `code` says why
 ├── DatabaseAway 503
+├── TooManyStreams 503       as many requests as may be are held open
 ├── ConfigurationError      a setting is wrong: the process does not start
 ├── LeaseLost               another attempt owns the job now: write nothing more
 └── TrainingError           ends a job; `code` becomes its status_reason
@@ -40,6 +47,7 @@ class GradqError(Exception):
     code = "internal_error"
     status = 500
     title = "Something went wrong inside gradq"
+    retry_after_seconds: int | None = None  # when it is worth to ask again
 
     def __init__(self, detail: str = "", **extra: Any) -> None:
         super().__init__(detail or self.title)
@@ -55,6 +63,10 @@ class NotFound(GradqError):
     code, status, title = "not_found", 404, "There is nothing here"
 
 
+class NoArtifacts(NotFound):
+    code, title = "no_artifacts", "The job has no files"
+
+
 class Forbidden(GradqError):
     code, status, title = "forbidden", 403, "This may not be done"
 
@@ -67,8 +79,21 @@ class DatasetInUse(GradqError):
     code, status, title = "dataset_in_use", 409, "A job needs this data set"
 
 
+class IdempotencyInProgress(GradqError):
+    code, status, title = "idempotency_in_progress", 409, "A request with this Idempotency-Key is under way"
+    retry_after_seconds = 1
+
+
+class PreconditionFailed(GradqError):
+    code, status, title = "precondition_failed", 412, "It has changed since it was read"
+
+
 class PayloadTooLarge(GradqError):
     code, status, title = "payload_too_large", 413, "The body is too large"
+
+
+class IdempotencyKeyReused(GradqError):
+    code, status, title = "idempotency_key_reused", 422, "This Idempotency-Key stands for another request"
 
 
 class InvalidSpec(GradqError):
@@ -83,8 +108,37 @@ class InvalidQuery(InvalidSpec):
     code, title = "invalid_query", "The query string is not valid"
 
 
+class InvalidHeader(InvalidSpec):
+    code, title = "invalid_header", "A header is not valid"
+
+
+class InvalidBody(InvalidSpec):
+    code, title = "invalid_body", "The body is not valid"
+
+
 class InvalidUpload(InvalidSpec):
     code, title = "invalid_upload", "The parts or fields of the upload are not valid"
+
+
+UPLOAD_CODES = (
+    "unknown_format",
+    "unreadable_file",
+    "object_array",
+    "bad_shape",
+    "bad_pixels",
+    "not_finite",
+    "length_mismatch",
+    "bad_labels",
+    "empty_class",
+    "too_few_classes",
+    "too_many_classes",
+    "too_few_examples",
+    "too_many_examples",
+    "unsafe_path",
+    "unreadable_image",
+    "size_mismatch",
+    "image_too_large",
+)  # and unpacks_too_large, which is a 413
 
 
 class UnusableUpload(GradqError):
@@ -93,6 +147,7 @@ class UnusableUpload(GradqError):
     status, title = 422, "This upload cannot become a data set"
 
     def __init__(self, code: str, detail: str, **extra: Any) -> None:
+        assert code in (*UPLOAD_CODES, "unpacks_too_large"), "the OpenAPI document lists them"
         super().__init__(detail, **extra)
         self.code = code
         if code == "unpacks_too_large":
@@ -101,6 +156,11 @@ class UnusableUpload(GradqError):
 
 class DatabaseAway(GradqError):
     code, status, title = "database_away", 503, "The database does not answer"
+
+
+class TooManyStreams(GradqError):
+    code, status, title = "too_many_streams", 503, "Too many requests are held open"
+    retry_after_seconds = 2
 
 
 class ConfigurationError(GradqError):

@@ -6,6 +6,7 @@ says otherwise the write does nothing and raises LeaseLost. Thus a worker that w
 
 from __future__ import annotations
 
+import json
 import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from sqlalchemy import ColumnElement, CursorResult, Update, and_, delete, func, 
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
+from shared import tallies
 from shared.artifacts import StoredFile
 from shared.errors import LeaseLost, NotFound, WrongState
 from shared.events import Level
@@ -27,6 +29,7 @@ from shared.tables import ArtifactRow, Attempt, CheckpointRow, EventRow, Job, da
 Wish = Literal["cancel", "pause"]
 Cause = Literal["worker_lost", "trainer_died", "disk_full", "internal_error"]  # of a loss: the attempt's outcome
 
+ENDED = {JobState.FAILED: "the job failed", JobState.CANCELLED: "the job was cancelled"}
 FIRST_BACKOFF_SECONDS, LONGEST_BACKOFF_SECONDS = 5.0, 60.0
 
 
@@ -148,11 +151,12 @@ def artifact(session: Session, job_id: str, name: str) -> ArtifactRow:
 
 def request_cancel(session: Session, job_id: str) -> Job:
     """Cancel a job that waits or is paused at once; leave the wish on a running one. A second wish changes nothing."""
-    job = _to_steer(session, job_id)
+    job = to_steer(session, job_id)
     if job.state in (JobState.QUEUED, JobState.PAUSED):
         message = "cancelled before it started" if job.state == JobState.QUEUED else "cancelled while it was paused"
         job.state, job.status_reason = JobState.CANCELLED, {"code": "cancelled_by_user", "detail": message}
         job.cancel_requested_at = job.finished_at = now()
+        tallies.job_ended(session, job.state, "cancelled_by_user", None)
         _log(session, job_id, _status_line(JobState.CANCELLED, message))
     elif job.state == JobState.RUNNING and job.cancel_requested_at is None:
         job.cancel_requested_at = now()
@@ -164,7 +168,7 @@ def request_cancel(session: Session, job_id: str) -> Job:
 
 def request_pause(session: Session, job_id: str) -> Job:
     """Leave the wish on a running job. A second wish, or one for a paused job, changes nothing."""
-    job = _to_steer(session, job_id)
+    job = to_steer(session, job_id)
     if status_of(job) == "running":
         job.pause_requested_at = now()
         _log(session, job_id, Line("status", "pause requested", {"status": "pausing"}))
@@ -175,7 +179,7 @@ def request_pause(session: Session, job_id: str) -> Job:
 
 def resume(session: Session, job_id: str) -> Job:
     """Queue a paused job again; take back a wish to pause that is not yet carried out."""
-    job = _to_steer(session, job_id)
+    job = to_steer(session, job_id)
     if status_of(job) not in ("pausing", "paused"):
         raise wrong_state(job, "resume")
     job.pause_requested_at = None
@@ -187,7 +191,40 @@ def resume(session: Session, job_id: str) -> Job:
     return job
 
 
-def _to_steer(session: Session, job_id: str) -> Job:
+def retry(session: Session, job_id: str) -> Job:
+    """Queue a job that failed or was cancelled again: attempts and log go on, from the last checkpoint if one is left.
+
+    Its files stay until those of its next end take their place.
+    """
+    job = to_steer(session, job_id)
+    if job.state not in (JobState.FAILED, JobState.CANCELLED):
+        raise wrong_state(job, "retry")
+    message = f"{ENDED[JobState(job.state)]}; queued again on request"
+    job.state, job.failures = JobState.QUEUED, 0
+    job.status_reason = job.result = job.finished_at = job.not_before = None
+    job.cancel_requested_at = job.pause_requested_at = job.worker = None
+    _log(session, job_id, _status_line(JobState.QUEUED, message))
+    return job
+
+
+def edit(session: Session, job: Job, wanted: dict[str, Any]) -> None:
+    """Give a job that `to_steer` returned another name, priority or labels, also in its spec; the log says what."""
+    changed = {name: (old, new) for name, new in wanted.items() if (old := getattr(job, name)) != new}
+    if not changed:
+        return
+    for name, (_, new) in changed.items():
+        setattr(job, name, new)
+    job.spec = {**job.spec, **{name: new for name, (_, new) in changed.items()}}
+    message = "; ".join(f"{name} changed from {_text(old)} to {_text(new)}" for name, (old, new) in changed.items())
+    data = {name: {"from": old, "to": new} for name, (old, new) in changed.items()}
+    _log(session, job.id, Line("log", message, {"changed": data}))
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, sort_keys=True)
+
+
+def to_steer(session: Session, job_id: str) -> Job:
     """The row, locked: between a look at its state and the change that suits it, no worker moves it on."""
     job = session.scalar(select(Job).where(Job.id == job_id).with_for_update())
     if job is None:
@@ -195,18 +232,16 @@ def _to_steer(session: Session, job_id: str) -> Job:
     return job
 
 
-def remove(session: Session, job_id: str) -> int:
-    """Delete a terminal job's rows; return the bytes of its files, which the caller must now remove."""
-    job = _to_steer(session, job_id)
+def remove(session: Session, job_id: str) -> None:
+    """Delete a terminal job's rows. The caller must remove its files when that is committed."""
+    job = to_steer(session, job_id)
     if job.state not in TERMINAL:
         raise wrong_state(job, "delete")
-    freed = 0
     for table in (ArtifactRow, CheckpointRow):
-        freed += int(session.scalar(select(func.sum(table.size_bytes)).where(table.job_id == job_id)) or 0)
+        tallies.stored(session, table.__tablename__, -_bytes_of(session, table, job_id))
     for child in (EventRow, ArtifactRow, CheckpointRow, Attempt):
         session.execute(delete(child).where(child.job_id == job_id))
     session.delete(job)
-    return freed
 
 
 def status_of(job: Job) -> str:
@@ -269,6 +304,8 @@ def claim(session: Session, worker: str, device: str, fits: Iterable[str], lease
     )
     if job is None:
         return None
+    if job.attempt == 1:
+        tallies.job_started(session, (now() - job.created_at).total_seconds())
     session.add(Attempt(job_id=job.id, number=job.attempt, worker=worker, device=device, started_at=now()))
     message = f"attempt {job.attempt} started on {device}"
     _log(session, job.id, _status_line(JobState.RUNNING, message, worker=worker, device=device), attempt=job.attempt)
@@ -345,6 +382,7 @@ def add_checkpoint(
     )
     append(session, lease, [Line("checkpoint", f"checkpoint at step {step}", {"step": step, "epoch": epoch})])
     query = select(CheckpointRow).where(CheckpointRow.job_id == lease.job_id)
+    before = _bytes_of(session, CheckpointRow, lease.job_id)
     replaced = session.scalar(query.where(CheckpointRow.step == step, CheckpointRow.key != file.key))
     freed = [replaced.key] if replaced else []  # an earlier attempt's, at the same step
     session.merge(row)
@@ -352,6 +390,8 @@ def add_checkpoint(
     for stale in session.scalars(query.order_by(CheckpointRow.step.desc()).offset(keep_last)).all():
         session.delete(stale)
         freed.append(stale.key)
+    session.flush()
+    tallies.stored(session, "checkpoints", _bytes_of(session, CheckpointRow, lease.job_id) - before)
     return freed
 
 
@@ -376,6 +416,10 @@ def finish(
     if progress is not None:
         values["progress"] = progress
     _fenced(session, lease, update(Job).values(**values, lease_until=None))
+    tallies.job_ended(session, state, reason["code"] if reason else None, result)
+    tallies.stored(
+        session, "artifacts", sum(f.size_bytes for f in files) - _bytes_of(session, ArtifactRow, lease.job_id)
+    )
     session.execute(delete(ArtifactRow).where(ArtifactRow.job_id == lease.job_id))
     session.add_all(ArtifactRow(job_id=lease.job_id, created_at=now(), **vars(f)) for f in files)
     _end_attempt(session, lease, state.value)
@@ -498,6 +542,11 @@ def _changed(session: Session, statement: Update) -> int:
     """Execute a write and return how many rows it wrote."""
     result = cast("CursorResult[Any]", session.execute(statement, execution_options={"synchronize_session": False}))
     return result.rowcount
+
+
+def _bytes_of(session: Session, table: type[ArtifactRow | CheckpointRow], job_id: str) -> int:
+    """PostgreSQL's sum of bigints is a Decimal, and JSON text."""
+    return int(session.scalar(select(func.sum(table.size_bytes)).where(table.job_id == job_id)) or 0)
 
 
 def _end_attempt(session: Session, lease: Lease, outcome: str) -> None:

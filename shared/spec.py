@@ -15,7 +15,7 @@ from shared.errors import FieldError, InvalidSpec
 from shared.presets import PRESETS
 from shared.wording import field_error
 
-MAX_NAME = 128
+MAX_NAME, MAX_LABELS = 128, 16
 MAX_SEED = 2**53 - 1  # the largest integer that every JSON reader keeps exact
 JOB_ID = r"^job_[0-9a-f]{32}$"
 SMALLEST, LARGEST = 1e-37, 1e30  # what is told of numbers that float32 takes for 0, or for infinity, would mislead
@@ -283,6 +283,8 @@ class Verify(Model):
 NO_CONTROLS = r"^[^\x00-\x1f\x7f]*$"  # PostgreSQL stores no NUL, and a terminal should survive a list of names
 LabelKey = Annotated[str, Field(min_length=1, max_length=64, pattern=NO_CONTROLS)]
 LabelValue = Annotated[str, Field(max_length=512, pattern=NO_CONTROLS)]
+Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME, pattern=NO_CONTROLS)]
+Priority = Annotated[int, Field(ge=0, le=100)]
 DatasetName = Annotated[
     str, Field(examples=[*DATASETS], json_schema_extra={"pattern": f"^({'|'.join(DATASETS)}|ds_[0-9a-f]{{32}})$"})
 ]
@@ -293,7 +295,7 @@ class Work(Model):
 
     kind: ClassVar[str]
 
-    name: Annotated[str, Field(min_length=1, max_length=MAX_NAME, pattern=NO_CONTROLS)] = ""
+    name: Name = ""
     dataset: DatasetName = "digits"
     init: Init = PytorchInit()
     loss: Loss = CrossEntropy()
@@ -301,8 +303,8 @@ class Work(Model):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     max_seconds: Annotated[float, Field(gt=0, le=30 * 86_400)] = 86_400.0
     max_attempts: Annotated[int, Field(ge=1, le=20)] = 3
-    priority: Annotated[int, Field(ge=0, le=100)] = 50
-    labels: Annotated[dict[LabelKey, LabelValue], Field(max_length=16)] = {}
+    priority: Priority = 50
+    labels: Annotated[dict[LabelKey, LabelValue], Field(max_length=MAX_LABELS)] = {}
 
     @classmethod
     def parse(cls, body: Any, find_dataset: FindDataset = DATASETS.get) -> Self:
@@ -347,7 +349,7 @@ class JobSpec(Work):
 
     kind: ClassVar[str] = "training"
 
-    preset: str | None = None
+    preset: Annotated[str, Field(json_schema_extra={"enum": [*PRESETS]})] | None = None
     architecture: Architecture = Mlp()
     gradients: Literal["autograd", "manual"] = "autograd"
     verify: Verify | None = None

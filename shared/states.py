@@ -22,8 +22,8 @@ ALLOWED_MOVES: dict[JobState, frozenset[JobState]] = {
     JobState.RUNNING: TERMINAL | {JobState.QUEUED, JobState.PAUSED},
     JobState.PAUSED: frozenset({JobState.QUEUED, JobState.CANCELLED}),
     JobState.SUCCEEDED: frozenset(),
-    JobState.FAILED: frozenset(),
-    JobState.CANCELLED: frozenset(),
+    JobState.FAILED: frozenset({JobState.QUEUED}),
+    JobState.CANCELLED: frozenset({JobState.QUEUED}),
 }
 
 ALLOWED_ACTIONS: dict[str, tuple[str, ...]] = {  # by what a client sees; a refusal names them
@@ -33,8 +33,8 @@ ALLOWED_ACTIONS: dict[str, tuple[str, ...]] = {  # by what a client sees; a refu
     "pausing": ("cancel", "pause", "resume"),
     "paused": ("cancel", "pause", "resume"),
     "succeeded": ("delete", "reproduce"),
-    "failed": ("delete",),
-    "cancelled": ("delete",),
+    "failed": ("delete", "retry"),
+    "cancelled": ("delete", "retry"),
 }
 
 

@@ -18,6 +18,7 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     UniqueConstraint,
+    literal,
 )
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
@@ -46,22 +47,21 @@ class database_now(FunctionElement[datetime]):
     """The database's clock, plus `seconds`: leases are compared on one clock, whatever the hosts think the time is."""
 
     type = UtcDateTime()
-    inherit_cache = False
+    inherit_cache = True  # the seconds are a parameter, so that a statement is compiled once and not each time
 
     def __init__(self, seconds: float = 0.0) -> None:
-        super().__init__()
-        self.seconds = float(seconds)
+        super().__init__(literal(float(seconds), Float()))
 
 
 @compiles(database_now, "sqlite")
 def _sqlite_now(element: database_now, compiler: Any, **kw: Any) -> str:
     # %f ends at milliseconds; SQLAlchemy stores six digits, and text compares digit by digit
-    return f"strftime('%Y-%m-%d %H:%M:%f000', 'now', '{element.seconds:+.3f} seconds')"
+    return f"strftime('%Y-%m-%d %H:%M:%f000', 'now', {compiler.process(element.clauses, **kw)} || ' seconds')"
 
 
 @compiles(database_now, "postgresql")
 def _postgresql_now(element: database_now, compiler: Any, **kw: Any) -> str:
-    return f"(clock_timestamp() + make_interval(secs => {element.seconds:.3f}))"
+    return f"(clock_timestamp() + make_interval(secs => {compiler.process(element.clauses, **kw)}))"
 
 
 class Base(DeclarativeBase):
@@ -190,6 +190,37 @@ class DatasetRow(Base):
     created_at: Mapped[datetime]
 
     __table_args__ = (Index("ix_datasets_created", "created_at", "id"),)
+
+
+class Tally(Base):
+    """One change of a counter, or many folded into one: see shared/tallies.py."""
+
+    __tablename__ = "tallies"
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    name: Mapped[str] = mapped_column(String(32))
+    label: Mapped[str] = mapped_column(String(64))
+    count: Mapped[int] = mapped_column(BigInteger)
+    total: Mapped[float] = mapped_column(Float)
+
+
+class IdempotencyKey(Base):
+    """A client's name for one request, and the answer that it got. `until` on the database's clock: up to then a
+    pending key is its holder's, and a settled one is kept."""
+
+    __tablename__ = "idempotency_keys"
+
+    key: Mapped[str] = mapped_column(String(255), primary_key=True)
+    fingerprint: Mapped[str] = mapped_column(String(64))  # sha256 of method, address and body
+    token: Mapped[str] = mapped_column(String(32))  # of the holder
+    state: Mapped[str] = mapped_column(String(8))  # pending or settled
+    status: Mapped[int | None] = mapped_column(Integer)
+    headers: Mapped[dict[str, Any] | None]
+    body: Mapped[str | None] = mapped_column(Text)
+    created_at: Mapped[datetime]
+    until: Mapped[datetime]
+
+    __table_args__ = (Index("ix_idempotency_keys_until", "until"),)
 
 
 class Worker(Base):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeVar
 
+import psutil
 import structlog
 
 from shared.config import Settings
@@ -16,6 +17,7 @@ from shared.config import Settings
 MOST_CPU_SLOTS = 4
 
 log = structlog.get_logger()
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,27 @@ CPU = Slot("cpu", "cpu")
 
 def gpus() -> list[Slot]:
     """The GPUs that NVML shows; none where there is no driver."""
+
+    def slot(nvml: Any, i: int, handle: Any) -> Slot:
+        return Slot("cuda", _name(nvml, i, handle), _text(nvml.nvmlDeviceGetUUID(handle)))
+
+    return _of_each_gpu(slot)
+
+
+def memory() -> list[dict[str, Any]]:
+    """How much of each device's memory is in use now, the host's as that of the CPU."""
+
+    def use(nvml: Any, i: int, handle: Any) -> dict[str, Any]:
+        found = nvml.nvmlDeviceGetMemoryInfo(handle)
+        return {"device": _name(nvml, i, handle), "used_bytes": int(found.used), "total_bytes": int(found.total)}
+
+    host = psutil.virtual_memory()
+    cpu = {"device": CPU.name, "used_bytes": host.total - host.available, "total_bytes": host.total}
+    return [cpu, *_of_each_gpu(use)]
+
+
+def _of_each_gpu(ask: Callable[[Any, int, Any], T]) -> list[T]:
+    """What `ask(nvml, index, handle)` says of each; nothing where NVML is not there, or fails on the way."""
     import pynvml
 
     try:
@@ -48,16 +71,16 @@ def gpus() -> list[Slot]:
     except pynvml.NVMLError:
         return []
     try:
-        handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
-        return [
-            Slot("cuda", f"cuda:{i} {_text(pynvml.nvmlDeviceGetName(h))}", _text(pynvml.nvmlDeviceGetUUID(h)))
-            for i, h in enumerate(handles)
-        ]
+        return [ask(pynvml, i, pynvml.nvmlDeviceGetHandleByIndex(i)) for i in range(pynvml.nvmlDeviceGetCount())]
     except pynvml.NVMLError as error:
         log.warning("GPUs not listed", error=str(error))
         return []
     finally:
         pynvml.nvmlShutdown()
+
+
+def _name(nvml: Any, index: int, handle: Any) -> str:
+    return f"cuda:{index} {_text(nvml.nvmlDeviceGetName(handle))}"
 
 
 def _text(value: str | bytes) -> str:

@@ -18,7 +18,7 @@ from typing import Any
 import psutil
 import structlog
 
-TRAINER = "worker.trainer.process"  # named, not imported: importing it would bring torch into this process
+PRELOAD = "worker.trainer.preload"  # named, not imported: importing it would bring torch into this process
 WARM_UP_SECONDS = 120.0
 FORK_SECONDS = 30.0  # a fork takes 10 ms; a server that hangs is replaced
 FORK_TRIES = 3
@@ -69,7 +69,7 @@ class Trainer:
 class Launcher:
     def __init__(self) -> None:
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload([TRAINER, __name__])
+        self._context.set_forkserver_preload([PRELOAD, __name__])
         self._lock = threading.Lock()
         self._warm = False  # whether the server has answered: a new one imports torch first
 

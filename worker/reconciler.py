@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import structlog
 
-from shared import jobs, roster
+from shared import idempotency, jobs, roster, tallies
 from shared.broker import Broker
 from shared.config import Settings
 from shared.errors import DatabaseAway, LeaseLost, NotFound
@@ -22,7 +22,7 @@ from shared.jobs import Lease
 from shared.states import JobState
 from shared.tables import Worker
 from worker.clock import ClockWatch
-from worker.devices import SlotPool
+from worker.devices import SlotPool, memory
 from worker.strays import sweep_strays
 from worker.supervisor import House
 
@@ -77,6 +77,7 @@ class Reconciler(threading.Thread):
     def beat(self) -> None:
         self.row.free_slots = self.pool.free
         self.row.draining = self.house.draining.is_set()
+        self.row.devices = {**self.pool.describe(), "memory": memory()}
         with self.database.write() as session:
             roster.beat(session, self.row)
 
@@ -112,6 +113,8 @@ class Reconciler(threading.Thread):
     def sweep(self) -> None:
         with self.database.write() as session:
             roster.sweep_workers(session, FORGET_WORKERS_SECONDS)
+            idempotency.sweep(session)
+            tallies.fold(session)
         self.database.checkpoint_wal()
 
     def sweep_runs(self) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +12,16 @@ import pytest
 import structlog
 from flask import Flask
 from flask.testing import FlaskClient
+from pydantic import SecretStr
 from werkzeug.test import TestResponse
 
 from api.app import create_app
+from api.document import SAMPLES
 from api.services import EXTENSION, Services
 from shared import jobs, roster
 from shared.artifacts import StoredFile, artifact_key
 from shared.config import Settings
+from shared.database import Database
 from shared.jobs import Lease, Line
 from shared.states import JobState
 from shared.tables import Worker
@@ -40,6 +45,14 @@ def app(settings: Settings) -> Flask:
     app = create_app(settings)
     app.extensions[EXTENSION].database.migrate()
     return app
+
+
+@pytest.fixture
+def app_on_each_database(database: Database, settings: Settings) -> Iterator[Flask]:
+    """For a module that holds the app against both: `def app(app_on_each_database): return app_on_each_database`."""
+    app = create_app(settings.model_copy(update={"database_url": SecretStr(database.url)}))
+    yield app
+    app.extensions[EXTENSION].database.close()
 
 
 @pytest.fixture
@@ -117,6 +130,13 @@ def hands(client: FlaskClient, services: Services, tmp_path: Path) -> Hands:
     folder = tmp_path / "files"
     folder.mkdir()
     return Hands(client, services, folder)
+
+
+@pytest.fixture(scope="session")
+def results() -> dict[str, Any]:
+    """Real results, by the names of the recorded jobs."""
+    jobs = json.loads((SAMPLES / "Job.json").read_text())
+    return {name: job["result"] for name, job in jobs.items()}
 
 
 @pytest.fixture

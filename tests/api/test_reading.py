@@ -5,6 +5,9 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import zipfile
+from dataclasses import replace
+from typing import ClassVar
 
 import fsspec
 import pytest
@@ -47,16 +50,13 @@ class TestEvents:
             ("after=-1", "greater_than_equal"),
             ("after=99999999999999999999", "less_than"),
             ("type=metrics", "literal_error"),
-            ("wait=30", "not_built"),
+            ("wait=61", "less_than_equal"),
+            ("until=terminal", "extra_forbidden"),
         ],
     )
     def test_a_wrong_parameter_is_named(self, client, hands, problem, query, code):
         answer = client.get(f"{hands.submit()['links']['events']}?{query}")
         assert problem(answer, 422, "invalid_query")["errors"][0]["code"] == code
-
-    def test_a_stream_is_refused_by_name(self, client, hands, problem):
-        answer = client.get(hands.submit()["links"]["events"], headers={"Accept": "text/event-stream"})
-        assert "text/event-stream" in problem(answer, 406, "not_acceptable")["detail"]
 
 
 class TestMetrics:
@@ -203,3 +203,77 @@ class TestArtifacts:
         hands.services.store.remove_job(job["id"])
         answer = client.get(f"{job['links']['artifacts']}/model.safetensors")
         assert "removed" in problem(answer, 404, "not_found")["detail"]
+
+
+class TestZip:
+    FILES: ClassVar = {"model.safetensors": bytes(range(256)) * 9000, "näme.json": b"{}", "empty.csv": b""}
+
+    @pytest.fixture
+    def job(self, hands):
+        job = hands.submit()
+        lease = hands.start()
+        hands.finish(lease, files=[hands.store(lease, name, content) for name, content in self.FILES.items()])
+        return job
+
+    def test_all_files_come_whole_and_stored_and_the_size_is_told_before(self, client, job):
+        answer = client.get(job["links"]["artifacts_zip"])
+        assert answer.status_code == 200
+        assert answer.content_type == "application/zip"
+        assert answer.headers["Content-Disposition"] == f"attachment; filename={job['id']}.zip"
+        assert int(answer.headers["Content-Length"]) == len(answer.data)
+        with zipfile.ZipFile(io.BytesIO(answer.data)) as archive:
+            assert archive.testzip() is None
+            assert {name: archive.read(f"{job['id']}/{name}") for name in self.FILES} == self.FILES
+            assert {info.compress_type for info in archive.infolist()} == {zipfile.ZIP_STORED}
+
+    def test_what_the_client_has_already_is_not_sent_again(self, client, hands, job):
+        etag = client.get(job["links"]["artifacts_zip"]).headers["ETag"]
+        answer = client.get(job["links"]["artifacts_zip"], headers={"If-None-Match": etag})
+        assert (answer.status_code, answer.data) == (304, b"")
+        other = hands.submit()
+        lease = hands.start()
+        hands.finish(lease, files=[hands.store(lease, "model.safetensors", b"other")])
+        assert client.get(other["links"]["artifacts_zip"]).headers["ETag"] != etag
+
+    def test_one_file_is_open_at_a_time_and_none_afterwards(self, client, job, services, monkeypatch):
+        opened = []
+
+        def note(store, key):
+            assert all(file.closed for file in opened)
+            opened.append(store.fs.open(f"{store.root}/{key}", "rb"))
+            return opened[-1]
+
+        monkeypatch.setattr(type(services.store), "open", note)
+        answer = client.get(job["links"]["artifacts_zip"])
+        assert opened == []  # not before somebody reads
+        assert len(answer.data) > 256 * 9000
+        assert len(opened) == 3
+        assert all(file.closed for file in opened)
+
+    def test_head_opens_nothing_and_tells_the_size(self, client, job, services, monkeypatch):
+        size = len(client.get(job["links"]["artifacts_zip"]).data)
+        monkeypatch.setattr(type(services.store), "open", lambda *_: pytest.fail("opened"))
+        answer = client.head(job["links"]["artifacts_zip"])
+        assert (answer.status_code, answer.data, answer.content_length) == (200, b"", size)
+
+    def test_a_store_that_is_no_folder_works_too(self, app, client, hands, services, tmp_path):
+        store = ArtifactStore(f"memory://{tmp_path.name}")
+        app.extensions[EXTENSION] = replace(services, store=store)
+        hands.services = app.extensions[EXTENSION]
+        job = hands.submit()
+        lease = hands.start()
+        hands.finish(lease, files=[hands.store(lease, "spec.json", b"{}")])
+        answer = client.get(job["links"]["artifacts_zip"])
+        with zipfile.ZipFile(io.BytesIO(answer.data)) as archive:
+            assert archive.read(f"{job['id']}/spec.json") == b"{}"
+        assert client.delete(job["links"]["self"]).json["freed_bytes"] == 2
+
+    def test_a_job_without_files_is_a_404_of_its_own(self, client, hands, problem):
+        job = hands.submit()
+        assert "when it ends" in problem(client.get(job["links"]["artifacts_zip"]), 404, "no_artifacts")["detail"]
+        problem(client.get("/v1/jobs/job_0/artifacts.zip"), 404, "not_found")
+
+    def test_files_that_are_gone_are_named_before_anything_is_sent(self, client, hands, job, problem):
+        hands.services.store.remove_job(job["id"])
+        detail = problem(client.get(job["links"]["artifacts_zip"]), 404, "not_found")["detail"]
+        assert "empty.csv, model.safetensors, näme.json" in detail

@@ -13,6 +13,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from api.app import create_app
+from api.openapi import openapi_path
 from api.services import EXTENSION
 from shared import jobs
 from shared.config import Settings
@@ -104,9 +105,11 @@ class TestErrors:
             ("GET", "/static/nothing.js", 404, "not_found"),
             ("POST", "/v1/jobs/job_0/pause", 404, "not_found"),
             ("POST", "/v1/jobs/job_0/retry", 404, "not_found"),
-            ("PATCH", "/v1/jobs/job_0", 405, "method_not_allowed"),
+            ("PUT", "/v1/jobs/job_0", 405, "method_not_allowed"),
             ("PUT", "/v1/jobs", 405, "method_not_allowed"),
             ("POST", "/healthz", 405, "method_not_allowed"),
+            ("GET", "/v1/jobs/bulk", 405, "method_not_allowed"),
+            ("PATCH", "/v1/jobs/bulk", 405, "method_not_allowed"),
         ],
     )
     def test_what_is_not_there_is_a_problem_too(self, client, problem, method, path, status, code):
@@ -141,7 +144,7 @@ class TestErrors:
 
         monkeypatch.setattr(jobs, "get", fail)
         with capture_logs() as lines:
-            answer = client.get("/v1/jobs/job_0")
+            answer = client.get("/v1/jobs/job_0/events")
         body = problem(answer, 500, "internal_error")
         assert "swordfish" not in answer.text
         (line,) = [line for line in lines if line["event"] == "request failed"]
@@ -172,13 +175,13 @@ class TestDocument:
         paths = client.get("/v1/openapi.json").json["paths"]
         documented = {(path, method.upper()) for path, methods in paths.items() for method in methods}
         served = {
-            (re.sub(r"<(\w+)>", r"{\1}", rule.rule), method)
+            (openapi_path(rule.rule), method)
             for rule in app.url_map.iter_rules()
             for method in rule.methods - {"HEAD", "OPTIONS"}
             if not rule.endpoint.startswith(("openapi.", "docs.", "static"))
         }
         assert documented == served
-        assert len(served) == 26
+        assert len(served) == 32
 
     def test_no_reference_leads_nowhere_and_every_operation_is_whole(self, client):
         answer = client.get("/v1/openapi.json")
@@ -226,7 +229,7 @@ class TestDocument:
     def test_the_parameters_of_the_list_are_named(self, client):
         listing = client.get("/v1/openapi.json").json["paths"]["/v1/jobs"]["get"]
         names = [parameter["name"] for parameter in listing["parameters"]]
-        assert names == ["status", "name", "label.KEY", "created_after", "limit", "after"]
+        assert names == ["status", "name", "label.KEY", "created_after", "created_before", "after", "limit"]
 
 
 class TestDocs:
@@ -259,7 +262,8 @@ app.extensions["gradq"].database.migrate()
 client = app.test_client()
 job = client.post("/v1/jobs", json={}).json["id"]
 for rule in app.url_map.iter_rules():
-    path = rule.rule.replace("<job_id>", job).replace("<name>", "start.js").replace("<path:filename>", "x")
+    path = rule.rule.replace("<job:", "<").replace("<job_id>", job).replace("<name>", "start.js")
+    path = path.replace("<path:filename>", "x")
     for method in ("GET", "POST"):
         if method in rule.methods:
             status = client.open(path, method=method).status_code

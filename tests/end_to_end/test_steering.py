@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import signal
+import zipfile
 from collections.abc import Callable
+from functools import partial
+from pathlib import PurePath
 from typing import Any
 
 import pytest
+from sqlalchemy import func, select, update
 from support.service import Service, assert_whole_curve
+from support.waiting import wait_for
+
+from shared.database import Database
+from shared.tables import IdempotencyKey, database_now
 
 # some 4 s of training on digits; no checkpoint but the one that a pause writes
 LONG: dict[str, Any] = {
@@ -105,6 +115,51 @@ def test_a_pause_that_is_taken_back_at_once_costs_the_run_nothing(steady: Servic
     ended = steady.wait(job_id)
     assert ended["status"] == "succeeded", ended["status_reason"]
     assert ended["result"]["weights_sha256"] == unbroken["result"]["weights_sha256"]
+
+
+def test_a_cancelled_job_that_is_tried_again_is_the_run_that_was_never_cancelled(
+    steady: Service, unbroken: dict[str, Any]
+) -> None:
+    job_id = steady.submit(**LONG, max_attempts=1)["id"]
+    wait_for_points(steady, job_id, at_least=5)
+    steady.cancel(job_id)
+    assert steady.wait(job_id)["status"] == "cancelled"
+    job = steer(steady, job_id, "retry")
+    assert (job["id"], job["terminal"], job["cancel_requested_at"]) == (job_id, False, None)
+    ended = steady.wait(job_id)
+    assert ended["status"] == "succeeded", ended["status_reason"]
+    assert [a["outcome"] for a in ended["attempts"]] == ["cancelled", "succeeded"]
+    assert ended["attempts"][1]["resumed_from_step"] > 0
+    assert ended["result"]["weights_sha256"] == unbroken["result"]["weights_sha256"]
+    assert_whole_curve(steady, ended)
+    assert curve_of(steady, job_id) == curve_of(steady, unbroken["id"])
+
+
+def test_a_finished_job_s_files_come_as_one_zip_with_the_hashes_of_the_list(
+    steady: Service, unbroken: dict[str, Any]
+) -> None:
+    answer = steady.http.get(unbroken["links"]["artifacts_zip"])
+    assert int(answer.headers["Content-Length"]) == len(answer.content)
+    with zipfile.ZipFile(io.BytesIO(answer.content)) as archive:
+        found = {PurePath(name).name: hashlib.sha256(archive.read(name)).hexdigest() for name in archive.namelist()}
+    assert found == {name: file["sha256"] for name, file in steady.artifacts(unbroken["id"]).items()}
+
+
+def test_the_worker_that_leads_forgets_answers_whose_time_is_over(steady: Service) -> None:
+    headers = {"Idempotency-Key": "an old one"}
+    dry_run = partial(steady.http.post, "/v1/jobs?dry_run=true", json={}, headers=headers)
+    assert dry_run().status_code == 200
+    database = Database(f"sqlite:///{steady.state / 'gradq.db'}")
+    with database.write() as session:
+        session.execute(update(IdempotencyKey).values(until=database_now(-1)))
+
+    def left() -> int:
+        with database.read() as session:
+            return session.scalar(select(func.count()).select_from(IdempotencyKey))
+
+    wait_for(lambda: left() == 0, 20, "the sweep")
+    database.close()
+    assert "Idempotent-Replayed" not in dry_run().headers
 
 
 def test_a_trainer_that_does_not_listen_is_paused_by_force_and_begins_again(

@@ -13,7 +13,7 @@ from werkzeug.serving import make_server
 
 from api.app import create_app
 from gradq.cli import app
-from gradq.client import Client
+from gradq.client.blocking import Client
 from shared import jobs
 from shared.artifacts import ArtifactStore, artifact_key
 from shared.config import Settings

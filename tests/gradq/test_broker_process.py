@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from support.waiting import wait_for
 
-from gradq import broker_process
-from gradq.broker_process import BrokerServer, bundled_binary, embedded_broker, find_binary
-from gradq.children import Child
-from gradq.folders import SOCKET_PATH_BYTES
+from gradq.local import broker_process
+from gradq.local.broker_process import BrokerServer, bundled_binary, embedded_broker, find_binary
+from gradq.local.children import Child
+from gradq.local.folders import SOCKET_PATH_BYTES
 from shared.broker import Broker
 from shared.config import Settings
 from shared.errors import ConfigurationError

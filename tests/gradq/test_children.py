@@ -12,7 +12,7 @@ import psutil
 import pytest
 from support.waiting import wait_for
 
-from gradq.children import Child
+from gradq.local.children import Child
 
 STUBBORN = (
     "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('on', flush=True); time.sleep(600)"
@@ -72,7 +72,7 @@ def test_a_child_that_keeps_dying_is_started_again_with_growing_pauses(tmp_path:
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux tells a child that its parent died")
 def test_a_child_ends_when_its_parent_is_killed(tmp_path: Path):
     parent = (
-        "import os, sys, time; from pathlib import Path; from gradq.children import Child\n"
+        "import os, sys, time; from pathlib import Path; from gradq.local.children import Child\n"
         "sleep = [sys.executable, '-c', 'import time; time.sleep(600)']\n"
         f"child = Child('part', sleep, os.environ, Path({str(tmp_path)!r}) / 'log')\n"
         "child.start(); print(child.pid, flush=True); time.sleep(600)"

@@ -11,8 +11,8 @@ import pytest
 from rich.console import Console
 from support.images import folders, idx, npz, pixels, small, zipped
 
-from gradq import datasets
-from gradq.client import ApiError
+from gradq.client.problems import ApiError
+from gradq.commands import datasets
 
 
 def test_what_is_built_in_is_listed_with_what_a_job_calls_it(gradq):
@@ -90,6 +90,20 @@ def test_in_a_terminal_a_bar_follows_the_upload(gradq, monkeypatch, tmp_path: Pa
     result = gradq("datasets", "add", str(tmp_path / "pets.npz"))
     assert result.exit_code == 0, result.output
     assert "pets.npz" in drawn.getvalue()
+
+
+def test_what_is_not_there_is_said_for_each(gradq):
+    result = gradq("datasets", "rm", "ds_0", "digits")
+    assert result.exit_code == 1
+    assert "ds_0: there is no data set ds_0" in result.stderr
+    assert "`gradq datasets` lists the data sets" in result.stderr
+    assert "digits: digits is built in" in result.stderr
+
+
+def test_an_option_before_the_verb_is_not_lost(gradq):
+    result = gradq("datasets", "--url", "http://127.0.0.1:1", "rm", "ds_0")
+    assert result.exit_code == 2
+    assert "gradq datasets rm --url" in result.stderr
 
 
 def test_a_folder_is_to_be_zipped_first(gradq, tmp_path: Path):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from gradq.demo import fresh_state, largest_difference
-from gradq.instance import AlreadyRunning, only_one
+from gradq.commands.comparison import largest_difference
+from gradq.commands.demo import fresh_state
+from gradq.local.instance import AlreadyRunning, only_one
 
 
 def test_the_largest_difference_is_over_all_losses_and_shared_steps():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from gradq.plot import BRAILLE, Curve, plot
+from gradq.commands.plot import BRAILLE, Curve, plot
 
 
 def test_a_falling_curve_starts_top_left_and_ends_bottom_right():

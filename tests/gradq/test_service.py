@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
+from support.place import sqlite_place_in
+from typer.testing import CliRunner, Result
 
-from gradq import folders
 from gradq.cli import app
-from gradq.embedded import address_of, listen
-from gradq.folders import for_sockets, private
-from gradq.instance import AlreadyRunning, only_one
-from gradq.service import refuse_strangers
-from gradq.worker_tmp import own_tmp, sweep
+from gradq.commands.service import _say_json, refuse_strangers
+from gradq.local import folders
+from gradq.local.embedded import address_of, listen
+from gradq.local.folders import for_sockets, private
+from gradq.local.instance import AlreadyRunning, only_one
+from gradq.local.worker_tmp import own_tmp, sweep
 from shared.config import Settings
 from shared.errors import ConfigurationError
+from shared.revisions import known
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "127.8.9.10"])
@@ -67,7 +70,19 @@ def test_migrate_makes_the_tables_and_may_run_again(tmp_path: Path, monkeypatch)
     monkeypatch.delenv("GRADQ_DATABASE_URL", raising=False)
     for _ in range(2):
         assert CliRunner().invoke(app, ["migrate"]).exit_code == 0
+    schema = json.loads(CliRunner().invoke(app, ["migrate", "--json"]).stdout)
+    assert schema == {"object": "schema", "revision": known()[-1]}
     assert (tmp_path / "gradq.db").is_file()
+
+
+def test_up_says_its_lines_as_json_where_that_is_asked_for(capsys):
+    for line in ("state   /somewhere", "ready http://127.0.0.1:8080"):
+        _say_json(line)
+    said = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert said == [
+        {"message": "state   /somewhere", "ready": None},
+        {"message": "ready http://127.0.0.1:8080", "ready": "http://127.0.0.1:8080"},
+    ]
 
 
 def test_migrate_gives_up_on_a_database_that_stays_away(tmp_path: Path, monkeypatch):
@@ -88,8 +103,8 @@ def test_a_wrong_setting_is_named(monkeypatch):
 def test_a_worker_keeps_its_own_tmp_and_sweeps_those_of_the_dead(tmp_path: Path, monkeypatch):
     monkeypatch.setattr(folders, "SOCKET_PATH_BYTES", 200)
     code = (
-        "from gradq import folders; folders.SOCKET_PATH_BYTES = 200; from pathlib import Path\n"
-        f"from gradq.worker_tmp import own_tmp; print(own_tmp(Path({str(tmp_path)!r})))"
+        "from gradq.local import folders; folders.SOCKET_PATH_BYTES = 200; from pathlib import Path\n"
+        f"from gradq.local.worker_tmp import own_tmp; print(own_tmp(Path({str(tmp_path)!r})))"
     )
     dead = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
     assert Path(dead).is_dir()
@@ -114,3 +129,29 @@ def test_a_folder_whose_sockets_fit_is_used_as_it_is(tmp_path: Path, monkeypatch
     monkeypatch.setattr(folders, "SOCKET_PATH_BYTES", len(str(tmp_path / "here")) + 11)
     assert for_sockets(tmp_path / "here", 10) == tmp_path / "here"
     assert for_sockets(tmp_path / "here", 10).stat().st_mode & 0o777 == 0o700
+
+
+def test_migrate_goes_to_the_newest_revision_and_to_any_other(tmp_path: Path, monkeypatch):
+    monkeypatch.delenv("GRADQ_DATABASE_URL", raising=False)
+    monkeypatch.setenv("GRADQ_STATE_DIR", str(tmp_path))
+
+    def migrate(*arguments: str) -> Result:
+        return CliRunner().invoke(app, ["migrate", *arguments])
+
+    first, newest = known()[0], known()[-1]
+    assert migrate("--to", first).stdout == f"the database is at an older schema, {first}\n"
+    assert migrate().stdout == f"the database is at the newest schema, {newest}\n"
+    assert migrate("--to", first).exit_code == 0
+    wrong = migrate("--to", "none")
+    assert (wrong.exit_code, f"this gradq knows {first}, " in wrong.stderr) == (2, True)
+
+
+def test_migrate_to_a_revision_is_refused_while_a_worker_lives(tmp_path: Path, monkeypatch):
+    monkeypatch.delenv("GRADQ_DATABASE_URL", raising=False)
+    with sqlite_place_in(tmp_path) as place:
+        place.database.migrate()
+        place.beat()
+    monkeypatch.setenv("GRADQ_STATE_DIR", str(tmp_path))
+    result = CliRunner().invoke(app, ["migrate", "--to", known()[0]])
+    assert (result.exit_code, "stop the service first" in result.stderr) == (2, True)
+    assert CliRunner().invoke(app, ["migrate"]).exit_code == 0

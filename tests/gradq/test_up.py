@@ -14,7 +14,8 @@ import psutil
 import pytest
 from support.waiting import wait_for
 
-from gradq.client import Client, Unreachable
+from gradq.client.blocking import Client
+from gradq.client.problems import Unreachable
 
 LONG_JOB = {"epochs": 10_000, "batch_size": 1, "architecture": "linear", "checkpoint": {"every_seconds": 1}}
 
@@ -86,6 +87,13 @@ def assert_all_gone(processes: list[psutil.Process], seconds: float = 0.0) -> No
     assert not alive, [process.cmdline() for process in alive]
 
 
+def assert_nothing_is_wrong(service: Up) -> None:
+    env = {name: value for name, value in os.environ.items() if not name.startswith("GRADQ_")}
+    command = [sys.executable, "-m", "gradq", "doctor", "--state", str(service.state)]
+    result = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert (result.returncode, "no problem, no warning" in result.stdout) == (0, True), result.stdout
+
+
 def start_long_job(client: Client) -> str:
     job_id = str(client.submit(LONG_JOB)["id"])
     wait_for(lambda: (client.job(job_id)["progress"] or {}).get("step"), 60, "the first steps")
@@ -99,7 +107,8 @@ def test_it_takes_jobs_and_ends_with_all_its_parts(up, number):
         job_id = client.submit({"gradients": "manual", "epochs": 2, "seed": 1})["id"]
         wait_for(lambda: client.job(job_id)["terminal"], 60, "the end of the job")
         assert client.job(job_id)["status"] == "succeeded"
-        assert "model.safetensors" in [artifact["name"] for artifact in client.artifacts(job_id)]
+        assert "model.safetensors" in [artifact["name"] for artifact in client.job(job_id).artifacts()]
+        assert_nothing_is_wrong(service)
     family = service.family()
     assert len(family) >= 4
     assert service.end(number) == 0
@@ -124,7 +133,7 @@ def test_a_job_under_way_is_queued_at_the_end_and_goes_on_at_the_next_start(up):
             "a resume",
         )
         assert attempts[0]["outcome"] == "drained"
-        client.cancel(job_id)
+        client.job(job_id).cancel()
         assert wait_for(lambda: (job := client.job(job_id))["terminal"] and job["status"], 60, "the end") == "cancelled"
     assert again.end() == 0
 

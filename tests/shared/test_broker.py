@@ -24,7 +24,7 @@ class Server:
     """A private server on a unix socket."""
 
     def __init__(self, folder: Path) -> None:
-        from gradq.broker_process import find_binary
+        from gradq.local.broker_process import find_binary
         from shared.errors import ConfigurationError
 
         try:

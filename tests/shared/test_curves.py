@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shared import curves
 from shared.curves import Point, draw, thin, to_csv, to_series
 
 PNG, SVG = b"\x89PNG\r\n\x1a\n", b"<?xml"
@@ -107,6 +108,17 @@ def test_the_picture_shows_the_points() -> None:
 @pytest.mark.parametrize("format", ["png", "svg"])
 def test_the_same_curve_is_the_same_bytes(format: str) -> None:
     assert draw(CURVE, "title", [format]) == draw(CURVE, "title", [format])
+
+
+@pytest.mark.parametrize(
+    "series", [CURVE, {}, {"train_loss": [(5, 1, 2.0), (9000, 2, 0.001)]}, {"val_accuracy": [(1, 1, 0.5)]}]
+)
+def test_a_picture_shows_nothing_of_the_one_before(series: dict[str, Any]) -> None:
+    curves._sheet.cache_clear()
+    first = draw(series, "first", ["png", "svg"])
+    for before in (CURVE, {}, {"val_loss": [(1, 1, float("nan")), (2_000_000, 9, 1e9)]}):
+        draw(before, "before", ["svg"])
+        assert draw(series, "first", ["png", "svg"]) == first
 
 
 @pytest.mark.parametrize("title", ["costs $5", "from $5 to $6", r"\$x$", "$$", "$\\frac{$", "a_b^c", "<&>", "Größe"])

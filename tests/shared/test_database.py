@@ -10,17 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from sqlalchemy import event, inspect, text
 from sqlalchemy.exc import DBAPIError
 from support.postgres import Postgres, free_port
 
 from shared import database as module
 from shared import jobs
-from shared.database import Database, alembic_config
+from shared.database import Database
 from shared.errors import ConfigurationError, DatabaseAway
 from shared.spec import JobSpec
 from shared.tables import Base, Job
@@ -58,42 +56,6 @@ def test_migrating_from_nothing_makes_the_tables_of_the_code(empty_database: Dat
     empty_database.migrate()
     assert tables(empty_database) == {*TABLES, "alembic_version"}
     assert differences(empty_database) == []
-
-
-def test_the_revisions_are_one_line_without_a_fork() -> None:
-    assert len(ScriptDirectory.from_config(alembic_config()).get_heads()) == 1
-
-
-def test_migrations_lead_down_to_nothing_and_up_again(empty_database: Database) -> None:
-    database = empty_database
-    database.migrate()
-    with database.engine.execution_options(gradq_writes=True).begin() as connection:
-        command.downgrade(alembic_config(connection), "base")
-    assert tables(database) == {"alembic_version"}
-    database.migrate()
-    assert differences(database) == []
-
-
-def test_a_job_of_the_first_schema_comes_through_with_its_log_up_and_down(empty_database: Database) -> None:
-    database = empty_database
-
-    def go(move: Any, revision: str) -> None:
-        with database.engine.execution_options(gradq_writes=True).begin() as connection:
-            move(alembic_config(connection), revision)
-
-    def kept() -> list[Any]:
-        with database.read() as session:
-            return list(session.execute(text("SELECT jobs.name, events.message FROM jobs JOIN events ON job_id = id")))
-
-    go(command.upgrade, "head")
-    submit(database, "old")
-    go(command.downgrade, "0001")
-    assert kept() == [("old", "job queued")]
-    go(command.upgrade, "head")
-    assert kept() == [("old", "job queued")]
-    with database.read() as session:
-        job = session.query(Job).one()
-    assert (job.kind, job.reproduces, job.pause_requested_at) == ("training", None, None)
 
 
 def test_migrating_twice_changes_nothing(database: Database) -> None:
@@ -191,6 +153,18 @@ def test_a_reader_does_not_block_a_writer_nor_a_writer_a_reader(database: Databa
         writer.flush()
         assert names(database) == ["a", "b"]  # with the writer's transaction open
     assert names(database) == ["a", "b", "c"]
+
+
+def test_a_snapshot_is_of_one_moment_and_holds_nobody_up(database: Database) -> None:
+    submit(database, "a")
+    count = text("SELECT count(*) FROM events")
+    with database.snapshot() as connection:
+        assert connection.scalar(text("SELECT count(*) FROM jobs")) == 1
+        submit(database, "b")
+        assert names(database) == ["a", "b"]
+        assert connection.scalar(count) == 1  # another table, and no newer than the first
+    with database.snapshot() as connection:
+        assert connection.scalar(count) == 2
 
 
 @pytest.fixture
@@ -295,10 +269,10 @@ def test_writers_and_readers_of_several_processes_never_find_sqlite_locked(
 def test_sqlite_on_a_network_filesystem_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, filesystem: str
 ) -> None:
-    monkeypatch.setattr(module, "_filesystem_of", lambda path: filesystem)
+    monkeypatch.setattr(module, "filesystem_of", lambda path: filesystem)
     with pytest.raises(ConfigurationError, match=f"{tmp_path} lies on {filesystem}.*GRADQ_STATE_DIR"):
         Database(f"sqlite:///{tmp_path / 'gradq.db'}")
-    monkeypatch.setattr(module, "_filesystem_of", lambda path: "ext4")
+    monkeypatch.setattr(module, "filesystem_of", lambda path: "ext4")
     Database(f"sqlite:///{tmp_path / 'gradq.db'}").close()
 
 
@@ -327,7 +301,7 @@ def test_the_filesystem_of_a_folder_is_that_of_the_nearest_mount(
     monkeypatch: pytest.MonkeyPatch, folder: str, filesystem: str
 ) -> None:
     monkeypatch.setattr(Path, "read_text", lambda self: MOUNTS if self == Path("/proc/mounts") else "")
-    assert module._filesystem_of(Path(folder)) == filesystem
+    assert module.filesystem_of(Path(folder)) == filesystem
 
 
 def test_a_link_to_a_network_filesystem_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -93,7 +93,7 @@ class Service:
         subprocess.run([*GRADQ, verb], env=self.env, check=True, capture_output=True)
 
     def start_broker(self, wait: bool = True) -> Part:
-        from gradq.broker_process import find_binary
+        from gradq.local.broker_process import find_binary
 
         data = self.folder / "broker"
         data.mkdir(exist_ok=True)
@@ -108,8 +108,8 @@ class Service:
 
         return Broker(self.env["GRADQ_REDIS_URL"]).ping()
 
-    def start_api(self) -> Part:
-        part = self._gradq("api", "--port", "0", "--workers", "1")
+    def start_api(self, processes: int = 1) -> Part:
+        part = self._gradq("api", "--port", "0", "--workers", str(processes))
         url = wait_for(lambda: listening_url(part), 30, "the API's port")
         self.http = httpx2.Client(base_url=url, timeout=20)
         wait_for(self._api_answers, 30, "the API")
@@ -142,6 +142,9 @@ class Service:
         part = Part(arguments, {**self.env, **(env or {})}, self.folder / f"{name}.log")
         self.parts.append(part)
         return part
+
+    def log_of(self, name: str) -> str:
+        return (self.folder / f"{name}.log").read_text(errors="replace")
 
     def close(self) -> None:
         """Stop everything; whatever is still there afterwards is an orphan and an error."""

@@ -78,7 +78,7 @@ def point(series: str, step: int, value: float = 1.0) -> Line:
 
 def standing(database: Database, job_id: str) -> Any:
     def ask(session: Session) -> Any:
-        return roster.queue_standing(session, jobs.get(session, job_id), 60)
+        return roster.queue_standings(session, [jobs.get(session, job_id)], 60).get(job_id)
 
     return read(database, ask)
 

@@ -1,6 +1,8 @@
 """Slots: how many a host has, what each can grant, and that no job shares one."""
 
+import sys
 import threading
+from types import SimpleNamespace
 
 import pytest
 
@@ -120,3 +122,54 @@ def test_a_pool_describes_what_a_worker_says_of_itself():
         "slots": [{"kind": "cpu", "name": "cpu", "uuid": None}] * 2,
     }
     assert SlotPool([GPUS[0]]).describe()["kinds"] == ["cpu", "cuda"]
+
+
+class Nvml:
+    """A driver with two GPUs, as pynvml shows it."""
+
+    class NVMLError(Exception):
+        pass
+
+    def __init__(self, fails: str = "") -> None:
+        self.fails, self.shut_down = fails, False
+
+    def nvmlInit(self):
+        if self.fails == "nvmlInit":
+            raise self.NVMLError("no driver")
+
+    def nvmlShutdown(self):
+        self.shut_down = True
+
+    def nvmlDeviceGetCount(self):
+        return 2
+
+    def nvmlDeviceGetHandleByIndex(self, i):
+        return i
+
+    def nvmlDeviceGetName(self, handle):
+        return b"NVIDIA H200"
+
+    def nvmlDeviceGetUUID(self, handle):
+        return f"GPU-{handle}"
+
+    def nvmlDeviceGetMemoryInfo(self, handle):
+        if self.fails == "nvmlDeviceGetMemoryInfo":
+            raise self.NVMLError("fell off the bus")
+        return SimpleNamespace(used=100 + handle, total=1000)
+
+
+def test_memory_is_told_of_the_host_and_of_each_gpu_under_the_name_of_its_slot(monkeypatch):
+    nvml = Nvml()
+    monkeypatch.setitem(sys.modules, "pynvml", nvml)
+    host, *found = devices.memory()
+    assert devices.gpus() == GPUS
+    assert found == [{"device": slot.name, "used_bytes": 100 + i, "total_bytes": 1000} for i, slot in enumerate(GPUS)]
+    assert nvml.shut_down
+    assert host["device"] == "cpu"
+    assert 0 < host["used_bytes"] < host["total_bytes"]
+
+
+@pytest.mark.parametrize("fails", ["nvmlInit", "nvmlDeviceGetMemoryInfo"])
+def test_without_a_driver_or_with_one_that_fails_the_host_is_told_alone(monkeypatch, fails):
+    monkeypatch.setitem(sys.modules, "pynvml", Nvml(fails))
+    assert [found["device"] for found in devices.memory()] == ["cpu"]

@@ -1,0 +1,108 @@
+"""Requests that are held open until their job moves on: how many there may be, how long one may wait, when it ends."""
+
+from __future__ import annotations
+
+import re
+import socket
+import threading
+import time
+from collections.abc import Callable
+from typing import Annotated
+
+from flask import Response, current_app, request
+from pydantic import Field
+
+from api import clients
+from api.requests import Query
+from api.watcher import Concerns, Watcher
+from shared.config import Settings
+from shared.database import Database
+from shared.errors import TooManyStreams
+
+EXTENSION = "gradq.held"
+LONGEST_SECONDS = 60
+PREFERENCE = re.compile(r'\s*wait\s*=\s*"?(\d{1,9})"?\s*(;.*)?', re.IGNORECASE)
+
+Ask = Callable[[], tuple[Response, Concerns | None]]  # what is true now, and which look would change that; None: none
+
+
+class Waiting(Query):
+    """The parameters of a call that may be held."""
+
+    wait: Annotated[float, Field(ge=0, le=LONGEST_SECONDS)] | None = Field(
+        None, description="hold the answer back for up to so many seconds; the header `Prefer: wait=30` does the same"
+    )
+
+    @property
+    def seconds(self) -> float | None:
+        """How long the client wants to wait; None: it has not said so."""
+        return preferred_seconds() if self.wait is None else self.wait
+
+
+class Held:
+    """The places of one process. Who waits has a place and a thread; others find a thread because places are few."""
+
+    def __init__(self, settings: Settings, database: Database) -> None:
+        self.watcher = Watcher(database, settings.lease_seconds)
+        self._free = threading.BoundedSemaphore(settings.held_requests)
+
+    def place(self) -> Place | None:
+        """A place for this request, which has to leave it again; None: all are taken."""
+        if not self._free.acquire(blocking=False):
+            return None
+        return Place(self.watcher, self._free.release, clients.of_this_request())
+
+
+class Place:
+    """One request's right to wait."""
+
+    def __init__(self, watcher: Watcher, leave: Callable[[], None], client: socket.socket | None) -> None:
+        self.leave = leave
+        self._watcher, self._client = watcher, client
+        if client is not None:
+            clients.give_up_on_silence(client)
+
+    def wait(self, job_id: str, concerns: Concerns, seconds: float) -> None:
+        """As `Watcher.wait`."""
+        if not self.over():
+            self._watcher.wait(job_id, concerns, seconds, self._client)
+
+    def over(self) -> bool:
+        """Nothing is to be waited for any more: this process ends, or the client has hung up."""
+        return self._watcher.stopping() or (self._client is not None and clients.has_hung_up(self._client))
+
+
+def held() -> Held:
+    """The places of the app that answers this request."""
+    found: Held = current_app.extensions[EXTENSION]
+    return found
+
+
+def hold(job_id: str, seconds: float | None, ask: Ask) -> Response:
+    """Ask until there is nothing to wait for or time is over. Where all places are taken, ask once."""
+    deadline = time.monotonic() + (seconds or 0.0)
+    response, concerns = ask()
+    if seconds and concerns is not None:
+        place = held().place()
+        if place is None:
+            response.headers["Retry-After"] = str(TooManyStreams.retry_after_seconds)
+            return response
+        try:
+            while concerns is not None and not place.over() and (left := deadline - time.monotonic()) > 0:
+                place.wait(job_id, concerns, left)
+                response, concerns = ask()
+        finally:
+            place.leave()
+    if "wait" not in request.args and (preferred := preferred_seconds()) is not None:
+        response.headers["Preference-Applied"] = f"wait={preferred:g}"
+    return response
+
+
+def preferred_seconds() -> float | None:
+    """Of `Prefer: wait=30` (RFC 7240): the first one counts, what cannot be read is passed over, more than 60 is 60."""
+    if "Prefer" not in request.headers:
+        return None
+    for preference in ",".join(request.headers.getlist("Prefer")).split(","):
+        if found := PREFERENCE.fullmatch(preference):
+            return float(min(int(found[1]), LONGEST_SECONDS))
+    return None

@@ -1,0 +1,174 @@
+"""What a job's `result` holds, by the job's kind: the figures, the table of a gradient check, the environment."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+
+
+class Figures(BaseModel):
+    """What a worker measured. Numbers that are not finite are null, since JSON has no word for them."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+# --- the gradient check -----------------------------------------------------------------------------------------------
+
+
+class SlopeErrors(Figures):
+    """One parameter's gradient by hand against finite differences at elements drawn from the seed."""
+
+    max_absolute_error: float
+    max_relative_error: float
+    worst_index: list[int] | None
+    worst_manual: float | None
+    worst_numeric: float | None
+    checked: int
+    skipped: int = Field(description="elements at a kink, where there is no derivative")
+
+
+class ParameterErrors(Figures):
+    """One parameter's gradient by hand against autograd's, the worst of all batches."""
+
+    shape: list[int]
+    max_absolute_error: float
+    max_relative_error: float = Field(description="max|manual - autograd| / max|autograd|")
+    worst_index: list[int] | None
+    worst_manual: float | None
+    worst_autograd: float | None
+    finite_differences: SlopeErrors | None = None
+
+
+class SlopeSummary(Figures):
+    """The finite differences of all parameters together."""
+
+    tolerance: float
+    max_relative_error: float
+    max_absolute_error: float
+    checked: int
+    skipped: int
+
+
+class GradientTable(Figures):
+    """Gradients by hand against autograd's, in float64, parameter by parameter."""
+
+    passed: bool
+    dtype: Literal["float64"]
+    tolerance: float
+    max_relative_error: float
+    max_absolute_error: float
+    loss_difference: float
+    batch_size: int
+    batches: int
+    parameters: dict[str, ParameterErrors]
+    finite_differences: SlopeSummary | None = None
+
+
+# --- where it ran, and whether it ran the same ------------------------------------------------------------------------
+
+
+class Environment(Figures):
+    """What the bits of a result depend on, beside the spec."""
+
+    gradq: str
+    torch: str
+    python: str
+    numpy: str
+    platform: str
+    machine: str
+    cpu_capability: str
+    threads: int
+    cpu_count: int | None
+    gpu: str | None
+    cuda: str | None
+    deterministic: bool
+
+
+class FirstDifference(Figures):
+    """The first step at which the runs part, and the metric or hash that says so."""
+
+    step: int
+    metric: str
+    expected: float | str | None
+    found: float | str | None
+
+
+class EnvironmentDifference(Figures):
+    expected: Any = None
+    found: Any = None
+
+
+class Reproduction(Figures):
+    """This run held against the one that it repeats. `identical` is null where that one has been deleted."""
+
+    of: str
+    identical: bool | None
+    first_difference: FirstDifference | None
+    environment_differences: dict[str, EnvironmentDifference]
+    detail: str | None = None
+
+
+# --- the results ------------------------------------------------------------------------------------------------------
+
+
+class Normalization(Figures):
+    """By channel, of pixels in [0, 1]."""
+
+    mean: list[float]
+    std: list[float]
+
+
+class BestEpoch(Figures):
+    """The epoch whose weights `best.safetensors` holds."""
+
+    epoch: int
+    val_loss: float
+    val_accuracy: float
+
+
+class TrainingResult(Figures):
+    """Of a training that succeeded. Losses and accuracies are those of the last epoch."""
+
+    parameters: int
+    train_loss: float | None
+    val_loss: float | None
+    val_accuracy: float | None
+    test_loss: float | None
+    test_accuracy: float | None
+    best: BestEpoch | None
+    normalization: Normalization
+    training_seconds: float
+    duration_seconds: float = Field(description="of the attempt, with reading the data and writing the files")
+    examples_per_second: float | None
+    stopped_early: bool
+    device: str
+    pinned_memory: bool
+    weights_sha256: Sha256
+    data_order_sha256: Sha256
+    gradient_check: GradientTable | None = Field(description="of the first step, where the gradients are by hand")
+    environment: Environment
+    reproduction: Reproduction | None = None
+
+
+class GradientCheckResult(Figures):
+    """Of a gradient check that passed."""
+
+    passed: Literal[True]
+    parameters: int
+    gradient_check: GradientTable
+    device: str
+    environment: Environment
+    duration_seconds: float
+
+
+class FailedGradientCheck(Figures):
+    """Of a job of either kind that failed with `gradient_check_failed`."""
+
+    passed: Literal[False]
+    gradient_check: GradientTable
+
+
+Result = TrainingResult | GradientCheckResult | FailedGradientCheck

@@ -1,0 +1,1 @@
+"""The library: a blocking and an asynchronous client over the same calls, each call written once (calls.py)."""

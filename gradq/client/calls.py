@@ -1,0 +1,238 @@
+"""Each call of the HTTP contract, once: method, path, parameters, body, and what of the answer is handed on.
+
+Coroutines over a `Sender`; the blocking and the asynchronous client both run these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import IO, Any, Literal, TypeAlias
+from urllib.parse import quote
+from uuid import uuid4
+
+from gradq.client.problems import ApiError, NotFound, Unreachable
+from gradq.client.sender import Sender, json_of, retry_after
+from gradq.client.transport import Request
+
+Json: TypeAlias = dict[str, Any]
+Points: TypeAlias = list[list[Any]]  # [[step, epoch, value], …]
+Part: TypeAlias = str | Path | tuple[str, IO[bytes]]  # of an upload: a path, or (file name, open file)
+Action: TypeAlias = Literal["cancel", "pause", "resume", "retry", "delete"]
+
+PAGE = 100  # the most jobs that a page holds
+BULK = 1000  # the most jobs that one bulk call steers
+WHOLE = 1_000_000  # points of a curve: nothing is thinned
+DECODE_SECONDS = 3600.0  # how long a service may take to decode what was uploaded, before it answers
+HELD_SECONDS = 10.0  # what a held request may take beyond its wait
+
+
+@dataclass(frozen=True)
+class Look:
+    """A job as it was; `interval`: after how many seconds the service wants to be asked again."""
+
+    job: Json
+    etag: str | None = None
+    interval: float | None = None
+
+
+class Calls:
+    """The calls to one service; JSON comes back as it was sent, out of its list where it stood in one."""
+
+    def __init__(self, sender: Sender) -> None:
+        self.sender = sender
+
+    # --- jobs ---------------------------------------------------------------------------------------------------------
+
+    async def submit(self, spec: Mapping[str, Any], key: str | None = None) -> Json:
+        return await self._post("/v1/jobs", json=dict(spec), key=key)
+
+    async def dry_run(self, spec: Mapping[str, Any]) -> Json:
+        return await self._ask("/v1/jobs", json=dict(spec), params={"dry_run": "true"})
+
+    async def check(self, spec: Mapping[str, Any], key: str | None = None) -> Json:
+        return await self._post("/v1/gradient-checks", json=dict(spec), key=key)
+
+    async def job(self, job_id: str, patience: float = 0.0) -> Json:
+        return await self._get(path_of(job_id), patience=patience)
+
+    async def look(self, job_id: str, wait: float = 0.0, until: str | None = None, known: Look | None = None) -> Look:
+        """The job now; or within `wait` seconds, when it is no longer as `known` or, with `until`, has ended.
+
+        One try: a second one would wait as long again.
+        """
+        request = self._held(path_of(job_id), {"until": until}, wait)
+        if known is not None and known.etag:
+            request = replace(request, headers={"If-None-Match": known.etag})
+        response = await self.sender.once(request)
+        if known is not None and response.status_code == 304:
+            return replace(known, interval=retry_after(response))
+        return Look(json_of(response, self.sender.url), response.headers.get("ETag"), retry_after(response))
+
+    async def page(self, limit: int, after: str | None = None, **filter: Any) -> Json:
+        return await self._get("/v1/jobs", {**query_of(filter), "limit": limit, "after": after})
+
+    async def jobs(self, limit: int | None, **filter: Any) -> AsyncGenerator[Json, None]:
+        """Page after page, newest first; `limit` is of all jobs."""
+        after, left = None, limit
+        while left is None or left > 0:
+            page = await self.page(PAGE if left is None else min(PAGE, left), after, **filter)
+            for job in page["data"]:
+                yield job
+            left = None if left is None else left - len(page["data"])
+            after = page["last_id"]
+            if not page["has_more"]:
+                return
+
+    async def act(self, job_id: str, action: str) -> Json:
+        return await self._post(f"{path_of(job_id)}/{action}")
+
+    async def update(self, job_id: str, changes: Json) -> Json:
+        return await self._json(Request("PATCH", path_of(job_id), json=changes))
+
+    async def delete(self, job_id: str) -> int:
+        """The bytes that it freed."""
+        return await self._delete(path_of(job_id))
+
+    async def bulk(self, action: str, ids: Sequence[str] | None, filter: Mapping[str, Any] | None) -> list[Json]:
+        """As many calls as it takes."""
+        if (ids is None) == (filter is None):
+            raise ValueError("bulk takes either ids or filter, and exactly one of them")
+        found: list[Json] = []
+        for start in range(0, len(ids or []), BULK):
+            assert ids is not None
+            found += (await self._bulk(action, ids=list(ids[start : start + BULK])))["data"]
+        wanted = None if filter is None else body_of(filter)
+        while wanted is not None:
+            answer = await self._bulk(action, filter=wanted)
+            found += answer["data"]
+            wanted = {**wanted, "after": answer["last_id"]} if answer["has_more"] else None
+        return found
+
+    async def _bulk(self, action: str, **which: Any) -> Json:
+        return await self._post("/v1/jobs/bulk", json={"action": action, **which})
+
+    # --- what a job leaves --------------------------------------------------------------------------------------------
+
+    async def events(
+        self, job_id: str, after: int = 0, type: str | None = None, wait: float = 0.0, patience: float = 0.0
+    ) -> Json:
+        request = self._held(f"{path_of(job_id)}/events", {"after": after, "type": type, "limit": 1000}, wait)
+        return await self._json(request, patience)
+
+    async def metrics(
+        self, job_id: str, keys: Iterable[str] = (), max_points: int = WHOLE, patience: float = 0.0
+    ) -> dict[str, Points]:
+        query = {"keys": ",".join(keys) or None, "max_points": max_points}
+        return dict((await self._get(f"{path_of(job_id)}/metrics", query, patience))["series"])
+
+    async def artifacts(self, job_id: str) -> list[Json]:
+        return list((await self._get(f"{path_of(job_id)}/artifacts"))["data"])
+
+    async def picture(self, job_id: str) -> bytes:
+        """The loss curve as SVG."""
+        request = Request("GET", f"{path_of(job_id)}/loss_curve.svg", headers={"Accept": "image/svg+xml"})
+        return (await self.sender.once(request)).content
+
+    async def predict(self, job_id: str, body: Mapping[str, Any], invert: bool) -> Json:
+        return await self._ask(f"{path_of(job_id)}/predict", params={"invert": str(invert).lower()}, **body)
+
+    # --- the service --------------------------------------------------------------------------------------------------
+
+    async def all_of(self, noun: str) -> list[Json]:
+        """presets, architectures, datasets, workers, queues."""
+        return list((await self._get(f"/v1/{noun}"))["data"])
+
+    async def dataset(self, dataset_id: str) -> Json:
+        return await self._get(f"/v1/datasets/{quote(dataset_id, safe='')}")
+
+    async def add_dataset(self, files: Part | Mapping[str, Part], fields: Mapping[str, Any]) -> Json:
+        parts = dict(files) if isinstance(files, Mapping) else {"file": files}
+        given = {name: str(value) for name, value in fields.items() if value is not None}
+        with ExitStack() as stack:
+            form: list[tuple[str, tuple[str, bytes | IO[bytes]]]] = []
+            for name, part in parts.items():
+                if isinstance(part, str | Path):
+                    part = (Path(part).name, stack.enter_context(Path(part).open("rb")))
+                form.append((name, part))
+            return await self._post("/v1/datasets", files=form, data=given, timeout=DECODE_SECONDS)
+
+    async def delete_dataset(self, dataset_id: str) -> int:
+        return await self._delete(f"/v1/datasets/{quote(dataset_id, safe='')}")
+
+    async def version(self) -> Json:
+        return await self._get("/v1/version")
+
+    async def ready(self) -> bool:
+        try:
+            await self.sender.once(Request("GET", "/readyz"))
+        except (ApiError, Unreachable):
+            return False
+        return True
+
+    # --- sending ------------------------------------------------------------------------------------------------------
+
+    async def _get(self, path: str, query: Mapping[str, Any] | None = None, patience: float = 0.0) -> Json:
+        return await self._json(Request("GET", path, params=_given(query or {})), patience)
+
+    def _held(self, path: str, query: Mapping[str, Any], wait: float) -> Request:
+        """A GET that the service may hold for `wait` seconds."""
+        if wait <= 0:
+            return Request("GET", path, params=_given({**query, "until": None}))
+        return Request("GET", path, params=_given({**query, "wait": round(wait, 3)}), timeout=wait + HELD_SECONDS)
+
+    async def _post(self, path: str, key: str | None = None, **parts: Any) -> Json:
+        """Under a key of its own, which all tries of this call share: what is done, is done once."""
+        headers = {"Idempotency-Key": uuid4().hex if key is None else key}
+        return await self._json(Request("POST", path, headers=headers, **parts))
+
+    async def _ask(self, path: str, media_type: str | None = None, **parts: Any) -> Json:
+        """A POST that changes nothing. No key: the service would keep an answer that it can give again at any time."""
+        headers = {} if media_type is None else {"Content-Type": media_type}
+        return await self._json(Request("POST", path, headers=headers, pure=True, **parts))
+
+    async def _delete(self, path: str) -> int:
+        try:
+            return int((await self._json(Request("DELETE", path)))["freed_bytes"])
+        except NotFound as error:
+            if error.tries > 1:  # it went with the try whose answer was lost
+                return 0
+            raise
+
+    async def _json(self, request: Request, patience: float = 0.0) -> Json:
+        return json_of(await self.sender.send(request, patience), self.sender.url)
+
+
+def path_of(job_id: str) -> str:
+    return f"/v1/jobs/{quote(job_id, safe='')}"
+
+
+def query_of(filter: Mapping[str, Any]) -> Json:
+    """The filter of a list as query parameters: labels one by one, several states with commas, times in RFC 3339."""
+    query = {name: _text(value) for name, value in filter.items() if name != "labels"}
+    return query | {f"label.{key}": value for key, value in (filter.get("labels") or {}).items()}
+
+
+def body_of(filter: Mapping[str, Any]) -> Json:
+    """The same filter as JSON: several states as a list."""
+    body = {name: _moment(value) for name, value in filter.items() if value is not None}
+    if "status" in body:
+        body["status"] = [body["status"]] if isinstance(body["status"], str) else list(body["status"])
+    return body
+
+
+def _text(value: Any) -> Any:
+    return ",".join(value) if isinstance(value, list | tuple | set | frozenset) else _moment(value)
+
+
+def _moment(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return (value if value.tzinfo else value.astimezone()).isoformat()
+    return value
+
+
+def _given(query: Mapping[str, Any]) -> Json:
+    return {name: value for name, value in query.items() if value is not None}

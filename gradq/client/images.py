@@ -1,0 +1,88 @@
+"""Images as users hold them to a request's body: arrays, lists, files, Pillow's images."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from gradq.client.calls import Json
+
+NPZ = "application/octet-stream"
+PNG_MODES = ("1", "L", "LA", "I;16", "P", "RGB", "RGBA")
+
+
+class Predictions(Sequence[Json]):
+    """What a model saw, one entry an image: `label`, `class`, `probabilities`, and the `file` that it came in."""
+
+    def __init__(self, json: Json) -> None:
+        self.json = json
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.json["predictions"][index]
+
+    def __len__(self) -> int:
+        return len(self.json["predictions"])
+
+    def __iter__(self) -> Iterator[Json]:
+        return iter(self.json["predictions"])
+
+    def __repr__(self) -> str:
+        return f"<Predictions {[seen['class'] for seen in self[:8]]}{'…' if len(self) > 8 else ''}>"
+
+    @property
+    def classes(self) -> list[str]:
+        """The names of the classes; a label is a place in it."""
+        return list(self.json["classes"])
+
+    @property
+    def labels(self) -> list[int]:
+        """The likeliest class of each image."""
+        return [int(seen["label"]) for seen in self]
+
+
+def body_of(images: Any) -> Mapping[str, Any]:
+    """The parts of a request: a form of files, an npz, or JSON.
+
+    One image or many: a path, a Pillow image, or a list of them; an array (numpy's, or torch's on the CPU); nested
+    lists of numbers.
+    """
+    if _is_file(images):
+        images = [images]
+    many = list(images) if isinstance(images, list | tuple) else []
+    if any(map(_is_file, many)):
+        if other := [image for image in many if not _is_file(image)]:
+            kind = type(other[0]).__name__
+            raise TypeError(f"files and pictures, and a {kind} among them; send that in a call of its own")
+        return {"files": [("files", _file(image, place)) for place, image in enumerate(many)]}
+    if hasattr(images, "__array__") or any(hasattr(image, "__array__") for image in many[:1]):
+        return {"content": _npz(images), "media_type": NPZ}
+    return {"json": {"images": images}}
+
+
+def _is_file(image: Any) -> bool:
+    return isinstance(image, str | Path) or _is_picture(image)
+
+
+def _is_picture(image: Any) -> bool:
+    """Pillow's images also look like arrays. Nobody holds one who has not imported Pillow."""
+    pillow = sys.modules.get("PIL.Image")
+    return pillow is not None and isinstance(image, pillow.Image)
+
+
+def _file(image: Any, place: int) -> tuple[str, bytes]:
+    if isinstance(image, str | Path):
+        return Path(image).name, Path(image).read_bytes()
+    out = io.BytesIO()
+    (image if image.mode in PNG_MODES else image.convert("RGB")).save(out, "PNG")
+    return f"{place}.png", out.getvalue()
+
+
+def _npz(images: Any) -> bytes:
+    import numpy as np
+
+    out = io.BytesIO()
+    np.savez(out, images=np.asarray(images) if hasattr(images, "__array__") else np.stack([*map(np.asarray, images)]))
+    return out.getvalue()

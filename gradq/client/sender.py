@@ -1,0 +1,153 @@
+"""One request, sent as often as it takes: what is tried again, when, and what the caller hears in the end."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+
+import httpx2
+
+from gradq.client.problems import ApiError, BadAnswer, ClientError, RequestInProgress, Unreachable, from_problem
+from gradq.client.transport import Request, Stream, Transport
+
+PASSING = (429, 502, 503, 504)  # statuses that another try may not meet
+REFUSED_SECONDS = 0.5  # how long nobody at all is waited for: a service that restarts, or a wrong address
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.2, 10.0
+
+
+@dataclass(frozen=True)
+class Retries:
+    """How often, and after which pause. `draw` gives a number from [0, 1)."""
+
+    times: int
+    longest_wait: float  # seconds: a Retry-After beyond it is the caller's to decide about
+    draw: Callable[[], float] = random.random
+
+    def pause(self, error: ClientError, tries: int, waited: float, patience: float) -> float | None:
+        """Seconds until the next try after `tries` of them, `waited` seconds after the first; None: no other.
+
+        Full jitter: anything up to a bound that doubles, so that many clients do not come back together. A Retry-After
+        comes before it, as the least. `patience`: seconds through which a service may be away, however many tries.
+        """
+        asked = error.retry_after if isinstance(error, ApiError) else None
+        if not self._passes(error, tries, waited, patience) or (asked or 0) > self.longest_wait:
+            return None
+        bound = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2 ** min(tries - 1, 32))
+        if isinstance(error, Unreachable) and error.refused:
+            bound = min(bound, REFUSED_SECONDS)
+        return (asked or 0) + self.draw() * bound
+
+    def _passes(self, error: ClientError, tries: int, waited: float, patience: float) -> bool:
+        if isinstance(error, RequestInProgress):
+            return self.times > 0 and waited < self.longest_wait
+        if isinstance(error, Unreachable):
+            if error.refused:
+                return self.times > 0 and waited < max(REFUSED_SECONDS, patience)
+        elif not (isinstance(error, ApiError) and error.status in PASSING):
+            return False
+        return tries <= self.times or waited < patience
+
+
+@dataclass
+class Sender:
+    """Requests to one service. Answers of 400 and above, and a service that is away, become exceptions."""
+
+    transport: Transport
+    url: str
+    retries: Retries
+
+    async def send(self, request: Request, patience: float = 0.0) -> httpx2.Response:
+        """The answer, below 400. `patience`: seconds through which the service may be away."""
+        tries = Tries(self, patience)
+        while True:
+            try:
+                return await self.once(request)
+            except ClientError as error:
+                untouched = isinstance(error, Unreachable) and error.refused
+                if not (request.repeatable or untouched):
+                    raise
+                await tries.again(error)
+
+    async def once(self, request: Request) -> httpx2.Response:
+        """The answer of one try."""
+        try:
+            response = await self.transport.send(request)
+        except httpx2.TransportError as error:
+            raise self.unreachable(error) from error
+        if response.status_code >= 400:
+            raise problem_of(response)
+        return response
+
+    @asynccontextmanager
+    async def stream(self, request: Request) -> AsyncIterator[Stream]:
+        """An answer below 400 as it comes. One try: where to go on, the reader knows."""
+        try:
+            async with self.transport.stream(request) as stream:
+                if stream.response.status_code >= 400:
+                    await stream.read()
+                    raise problem_of(stream.response)
+                yield stream
+        except httpx2.TransportError as error:
+            raise self.unreachable(error) from error
+
+    def unreachable(self, error: Exception) -> Unreachable:
+        reason = str(error) or type(error).__name__
+        return Unreachable(self.url, reason, refused=isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout))
+
+
+@dataclass
+class Tries:
+    """How often something was tried in vain, and since when. `patience` as in `Retries.pause`."""
+
+    sender: Sender
+    patience: float = 0.0
+    count: int = 0
+    since: float = field(default_factory=time.monotonic)
+
+    def went_well(self, patience: float = 0.0) -> None:
+        """Count from here on."""
+        self.count, self.since, self.patience = 0, time.monotonic(), patience
+
+    async def again(self, error: ClientError, at_most: float = float("inf")) -> None:
+        """Wait for the next try, `at_most` so many seconds; raise `error` where there is none."""
+        self.count += 1
+        error.tries = self.count
+        seconds = self.sender.retries.pause(error, self.count, time.monotonic() - self.since, self.patience)
+        if seconds is None:
+            raise error
+        await self.sender.transport.sleep(max(0.0, min(seconds, at_most)))
+
+
+def problem_of(response: httpx2.Response) -> ApiError:
+    try:
+        body = response.json()
+    except ValueError:
+        body = None
+    return from_problem(response.status_code, response.reason_phrase, body, retry_after(response))
+
+
+def retry_after(response: httpx2.Response) -> float | None:
+    """Seconds; the header holds them, or a date."""
+    text = response.headers.get("Retry-After", "")
+    if text.isdecimal():
+        return float(text)
+    try:
+        until = parsedate_to_datetime(text)
+    except ValueError:
+        return None
+    return max(0.0, (until.replace(tzinfo=until.tzinfo or UTC) - datetime.now(UTC)).total_seconds())
+
+
+def json_of(response: httpx2.Response, url: str) -> dict[str, object]:
+    try:
+        answer = response.json()
+    except ValueError:
+        answer = None
+    if not isinstance(answer, dict):
+        raise BadAnswer("not_gradq", f"{url} answers, but not as gradq does; is the address right?")
+    return answer

@@ -1,0 +1,200 @@
+"""How requests travel: one set of coroutines above, two ways to carry them here.
+
+All that the client does is written once, as coroutines. Over `Awaiting` they run in an event loop. Over `Blocking` no
+`await` in them ever has to wait, so `finish` runs one to its end without a loop: the blocking client costs no thread.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Generator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import IO, Any, Protocol, TypeVar
+from urllib.request import getproxies
+
+import httpx2
+
+from shared.version import VERSION
+
+CONNECT_SECONDS, WRITE_SECONDS = 5.0, 30.0
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Request:
+    """One request as a value, so that it can be sent again. `timeout`: seconds that the answer may be waited for."""
+
+    method: str
+    path: str
+    params: Mapping[str, str | int | float] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
+    json: Any = None
+    content: bytes | None = None
+    files: list[tuple[str, tuple[str, bytes | IO[bytes]]]] | None = None
+    data: Mapping[str, str] | None = None
+    timeout: float | None = None
+    pure: bool = False  # a POST that changes nothing
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether a second sending does what one would have done: a POST that changes something under a key alone."""
+        streams = [part for _, (_, part) in self.files or [] if not isinstance(part, bytes)]
+        once = self.method != "POST" or self.pure or "Idempotency-Key" in self.headers
+        return once and all(part.seekable() for part in streams)
+
+    def arguments(self) -> dict[str, Any]:
+        """As httpx2 takes them."""
+        for _, (_, part) in self.files or []:
+            if not isinstance(part, bytes) and part.seekable():
+                part.seek(0)  # an earlier try may have read it
+        given: dict[str, Any] = {"headers": dict(self.headers), "params": dict(self.params)}
+        given |= {name: value for name in ("json", "content", "files", "data") if (value := getattr(self, name))}
+        if self.json is not None:
+            given["json"] = self.json
+        if self.timeout is not None:
+            given["timeout"] = httpx2.Timeout(WRITE_SECONDS, connect=CONNECT_SECONDS, read=self.timeout, pool=None)
+        return {"method": self.method, "url": self.path, **given}
+
+
+class Stream(Protocol):
+    """An answer whose body is read as it comes."""
+
+    response: httpx2.Response
+
+    async def read(self) -> None: ...
+    def chunks(self) -> AsyncIterator[bytes]: ...
+    def events(self) -> AsyncIterator[httpx2.ServerSentEvent]: ...
+
+
+class Transport(Protocol):
+    """What carries requests."""
+
+    async def send(self, request: Request) -> httpx2.Response: ...
+    def stream(self, request: Request) -> AbstractAsyncContextManager[Stream]: ...
+    async def sleep(self, seconds: float) -> None: ...
+    async def close(self) -> None: ...
+
+
+# --- without an event loop --------------------------------------------------------------------------------------------
+
+
+class Blocking:
+    """Carries requests by an httpx2.Client. Its coroutines block, and never wait."""
+
+    def __init__(self, http: httpx2.Client) -> None:
+        self._http = http
+
+    async def send(self, request: Request) -> httpx2.Response:
+        return self._http.request(**request.arguments())
+
+    @asynccontextmanager
+    async def stream(self, request: Request) -> AsyncIterator[Stream]:
+        with self._http.stream(**request.arguments()) as response:
+            yield _BlockingStream(response)
+
+    async def sleep(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+    async def close(self) -> None:
+        self._http.close()
+
+
+@dataclass
+class _BlockingStream:
+    response: httpx2.Response
+
+    async def read(self) -> None:
+        self.response.read()
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        for chunk in self.response.iter_bytes():
+            yield chunk
+
+    async def events(self) -> AsyncIterator[httpx2.ServerSentEvent]:
+        for event in httpx2.EventSource(self.response):
+            yield event
+
+
+def finish(work: Coroutine[Any, Any, T]) -> T:
+    """What a coroutine over `Blocking` returns."""
+    try:
+        work.send(None)
+    except StopIteration as done:
+        result: T = done.value
+        return result
+    work.close()
+    raise RuntimeError("a coroutine of the blocking client tried to wait for an event loop")
+
+
+def iterate(source: AsyncGenerator[T, None]) -> Generator[T, None, None]:
+    """What an asynchronous generator over `Blocking` yields; closed with the loop that reads it."""
+    try:
+        while True:
+            try:
+                yield finish(source.asend(None))
+            except StopAsyncIteration:
+                return
+    finally:
+        finish(source.aclose())
+
+
+# --- in an event loop -------------------------------------------------------------------------------------------------
+
+
+class Awaiting:
+    """Carries requests by an httpx2.AsyncClient."""
+
+    def __init__(self, http: httpx2.AsyncClient) -> None:
+        self._http = http
+
+    async def send(self, request: Request) -> httpx2.Response:
+        return await self._http.request(**request.arguments())
+
+    @asynccontextmanager
+    async def stream(self, request: Request) -> AsyncIterator[Stream]:
+        async with self._http.stream(**request.arguments()) as response:
+            yield _AwaitingStream(response)
+
+    async def sleep(self, seconds: float) -> None:
+        import asyncio  # here: the blocking client does without it
+
+        await asyncio.sleep(seconds)
+
+    async def close(self) -> None:
+        await self._http.aclose()
+
+
+@dataclass
+class _AwaitingStream:
+    response: httpx2.Response
+
+    async def read(self) -> None:
+        await self.response.aread()
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        async for chunk in self.response.aiter_bytes():
+            yield chunk
+
+    async def events(self) -> AsyncIterator[httpx2.ServerSentEvent]:
+        async for event in httpx2.EventSource(self.response):
+            yield event
+
+
+# --- connections ------------------------------------------------------------------------------------------------------
+
+
+def options(url: str, token: str | None, timeout: float) -> dict[str, Any]:
+    """How httpx2's clients are to be made. Reading the certificates of the machine takes a tenth of a second, so it is
+    left out where nothing will be encrypted."""
+    headers = {"Accept": "application/json", "User-Agent": f"gradq/{VERSION}"}
+    if token:
+        headers["Authorization"] = f"Bearer {token}"
+    return {
+        "base_url": url,
+        "headers": headers,
+        "timeout": httpx2.Timeout(timeout, connect=min(CONNECT_SECONDS, timeout), pool=None),
+        "limits": httpx2.Limits(max_connections=None, max_keepalive_connections=20),
+        "verify": url.startswith("https:") or bool(getproxies()),
+    }

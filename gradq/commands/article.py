@@ -1,0 +1,41 @@
+"""A job of a preset beside the article: the figures that it printed, and ours."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+
+from gradq.commands.tables import plain
+from gradq.commands.words import Job, number
+
+Series = dict[str, list[list[Any]]]
+Figure = tuple[str, float, float | None]  # what, the article's, ours
+
+
+def print_article(job: Job, series: Series) -> None:
+    """Each figure of the article beside ours; nothing for a job of no preset."""
+    figures = compare(job.get("article") or {}, series)
+    if figures:
+        rows = [[what, number(theirs), number(ours) or "-"] for what, theirs, ours in figures]
+        plain([["figure", "article", "ours"], *rows], Console())
+
+
+def compare(article: dict[str, Any], series: Series) -> list[Figure]:
+    """The ends of each curve that the article printed. An untrained net's accuracy is no point of our curves."""
+    figures: list[Figure] = []
+    for name, theirs in article.items():
+        if name.startswith(("first_", "last_")):
+            end, _, metric = name.partition("_")
+            figures.append(_figure(metric, end, theirs, series))
+        elif isinstance(theirs, list):
+            figures += [_figure(name, "first", theirs[0], series), _figure(name, "last", theirs[-1], series)]
+        else:
+            figures.append((name, theirs, None))
+    return list(dict.fromkeys(figures))
+
+
+def _figure(metric: str, end: str, theirs: float, series: Series) -> Figure:
+    points = series.get(metric) or []
+    ours = None if not points else points[0][2] if end == "first" else points[-1][2]
+    return f"{end} {metric}", theirs, ours

@@ -1,0 +1,232 @@
+"""The verbs `backup` and `restore`: files, pipes, bars and words around shared/backup."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import sys
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+from typing import IO, TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+from gradq.commands.options import AsJson, Exit, print_json
+from gradq.commands.words import size
+from gradq.local.instance import only_one
+from shared.backup import NothingToBackUp
+from shared.backup.contents import HEAD, Advance
+from shared.config import Settings
+from shared.errors import GradqError
+
+if TYPE_CHECKING:  # SQLAlchemy and fsspec: half a second that `gradq ps` need not wait
+    from shared.backup.restore import Restored
+    from shared.backup.save import Saved
+
+PIPE = Path("-")
+NAMED = 10  # of the rows that were left out, so many are named
+
+To = Annotated[Path, typer.Argument(metavar="FILE", help="A .tar, a folder to make one in, or - for standard output.")]
+From = Annotated[Path, typer.Argument(metavar="FILE", help="What `gradq backup` made; - reads standard input.")]
+State = Annotated[Path | None, typer.Option(help="Folder of the service. [GRADQ_STATE_DIR]")]
+
+
+def backup(file: To, state: State = None, as_json: AsJson = False) -> None:
+    """Save jobs, models, checkpoints and data sets to one file, while the service runs.
+
+    Reads the database and the artifact store that the settings name, as
+    the service does; it asks no API. Exit 1: the store has lost a file;
+    the backup was written without it.
+    """
+    from shared.artifacts import ArtifactStore
+    from shared.backup.save import save
+    from shared.database import Database
+
+    settings = _settings(state)
+    _refuse_nothing(settings)
+    settings.make_state_dir()
+    with (
+        _ended_in_order("the backup was not made"),
+        closing(Database(settings.database)) as database,
+        tempfile.TemporaryDirectory(prefix="backup-", dir=settings.state_dir) as scratch,
+        _written(file) as (name, out),
+        _bar("saving") as advance,
+    ):
+        saved = save(database, ArtifactStore(settings.artifacts), out, Path(scratch), advance)
+    _tell_saved(name, saved, as_json and file != PIPE, sys.stderr if file == PIPE else sys.stdout)
+    if not saved.whole:
+        raise typer.Exit(Exit.FAILED)
+
+
+def restore(file: From, state: State = None, as_json: AsJson = False) -> None:
+    """Bring back what `gradq backup` saved, into an empty place.
+
+    Same jobs, curves and files, under the same ids. Jobs that were running
+    wait in the queue, and go on from their last checkpoint when the service
+    starts. The place may have another kind of database or store.
+    """
+    from shared.artifacts import ArtifactStore
+    from shared.backup.restore import restore as put_back
+    from shared.database import Database
+
+    settings = _settings(state)
+    with _ended_in_order("nothing was restored"), _read(file) as source:
+        settings.make_state_dir()
+        with (
+            only_one(settings.state_dir, "restoring a backup"),
+            closing(Database(settings.database)) as database,
+            tempfile.TemporaryDirectory(prefix="restore-", dir=settings.state_dir) as scratch,
+            _bar("restoring") as advance,
+        ):
+            store = ArtifactStore(settings.artifacts)
+            restored = put_back(database, store, source, Path(scratch), settings.lease_seconds, advance)
+    _tell_restored(restored, as_json)
+
+
+# --- where from, where to ---------------------------------------------------------------------------------------------
+
+
+def _settings(state: Path | None) -> Settings:
+    return Settings.from_env(**({} if state is None else {"state_dir": state}))
+
+
+def _refuse_nothing(settings: Settings) -> None:
+    """SQLite would make a new file where there is none, and save that."""
+    from sqlalchemy.engine import make_url
+
+    url = make_url(settings.database)
+    if url.get_backend_name() == "sqlite" and not Path(url.database or "").exists():
+        raise NothingToBackUp(
+            f"there is no {url.database}; say with --state or GRADQ_STATE_DIR where the service lives"
+        )
+
+
+@contextmanager
+def _written(file: Path) -> Iterator[tuple[str, IO[bytes]]]:
+    """A name and a place to write. A file gets its name when it is whole and on the disk; this user alone reads it."""
+    if file == PIPE:
+        if _is_terminal(sys.stdout):
+            raise typer.BadParameter("a terminal is no place for a backup; name a file, or lead - into a pipe")
+        yield "the backup", sys.stdout.buffer
+        sys.stdout.buffer.flush()
+        return
+    path = file / f"gradq-{datetime.now(UTC):%Y%m%d-%H%M%S}.tar" if file.is_dir() else file
+    if path.exists() and not _is_backup(path):
+        raise typer.BadParameter(f"{path} exists and is no backup of gradq; choose another name")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        with open(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as out:
+            yield str(path), out
+            out.flush()
+            os.fsync(out.fileno())
+        temporary.rename(path)
+        _fsync_folder(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def _read(file: Path) -> Iterator[IO[bytes]]:
+    if file == PIPE:
+        yield sys.stdin.buffer
+        return
+    with file.open("rb") as source:
+        yield source
+
+
+def _is_terminal(file: IO[str]) -> bool:
+    return file.isatty()
+
+
+def _is_backup(path: Path) -> bool:
+    """An older backup may be overwritten, anything else may not."""
+    try:
+        with tarfile.open(path) as tar:
+            first = tar.next()
+    except (tarfile.TarError, OSError, EOFError):
+        return False
+    return first is not None and first.name == HEAD
+
+
+def _fsync_folder(folder: Path) -> None:
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
+
+
+@contextmanager
+def _ended_in_order(outcome: str) -> Iterator[None]:
+    """SIGTERM and SIGHUP unwind as Ctrl-C does, so that nothing half done stays behind; a full disk is a sentence."""
+    before = {number: signal.signal(number, _leave) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    except OSError as error:
+        raise GradqError(f"{outcome}: {error}") from error
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _leave(number: int, _frame: FrameType | None) -> NoReturn:
+    sys.exit(128 + number)
+
+
+# --- words ------------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _bar(what: str) -> Iterator[Advance]:
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda done, total: None
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task(what, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+def _tell_saved(name: str, saved: Saved, as_json: bool, to: IO[str]) -> None:
+    if as_json:
+        print_json({"object": "backup", "file": name, **asdict(saved)})
+    else:
+        jobs, datasets = saved.rows["jobs"], saved.rows.get("datasets", 0)
+        print(f"{name}: {_amount(jobs, datasets, saved.files, saved.size_bytes)}", file=to)
+    for left in saved.left_out[:NAMED]:
+        since = "deleted since the backup began" if left.why == "deleted" else f"{left.why} by the artifact store"
+        print(f"left out: {left.table} {left.key}, {since}", file=sys.stderr)
+    if len(saved.left_out) > NAMED:
+        print(f"left out: {len(saved.left_out) - NAMED} more; --json names all", file=sys.stderr)
+
+
+def _tell_restored(restored: Restored, as_json: bool) -> None:
+    if as_json:
+        print_json({"object": "restored", **asdict(restored), "created_at": restored.created_at.isoformat()})
+        return
+    print(f"restored {_amount(sum(restored.jobs.values()), restored.datasets, restored.files, restored.size_bytes)}")
+    print(f"as of {restored.created_at:%Y-%m-%d %H:%M:%S} UTC: {_states(restored.jobs)}")
+    print("Start the service; jobs that wait in the queue run then.")
+
+
+def _amount(jobs: int, datasets: int, files: int, size_bytes: int) -> str:
+    counted = (_count(jobs, "job"), _count(datasets, "data set"), _count(files, "file"))
+    return f"{', '.join(counted)}, {size(size_bytes)}"
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n} {what}" if n == 1 else f"{n} {what}s"
+
+
+def _states(jobs: dict[str, Any]) -> str:
+    return ", ".join(f"{count} {state}" for state, count in jobs.items()) or "no job"

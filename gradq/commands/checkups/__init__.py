@@ -1,0 +1,36 @@
+"""The checks of `gradq doctor`, in the order in which one would look: this machine, its stores, the service."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from gradq.commands.checkups import files, machine, service, stores
+from gradq.commands.checkups.finding import Finding, problem
+from gradq.commands.checkups.patient import Patient
+
+CHECKS: dict[str, Callable[[Patient], Finding]] = {
+    "versions": machine.versions,
+    "state folder": machine.state_folder,
+    "devices": machine.devices,
+    "database": stores.database,
+    "broker": stores.broker,
+    "artifacts": files.artifacts,
+    "data sets": files.data_sets,
+    "api": service.api,
+    "port": service.port,
+    "workers": service.workers,
+    "clock": service.clock,
+}
+
+
+def examine(patient: Patient) -> list[Finding]:
+    """Every check, whatever the others found; one that stumbles is a finding too."""
+    return [_checked(name, check, patient) for name, check in CHECKS.items()]
+
+
+def _checked(name: str, check: Callable[[Patient], Finding], patient: Patient) -> Finding:
+    try:
+        return check(patient).named(name)
+    except Exception as error:
+        words = f"the check itself failed: {type(error).__name__}: {error}"
+        return problem(words, "Report this with `gradq doctor --json`.").named(name)

@@ -1,0 +1,115 @@
+"""Checks of files: the artifact store, and the data sets, built in and uploaded. Leaves nothing changed."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from gradq.commands.checkups.finding import Finding, ok, problem, warning, worst
+from gradq.commands.checkups.patient import Patient
+from gradq.commands.words import size
+from shared import dataset_store
+from shared.artifacts import ArtifactStore
+from shared.database import Database
+from shared.datasets import DATASETS
+from shared.errors import GradqError
+
+LITTLE_BYTES, TOO_LITTLE_BYTES = 2 << 30, 200 << 20
+
+
+def artifacts(patient: Patient) -> Finding:
+    url = patient.settings.artifacts
+    facts: dict[str, Any] = {"url": url}
+    try:
+        store = ArtifactStore(url)
+    except ImportError as error:
+        return problem(f"{url}: {error}", "Run `pip install gradq[s3]`.", **facts)
+    except ValueError as error:
+        return problem(f"{url}: {error}", "Set GRADQ_ARTIFACTS_URL to file:///folder or s3://bucket/prefix.", **facts)
+    folder = store.local_path("")
+    if folder is not None and not folder.exists() and not patient.holder:
+        return ok(f"none yet; the first job makes {folder}", **facts)
+    try:
+        _write_and_remove(store)
+    except Exception as error:  # each kind of store has errors of its own
+        mend = "Let this user write there, or set GRADQ_ARTIFACTS_URL to another place."
+        return problem(f"{url} cannot be written: {type(error).__name__}: {error}", mend, **facts)
+    if folder is None:
+        return ok(f"{url}, writable", **facts)
+    free = shutil.disk_usage(folder).free
+    facts |= {"free_bytes": free}
+    detail = f"{folder}, writable, {size(free)} free"
+    mend = "Delete jobs that nobody needs (`gradq rm`), or set GRADQ_ARTIFACTS_URL to a larger disk."
+    if free < TOO_LITTLE_BYTES:
+        return problem(detail, mend, **facts)
+    return warning(detail, mend, **facts) if free < LITTLE_BYTES else ok(detail, **facts)
+
+
+def _write_and_remove(store: ArtifactStore) -> None:
+    key = f"doctor-{secrets.token_hex(6)}"
+    with tempfile.TemporaryDirectory() as folder:
+        probe = Path(folder) / "probe"
+        probe.write_bytes(b"gradq doctor")
+        store.put(f"{key}/probe", probe)
+    store.remove_folder(key)
+
+
+def data_sets(patient: Patient) -> Finding:
+    """Built-in sets here and at a service elsewhere: which are whole, and which files the others lack, and where."""
+    folder = patient.settings.datasets_dir
+    here = {
+        name: [path.relative_to(folder).as_posix() for path in info.missing_files(folder)]
+        for name, info in DATASETS.items()
+    }
+    facts: dict[str, Any] = {"folder": str(folder), "missing": {name: files for name, files in here.items() if files}}
+    findings = _incomplete(here, str(folder), patient.settings.download)
+    whole = f"whole here: {', '.join(name for name, files in here.items() if not files)}"
+    if patient.datasets is not None and not patient.holder:
+        there = {row["id"]: row["missing_files"] for row in patient.datasets.rows}
+        facts |= {"missing_at_the_service": {name: files for name, files in there.items() if files}}
+        findings = _incomplete(there, f"the data folder of {patient.url}", download=True)
+        whole = f"whole at {patient.url}: {', '.join(name for name, files in there.items() if not files)}"
+    lost = lost_uploads(patient)
+    facts |= {"lost_uploads": lost}
+    again = "Delete it (`gradq datasets rm`) and upload it again, or put a backup of the store back."
+    findings += [
+        warning(f"{name} has lost {', '.join(files)} in the artifact store", again) for name, files in lost.items()
+    ]
+    return worst(findings, ok(whole, **facts))
+
+
+def lost_uploads(patient: Patient) -> dict[str, list[str]]:
+    """Uploaded data sets whose arrays are not in the store, as far as database and store answer: id -> files."""
+    if not patient.has_database:
+        return {}
+    with suppress(GradqError, SQLAlchemyError, OSError, ImportError, ValueError):  # other checks tell of these
+        database, store = Database(patient.settings.database), ArtifactStore(patient.settings.artifacts)
+        try:
+            with database.read() as session:
+                rows = dataset_store.everything(session)
+        finally:
+            database.close()
+        missing = {row.id: [name for name in row.files if not store.has(f"{row.folder}/{name}")] for row in rows}
+        return {name: files for name, files in missing.items() if files}
+    return {}
+
+
+def _incomplete(missing: dict[str, list[str]], folder: str, download: bool) -> list[Finding]:
+    """A set that lacks some of its files is never right; one that is not there at all may be fetched."""
+    put = "Put the files there, plain or gzipped" + (
+        ", or remove the set's folder and let it be fetched." if download else ", or set GRADQ_DOWNLOAD=true."
+    )
+    partly = {name: files for name, files in missing.items() if 0 < len(files) < len(DATASETS[name].files)}
+    absent = [name for name, files in missing.items() if files and name not in partly]
+    findings = [warning(f"{name} lacks {', '.join(files)} in {folder}", put) for name, files in partly.items()]
+    if absent and download:
+        findings.append(ok(f"fetched when a job asks: {', '.join(absent)}"))
+    elif absent:
+        findings.append(warning(f"not in {folder}: {', '.join(absent)}", put))
+    return findings

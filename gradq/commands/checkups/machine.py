@@ -1,0 +1,96 @@
+"""Checks of this machine: what is installed, the state folder, processors and GPUs. Imports no torch to know of it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sqlite3
+import stat
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from gradq.commands.checkups.finding import Finding, ok, problem, warning
+from gradq.commands.checkups.patient import Patient
+from shared.database import NETWORK_FILESYSTEMS, filesystem_of
+from shared.version import VERSION
+
+PACKAGES = ("torch", "torchvision", "celery", "redis", "sqlalchemy", "flask", "gunicorn", "numpy")
+OTHERS_MAY_ENTER = stat.S_IRWXG | stat.S_IRWXO
+
+
+def versions(patient: Patient) -> Finding:
+    found: dict[str, str] = {"gradq": VERSION, "python": platform.python_version(), "sqlite": sqlite3.sqlite_version}
+    missing = []
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            missing.append(package)
+    facts = {**found, "platform": platform.platform()}
+    if missing:
+        return problem(f"not installed: {', '.join(missing)}", "Install gradq anew: `pip install gradq`.", **facts)
+    return ok(", ".join(f"{name} {found[name]}" for name in ("gradq", "python", "torch", "sqlite")), **facts)
+
+
+def state_folder(patient: Patient) -> Finding:
+    folder, settings = patient.settings.state_dir, patient.settings
+    filesystem = filesystem_of(folder)
+    facts: dict[str, Any] = {"path": str(folder), "filesystem": filesystem, "held_by": patient.holder}
+    elsewhere = "Set GRADQ_STATE_DIR to a folder of this user."
+    if not folder.exists():
+        around = next(parent for parent in folder.parents if parent.exists())
+        if not around.is_dir() or not os.access(around, os.W_OK | os.X_OK):
+            return problem(f"{folder} cannot be made in {around}", elsewhere, **facts)
+        return ok(f"none yet; `gradq up` makes {folder}", **facts)
+    if not folder.is_dir():
+        return problem(f"{folder} is no folder", elsewhere, **facts)
+    found = folder.stat()
+    facts |= {"owner": found.st_uid, "mode": oct(stat.S_IMODE(found.st_mode))}
+    if found.st_uid != os.getuid():
+        detail = f"{folder} belongs to user {found.st_uid}, and this is user {os.getuid()}"
+        return problem(detail, f"{elsewhere} Or run gradq as the owner.", **facts)
+    if not os.access(folder, os.W_OK | os.X_OK):
+        return problem(f"{folder} cannot be written", f"Run `chmod u+rwx {folder}`, or mount it writable.", **facts)
+    if filesystem in NETWORK_FILESYSTEMS and settings.database.startswith("sqlite"):
+        mend = "Set GRADQ_STATE_DIR to a local folder, or GRADQ_DATABASE_URL to PostgreSQL."
+        return problem(f"{folder} lies on {filesystem}, which SQLite's log cannot live on", mend, **facts)
+    if found.st_mode & OTHERS_MAY_ENTER:
+        detail = f"other users may enter {folder} (mode {facts['mode']})"
+        return warning(detail, f"Run `chmod 700 {folder}`.", **facts)
+    held = f", held by {patient.holder}" if patient.holder else ""
+    return ok(f"{folder} on {filesystem or 'a local disk'}{held}", **facts)
+
+
+def devices(patient: Patient) -> Finding:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    gpus, why_none = gpus_here()
+    here = [row for row in patient.workers.rows if row["host"] == platform.node()] if patient.workers else []
+    facts = {"cpu_cores": cores, "gpus": gpus, "nvml": why_none}
+    detail = f"{cores} CPU cores, " + (", ".join(gpus) or f"no GPU ({why_none})")
+    if not gpus:
+        return ok(detail, **facts)
+    if "+cpu" in version("torch"):
+        mend = "Install the CUDA build of the same version: see docs/operations.md."
+        return warning(f"{detail}; torch {version('torch')} is built for the CPU alone", mend, **facts)
+    if here and not any("cuda" in row["devices"].get("kinds", ()) for row in here):
+        mend = "Start the worker anew: it looks for GPUs when it starts."
+        return warning(f"{detail}; the worker here offers no GPU", mend, **facts)
+    return ok(detail, **facts)
+
+
+def gpus_here() -> tuple[list[str], str | None]:
+    """The names of the GPUs that NVML shows, or why it shows none."""
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError as error:
+        return [], f"NVML: {error}"
+    try:
+        handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
+        names = [pynvml.nvmlDeviceGetName(handle) for handle in handles]
+        return [name.decode() if isinstance(name, bytes) else name for name in names], None
+    except pynvml.NVMLError as error:
+        return [], f"NVML: {error}"
+    finally:
+        pynvml.nvmlShutdown()

@@ -1,0 +1,93 @@
+"""What the checks look at: the settings of this machine, the `gradq up` in its state folder, the service at the URL."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import httpx2
+from sqlalchemy.engine import make_url
+
+from gradq.client.blocking import DEFAULT_URL
+from gradq.local.instance import holder_of
+from shared.config import Settings
+
+ANSWER_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came back from one path of the API."""
+
+    status: int
+    body: Mapping[str, Any]
+    headers: Mapping[str, str]
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        found = self.body.get("data")
+        return found if isinstance(found, list) else []
+
+
+@dataclass(frozen=True)
+class Patient:
+    settings: Settings
+    given_url: str | None  # by an option or GRADQ_URL
+    token: str | None
+    silence: dict[str, str] = field(default_factory=dict)  # path -> why nothing came back
+
+    @cached_property
+    def holder(self) -> str | None:
+        """The `gradq up` that works in the state folder, with its pid and address."""
+        return holder_of(self.settings.state_dir)
+
+    @cached_property
+    def url(self) -> str:
+        """The address that was given, else that of the service in the state folder, else the usual one."""
+        found = re.search(r"https?://\S+", self.holder or "")
+        return (self.given_url or (found[0] if found else DEFAULT_URL)).rstrip("/")
+
+    @property
+    def has_database(self) -> bool:
+        """False where SQLite's file is not there yet: to open it would be to make it."""
+        url = make_url(self.settings.database)
+        return url.get_backend_name() != "sqlite" or Path(url.database or "").is_file()
+
+    @cached_property
+    def version(self) -> Answer | None:
+        return self.ask("/v1/version")
+
+    @cached_property
+    def readiness(self) -> Answer | None:
+        return self.ask("/readyz") if self.answers else None
+
+    @cached_property
+    def workers(self) -> Answer | None:
+        return self.ask("/v1/workers") if self.answers else None
+
+    @cached_property
+    def datasets(self) -> Answer | None:
+        return self.ask("/v1/datasets") if self.answers else None
+
+    @property
+    def answers(self) -> bool:
+        """Whether a gradq answers at the address."""
+        return self.version is not None and "api" in self.version.body
+
+    def ask(self, path: str) -> Answer | None:
+        """None where nobody answers; `silence` then says why."""
+        headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
+        try:
+            response = httpx2.get(f"{self.url}{path}", headers=headers, timeout=ANSWER_SECONDS)
+        except (httpx2.HTTPError, httpx2.InvalidURL) as error:
+            self.silence[path] = str(error) or type(error).__name__
+            return None
+        try:
+            body = response.json()
+        except ValueError:
+            body = {}
+        return Answer(response.status_code, body if isinstance(body, dict) else {}, dict(response.headers))

@@ -1,0 +1,146 @@
+"""Checks of the service at the URL: whether it answers, its port, its workers, and whether the clocks agree."""
+
+from __future__ import annotations
+
+import socket
+from contextlib import suppress
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+from urllib.parse import urlsplit
+
+from sqlalchemy import select
+from sqlalchemy.exc import SQLAlchemyError
+
+from gradq.commands.checkups.finding import Finding, ok, problem, warning, worst
+from gradq.commands.checkups.patient import Patient
+from shared import roster
+from shared.database import Database
+from shared.errors import GradqError
+from shared.tables import database_now
+from shared.version import VERSION
+
+SKEW_SECONDS = 3.0  # a Date header has whole seconds
+
+
+def api(patient: Patient) -> Finding:
+    facts: dict[str, Any] = {"url": patient.url}
+    if patient.version is None:
+        why = patient.silence["/v1/version"]
+        mend = "Start it with `gradq up`, or set GRADQ_URL to where it runs."
+        return problem(f"nobody answers at {patient.url}: {why}", mend, **facts)
+    if patient.version.status in (401, 403):
+        return problem(f"{patient.url} asks for a token", "Set GRADQ_TOKEN to a token of this service.", **facts)
+    if not patient.answers:
+        detail = f"{patient.url} answers {patient.version.status}, but not as gradq does"
+        return problem(detail, "Set GRADQ_URL to the address that `gradq up` prints as `ready`.", **facts)
+    theirs = str(patient.version.body["version"])
+    facts |= {"version": theirs, "python": patient.version.body.get("python")}
+    ready = patient.readiness
+    if ready is None or ready.status != 200:
+        state = ready.body if ready else {}
+        facts |= {"database": state.get("database"), "broker": state.get("broker")}
+        detail = f"{patient.url} answers, but cannot take jobs: the database is {state.get('database', 'away')}"
+        return problem(detail, "Start the database, then run `gradq migrate` on the service's machine.", **facts)
+    facts |= {"database": ready.body["database"], "broker": ready.body["broker"]}
+    if ready.body["broker"] != "ok":
+        detail = f"{patient.url} takes jobs, but its broker is away: workers hear of them late"
+        return warning(detail, "Start the broker on the service's machine.", **facts)
+    if theirs != VERSION:
+        detail = f"{patient.url} is gradq {theirs}, and this command is {VERSION}"
+        return warning(detail, f"Install the same version here: `pip install gradq=={theirs}`.", **facts)
+    return ok(f"{patient.url} takes jobs, gradq {theirs}", **facts)
+
+
+def port(patient: Patient) -> Finding:
+    parts = urlsplit(patient.url)
+    with suppress(ValueError):
+        host, number = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
+        facts = {"host": host, "port": number}
+        if patient.answers:
+            return ok(f"{number} on {host} is gradq's", **facts)
+        try:
+            socket.create_connection((host, number), timeout=2).close()
+        except OSError:
+            return ok(f"{number} on {host} is free for `gradq up`", **facts)
+        return problem(
+            f"{number} on {host} is taken by another program",
+            "Choose another one: `gradq up --port 0` takes any that is free.",
+            **facts,
+        )
+    return problem(f"{patient.url} is no address", "Set GRADQ_URL to http://host:port.")
+
+
+def workers(patient: Patient) -> Finding:
+    rows = patient.workers.rows if patient.workers is not None else _workers_of_the_database(patient)
+    if rows is None:
+        return ok("nobody to ask: neither a service nor a database answers")
+    facts = {"workers": [{key: row[key] for key in ("id", "host", "version", "draining", "slots")} for row in rows]}
+    start = "Start one with `gradq worker` on the machine that is to train, or all of it with `gradq up`."
+    if not rows:
+        return warning("none is alive: jobs wait in the queue", start, **facts)
+    findings = []
+    if all(row["draining"] for row in rows):
+        findings.append(warning("all are draining: nobody takes new jobs", start))
+    for row in rows:
+        if row["version"] != VERSION:
+            detail = f"{row['id']} is gradq {row['version']}, and this command is {VERSION}"
+            findings.append(warning(detail, f"Install the same version on {row['host']} and start its worker anew."))
+    slots, free = sum(row["slots"] for row in rows), sum(row["free_slots"] for row in rows)
+    kinds = sorted({kind for row in rows for kind in row["devices"].get("kinds", ())})
+    count = "1 worker" if len(rows) == 1 else f"{len(rows)} workers"
+    return worst(findings, ok(f"{count}, {free} of {slots} slots free, {', '.join(kinds)}", **facts))
+
+
+def _workers_of_the_database(patient: Patient) -> list[dict[str, Any]] | None:
+    """The live ones by their rows, where the API does not say; None where the database does not either."""
+    if not patient.has_database:
+        return None
+    columns = ("id", "host", "version", "draining", "slots", "free_slots", "devices")
+    with suppress(GradqError, SQLAlchemyError, OSError):
+        database = Database(patient.settings.database)
+        try:
+            with database.read() as session:
+                live = roster.live_workers(session, patient.settings.lease_seconds)
+                return [{name: getattr(row, name) for name in columns} for row in live]
+        finally:
+            database.close()
+    return None
+
+
+def clock(patient: Patient) -> Finding:
+    """How far the service's clock and the database's are ahead of this one."""
+    ahead = {"the service": _ahead_of_api(patient), "the database": _ahead_of_database(patient)}
+    known = {who: seconds for who, seconds in ahead.items() if seconds is not None}
+    facts = {f"{who.removeprefix('the ')}_ahead_seconds": round(seconds, 1) for who, seconds in known.items()}
+    mend = "Let both follow a time server: `timedatectl set-ntp true`. Ages, --since and leases read these clocks."
+    findings = [
+        warning(f"{who}'s clock is {abs(seconds):.0f} s {'ahead of' if seconds > 0 else 'behind'} this one", mend)
+        for who, seconds in known.items()
+        if abs(seconds) > SKEW_SECONDS
+    ]
+    agreed = " and ".join(known) or "nobody to compare with"
+    return worst(findings, ok(f"agrees with {agreed}" if known else agreed, **facts))
+
+
+def _ahead_of_api(patient: Patient) -> float | None:
+    """Asked anew: the answers that the other checks share may be seconds old."""
+    answer = patient.ask("/healthz") if patient.answers else None
+    said = {name.lower(): value for name, value in answer.headers.items()}.get("date") if answer else None
+    if said is None:
+        return None
+    return (parsedate_to_datetime(said) - datetime.now(UTC)).total_seconds()
+
+
+def _ahead_of_database(patient: Patient) -> float | None:
+    if patient.settings.database.startswith("sqlite"):
+        return None  # it has no clock but this one
+    with suppress(GradqError, SQLAlchemyError):
+        database = Database(patient.settings.database)
+        try:
+            with database.read() as session:
+                theirs = session.scalar(select(database_now()))
+        finally:
+            database.close()
+        return None if theirs is None else (theirs - datetime.now(UTC)).total_seconds()
+    return None

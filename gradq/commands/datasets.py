@@ -1,0 +1,112 @@
+"""The verbs of `gradq datasets`: list, add, rm."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import IO, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+from gradq.client.blocking import DEFAULT_URL, Client
+from gradq.commands.completion import complete_uploaded
+from gradq.commands.options import AsJson, Token, Url, as_list, print_json
+from gradq.commands.steering import deleted, one_by_one
+from gradq.commands.tables import dataset_line, datasets_table
+from gradq.commands.verbs import Verb, Verbs
+
+app = typer.Typer(cls=Verbs, help="List data sets, upload one, delete one.", rich_markup_mode=None)
+
+
+@app.callback(invoke_without_command=True)
+def index(context: typer.Context, url: Url = DEFAULT_URL, token: Token = None, as_json: AsJson = False) -> None:
+    """List what can be trained on; `add` uploads a data set, `rm` deletes one."""
+    if context.invoked_subcommand is not None:
+        _refuse_options(context)
+        return
+    with Client(url, token) as client:
+        found = client.datasets()
+    if as_json:
+        print_json(as_list(found))
+    else:
+        datasets_table(found)
+
+
+def _refuse_options(context: typer.Context) -> None:
+    """An option before the verb is not the verb's, and must not be lost without a word."""
+    for parameter in context.command.params:
+        source = context.get_parameter_source(str(parameter.name))
+        if source is not None and source.name == "COMMANDLINE":
+            where = f"gradq datasets {context.invoked_subcommand} {parameter.opts[0]}"
+            raise typer.BadParameter(f"stands behind the verb: {where} …", param_hint=parameter.opts[0])
+
+
+@app.command(cls=Verb)
+def add(
+    file: Annotated[Path, typer.Argument(help="A .npz, a zip of class folders, or the images of an IDX pair.")],
+    labels: Annotated[Path | None, typer.Option(help="The labels of an IDX pair.")] = None,
+    test_images: Annotated[Path | None, typer.Option(help="IDX images to test on.")] = None,
+    test_labels: Annotated[Path | None, typer.Option(help="Their labels.")] = None,
+    name: Annotated[str | None, typer.Option(help="What to call it. Default: the file's name.")] = None,
+    size: Annotated[int | None, typer.Option(help="Resize each image of a zip to SIZE x SIZE.")] = None,
+    test_fraction: Annotated[float | None, typer.Option(help="Share held out where there is no test split.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Draws that share.")] = None,
+    url: Url = DEFAULT_URL,
+    token: Token = None,
+    as_json: AsJson = False,
+) -> None:
+    """Upload a data set; the id that comes back is what a job's `dataset` names."""
+    pair = labels is not None or test_images is not None or test_labels is not None
+    paths = {"images" if pair else "file": file, "labels": labels, "test_images": test_images}
+    paths["test_labels"] = test_labels
+    parts = {part: path for part, path in paths.items() if path is not None}
+    fields = {"name": name, "size": size, "test_fraction": test_fraction, "seed": seed}
+    given = {field: str(value) for field, value in fields.items() if value is not None}
+    with ExitStack() as stack:
+        files = {part: (path.name, stack.enter_context(_opened(path))) for part, path in parts.items()}
+        files = _with_progress(files, parts, stack)
+        client = stack.enter_context(Client(url, token))
+        dataset = client.add_dataset(files, **given)
+    if as_json:
+        print_json(dataset)
+    else:
+        print(dataset_line(dataset))
+
+
+@app.command(cls=Verb)
+def rm(
+    dataset_ids: Annotated[
+        list[str],
+        typer.Argument(metavar="ID", help="Ids, ds_…", show_default=False, autocompletion=complete_uploaded),
+    ],
+    url: Url = DEFAULT_URL,
+    token: Token = None,
+    as_json: AsJson = False,
+) -> None:
+    """Delete uploaded data sets, unless a job still needs them."""
+    with Client(url, token) as client:
+        one_by_one(dataset_ids, lambda id: deleted("dataset", id, client.delete_dataset(id)), as_json)
+
+
+def _opened(path: Path) -> IO[bytes]:
+    if path.is_dir():
+        raise typer.BadParameter(f"{path} is a folder; zip the class folders first, and add the zip")
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise typer.BadParameter(f"cannot read {path}: {error.strerror}") from error
+
+
+def _with_progress(files: dict[str, Any], paths: dict[str, Path], stack: ExitStack) -> dict[str, Any]:
+    """The same files, with a bar each as they are read; none where nobody looks."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        return files
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    progress = stack.enter_context(Progress(*columns, console=console, transient=True))
+    return {
+        part: (name, progress.wrap_file(file, total=paths[part].stat().st_size, description=name))
+        for part, (name, file) in files.items()
+    }

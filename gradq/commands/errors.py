@@ -1,0 +1,116 @@
+"""Exceptions to words, or with --json to a problem, on stderr, and to an exit code. The one place where the command
+line catches."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import typer
+
+from gradq.client.problems import ApiError, Unreachable
+from gradq.commands.completion import VARIABLE
+from gradq.commands.options import Exit
+from gradq.commands.outcomes import StillGoing
+from gradq.commands.verbs import Verbs
+from shared.errors import ConfigurationError, GradqError
+
+NEXT_STEP = {
+    401: "Set GRADQ_TOKEN to a token of this service.",
+    403: "Take a token that may do this, and set GRADQ_TOKEN to it.",
+    404: "`gradq ps` lists the jobs; GRADQ_URL says which service is asked.",
+    429: "That was too much at once; try again in a moment.",
+    503: "The service is up but not whole; try again in a moment, or ask `gradq doctor`.",
+}
+
+
+class Commands(Verbs):
+    """All verbs. Every expected error becomes a sentence or a problem instead of a traceback."""
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        windows_expand_args: bool = True,
+        **extra: Any,
+    ) -> NoReturn:
+        arguments = list(sys.argv[1:] if args is None else args)
+        as_json = "--json" in arguments  # a line that cannot be parsed has no parsed options
+        if os.environ.get(VARIABLE):
+            from typer.completion import completion_init
+
+            completion_init()
+        try:
+            code = super().main(arguments, prog_name, complete_var, standalone_mode=False, **extra)
+        except typer.TyperException as error:
+            print_problem(problem_of(error)) if as_json else error.show()  # type: ignore[attr-defined]
+            code = error.exit_code
+        except (Unreachable, ApiError, GradqError) as error:
+            print_problem(problem_of(error)) if as_json else _say(in_words(error))
+            code = exit_of(error)
+        except (KeyboardInterrupt, typer.Abort):
+            code = Exit.INTERRUPTED
+        sys.exit(code)
+
+
+def exit_of(error: Exception) -> Exit:
+    """124 where time was over, 2 where the command line or the spec is to be corrected, else 1."""
+    if isinstance(error, StillGoing):
+        return Exit.TIMEOUT
+    wrong = isinstance(error, ConfigurationError) or (isinstance(error, ApiError) and error.status in (400, 422))
+    return Exit.USAGE if wrong else Exit.FAILED
+
+
+def problem_of(error: Exception) -> dict[str, Any]:
+    """The error as RFC 9457 has it, like the service's own, with what to do next."""
+    if isinstance(error, ApiError):
+        more = {name: value for name, value in error.problem.items() if name not in ("code", "detail")}
+        return _problem(error.code, error.detail, next_step_of(error), **{"status": error.status, **more})
+    if isinstance(error, Unreachable):
+        return _problem("unreachable", str(error), "Start it with `gradq up`, or set GRADQ_URL.", url=error.url)
+    if isinstance(error, GradqError):
+        return _problem(error.code, error.detail)
+    context = getattr(error, "ctx", None)
+    path = context.command_path if context is not None else "gradq"
+    message = error.format_message() if isinstance(error, typer.TyperException) else str(error)
+    return _problem("usage_error", message, f"`{path} --help` says what it takes.")
+
+
+def _problem(code: str, detail: str, next_step: str | None = None, **more: Any) -> dict[str, Any]:
+    hint = {"next_step": next_step} if next_step else {}
+    return {"type": f"/problems/{code.replace('_', '-')}", **more, "code": code, "detail": detail, **hint}
+
+
+def print_problem(problem: dict[str, Any]) -> None:
+    print(json.dumps(problem, ensure_ascii=False), file=sys.stderr, flush=True)
+
+
+def in_words(error: Exception) -> str:
+    """The problem, the fields that it names, and what to do next."""
+    if isinstance(error, Unreachable):
+        return f"cannot reach {error.url} — is `gradq up` running? ({error.reason})"
+    if not isinstance(error, ApiError):
+        return getattr(error, "detail", "") or str(error)
+    lines = [error.detail]
+    for wrong in error.errors:
+        field = str(wrong.get("pointer", "")).lstrip("/").replace("/", ".") or "the spec"
+        lines.append(f"  {field}: {wrong.get('detail', wrong.get('code', 'wrong'))}")
+    return "\n".join([*lines, *([hint] if (hint := next_step_of(error)) else [])])
+
+
+def next_step_of(error: ApiError) -> str | None:
+    if error.status == 404 and str(error.problem.get("instance", "")).startswith("/v1/datasets"):
+        return "`gradq datasets` lists the data sets."
+    if not error.errors:
+        return NEXT_STEP.get(error.status)
+    verb = "datasets add" if error.code == "invalid_upload" else "submit"
+    return f"Nothing was changed. Correct these fields and try again; `gradq {verb} --help` lists them."
+
+
+def _say(text: str) -> None:
+    print(f"gradq: {text}", file=sys.stderr, flush=True)

@@ -1,0 +1,70 @@
+"""Options and exits that several verbs share."""
+
+from __future__ import annotations
+
+import json
+from enum import IntEnum
+from typing import Annotated, Any
+
+import typer
+
+from gradq.commands.completion import complete_job
+
+Url = Annotated[str, typer.Option(envvar="GRADQ_URL", metavar="URL", help="Address of the service.")]
+Token = Annotated[
+    str | None, typer.Option(envvar="GRADQ_TOKEN", metavar="TOKEN", help="Bearer token, where one is asked for.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
+JobId = Annotated[
+    str,
+    typer.Argument(metavar="ID", help="The job's id, job_…", show_default=False, autocompletion=complete_job),
+]
+JobIds = Annotated[
+    list[str],
+    typer.Argument(metavar="ID", help="One or more ids, job_…", show_default=False, autocompletion=complete_job),
+]
+
+
+class Exit(IntEnum):
+    """What a script can tell from the exit code."""
+
+    SUCCEEDED = 0
+    FAILED = 1
+    USAGE = 2
+    CANCELLED = 3
+    TIMEOUT = 124
+    INTERRUPTED = 130
+
+
+def outcome(statuses: list[str]) -> Exit:
+    """One failed job outweighs a cancelled one."""
+    if "failed" in statuses:
+        return Exit.FAILED
+    if "cancelled" in statuses:
+        return Exit.CANCELLED
+    return Exit.SUCCEEDED
+
+
+def print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2, ensure_ascii=False, default=dict), flush=True)  # a Job is a mapping
+
+
+def print_json_line(value: Any) -> None:
+    """One value a line, for whoever reads while it comes."""
+    print(json.dumps(value, ensure_ascii=False, default=dict), flush=True)
+
+
+def as_list(rows: list[Any]) -> dict[str, Any]:
+    return {"object": "list", "data": rows}
+
+
+def pairs(texts: list[str] | None, option: str) -> dict[str, str]:
+    """`K=V`, as often as the option was given."""
+    return dict(pair(text, option) for text in texts or [])
+
+
+def pair(text: str, option: str) -> tuple[str, str]:
+    key, sign, value = text.partition("=")
+    if not key or not sign:
+        raise typer.BadParameter(f"must be KEY=VALUE, got {text!r}", param_hint=option)
+    return key, value

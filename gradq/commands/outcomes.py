@@ -1,0 +1,115 @@
+"""The verb `wait`, and how other verbs wait: for the end of jobs, with a bar each where somebody looks."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Annotated, TypeVar
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+
+from gradq.client.blocking import DEFAULT_URL, Client
+from gradq.client.job import Job
+from gradq.client.problems import ApiError, Unreachable, WaitTimeout
+from gradq.commands.options import AsJson, JobIds, Token, Url, as_list, outcome, print_json
+from gradq.commands.words import progress_words, summary_line
+from shared.errors import GradqError
+
+GLANCE_SECONDS = 0.5  # between two looks at what the bars show
+HOLD_SECONDS = 5.0  # of one wait, after which the job is looked at: it may have been paused
+PATIENCE_SECONDS, PAUSE_SECONDS = 60.0, 0.5  # how long a service may be away in the middle of a wait
+
+T = TypeVar("T")
+
+
+class StillGoing(GradqError):
+    code, title = "wait_timeout", "The jobs have not ended in time"
+
+
+def wait(
+    job_ids: JobIds,
+    timeout: Annotated[float | None, typer.Option(min=0, metavar="SECONDS", help="Then exit 124.")] = None,
+    url: Url = DEFAULT_URL,
+    token: Token = None,
+    as_json: AsJson = False,
+) -> None:
+    """Wait until jobs have ended; a paused one has not.
+
+    Exit codes: 0 all succeeded, 1 one failed, 3 one was cancelled, 124 timeout.
+    """
+    with Client(url, token) as client:
+        jobs = wait_for(client, job_ids, timeout)
+    if as_json:
+        print_json(as_list(jobs))
+    else:
+        for job in jobs:
+            print(summary_line(job))
+    raise typer.Exit(outcome([job["status"] for job in jobs]))
+
+
+def wait_for(client: Client, job_ids: list[str], timeout: float | None, console: Console | None = None) -> list[Job]:
+    """The jobs as they ended, in the order given; raises StillGoing when time is over before. Bars go to stderr."""
+    deadline = time.monotonic() + timeout if timeout is not None else float("inf")
+    jobs = [client.job(job_id) for job_id in job_ids]  # an unknown id is an error now, not after the others
+    console = console or Console(stderr=True)
+    ended = _with_bars(jobs, deadline, console) if console.is_terminal else all(_ended(job, deadline) for job in jobs)
+    if not ended:
+        going = ", ".join(job["id"] for job in jobs if not job["terminal"])
+        raise StillGoing(f"not ended after {timeout:g} s: {going}")
+    return jobs
+
+
+def _ended(job: Job, deadline: float) -> bool:
+    """Hold on to one job until it has ended, or time is over; say so when it is paused."""
+    told = False
+    while not job["terminal"]:
+        if job["status"] == "paused" and not told:
+            told = True
+            print(f"gradq: {job['id']} is paused; `gradq resume {job['id']}` lets it go on", file=sys.stderr)
+        left = deadline - time.monotonic()
+        if left <= 0:
+            return False
+        try:
+            patiently(partial(job.wait, timeout=min(left, HOLD_SECONDS)), deadline)
+        except WaitTimeout:
+            continue
+    return True
+
+
+def _with_bars(jobs: list[Job], deadline: float, console: Console) -> bool:
+    columns = (TextColumn("{task.description}"), BarColumn(20), TextColumn("{task.fields[facts]}"))
+    with Progress(*columns, console=console, auto_refresh=False) as bars:
+        tasks = [bars.add_task(job["name"][:32], total=100, facts="") for job in jobs]
+        while True:
+            for job, task in zip(jobs, tasks, strict=True):
+                _move(bars, task, job)
+            bars.refresh()
+            going = [job for job in jobs if not job["terminal"]]
+            left = deadline - time.monotonic()
+            if not going or left <= 0:
+                return not going
+            time.sleep(min(GLANCE_SECONDS, left))
+            for job in going:
+                patiently(job.refresh, deadline)
+
+
+def _move(bars: Progress, task: TaskID, job: Job) -> None:
+    done = 100.0 if job["status"] == "succeeded" else (job["progress"] or {}).get("percent", 0.0)
+    bars.update(task, completed=done, facts="  ".join([job["status"], *progress_words(job)]))
+
+
+def patiently(call: Callable[[], T], deadline: float = float("inf")) -> T:
+    """What `call` answers; a service that restarts in the middle of a long wait is no reason to lose it."""
+    give_up = min(deadline, time.monotonic() + PATIENCE_SECONDS)
+    while True:
+        try:
+            return call()
+        except (Unreachable, ApiError) as error:
+            away = isinstance(error, Unreachable) or error.status == 503
+            if not away or time.monotonic() >= give_up:
+                raise
+        time.sleep(PAUSE_SECONDS)

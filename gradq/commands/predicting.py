@@ -1,0 +1,46 @@
+"""The verb predict: what a finished model sees in files on this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from gradq.client.blocking import DEFAULT_URL, Client
+from gradq.client.problems import ApiError
+from gradq.commands.options import AsJson, JobId, Token, Url, print_json
+from gradq.commands.tables import predictions_table
+
+
+def predict(
+    job_id: JobId,
+    files: Annotated[list[Path], typer.Argument(metavar="FILE", help="PNG, JPEG or npz files.", show_default=False)],
+    invert: Annotated[bool, typer.Option("--invert", help="Black on white, for a model of white on black.")] = False,
+    url: Url = DEFAULT_URL,
+    token: Token = None,
+    as_json: AsJson = False,
+) -> None:
+    """Let a finished model label images.
+
+    Pictures may have any size; an npz holds an array `images` of the model's own size.
+    """
+    with Client(url, token) as client:
+        answer = _asked(client, job_id, files, invert)
+    if as_json:
+        print_json(answer)
+    else:
+        predictions_table(answer, Console())
+
+
+def _asked(client: Client, job_id: str, files: list[Path], invert: bool) -> dict[str, Any]:
+    try:
+        return client.job(job_id, fetch=False).predict(files, invert=invert).json
+    except OSError as error:
+        raise typer.BadParameter(f"cannot read {error.filename}: {error.strerror}", param_hint="FILE") from error
+    except ApiError as error:
+        if not error.errors:
+            raise
+        # the fields of a form that the command wrote itself say nothing to its user
+        raise ApiError(error.status, error.code, error.errors[0]["detail"]) from error

@@ -1,0 +1,26 @@
+"""A gradient check's table as people read it: parameter by parameter, with a verdict each."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+
+from gradq.commands.tables import plain
+
+HEADER = ["parameter", "shape", "autograd", "finite differences", "verdict"]
+
+
+def print_check(check: dict[str, Any] | None) -> None:
+    """A line a parameter: how far it is off, relative to the gradient's largest entry, and whether that is too far."""
+    if check:
+        plain([HEADER, *(_row(name, line, check) for name, line in check["parameters"].items())], Console())
+
+
+def _row(name: str, line: dict[str, Any], check: dict[str, Any]) -> list[str]:
+    errors = [(line["max_relative_error"], check["tolerance"])]
+    if slopes := line.get("finite_differences"):
+        errors.append((slopes["max_relative_error"], check["finite_differences"]["tolerance"]))
+    shown = [f"{error:.1e}" for error, _ in errors]
+    verdict = "pass" if all(error <= tolerance for error, tolerance in errors) else "FAIL"
+    return [name, "x".join(map(str, line["shape"])), shown[0], shown[1] if slopes else "-", verdict]

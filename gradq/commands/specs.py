@@ -1,0 +1,129 @@
+"""Job specs from where people write them: YAML or JSON files, standard input, `--set field=value`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from gradq.commands.options import pair
+
+Spec = dict[str, Any]
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+def read_specs(file: str) -> list[Spec]:
+    """The specs in a file, or in standard input for `-`: one, or several with `---` between them."""
+    try:
+        text = sys.stdin.read() if file == "-" else Path(file).read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise typer.BadParameter(f"cannot read {file}: {reason}", param_hint="--file") from error
+    found = _from_json(text, file) if text.lstrip().startswith("{") else _from_yaml(text, file)
+    for spec in found:
+        if not isinstance(spec, dict):
+            kind = "nothing" if spec is None else f"a {type(spec).__name__}"
+            raise typer.BadParameter(f"{file} must hold the fields of a job, and holds {kind}", param_hint="--file")
+    return found
+
+
+def _from_json(text: str, file: str) -> list[Any]:
+    """YAML has braces too: what is no JSON is read again as YAML, unless its name says that it is JSON."""
+    try:
+        return [json.loads(text)]
+    except json.JSONDecodeError as error:
+        if file.endswith(".json"):
+            raise _wrong(file, error.lineno, error.colno, error.msg) from error
+    return _from_yaml(text, file)
+
+
+def _from_yaml(text: str, file: str) -> list[Any]:
+    from gradq.commands.yaml_specs import NotYaml, documents
+
+    try:
+        return documents(text) or [None]
+    except NotYaml as error:
+        raise _wrong(file, error.line, error.column, error.problem) from error
+
+
+def _wrong(file: str, line: int, column: int, what: str) -> typer.BadParameter:
+    return typer.BadParameter(f"{file}, line {line}, column {column}: {what}", param_hint="--file")
+
+
+# --- assignments ------------------------------------------------------------------------------------------------------
+
+
+def assignments(texts: list[str] | None) -> list[tuple[str, Any]]:
+    """`epochs=3`, `loss={"type":…}`, `architecture.hidden=[64,32]`: paths and values, in the order given."""
+    return [(path, value_of(value)) for path, value in (pair(text, "--set") for text in texts or [])]
+
+
+def merged(file: Spec, assigned: list[tuple[str, Any]], options: Spec) -> Spec:
+    """Later sources win: the file, then --set, then the options. A path with a dot changes a part of what they gave."""
+    spec = dict(file)
+    for path, value in assigned:
+        if "." not in path:
+            spec[path] = value
+    spec |= options
+    for path, value in assigned:
+        if "." in path:
+            put(spec, path, value)
+    return spec
+
+
+def name_or_json(text: str | None) -> Any:
+    """`mlp`, or `{"type":"mlp","hidden":[30]}`."""
+    if text is None or not text.lstrip().startswith("{"):
+        return text
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"{text} is not JSON: {error}") from error
+
+
+def value_of(text: str) -> Any:
+    """JSON; what is not JSON is text: `gradients=manual`."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def put(spec: Spec, path: str, value: Any) -> None:
+    """Set `architecture.hidden`: a part of what stands there, or of what the service would fill in for it."""
+    field, *parts = path.split(".")
+    if not all([field, *parts]):
+        raise typer.BadParameter(f"{path!r} is no path of fields", param_hint="--set")
+    place = spec[field] = _opened(spec.get(field), default_of(spec, field), path)
+    for part in parts[:-1]:
+        place[part] = _opened(place.get(part), None, path)
+        place = place[part]
+    place[parts[-1]] = value
+
+
+def _opened(found: Any, default: Any, path: str) -> Spec:
+    """A copy to change; a name as `mlp` is short for `{"type": "mlp"}`."""
+    found = default if found is None else found
+    if isinstance(found, str):
+        return {"type": found}
+    if found is None or isinstance(found, dict):
+        return dict(found or {})
+    raise typer.BadParameter(f"{path}: {json.dumps(found)} has no fields", param_hint="--set")
+
+
+def default_of(spec: Spec, field: str) -> Any:
+    """What the preset, else the service, would have there: its type, and of a preset's object all the rest."""
+    from shared.presets import PRESETS
+    from shared.spec import JobSpec
+
+    preset = PRESETS.get(str(spec.get("preset")))
+    if preset is not None and field in preset.spec:
+        return preset.spec[field]
+    known = JobSpec.model_fields.get(field)
+    kind = getattr(known.get_default(call_default_factory=True), "type", None) if known is not None else None
+    return None if kind is None else {"type": kind}

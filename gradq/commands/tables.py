@@ -1,0 +1,145 @@
+"""Jobs as people read them: a table in a terminal, plain columns in a pipe."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.console import Console, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from gradq.commands.words import CHECK, STYLES, Job, age, device_of, number, rough, size, span
+
+COLUMNS = ("id", "name", "status", "gradients", "epoch", "loss", "accuracy", "device", "age")
+DATASET_COLUMNS = ("id", "name", "shape", "classes", "train", "test", "here")
+SHOWN = (  # in a terminal of at least so many columns; an id is never cut, since it is there to be copied
+    (120, COLUMNS),
+    (100, ("id", "name", "status", "epoch", "accuracy", "age")),
+    (80, ("id", "name", "status", "epoch", "age")),
+    (0, ("id", "status")),
+)
+WORKER_COLUMNS = ("id", "host", "devices", "slots", "free", "running", "version", "state", "seen")
+QUEUE_COLUMNS = ("queue", "queued", "running", "paused", "slots", "free", "oldest", "why")
+LIKELIEST = 3
+
+
+def jobs_table(jobs: Sequence[Job], console: Console | None = None) -> None:
+    console = console or Console()
+    if console.is_terminal:
+        console.print(jobs_picture(jobs, console.width))
+    else:
+        plain([list(COLUMNS), *map(job_row, jobs)], console)
+
+
+def jobs_picture(jobs: Sequence[Job], screen: int) -> RenderableType:
+    """The table for a terminal of `screen` columns: what does not fit is left out, and an id is always whole."""
+    if not jobs:
+        return Text("no such jobs; `gradq submit` makes one")
+    rows = [job_row(job) for job in jobs]
+    shown = next(columns for width, columns in SHOWN if screen >= width)
+    table = Table(box=None, header_style="bold", padding=(0, 1, 0, 0))
+    longest = {column: max(map(len, [column, *cells])) for column, *cells in zip(COLUMNS, *rows, strict=True)}
+    room = screen - sum(longest[column] + 1 for column in shown if column != "name") - 1
+    for column in shown:
+        justify: Literal["left", "right"] = "right" if column in ("epoch", "loss", "accuracy", "age") else "left"
+        width = max(8, min(longest[column], room)) if column == "name" else longest[column]
+        table.add_column(column, justify=justify, no_wrap=True, width=width)
+    for row, job in zip(rows, jobs, strict=True):
+        cells = dict(zip(COLUMNS, row, strict=True))
+        styles = {"status": STYLES.get(job["status"], "")}
+        table.add_row(*(Text(cells[column], style=styles.get(column, "")) for column in shown))
+    return table
+
+
+def datasets_table(datasets: list[dict[str, Any]], console: Console | None = None) -> None:
+    """One data set a line, with what a job's `dataset` must say for it in the first column."""
+    _table(DATASET_COLUMNS, [_dataset_row(dataset) for dataset in datasets], console or Console())
+
+
+def workers_table(workers: list[dict[str, Any]], console: Console) -> None:
+    """One worker a line: what it has, what is free, what runs there."""
+    _table(WORKER_COLUMNS, [_worker_row(worker) for worker in workers], console)
+
+
+def queues_table(queues: list[dict[str, Any]], console: Console) -> None:
+    """One line a device that jobs wish for: what waits for it, and why."""
+    _table(QUEUE_COLUMNS, [_queue_row(queue) for queue in queues], console)
+
+
+def _table(columns: Sequence[str], rows: list[list[str]], console: Console) -> None:
+    if not console.is_terminal:
+        plain([list(columns), *rows], console)
+        return
+    table = Table(box=None, header_style="bold", padding=(0, 1, 0, 0))
+    for column in columns:
+        numbers = column in ("train", "test", "slots", "free", "queued", "paused")
+        table.add_column(column, no_wrap=column == "id", justify="right" if numbers else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*map(Text, row))
+    console.print(table)
+
+
+def _worker_row(worker: dict[str, Any]) -> list[str]:
+    slots = worker["devices"].get("slots") or [{"name": kind} for kind in worker["devices"].get("kinds", [])]
+    devices = ", ".join(dict.fromkeys(slot["name"] for slot in slots))
+    counts = [str(worker["slots"]), str(worker["free_slots"])]
+    state = "draining" if worker["draining"] else "ready"
+    running = ", ".join(worker["running"]) or "-"
+    seen = span(age(worker["seen_at"]))
+    return [worker["id"], worker["host"], devices, *counts, running, worker["version"], state, seen]
+
+
+def _queue_row(queue: dict[str, Any]) -> list[str]:
+    counts = [str(queue[name]) for name in ("queued", "running", "paused", "slots", "free_slots")]
+    oldest = span(age(queue["oldest_queued_at"])) if queue["oldest_queued_at"] else "-"
+    why = "; ".join(f"{reason['code']}: {reason['detail']}" for reason in queue["reasons"]) or "-"
+    return [queue["name"], *counts, oldest, why]
+
+
+def dataset_line(dataset: dict[str, Any]) -> str:
+    """`ds_…  pets  3x32x32  2 classes  90 train  10 test`"""
+    channels, height, width = dataset["shape"]
+    counts = f"{len(dataset['classes'])} classes  {dataset['train_examples']} train  {dataset['test_examples']} test"
+    return f"{dataset['id']}  {dataset['name']}  {channels}x{height}x{width}  {counts}"
+
+
+def _dataset_row(dataset: dict[str, Any]) -> list[str]:
+    shape, classes = "x".join(map(str, dataset["shape"])), str(len(dataset["classes"]))
+    here = "yes" if dataset["available"] else "no"
+    counts = [str(dataset["train_examples"]), str(dataset["test_examples"])]
+    return [dataset["id"], dataset["name"], shape, classes, *counts, here]
+
+
+def file_line(artifact: dict[str, Any], path: Path) -> str:
+    return f"{size(artifact['size_bytes']):>10}  {path}"
+
+
+def predictions_table(answer: dict[str, Any], console: Console) -> None:
+    """One line an image: its file, its label, and the classes that are likeliest."""
+    rows = []
+    for prediction in answer["predictions"]:
+        ranked = sorted(zip(prediction["probabilities"], answer["classes"], strict=True), key=lambda pair: -pair[0])
+        likeliest = [f"{name} {share:.1%}" for share, name in ranked[:LIKELIEST]]
+        rows.append([prediction.get("file") or "", prediction["class"], *likeliest])
+    header = ["file", "label", "likeliest", *[""] * (LIKELIEST - 1)][: max(map(len, rows))]
+    plain([header, *rows], console)
+
+
+def job_row(job: Job) -> list[str]:
+    result, progress = job.get("result") or {}, job.get("progress") or {}
+    rounds, gradients = job["spec"].get("epochs"), job["spec"].get("gradients", "check")
+    if job["kind"] == CHECK:
+        rounds = job["spec"]["batches"]
+    epochs = f"{progress['epoch']}/{progress['epochs']}" if progress else f"-/{rounds}"
+    loss, accuracy = number(result.get("train_loss")), number(result.get("test_accuracy"))
+    cells = [job["id"], job["name"], job["status"], gradients, epochs, loss, accuracy, device_of(job)]
+    return [*(cell or "-" for cell in cells), rough(age(job["created_at"]))]
+
+
+def plain(rows: list[list[str]], console: Console) -> None:
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    for row in rows:
+        line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        console.file.write(line.rstrip() + "\n")

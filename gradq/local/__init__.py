@@ -1,0 +1,1 @@
+"""Everything on one machine: what `gradq up` starts, tends and ends."""

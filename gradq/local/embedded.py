@@ -1,0 +1,229 @@
+"""The embedded service: broker, migrations, API and one worker, supervised in the foreground until a signal comes.
+
+One thread, one loop. Parts that die are started again with a growing pause. The end goes backwards: the worker first,
+so that it can checkpoint its jobs and queue them while the database still hears it; then API, then broker.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import FrameType
+
+from pydantic import SecretStr
+
+from gradq.client.blocking import Client
+from gradq.client.problems import ApiError, Unreachable
+from gradq.local import worker_tmp
+from gradq.local.broker_process import BrokerServer, embedded_broker
+from gradq.local.children import Child
+from gradq.local.folders import private
+from gradq.local.instance import only_one
+from shared.broker import Broker
+from shared.config import Settings
+from shared.database import Database
+from shared.errors import ConfigurationError, GradqError
+
+TICK_SECONDS = 0.1
+BROKER_SECONDS = 15.0
+API_STOP_SECONDS, BROKER_STOP_SECONDS = 10.0, 5.0
+DEATHS_BEFORE_READY = 4
+SLOW_SECONDS = 30.0
+
+Say = Callable[[str], None]
+
+
+class PartFailed(GradqError):
+    code, title = "part_failed", "A part of the service does not start"
+
+
+class Stop:
+    """What SIGTERM, SIGHUP and Ctrl-C leave behind; a second one means: hurry."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._event = threading.Event()
+
+    def note(self, _signal: int, _frame: FrameType | None) -> None:
+        self.count += 1
+        self._event.set()
+
+    def wished(self) -> bool:
+        return self.count > 0
+
+    def hurry(self) -> bool:
+        return self.count > 1
+
+    def wait(self, seconds: float) -> bool:
+        return self._event.wait(seconds)
+
+
+class EmbeddedService:
+    """Everything that `gradq up` runs, in one state folder."""
+
+    def __init__(self, settings: Settings, say: Say) -> None:
+        self.settings = settings
+        self.say = say
+        self.stop = Stop()
+        self.server: BrokerServer | None = None
+        self.parts: list[Child] = []  # in the order of their start
+
+    def run(self, host: str, port: int) -> int:
+        """Start everything, tend it until a signal, end everything. The exit code of `gradq up`."""
+        self.settings.make_state_dir()
+        with ExitStack() as stack:
+            stack.enter_context(_signals_to(self.stop))
+            listener = stack.enter_context(listen(host, port))
+            url = address_of(listener)
+            stack.enter_context(only_one(self.settings.state_dir, url))
+            stack.callback(self.end)
+            self._start_broker()
+            self._migrate()
+            self._start("api", "api", "--fd", str(listener.fileno()), pass_fds=(listener.fileno(),))
+            worker = self._start("worker", "worker")
+            self._until_ready(url, worker)
+            if not self.stop.wished():
+                self.say(f"state   {self.settings.state_dir} (logs: {self.settings.state_dir / 'logs'})")
+                self.say(f"broker  {self.server.binary if self.server else 'the one that GRADQ_REDIS_URL names'}")
+                self.say(f"ready {url}")
+            while not self.stop.wait(TICK_SECONDS):
+                self._tend()
+        return 0
+
+    def end(self) -> None:
+        """Worker, API, broker, in this order. Nothing that this service started lives on."""
+        grace = self.settings.grace_seconds + 10.0
+        seconds = {"worker": grace, "api": API_STOP_SECONDS, "broker": BROKER_STOP_SECONDS}
+        if self.parts and self.stop.wished():
+            self.say("stopping: the worker checkpoints its jobs and queues them (again to hurry)")
+        for part in reversed(self.parts):
+            if not part.stop(seconds[part.name], self.stop.hurry):
+                after = "; its jobs go on from their last checkpoint" if part.name == "worker" else ""
+                self.say(f"{part.name} did not end by itself and was killed{after}")
+        if self.server is not None:
+            self.server.clear()
+        worker_tmp.sweep(self.settings.state_dir)
+        if self.parts and self.stop.wished():
+            self.say("stopped")
+
+    def _start_broker(self) -> None:
+        server = embedded_broker(self.settings)
+        if server is None:
+            return
+        self.server = server
+        self.settings = self.settings.model_copy(update={"redis_url": SecretStr(server.url)})
+        self._start_child(Child("broker", server.command, os.environ, self._log("broker")))
+        broker, deadline = Broker(server.url), time.monotonic() + BROKER_SECONDS
+        while not self.stop.wished() and not broker.ping():
+            self._tend()
+            if time.monotonic() > deadline:
+                raise PartFailed(f"{server.binary} does not answer.\n{self.parts[0].last_lines()}")
+            self.stop.wait(0.02)
+
+    def _migrate(self) -> None:
+        if self.stop.wished():
+            return
+        database = Database(self.settings.database)
+        try:
+            database.migrate()
+        finally:
+            database.close()
+
+    def _start(self, name: str, *arguments: str, pass_fds: tuple[int, ...] = ()) -> Child:
+        command = [sys.executable, "-m", "gradq", *arguments]
+        return self._start_child(Child(name, command, self._environment(), self._log(name), pass_fds))
+
+    def _start_child(self, child: Child) -> Child:
+        if not self.stop.wished():
+            child.start()
+            self.parts.append(child)
+        return child
+
+    def _environment(self) -> dict[str, str]:
+        """The parts read the same settings as this process, and the ones that its command line changed."""
+        settings = self.settings
+        changed = {
+            "GRADQ_STATE_DIR": str(settings.state_dir),
+            "GRADQ_REDIS_URL": settings.broker_url,
+            "GRADQ_SLOTS": settings.slots,
+            "GRADQ_THREADS_PER_SLOT": settings.threads_per_slot,
+            "PYTHONUNBUFFERED": 1,
+        }
+        return {**os.environ, **{name: str(value) for name, value in changed.items() if value is not None}}
+
+    def _log(self, name: str) -> Path:
+        return private(self.settings.state_dir / "logs") / f"{name}.log"
+
+    def _tend(self) -> None:
+        for part in self.parts:
+            part.tend(self.say)
+
+    def _until_ready(self, url: str, worker: Child) -> None:
+        """Until the API answers and our worker is live; a part that keeps dying before that ends the attempt."""
+        slow_at = time.monotonic() + SLOW_SECONDS
+        with Client(url, timeout=2.0, retries=0) as client:
+            while not self.stop.wished():
+                if client.ready() and _lives(client, worker):
+                    return
+                self._tend()
+                for part in self.parts:
+                    if part.deaths >= DEATHS_BEFORE_READY:
+                        raise PartFailed(f"{part.name} keeps dying. The end of {part.log}:\n{part.last_lines()}")
+                if time.monotonic() > slow_at:
+                    slow_at = time.monotonic() + SLOW_SECONDS
+                    self.say(f"still starting (logs: {self.settings.state_dir / 'logs'})")
+                self.stop.wait(TICK_SECONDS)
+
+
+def _lives(client: Client, worker: Child) -> bool:
+    """True when the worker of this run has said so; one that an earlier run left in the rows does not count."""
+    try:
+        return any(row.get("pid", worker.pid) == worker.pid for row in client.workers())
+    except (ApiError, Unreachable):
+        return False
+
+
+@contextmanager
+def listen(host: str, port: int) -> Iterator[socket.socket]:
+    """The API's socket, opened here: a port in use is known at once, port 0 is a free one, and none gets lost between
+    looking and binding. The API inherits it, also after a restart."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except socket.gaierror as error:
+        raise ConfigurationError(f"--host {host}: {error.strerror}") from error
+    with socket.socket(family, kind, protocol) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(address)
+            listener.listen(512)
+        except OSError as error:
+            hint = "; another service uses this port, choose one with --port (0: any free one)"
+            hint = hint if error.errno == errno.EADDRINUSE else ""
+            raise ConfigurationError(f"cannot listen on {host}:{port}: {error.strerror}{hint}") from error
+        yield listener
+
+
+def address_of(listener: socket.socket) -> str:
+    """Where a client on this machine reaches the listener."""
+    host, port = listener.getsockname()[:2]
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+@contextmanager
+def _signals_to(stop: Stop) -> Iterator[None]:
+    signals = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    before = {number: signal.signal(number, stop.note) for number in signals}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,53 @@
+"""One service a state folder: a lock that the kernel releases when its holder is gone, however it went."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from shared.errors import GradqError
+
+LOCK = "up.lock"
+
+
+class AlreadyRunning(GradqError):
+    code, title = "already_running", "Another service uses this state folder"
+
+
+@contextmanager
+def only_one(state_dir: Path, address: str) -> Iterator[None]:
+    """Hold the state folder; raise AlreadyRunning with the holder's pid and address where somebody else does."""
+    path = state_dir / LOCK
+    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(file, 200, 0).decode(errors="replace").strip() or "another process"
+            raise AlreadyRunning(
+                f"{state_dir} is in use by {holder}; stop that one, or give this one another folder with --state"
+            ) from None
+        os.ftruncate(file, 0)
+        os.pwrite(file, f"`gradq up`, pid {os.getpid()}, {address}\n".encode(), 0)
+        yield
+        os.ftruncate(file, 0)
+    finally:
+        os.close(file)
+
+
+def holder_of(state_dir: Path) -> str | None:
+    """Who holds the state folder now, in the words of its lock file; None where nobody does."""
+    try:
+        file = os.open(state_dir / LOCK, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return os.pread(file, 200, 0).decode(errors="replace").strip() or "another process"
+    finally:
+        os.close(file)
+    return None

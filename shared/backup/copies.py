@@ -1,0 +1,121 @@
+"""Files on their way from the store into a backup, while the service adds and deletes.
+
+A row whose file is gone is left out, and named. A running job replaces its checkpoints all the time; where those of the
+snapshot are gone, a newer one takes their place: a checkpoint holds the whole run so far, and goes with every log that
+is older than itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from io import BufferedRandom, BufferedReader
+from itertools import groupby
+
+from sqlalchemy import select
+
+from shared.artifacts import ArtifactStore
+from shared.backup import rows
+from shared.backup.archive import Writer
+from shared.backup.contents import FILES, Advance, LeftOut, Why
+from shared.backup.rows import File, Row, files_of
+from shared.backup.snapshot import Snapshot
+from shared.database import Database
+
+TRIES = 5  # at the newest checkpoint of a job that goes on running
+
+
+@dataclass
+class Copies:
+    database: Database
+    store: ArtifactStore
+    archive: Writer
+    snapshot: Snapshot
+    advance: Advance
+    files: int = 0
+    size_bytes: int = 0
+    left_out: list[LeftOut] = field(default_factory=list)
+
+    def of(self, table: str) -> Iterator[Row]:
+        """Copy the files of a table's rows; yield the rows that have theirs."""
+        if table == "checkpoints":
+            for job_id, of_job in groupby(self.snapshot.rows(table), key=lambda row: str(row["job_id"])):
+                yield from self._checkpoints(job_id, list(of_job))
+            return
+        for row in self.snapshot.rows(table):
+            if wrong := self._copy(files_of(table, row)):
+                self._leave_out(table, row, wrong)
+            else:
+                yield row
+
+    def _checkpoints(self, job_id: str, of_job: list[Row]) -> list[Row]:
+        """The rows of one job that have their files, else its newest checkpoint of this moment."""
+        wrong = {row["key"]: self._copy(files_of("checkpoints", row)) for row in of_job}
+        there = [row for row in of_job if wrong[row["key"]] is None]
+        if not there and (newer := self._newest_checkpoint(job_id)):
+            there = [newer]
+        for row in of_job:
+            if (why := wrong[row["key"]]) and (not there or self._stands("checkpoints", row)):
+                self._leave_out("checkpoints", row, why)
+        return there
+
+    def _newest_checkpoint(self, job_id: str) -> Row | None:
+        table = self.snapshot.tables["checkpoints"]
+        query = select(table).where(table.c.job_id == job_id).order_by(table.c.step.desc()).limit(1)
+        for _ in range(TRIES):
+            with self.database.read() as session:
+                row = next(rows.read(session.connection(), query), None)
+            if row is None or self._copy(files_of("checkpoints", row)) is None:
+                return row
+        return None
+
+    def _copy(self, files: list[File]) -> Why | None:
+        """Copy all of the files, or none and say what is wrong with one."""
+        with ExitStack() as stack:
+            streams = []
+            for file in files:
+                try:
+                    stream = stack.enter_context(self._opened(file.key))
+                except FileNotFoundError:
+                    return "lost"
+                if hashlib.file_digest(stream, "sha256").hexdigest() != file.sha256:
+                    return "damaged"
+                streams.append(stream)
+            for file, stream in zip(files, streams, strict=True):
+                size = stream.seek(0, os.SEEK_END)
+                stream.seek(0)
+                self.archive.add(f"{FILES}{file.key}", stream, size)
+                self.files, self.size_bytes = self.files + 1, self.size_bytes + size
+                self.advance(self.size_bytes, self.snapshot.size_bytes)
+        return None
+
+    @contextlib.contextmanager
+    def _opened(self, key: str) -> Iterator[BufferedReader | BufferedRandom]:
+        """The file, held open: from here on nobody can take it away."""
+        if (path := self.store.local_path(key)) is not None:
+            with path.open("rb") as file:
+                yield file
+            return
+        with tempfile.TemporaryFile(dir=self.snapshot.folder) as here:
+            with self.store.open(key) as there:
+                shutil.copyfileobj(there, here)
+            here.seek(0)
+            yield here
+
+    def _leave_out(self, table: str, row: Row, why: Why) -> None:
+        key = str(row["id"] if table == "datasets" else row["key"])
+        self.left_out.append(LeftOut(table, key, why if self._stands(table, row) else "deleted"))
+
+    def _stands(self, name: str, row: Row) -> bool:
+        """Whether the service still has this row, and means the same files by it."""
+        table = self.snapshot.tables[name]
+        query = select(table).where(*(column == row[column.name] for column in table.primary_key))
+        with self.database.read() as session:
+            now = next(rows.read(session.connection(), query), None)
+        return now is not None and files_of(name, now) == files_of(name, row)

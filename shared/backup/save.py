@@ -1,0 +1,59 @@
+"""Making a backup of a running service: a snapshot of its rows first, then the files that they name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from shared.artifacts import ArtifactStore, sha256_of
+from shared.backup import WITH_FILES, rows
+from shared.backup.archive import Writer
+from shared.backup.contents import HEAD, MANIFEST, Advance, LeftOut, Manifest, Table, table_entry
+from shared.backup.copies import Copies
+from shared.backup.snapshot import Snapshot
+from shared.database import Database
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What went into a backup, and what could not."""
+
+    revision: str
+    rows: dict[str, int]
+    files: int
+    size_bytes: int
+    left_out: list[LeftOut]
+
+    @property
+    def whole(self) -> bool:
+        """Whether the store had everything that it should; what users delete meanwhile is no fault."""
+        return all(left.why == "deleted" for left in self.left_out)
+
+
+def save(database: Database, store: ArtifactStore, out: IO[bytes], scratch: Path, advance: Advance) -> Saved:
+    """Write a backup to `out`. `scratch`: a folder for the rows, and for one file at a time of a store elsewhere."""
+    snapshot = Snapshot(database, scratch)
+    with Writer(out) as archive:
+        archive.add_text(HEAD, snapshot.head().model_dump_json(indent=2))
+        copies = Copies(database, store, archive, snapshot, advance)
+        tables = {name: _table(snapshot, copies, name) for name in sorted(snapshot.tables, key=_files_first)}
+        manifest = Manifest(tables=tables, files=copies.files, size_bytes=copies.size_bytes, left_out=copies.left_out)
+        archive.add_text(MANIFEST, manifest.model_dump_json(indent=2))
+    counts = {name: table.rows for name, table in tables.items()}
+    return Saved(snapshot.revision, counts, copies.files, copies.size_bytes, copies.left_out)
+
+
+def _table(snapshot: Snapshot, copies: Copies, name: str) -> Table:
+    """Add a table, its files before it, since they decide which of its rows hold."""
+    path, count = snapshot.path(name), snapshot.counts[name]
+    if name in WITH_FILES:
+        path = path.with_name(f"kept-{path.name}")
+        count = rows.write_lines(path, copies.of(name))
+    with path.open("rb") as file:
+        copies.archive.add(table_entry(name), file, path.stat().st_size)
+    return Table(rows=count, sha256=sha256_of(path))
+
+
+def _files_first(table: str) -> tuple[int, str]:
+    return (WITH_FILES.index(table) if table in WITH_FILES else len(WITH_FILES), table)

@@ -1,0 +1,65 @@
+"""The service in numbers, as one look at the database finds it: few queries, none of them over all that ever was."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from shared import roster, tallies
+from shared.jobs import now
+from shared.states import TERMINAL, JobState
+from shared.tables import Job, Worker
+
+LIVING = tuple(state for state in JobState if state not in TERMINAL)
+
+
+@dataclass(frozen=True)
+class Census:
+    """`jobs` by (state, device wish); `oldest_seconds`: how long the oldest queued job has waited, by device wish."""
+
+    jobs: dict[tuple[str, str], int]
+    oldest_seconds: dict[str, float]
+    examples_per_second: float
+    steps_per_second: float
+    workers: Sequence[Worker]
+    tallies: dict[str, dict[str, tallies.Sum]]
+
+
+def take(session: Session, live_within_seconds: float) -> Census:
+    counts, oldest = _jobs(session)
+    examples, steps = _pace(session)
+    return Census(
+        jobs=counts,
+        oldest_seconds=oldest,
+        examples_per_second=examples,
+        steps_per_second=steps,
+        workers=roster.live_workers(session, live_within_seconds),
+        tallies=tallies.read(session),
+    )
+
+
+def _jobs(session: Session) -> tuple[dict[tuple[str, str], int], dict[str, float]]:
+    query = (
+        select(Job.state, Job.device, func.count(), func.min(Job.created_at))
+        .where(Job.state.in_(LIVING))
+        .group_by(Job.state, Job.device)
+    )
+    counts, oldest, moment = {}, {}, now()
+    for state, device, count, first in session.execute(query):
+        counts[state, device] = count
+        if state == JobState.QUEUED:
+            oldest[device] = max((moment - first).total_seconds(), 0.0)
+    return counts, oldest
+
+
+def _pace(session: Session) -> tuple[float, float]:
+    """Examples and steps a second of all running jobs together, as they last told."""
+    examples = steps = 0.0
+    for progress, spec in session.execute(select(Job.progress, Job.spec).where(Job.state == JobState.RUNNING)):
+        if progress is not None:
+            examples += progress["examples_per_second"]
+            steps += progress["examples_per_second"] / spec["batch_size"]
+    return examples, steps

@@ -1,0 +1,60 @@
+"""A look at jobs that somebody waits for: what of them a client would notice, for any number of them in one query."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Select, Text, and_, bindparam, case, cast, func, select
+from sqlalchemy.orm import Session, aliased
+
+from shared.roster import ahead_of
+from shared.states import TERMINAL, JobState
+from shared.tables import Job, Worker, database_now
+
+
+@dataclass(frozen=True)
+class Look:
+    """Equal looks: the job shows what it showed before, and its log is as long."""
+
+    state: JobState
+    last_seq: int
+    rest: tuple[Any, ...]
+
+    @property
+    def terminal(self) -> bool:
+        return self.state in TERMINAL
+
+
+def look_at(session: Session, job_ids: Iterable[str], live_within_seconds: float) -> dict[str, Look]:
+    """A job that is gone is left out."""
+    rows = session.execute(_query(live_within_seconds), {"job_ids": list(job_ids)})
+    return {id: Look(JobState(state), last_seq, tuple(rest)) for id, state, last_seq, *rest in rows}
+
+
+@functools.cache
+def _query(live_within_seconds: float) -> Select[Any]:
+    """The row's own columns; for a queued job also its place in the queue, and the slots that it waits for."""
+    queued = Job.state == JobState.QUEUED
+    other = aliased(Job)
+    ahead = select(func.count()).where(other.state == JobState.QUEUED, ahead_of(other, Job)).correlate(Job)
+    slots = (
+        select(
+            func.count().label("workers"),
+            func.sum(Worker.slots).label("slots"),
+            func.sum(Worker.free_slots).label("free"),
+        )
+        .where(Worker.seen_at > database_now(-live_within_seconds), Worker.draining.is_(False))
+        .subquery()
+    )
+    own = (Job.attempt, Job.name, Job.priority, cast(Job.labels, Text), cast(Job.progress, Text))
+    wishes = (Job.cancel_requested_at, Job.pause_requested_at)
+    waits = (
+        case((queued, ahead.scalar_subquery())),
+        case((and_(queued, Job.not_before > database_now()), 1), else_=0),
+        *(case((queued, column)) for column in slots.c),
+    )
+    rows = select(Job.id, Job.state, Job.last_seq, *own, *wishes, *waits).select_from(Job)
+    return rows.join(slots, queued, isouter=True).where(Job.id.in_(bindparam("job_ids", expanding=True)))

@@ -1,0 +1,135 @@
+"""A backup of a service under load, restored elsewhere into the other kind of database: same jobs, curves, files."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from support.service import GRADQ, Service, assert_whole_curve
+
+SMALL: dict[str, Any] = {"architecture": "linear", "epochs": 1}
+LONG: dict[str, Any] = {  # some 6 s of training on digits, a checkpoint every 0.3 s
+    "architecture": "mlp",
+    "gradients": "manual",
+    "batch_size": 4,
+    "epochs": 150,
+    "lr": 0.01,
+    "seed": 5,
+    "checkpoint": {"every_seconds": 0.3},
+}
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
+def services(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Service, Service]]:
+    """A service on one kind of database, and the place of another on the other kind, with nothing in it."""
+    pair = []
+    for name, kind in (("here", "sqlite"), ("there", "postgresql")):
+        (tmp_path / name).mkdir()
+        url = {"GRADQ_DATABASE_URL": request.getfixturevalue("postgres").database()} if kind == "postgresql" else {}
+        pair.append(Service(tmp_path / name, {"GRADQ_SLOTS": "2", **url}))
+    here, there = pair if request.param == "sqlite" else pair[::-1]
+    yield here.start(), there
+    for service in pair:
+        service.close()
+
+
+class Load:
+    """Jobs that are submitted, one after the other, for as long as the block lasts."""
+
+    def __init__(self, service: Service) -> None:
+        self.service, self.stop, self.ids = service, threading.Event(), list[str]()
+        self.thread = threading.Thread(target=self.run)
+
+    def run(self) -> None:
+        while not self.stop.wait(0.3):
+            self.ids.append(self.service.submit(**SMALL)["id"])
+
+    def __enter__(self) -> Load:
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop.set()
+        self.thread.join()
+
+
+def command(service: Service, *arguments: str) -> str:
+    ended = subprocess.run([*GRADQ, *arguments], env=service.env, capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout
+
+
+def jobs_of(service: Service) -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = {}
+    query: dict[str, Any] = {"limit": 100}
+    while True:
+        page = service.http.get("/v1/jobs", params=query).json()
+        found |= {job["id"]: job for job in page["data"]}
+        if not page["has_more"]:
+            return found
+        query["after"] = page["last_id"]
+
+
+def upload(service: Service) -> dict[str, Any]:
+    file = io.BytesIO()
+    np.savez(file, x=np.random.default_rng(0).integers(0, 255, (60, 6, 6)).astype(np.uint8), y=np.arange(60) % 2)
+    dataset: dict[str, Any] = service.http.post("/v1/datasets", files={"file": ("flat.npz", file.getvalue())}).json()
+    return dataset
+
+
+def test_a_backup_under_load_is_restored_elsewhere_and_every_job_goes_on(
+    services: tuple[Service, Service], tmp_path: Path
+) -> None:
+    here, there = services
+    dataset = upload(here)
+    done = here.wait(here.submit(**SMALL, dataset=dataset["id"])["id"])
+    long = here.submit(**LONG)["id"]
+    here.wait_for_checkpoint(long)
+    with Load(here) as load:
+        said = command(here, "backup", str(tmp_path / "gradq.tar"))
+        assert here.job(long)["status"] == "running"
+    assert "1 data set" in said
+    assert load.ids
+
+    command(there, "restore", str(tmp_path / "gradq.tar"))
+    there.run("migrate")
+    there.start_broker()
+    there.start_api()
+    restored = jobs_of(there)
+    assert {done["id"], long} <= restored.keys() <= jobs_of(here).keys()
+    assert there.http.get(f"/v1/datasets/{dataset['id']}").json() == dataset
+    for job_id, job in restored.items():
+        assert_same(here, there, job_id, terminal=job["terminal"])
+    assert restored[long]["status"] == "queued"
+    assert restored[long]["attempts"][0]["outcome"] == "drained"
+
+    there.start_worker()
+    for job_id in restored:
+        assert there.wait(job_id, 90)["status"] == "succeeded"
+    undisturbed, resumed = here.wait(long, 90), there.job(long)
+    assert (undisturbed["attempt"], resumed["attempt"]) == (1, 2)
+    assert resumed["attempts"][1]["resumed_from_step"] > 0
+    assert resumed["result"]["weights_sha256"] == undisturbed["result"]["weights_sha256"]
+    assert resumed["result"]["data_order_sha256"] == undisturbed["result"]["data_order_sha256"]
+    assert_whole_curve(there, resumed)
+
+
+def assert_same(here: Service, there: Service, job_id: str, terminal: bool) -> None:
+    """An ended job is the same in all that can be asked of it; of another, the log so far."""
+    if not terminal:
+        events = [event for event in there.events(job_id) if "restored from the backup" not in event["message"]]
+        assert events == here.events(job_id)[: len(events)]
+        return
+    assert there.job(job_id) == here.job(job_id)
+    assert there.events(job_id) == here.events(job_id)
+    assert there.series(job_id) == here.series(job_id)
+    assert there.artifacts(job_id) == here.artifacts(job_id)
+    for name in here.artifacts(job_id):
+        address = f"/v1/jobs/{job_id}/artifacts/{name}"
+        assert there.http.get(address).content == here.http.get(address).content, address

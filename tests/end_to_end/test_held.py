@@ -1,0 +1,207 @@
+"""Clients who wait for a real API, as gunicorn serves it by default: how many it holds, and how it lets them go."""
+
+from __future__ import annotations
+
+import random
+import select
+import socket
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx2
+import pytest
+from support.service import GRADQ, Part, Service, listening_url
+from support.streams import ACCEPT, Sent, sent
+from support.waiting import wait_for
+
+# some seconds of training with a line every few milliseconds
+TALKATIVE: dict[str, Any] = {"architecture": "linear", "batch_size": 4, "epochs": 60, "lr": 0.01, "seed": 3}
+READERS = 50
+
+
+class TestCutAndResumed:
+    def test_a_stream_and_pages_that_are_cut_at_random_bring_every_line_once(self, steady: Service) -> None:
+        job = steady.submit(**TALKATIVE)
+        with ThreadPoolExecutor() as pool:
+            streamed = pool.submit(self.stream, steady, job, random.Random(1))
+            paged = pool.submit(self.pages, steady, job, random.Random(2))
+            streamed, paged = streamed.result(90), paged.result(90)
+        assert streamed == paged == steady.events(job["id"])
+        assert len(streamed) > 100
+
+    def stream(self, service: Service, job: dict[str, Any], rng: random.Random) -> list[dict[str, Any]]:
+        """Hang up after some events, and go on with Last-Event-ID."""
+        seen: list[dict[str, Any]] = []
+        headers = dict(ACCEPT)
+        while True:
+            left = rng.randint(1, 40)
+            with service.http.stream("GET", job["links"]["events"], headers=headers) as answer:
+                for event in sent(answer.iter_lines()):
+                    if event.type == "end":
+                        assert event == Sent(None, "end", {"status": "succeeded"})
+                        return seen
+                    assert (event.id, event.type) == (event.data["seq"], event.data["type"])
+                    seen.append(event.data)
+                    headers["Last-Event-ID"] = str(event.id)
+                    left -= 1
+                    if left == 0:
+                        break
+
+    def pages(self, service: Service, job: dict[str, Any], rng: random.Random) -> list[dict[str, Any]]:
+        """Take what a page brings or, as if it had got lost on the way, ask for it again."""
+        seen: list[dict[str, Any]] = []
+        after = 0
+        while True:
+            query = {"after": after, "limit": rng.randint(1, 40), "wait": rng.choice([0.01, 10])}
+            page = service.http.get(job["links"]["events"], params=query).json()
+            if rng.random() < 0.2:
+                continue
+            seen += page["data"]
+            after = page["next_after"]
+            if seen and seen[-1]["data"].get("status") == "succeeded":
+                return seen
+
+
+class Api:
+    """`gradq api` alone, with a queue that nobody works on."""
+
+    def __init__(self, folder: Path, *arguments: str, **environment: str) -> None:
+        self.service = Service(folder, environment)
+        self.service.run("migrate")
+        self.connections: list[socket.socket] = []
+        self.part = Part([*GRADQ, "api", "--port", "0", *arguments], self.service.env, folder / "api.log")
+        self.url = wait_for(lambda: listening_url(self.part), 30, "the API's port")
+        self.http = httpx2.Client(base_url=self.url, timeout=20)
+        wait_for(self.answers, 30, "the API")
+
+    def answers(self) -> bool:
+        try:
+            return self.http.get("/healthz").status_code == 200
+        except httpx2.TransportError:
+            return False
+
+    def ask(self, path: str, *headers: str) -> socket.socket:
+        """A connection on which a request has been sent; nothing is read."""
+        where = urlsplit(self.url)
+        connection = socket.create_connection((where.hostname, where.port), timeout=20)
+        self.connections.append(connection)
+        connection.sendall("\r\n".join([f"GET {path} HTTP/1.1", "Host: here", *headers, "", ""]).encode())
+        return connection
+
+    def stream(self, path: str) -> socket.socket:
+        return self.ask(path, "Accept: text/event-stream")
+
+    def close(self) -> None:
+        self.http.close()
+        for connection in self.connections:
+            connection.close()
+        self.part.stop()
+
+
+@pytest.fixture
+def start_api(tmp_path: Path) -> Iterator[Callable[..., Api]]:
+    started: list[Api] = []
+
+    def start(*arguments: str, **environment: str) -> Api:
+        started.append(
+            Api(tmp_path, *arguments, GRADQ_REDIS_URL=f"redis+socket://{tmp_path}/nobody.sock", **environment)
+        )
+        return started[-1]
+
+    yield start
+    for api in started:
+        api.close()
+
+
+def head_of(connection: socket.socket) -> str:
+    """Status line and headers of an answer, waited for."""
+    got = b""
+    while b"\r\n\r\n" not in got:
+        more = connection.recv(1)
+        assert more, "the connection was closed"
+        got += more
+    return got.decode()
+
+
+def is_silent(connection: socket.socket) -> bool:
+    """Nothing has come yet."""
+    return not select.select([connection], [], [], 0)[0]
+
+
+def read_to_end(stream: socket.socket) -> str:
+    """Up to the empty chunk that ends an answer without a length."""
+    got = b""
+    while not got.endswith(b"0\r\n\r\n"):
+        more = stream.recv(1 << 16)
+        assert more, "the connection was closed"
+        got += more
+    return got.decode()
+
+
+def test_a_hundred_who_wait_are_held_and_submits_go_on(start_api: Callable[..., Api]) -> None:
+    api = start_api()
+    job = api.http.post("/v1/jobs", json={}).json()
+    me, events = job["links"]["self"], job["links"]["events"]
+    streams = [api.stream(events) for _ in range(READERS)]
+    polls = [api.ask(f"{me}?wait=60&until=terminal") for _ in range(READERS)]
+    heads = [head_of(stream) for stream in streams]
+    assert all(head.startswith("HTTP/1.1 200 ") for head in heads), heads
+    for _ in range(2 * READERS):
+        assert api.http.post("/v1/jobs", json={"name": "meanwhile"}).status_code == 202
+    assert all(map(is_silent, polls)), "a poll was answered before its time"
+    assert api.http.post(f"{me}/cancel").json()["status"] == "cancelled"
+    for poll in polls:
+        assert head_of(poll).startswith("HTTP/1.1 200 ")
+    for stream in streams:
+        assert 'event: end\ndata: {"status":"cancelled"}' in read_to_end(stream)
+
+
+def test_past_the_bound_streams_are_refused_and_polls_are_answered(start_api: Callable[..., Api]) -> None:
+    api = start_api("--workers", "1", GRADQ_HELD_REQUESTS="2")
+    job = api.http.post("/v1/jobs", json={}).json()
+    events, me = job["links"]["events"], job["links"]["self"]
+    assert admitted(api, events)
+    assert admitted(api, events)
+    refused = api.http.get(events, headers=ACCEPT)
+    assert (refused.status_code, refused.json()["code"]) == (503, "too_many_streams")
+    answered = api.http.get(me, params={"wait": 60, "until": "terminal"})
+    assert (answered.status_code, answered.json()["status"]) == (200, "queued")
+    assert int(answered.headers["Retry-After"]) > 0
+
+
+def test_those_who_hang_up_make_room(start_api: Callable[..., Api]) -> None:
+    api = start_api("--workers", "1", GRADQ_HELD_REQUESTS="2")
+    events = api.http.post("/v1/jobs", json={}).json()["links"]["events"]
+    gone = [admitted(api, events), admitted(api, events)]
+    assert admitted(api, events) is None
+    for stream in gone:
+        assert stream is not None
+        stream.close()
+    for _ in gone:
+        wait_for(lambda: admitted(api, events), 20, "the place of one who is gone", every=0.2)
+
+
+def admitted(api: Api, events: str) -> socket.socket | None:
+    """A stream that is held; None where all places are taken."""
+    stream = api.stream(events)
+    if "HTTP/1.1 200 " in head_of(stream):
+        return stream
+    stream.close()
+    return None
+
+
+def test_sigterm_ends_whatever_is_held_at_once(start_api: Callable[..., Api]) -> None:
+    api = start_api()
+    job = api.http.post("/v1/jobs", json={}).json()
+    stream = api.stream(job["links"]["events"])
+    poll = api.ask(f"{job['links']['self']}?wait=60&until=terminal", "Connection: close")
+    assert "HTTP/1.1 200 " in head_of(stream)
+    api.part.process.terminate()
+    assert "event: end" not in read_to_end(stream), "the job has not ended"
+    assert "HTTP/1.1 200 " in head_of(poll)
+    api.part.process.wait(20)
+    log = api.part.log.read_text()
+    assert "SIGKILL" not in log, log

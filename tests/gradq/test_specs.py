@@ -1,0 +1,127 @@
+"""Specs from YAML, JSON and `--set`: what wins, what a dot reaches, and where a file is wrong."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from gradq.commands.specs import assignments, merged, read_specs
+
+TWO = """
+architecture: {type: mlp, hidden: [8, 4]}   # a comment
+lr: 1e-2
+epochs: 2
+name: 2026-11-24
+labels: {answer: "no"}
+---
+epochs: 3
+"""
+
+
+def written(tmp_path: Path, text: str, name: str = "spec.yaml") -> str:
+    (tmp_path / name).write_text(text)
+    return str(tmp_path / name)
+
+
+def test_yaml_is_read_as_people_mean_it(tmp_path: Path):
+    one, two = read_specs(written(tmp_path, TWO))
+    assert one == {
+        "architecture": {"type": "mlp", "hidden": [8, 4]},
+        **{"lr": 0.01, "epochs": 2, "name": "2026-11-24", "labels": {"answer": "no"}},
+    }
+    assert two == {"epochs": 3}
+    words = "a: yes\nb: true\nc: -1.5E3\nd: .5\ne: 12\nf: null\ng: 1.5\nh: 2e5\ni: v1.2\n"
+    [found] = read_specs(written(tmp_path, words))
+    assert found == {"a": "yes", "b": True, "c": -1500.0, "d": 0.5, "e": 12, "f": None, "g": 1.5, "h": 2e5, "i": "v1.2"}
+
+
+def test_json_with_tabs_is_json_and_braces_may_be_yaml(tmp_path: Path):
+    assert read_specs(written(tmp_path, '{\n\t"lr": 0.1\n}')) == [{"lr": 0.1}]
+    assert read_specs(written(tmp_path, "{lr: 0.1}")) == [{"lr": 0.1}]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("spec.yaml", "lr: 0.1\nepochs: [1, 2\nseed: 3\n", "spec.yaml, line 3, column 5: "),
+        ("spec.json", '{"lr": 0.1,\n "epochs": }', "spec.json, line 2, column 12: "),
+        ("spec.yaml", "a: b: c", "spec.yaml, line 1, column 5: mapping values are not allowed here"),
+        ("spec.yaml", "a: !!python/object/apply:os.getcwd []", "spec.yaml, line 1, column 4: "),
+        ("spec.yaml", "a: 1\nb: \x07", "spec.yaml, line 2, column 4: "),
+        ("spec.yaml", "- 1\n", "must hold the fields of a job, and holds a list"),
+        ("spec.yaml", "", "and holds nothing"),
+    ],
+)
+def test_a_file_that_is_wrong_is_named_with_line_and_column(gradq, tmp_path: Path, name, text, words):
+    result = gradq("submit", "-f", written(tmp_path, text, name), "--json")
+    assert result.exit_code == 2
+    problem = json.loads(result.stderr)
+    assert words in problem["detail"]
+    assert "--file" in problem["detail"]
+
+
+def test_a_file_that_is_no_text_is_no_traceback(gradq, tmp_path: Path):
+    (tmp_path / "spec.yaml").write_bytes(b"\xff\xfe\x00")
+    assert "it is no text" in gradq("submit", "-f", str(tmp_path / "spec.yaml")).stderr
+
+
+@pytest.mark.parametrize(
+    ("file", "sets", "options", "spec"),
+    [
+        ({"lr": 1}, ["lr=0.5"], {}, {"lr": 0.5}),
+        ({"lr": 1}, ["lr=0.5"], {"lr": 2}, {"lr": 2}),
+        ({"architecture": {"type": "cnn", "channels": [1]}}, ["architecture.channels=[8]"], {}, None),
+        ({}, ["architecture.hidden=[64,32]"], {}, {"architecture": {"type": "mlp", "hidden": [64, 32]}}),
+        (
+            {},
+            ["architecture.channels=[8]"],
+            {"architecture": "cnn"},
+            {"architecture": {"type": "cnn", "channels": [8]}},
+        ),
+        ({}, ["checkpoint.every_epochs=1"], {}, {"checkpoint": {"every_epochs": 1}}),
+        ({}, ["optimizer.momentum=0.9"], {}, {"optimizer": {"type": "sgd", "momentum": 0.9}}),
+        ({}, ["a.b.c=x", "a.b.d=1"], {}, {"a": {"b": {"c": "x", "d": 1}}}),
+    ],
+)
+def test_later_sources_win_and_a_dot_reaches_into_what_they_gave(file, sets, options, spec):
+    before = json.dumps(file)
+    found = merged(file, assignments(sets), options)
+    assert found == (spec or {"architecture": {"type": "cnn", "channels": [8]}})
+    assert json.dumps(file) == before
+
+
+def test_a_dot_changes_a_part_of_what_the_preset_has(gradq):
+    options = ("--preset", "article/two-layer", "--set", "architecture.activation=tanh", "--json")
+    job = json.loads(gradq("submit", *options).stdout)
+    assert (
+        job["spec"]["architecture"] | {"type": "mlp", "hidden": [30], "activation": "tanh"}
+        == (job["spec"]["architecture"])
+    )
+
+
+@pytest.mark.parametrize("text", ["lr.x=1", "architecture..hidden=1", ".a=1"])
+def test_a_path_that_leads_nowhere_is_refused(gradq, text):
+    result = gradq("submit", "--lr", "0.1", "--set", text)
+    assert result.exit_code == 2
+    assert "--set" in result.stderr
+
+
+def test_several_files_are_several_jobs_with_the_options_in_each(gradq, api, tmp_path: Path):
+    files = (written(tmp_path, TWO), written(tmp_path, '{"epochs": 4}', "b.json"))
+    result = gradq("submit", "-f", files[0], "-f", files[1], "--seed", "3", "--label", "team=vision", "--json")
+    jobs = json.loads(result.stdout)["data"]
+    assert [(job["spec"]["epochs"], job["spec"]["seed"]) for job in jobs] == [(2, 3), (3, 3), (4, 3)]
+    assert [job["labels"] for job in jobs] == [{"answer": "no", "team": "vision"}, *[{"team": "vision"}] * 2]
+    assert len(gradq("submit", "-f", files[0], "--dry-run").stdout.splitlines()) == 4
+
+
+def test_of_several_jobs_none_is_queued_when_one_is_wrong(gradq, api, tmp_path: Path):
+    right, wrong = written(tmp_path, "lr: 0.1"), written(tmp_path, "lr: -1\noptimiser: sgd", "wrong.yaml")
+    result = gradq("submit", "-f", right, "-f", wrong)
+    assert result.exit_code == 2
+    assert f"{wrong}: 2 fields are wrong" in result.stderr
+    assert "  optimiser: unknown field; did you mean 'optimizer'?" in result.stderr
+    assert list(api.client.jobs()) == []
+    assert gradq("submit", "-f", right, "-f", right, "--watch").exit_code == 2

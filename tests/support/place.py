@@ -1,0 +1,143 @@
+"""A service's database and store with a job of every kind, made by the functions that the service itself calls."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from sqlalchemy import text
+from support.store import claim, point, running, submit, write
+
+from shared import dataset_store, idempotency, jobs, revisions, roster
+from shared.artifacts import ArtifactStore, artifact_key, checkpoint_key, dataset_folder
+from shared.backup import OF_THE_MOMENT, rows
+from shared.backup.restore import Restored, restore
+from shared.backup.save import Saved, save
+from shared.database import Database
+from shared.datasets import DATASETS
+from shared.jobs import Lease
+from shared.states import JobState
+from shared.tables import Base, Worker
+
+ALIVE_SECONDS = 15.0
+
+
+def quiet(done: int, total: int) -> None:
+    """Nobody looks at the progress."""
+
+
+@dataclass
+class Place:
+    """Where a service lives: a database, a store, and a folder to work in."""
+
+    database: Database
+    store: ArtifactStore
+    folder: Path
+
+    # --- what a service does ------------------------------------------------------------------------------------------
+
+    def put(self, key: str, content: bytes) -> Any:
+        path = self.folder / key.rpartition("/")[2]
+        path.write_bytes(content)
+        return self.store.put(key, path)
+
+    def finish(self, lease: Lease, *names: str) -> None:
+        files = [self.put(artifact_key(lease.job_id, lease.attempt, name), name.encode() * 5000) for name in names]
+        write(self.database, jobs.finish, lease, JobState.SUCCEEDED, "done", result={"test_loss": 0.1}, files=files)
+
+    def finished(self, *names: str) -> str:
+        lease = running(self.database)
+        write(self.database, jobs.append, lease, [point("epoch", 7, 0.1), point("batch", 50, 1e-300)])
+        self.checkpoint(lease, 7)
+        self.finish(lease, *names)
+        return lease.job_id
+
+    def checkpoint(self, lease: Lease, step: int, keep_last: int = 2) -> None:
+        file = self.put(checkpoint_key(lease.job_id, lease.attempt, step), b"%d" % step * 9000)
+        for old in write(self.database, jobs.add_checkpoint, lease, file, step, 1, keep_last):
+            self.store.remove(old)
+
+    def dataset(self, dataset_id: str = "ds_1") -> str:
+        folder = dataset_folder(dataset_id)
+        files = [self.put(f"{folder}/{name}", name.encode() * 3000) for name in ("images.npy", "labels.npy")]
+        write(self.database, dataset_store.add, dataset_id, DATASETS["digits"], "0" * 64, {}, folder, files)
+        return folder
+
+    def delete(self, job_id: str) -> None:
+        write(self.database, jobs.remove, job_id)
+        self.store.remove_job(job_id)
+
+    def beat(self) -> None:
+        facts = {"host": "h", "pid": 1, "slots": 1, "free_slots": 1, "draining": False, "version": "1"}
+        row = Worker(id="w1", devices={"kinds": ["cpu"]}, started_at=jobs.now(), **facts)
+        write(self.database, roster.beat, row)
+        write(self.database, roster.take_office, "reconciler", "w1", 10)
+
+    # --- what there is ------------------------------------------------------------------------------------------------
+
+    def rows(self, of: set[str] | None = None) -> dict[str, list[dict[str, Any]]]:
+        """Every row of every table that lasts, as JSON knows it."""
+        names = set(Base.metadata.tables) - OF_THE_MOMENT if of is None else of
+        with self.database.snapshot() as connection:
+            tables = rows.reflected(connection, names)
+            return {table.name: list(rows.read(connection, rows.whole(table))) for table in tables}
+
+    def files(self) -> dict[str, bytes]:
+        root = self.store.root.rstrip("/")
+        found = self.store.fs.find(root) if self.store.fs.exists(root) else []
+        return {path.removeprefix(root).lstrip("/"): self.store.fs.cat_file(path) for path in found}
+
+    def untouched(self) -> bool:
+        """No table, no file, and in a folder no empty folder either: as it was made."""
+        with self.database.snapshot() as connection:
+            empty = revisions.revision_of(connection) is None
+        root = self.store.local_path("")
+        return empty and not self.files() and not (root and root.exists() and list(root.iterdir()))
+
+    # --- backup and restore -------------------------------------------------------------------------------------------
+
+    def save(self, advance: Callable[[int, int], None] = quiet) -> tuple[Saved, bytes]:
+        out, scratch = io.BytesIO(), self.folder / uuid4().hex
+        scratch.mkdir()
+        return save(self.database, self.store, out, scratch, advance), out.getvalue()
+
+    def restore(self, backup: bytes) -> Restored:
+        scratch = self.folder / uuid4().hex
+        scratch.mkdir()
+        return restore(self.database, self.store, io.BytesIO(backup), scratch, ALIVE_SECONDS, quiet)
+
+
+@contextlib.contextmanager
+def sqlite_place_in(folder: Path) -> Iterator[Place]:
+    """A place below `folder` with SQLite and local files, where nothing has been yet."""
+    work = folder / "work"
+    work.mkdir()
+    database = Database(f"sqlite:///{folder / 'gradq.db'}")
+    yield Place(database, ArtifactStore(f"file://{folder / 'artifacts'}"), work)
+    database.close()
+
+
+def full(place: Place) -> dict[str, str]:
+    """A job of every kind, a data set, and people at work; the jobs' ids by what they are."""
+    place.dataset()
+    done = place.finished("model.safetensors", "metrics.json")
+    lost = running(place.database, name="lost once", seed=3)
+    write(place.database, jobs.lose, lost, "its worker died")
+    write(place.database, lambda session: session.execute(text("UPDATE jobs SET not_before = NULL")))
+    again = claim(place.database)
+    assert again is not None
+    place.checkpoint(jobs.lease_of(again), 30)
+    place.checkpoint(jobs.lease_of(again), 60)
+    paused = running(place.database, labels={"team": "vision"})
+    write(place.database, jobs.request_pause, paused.job_id)
+    write(place.database, jobs.hand_back, paused, "stopped")
+    claimed = write(place.database, idempotency.claim, "my key", "f" * 64)
+    write(place.database, idempotency.settle, claimed, idempotency.Settled(202, {"Location": "/v1/jobs/1"}, "{}"))
+    queued = submit(place.database, name="grüße \U0001f40c", dataset="digits")
+    place.beat()
+    return {"done": done, "running": lost.job_id, "paused": paused.job_id, "queued": queued}
