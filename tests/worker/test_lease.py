@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+import structlog
 from support.store import claim_again, read, running, write
 from support.waiting import wait_for
 
@@ -39,6 +40,14 @@ class Moody:
         self.mood()
         with self.database.read() as session:
             yield session
+
+
+@pytest.fixture(autouse=True)
+def plain_log() -> Iterator[None]:
+    """A coloured traceback with all its locals takes the better part of a second, and a lease is short."""
+    structlog.configure(processors=[structlog.processors.JSONRenderer()], cache_logger_on_first_use=False)
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture
