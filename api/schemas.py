@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from api.requests import UtcTime
 from api.results import FailedGradientCheck, GradientCheckResult, TrainingResult
 from shared.artifacts import KINDS
+from shared.jobs import Cause
 from shared.spec import JOB_ID, NO_CONTROLS, GradientCheckSpec, JobSpec, LabelKey, LabelValue, Name, Priority
 from shared.spec import Architecture as Net
 from shared.uploads.fields import UploadFields
@@ -17,7 +18,7 @@ Timestamp = Annotated[str, Field(json_schema_extra={"format": "date-time"}, exam
 Part = Annotated[str, Field(json_schema_extra={"format": "binary"})]  # of a multipart form
 Status = Literal["queued", "running", "cancelling", "pausing", "paused", "succeeded", "failed", "cancelled"]
 EventType = Literal["status", "metric", "log", "checkpoint", "artifact", "warning"]
-Outcome = Literal["succeeded", "failed", "cancelled", "paused", "drained", "worker_lost"]
+Outcome = Literal["succeeded", "failed", "cancelled", "paused", "drained", Cause]
 ArtifactKind = Annotated[str, Field(json_schema_extra={"enum": sorted({*KINDS.values(), "file"})})]
 Point = Annotated[list[float | None], Field(min_length=3, max_length=3)]
 

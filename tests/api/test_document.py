@@ -16,6 +16,7 @@ from api.document import SAMPLES
 from api.openapi import Contract
 from api.problems import TITLES
 from shared.errors import TrainingError
+from shared.jobs import Cause
 from shared.states import TERMINAL
 from worker.supervisor import Stop
 
@@ -158,7 +159,7 @@ def test_the_enums_hold_every_word_that_is_written(document):
     kinds = _below(TrainingError)
     assert {kind.code for kind in kinds} <= reasons
     outcomes = set(get_args(schemas.Outcome))
-    assert {state.value for state in TERMINAL} | {"paused", "drained", "worker_lost"} == outcomes
+    assert {state.value for state in TERMINAL} | {"paused", "drained", *get_args(Cause)} == outcomes
     assert {"drained", "paused"} & {stop.value for stop in Stop} <= outcomes
 
 
