@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
+import errno
 from pathlib import Path
 from uuid import uuid4
 
 import psutil
+from support.waiting import wait_for
 
 from worker.oom import CGROUPS, OWN_CGROUPS
 
@@ -29,7 +30,16 @@ class MemoryGroup:
         (self.folder / "cgroup.procs").write_text(str(process.pid))
 
     def remove(self) -> None:
-        os.rmdir(self.folder)
+        wait_for(self._removed, 20, "the end of all that ran in the group")
+
+    def _removed(self) -> bool:
+        try:
+            self.folder.rmdir()
+        except OSError as error:
+            if error.errno != errno.EBUSY:
+                raise
+            return False
+        return True
 
 
 def _own_group() -> tuple[Path, str]:
