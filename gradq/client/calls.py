@@ -16,6 +16,7 @@ from uuid import uuid4
 
 from gradq.client.problems import ApiError, NotFound, Unreachable
 from gradq.client.sender import Sender, json_of, retry_after
+from gradq.client.spec_json import as_json
 from gradq.client.transport import Request
 
 Json: TypeAlias = dict[str, Any]
@@ -48,13 +49,13 @@ class Calls:
     # --- jobs ---------------------------------------------------------------------------------------------------------
 
     async def submit(self, spec: Mapping[str, Any], key: str | None = None) -> Json:
-        return await self._post("/v1/jobs", json=dict(spec), key=key)
+        return await self._post("/v1/jobs", json=as_json(spec), key=key)
 
     async def dry_run(self, spec: Mapping[str, Any]) -> Json:
-        return await self._ask("/v1/jobs", json=dict(spec), params={"dry_run": "true"})
+        return await self._ask("/v1/jobs", json=as_json(spec), params={"dry_run": "true"})
 
     async def check(self, spec: Mapping[str, Any], key: str | None = None) -> Json:
-        return await self._post("/v1/gradient-checks", json=dict(spec), key=key)
+        return await self._post("/v1/gradient-checks", json=as_json(spec), key=key)
 
     async def job(self, job_id: str, patience: float = 0.0) -> Json:
         return await self._get(path_of(job_id), patience=patience)

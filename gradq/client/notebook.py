@@ -26,6 +26,10 @@ def html(job: JobView, svg: bytes | None = None) -> str:
 
 def facts(job: JobView) -> Iterator[tuple[str, str]]:
     """What the table says, line by line."""
+    if "status" not in job:  # a handle that knows its id alone, and nobody answered
+        yield "job", job.id
+        yield "status", "not asked yet"
+        return
     yield "job", f"{job.name} ({job.id})"
     yield "status", job.status
     if (progress := job.progress) and not job.terminal:

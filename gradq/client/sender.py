@@ -144,10 +144,11 @@ def retry_after(response: httpx2.Response) -> float | None:
 
 
 def json_of(response: httpx2.Response, url: str) -> dict[str, object]:
+    """What the service says. Each of its objects says which one it is, except for its versions."""
     try:
         answer = response.json()
     except ValueError:
         answer = None
-    if not isinstance(answer, dict):
+    if not isinstance(answer, dict) or answer.keys().isdisjoint(("object", "version")):
         raise BadAnswer("not_gradq", f"{url} answers, but not as gradq does; is the address right?")
     return answer

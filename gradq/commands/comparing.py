@@ -83,6 +83,10 @@ def _check(job_ids: list[str], metrics: list[str], output: Path | None) -> None:
 
 
 def _write(output: Path, jobs: Sequence[Job], curves: Sequence[Curves], metrics: Sequence[str]) -> None:
+    if not any(point[2] is not None for series in curves for metric in metrics for point in series.get(metric, [])):
+        raise typer.BadParameter(
+            f"nothing to draw: none of these jobs has {' or '.join(metrics)}", param_hint="--output"
+        )
     drawn = [distance.largest for distance in distances(curves) if distance.metric in metrics]
     apart = f"largest difference between the curves: {number(max(drawn))}" if drawn else "no step in common"
     try:
@@ -136,7 +140,7 @@ def _print_tables(jobs: Sequence[Job], curves: Sequence[Curves], console: Consol
 
 
 def _weights(jobs: Sequence[Job]) -> str:
-    return {True: "the same, bit for bit", False: "not the same", None: "not all there yet"}[same_weights(jobs)]
+    return {True: "the same, bit for bit", False: "not the same", None: "not in every job"}[same_weights(jobs)]
 
 
 def _print_rows(header: list[str], rows: Sequence[Row], console: Console, mark: bool = True) -> None:

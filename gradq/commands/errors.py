@@ -7,13 +7,14 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from io import TextIOWrapper
 from typing import Any, NoReturn
 
 import typer
 
 from gradq.client.problems import ApiError, Unreachable
 from gradq.commands.completion import VARIABLE
-from gradq.commands.options import Exit
+from gradq.commands.options import Exit, speaks_unicode
 from gradq.commands.outcomes import StillGoing
 from gradq.commands.verbs import Verbs
 from shared.errors import ConfigurationError, GradqError
@@ -40,6 +41,9 @@ class Commands(Verbs):
         **extra: Any,
     ) -> NoReturn:
         arguments = list(sys.argv[1:] if args is None else args)
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, TextIOWrapper):
+                stream.reconfigure(errors="replace")  # a name may hold what this terminal has no letters for
         as_json = "--json" in arguments  # a line that cannot be parsed has no parsed options
         if os.environ.get(VARIABLE):
             from typer.completion import completion_init
@@ -53,6 +57,9 @@ class Commands(Verbs):
         except (Unreachable, ApiError, GradqError) as error:
             print_problem(problem_of(error)) if as_json else _say(in_words(error))
             code = exit_of(error)
+        except OSError as error:  # a folder that cannot be written, a full disk
+            print_problem(problem_of(error)) if as_json else _say(in_words(error))
+            code = Exit.FAILED
         except (KeyboardInterrupt, typer.Abort):
             code = Exit.INTERRUPTED
         sys.exit(code)
@@ -75,6 +82,8 @@ def problem_of(error: Exception) -> dict[str, Any]:
         return _problem("unreachable", str(error), "Start it with `gradq up`, or set GRADQ_URL.", url=error.url)
     if isinstance(error, GradqError):
         return _problem(error.code, error.detail)
+    if isinstance(error, OSError):
+        return _problem("os_error", in_words(error))
     context = getattr(error, "ctx", None)
     path = context.command_path if context is not None else "gradq"
     message = error.format_message() if isinstance(error, typer.TyperException) else str(error)
@@ -87,13 +96,15 @@ def _problem(code: str, detail: str, next_step: str | None = None, **more: Any) 
 
 
 def print_problem(problem: dict[str, Any]) -> None:
-    print(json.dumps(problem, ensure_ascii=False), file=sys.stderr, flush=True)
+    print(json.dumps(problem, ensure_ascii=not speaks_unicode(sys.stderr)), file=sys.stderr, flush=True)
 
 
 def in_words(error: Exception) -> str:
     """The problem, the fields that it names, and what to do next."""
     if isinstance(error, Unreachable):
         return f"cannot reach {error.url} — is `gradq up` running? ({error.reason})"
+    if isinstance(error, OSError):
+        return ": ".join(str(part) for part in (error.filename, error.strerror or error) if part)
     if not isinstance(error, ApiError):
         return getattr(error, "detail", "") or str(error)
     lines = [error.detail]
@@ -108,6 +119,8 @@ def next_step_of(error: ApiError) -> str | None:
         return "`gradq datasets` lists the data sets."
     if not error.errors:
         return NEXT_STEP.get(error.status)
+    if error.code in ("invalid_query", "invalid_images"):
+        return f"`gradq {'ps' if error.code == 'invalid_query' else 'predict'} --help` says what is taken."
     verb = "datasets add" if error.code == "invalid_upload" else "submit"
     return f"Nothing was changed. Correct these fields and try again; `gradq {verb} --help` lists them."
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 from enum import IntEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO
 
 import typer
 
@@ -46,12 +47,18 @@ def outcome(statuses: list[str]) -> Exit:
 
 
 def print_json(value: Any) -> None:
-    print(json.dumps(value, indent=2, ensure_ascii=False, default=dict), flush=True)  # a Job is a mapping
+    ascii_only = not speaks_unicode(sys.stdout)
+    print(json.dumps(value, indent=2, ensure_ascii=ascii_only, default=dict), flush=True)  # a Job is a mapping
 
 
 def print_json_line(value: Any) -> None:
     """One value a line, for whoever reads while it comes."""
-    print(json.dumps(value, ensure_ascii=False, default=dict), flush=True)
+    print(json.dumps(value, ensure_ascii=not speaks_unicode(sys.stdout), default=dict), flush=True)
+
+
+def speaks_unicode(stream: TextIO) -> bool:
+    """Where it does not, JSON is written with escapes, so that nothing is lost."""
+    return (getattr(stream, "encoding", None) or "utf-8").lower().startswith("utf")
 
 
 def as_list(rows: list[Any]) -> dict[str, Any]:

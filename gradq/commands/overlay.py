@@ -33,6 +33,8 @@ def draw(
     for i, (name, series) in enumerate(zip(names, curves, strict=True)):
         for metric in metrics:
             points = [point for point in series.get(metric, []) if point[2] is not None]
+            if not points:  # no line, so no name in the legend either
+                continue
             style = {"color": COLOURS.get(metric, OTHER_COLOUR), **STYLES[min(i, len(STYLES) - 1)]}
             label = _plain(f"{LABELS.get(metric, metric)}, {name}")
             axes.plot([point[0] for point in points], [point[2] for point in points], label=label, **style)

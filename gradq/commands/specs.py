@@ -20,11 +20,14 @@ Spec = dict[str, Any]
 def read_specs(file: str) -> list[Spec]:
     """The specs in a file, or in standard input for `-`: one, or several with `---` between them."""
     try:
-        text = sys.stdin.read() if file == "-" else Path(file).read_text()
+        text = sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is no text"
         raise typer.BadParameter(f"cannot read {file}: {reason}", param_hint="--file") from error
-    found = _from_json(text, file) if text.lstrip().startswith("{") else _from_yaml(text, file)
+    try:
+        found = _from_json(text, file) if text.lstrip().startswith("{") else _from_yaml(text, file)
+    except RecursionError as error:
+        raise typer.BadParameter(f"{file} is nested too deeply", param_hint="--file") from error
     for spec in found:
         if not isinstance(spec, dict):
             kind = "nothing" if spec is None else f"a {type(spec).__name__}"
@@ -90,7 +93,7 @@ def value_of(text: str) -> Any:
     """JSON; what is not JSON is text: `gradients=manual`."""
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
 
 

@@ -174,7 +174,8 @@ def test_a_bulk_call_of_more_than_a_thousand_is_several():
         body = json.loads(asked.body)
         ids = body.get("ids") or [f"job_{body['filter'].get('after', 'x')}"]
         more = "filter" in body and "after" not in body["filter"]
-        return answers({"data": [{"id": id, "ok": True} for id in ids], "has_more": more, "last_id": "last"})
+        outcomes = [{"id": id, "ok": True} for id in ids]
+        return answers({"object": "list", "data": outcomes, "has_more": more, "last_id": "last"})
 
     with faulty(one) as server, Client(server.url) as client:
         assert len(client.bulk("cancel", ids=[f"job_{i}" for i in range(2500)])) == 2500
@@ -337,6 +338,11 @@ def test_a_notebook_shows_what_was_seen_last_where_the_service_is_gone():
     shown = job._repr_html_()
     assert "diverged: loss is nan" in shown
     assert "<img" not in shown
+
+
+def test_a_notebook_shows_a_handle_that_nobody_answered_for():
+    with Client("http://127.0.0.1:1", retries=0) as client:
+        assert "job_1" in client.job("job_1", fetch=False)._repr_html_()
 
 
 # --- the asynchronous twin --------------------------------------------------------------------------------------------

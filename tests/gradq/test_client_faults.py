@@ -74,8 +74,8 @@ def test_each_call_has_a_key_of_its_own_and_a_caller_may_bring_one():
 
 
 def test_what_changes_nothing_is_sent_again_without_a_key(slept):
-    seen = answers({"predictions": [], "classes": []})
-    with faulty(CUT, answers({}), CUT, seen) as server, Client(server.url) as client:
+    seen = answers({"object": "predictions", "predictions": [], "classes": []})
+    with faulty(CUT, answers({"object": "dry_run"}), CUT, seen) as server, Client(server.url) as client:
         client.dry_run(lr=0.1)
         client.job("job_1", fetch=False).predict([[0.0]])
     assert [asked.key for asked in server.asked] == [None] * 4
@@ -124,7 +124,7 @@ def test_a_delete_whose_answer_was_lost_is_no_error(slept):
 
 def test_an_upload_is_read_from_its_start_again(slept, tmp_path):
     (tmp_path / "a.npz").write_bytes(b"0123456789" * 1000)
-    with faulty(CUT, answers({"id": "ds_1"}, 201)) as server, Client(server.url) as client:
+    with faulty(CUT, answers({"object": "dataset", "id": "ds_1"}, 201)) as server, Client(server.url) as client:
         client.add_dataset(tmp_path / "a.npz", name="mine")
     assert all(b"0123456789" * 1000 in asked.body and b"mine" in asked.body for asked in server.asked)
     assert len(server.asked) == 2
@@ -272,3 +272,21 @@ def test_another_service_at_this_address_is_told_apart(body):
         pytest.raises(BadAnswer, match="is the address"),
     ):
         client.version()
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda client: client.submit(lr=0.1),
+        lambda client: list(client.jobs()),
+        lambda client: client.workers(),
+        lambda client: client.job("job_1", fetch=False).wait(timeout=5),
+        lambda client: list(client.job("job_1", fetch=False).watch()),
+        lambda client: client.job("job_1", fetch=False).metrics(),
+        lambda client: client.job("job_1", fetch=False).delete(),
+    ],
+)
+def test_another_service_that_speaks_json_is_told_from_gradq(slept, call):
+    foreign = answers({"status": "ok"})
+    with faulty(*[foreign] * 10) as server, Client(server.url) as client, pytest.raises(BadAnswer, match="address"):
+        call(client)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import socket
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -68,6 +71,20 @@ def test_a_wrong_command_line_exits_2_and_says_what(gradq, arguments, words):
     result = gradq(*arguments)
     assert result.exit_code == 2
     assert words in result.stderr
+
+
+def test_a_number_that_is_none_is_named_like_any_wrong_field(gradq, api):
+    for options in (("--set", "lr=NaN"), ("--lr", "inf"), ("--set", "lr=1e999")):
+        refused = gradq("submit", *options)
+        assert refused.exit_code == 2
+        assert "lr: must be a finite number" in refused.stderr
+
+
+def test_a_wrong_filter_points_to_the_verb_that_takes_it(gradq, api):
+    refused = gradq("ps", "--status", "finished")
+    assert refused.exit_code == 2
+    assert "gradq ps --help" in refused.stderr
+    assert "submit" not in refused.stderr
 
 
 def test_file_that_is_not_an_object_is_refused(gradq):
@@ -385,3 +402,24 @@ def test_a_check_among_other_jobs_is_listed_and_watched_like_them(gradq, api):
     api.finish(api.start(), gradient_check={**CHECK, "passed": True})
     assert gradq("watch", job_id).exit_code == 0
     assert gradq("check", "--set", "batches=0").exit_code == 2
+
+
+def test_a_folder_that_cannot_be_written_is_said_without_a_traceback(gradq, api):
+    job_id = api.submit(epochs=1)
+    api.finish(api.start(), files={"spec.json": b"{}"})
+    refused = gradq("download", job_id, "-o", "/proc/nowhere")
+    assert (refused.exit_code, refused.stderr) == (1, "gradq: /proc/nowhere: No such file or directory\n")
+    problem = json.loads(gradq("download", job_id, "-o", "/proc/nowhere", "--json").stderr)
+    assert problem["code"] == "os_error"
+
+
+def test_names_are_shown_where_the_terminal_has_no_letters_for_them(api):
+    job_id = api.submit(name="ü☃", epochs=1)
+    ascii = {**os.environ, "PYTHONIOENCODING": "ascii", "GRADQ_URL": api.url}
+    words, as_json = (
+        subprocess.run([sys.executable, "-m", "gradq", "ps", *more], env=ascii, capture_output=True, text=True)
+        for more in ((), ("--json",))
+    )
+    assert (words.returncode, as_json.returncode) == (0, 0), words.stderr + as_json.stderr
+    assert job_id in words.stdout
+    assert json.loads(as_json.stdout)["data"][0]["name"] == "ü☃"

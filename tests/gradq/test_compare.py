@@ -12,7 +12,9 @@ from PIL import Image
 from rich.console import Console
 
 from gradq.commands import comparing
+from gradq.commands.comparing import PICTURED
 from gradq.commands.comparison import between, distances, same_weights, spec_differences
+from gradq.commands.overlay import draw
 
 CURVE = [[10, 1, 1.0], [20, 2, 0.5], [30, 3, None]]
 
@@ -130,4 +132,17 @@ def test_one_job_is_too_few(gradq, pair):
 def test_jobs_that_have_not_begun_can_be_compared(gradq, api):
     result = gradq("compare", api.submit(epochs=1), api.submit(epochs=2))
     assert result.exit_code == 0
-    assert result.stdout.splitlines()[-1] == "weights: not all there yet"
+    assert result.stdout.splitlines()[-1] == "weights: not in every job"
+
+
+def test_a_picture_names_the_jobs_that_have_a_curve_and_is_not_written_empty(gradq, api, pair, tmp_path: Path):
+    waiting = [api.submit(epochs=1, name="waits"), api.submit(epochs=1, name="waits-too")]
+    for ids, name in (([pair[0], waiting[0]], "with"), ([pair[0]], "alone")):
+        curves = [api.client.job(id).metrics() for id in ids]
+        draw(tmp_path / f"{name}.svg", ["one", "two"][: len(ids)], curves, PICTURED, ["title"])
+    assert (tmp_path / "with.svg").read_bytes() == (tmp_path / "alone.svg").read_bytes()
+
+    refused = gradq("compare", *waiting, "-o", str(tmp_path / "empty.png"))
+    assert refused.exit_code == 2
+    assert "nothing to draw: none of these jobs has train_loss or val_loss" in refused.stderr
+    assert not (tmp_path / "empty.png").exists()

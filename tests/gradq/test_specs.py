@@ -5,8 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+import typer
 
+from gradq import InvalidSpec
+from gradq.client.spec_json import as_json
 from gradq.commands.specs import assignments, merged, read_specs
 
 TWO = """
@@ -125,3 +129,34 @@ def test_of_several_jobs_none_is_queued_when_one_is_wrong(gradq, api, tmp_path: 
     assert "  optimiser: unknown field; did you mean 'optimizer'?" in result.stderr
     assert list(api.client.jobs()) == []
     assert gradq("submit", "-f", right, "-f", right, "--watch").exit_code == 2
+
+
+def test_a_file_nested_beyond_reading_is_refused_by_name(tmp_path: Path):
+    for name, text in (("deep.yaml", "a: " + "[" * 20_000), ("deep.json", '{"a": ' + "[" * 20_000)):
+        with pytest.raises(typer.BadParameter, match=f"{name} is nested too deeply"):
+            read_specs(written(tmp_path, text, name))
+
+
+@pytest.mark.parametrize(
+    ("text", "pointer", "detail"),
+    [
+        ("lr: .nan", "/lr", "must be a finite number, got nan"),
+        ("optimizer: {type: sgd, momentum: -.inf}", "/optimizer/momentum", "must be a finite number, got -inf"),
+        ("name: !!binary aGVsbG8=", "/name", "got a bytes"),
+        ("augment: [!!set {a}]", "/augment/0", "got a set"),
+        ("architecture: &x [*x]", "/architecture", "is nested too deeply"),
+    ],
+)
+def test_what_json_cannot_say_is_named_before_anything_is_sent(tmp_path: Path, text: str, pointer: str, detail: str):
+    [spec] = read_specs(written(tmp_path, text))
+    with pytest.raises(InvalidSpec) as refused:
+        as_json(spec)
+    [wrong] = refused.value.errors
+    assert wrong["pointer"] == pointer
+    assert detail in wrong["detail"]
+
+
+def test_numbers_and_arrays_of_numpy_are_numbers_and_lists():
+    spec = {"epochs": np.int64(3), "lr": np.float32(0.5), "architecture": {"hidden": np.array([8, 4])}, "seed": (1,)}
+    plain = {"epochs": 3, "lr": 0.5, "architecture": {"hidden": [8, 4]}, "seed": [1]}
+    assert json.loads(json.dumps(as_json(spec))) == plain

@@ -1,0 +1,52 @@
+"""Specs as people hold them to what JSON can say: numpy's numbers and arrays too, as a sweep hands them out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from gradq.client.problems import InvalidSpec
+
+NAMES = (str, int, float, bool, type(None))  # of fields; json writes them as texts
+
+
+def as_json(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """The same in dicts, lists and plain values. Raises InvalidSpec, which names each value that JSON cannot hold."""
+    wrong: list[dict[str, str]] = []
+    found = {}
+    for field, value in spec.items():
+        try:
+            found[field] = _plain(value)
+            wrong += _wrong(found[field], f"/{field}")
+        except RecursionError:
+            wrong.append({"pointer": f"/{field}", "code": "not_json", "detail": "is nested too deeply"})
+    if wrong:
+        count = "1 field is wrong" if len(wrong) == 1 else f"{len(wrong)} fields are wrong"
+        raise InvalidSpec(422, "invalid_spec", count, wrong)
+    return found
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "tolist"):  # a number or an array of numpy's, a tensor
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return {name: _plain(part) for name, part in value.items()}
+    return [_plain(part) for part in value] if isinstance(value, list | tuple) else value
+
+
+def _wrong(value: Any, pointer: str) -> Iterator[dict[str, str]]:
+    """Each value that cannot be sent, where it stands and why."""
+    if isinstance(value, dict):
+        for name, part in value.items():
+            if not isinstance(name, NAMES):
+                yield {"pointer": pointer, "code": "not_json", "detail": f"{name!r} is no name of a field"}
+            yield from _wrong(part, f"{pointer}/{name}")
+    elif isinstance(value, list):
+        for place, part in enumerate(value):
+            yield from _wrong(part, f"{pointer}/{place}")
+    elif isinstance(value, float) and not math.isfinite(value):
+        yield {"pointer": pointer, "code": "not_json", "detail": f"must be a finite number, got {value}"}
+    elif not isinstance(value, NAMES):
+        detail = f"must be text, number, truth, list or object, got a {type(value).__name__}"
+        yield {"pointer": pointer, "code": "not_json", "detail": detail}
