@@ -187,8 +187,10 @@ class Calls:
 
     async def _post(self, path: str, key: str | None = None, **parts: Any) -> Json:
         """Under a key of its own, which all tries of this call share: what is done, is done once."""
-        headers = {"Idempotency-Key": uuid4().hex if key is None else key}
-        return await self._json(Request("POST", path, headers=headers, **parts))
+        key = uuid4().hex if key is None else key
+        if not (key.isascii() and key.isprintable()):
+            raise ValueError(f"idempotency_key travels in a header: printable ASCII alone, got {key!r}")
+        return await self._json(Request("POST", path, headers={"Idempotency-Key": key}, **parts))
 
     async def _ask(self, path: str, media_type: str | None = None, **parts: Any) -> Json:
         """A POST that changes nothing. No key: the service would keep an answer that it can give again at any time."""

@@ -190,7 +190,7 @@ def options(url: str, token: str | None, timeout: float) -> dict[str, Any]:
     left out where nothing will be encrypted."""
     headers = {"Accept": "application/json", "User-Agent": f"gradq/{VERSION}"}
     if token:
-        headers["Authorization"] = f"Bearer {token}"
+        headers["Authorization"] = f"Bearer {token.strip()}"  # a file that it was read from ends with a newline
     return {
         "base_url": url,
         "headers": headers,

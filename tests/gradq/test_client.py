@@ -491,6 +491,13 @@ follow_imports = skip
 """
 
 
+@pytest.mark.parametrize("key", ["a\nb", "ü"])
+def test_a_key_that_no_header_can_carry_is_refused_before_anything_is_sent(api, key):
+    with pytest.raises(ValueError, match="printable ASCII"):
+        api.client.submit(idempotency_key=key)
+    assert list(api.client.jobs()) == []
+
+
 def test_a_program_of_a_user_is_checked_against_the_types(tmp_path: Path):
     (tmp_path / "mypy.ini").write_text(MYPY)
     (tmp_path / "mine.py").write_text(SCRIPT)
