@@ -26,11 +26,15 @@ def give_up_on_silence(client: socket.socket) -> None:
 
 def gone_among(clients: Iterable[socket.socket]) -> set[socket.socket]:
     """Those that have hung up, for any number of them in one call of the kernel."""
-    by_number = {client.fileno(): client for client in clients}
+    gone, by_number = set(), {}
     poll = select.poll()
-    for number in by_number:
-        poll.register(number, select.POLLIN)
-    return {by_number[number] for number, _ in poll.poll(0) if has_hung_up(by_number[number])}
+    for client in clients:
+        if (number := client.fileno()) < 0:
+            gone.add(client)  # its own thread was quicker: it has answered, and closed the connection
+        else:
+            by_number[number] = client
+            poll.register(number, select.POLLIN)
+    return gone | {by_number[number] for number, _ in poll.poll(0) if has_hung_up(by_number[number])}
 
 
 def has_hung_up(client: socket.socket) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from typing import Annotated
 
@@ -96,12 +97,12 @@ def svg(job_id: str) -> Response:
 
 
 def _picture(job_id: str, format: str) -> Response:
-    """The last point names the picture, so that one that the client has already is not drawn again."""
+    """The last point and the job's name, which is its title, name the picture: one that the client has is not drawn."""
     with services().database.read() as session:
         job = jobs.get(session, job_id)
         is_metric = (EventRow.job_id == job_id, EventRow.type == "metric")
         last = session.scalar(select(func.max(EventRow.seq)).where(*is_metric)) or 0
-        etag = f"{job_id}-{last}-{format}-{VERSION}"
+        etag = hashlib.sha1(f"{job_id} {last} {format} {VERSION} {job.name}".encode()).hexdigest()
         known = request.if_none_match.contains_weak(etag)
         series = {} if known else _series(session, job_id)
     response = Response(mimetype=PICTURES[format])

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import Annotated, Any, TypeVar
 
 from flask import request
+from gunicorn.http.errors import ParseException
 from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 from werkzeug.exceptions import RequestEntityTooLarge, UnsupportedMediaType
@@ -159,7 +160,10 @@ def parse_json(*also: str) -> Any:
 
 
 def read_body() -> bytes:
-    body = request.get_data()  # kept: whoever told one request from another has read it before the view does
+    try:
+        body = request.get_data()  # kept: whoever told one request from another has read it before the view does
+    except (OSError, ParseException) as error:  # gunicorn's: it reads the chunks while the app reads the body
+        raise BadRequest("the body cannot be read: it is cut short, or sent in chunks that are none") from error
     limit = request.max_content_length
     if request.content_length is None and limit is not None and len(body) >= limit:
         raise RequestEntityTooLarge  # sent in chunks: werkzeug does not refuse what lies over the limit, it cuts it off

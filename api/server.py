@@ -1,26 +1,55 @@
 """How gunicorn serves the app: its configuration file, `gunicorn -c python:api.server`.
 
-Connections are spread evenly, or one process would run out of places for held requests while another has them free.
+What gunicorn refuses by itself, as no HTTP or as too long, is a problem like any other. Connections are spread evenly,
+or one process would run out of places for held requests while another has them free.
 """
 
 from __future__ import annotations
 
+import json
 import mmap
 import time
+import uuid
+from http import HTTPStatus
 from itertools import count
 from typing import Any
 
+from gunicorn import util
+from gunicorn.http import errors
 from gunicorn.workers.gthread import ThreadWorker
 
+from api.errors import PROBLEM
 from api.held import EXTENSION, Held
 from api.request_counts import child_exit, on_exit, on_starting
 
 # what gunicorn reads
-__all__ = ["child_exit", "on_exit", "on_starting", "post_worker_init", "pre_fork", "worker_class"]
+__all__ = [
+    "child_exit",
+    "limit_request_line",
+    "on_exit",
+    "on_starting",
+    "post_worker_init",
+    "pre_fork",
+    "worker_class",
+]
+
+limit_request_line = 8190  # gunicorn's most: a filter by a few labels is long
 
 MOST_PROCESSES = 1024
 HEAD_START_SECONDS = 0.001  # what a process gives to the others for each connection that it has more than they
 MOST_SECONDS = 0.02
+
+REFUSALS: dict[type[errors.ParseException], HTTPStatus] = {
+    errors.LimitRequestLine: HTTPStatus.REQUEST_URI_TOO_LONG,
+    errors.LimitRequestHeaders: HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+    errors.ExpectationFailed: HTTPStatus.EXPECTATION_FAILED,
+    errors.UnsupportedTransferCoding: HTTPStatus.NOT_IMPLEMENTED,
+}
+OURS = (
+    errors.InvalidResponseHeader,
+    errors.InvalidResponseHeaderName,
+    errors.ConfigurationProblem,
+)  # no client's fault
 
 _connections = memoryview(mmap.mmap(-1, 4 * MOST_PROCESSES)).cast("i")  # of each process; all of them share these pages
 
@@ -40,6 +69,37 @@ class Worker(ThreadWorker):
             time.sleep(min(more * HEAD_START_SECONDS, MOST_SECONDS))
         super().accept(listener)
         _connections[self.number] = self.nr_conns
+
+    def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
+        """Called for what never reaches the app."""
+        if not isinstance(exc, errors.ParseException) or isinstance(exc, OURS):
+            super().handle_error(req, client, addr, exc)
+            return
+        self.log.warning("refused: %s", exc)
+        util.write_nonblock(client, refusal(REFUSALS.get(type(exc), HTTPStatus.BAD_REQUEST), str(exc)[:200]))
+
+
+def refusal(status: HTTPStatus, detail: str) -> bytes:
+    """A whole answer, after which the connection is closed."""
+    code, request_id = status.phrase.lower().replace(" ", "_").replace("-", "_"), uuid.uuid4().hex
+    body = {
+        "type": f"/problems/{code.replace('_', '-')}",
+        "title": status.phrase,
+        "status": status.value,
+        "code": code,
+        "detail": detail,
+        "instance": "",  # the line that would name it could not be read
+        "request_id": request_id,
+    }
+    content = json.dumps(body).encode()
+    head = (
+        f"HTTP/1.1 {status.value} {status.phrase}",
+        "Connection: close",
+        f"Content-Type: {PROBLEM}",
+        f"Content-Length: {len(content)}",
+        f"X-Request-Id: {request_id}",
+    )
+    return "\r\n".join([*head, "", ""]).encode() + content
 
 
 worker_class = Worker

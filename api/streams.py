@@ -45,9 +45,10 @@ def answer(job_id: str, after: int, type: str | None, render: Render) -> Respons
 
 @dataclass(frozen=True)
 class Piece:
-    """What to send now; and, if there is no more yet, the look that will show more."""
+    """What to send now, and the last line of it; and, if there is no more yet, the look that will show more."""
 
     text: str = ""
+    after: int | None = None
     until: Concerns | None = None
     last: bool = False
 
@@ -81,23 +82,26 @@ class Log:
     def _next(self) -> Piece:
         try:
             with self.database.read() as session:
-                return self._read(session)
+                piece = self._read(session)
         except NotFound:  # deleted meanwhile
             return Piece(self._end(None), last=True)
         except DatabaseAway as error:
             log.warning("a stream waits for the database", job_id=self.job_id, error=error.detail)
             return Piece(until=_anything)
+        if piece.after is not None:
+            self.after = piece.after  # not before: a look whose end fails is made again
+        return piece
 
     def _read(self, session: Session) -> Piece:
         job = jobs.get(session, self.job_id)  # before the lines: those of a job that has ended are all there
         lines = jobs.events_of(session, self.job_id, self.after, self.type, PAGE)
-        self.after = lines[-1].seq if lines else self.after
+        after = lines[-1].seq if lines else None
         text = "".join(map(self._line, lines))
         if len(lines) == PAGE:
-            return Piece(text)
+            return Piece(text, after)
         if job.state in TERMINAL:
-            return Piece(text + self._end(jobs.status_of(job)), last=True)
-        return Piece(text, until=grown(job.last_seq))
+            return Piece(text + self._end(jobs.status_of(job)), after, last=True)
+        return Piece(text, after, until=grown(job.last_seq))
 
     def _line(self, row: EventRow) -> str:
         return f"id: {row.seq}\nevent: {row.type}\ndata: {self.text_of(self.render(row))}\n\n"

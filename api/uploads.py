@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO
 
 from flask import request
+from gunicorn.http.errors import ParseException
 from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge, UnsupportedMediaType
 from werkzeug.sansio.multipart import Data, Epilogue, Field, File, MultipartDecoder, NeedData
 
@@ -84,6 +85,8 @@ class _Body:
             raise
         except (ClientDisconnected, OSError) as error:
             raise BadRequest("the connection ended in the middle of the body") from error
+        except ParseException as error:  # gunicorn's: it reads the chunks while the app reads the body
+            raise BadRequest("the body is sent in chunks that are none") from error
 
     def _too_large(self) -> PayloadTooLarge:
         detail = f"the body is larger than {self.limit} bytes; GRADQ_MAX_UPLOAD_BYTES sets the limit"

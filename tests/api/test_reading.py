@@ -115,7 +115,7 @@ class TestMetrics:
         assert answer.json["series"]["train_loss"][-1] == [270, 3, None]
 
     @pytest.mark.parametrize(("format", "magic"), [("png", b"\x89PNG"), ("svg", b"<?xml")])
-    def test_the_picture_is_drawn_again_only_when_a_point_came(self, client, hands, job, format, magic):
+    def test_the_picture_is_drawn_again_only_when_a_point_or_another_name_came(self, client, hands, job, format, magic):
         url = f"{job['links']['self']}/loss_curve.{format}"
         first = client.get(url)
         assert first.status_code == 200
@@ -124,7 +124,12 @@ class TestMetrics:
         again = client.get(url, headers=known)
         assert (again.status_code, again.data) == (304, b"")
         hands.point(job["lease"], 270, 3, train_loss=0.05)
-        assert client.get(url, headers=known).status_code == 200
+        longer = client.get(url, headers=known)
+        assert longer.status_code == 200
+        client.patch(job["links"]["self"], json={"name": "another title"})
+        renamed = client.get(url, headers={"If-None-Match": longer.headers["ETag"]})
+        assert renamed.status_code == 200
+        assert renamed.data != longer.data
 
     def test_a_picture_of_nothing_under_a_name_full_of_dollars_is_still_a_picture(self, client, hands):
         me = hands.submit(name="$x_{ and $")["links"]["self"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -11,6 +12,7 @@ from pydantic import SecretStr
 
 from api import streams
 from api.held import EXTENSION
+from shared.errors import DatabaseAway
 from shared.jobs import Line
 from shared.states import JobState
 
@@ -185,3 +187,20 @@ class TestDatabase:
         hands.finish(hands.start())
         assert [event["type"] for event in events("".join(pieces))] == ["status", "status", "end"]
         answer.close()
+
+    def test_one_that_goes_away_just_after_a_look_takes_no_line_with_it(self, client, ended, services, monkeypatch):
+        read, looks = services.database.read, []
+
+        @contextlib.contextmanager
+        def breaks_off_once():
+            with read() as session:
+                yield session
+                looks.append(session)
+            if len(looks) == 2:  # the first one is before the stream begins
+                raise DatabaseAway("the connection ended before the transaction did")
+
+        page = client.get(ended["links"]["events"]).json["data"]
+        monkeypatch.setattr(services.database, "read", breaks_off_once)
+        answer = client.get(ended["links"]["events"], headers=STREAM)
+        assert [event["seq"] for event in events(answer.text)[:-1]] == [line["seq"] for line in page]
+        assert len(looks) > 2

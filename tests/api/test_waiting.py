@@ -310,6 +310,22 @@ def test_who_hangs_up_is_waited_for_no_longer(app: Flask, client: Any, hands: An
         assert answer.result(DEADLINE).json["status"] == "queued"
 
 
+def test_a_connection_that_is_closed_while_the_watcher_listens_costs_nobody_his_news(
+    app: Flask, client: Any, hands: Any
+) -> None:
+    """Between the list of those who wait and the look at their connections one may have been answered and closed."""
+    job = hands.submit()
+    closed, other_end = socket.socketpair()
+    closed.close()
+    held: Held = app.extensions[EXTENSION]
+    with ThreadPoolExecutor() as pool, other_end:
+        pool.submit(held.watcher.wait, job["id"], lambda look: False, ENOUGH, closed).result(DEADLINE)
+        answer = pool.submit(lambda: app.test_client().get(f"{job['links']['self']}?wait={ENOUGH}"))
+        wait_for(lambda: waiting(held), DEADLINE, "a request that waits")
+        hands.start()
+        assert answer.result(DEADLINE).json["status"] == "running"
+
+
 def test_a_database_that_goes_away_is_a_503_to_those_who_wait(tmp_path: Path, problem: Any) -> None:
     folder = tmp_path / "database"
     app = create_app(Settings(state_dir=tmp_path / "state", database_url=f"sqlite:///{folder}/gradq.db"))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import random
 import select
 import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPResponse
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -205,3 +207,39 @@ def test_sigterm_ends_whatever_is_held_at_once(start_api: Callable[..., Api]) ->
     api.part.process.wait(20)
     log = api.part.log.read_text()
     assert "SIGKILL" not in log, log
+
+
+CHUNKED = (
+    b"POST %s HTTP/1.1\r\nHost: here\r\nContent-Type: %s\r\nTransfer-Encoding: chunked\r\n\r\nZZ\r\n{}\r\n0\r\n\r\n"
+)
+
+
+def test_what_is_no_http_is_a_problem_too(start_api: Callable[..., Api]) -> None:
+    api = start_api()
+    for sent_bytes, status, code in (
+        (b"GARBAGE\r\n\r\n", 400, "bad_request"),
+        (b"POST /v1/jobs HTTP/1.1\r\nHost: here\r\nContent-Length: -5\r\n\r\n", 400, "bad_request"),
+        (b"GET /v1/jobs?name=" + b"a" * 9000 + b" HTTP/1.1\r\nHost: here\r\n\r\n", 414, "request_uri_too_long"),
+        (
+            b"GET /v1/jobs HTTP/1.1\r\nX-A: " + b"a" * 20_000 + b"\r\n\r\n",
+            431,
+            "request_header_fields_too_large",
+        ),
+        (CHUNKED % (b"/v1/jobs", b"application/json"), 400, "bad_request"),
+        (CHUNKED % (b"/v1/datasets", b"multipart/form-data; boundary=b"), 400, "bad_request"),
+    ):
+        where = urlsplit(api.url)
+        with socket.create_connection((where.hostname, where.port), timeout=20) as connection:
+            connection.sendall(sent_bytes)
+            answer = read_answer(connection)
+        assert answer.status == status, sent_bytes[:80]
+        assert answer.headers["Content-Type"] == "application/problem+json"
+        body = json.loads(answer.read())
+        assert (body["status"], body["code"]) == (status, code)
+        assert body["request_id"] == answer.headers["X-Request-Id"]
+
+
+def read_answer(connection: socket.socket) -> HTTPResponse:
+    answer = HTTPResponse(connection)
+    answer.begin()
+    return answer
