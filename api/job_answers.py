@@ -111,9 +111,11 @@ def show(job_id: str, query: JobQuery, render: Render) -> Response:
 def _is_news(answer: JobAnswer, query: JobQuery, first_etag: str) -> bool:
     if query.until is not None:
         return answer.terminal
+    if answer.terminal:  # nothing more is to come
+        return True
     if request.if_none_match:
         return not request.if_none_match.contains_weak(answer.etag)
-    return answer.terminal or answer.etag != first_etag  # nothing more is to come of a job that has ended
+    return answer.etag != first_etag
 
 
 def _look(job_id: str) -> Look | None:

@@ -178,6 +178,11 @@ class TestArtifacts:
         assert answer.headers["Content-Range"].endswith(f"/{len(CONTENT)}")
         assert answer.content_length == len(expected)
 
+    @pytest.mark.parametrize("range", ["items=0-1", "bytes=abc", "bytes=0-1,3-4"])
+    def test_a_range_that_is_not_served_is_passed_over(self, client, job, range):
+        answer = client.get(f"{job['links']['artifacts']}/model.safetensors", headers={"Range": range})
+        assert (answer.status_code, answer.data) == (200, CONTENT)
+
     def test_a_range_outside_is_a_416_that_says_how_long_the_file_is(self, client, job, problem):
         answer = client.get(f"{job['links']['artifacts']}/model.safetensors", headers={"Range": "bytes=99999-"})
         problem(answer, 416, "range_not_satisfiable")

@@ -18,6 +18,7 @@ from werkzeug.test import TestResponse
 from api.app import create_app
 from api.held import EXTENSION, Held
 from api.watcher import LOOK_SECONDS
+from shared import jobs
 from shared.config import Settings
 from shared.database import Database
 from shared.jobs import Line
@@ -157,11 +158,20 @@ class TestJob:
         answer = ask(f"{job['links']['self']}?wait={ENOUGH}{until}")
         assert answer.result(DEADLINE).json["terminal"]
 
-    def test_a_job_deleted_meanwhile_is_a_404(self, client, ask, hands, problem):
+    def test_an_ended_job_that_the_client_has_already_is_a_304_at_once(self, client, ask, hands):
         me = hands.submit()["links"]["self"]
         hands.finish(hands.start())
-        answer = ask(f"{me}?wait={ENOUGH}", If_None_Match=client.get(me).headers["ETag"])
-        client.delete(me)
+        answer = ask(f"{me}?wait={ENOUGH}", If_None_Match=client.get(me).headers["ETag"]).result(DEADLINE)
+        assert answer.status_code == 304
+
+    def test_a_job_deleted_meanwhile_is_a_404(self, ask, hands, looks, problem):
+        me = hands.submit()["links"]["self"]
+        lease = hands.start()
+        answer = ask(f"{me}?wait={ENOUGH}")
+        assert still_waits(answer, looks)
+        with hands.services.database.write() as session:  # ended and gone between two looks
+            jobs.finish(session, lease, JobState.CANCELLED, "cancelled")
+            jobs.remove(session, lease.job_id)
         problem(answer.result(DEADLINE), 404, "not_found")
 
     def test_prefer_asks_for_the_same_and_is_told_so(self, client, hands):
