@@ -103,7 +103,7 @@ def hear(client: Client, path: str, waiting: list[socket.socket]) -> dict[str, f
     """Milliseconds from the cancel on, as each of those who wait hears of it."""
     job_id = path.rpartition("/")[2]
     began = time.perf_counter()
-    client.cancel(job_id)
+    client.job(job_id, fetch=False).cancel()
     heard, left = [], list(waiting)
     while left:
         ready = select.select(left, [], [], HEARD_SECONDS)[0]

@@ -1,6 +1,6 @@
 """Small jobs a second, end to end: a batch of one-epoch digits jobs submitted at once, until the last has succeeded.
 
-No promise stands against this figure; it shows what a job costs beside its training. `stage_median_ms` says where a
+At least 6 a second on two cores is the promise. What a job costs beside its training: `stage_median_ms` says where a
 job's time goes, from its own log, and `training_share` how much of it is the training itself. What stands beside it:
 the same jobs run one after the other by `run_job` in this process, with no queue, no fork and no database (with all
 files written, and with the files left out).
@@ -22,7 +22,8 @@ from worker.trainer import data, device
 from worker.trainer.job import run_job
 from worker.trainer.loop import Run, train
 
-CLAIM = "none; jobs a second end to end, and where a job's time goes"
+LEAST = 6.0
+CLAIM = f"at least {LEAST:g} jobs a second end to end, all files written"
 WARM_UP_JOBS = 4
 CLIENTS = 8
 STAGES = ("claimed", "forked", "first_step", "files", "succeeded")
@@ -88,6 +89,7 @@ def main() -> None:
         "rounds": asked.rounds,
         "slots": slots,
         "jobs_per_second": summary(rates, digits=2),
+        "claim_holds": summary(rates, digits=2)["median"] >= LEAST,
         "accepted_per_second": summary(accepted),
         "slot_held_ms": held,
         "stage_median_ms": stages,
