@@ -112,7 +112,15 @@ def test_a_full_disk_leaves_nothing_behind(target: Place, backup: bytes, monkeyp
 # --- damage -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("content", [b"", b"hello" * 1000, gzip.compress(b"no tar"), bytes(20_480)])
+NO_BACKUPS = {
+    "nothing": b"",
+    "text": b"hello" * 1000,
+    "gzip": gzip.compress(b"no tar"),
+    "zeros": bytes(20_480),
+}
+
+
+@pytest.mark.parametrize("content", NO_BACKUPS.values(), ids=NO_BACKUPS)
 def test_what_is_no_backup_is_refused(target: Place, content: bytes) -> None:
     refused(target, content, "no backup of gradq|none at all")
 
