@@ -1,4 +1,4 @@
-"""A short campaign; `make faults` runs long ones, on either database. The seed is drawn and printed, on CI always one."""
+"""A short campaign; `make faults` runs long ones, on either database. The seed is drawn and printed; CI has its own."""
 
 from __future__ import annotations
 
