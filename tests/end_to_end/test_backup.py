@@ -14,11 +14,11 @@ import pytest
 from support.service import GRADQ, Service, assert_whole_curve
 
 SMALL: dict[str, Any] = {"architecture": "linear", "epochs": 1}
-LONG: dict[str, Any] = {  # some 6 s of training on digits, a checkpoint every 0.3 s
+LONG: dict[str, Any] = {  # some 12 s of training on digits: a backup is well over by then
     "architecture": "mlp",
     "gradients": "manual",
     "batch_size": 4,
-    "epochs": 150,
+    "epochs": 300,
     "lr": 0.01,
     "seed": 5,
     "checkpoint": {"every_seconds": 0.3},
