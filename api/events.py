@@ -15,7 +15,7 @@ from api.openapi import JSON, endpoint
 from api.render import timestamp
 from api.services import services
 from api.watcher import Concerns
-from shared import jobs
+from shared import joblog, jobs
 from shared.errors import FieldError, InvalidQuery
 from shared.states import TERMINAL
 from shared.tables import EventRow
@@ -60,7 +60,7 @@ def index(job_id: str, query: EventFilter) -> Response:
 def _page(job_id: str, query: EventFilter) -> tuple[Response, Concerns | None]:
     with services().database.read() as session:
         job = jobs.get(session, job_id)  # before the lines: those of a job that has ended are all there
-        found = jobs.events_of(session, job_id, query.after, query.type, query.limit + 1)
+        found = joblog.events_of(session, job_id, query.after, query.type, query.limit + 1)
     page = found[: query.limit]
     response = jsonify(
         {

@@ -16,7 +16,7 @@ from api import schemas
 from api.openapi import JSON, endpoint
 from api.requests import CommaList, Query, close_to
 from api.services import services
-from shared import curves, jobs
+from shared import curves, joblog, jobs
 from shared.errors import FieldError, InvalidQuery
 from shared.spec import JobSpec
 from shared.tables import EventRow
@@ -117,7 +117,7 @@ def _picture(job_id: str, format: str) -> Response:
 
 
 def _series(session: Session, job_id: str) -> curves.Series:
-    points = (row.data for row in jobs.points_of(session, job_id))
+    points = (row.data for row in joblog.points_of(session, job_id))
     return curves.to_series((data["step"], data["epoch"], data["metrics"]) for data in points)
 
 

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from api.requests import UtcTime
 from api.results import FailedGradientCheck, GradientCheckResult, TrainingResult
 from shared.artifacts import KINDS
-from shared.jobs import Cause
+from shared.queue import Cause
 from shared.spec import JOB_ID, NO_CONTROLS, GradientCheckSpec, JobSpec, LabelKey, LabelValue, Name, Priority
 from shared.spec import Architecture as Net
 from shared.uploads.fields import UploadFields

@@ -15,7 +15,7 @@ from api.held import Place, held
 from api.render import json_of
 from api.services import services
 from api.watcher import Concerns
-from shared import jobs
+from shared import joblog, jobs
 from shared.database import Database
 from shared.errors import DatabaseAway, NotFound, TooManyStreams
 from shared.looks import Look
@@ -94,7 +94,7 @@ class Log:
 
     def _read(self, session: Session) -> Piece:
         job = jobs.get(session, self.job_id)  # before the lines: those of a job that has ended are all there
-        lines = jobs.events_of(session, self.job_id, self.after, self.type, PAGE)
+        lines = joblog.events_of(session, self.job_id, self.after, self.type, PAGE)
         after = lines[-1].seq if lines else None
         text = "".join(map(self._line, lines))
         if len(lines) == PAGE:

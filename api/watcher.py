@@ -17,9 +17,7 @@ from shared.looks import Look, look_at
 LOOK_SECONDS = 0.1
 LISTEN_SECONDS = 1.0  # between two looks whether the clients are still there
 AWAY_SECONDS = 1.0  # the pause after a look that failed
-LEISURE = (
-    4  # a look that took long is followed by a pause of so many times that: looking takes a fifth of a core at most
-)
+LEISURE = 4  # a look that took long is followed by a pause of so many times that: a fifth of a core at most
 
 log = structlog.get_logger()
 

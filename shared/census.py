@@ -9,7 +9,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from shared import roster, tallies
-from shared.jobs import now
+from shared.joblog import now
 from shared.states import TERMINAL, JobState
 from shared.tables import Job, Worker
 

@@ -14,7 +14,7 @@ from shared.artifacts import StoredFile
 from shared.database import Database
 from shared.datasets import DATASETS, DatasetInfo
 from shared.errors import DatasetInUse, FieldError, InvalidSpec, NotFound
-from shared.jobs import now
+from shared.joblog import now
 from shared.spec import FindDataset
 from shared.states import TERMINAL
 from shared.tables import DatasetRow, Job

@@ -1,70 +1,28 @@
-"""The job store: every change of a job's row, each one guarded statement, each with its line in the job's log.
-
-A running job belongs to a `Lease` (job, attempt, token). Whoever writes for an attempt names its lease; when the row
-says otherwise the write does nothing and raises LeaseLost. Thus a worker that was given up for lost can do no harm.
-"""
+"""The job store as clients know it: submit, read, steer, delete. Each change comes with its line in the job's log."""
 
 from __future__ import annotations
 
 import json
-import secrets
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Any, Literal, cast
+from collections.abc import Sequence
+from typing import Any
 
 import uuid6
-from sqlalchemy import ColumnElement, CursorResult, Update, and_, delete, func, insert, or_, select, update
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
 from shared import tallies
-from shared.artifacts import StoredFile
-from shared.errors import LeaseLost, NotFound, WrongState
-from shared.events import Level
+from shared.errors import NotFound, WrongState
+from shared.joblog import Line, add_line, insert_lines, now, status_line
 from shared.spec import JobSpec, Work
-from shared.states import ALLOWED_ACTIONS, ALLOWED_MOVES, TERMINAL, JobState, shown_status
-from shared.tables import ArtifactRow, Attempt, CheckpointRow, EventRow, Job, database_now
-
-Wish = Literal["cancel", "pause"]
-Cause = Literal["worker_lost", "trainer_died", "disk_full", "internal_error"]  # of a loss: the attempt's outcome
+from shared.states import ALLOWED_ACTIONS, TERMINAL, JobState, shown_status
+from shared.tables import ArtifactRow, Attempt, CheckpointRow, EventRow, Job
 
 ENDED = {JobState.FAILED: "the job failed", JobState.CANCELLED: "the job was cancelled"}
-FIRST_BACKOFF_SECONDS, LONGEST_BACKOFF_SECONDS = 5.0, 60.0
-
-
-@dataclass(frozen=True)
-class Lease:
-    """The right to write for one attempt of one job."""
-
-    job_id: str
-    attempt: int
-    token: str
-
-
-@dataclass(frozen=True)
-class Line:
-    """One line for a job's log. A metric names its `series` and `step`."""
-
-    type: str
-    message: str
-    data: dict[str, Any]
-    level: Level = "info"
-    series: str | None = None
-    step: int | None = None
-    at: datetime | None = None
-
-
-def now() -> datetime:
-    return datetime.now(UTC)
 
 
 def new_id(prefix: str) -> str:
     """A sortable id: time first, then chance (UUID version 7)."""
     return f"{prefix}_{uuid6.uuid7().hex}"
-
-
-# --- submit, read, steer, delete: what clients do ---------------------------------------------------------------------
 
 
 def create(session: Session, spec: Work, reproduces: str | None = None) -> Job:
@@ -85,7 +43,7 @@ def create(session: Session, spec: Work, reproduces: str | None = None) -> Job:
     )
     session.add(job)
     session.flush()
-    session.execute(insert(EventRow), [_row(job.id, 0, 1, _status_line(JobState.QUEUED, "job queued"))])
+    insert_lines(session, job.id, 0, 1, [status_line(JobState.QUEUED, "job queued")])
     return job
 
 
@@ -98,21 +56,6 @@ def get(session: Session, job_id: str) -> Job:
 
 def attempts_of(session: Session, job_id: str) -> Sequence[Attempt]:
     return session.scalars(select(Attempt).where(Attempt.job_id == job_id).order_by(Attempt.number)).all()
-
-
-def events_of(
-    session: Session, job_id: str, after: int = 0, type: str | None = None, limit: int = 1000
-) -> list[EventRow]:
-    query = select(EventRow).where(EventRow.job_id == job_id, EventRow.seq > after)
-    if type is not None:
-        query = query.where(EventRow.type == type)
-    return list(session.scalars(query.order_by(EventRow.seq).limit(limit)))
-
-
-def points_of(session: Session, job_id: str) -> list[EventRow]:
-    """The job's curve: every metric event, in order."""
-    query = select(EventRow).where(EventRow.job_id == job_id, EventRow.type == "metric")
-    return list(session.scalars(query.order_by(EventRow.seq)))
 
 
 LIKE_JOBS = 200  # how far back `speeds_like` looks
@@ -157,10 +100,10 @@ def request_cancel(session: Session, job_id: str) -> Job:
         job.state, job.status_reason = JobState.CANCELLED, {"code": "cancelled_by_user", "detail": message}
         job.cancel_requested_at = job.finished_at = now()
         tallies.job_ended(session, job.state, "cancelled_by_user", None)
-        _log(session, job_id, _status_line(JobState.CANCELLED, message))
+        add_line(session, job_id, status_line(JobState.CANCELLED, message))
     elif job.state == JobState.RUNNING and job.cancel_requested_at is None:
         job.cancel_requested_at = now()
-        _log(session, job_id, Line("status", "cancel requested", {"status": "cancelling"}))
+        add_line(session, job_id, Line("status", "cancel requested", {"status": "cancelling"}))
     elif job.state in TERMINAL and job.state != JobState.CANCELLED:
         raise wrong_state(job, "cancel")
     return job
@@ -171,7 +114,7 @@ def request_pause(session: Session, job_id: str) -> Job:
     job = to_steer(session, job_id)
     if status_of(job) == "running":
         job.pause_requested_at = now()
-        _log(session, job_id, Line("status", "pause requested", {"status": "pausing"}))
+        add_line(session, job_id, Line("status", "pause requested", {"status": "pausing"}))
     elif status_of(job) not in ("pausing", "paused"):
         raise wrong_state(job, "pause")
     return job
@@ -185,9 +128,9 @@ def resume(session: Session, job_id: str) -> Job:
     job.pause_requested_at = None
     if job.state == JobState.PAUSED:
         job.state = JobState.QUEUED
-        _log(session, job_id, _status_line(JobState.QUEUED, "resumed; queued again"))
+        add_line(session, job_id, status_line(JobState.QUEUED, "resumed; queued again"))
     else:
-        _log(session, job_id, _status_line(JobState.RUNNING, "the wish to pause was taken back"))
+        add_line(session, job_id, status_line(JobState.RUNNING, "the wish to pause was taken back"))
     return job
 
 
@@ -203,7 +146,7 @@ def retry(session: Session, job_id: str) -> Job:
     job.state, job.failures = JobState.QUEUED, 0
     job.status_reason = job.result = job.finished_at = job.not_before = None
     job.cancel_requested_at = job.pause_requested_at = job.worker = None
-    _log(session, job_id, _status_line(JobState.QUEUED, message))
+    add_line(session, job_id, status_line(JobState.QUEUED, message))
     return job
 
 
@@ -217,7 +160,7 @@ def edit(session: Session, job: Job, wanted: dict[str, Any]) -> None:
     job.spec = {**job.spec, **{name: new for name, (_, new) in changed.items()}}
     message = "; ".join(f"{name} changed from {_text(old)} to {_text(new)}" for name, (old, new) in changed.items())
     data = {name: {"from": old, "to": new} for name, (old, new) in changed.items()}
-    _log(session, job.id, Line("log", message, {"changed": data}))
+    add_line(session, job.id, Line("log", message, {"changed": data}))
 
 
 def _text(value: Any) -> str:
@@ -238,7 +181,7 @@ def remove(session: Session, job_id: str) -> None:
     if job.state not in TERMINAL:
         raise wrong_state(job, "delete")
     for table in (ArtifactRow, CheckpointRow):
-        tallies.stored(session, table.__tablename__, -_bytes_of(session, table, job_id))
+        tallies.stored(session, table.__tablename__, -bytes_of(session, table, job_id))
     for child in (EventRow, ArtifactRow, CheckpointRow, Attempt):
         session.execute(delete(child).where(child.job_id == job_id))
     session.delete(job)
@@ -257,239 +200,6 @@ def wrong_state(job: Job, action: str, why: str | None = None) -> WrongState:
     return WrongState(detail, state=status, allowed=allowed)
 
 
-# --- the queue: claim, renew, hand back, finish: what workers do ------------------------------------------------------
-
-
-def may_start() -> ColumnElement[bool]:
-    """It waits, and its backoff is over; one that ends later than any can is from before the clock was put back."""
-    ready = or_(
-        Job.not_before.is_(None),
-        Job.not_before <= database_now(),
-        Job.not_before > database_now(LONGEST_BACKOFF_SECONDS),
-    )
-    return and_(Job.state == JobState.QUEUED, ready)
-
-
-def waiting(session: Session, fits: Iterable[str], most: int) -> int:
-    """How many jobs a slot that grants `fits` could claim now; not counted beyond `most`."""
-    some = select(Job.id).where(may_start(), Job.device.in_(list(fits))).limit(most).subquery()
-    return session.scalar(select(func.count()).select_from(some)) or 0
-
-
-def claim(session: Session, worker: str, device: str, fits: Iterable[str], lease_seconds: float) -> Job | None:
-    """Take the best queued job whose device wish is in `fits`: raise its attempt, write a lease. None: none waits."""
-    best = (
-        select(Job.id)
-        .where(may_start(), Job.device.in_(list(fits)))
-        .order_by(Job.priority.desc(), Job.created_at, Job.id)
-        .limit(1)
-        .with_for_update(skip_locked=True)
-        .scalar_subquery()
-    )
-    token = secrets.token_hex(16)
-    job = session.scalar(
-        update(Job)
-        .where(Job.id == best, Job.state == JobState.QUEUED)
-        .values(
-            state=JobState.RUNNING,
-            attempt=Job.attempt + 1,
-            worker=worker,
-            lease_token=token,
-            lease_until=database_now(lease_seconds),
-            started_at=func.coalesce(Job.started_at, now()),
-            not_before=None,
-        )
-        .returning(Job)
-        .execution_options(synchronize_session=False, populate_existing=True)
-    )
-    if job is None:
-        return None
-    if job.attempt == 1:
-        tallies.job_started(session, (now() - job.created_at).total_seconds())
-    session.add(Attempt(job_id=job.id, number=job.attempt, worker=worker, device=device, started_at=now()))
-    message = f"attempt {job.attempt} started on {device}"
-    _log(session, job.id, _status_line(JobState.RUNNING, message, worker=worker, device=device), attempt=job.attempt)
-    return job
-
-
-def lease_of(job: Job) -> Lease:
-    assert job.lease_token is not None, "only a claimed job has a lease"
-    return Lease(job.id, job.attempt, job.lease_token)
-
-
-def renew(session: Session, lease: Lease, lease_seconds: float, progress: dict[str, Any] | None = None) -> None:
-    values: dict[str, Any] = {"lease_until": database_now(lease_seconds)}
-    if progress is not None:
-        values["progress"] = progress
-    _fenced(session, lease, update(Job).values(**values))
-
-
-def wish_of(session: Session, lease: Lease) -> Wish | None:
-    """What somebody asked of the job, a cancel before a pause; LeaseLost when it is no longer this attempt's."""
-    row = session.execute(select(Job.cancel_requested_at, Job.pause_requested_at).where(*_holds(lease))).one_or_none()
-    if row is None:
-        raise LeaseLost(f"job {lease.job_id}, attempt {lease.attempt}")
-    cancel, pause = row
-    return "cancel" if cancel is not None else "pause" if pause is not None else None
-
-
-def append(session: Session, lease: Lease, lines: Sequence[Line]) -> None:
-    """Append to the log in order. A point of the curve that already stands there is left out."""
-    if not lines:
-        return
-    last = session.scalar(
-        update(Job).where(*_holds(lease)).values(last_seq=Job.last_seq + len(lines)).returning(Job.last_seq)
-    )
-    if last is None:
-        raise LeaseLost(f"job {lease.job_id}, attempt {lease.attempt}")
-    first = last - len(lines) + 1
-    _insert_lines(session, lease.job_id, lease.attempt, first, lines)
-
-
-def resume_point(session: Session, lease: Lease) -> tuple[list[CheckpointRow], int]:
-    """The job's checkpoints, newest first, and the last step of the curve that the log already holds (-1: none)."""
-    rows = session.scalars(
-        select(CheckpointRow).where(CheckpointRow.job_id == lease.job_id).order_by(CheckpointRow.step.desc())
-    ).all()
-    last = session.scalar(
-        select(func.max(EventRow.step)).where(EventRow.job_id == lease.job_id, EventRow.series.is_not(None))
-    )
-    return list(rows), -1 if last is None else last
-
-
-def note_resumed(session: Session, lease: Lease, step: int) -> None:
-    _locked(session, lease)
-    session.execute(
-        update(Attempt)
-        .where(Attempt.job_id == lease.job_id, Attempt.number == lease.attempt)
-        .values(resumed_from_step=step)
-    )
-
-
-def add_checkpoint(
-    session: Session, lease: Lease, file: StoredFile, step: int, epoch: int, keep_last: int
-) -> list[str]:
-    """Record a stored checkpoint; return the keys of those that it replaces or that are beyond `keep_last`."""
-    row = CheckpointRow(
-        job_id=lease.job_id,
-        step=step,
-        attempt=lease.attempt,
-        epoch=epoch,
-        size_bytes=file.size_bytes,
-        sha256=file.sha256,
-        key=file.key,
-        created_at=now(),
-    )
-    append(session, lease, [Line("checkpoint", f"checkpoint at step {step}", {"step": step, "epoch": epoch})])
-    query = select(CheckpointRow).where(CheckpointRow.job_id == lease.job_id)
-    before = _bytes_of(session, CheckpointRow, lease.job_id)
-    replaced = session.scalar(query.where(CheckpointRow.step == step, CheckpointRow.key != file.key))
-    freed = [replaced.key] if replaced else []  # an earlier attempt's, at the same step
-    session.merge(row)
-    session.flush()
-    for stale in session.scalars(query.order_by(CheckpointRow.step.desc()).offset(keep_last)).all():
-        session.delete(stale)
-        freed.append(stale.key)
-    session.flush()
-    tallies.stored(session, "checkpoints", _bytes_of(session, CheckpointRow, lease.job_id) - before)
-    return freed
-
-
-def finish(
-    session: Session,
-    lease: Lease,
-    state: JobState,
-    message: str,
-    reason: dict[str, Any] | None = None,
-    result: dict[str, Any] | None = None,
-    progress: dict[str, Any] | None = None,
-    files: Sequence[StoredFile] = (),
-) -> None:
-    """End the job: its files, its last line and its state in one transaction."""
-    assert state in ALLOWED_MOVES[JobState.RUNNING] & TERMINAL
-    lines = [Line("artifact", f"stored {f.name}", {"name": f.name, "size_bytes": f.size_bytes}) for f in files]
-    level: Level = "error" if state is JobState.FAILED else "info"
-    append(session, lease, [*lines, Line("status", message, {"status": state.value, "reason": reason}, level)])
-    values: dict[str, Any] = {"state": state, "status_reason": reason, "finished_at": now(), "lease_token": None}
-    if result is not None:
-        values["result"] = result
-    if progress is not None:
-        values["progress"] = progress
-    _fenced(session, lease, update(Job).values(**values, lease_until=None))
-    tallies.job_ended(session, state, reason["code"] if reason else None, result)
-    tallies.stored(
-        session, "artifacts", sum(f.size_bytes for f in files) - _bytes_of(session, ArtifactRow, lease.job_id)
-    )
-    session.execute(delete(ArtifactRow).where(ArtifactRow.job_id == lease.job_id))
-    session.add_all(ArtifactRow(job_id=lease.job_id, created_at=now(), **vars(f)) for f in files)
-    _end_attempt(session, lease, state.value)
-
-
-def hand_back(session: Session, lease: Lease, message: str, outcome: str = "drained") -> JobState:
-    """The attempt stopped at a checkpoint, through no fault of its own: it costs none of `max_attempts`.
-
-    The row says what follows, since a wish may have come or been taken back meanwhile: a cancel wins over a pause, a
-    pause over the queue.
-    """
-    job = _locked(session, lease)
-    if job.cancel_requested_at is not None:
-        _end_cancelled(session, lease)
-        return JobState.CANCELLED
-    if job.pause_requested_at is not None:
-        _leave(session, lease, JobState.PAUSED, _status_line(JobState.PAUSED, "paused"), "paused")
-        return JobState.PAUSED
-    _leave(session, lease, JobState.QUEUED, _status_line(JobState.QUEUED, message), outcome)
-    return JobState.QUEUED
-
-
-def lose(session: Session, lease: Lease, detail: str, cause: Cause = "worker_lost") -> JobState:
-    """The attempt died. Cancelled or paused if that was wished, failed after `max_attempts`, else queued again."""
-    job = _locked(session, lease)
-    if job.cancel_requested_at is not None:
-        _end_cancelled(session, lease)
-        return JobState.CANCELLED
-    failures, allowed = job.failures + 1, job.spec["max_attempts"]
-    if failures >= allowed:
-        reason = {
-            "code": "too_many_attempts",
-            "detail": f"{failures} of {allowed} attempts were lost; the last: {detail}",
-        }
-        finish(session, lease, JobState.FAILED, reason["detail"], reason)
-        return JobState.FAILED
-    pauses = job.pause_requested_at is not None
-    state, follows = (JobState.PAUSED, "paused") if pauses else (JobState.QUEUED, "queued again")
-    data = {"status": state.value, "reason": {"code": cause, "detail": detail}}
-    line = Line("status", f"attempt {lease.attempt} was lost: {detail}; {follows}", data, "warning")
-    wait = None if pauses else database_now(backoff_seconds(failures, cause))
-    _leave(session, lease, state, line, cause, failures=failures, not_before=wait)
-    return state
-
-
-def backoff_seconds(failures: int, cause: Cause = "worker_lost") -> float:
-    """At once after the first loss (most are deploys and evictions), then 5 s, 10 s, 20 s … 60 s.
-
-    A full disk is rarely empty a moment later: there the first wait is one of 5 s too.
-    """
-    if failures <= 1 and cause != "disk_full":
-        return 0.0
-    return min(FIRST_BACKOFF_SECONDS * 2.0 ** max(failures - 2, 0), LONGEST_BACKOFF_SECONDS)
-
-
-def expired_leases(session: Session, lease_seconds: float = 3600.0) -> list[Lease]:
-    """The leases that ran out: their workers are gone, or as good as.
-
-    Nobody renews for much longer than `lease_seconds`: a lease that ends at ten times that dates from before the
-    database's clock was put back. Its worker, if it lives, renews it soon, so give it the time before you ask.
-    """
-    over = or_(Job.lease_until < database_now(), Job.lease_until > database_now(10 * lease_seconds))
-    return [lease_of(job) for job in session.scalars(select(Job).where(Job.state == JobState.RUNNING, over))]
-
-
-def next_expiry(session: Session) -> datetime | None:
-    """When the first of the leases runs out, if nobody renews it; None: nothing runs."""
-    return session.scalar(select(func.min(Job.lease_until)).where(Job.state == JobState.RUNNING))
-
-
 def stored_keys(session: Session, job_id: str) -> set[str]:
     """The keys of all files of the job that a row names."""
     return {
@@ -499,97 +209,6 @@ def stored_keys(session: Session, job_id: str) -> set[str]:
     }
 
 
-# --- the statements that all of the above are made of -----------------------------------------------------------------
-
-
-def _holds(lease: Lease) -> tuple[Any, ...]:
-    return (
-        Job.id == lease.job_id,
-        Job.attempt == lease.attempt,
-        Job.lease_token == lease.token,
-        Job.state == JobState.RUNNING,
-    )
-
-
-def _locked(session: Session, lease: Lease) -> Job:
-    """The lease's row, locked until the transaction ends; LeaseLost when it is no longer the lease's."""
-    job = session.scalar(select(Job).where(*_holds(lease)).with_for_update())
-    if job is None:
-        raise LeaseLost(f"job {lease.job_id}, attempt {lease.attempt}")
-    return job
-
-
-def _leave(session: Session, lease: Lease, state: JobState, line: Line, outcome: str, **values: Any) -> None:
-    """End the attempt and not the job: its last line and the row's new state in one transaction."""
-    assert state in ALLOWED_MOVES[JobState.RUNNING] - TERMINAL
-    append(session, lease, [line])
-    _fenced(session, lease, update(Job).values(state=state, lease_token=None, lease_until=None, worker=None, **values))
-    _end_attempt(session, lease, outcome)
-
-
-def _end_cancelled(session: Session, lease: Lease) -> None:
-    reason = {"code": "cancelled_by_user", "detail": "cancelled on request"}
-    finish(session, lease, JobState.CANCELLED, "cancelled on request", reason)
-
-
-def _fenced(session: Session, lease: Lease, change: Update) -> None:
-    """Change the lease's row, or raise LeaseLost when it is no longer the lease's."""
-    if _changed(session, change.where(*_holds(lease))) != 1:
-        raise LeaseLost(f"job {lease.job_id}, attempt {lease.attempt}")
-
-
-def _changed(session: Session, statement: Update) -> int:
-    """Execute a write and return how many rows it wrote."""
-    result = cast("CursorResult[Any]", session.execute(statement, execution_options={"synchronize_session": False}))
-    return result.rowcount
-
-
-def _bytes_of(session: Session, table: type[ArtifactRow | CheckpointRow], job_id: str) -> int:
+def bytes_of(session: Session, table: type[ArtifactRow | CheckpointRow], job_id: str) -> int:
     """PostgreSQL's sum of bigints is a Decimal, and JSON text."""
     return int(session.scalar(select(func.sum(table.size_bytes)).where(table.job_id == job_id)) or 0)
-
-
-def _end_attempt(session: Session, lease: Lease, outcome: str) -> None:
-    session.execute(
-        update(Attempt)
-        .where(Attempt.job_id == lease.job_id, Attempt.number == lease.attempt)
-        .values(finished_at=now(), outcome=outcome)
-    )
-
-
-def _status_line(state: JobState, message: str, **data: Any) -> Line:
-    return Line("status", message, {"status": state.value, **data})
-
-
-def _log(session: Session, job_id: str, line: Line, attempt: int | None = None) -> None:
-    """Append one line as part of a state change that holds the row's lock already."""
-    last, current = session.execute(
-        update(Job)
-        .where(Job.id == job_id)
-        .values(last_seq=Job.last_seq + 1)
-        .returning(Job.last_seq, Job.attempt)
-        .execution_options(synchronize_session=False)
-    ).one()
-    session.execute(insert(EventRow), [_row(job_id, current if attempt is None else attempt, last, line)])
-
-
-def _insert_lines(session: Session, job_id: str, attempt: int, first_seq: int, lines: Sequence[Line]) -> None:
-    rows = [_row(job_id, attempt, first_seq + i, line) for i, line in enumerate(lines)]
-    dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
-    statement = dialect.insert(EventRow).on_conflict_do_nothing(index_elements=["job_id", "series", "step"])
-    session.execute(statement, rows)
-
-
-def _row(job_id: str, attempt: int, seq: int, line: Line) -> dict[str, Any]:
-    return {
-        "job_id": job_id,
-        "seq": seq,
-        "attempt": attempt,
-        "type": line.type,
-        "level": line.level,
-        "message": line.message,
-        "data": line.data,
-        "series": line.series,
-        "step": line.step,
-        "created_at": line.at or now(),
-    }

@@ -11,7 +11,8 @@ from sqlalchemy import ColumnElement, and_, delete, func, or_, select
 from sqlalchemy.orm import Session
 
 from shared.database import upsert
-from shared.jobs import may_start, now
+from shared.joblog import now
+from shared.queue import may_start
 from shared.states import JobState
 from shared.tables import Job, Leader, Worker, database_now
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import structlog
 
-from shared import jobs
+from shared import queue
 from shared.config import Settings
 from shared.database import Database
 from shared.errors import DatabaseAway, LeaseLost
@@ -22,7 +22,7 @@ log = structlog.get_logger()
 class LeaseKeeper(threading.Thread):
     """Renews every third of the lease. `lost`: the row is another's, or we could not renew it in time."""
 
-    def __init__(self, database: Database, lease: jobs.Lease, settings: Settings) -> None:
+    def __init__(self, database: Database, lease: queue.Lease, settings: Settings) -> None:
         super().__init__(name=f"lease-{lease.job_id}", daemon=True)
         self.database, self.lease, self.seconds = database, lease, settings.lease_seconds
         self.lost, self.cancelled, self.paused = threading.Event(), threading.Event(), threading.Event()
@@ -70,12 +70,12 @@ class LeaseKeeper(threading.Thread):
         self._asked = asked = time.monotonic()
         if progress is not None or asked - self._renewed >= self.seconds / 3:
             with self.database.write() as session:
-                jobs.renew(session, self.lease, self.seconds, progress)
+                queue.renew(session, self.lease, self.seconds, progress)
             self._renewed = asked
             if self.progress is progress:
                 self.progress = None
         with self.database.read() as session:
-            wish = jobs.wish_of(session, self.lease)
+            wish = queue.wish_of(session, self.lease)
         if wish == "cancel":
             self.cancelled.set()
         elif wish == "pause":

@@ -14,11 +14,11 @@ from collections.abc import Callable
 
 import structlog
 
-from shared import idempotency, jobs, roster, tallies
+from shared import idempotency, joblog, jobs, queue, roster, tallies
 from shared.broker import Broker
 from shared.config import Settings
 from shared.errors import DatabaseAway, LeaseLost, NotFound
-from shared.jobs import Lease
+from shared.queue import Lease
 from shared.states import JobState
 from shared.tables import Worker
 from worker.clock import ClockWatch
@@ -84,7 +84,7 @@ class Reconciler(threading.Thread):
     def expired_leases(self) -> list[Lease]:
         """None while the clock that says so has just jumped. It is asked last: it may have jumped in between."""
         with self.database.read() as session:
-            expired = jobs.expired_leases(session, self.settings.lease_seconds)
+            expired = queue.expired_leases(session, self.settings.lease_seconds)
             self.clock.look(lambda: roster.clock(session))
         return expired if self.clock.steady else []
 
@@ -93,7 +93,7 @@ class Reconciler(threading.Thread):
             detail = f"its worker was not heard of for {self.settings.lease_seconds:g} s"
             try:
                 with self.database.write() as session:
-                    state = jobs.lose(session, lease, detail)
+                    state = queue.lose(session, lease, detail)
             except LeaseLost:
                 continue  # it was not lost after all: its supervisor wrote in between
             log.warning("lease ran out", job_id=lease.job_id, attempt=lease.attempt, state=state.value)
@@ -104,7 +104,7 @@ class Reconciler(threading.Thread):
     def seconds_to_next(self) -> float:
         """A lease that is about to run out is looked at when it does, not up to a whole round later."""
         with self.database.read() as session:
-            expiry, now = jobs.next_expiry(session), roster.clock(session)
+            expiry, now = queue.next_expiry(session), roster.clock(session)
         longest = self.settings.reconcile_seconds
         if expiry is None or expiry < now:  # the latter: while the clock is not trusted
             return longest
@@ -141,5 +141,5 @@ def worker_row(settings: Settings, pool: SlotPool, host: str, pid: int, version:
         draining=False,
         devices=pool.describe(),
         version=version,
-        started_at=jobs.now(),
+        started_at=joblog.now(),
     )

@@ -11,7 +11,7 @@ import threading
 
 import structlog
 
-from shared import jobs
+from shared import queue
 from shared.artifacts import ArtifactStore
 from shared.broker import Broker
 from shared.config import Settings
@@ -64,7 +64,7 @@ class Runtime:
     def _claim(self, slot: Slot) -> Job | None:
         try:
             with self.database.write() as session:
-                return jobs.claim(session, self.row.id, slot.name, slot.fits, self.settings.lease_seconds)
+                return queue.claim(session, self.row.id, slot.name, slot.fits, self.settings.lease_seconds)
         except DatabaseAway as error:
             log.warning("no job claimed", error=str(error))
             return None
@@ -75,7 +75,7 @@ class Runtime:
         if not free or self.draining.is_set():
             return
         with self.database.read() as session:
-            waiting = jobs.waiting(session, self.pool.fits, most=free)
+            waiting = queue.waiting(session, self.pool.fits, most=free)
         self._answering = [thread for thread in self._answering if thread.is_alive()]
         for _ in range(waiting):
             thread = threading.Thread(target=self.answer, name="answer", daemon=True)

@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 import structlog
 from sqlalchemy.orm import Session
 
-from shared import events, jobs, reproduction
+from shared import events, joblog, jobs, queue, reproduction
 from shared.artifacts import MODEL, ArtifactStore, StoredFile, artifact_key, checkpoint_key, sha256_of
 from shared.config import Settings
 from shared.database import Database
@@ -75,7 +75,7 @@ class House:
 class Watch:
     """What the supervisor has seen of its trainer so far."""
 
-    lines: list[jobs.Line] = field(default_factory=list)
+    lines: list[joblog.Line] = field(default_factory=list)
     flushed: float = field(default_factory=time.monotonic)
     ended: events.Finished | events.Stopped | events.Failed | None = None
     stop: Stop | None = None
@@ -87,7 +87,7 @@ class Supervisor:
     def __init__(self, house: House, job: Job, slot: Slot) -> None:
         self.house, self.job, self.slot = house, job, slot
         self.settings, self.database, self.store = house.settings, house.database, house.store
-        self.lease = jobs.lease_of(job)
+        self.lease = queue.lease_of(job)
         self.folder = self.settings.runs_dir / run_name(job.id, job.attempt)
         self.watch = Watch()
         self.oom_kills = OomKills()
@@ -145,11 +145,11 @@ class Supervisor:
 
     def _checkpoint(self) -> Path | None:
         """The newest checkpoint that can be had here; the log's curve, whether or not there is one, up to its end."""
-        look = partial(jobs.resume_point, lease=self.lease)
+        look = partial(queue.resume_point, lease=self.lease)
         checkpoints, self.reported_step = self._patiently(self.database.read, look)
         for row in checkpoints:
             if path := self._fetch(row):
-                self._write(partial(jobs.note_resumed, lease=self.lease, step=row.step))
+                self._write(partial(queue.note_resumed, lease=self.lease, step=row.step))
                 return path
         return None
 
@@ -270,7 +270,7 @@ class Supervisor:
             return
         try:
             with self.database.write() as session:
-                jobs.append(session, self.lease, watch.lines)
+                queue.append(session, self.lease, watch.lines)
         except DatabaseAway as error:
             self.log.warning("events wait for the database", lines=len(watch.lines), error=str(error))
         except LeaseLost:
@@ -292,12 +292,14 @@ class Supervisor:
             path.unlink(missing_ok=True)  # nobody reads it here, and the next one needs the room
         keep = self.job.spec["checkpoint"]["keep_last"]
         self._flush()
-        old = self._write(lambda session: jobs.add_checkpoint(session, self.lease, file, event.step, event.epoch, keep))
+        old = self._write(
+            lambda session: queue.add_checkpoint(session, self.lease, file, event.step, event.epoch, keep)
+        )
         for key in old:
             self.store.remove(key)
 
     def _say(self, message: str, level: events.Level = "info") -> None:
-        self.watch.lines.append(jobs.Line("warning" if level == "warning" else "log", message, {}, level))
+        self.watch.lines.append(joblog.Line("warning" if level == "warning" else "log", message, {}, level))
 
     # --- conclude -----------------------------------------------------------------------------------------------------
 
@@ -306,7 +308,7 @@ class Supervisor:
         if self.keeper.lost.is_set():
             raise LeaseLost(self.job.id)
         watch, lease = self.watch, self.lease
-        self._write(lambda session: jobs.append(session, lease, watch.lines))
+        self._write(lambda session: queue.append(session, lease, watch.lines))
         match watch.ended, watch.stop:
             case events.Finished() as finished, _:
                 self._succeed(finished, seconds)
@@ -322,18 +324,18 @@ class Supervisor:
                 detail = f"not done after max_seconds = {limit:g}"
                 self._finish(JobState.FAILED, detail, {"code": "deadline_exceeded", "detail": detail})
             case _, Stop.DRAIN:
-                self._write(lambda session: jobs.hand_back(session, lease, "handed back: the worker shuts down"))
+                self._write(lambda session: queue.hand_back(session, lease, "handed back: the worker shuts down"))
             case _, Stop.PAUSE:
                 message = "queued again: the wish to pause was taken back"
-                state = self._write(lambda session: jobs.hand_back(session, lease, message, outcome="paused"))
+                state = self._write(lambda session: queue.hand_back(session, lease, message, outcome="paused"))
                 self.log.info("job paused", state=state.value)
             case _ if trainer.process.exitcode == -signal.SIGKILL and self.oom_kills.lately():
                 self._fail(events.Failed(code="out_of_memory_host", message=OUT_OF_MEMORY))
             case _:
                 self._lose(how_it_ended(trainer.process.exitcode), "trainer_died")
 
-    def _lose(self, detail: str, cause: jobs.Cause) -> None:
-        state = self._write(lambda session: jobs.lose(session, self.lease, detail, cause))
+    def _lose(self, detail: str, cause: queue.Cause) -> None:
+        state = self._write(lambda session: queue.lose(session, self.lease, detail, cause))
         self.log.warning("attempt lost", cause=cause, detail=detail, state=state.value)
 
     def _succeed(self, finished: events.Finished, seconds: float) -> None:
@@ -350,7 +352,7 @@ class Supervisor:
                 original = jobs.get(session, of)
             except NotFound:
                 return reproduction.without_original(of)
-            before, now = ([_point(row.data) for row in jobs.points_of(session, job_id)] for job_id in (of, me))
+            before, now = ([_point(row.data) for row in joblog.points_of(session, job_id)] for job_id in (of, me))
             return reproduction.compare(of, original.result or {}, before, result, now)
 
         me = self.job.id
@@ -366,8 +368,8 @@ class Supervisor:
     def _fail(self, failed: events.Failed) -> None:
         """Would end the same way again: for good."""
         data = {**failed.data, **({"traceback": failed.traceback} if failed.traceback else {})}
-        line = jobs.Line("log", failed.message, data, "error", at=at(failed))
-        self._write(lambda session: jobs.append(session, self.lease, [line]))
+        line = joblog.Line("log", failed.message, data, "error", at=at(failed))
+        self._write(lambda session: queue.append(session, self.lease, [line]))
         result, files = None, None
         if table := failed.data.get("gradient_check"):  # what a failed check measured is what it was made for
             result, files = {"passed": False, "gradient_check": table}, self._store_artifacts()
@@ -383,7 +385,7 @@ class Supervisor:
         files: list[StoredFile] | None = None,
     ) -> None:
         self._write(
-            lambda session: jobs.finish(
+            lambda session: queue.finish(
                 session, self.lease, state, message, reason, result, self.watch.last_progress, files or []
             )
         )
@@ -427,16 +429,16 @@ def headline(result: dict[str, Any]) -> str:
     return "gradients by hand agree with autograd's"
 
 
-def line_of(event: events.Event) -> jobs.Line:
+def line_of(event: events.Event) -> joblog.Line:
     """A trainer's report as a line of the log."""
     match event:
         case events.Metric():
             data = {"step": event.step, "epoch": event.epoch, "series": event.series, "metrics": event.values}
             text = ", ".join(f"{name} {value:.4g}" for name, value in event.values.items())
             message = f"step {event.step}: {text}"
-            return jobs.Line("metric", message, data, series=event.series, step=event.step, at=at(event))
+            return joblog.Line("metric", message, data, series=event.series, step=event.step, at=at(event))
         case events.Log():
-            return jobs.Line("log", event.message, event.data, event.level, at=at(event))
+            return joblog.Line("log", event.message, event.data, event.level, at=at(event))
     raise TypeError(f"no line for {event!r}")
 
 

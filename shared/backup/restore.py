@@ -13,7 +13,7 @@ from typing import IO
 from sqlalchemy import Connection, delete, func, select
 from sqlalchemy.orm import Session
 
-from shared import jobs, revisions, roster, tallies
+from shared import queue, revisions, roster, tallies
 from shared.artifacts import ArtifactStore
 from shared.backup import OF_THE_MOMENT, NotEmpty, archive, rows
 from shared.backup.contents import Advance
@@ -90,7 +90,7 @@ def _restored(session: Session, unpacked: Unpacked) -> Restored:
     head = unpacked.head
     message = f"queued again: restored from the backup of {head.created_at:%Y-%m-%d %H:%M:%S} UTC"
     for job in session.scalars(select(Job).where(Job.state == JobState.RUNNING)).all():
-        jobs.hand_back(session, jobs.lease_of(job), message)
+        queue.hand_back(session, queue.lease_of(job), message)
     _count_bytes(session)
     states = session.execute(select(Job.state, func.count()).group_by(Job.state).order_by(Job.state))
     by_state = {str(state): int(count) for state, count in states}

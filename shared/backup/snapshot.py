@@ -10,7 +10,7 @@ from shared.backup import OF_THE_MOMENT, WITH_FILES, NothingToBackUp, rows
 from shared.backup.contents import FORMAT, PACKED, Head
 from shared.backup.rows import Row, files_of
 from shared.database import Database
-from shared.jobs import now
+from shared.joblog import now
 from shared.version import VERSION
 
 

@@ -18,11 +18,12 @@ from werkzeug.test import TestResponse
 from api.app import create_app
 from api.document import SAMPLES
 from api.services import EXTENSION, Services
-from shared import jobs, roster
+from shared import joblog, queue, roster
 from shared.artifacts import StoredFile, artifact_key
 from shared.config import Settings
 from shared.database import Database
-from shared.jobs import Lease, Line
+from shared.joblog import Line
+from shared.queue import Lease
 from shared.states import JobState
 from shared.tables import Worker
 
@@ -80,13 +81,13 @@ class Hands:
 
     def start(self, worker: str = "w1") -> Lease:
         with self.services.database.write() as session:
-            job = jobs.claim(session, worker, "cpu", ["auto", "cpu"], 30)
+            job = queue.claim(session, worker, "cpu", ["auto", "cpu"], 30)
             assert job is not None
-            return jobs.lease_of(job)
+            return queue.lease_of(job)
 
     def append(self, lease: Lease, *lines: Line) -> None:
         with self.services.database.write() as session:
-            jobs.append(session, lease, lines)
+            queue.append(session, lease, lines)
 
     def point(self, lease: Lease, step: int, epoch: int, series: str = "epoch", **values: float) -> None:
         data = {"step": step, "epoch": epoch, "series": series, "metrics": values}
@@ -94,7 +95,7 @@ class Hands:
 
     def progress(self, lease: Lease, **progress: Any) -> None:
         with self.services.database.write() as session:
-            jobs.renew(session, lease, 30, progress)
+            queue.renew(session, lease, 30, progress)
 
     def store(self, lease: Lease, name: str, content: bytes) -> StoredFile:
         path = self.folder / name
@@ -103,11 +104,11 @@ class Hands:
 
     def finish(self, lease: Lease, state: JobState = JobState.SUCCEEDED, **more: Any) -> None:
         with self.services.database.write() as session:
-            jobs.finish(session, lease, state, f"job {state}", **more)
+            queue.finish(session, lease, state, f"job {state}", **more)
 
     def hand_back(self, lease: Lease) -> None:
         with self.services.database.write() as session:
-            jobs.hand_back(session, lease, "stopped", outcome="paused")
+            queue.hand_back(session, lease, "stopped", outcome="paused")
 
     def beat(self, name: str = "w1", **changes: Any) -> None:
         values: dict[str, Any] = {
@@ -119,7 +120,7 @@ class Hands:
             "draining": False,
             "devices": {"kinds": ["cpu"], "slots": [{"kind": "cpu", "name": "cpu", "uuid": None}]},
             "version": "0.1.0",
-            "started_at": jobs.now(),
+            "started_at": joblog.now(),
         }
         with self.services.database.write() as session:
             roster.beat(session, Worker(**{**values, **changes}))

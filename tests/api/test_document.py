@@ -16,7 +16,7 @@ from api.document import SAMPLES
 from api.openapi import Contract
 from api.problems import TITLES
 from shared.errors import TrainingError
-from shared.jobs import Cause
+from shared.queue import Cause
 from shared.states import TERMINAL
 from worker.supervisor import Stop
 

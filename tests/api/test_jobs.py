@@ -14,7 +14,7 @@ from sqlalchemy import update
 
 from api import jobs as view
 from api.services import EXTENSION
-from shared import jobs
+from shared import joblog, queue
 from shared.artifacts import artifact_key, checkpoint_key
 from shared.states import JobState
 from shared.tables import Job
@@ -299,8 +299,8 @@ class TestList:
     def test_created_after_keeps_the_newer_ones(self, client, hands, services):
         old, new = hands.submit()["id"], hands.submit()["id"]
         with services.database.write() as session:
-            session.execute(update(Job).where(Job.id == old).values(created_at=jobs.now() - timedelta(hours=2)))
-        since = (jobs.now() - timedelta(hours=1)).isoformat().replace("+00:00", "Z")
+            session.execute(update(Job).where(Job.id == old).values(created_at=joblog.now() - timedelta(hours=2)))
+        since = (joblog.now() - timedelta(hours=1)).isoformat().replace("+00:00", "Z")
         assert self.ids(client, f"created_after={since}") == [new]
 
     @pytest.mark.parametrize(
@@ -617,7 +617,7 @@ class TestDelete:
             file = services.store.put(key, path)
             if size == 300:
                 with services.database.write() as session:
-                    jobs.add_checkpoint(session, lease, file, 100, 1, 2)
+                    queue.add_checkpoint(session, lease, file, 100, 1, 2)
         hands.finish(lease, JobState.FAILED)
         assert client.delete(job["links"]["self"]).json["freed_bytes"] == 350
         assert not services.store.local_path(job["id"]).exists()

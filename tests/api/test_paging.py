@@ -11,7 +11,7 @@ from flask import Flask
 from sqlalchemy import event, update
 from support.waiting import wait_for
 
-from shared import jobs
+from shared import joblog, jobs
 from shared.spec import JobSpec
 from shared.tables import Job
 
@@ -89,10 +89,12 @@ def test_created_before_and_after_cut_out_a_span(client, hands, services):
     ids = [hands.submit()["id"] for _ in range(3)]
     for hours, job_id in zip((3, 2, 1), ids, strict=True):
         with services.database.write() as session:
-            session.execute(update(Job).where(Job.id == job_id).values(created_at=jobs.now() - timedelta(hours=hours)))
+            session.execute(
+                update(Job).where(Job.id == job_id).values(created_at=joblog.now() - timedelta(hours=hours))
+            )
 
     def at(hours: float) -> str:
-        return (jobs.now() - timedelta(hours=hours)).isoformat()
+        return (joblog.now() - timedelta(hours=hours)).isoformat()
 
     def found(**query: str) -> list[str]:
         return [job["id"] for job in client.get("/v1/jobs", query_string=query).json["data"]]

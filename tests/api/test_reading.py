@@ -14,7 +14,7 @@ import pytest
 
 from api.services import EXTENSION
 from shared.artifacts import ArtifactStore
-from shared.jobs import Line
+from shared.joblog import Line
 
 CONTENT = bytes(range(256)) * 40
 

@@ -269,7 +269,7 @@ for rule in app.url_map.iter_rules():
             status = client.open(path, method=method).status_code
             assert status < 500, (path, status)
 from safetensors.numpy import save
-from shared import jobs
+from shared import queue
 from shared.artifacts import artifact_key
 from shared.states import JobState
 import json, numpy
@@ -280,13 +280,13 @@ about = {"layers": layers, "input_shape": [1, 1, 1], "classes": ["a", "b"], "nor
 weights = {"1.weight": numpy.array([[1], [-1]], "f4"), "1.bias": numpy.zeros(2, "f4")}
 client.post("/v1/jobs", json={})
 with services.database.write() as session:
-    lease = jobs.lease_of(jobs.claim(session, "w", "cpu", ["auto", "cpu"], 30))
+    lease = queue.lease_of(queue.claim(session, "w", "cpu", ["auto", "cpu"], 30))
     files = []
     for name, content in (("model.json", json.dumps(about).encode()), ("model.safetensors", save(weights))):
         path = Path(sys.argv[1]) / name
         path.write_bytes(content)
         files.append(services.store.put(artifact_key(lease.job_id, 1, name), path))
-    jobs.finish(session, lease, JobState.SUCCEEDED, "done", files=files)
+    queue.finish(session, lease, JobState.SUCCEEDED, "done", files=files)
 answer = client.post(f"/v1/jobs/{lease.job_id}/predict", json={"images": [[1]]})
 assert answer.json["predictions"][0]["class"] == "a", answer.text
 heavy = {"torch", "torchvision", "sklearn", "worker", "gradq", "matplotlib.pyplot"} & set(sys.modules)

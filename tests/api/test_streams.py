@@ -13,7 +13,7 @@ from pydantic import SecretStr
 from api import streams
 from api.held import EXTENSION
 from shared.errors import DatabaseAway
-from shared.jobs import Line
+from shared.joblog import Line
 from shared.states import JobState
 
 STREAM = {"Accept": "text/event-stream"}

@@ -18,10 +18,10 @@ from werkzeug.test import TestResponse
 from api.app import create_app
 from api.held import EXTENSION, Held
 from api.watcher import LOOK_SECONDS
-from shared import jobs
+from shared import jobs, queue
 from shared.config import Settings
 from shared.database import Database
-from shared.jobs import Line
+from shared.joblog import Line
 from shared.states import JobState
 
 Ask = Callable[..., "Future[TestResponse]"]
@@ -170,7 +170,7 @@ class TestJob:
         answer = ask(f"{me}?wait={ENOUGH}")
         assert still_waits(answer, looks)
         with hands.services.database.write() as session:  # ended and gone between two looks
-            jobs.finish(session, lease, JobState.CANCELLED, "cancelled")
+            queue.finish(session, lease, JobState.CANCELLED, "cancelled")
             jobs.remove(session, lease.job_id)
         problem(answer.result(DEADLINE), 404, "not_found")
 

@@ -12,7 +12,7 @@ from faults.stream import Stream, curve_of
 from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 
-from shared import jobs
+from shared import joblog, jobs
 from shared.artifacts import ArtifactStore, sha256_of
 from shared.curves import to_series
 from shared.database import Database
@@ -39,7 +39,7 @@ def audit(field: Field, stream: Stream) -> list[str]:
             print("attempts:", outcomes(session), flush=True)
             wrong = list(_accepted(found, stream))
             for job in found:
-                events = jobs.events_of(session, job.id, limit=1_000_000)
+                events = joblog.events_of(session, job.id, limit=1_000_000)
                 attempts = list(jobs.attempts_of(session, job.id))
                 checks = (
                     *(_ended_once(job, events), _attempts_tell(job, attempts), _one_writer_at_a_time(events)),

@@ -13,7 +13,7 @@ from faults.stream import Stream, Undisturbed
 from sqlalchemy import delete, update
 from support.store import claim_again, running, write
 
-from shared import jobs
+from shared import joblog, jobs, queue
 from shared.artifacts import ArtifactStore, artifact_key
 from shared.database import Database
 from shared.states import JobState
@@ -37,24 +37,24 @@ def stream(field: Any) -> Stream:
     """One job that was lost once and then ended as it should."""
     database = field.database
     first = running(database, name=KIND, max_attempts=5)
-    write(database, jobs.append, first, [loss_at(50), loss_at(100)])
-    write(database, jobs.lose, first, "lost", "trainer_died")
+    write(database, queue.append, first, [loss_at(50), loss_at(100)])
+    write(database, queue.lose, first, "lost", "trainer_died")
     second = claim_again(database, first.job_id)
-    write(database, jobs.append, second, [loss_at(150)])
+    write(database, queue.append, second, [loss_at(150)])
     model = field.state / "model.safetensors"
     model.write_text("weights")
     file = ArtifactStore(f"file://{field.state}/artifacts").put(artifact_key(first.job_id, 2, model.name), model)
     result = {"weights_sha256": "w"}
-    write(database, jobs.finish, second, JobState.SUCCEEDED, "done", result=result, files=[file])
+    write(database, queue.finish, second, JobState.SUCCEEDED, "done", result=result, files=[file])
     stream = Stream(field, seed=1)
     stream.accepted[first.job_id] = KIND
     stream.known[KIND] = Undisturbed("w", {"loss": [[50, 1, 1.0], [100, 1, 1.0], [150, 1, 1.0]]})
     return stream
 
 
-def loss_at(step: int) -> jobs.Line:
+def loss_at(step: int) -> joblog.Line:
     data = {"step": step, "epoch": 1, "series": "batch", "metrics": {"loss": 1.0}}
-    return jobs.Line("metric", f"step {step}", data, series="batch", step=step)
+    return joblog.Line("metric", f"step {step}", data, series="batch", step=step)
 
 
 def test_a_job_that_was_lost_once_and_ended_as_it_should_is_sound(field: Any, stream: Stream) -> None:

@@ -14,11 +14,12 @@ from werkzeug.serving import make_server
 from api.app import create_app
 from gradq.cli import app
 from gradq.client.blocking import Client
-from shared import jobs
+from shared import queue
 from shared.artifacts import ArtifactStore, artifact_key
 from shared.config import Settings
 from shared.database import Database
-from shared.jobs import Lease, Line
+from shared.joblog import Line
+from shared.queue import Lease
 from shared.states import JobState
 
 
@@ -34,18 +35,18 @@ class Api:
 
     def start(self) -> Lease:
         with self.database.write() as session:
-            job = jobs.claim(session, "w1", "cpu", ["auto", "cpu"], 60)
+            job = queue.claim(session, "w1", "cpu", ["auto", "cpu"], 60)
             assert job is not None
-            return jobs.lease_of(job)
+            return queue.lease_of(job)
 
     def point(self, lease: Lease, step: int, epoch: int, **values: float) -> None:
         data = {"step": step, "epoch": epoch, "series": "epoch", "metrics": values}
         with self.database.write() as session:
-            jobs.append(session, lease, [Line("metric", "", data, series="epoch", step=step)])
+            queue.append(session, lease, [Line("metric", "", data, series="epoch", step=step)])
 
     def hand_back(self, lease: Lease) -> None:
         with self.database.write() as session:
-            jobs.hand_back(session, lease, "stopped", outcome="paused")
+            queue.hand_back(session, lease, "stopped", outcome="paused")
 
     def finish(
         self,
@@ -63,7 +64,7 @@ class Api:
         reason = {"code": "diverged", "detail": "loss is nan"} if state is JobState.FAILED else None
         result = {"train_loss": 0.25, "test_accuracy": 0.9, **more} if state is JobState.SUCCEEDED else more or None
         with self.database.write() as session:
-            jobs.finish(session, lease, state, f"job {state}", reason=reason, result=result, files=stored)
+            queue.finish(session, lease, state, f"job {state}", reason=reason, result=result, files=stored)
 
     def ended(self, state: JobState = JobState.SUCCEEDED, **spec: Any) -> str:
         """A job that has been through its whole life."""

@@ -19,7 +19,8 @@ from gradq.commands.listing import changed, moment, seen, show
 from gradq.commands.outcomes import wait_for as wait_for_jobs
 from gradq.commands.tables import jobs_table
 from gradq.commands.watch import draw_live
-from shared.jobs import Line
+from shared import queue
+from shared.joblog import Line
 from shared.states import JobState
 
 
@@ -127,9 +128,7 @@ def trained(api) -> str:
     lease = api.start()
     api.point(lease, 20, 1, train_loss=1.5, val_loss=1.25)
     with api.database.write() as session:
-        from shared import jobs
-
-        jobs.append(session, lease, [Line("warning", "the disk is nearly full", {"free": 12}, level="warning")])
+        queue.append(session, lease, [Line("warning", "the disk is nearly full", {"free": 12}, level="warning")])
     api.point(lease, 40, 2, train_loss=0.5, val_loss=0.75)
     api.finish(lease)
     return job_id

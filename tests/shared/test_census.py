@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from support.store import CPU, claim, read, running, submit, write
 
-from shared import census, jobs, roster
+from shared import census, joblog, jobs, queue, roster
 from shared.database import Database
 from shared.states import JobState
 from shared.tables import Worker
@@ -23,12 +23,12 @@ def test_nothing_is_nothing(database: Database) -> None:
 def test_who_waits_who_runs_how_fast_and_who_works(database: Database) -> None:
     lease = running(database, batch_size=32)
     pace = {"epoch": 1, "epochs": 5, "step": 1, "total_steps": 9, "examples_per_second": 96.0}
-    write(database, jobs.renew, lease, 60, pace)
-    write(database, jobs.finish, running(database, device="cpu"), JobState.SUCCEEDED, "done")
+    write(database, queue.renew, lease, 60, pace)
+    write(database, queue.finish, running(database, device="cpu"), JobState.SUCCEEDED, "done")
     for device in ("cuda", "cuda", "cpu"):
         submit(database, device=device)
     row = {"host": "h", "pid": 1, "slots": 2, "free_slots": 1, "draining": False, "devices": {}, "version": "1"}
-    write(database, roster.beat, Worker(id="w1", started_at=jobs.now(), **row))
+    write(database, roster.beat, Worker(id="w1", started_at=joblog.now(), **row))
     found = take(database)
     assert found.jobs == {("running", "auto"): 1, ("queued", "cuda"): 2, ("queued", "cpu"): 1}
     assert found.oldest_seconds.keys() == {"cuda", "cpu"}
@@ -42,6 +42,6 @@ def test_who_waits_who_runs_how_fast_and_who_works(database: Database) -> None:
 def test_a_paused_job_counts_and_one_that_ended_does_not(database: Database, state: str) -> None:
     lease = running(database)
     write(database, jobs.request_pause if state == "paused" else jobs.request_cancel, lease.job_id)
-    write(database, jobs.hand_back, lease, "stopped", outcome="paused")
+    write(database, queue.hand_back, lease, "stopped", outcome="paused")
     assert take(database).jobs == ({("paused", "auto"): 1} if state == "paused" else {})
     assert claim(database, fits=CPU) is None

@@ -212,9 +212,9 @@ def test_sqlite_s_log_is_folded_in_on_purpose_alone(sqlite: Database, tmp_path: 
 
 HAMMER = """
 import random, sys, time
-from shared import jobs, roster
+from shared import jobs, queue, roster
 from shared.database import Database
-from shared.jobs import Line
+from shared.joblog import Line
 from shared.spec import JobSpec
 from shared.states import JobState
 url, part, seconds = sys.argv[1], sys.argv[2], float(sys.argv[3])
@@ -230,18 +230,18 @@ while time.monotonic() < end:
             roster.queued_count(session)  # reads, then writes: a deferred transaction would fail here
             jobs.create(session, JobSpec.parse({}))
         with database.write() as session:
-            job = jobs.claim(session, "w", "cpu", {"auto"}, 60)
+            job = queue.claim(session, "w", "cpu", {"auto"}, 60)
         if job is not None:
-            lease = jobs.lease_of(job)
+            lease = queue.lease_of(job)
             with database.write() as session:
-                jobs.append(session, lease, [Line("log", "x" * 200, {})] * 5)
+                queue.append(session, lease, [Line("log", "x" * 200, {})] * 5)
             with database.write() as session:
-                jobs.finish(session, lease, JobState.SUCCEEDED, "done")
+                queue.finish(session, lease, JobState.SUCCEEDED, "done")
     elif part == "read":
         with database.read() as session:
             waiting = roster.queued_count(session)
             assert waiting >= 0
-            jobs.expired_leases(session)
+            queue.expired_leases(session)
     else:
         database.checkpoint_wal()
         time.sleep(0.02)  # as the reconciler: now and then

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from shared import dataset_store, jobs
+from shared import dataset_store, jobs, queue
 from shared.artifacts import StoredFile, dataset_folder
 from shared.database import Database
 from shared.datasets import DATASETS, DatasetInfo
@@ -79,14 +79,14 @@ def test_a_data_set_is_in_use_until_its_jobs_have_ended(database: Database, end:
     with pytest.raises(DatasetInUse, match=job_id):
         remove(database)
     with database.write() as session:
-        job = jobs.claim(session, "w1", "cpu", {"auto"}, 60)
+        job = queue.claim(session, "w1", "cpu", {"auto"}, 60)
         assert job is not None
-        lease = jobs.lease_of(job)
+        lease = queue.lease_of(job)
     with pytest.raises(DatasetInUse) as error:
         remove(database)
     assert error.value.extra["jobs"] == [job_id]
     with database.write() as session:
-        jobs.finish(session, lease, end, "over", {"code": "x", "detail": ""})
+        queue.finish(session, lease, end, "over", {"code": "x", "detail": ""})
     assert remove(database).folder == "datasets/x/y"
     with pytest.raises(NotFound):
         remove(database)

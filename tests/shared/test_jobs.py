@@ -30,11 +30,12 @@ from support.store import (
 )
 from support.waiting import wait_for
 
-from shared import jobs, roster
+from shared import joblog, jobs, queue, roster
 from shared.artifacts import artifact_key, checkpoint_key
 from shared.database import Database
 from shared.errors import LeaseLost, NotFound, WrongState
-from shared.jobs import Lease, Line
+from shared.joblog import Line
+from shared.queue import Lease
 from shared.spec import GradientCheckSpec, JobSpec
 from shared.states import ALLOWED_ACTIONS, ALLOWED_MOVES, TERMINAL, JobState, shown_status
 from shared.tables import ArtifactRow, Attempt, Base, CheckpointRow, EventRow, Job, database_now
@@ -50,13 +51,13 @@ def everything(database: Database) -> dict[str, list[Any]]:
 
 
 WRITES: dict[str, Callable[[Session, Lease], Any]] = {
-    "append": lambda session, lease: jobs.append(session, lease, [Line("log", "late", {})]),
-    "renew": lambda session, lease: jobs.renew(session, lease, 60, {"step": 99}),
-    "finish": lambda session, lease: jobs.finish(session, lease, JobState.SUCCEEDED, "late", files=[stored()]),
-    "add_checkpoint": lambda session, lease: jobs.add_checkpoint(session, lease, stored(), 99, 9, 1),
-    "hand_back": lambda session, lease: jobs.hand_back(session, lease, "late"),
-    "lose": lambda session, lease: jobs.lose(session, lease, "late"),
-    "wish_of": lambda session, lease: jobs.wish_of(session, lease),
+    "append": lambda session, lease: queue.append(session, lease, [Line("log", "late", {})]),
+    "renew": lambda session, lease: queue.renew(session, lease, 60, {"step": 99}),
+    "finish": lambda session, lease: queue.finish(session, lease, JobState.SUCCEEDED, "late", files=[stored()]),
+    "add_checkpoint": lambda session, lease: queue.add_checkpoint(session, lease, stored(), 99, 9, 1),
+    "hand_back": lambda session, lease: queue.hand_back(session, lease, "late"),
+    "lose": lambda session, lease: queue.lose(session, lease, "late"),
+    "wish_of": lambda session, lease: queue.wish_of(session, lease),
 }
 
 
@@ -73,7 +74,7 @@ def assert_can_write_nothing(database: Database, lease: Lease) -> None:
 
 def end_as(state: JobState) -> Callable[[Database, str], Any]:
     def move(database: Database, job_id: str) -> None:
-        write(database, jobs.finish, lease_now(database, job_id), state, state.value)
+        write(database, queue.finish, lease_now(database, job_id), state, state.value)
 
     return move
 
@@ -90,7 +91,7 @@ MOVES: dict[tuple[JobState, JobState], Callable[[Database, str], Any]] = {
     (JobState.RUNNING, JobState.FAILED): end_as(JobState.FAILED),
     (JobState.RUNNING, JobState.CANCELLED): end_as(JobState.CANCELLED),
     (JobState.RUNNING, JobState.QUEUED): lambda database, job_id: write(
-        database, jobs.hand_back, lease_now(database, job_id), "drained"
+        database, queue.hand_back, lease_now(database, job_id), "drained"
     ),
     (JobState.RUNNING, JobState.PAUSED): lambda database, job_id: pause(database, lease_now(database, job_id)),
     (JobState.PAUSED, JobState.QUEUED): lambda database, job_id: write(database, jobs.resume, job_id),
@@ -103,7 +104,7 @@ MOVES: dict[tuple[JobState, JobState], Callable[[Database, str], Any]] = {
 def pause(database: Database, lease: Lease) -> None:
     """The whole way: a client's wish, then the worker that stopped at a checkpoint."""
     write(database, jobs.request_pause, lease.job_id)
-    write(database, jobs.hand_back, lease, "paused", outcome="paused")
+    write(database, queue.hand_back, lease, "paused", outcome="paused")
 
 
 def test_the_moves_below_are_all_that_are_allowed() -> None:
@@ -132,7 +133,7 @@ def test_an_allowed_move_is_made_and_logged(database: Database, old: JobState, n
 @pytest.mark.parametrize("state", sorted(TERMINAL))
 def test_no_worker_moves_a_terminal_job_again(database: Database, state: JobState) -> None:
     lease = running(database)
-    write(database, jobs.finish, lease, state, "done")
+    write(database, queue.finish, lease, state, "done")
     assert claim(database) is None
     assert_can_write_nothing(database, lease)
 
@@ -156,7 +157,7 @@ def test_every_status_that_is_shown_says_what_is_allowed_in_it() -> None:
 
 def test_the_highest_priority_is_claimed_first_and_then_the_oldest(database: Database) -> None:
     young, low, high, old = (submit(database, priority=p) for p in (50, 10, 90, 50))
-    earlier = jobs.now() - timedelta(hours=1)  # younger by its id, older by the clock
+    earlier = joblog.now() - timedelta(hours=1)  # younger by its id, older by the clock
     write(database, lambda session: session.execute(update(Job).where(Job.id == old).values(created_at=earlier)))
     assert [claim(database).id for _ in range(4)] == [high, old, young, low]
     assert claim(database) is None
@@ -213,11 +214,11 @@ def test_a_message_delivered_three_times_claims_once(database: Database) -> None
 
 def test_a_renewed_lease_does_not_run_out(database: Database) -> None:
     lease = running(database, seconds=OVER)
-    assert read(database, jobs.expired_leases) == [lease]
-    write(database, jobs.renew, lease, 60, {"step": 7})
-    assert read(database, jobs.expired_leases) == []
+    assert read(database, queue.expired_leases) == [lease]
+    write(database, queue.renew, lease, 60, {"step": 7})
+    assert read(database, queue.expired_leases) == []
     assert job_of(database, lease.job_id).progress == {"step": 7}
-    write(database, jobs.renew, lease, 60)
+    write(database, queue.renew, lease, 60)
     assert job_of(database, lease.job_id).progress == {"step": 7}  # nothing new keeps what there was
 
 
@@ -225,37 +226,37 @@ def test_a_lease_runs_out_on_the_database_s_clock_whatever_this_host_thinks(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for hours in (-2, 2):
-        monkeypatch.setattr(jobs, "now", lambda right=jobs.now, hours=hours: right() + timedelta(hours=hours))
+        monkeypatch.setattr(jobs, "now", lambda right=joblog.now, hours=hours: right() + timedelta(hours=hours))
         alive, dead = running(database), running(database, seconds=OVER)
-        assert read(database, jobs.expired_leases) == [dead]
-        write(database, jobs.finish, alive, JobState.SUCCEEDED, "done")
-        write(database, jobs.finish, dead, JobState.SUCCEEDED, "done")
+        assert read(database, queue.expired_leases) == [dead]
+        write(database, queue.finish, alive, JobState.SUCCEEDED, "done")
+        write(database, queue.finish, dead, JobState.SUCCEEDED, "done")
         monkeypatch.undo()
 
 
 def test_a_lease_runs_out_by_the_passing_of_time(database: Database) -> None:
     lease = running(database, seconds=0.05)
-    wait_for(lambda: read(database, jobs.expired_leases) == [lease], 5, "the end of a lease of 50 ms")
+    wait_for(lambda: read(database, queue.expired_leases) == [lease], 5, "the end of a lease of 50 ms")
 
 
 def test_whoever_lost_the_lease_can_write_nothing(database: Database) -> None:
     first = running(database)
-    write(database, jobs.append, first, [point("batch", 50)])
-    write(database, jobs.add_checkpoint, first, stored(), 50, 1, 2)
-    write(database, jobs.lose, first, "not heard of")
+    write(database, queue.append, first, [point("batch", 50)])
+    write(database, queue.add_checkpoint, first, stored(), 50, 1, 2)
+    write(database, queue.lose, first, "not heard of")
     assert_can_write_nothing(database, first)  # queued again
     second = claim_again(database, first.job_id)
     assert_can_write_nothing(database, first)  # somebody else's
     assert_can_write_nothing(database, Lease(second.job_id, second.attempt, first.token))
     assert_can_write_nothing(database, Lease(second.job_id, first.attempt, second.token))
-    write(database, jobs.finish, second, JobState.SUCCEEDED, "done")
+    write(database, queue.finish, second, JobState.SUCCEEDED, "done")
     assert_can_write_nothing(database, first)  # over
     assert_can_write_nothing(database, second)
 
 
 def test_a_lease_that_ran_out_still_writes_as_long_as_nobody_took_the_job_back(database: Database) -> None:
     lease = running(database, seconds=OVER)
-    write(database, jobs.append, lease, [Line("log", "still here", {})])
+    write(database, queue.append, lease, [Line("log", "still here", {})])
     assert lines_of(database, lease.job_id, "log")[-1].message == "still here"
 
 
@@ -270,7 +271,9 @@ def test_of_the_owner_and_the_one_who_takes_the_job_back_one_wins(database: Data
                 return False
             return True
 
-        done = at_once(lambda t=tried: t(jobs.finish, JobState.SUCCEEDED, "done"), lambda t=tried: t(jobs.lose, "lost"))
+        done = at_once(
+            lambda t=tried: t(queue.finish, JobState.SUCCEEDED, "done"), lambda t=tried: t(queue.lose, "lost")
+        )
         assert sorted(done) == [False, True]
         assert job_of(database, lease.job_id).state == ("succeeded" if done[0] else "failed")
         ends = [e for e in lines_of(database, lease.job_id, "status") if e.data["status"] in ("succeeded", "failed")]
@@ -283,13 +286,13 @@ def test_of_the_owner_and_the_one_who_takes_the_job_back_one_wins(database: Data
 def test_a_lost_job_is_queued_again_until_its_attempts_are_used_up(database: Database) -> None:
     lease = running(database, max_attempts=3)
     for attempt in (1, 2):
-        assert write(database, jobs.lose, lease, "not heard of") is JobState.QUEUED
+        assert write(database, queue.lose, lease, "not heard of") is JobState.QUEUED
         line = lines_of(database, lease.job_id, "status")[-1]
         assert line.level == "warning"
         assert line.data["reason"]["code"] == "worker_lost"
         lease = claim_again(database, lease.job_id)
         assert lease.attempt == attempt + 1
-    assert write(database, jobs.lose, lease, "not heard of") is JobState.FAILED
+    assert write(database, queue.lose, lease, "not heard of") is JobState.FAILED
     job = job_of(database, lease.job_id)
     assert (job.state, job.status_reason["code"]) == ("failed", "too_many_attempts")
     assert job.finished_at is not None
@@ -298,16 +301,16 @@ def test_a_lost_job_is_queued_again_until_its_attempts_are_used_up(database: Dat
 
 
 def test_the_first_loss_waits_for_nothing_and_each_further_one_twice_as_long_up_to_a_minute() -> None:
-    assert [jobs.backoff_seconds(n) for n in range(1, 9)] == [0, 5, 10, 20, 40, 60, 60, 60]
-    assert jobs.backoff_seconds(19) == 60
-    assert [jobs.backoff_seconds(n, "disk_full") for n in range(1, 5)] == [5, 5, 10, 20]  # it is not empty at once
+    assert [queue.backoff_seconds(n) for n in range(1, 9)] == [0, 5, 10, 20, 40, 60, 60, 60]
+    assert queue.backoff_seconds(19) == 60
+    assert [queue.backoff_seconds(n, "disk_full") for n in range(1, 5)] == [5, 5, 10, 20]  # it is not empty at once
 
 
 def test_an_attempt_says_what_it_was_lost_to(database: Database) -> None:
     lease = running(database, max_attempts=9)
     causes = ("worker_lost", "trainer_died", "disk_full", "internal_error")
     for cause in causes:
-        write(database, jobs.lose, lease, "why", cause)
+        write(database, queue.lose, lease, "why", cause)
         line = lines_of(database, lease.job_id, "status")[-1]
         assert line.data["reason"] == {"code": cause, "detail": "why"}
         lease = claim_again(database, lease.job_id)
@@ -315,27 +318,27 @@ def test_an_attempt_says_what_it_was_lost_to(database: Database) -> None:
 
 
 def test_as_many_wait_as_could_be_claimed_now(database: Database) -> None:
-    assert read(database, jobs.waiting, {"cpu", "auto"}, 9) == 0
+    assert read(database, queue.waiting, {"cpu", "auto"}, 9) == 0
     for device in ("auto", "cpu", "cuda"):
         submit(database, device=device)
-    assert [read(database, jobs.waiting, {"cpu", "auto"}, most) for most in (1, 2, 9)] == [1, 2, 2]
-    assert read(database, jobs.waiting, {"cpu", "auto", "cuda"}, 9) == 3
+    assert [read(database, queue.waiting, {"cpu", "auto"}, most) for most in (1, 2, 9)] == [1, 2, 2]
+    assert read(database, queue.waiting, {"cpu", "auto", "cuda"}, 9) == 3
 
 
 def test_the_next_lease_to_run_out_is_known(database: Database) -> None:
-    assert read(database, jobs.next_expiry) is None
+    assert read(database, queue.next_expiry) is None
     for seconds in (500, 100):
         running(database, seconds=seconds)
-    left = read(database, lambda session: jobs.next_expiry(session) - session.scalar(select(database_now())))
+    left = read(database, lambda session: queue.next_expiry(session) - session.scalar(select(database_now())))
     assert 90 < left.total_seconds() <= 100
 
 
 def test_a_job_is_not_claimed_before_its_backoff_is_over(database: Database) -> None:
     lease = running(database, max_attempts=5)
-    write(database, jobs.lose, lease, "lost")
+    write(database, queue.lose, lease, "lost")
     again = claim(database)
     assert again is not None  # at once after the first loss
-    write(database, jobs.lose, jobs.lease_of(again), "lost")
+    write(database, queue.lose, queue.lease_of(again), "lost")
     assert claim(database) is None
     assert read(database, roster.queued_count) == 0
     wait = read(database, lambda s: s.scalar(select(Job.not_before)) - s.scalar(select(database_now())))
@@ -349,11 +352,11 @@ def test_a_job_is_not_claimed_before_its_backoff_is_over(database: Database) -> 
 def test_an_attempt_that_was_drained_costs_nothing(database: Database) -> None:
     lease = running(database, max_attempts=1)
     for attempt in range(2, 6):
-        write(database, jobs.hand_back, lease, "drained")
-        lease = jobs.lease_of(claim(database))  # at once: no backoff
+        write(database, queue.hand_back, lease, "drained")
+        lease = queue.lease_of(claim(database))  # at once: no backoff
         assert lease.attempt == attempt
     assert job_of(database, lease.job_id).failures == 0
-    assert write(database, jobs.lose, lease, "lost") is JobState.FAILED
+    assert write(database, queue.lose, lease, "lost") is JobState.FAILED
     outcomes = [a.outcome for a in read(database, jobs.attempts_of, lease.job_id)]
     assert outcomes == ["drained"] * 4 + ["failed"]
 
@@ -372,10 +375,10 @@ def test_a_queued_job_is_cancelled_at_once(database: Database) -> None:
 
 def test_a_wish_to_cancel_a_running_job_is_left_for_its_worker(database: Database) -> None:
     lease = running(database)
-    assert read(database, jobs.wish_of, lease) is None
+    assert read(database, queue.wish_of, lease) is None
     job = write(database, jobs.request_cancel, lease.job_id)
     assert job.state == "running"
-    assert read(database, jobs.wish_of, lease) == "cancel"
+    assert read(database, queue.wish_of, lease) == "cancel"
     first_wish = job.cancel_requested_at
     assert first_wish is not None
     assert write(database, jobs.request_cancel, lease.job_id).cancel_requested_at == first_wish
@@ -391,7 +394,7 @@ def test_cancelling_a_cancelled_job_is_no_error_and_any_other_terminal_one_is(da
     assert everything(database) == before
     for state in (JobState.SUCCEEDED, JobState.FAILED):
         lease = running(database)
-        write(database, jobs.finish, lease, state, "done")
+        write(database, queue.finish, lease, state, "done")
         before = everything(database)
         with pytest.raises(WrongState, match=f"cannot cancel a job that is {state}") as refused:
             write(database, jobs.request_cancel, lease.job_id)
@@ -409,7 +412,7 @@ def test_a_job_that_is_not_there_is_not_found(database: Database) -> None:
 def test_a_wish_to_cancel_wins_over_the_queue_when_the_worker_is_lost(database: Database) -> None:
     lease = running(database)
     write(database, jobs.request_cancel, lease.job_id)
-    assert write(database, jobs.lose, lease, "not heard of") is JobState.CANCELLED
+    assert write(database, queue.lose, lease, "not heard of") is JobState.CANCELLED
     job = job_of(database, lease.job_id)
     assert (job.state, job.status_reason["code"]) == ("cancelled", "cancelled_by_user")
     assert claim(database) is None
@@ -418,7 +421,7 @@ def test_a_wish_to_cancel_wins_over_the_queue_when_the_worker_is_lost(database: 
 def test_a_wish_to_cancel_wins_over_the_queue_when_the_worker_is_drained(database: Database) -> None:
     lease = running(database)
     write(database, jobs.request_cancel, lease.job_id)
-    write(database, jobs.hand_back, lease, "drained")
+    write(database, queue.hand_back, lease, "drained")
     assert job_of(database, lease.job_id).state == "cancelled"
     assert claim(database) is None
 
@@ -433,7 +436,7 @@ def test_of_a_claim_and_a_cancel_at_the_same_moment_either_order_is_whole(databa
         statuses = [e.data["status"] for e in lines_of(database, job_id, "status")]
         assert statuses == (["queued", "cancelled"] if claimed is None else ["queued", "running", "cancelling"])
         if claimed is not None:
-            write(database, jobs.finish, jobs.lease_of(claimed), JobState.CANCELLED, "cancelled")
+            write(database, queue.finish, queue.lease_of(claimed), JobState.CANCELLED, "cancelled")
 
 
 # --- pause ------------------------------------------------------------------------------------------------------------
@@ -443,7 +446,7 @@ def test_a_wish_to_pause_is_left_for_the_worker_and_heard_by_it_once(database: D
     lease = running(database)
     job = write(database, jobs.request_pause, lease.job_id)
     assert (job.state, jobs.status_of(job)) == ("running", "pausing")
-    assert read(database, jobs.wish_of, lease) == "pause"
+    assert read(database, queue.wish_of, lease) == "pause"
     first_wish = job.pause_requested_at
     assert write(database, jobs.request_pause, lease.job_id).pause_requested_at == first_wish
     statuses = [e.data["status"] for e in lines_of(database, lease.job_id)]
@@ -464,7 +467,7 @@ def test_a_paused_job_holds_no_slot_and_waits_for_nobody_but_its_owner(database:
     again = claim(database)
     assert again is not None
     assert (again.id, again.attempt) == (job.id, 2)  # of one attempt that it was allowed: the pause cost none
-    assert read(database, jobs.wish_of, jobs.lease_of(again)) is None
+    assert read(database, queue.wish_of, queue.lease_of(again)) is None
 
 
 def test_a_wish_to_pause_can_be_taken_back_until_it_is_carried_out(database: Database) -> None:
@@ -472,8 +475,8 @@ def test_a_wish_to_pause_can_be_taken_back_until_it_is_carried_out(database: Dat
     write(database, jobs.request_pause, lease.job_id)
     job = write(database, jobs.resume, lease.job_id)
     assert jobs.status_of(job) == "running"
-    assert read(database, jobs.wish_of, lease) is None
-    write(database, jobs.hand_back, lease, "queued again", outcome="paused")  # the trainer had stopped already
+    assert read(database, queue.wish_of, lease) is None
+    write(database, queue.hand_back, lease, "queued again", outcome="paused")  # the trainer had stopped already
     assert job_of(database, lease.job_id).state == "queued"
 
 
@@ -482,20 +485,20 @@ def test_a_wish_to_cancel_wins_over_one_to_pause_in_either_order(database: Datab
         lease = running(database)
         for wish in wishes:
             write(database, wish, lease.job_id)
-        assert read(database, jobs.wish_of, lease) == "cancel"
+        assert read(database, queue.wish_of, lease) == "cancel"
         for change in (jobs.request_pause, jobs.resume):
             with pytest.raises(WrongState) as refused:
                 write(database, change, lease.job_id)
             assert refused.value.extra == {"state": "cancelling", "allowed": ["cancel"]}
-        assert write(database, jobs.hand_back, lease, "stopped", outcome="paused") is JobState.CANCELLED
+        assert write(database, queue.hand_back, lease, "stopped", outcome="paused") is JobState.CANCELLED
 
 
 def test_a_worker_that_is_lost_or_drained_while_it_pauses_leaves_a_paused_job(database: Database) -> None:
     lost, drained = running(database, max_attempts=3), running(database)
     for lease in (lost, drained):
         write(database, jobs.request_pause, lease.job_id)
-    assert write(database, jobs.lose, lost, "not heard of") is JobState.PAUSED
-    assert write(database, jobs.hand_back, drained, "the worker shuts down") is JobState.PAUSED
+    assert write(database, queue.lose, lost, "not heard of") is JobState.PAUSED
+    assert write(database, queue.hand_back, drained, "the worker shuts down") is JobState.PAUSED
     assert claim(database) is None
     assert [job_of(database, lease.job_id).failures for lease in (lost, drained)] == [1, 0]
     last = [read(database, jobs.attempts_of, lease.job_id)[-1].outcome for lease in (lost, drained)]
@@ -507,13 +510,13 @@ def test_a_worker_that_is_lost_or_drained_while_it_pauses_leaves_a_paused_job(da
 def test_the_last_attempt_that_is_lost_while_it_pauses_fails_the_job(database: Database) -> None:
     lease = running(database, max_attempts=1)
     write(database, jobs.request_pause, lease.job_id)
-    assert write(database, jobs.lose, lease, "not heard of") is JobState.FAILED
+    assert write(database, queue.lose, lease, "not heard of") is JobState.FAILED
 
 
 def test_a_wish_to_pause_a_job_that_ends_first_is_harmless(database: Database) -> None:
     lease = running(database)
     write(database, jobs.request_pause, lease.job_id)
-    write(database, jobs.finish, lease, JobState.SUCCEEDED, "done")
+    write(database, queue.finish, lease, JobState.SUCCEEDED, "done")
     assert jobs.status_of(job_of(database, lease.job_id)) == "succeeded"
 
 
@@ -522,7 +525,7 @@ def test_what_neither_runs_nor_is_paused_can_not_be_paused_or_resumed(
     database: Database, change: Callable[[Session, str], Job]
 ) -> None:
     queued, ended = submit(database, priority=1), running(database)
-    write(database, jobs.finish, ended, JobState.FAILED, "done")
+    write(database, queue.finish, ended, JobState.FAILED, "done")
     for job_id, state, allowed in ((queued, "queued", ["cancel"]), (ended.job_id, "failed", ["delete", "retry"])):
         before = everything(database)
         with pytest.raises(WrongState) as refused:
@@ -551,7 +554,7 @@ def test_of_a_resume_and_a_worker_that_stops_at_the_same_moment_no_job_is_stuck(
         lease = running(database)
         write(database, jobs.request_pause, lease.job_id)
         state, _ = at_once(
-            lambda held=lease: write(database, jobs.hand_back, held, "stopped", outcome="paused"),
+            lambda held=lease: write(database, queue.hand_back, held, "stopped", outcome="paused"),
             lambda held=lease: write(database, jobs.resume, held.job_id),
         )
         assert state in (JobState.PAUSED, JobState.QUEUED)
@@ -563,11 +566,11 @@ def test_of_a_resume_and_a_worker_that_stops_at_the_same_moment_no_job_is_stuck(
 @pytest.mark.parametrize("state", [JobState.FAILED, JobState.CANCELLED])
 def test_a_job_that_is_tried_again_goes_on_with_a_clean_slate(database: Database, state: JobState) -> None:
     lease = running(database, max_attempts=2)
-    write(database, jobs.lose, lease, "not heard of")
+    write(database, queue.lose, lease, "not heard of")
     again = claim_again(database, lease.job_id)
     checkpoint(database, again, 100, 2)
     write(database, jobs.request_cancel, lease.job_id)
-    write(database, jobs.finish, again, state, "ended", {"code": "x", "detail": "y"}, {"parameters": 1})
+    write(database, queue.finish, again, state, "ended", {"code": "x", "detail": "y"}, {"parameters": 1})
     before = len(lines_of(database, lease.job_id))
     job = write(database, jobs.retry, lease.job_id)
     assert (job.state, job.attempt, job.failures) == ("queued", 2, 0)
@@ -585,9 +588,9 @@ def test_a_job_that_is_tried_again_goes_on_with_a_clean_slate(database: Database
     assert (line.type, line.attempt, line.data) == ("status", 2, {"status": "queued"})
     third = claim(database)
     assert (third.id, third.attempt) == (lease.job_id, 3)
-    (row,), _ = read(database, jobs.resume_point, jobs.lease_of(third))
+    (row,), _ = read(database, queue.resume_point, queue.lease_of(third))
     assert row.step == 100
-    assert write(database, jobs.lose, jobs.lease_of(third), "not heard of") is JobState.QUEUED  # the first of two
+    assert write(database, queue.lose, queue.lease_of(third), "not heard of") is JobState.QUEUED  # the first of two
 
 
 def test_only_what_failed_or_was_cancelled_is_tried_again(database: Database) -> None:
@@ -595,7 +598,7 @@ def test_only_what_failed_or_was_cancelled_is_tried_again(database: Database) ->
     for job_id, state in ((queued, "queued"), (lease.job_id, "running")):
         with pytest.raises(WrongState, match=f"cannot retry a job that is {state}"):
             write(database, jobs.retry, job_id)
-    write(database, jobs.finish, lease, JobState.SUCCEEDED, "done")
+    write(database, queue.finish, lease, JobState.SUCCEEDED, "done")
     before = everything(database)
     with pytest.raises(WrongState) as refused:
         write(database, jobs.retry, lease.job_id)
@@ -613,7 +616,7 @@ def test_of_two_who_try_a_job_again_at_the_same_moment_one_does(database: Databa
 
     for _ in range(ROUNDS // 3):
         lease = running(database)
-        write(database, jobs.finish, lease, JobState.FAILED, "failed")
+        write(database, queue.finish, lease, JobState.FAILED, "failed")
         assert sorted(at_once(*[lambda j=lease.job_id: retry(j)] * 2)) == [False, True]
         assert claim(database).id == lease.job_id
         assert claim(database) is None
@@ -665,7 +668,7 @@ def test_a_job_has_the_kind_of_its_spec_and_the_name_of_what_it_reproduces(datab
 def test_a_gradient_check_that_succeeded_has_nothing_to_reproduce(database: Database) -> None:
     write(database, jobs.create, GradientCheckSpec.parse({}))
     job = claim(database)
-    write(database, jobs.finish, jobs.lease_of(job), JobState.SUCCEEDED, "done")
+    write(database, queue.finish, queue.lease_of(job), JobState.SUCCEEDED, "done")
     assert jobs.wrong_state(job_of(database, job.id), "cancel").extra["allowed"] == ["delete"]
 
 
@@ -674,10 +677,10 @@ def test_a_gradient_check_that_succeeded_has_nothing_to_reproduce(database: Data
 
 def test_no_point_of_the_curve_stands_twice(database: Database) -> None:
     lease = running(database)
-    write(database, jobs.append, lease, [point("batch", 50, 1.0), point("epoch", 50, 2.0)])
-    write(database, jobs.append, lease, [point("batch", 50, 9.0), point("batch", 100, 3.0)])
-    write(database, jobs.append, lease, [point("final", 100, 4.0), point("final", 100, 9.0)])
-    points = read(database, jobs.points_of, lease.job_id)
+    write(database, queue.append, lease, [point("batch", 50, 1.0), point("epoch", 50, 2.0)])
+    write(database, queue.append, lease, [point("batch", 50, 9.0), point("batch", 100, 3.0)])
+    write(database, queue.append, lease, [point("final", 100, 4.0), point("final", 100, 9.0)])
+    points = read(database, joblog.points_of, lease.job_id)
     assert [(p.series, p.step, p.data["metrics"]["loss"]) for p in points] == [
         ("batch", 50, 1.0),
         ("epoch", 50, 2.0),
@@ -689,26 +692,26 @@ def test_no_point_of_the_curve_stands_twice(database: Database) -> None:
 def test_lines_that_are_no_points_may_repeat(database: Database) -> None:
     lease = running(database)
     for _ in range(3):
-        write(database, jobs.append, lease, [Line("log", "again", {})] * 2)
+        write(database, queue.append, lease, [Line("log", "again", {})] * 2)
     assert [e.message for e in lines_of(database, lease.job_id, "log")] == ["again"] * 6
 
 
 def test_the_same_step_of_two_jobs_is_two_points(database: Database) -> None:
     leases = [running(database), running(database)]
     for lease in leases:
-        write(database, jobs.append, lease, [point("epoch", 1)])
-    assert [len(read(database, jobs.points_of, lease.job_id)) for lease in leases] == [1, 1]
+        write(database, queue.append, lease, [point("epoch", 1)])
+    assert [len(read(database, joblog.points_of, lease.job_id)) for lease in leases] == [1, 1]
 
 
 def test_a_second_attempt_s_points_follow_the_first_s(database: Database) -> None:
     first = running(database)
-    write(database, jobs.append, first, [point("batch", 50), point("batch", 100)])
-    write(database, jobs.lose, first, "lost")
+    write(database, queue.append, first, [point("batch", 50), point("batch", 100)])
+    write(database, queue.lose, first, "lost")
     second = claim_again(database, first.job_id)
-    rows, reported = read(database, jobs.resume_point, second)
+    rows, reported = read(database, queue.resume_point, second)
     assert (rows, reported) == ([], 100)
-    write(database, jobs.append, second, [point("batch", 100, 9.0), point("batch", 150)])
-    points = read(database, jobs.points_of, first.job_id)
+    write(database, queue.append, second, [point("batch", 100, 9.0), point("batch", 150)])
+    points = read(database, joblog.points_of, first.job_id)
     assert [(p.attempt, p.step) for p in points] == [(1, 50), (1, 100), (2, 150)]
 
 
@@ -717,7 +720,7 @@ def test_seq_grows_strictly_while_a_worker_appends_and_a_client_cancels(database
 
     def append_many() -> None:
         for i in range(25):
-            write(database, jobs.append, lease, [Line("log", f"{i}.{k}", {}) for k in range(3)])
+            write(database, queue.append, lease, [Line("log", f"{i}.{k}", {}) for k in range(3)])
 
     def cancel() -> None:
         for _ in range(5):
@@ -725,7 +728,7 @@ def test_seq_grows_strictly_while_a_worker_appends_and_a_client_cancels(database
 
     def renew() -> None:
         for i in range(25):
-            write(database, jobs.renew, lease, 60, {"step": i})
+            write(database, queue.renew, lease, 60, {"step": i})
 
     at_once(append_many, cancel, renew)
     rows = lines_of(database, lease.job_id)
@@ -737,21 +740,21 @@ def test_seq_grows_strictly_while_a_worker_appends_and_a_client_cancels(database
 
 def test_the_log_is_read_from_a_cursor_by_type_and_in_pages(database: Database) -> None:
     lease = running(database)
-    write(database, jobs.append, lease, [Line("log", str(i), {}) for i in range(5)] + [point("batch", 50)])
-    first = read(database, jobs.events_of, lease.job_id, 0, "log", 3)
-    rest = read(database, jobs.events_of, lease.job_id, first[-1].seq, "log", 3)
+    write(database, queue.append, lease, [Line("log", str(i), {}) for i in range(5)] + [point("batch", 50)])
+    first = read(database, joblog.events_of, lease.job_id, 0, "log", 3)
+    rest = read(database, joblog.events_of, lease.job_id, first[-1].seq, "log", 3)
     assert [e.message for e in first + rest] == ["0", "1", "2", "3", "4"]
     assert all(a.seq < b.seq for a, b in pairwise(first + rest))
-    assert read(database, jobs.events_of, lease.job_id, job_of(database, lease.job_id).last_seq) == []
+    assert read(database, joblog.events_of, lease.job_id, job_of(database, lease.job_id).last_seq) == []
 
 
 def test_a_text_of_any_script_and_a_nested_value_come_back_as_they_went_in(database: Database) -> None:
     lease = running(database)
     data = {"größe": [1, 2.5, None, {"日本": "🚀"}], "tiny": 5e-324}
-    write(database, jobs.append, lease, [Line("log", "naïve 'quote' \\ % 🚀", data)])
+    write(database, queue.append, lease, [Line("log", "naïve 'quote' \\ % 🚀", data)])
     row = lines_of(database, lease.job_id, "log")[-1]
     assert (row.message, row.data) == ("naïve 'quote' \\ % 🚀", data)
-    assert abs(row.created_at - jobs.now()) < timedelta(minutes=1)  # aware, and UTC
+    assert abs(row.created_at - joblog.now()) < timedelta(minutes=1)  # aware, and UTC
 
 
 # --- checkpoints, artifacts, the end ----------------------------------------------------------------------------------
@@ -760,7 +763,7 @@ def test_a_text_of_any_script_and_a_nested_value_come_back_as_they_went_in(datab
 def checkpoint(database: Database, lease: Lease, step: int, keep_last: int) -> list[str]:
     key = checkpoint_key(lease.job_id, lease.attempt, step)
     file = stored(f"{step}.pt", size=step, key=key)
-    return write(database, jobs.add_checkpoint, lease, file, step, 1, keep_last)
+    return write(database, queue.add_checkpoint, lease, file, step, 1, keep_last)
 
 
 def test_the_newest_checkpoints_are_kept_and_the_keys_of_the_others_returned(database: Database) -> None:
@@ -768,7 +771,7 @@ def test_the_newest_checkpoints_are_kept_and_the_keys_of_the_others_returned(dat
     key = [checkpoint_key(lease.job_id, 1, step) for step in range(5)]
     assert [checkpoint(database, lease, step, keep_last=2) for step in (1, 2, 3)] == [[], [], [key[1]]]
     assert checkpoint(database, lease, 4, keep_last=1) == [key[3], key[2]]
-    rows, _ = read(database, jobs.resume_point, lease)
+    rows, _ = read(database, queue.resume_point, lease)
     assert [(row.step, row.key) for row in rows] == [(4, key[4])]
 
 
@@ -776,17 +779,17 @@ def test_a_checkpoint_made_again_takes_the_place_of_the_one_before(database: Dat
     first = running(database)
     checkpoint(database, first, 10, 2)
     checkpoint(database, first, 20, 2)
-    write(database, jobs.lose, first, "lost")
+    write(database, queue.lose, first, "lost")
     second = claim_again(database, first.job_id)
     freed = checkpoint(database, second, 20, 2)
-    rows, _ = read(database, jobs.resume_point, second)
+    rows, _ = read(database, queue.resume_point, second)
     assert [(row.step, row.attempt) for row in rows] == [(20, 2), (10, 1)]
     assert freed == [checkpoint_key(first.job_id, 1, 20)]  # or its file would lie there for ever
 
 
 def test_an_attempt_says_from_where_it_went_on(database: Database) -> None:
     lease = running(database)
-    write(database, jobs.note_resumed, lease, 40)
+    write(database, queue.note_resumed, lease, 40)
     assert [a.resumed_from_step for a in read(database, jobs.attempts_of, lease.job_id)] == [40]
 
 
@@ -794,7 +797,7 @@ def test_a_finished_job_has_its_result_its_files_and_one_last_line(database: Dat
     lease = running(database)
     files = [stored("model.json", 10), stored("spec.json", 5)]
     result, progress = {"test_accuracy": 0.9}, {"step": 100}
-    write(database, jobs.finish, lease, JobState.SUCCEEDED, "done", None, result, progress, files)
+    write(database, queue.finish, lease, JobState.SUCCEEDED, "done", None, result, progress, files)
     job = job_of(database, lease.job_id)
     assert (job.result, job.progress, job.status_reason) == (result, progress, None)
     assert [a.name for a in read(database, jobs.artifacts_of, job.id)] == ["model.json", "spec.json"]
@@ -832,7 +835,7 @@ def test_removing_a_job_leaves_no_row_of_it(database: Database) -> None:
             stored("a", 7, artifact_key(lease.job_id, 1, "a")),
             stored("b", 13, artifact_key(lease.job_id, 1, "b")),
         ]
-        write(database, jobs.finish, lease, JobState.SUCCEEDED, "done", files=files)
+        write(database, queue.finish, lease, JobState.SUCCEEDED, "done", files=files)
         return lease.job_id
 
     kept, removed = finished(), finished()

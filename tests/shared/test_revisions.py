@@ -15,7 +15,7 @@ from sqlalchemy.exc import DBAPIError
 from support.place import Place, full
 from support.store import submit, write
 
-from shared import jobs, revisions
+from shared import queue, revisions
 from shared.artifacts import ArtifactStore
 from shared.database import Database
 from shared.errors import ConfigurationError
@@ -88,9 +88,9 @@ def test_a_service_that_was_at_any_revision_works_at_the_newest(place: Place, re
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         assert compare_metadata(context, Base.metadata) == []
     submit(place.database)
-    claimed = write(place.database, jobs.claim, "w1", "cpu", {"auto"}, 60)
+    claimed = write(place.database, queue.claim, "w1", "cpu", {"auto"}, 60)
     assert claimed is not None
-    write(place.database, jobs.finish, jobs.lease_of(claimed), JobState.SUCCEEDED, "done")
+    write(place.database, queue.finish, queue.lease_of(claimed), JobState.SUCCEEDED, "done")
     with place.database.read() as session:
         assert session.scalar(select(func.count()).select_from(Base.metadata.tables["jobs"])) == jobs_before + 1
 

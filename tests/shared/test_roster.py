@@ -10,7 +10,7 @@ from sqlalchemy import update
 from support.store import OVER, ROUNDS, at_once, claim, claim_again, read, running, standing, submit, write
 from support.waiting import wait_for
 
-from shared import jobs, roster
+from shared import joblog, queue, roster
 from shared.database import Database
 from shared.tables import Job, Leader, Worker, database_now
 
@@ -30,7 +30,7 @@ def beat(database: Database) -> Callable[..., None]:
             "draining": False,
             "devices": {"kinds": ["cpu"]},
             "version": "0",
-            "started_at": jobs.now(),
+            "started_at": joblog.now(),
             **fields,
         }
         write(database, roster.beat, Worker(id=worker_id, **row))
@@ -134,9 +134,9 @@ def test_a_job_for_a_gpu_that_nobody_has_says_so(database: Database, beat: Calla
 def test_a_job_in_its_backoff_says_so_and_then_waits_like_others(database: Database, beat: Callable[..., None]) -> None:
     beat("w1")
     lease = running(database, max_attempts=5)
-    write(database, jobs.lose, lease, "lost")
+    write(database, queue.lose, lease, "lost")
     assert reason(database, lease.job_id) == "waiting_for_device"  # the first loss costs no wait
-    write(database, jobs.lose, claim_again(database, lease.job_id), "lost")
+    write(database, queue.lose, claim_again(database, lease.job_id), "lost")
     assert reason(database, lease.job_id) == "retry_backoff"
 
 
@@ -158,9 +158,9 @@ def test_what_was_written_before_the_clock_was_put_back_holds_nobody_up(
     an_hour_ahead(Leader, until=ahead)
     assert write(database, roster.take_office, "reconciler", "w1", 6)
     lease = running(database, max_attempts=5, seconds=3600)
-    assert read(database, jobs.expired_leases, 15) == [lease]
-    assert read(database, jobs.expired_leases, 3600) == []
-    write(database, jobs.lose, lease, "lost")
+    assert read(database, queue.expired_leases, 15) == [lease]
+    assert read(database, queue.expired_leases, 3600) == []
+    write(database, queue.lose, lease, "lost")
     an_hour_ahead(Job, not_before=ahead)
-    assert (read(database, roster.queued_count), read(database, jobs.waiting, {"cpu", "auto"}, 9)) == (1, 1)
+    assert (read(database, roster.queued_count), read(database, queue.waiting, {"cpu", "auto"}, 9)) == (1, 1)
     assert claim(database) is not None

@@ -9,7 +9,7 @@ from sqlalchemy import func, select
 from support.store import claim, claim_again, read, running, submit, write
 from support.store import stored as stored_file
 
-from shared import dataset_store, jobs, tallies
+from shared import dataset_store, jobs, queue, tallies
 from shared.database import Database
 from shared.datasets import DATASETS
 from shared.states import JobState
@@ -33,8 +33,8 @@ def bytes_in(database: Database, table: type) -> float:
 
 
 def test_every_end_counts_once_by_state_and_reason(database: Database) -> None:
-    write(database, jobs.finish, running(database), JobState.SUCCEEDED, "done", result={"training_seconds": 2.5})
-    write(database, jobs.finish, running(database), JobState.FAILED, "lost", {"code": "diverged", "detail": "nan"})
+    write(database, queue.finish, running(database), JobState.SUCCEEDED, "done", result={"training_seconds": 2.5})
+    write(database, queue.finish, running(database), JobState.FAILED, "lost", {"code": "diverged", "detail": "nan"})
     write(database, jobs.request_cancel, waiting := submit(database))
     write(database, jobs.request_cancel, waiting)
     assert ended(database) == {"succeeded/": 1, "failed/diverged": 1, "cancelled/cancelled_by_user": 1}
@@ -43,15 +43,15 @@ def test_every_end_counts_once_by_state_and_reason(database: Database) -> None:
 
 def test_an_attempt_that_is_lost_ends_no_job(database: Database) -> None:
     lease = running(database, max_attempts=2)
-    write(database, jobs.lose, lease, "its worker is gone")
+    write(database, queue.lose, lease, "its worker is gone")
     assert ended(database) == {}
-    write(database, jobs.lose, claim_again(database, lease.job_id), "its worker is gone")
+    write(database, queue.lose, claim_again(database, lease.job_id), "its worker is gone")
     assert ended(database) == {"failed/too_many_attempts": 1}
 
 
 def test_a_job_waited_until_its_first_attempt_alone(database: Database) -> None:
     lease = running(database)
-    write(database, jobs.hand_back, lease, "drained")
+    write(database, queue.hand_back, lease, "drained")
     assert claim(database) is not None
     waited = read(database, tallies.read)[tallies.WAITED]
     assert sum(found.count for found in waited.values()) == 1
@@ -59,7 +59,7 @@ def test_a_job_waited_until_its_first_attempt_alone(database: Database) -> None:
 
 def test_counters_do_not_go_back_when_jobs_are_deleted(database: Database) -> None:
     lease = running(database)
-    write(database, jobs.finish, lease, JobState.SUCCEEDED, "done", files=[stored_file("a", 700)])
+    write(database, queue.finish, lease, JobState.SUCCEEDED, "done", files=[stored_file("a", 700)])
     before = ended(database)
     write(database, jobs.remove, lease.job_id)
     assert ended(database) == before
@@ -70,9 +70,9 @@ def test_the_bytes_stored_are_those_of_the_rows(database: Database) -> None:
     lease = running(database)
     for step in (1, 2, 3):
         file = stored_file("checkpoint", 100 * step, key=f"c{step}")
-        write(database, jobs.add_checkpoint, lease, file, step, epoch=1, keep_last=2)
-    write(database, jobs.add_checkpoint, lease, stored_file("checkpoint", 50, key="again"), 3, epoch=1, keep_last=2)
-    write(database, jobs.finish, lease, JobState.SUCCEEDED, "done", files=[stored_file("a", 700), stored_file("b", 7)])
+        write(database, queue.add_checkpoint, lease, file, step, epoch=1, keep_last=2)
+    write(database, queue.add_checkpoint, lease, stored_file("checkpoint", 50, key="again"), 3, epoch=1, keep_last=2)
+    write(database, queue.finish, lease, JobState.SUCCEEDED, "done", files=[stored_file("a", 700), stored_file("b", 7)])
     info, files = DATASETS["digits"], [stored_file("x.npy", 11)]
     for _ in range(2):
         write(database, dataset_store.add, "ds_0", info, "0" * 64, {}, "datasets/ds_0", files)

@@ -13,14 +13,14 @@ from uuid import uuid4
 from sqlalchemy import text
 from support.store import claim, point, running, submit, write
 
-from shared import dataset_store, idempotency, jobs, revisions, roster
+from shared import dataset_store, idempotency, joblog, jobs, queue, revisions, roster
 from shared.artifacts import ArtifactStore, artifact_key, checkpoint_key, dataset_folder
 from shared.backup import OF_THE_MOMENT, rows
 from shared.backup.restore import Restored, restore
 from shared.backup.save import Saved, save
 from shared.database import Database
 from shared.datasets import DATASETS
-from shared.jobs import Lease
+from shared.queue import Lease
 from shared.states import JobState
 from shared.tables import Base, Worker
 
@@ -48,18 +48,18 @@ class Place:
 
     def finish(self, lease: Lease, *names: str) -> None:
         files = [self.put(artifact_key(lease.job_id, lease.attempt, name), name.encode() * 5000) for name in names]
-        write(self.database, jobs.finish, lease, JobState.SUCCEEDED, "done", result={"test_loss": 0.1}, files=files)
+        write(self.database, queue.finish, lease, JobState.SUCCEEDED, "done", result={"test_loss": 0.1}, files=files)
 
     def finished(self, *names: str) -> str:
         lease = running(self.database)
-        write(self.database, jobs.append, lease, [point("epoch", 7, 0.1), point("batch", 50, 1e-300)])
+        write(self.database, queue.append, lease, [point("epoch", 7, 0.1), point("batch", 50, 1e-300)])
         self.checkpoint(lease, 7)
         self.finish(lease, *names)
         return lease.job_id
 
     def checkpoint(self, lease: Lease, step: int, keep_last: int = 2) -> None:
         file = self.put(checkpoint_key(lease.job_id, lease.attempt, step), b"%d" % step * 9000)
-        for old in write(self.database, jobs.add_checkpoint, lease, file, step, 1, keep_last):
+        for old in write(self.database, queue.add_checkpoint, lease, file, step, 1, keep_last):
             self.store.remove(old)
 
     def dataset(self, dataset_id: str = "ds_1") -> str:
@@ -74,7 +74,7 @@ class Place:
 
     def beat(self) -> None:
         facts = {"host": "h", "pid": 1, "slots": 1, "free_slots": 1, "draining": False, "version": "1"}
-        row = Worker(id="w1", devices={"kinds": ["cpu"]}, started_at=jobs.now(), **facts)
+        row = Worker(id="w1", devices={"kinds": ["cpu"]}, started_at=joblog.now(), **facts)
         write(self.database, roster.beat, row)
         write(self.database, roster.take_office, "reconciler", "w1", 10)
 
@@ -127,15 +127,15 @@ def full(place: Place) -> dict[str, str]:
     place.dataset()
     done = place.finished("model.safetensors", "metrics.json")
     lost = running(place.database, name="lost once", seed=3)
-    write(place.database, jobs.lose, lost, "its worker died")
+    write(place.database, queue.lose, lost, "its worker died")
     write(place.database, lambda session: session.execute(text("UPDATE jobs SET not_before = NULL")))
     again = claim(place.database)
     assert again is not None
-    place.checkpoint(jobs.lease_of(again), 30)
-    place.checkpoint(jobs.lease_of(again), 60)
+    place.checkpoint(queue.lease_of(again), 30)
+    place.checkpoint(queue.lease_of(again), 60)
     paused = running(place.database, labels={"team": "vision"})
     write(place.database, jobs.request_pause, paused.job_id)
-    write(place.database, jobs.hand_back, paused, "stopped")
+    write(place.database, queue.hand_back, paused, "stopped")
     claimed = write(place.database, idempotency.claim, "my key", "f" * 64)
     write(place.database, idempotency.settle, claimed, idempotency.Settled(202, {"Location": "/v1/jobs/1"}, "{}"))
     queued = submit(place.database, name="grüße \U0001f40c", dataset="digits")

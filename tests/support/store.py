@@ -10,10 +10,11 @@ from typing import Any, TypeVar
 from sqlalchemy import update
 from sqlalchemy.orm import Session
 
-from shared import jobs, roster
+from shared import joblog, jobs, queue, roster
 from shared.artifacts import StoredFile
 from shared.database import Database
-from shared.jobs import Lease, Line
+from shared.joblog import Line
+from shared.queue import Lease
 from shared.spec import JobSpec
 from shared.tables import EventRow, Job
 
@@ -39,7 +40,7 @@ def submit(database: Database, **fields: Any) -> str:
 
 
 def claim(database: Database, worker: str = "w1", fits: set[str] = CPU, seconds: float = 60) -> Job | None:
-    return write(database, jobs.claim, worker, "cpu", fits, seconds)
+    return write(database, queue.claim, worker, "cpu", fits, seconds)
 
 
 def running(database: Database, seconds: float = 60, **fields: Any) -> Lease:
@@ -48,7 +49,7 @@ def running(database: Database, seconds: float = 60, **fields: Any) -> Lease:
     job = claim(database, seconds=seconds)
     assert job is not None
     assert job.id == job_id
-    return jobs.lease_of(job)
+    return queue.lease_of(job)
 
 
 def claim_again(database: Database, job_id: str) -> Lease:
@@ -57,7 +58,7 @@ def claim_again(database: Database, job_id: str) -> Lease:
     job = claim(database, "w2")
     assert job is not None
     assert job.id == job_id
-    return jobs.lease_of(job)
+    return queue.lease_of(job)
 
 
 def job_of(database: Database, job_id: str) -> Job:
@@ -65,7 +66,7 @@ def job_of(database: Database, job_id: str) -> Job:
 
 
 def lines_of(database: Database, job_id: str, type: str | None = None) -> list[EventRow]:
-    return read(database, jobs.events_of, job_id, type=type)
+    return read(database, joblog.events_of, job_id, type=type)
 
 
 def stored(name: str = "model.json", size: int = 10, key: str = "") -> StoredFile:

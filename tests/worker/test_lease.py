@@ -12,7 +12,7 @@ import structlog
 from support.store import claim_again, read, running, write
 from support.waiting import wait_for
 
-from shared import jobs
+from shared import queue
 from shared.config import Settings
 from shared.database import Database
 from shared.errors import DatabaseAway
@@ -73,13 +73,13 @@ def raising(error: Exception) -> Any:
 
 
 def test_it_is_renewed_for_as_long_as_the_job_runs(moody: Moody, keeper: LeaseKeeper) -> None:
-    before = read(moody.database, jobs.next_expiry)
-    wait_for(lambda: read(moody.database, jobs.next_expiry) > before, 10, "a renewal")
+    before = read(moody.database, queue.next_expiry)
+    wait_for(lambda: read(moody.database, queue.next_expiry) > before, 10, "a renewal")
     assert not keeper.is_lost()
 
 
 def test_a_row_that_is_another_s_is_a_lost_lease(moody: Moody, keeper: LeaseKeeper) -> None:
-    write(moody.database, jobs.lose, keeper.lease, "lost")
+    write(moody.database, queue.lose, keeper.lease, "lost")
     claim_again(moody.database, keeper.lease.job_id)
     wait_for(keeper.is_lost, 10, "the end of the lease")
 
@@ -92,8 +92,8 @@ def test_a_question_that_fails_is_asked_again_until_the_lease_is_over(
     asked = moody.asked
     wait_for(lambda: moody.asked > asked + 1, 10, "two questions that fail")
     moody.mood = lambda: None
-    before = read(moody.database, jobs.next_expiry)
-    wait_for(lambda: read(moody.database, jobs.next_expiry) > before, 10, "a renewal")
+    before = read(moody.database, queue.next_expiry)
+    wait_for(lambda: read(moody.database, queue.next_expiry) > before, 10, "a renewal")
     assert not keeper.is_lost()
     moody.mood = raising(error)
     wait_for(keeper.is_lost, 10, "the end of the lease")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from support.store import claim_again, running, write
 
-from shared import jobs
+from shared import queue
 from shared.artifacts import ArtifactStore, artifact_key, checkpoint_key
 from shared.database import Database
 from worker.strays import sweep_strays
@@ -22,13 +22,13 @@ def test_only_what_no_row_names_goes_and_only_after_its_attempt(database: Databa
     lease = running(database)
     job, path = lease.job_id, tmp_path / "file"
     kept = put(store, path, checkpoint_key(job, 1, 50))
-    write(database, jobs.add_checkpoint, lease, kept, 50, 1, 2)
+    write(database, queue.add_checkpoint, lease, kept, 50, 1, 2)
     strays = [checkpoint_key(job, 1, 100), artifact_key(job, 1, "model.json"), f"{checkpoint_key(job, 1, 9)}.a1.part"]
     for key in strays:
         put(store, path, key)
     sweep_strays(store, database, job, 1)
     assert len(store.keys_of(job)) == 4, "the attempt still runs: what it stored may be named yet"
-    write(database, jobs.lose, lease, "lost")
+    write(database, queue.lose, lease, "lost")
     second = claim_again(database, job)
     theirs = checkpoint_key(job, second.attempt, 100)
     put(store, path, theirs)

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from shared import events, jobs
+from shared import events, joblog, jobs, queue
 from shared.artifacts import ArtifactStore
 from shared.config import Settings
 from shared.database import Database
@@ -66,7 +66,7 @@ def supervise(settings: Settings, database: Database) -> Callable[..., Job]:
         with database.write() as session:
             jobs.create(session, spec, reproduces)
         with database.write() as session:
-            job = jobs.claim(session, "w", "cpu", ["auto", "cpu"], 30)
+            job = queue.claim(session, "w", "cpu", ["auto", "cpu"], 30)
         assert job is not None
         Supervisor(House(settings, database, store, launcher, 1, threading.Event()), job, CPU).run()  # type: ignore[arg-type]
         with database.read() as session:
@@ -82,7 +82,7 @@ def files_of(database: Database, job: Job) -> list[str]:
 
 def last_line(database: Database, job: Job) -> str:
     with database.read() as session:
-        return jobs.events_of(session, job.id)[-1].message
+        return joblog.events_of(session, job.id)[-1].message
 
 
 def test_a_check_that_passes_succeeds_with_its_table_and_its_file(
@@ -183,7 +183,7 @@ def outcomes(database: Database, job: Job) -> list[str | None]:
 
 def reason_of_loss(database: Database, job: Job) -> dict[str, Any]:
     with database.read() as session:
-        lines = jobs.events_of(session, job.id, type="status")
+        lines = joblog.events_of(session, job.id, type="status")
     reason: dict[str, Any] = lines[-1].data["reason"]
     return reason
 
@@ -254,8 +254,8 @@ def test_a_checkpoint_that_cannot_be_stored_whole_costs_neither_the_training_nor
     job = supervise(spec, Checkpointing(1, 2))
     assert (job.state, outcomes(database, job)) == ("queued", ["trainer_died"])
     with database.read() as session:
-        (row,) = jobs.resume_point(session, jobs.Lease(job.id, 1, ""))[0]
-        warnings = [event.message for event in jobs.events_of(session, job.id) if event.level == "warning"]
+        (row,) = queue.resume_point(session, queue.Lease(job.id, 1, ""))[0]
+        warnings = [event.message for event in joblog.events_of(session, job.id) if event.level == "warning"]
     assert row.step == 1
     assert warnings[0].startswith("the checkpoint at step 2 could not be stored: ")
 

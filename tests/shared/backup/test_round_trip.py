@@ -10,7 +10,7 @@ from sqlalchemy import text
 from support.place import Place, full
 from support.store import claim, job_of, lines_of, read, running, submit, write
 
-from shared import idempotency, jobs, revisions, tallies
+from shared import idempotency, jobs, queue, revisions, tallies
 from shared.backup import OF_THE_MOMENT, NothingToBackUp
 from shared.states import JobState
 from shared.tables import Leader, Worker
@@ -54,7 +54,7 @@ def test_a_job_that_ran_waits_at_the_place_where_it_was(place: Place, target: Pl
     again = claim(target.database)
     assert again is not None
     assert (again.id, again.attempt) == (job_id, 3)
-    checkpoints, _ = read(target.database, jobs.resume_point, jobs.lease_of(again))
+    checkpoints, _ = read(target.database, queue.resume_point, queue.lease_of(again))
     assert [row.step for row in checkpoints] == [60, 30]
 
 

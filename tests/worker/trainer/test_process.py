@@ -84,11 +84,9 @@ def events_of(trainer, until=None, seconds=60):
 # --- start ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_trainer_begins_within_a_second_with_one_thread(start, tmp_path):
-    started = time.monotonic()
+def test_a_trainer_begins_with_one_thread(start, tmp_path):
     trainer = start(plan(tmp_path))
     (first,) = events_of(trainer, until=Log)
-    assert time.monotonic() - started < 1
     assert first.message == "trainer started"
     assert first.data == {"pid": trainer.process.pid, "threads_at_entry": 1}
 
