@@ -22,6 +22,31 @@ hypothesis.settings.register_profile("gradq", deadline=None, derandomize=os.envi
 hypothesis.settings.load_profile("gradq")
 
 
+# where tests mostly wait for processes
+SLOW = ("tests/browser/", "tests/compose/", "tests/contract/", "tests/end_to_end/", "tests/faults/", "gradq/test_up.py")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Where several processes test, each gets a share of the files that wait, and begins with it: what is quick fills
+    the gaps, and at the end nobody waits for a long test that began last. xdist deals out equal runs of the list."""
+    workers = getattr(config, "workerinput", {}).get("workercount", 1)
+    if workers == 1:
+        return
+    slow = [item for item in items if any(part in item.path.as_posix() for part in SLOW)]
+    waits = set(slow)
+    quick = [item for item in items if item not in waits]
+    files = list(dict.fromkeys(item.path for item in slow))
+    order: list[pytest.Item] = []
+    for worker in range(workers):
+        share = (len(items) - len(order)) // (workers - worker)
+        own = [item for item in slow if item.path in files[worker::workers]]
+        fill = max(share - len(own), 0)
+        order += own + quick[:fill]
+        quick = quick[fill:]
+    items[:] = order + quick
+
+
 @pytest.fixture(scope="session")
 def mnist_dir() -> Path:
     """The folder with the four MNIST files that GRADQ_DATA_DIR names."""

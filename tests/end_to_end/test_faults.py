@@ -84,7 +84,7 @@ def test_killed_worker_leaves_no_orphan_and_its_job_resumes(service: Service, un
     wait_for(lambda: not [p for p in family if lives(p)], 30, "the end of all that the worker had started")
     service.start_worker()
     assert_resumed(service, job["id"], unbroken)
-    wait_for(lambda: not list((service.state / "runs").iterdir()), 10, "the end of the run folders")
+    wait_for(lambda: not list((service.state / "runs").iterdir()), 30, "the end of the run folders")
 
 
 def test_another_worker_takes_over_from_a_killed_one(service: Service, unbroken: dict[str, Any]) -> None:

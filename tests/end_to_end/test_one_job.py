@@ -130,9 +130,10 @@ def test_mnist_mlp_by_hand_and_by_autograd(with_mnist: Service) -> None:
 
 
 @pytest.mark.mnist
+@pytest.mark.timeout(420)
 def test_mnist_cnn_in_two_epochs(with_mnist: Service) -> None:
     job = with_mnist.submit(dataset="mnist", architecture="cnn", epochs=2, seed=1)
-    assert with_mnist.wait(job["id"], 150)["result"]["test_accuracy"] >= 0.975
+    assert with_mnist.wait(job["id"], 400)["result"]["test_accuracy"] >= 0.975
 
 
 def test_missing_mnist_fails_the_job_and_names_the_file(steady: Service) -> None:

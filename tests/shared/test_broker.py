@@ -40,7 +40,7 @@ class Server:
             stdout=subprocess.DEVNULL,
         )
         self.client = Redis(unix_socket_path=str(self.socket))
-        wait_for(Broker(self.url).ping, 10, "the server to answer")
+        wait_for(Broker(self.url).ping, 30, "the server to answer")
 
     def messages(self) -> list[dict[str, object]]:
         return [json.loads(message) for message in self.client.lrange(QUEUE, 0, -1)]
@@ -107,7 +107,7 @@ def test_a_server_that_came_back_is_rung_again_by_the_same_broker(server: Server
     assert broker.ring() is False
     again = Server(server.socket.parent)
     try:
-        wait_for(broker.ring, 5, "the bell at the new server")
+        wait_for(broker.ring, 30, "the bell at the new server")
         assert len(again.messages()) == 1
     finally:
         again.close()
@@ -124,7 +124,7 @@ def test_a_frozen_server_keeps_nobody_waiting(server: Server, known: bool) -> No
     assert seconds_of(lambda: answers.append(broker.ping())) < PATIENCE
     assert answers == [False, False]
     server.process.send_signal(signal.SIGCONT)
-    wait_for(broker.ring, 5, "the bell once the server goes on")
+    wait_for(broker.ring, 30, "the bell once the server goes on")
     assert broker.ping()
 
 
