@@ -206,7 +206,7 @@ def test_a_run_without_its_data_leaves_no_artifact(tmp_path):
     assert not (tmp_path / "artifacts").exists()
 
 
-def test_a_spec_is_trained_from_the_command_line_too(tmp_path):
+def test_a_spec_is_trained_from_the_command_line_too(tmp_path, command_line, capsys):
     (tmp_path / "spec.json").write_text(json.dumps({"epochs": 1, "seed": 7, "gradients": "manual"}))
     command = [
         sys.executable,
@@ -224,5 +224,5 @@ def test_a_spec_is_trained_from_the_command_line_too(tmp_path):
     assert "test accuracy" in run.stdout
     assert {path.name for path in (tmp_path / "out" / "artifacts").iterdir()} >= CONTRACT
     (tmp_path / "spec.json").write_text('{"lr": -1}')
-    run = subprocess.run(command, capture_output=True, text=True, timeout=150)
-    assert (run.returncode, run.stderr) == (2, "/lr: must be greater than 0, got -1\n")
+    assert command_line(tmp_path / "spec.json") == 2
+    assert capsys.readouterr().err == "/lr: must be greater than 0, got -1\n"
