@@ -38,7 +38,12 @@ def quiet_log():
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    return Settings(state_dir=tmp_path, data_dir=tmp_path / "data", redis_url=f"redis+socket://{tmp_path}/nobody.sock")
+    return Settings(
+        state_dir=tmp_path,
+        data_dir=tmp_path / "data",
+        redis_url=f"redis+socket://{tmp_path}/nobody.sock",
+        allow_anonymous=True,
+    )
 
 
 @pytest.fixture
