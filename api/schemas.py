@@ -13,6 +13,7 @@ from shared.queue import Cause
 from shared.spec import JOB_ID, NO_CONTROLS, GradientCheckSpec, JobSpec, LabelKey, LabelValue, Name, Priority
 from shared.spec import Architecture as Net
 from shared.tokens import NAME as OWNER
+from shared.tokens import Scope
 from shared.uploads.fields import UploadFields
 
 Timestamp = Annotated[str, Field(json_schema_extra={"format": "date-time"}, examples=["2026-11-23T12:00:00.123Z"])]
@@ -500,6 +501,15 @@ class Readiness(Answer):
     database: Literal["ok"]
     broker: Literal["ok", "away"]
     workers: int
+
+
+class WhoAmI(Answer):
+    """Whose token this is, and what it allows. Where none was asked for and none came, `owner` is null."""
+
+    object: Literal["principal"]
+    owner: str | None
+    scopes: list[Scope]
+    token_id: str | None
 
 
 class Version(Answer):

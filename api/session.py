@@ -1,21 +1,25 @@
-"""Signing in with a browser: the token goes into a cookie that no script reads and no other site can have sent."""
+"""Whom the service takes somebody for; and signing in with a browser: the token goes into a cookie that no script
+reads and no other site can have sent."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from apiflask import APIBlueprint
-from flask import Response, request
+from flask import Response, jsonify, request
 from pydantic import BaseModel, ConfigDict, Field
 from werkzeug.datastructures import MultiDict
 
-from api.auth import COOKIE, authenticate, needs
+from api import schemas
+from api.auth import COOKIE, authenticate, needs, principal
+from api.openapi import endpoint
 from api.requests import parse_body, read_body
 from shared.errors import FieldError, InvalidBody
+from shared.tokens import SCOPES
 
 FORM = "application/x-www-form-urlencoded"
 
-bp = APIBlueprint("session", __name__, enable_openapi=False)
+bp = APIBlueprint("session", __name__, tag="Service")
 
 
 class SignIn(BaseModel):
@@ -24,7 +28,17 @@ class SignIn(BaseModel):
     token: str = Field(min_length=1, max_length=1024)
 
 
+@bp.get("/v1/whoami")
+@endpoint(schemas.WhoAmI, scope="read", name="show_whoami")
+def whoami() -> Response:
+    """Whom this service takes you for"""
+    who = principal()
+    scopes = [scope for scope in SCOPES if who.may(scope)]
+    return jsonify({"object": "principal", "owner": who.owner, "scopes": scopes, "token_id": who.token_id})
+
+
 @bp.post("/session")
+@bp.doc(hide=True)
 @needs(None)
 def sign_in() -> Response:
     """JSON `{"token": "…"}` is answered with 204, a form with the way to its `next`; a wrong token is a 401."""
@@ -41,6 +55,7 @@ def sign_in() -> Response:
 
 
 @bp.delete("/session")
+@bp.doc(hide=True)
 @needs(None)
 def sign_out() -> Response:
     response = Response(status=204)
