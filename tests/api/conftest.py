@@ -46,7 +46,12 @@ def quiet_log() -> Iterator[None]:
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    return Settings(state_dir=tmp_path, data_dir=tmp_path / "data", redis_url=f"redis+socket://{tmp_path}/nobody.sock")
+    return Settings(
+        state_dir=tmp_path,
+        data_dir=tmp_path / "data",
+        redis_url=f"redis+socket://{tmp_path}/nobody.sock",
+        allow_anonymous=True,
+    )
 
 
 @pytest.fixture
@@ -151,7 +156,7 @@ def results() -> dict[str, Any]:
 def components(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Those of the OpenAPI document, which is the same for all settings."""
     with quietly():
-        app = create_app(Settings(state_dir=tmp_path_factory.mktemp("document")))
+        app = create_app(Settings(state_dir=tmp_path_factory.mktemp("document"), allow_anonymous=True))
         found: dict[str, Any] = app.test_client().get("/v1/openapi.json").json["components"]
     return found
 
