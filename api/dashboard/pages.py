@@ -30,7 +30,7 @@ THEME_COOKIE = "gradq_theme"
 
 # Scripts, pictures, fonts and answers come from here alone, and nothing runs that stands in a page itself. Plotly needs
 # two exceptions, neither of which lets a script in. It makes an empty <style> and fills it by insertRule, which no
-# policy hinders: the hash is that of nothing. And d3 writes style="…" on SVG elements of a chart: style-src-attr.
+# policy hinders: the hash is that of nothing. And it writes style="…" on the SVG of raised digits and of heat maps.
 EMPTY_STYLE = "'sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU='"
 CSP = "; ".join(
     (

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 from support.browser import FLAGS, Complaints, check_accessibility, take_shots
 from support.postgres import part_missing
 from support.service import Service
@@ -46,6 +46,7 @@ def context(browser: Browser, service: Service) -> Iterator[BrowserContext]:
         base_url=str(service.http.base_url), viewport={"width": 1280, "height": 860}, locale="en-GB", timezone_id="UTC"
     )
     context.set_default_timeout(SECONDS * 1000)
+    expect.set_options(timeout=SECONDS * 1000)
     yield context
     context.close()
 

@@ -74,9 +74,20 @@ class TestCharts:
     def test_plotly_draws_under_the_pages_policy_without_a_complaint(self, page: Page) -> None:
         self.draw(page)
         expect(page.locator(".scatterlayer .trace")).to_have_count(2)
-        page.evaluate("window.curve.scale({ log: true })")
         page.locator(".nsewdrag").first.hover()
         expect(page.locator(".hoverlayer .legend")).to_contain_text("loss")
+        page.evaluate("window.curve.scale({ log: true })")
+        page.evaluate("window.curve.show([{ name: 'loss', x: [1, 2, 3], y: [3, 1e-3, 1e-9] }])")  # powers of ten
+        expect(page.locator(".ytick tspan").first).to_be_visible()
+
+    def test_pixels_of_a_picture_stay_sharp(self, page: Page) -> None:
+        """What style-src-attr is for: without it plotly's heat maps are blurred."""
+        self.draw(page)
+        page.evaluate("""async () => {
+            window.curve.place.replaceChildren();
+            await Plotly.newPlot(window.curve.place, [{ type: "heatmap", z: [[1, 2], [3, 4]] }]);
+        }""")
+        assert page.locator(".heatmaplayer image").evaluate("e => getComputedStyle(e).imageRendering") == "pixelated"
 
     def test_a_chart_can_be_kept_as_a_picture(self, page: Page) -> None:
         self.draw(page)
