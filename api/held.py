@@ -14,7 +14,7 @@ from pydantic import Field
 
 from api import clients
 from api.requests import Query
-from api.watcher import Concerns, Watcher
+from api.watcher import LISTEN_SECONDS, Concerns, Watcher
 from shared.config import Settings
 from shared.database import Database
 from shared.errors import TooManyStreams
@@ -66,6 +66,12 @@ class Place:
         """As `Watcher.wait`."""
         if not self.over():
             self._watcher.wait(job_id, concerns, seconds, self._client)
+
+    def rest(self, seconds: float) -> None:
+        """Sleep, for somebody who looks for himself; not much longer than there is anything to wait for."""
+        end = time.monotonic() + seconds
+        while not self.over() and (left := end - time.monotonic()) > 0:
+            time.sleep(min(left, LISTEN_SECONDS))
 
     def over(self) -> bool:
         """Nothing is to be waited for any more: this process ends, or the client has hung up."""
