@@ -31,6 +31,7 @@ class Row:
     created_at: datetime
     net: str
     way: str  # how it comes to its gradients; of other kinds of jobs, which kind
+    rounds: str  # what it goes through one after the other
     device: str
     accuracy: float | None
     accuracy_of: str  # the data that it was measured on
@@ -84,6 +85,7 @@ def _row(job: Job, shown: dict[str, Any], glimpse: Glimpse, look: Look | None) -
         created_at=job.created_at,
         net=net_of(job.spec),
         way=job.spec["gradients"] if job.kind == JobSpec.kind else job.kind.replace("_", " "),
+        rounds="epochs" if job.kind == JobSpec.kind else "batches",
         device=(shown["attempts"] or [{"device": ""}])[-1]["device"],
         accuracy=glimpse.accuracy if tested is None else tested,
         accuracy_of="validation" if tested is None else "test",
