@@ -31,7 +31,7 @@ from shared.tokens import SCOPES, Scope
 EXTENSION = "gradq.auth"
 COOKIE = "gradq_token"
 ADMIN, ADMIN_TOKEN_ID = "admin", "tok_admin"  # who GRADQ_ADMIN_TOKEN stands for; it is in no table
-FRAMEWORK: dict[str, Scope] = {"static": "read", "openapi.spec": "read"}  # views that are not ours to decorate
+FRAMEWORK: dict[str, Scope] = {"openapi.spec": "read"}  # views that are not ours to decorate
 
 View = TypeVar("View", bound=Callable[..., object])
 log = structlog.get_logger()

@@ -32,14 +32,19 @@ from shared.tables import Worker
 
 @contextlib.contextmanager
 def quietly() -> Iterator[None]:
-    """The app must not configure the log of the whole test run."""
+    """No app must configure the log of the whole test run."""
+    before = structlog.get_config() if structlog.is_configured() else None
     structlog.configure(processors=[structlog.processors.JSONRenderer()], cache_logger_on_first_use=False)
     yield
-    structlog.reset_defaults()
+    if before is None:
+        structlog.reset_defaults()
+    else:
+        structlog.configure(**before)
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="package")
 def quiet_log() -> Iterator[None]:
+    """For those of whole modules too."""
     with quietly():
         yield
 
