@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import hypothesis
 import pytest
-from sqlalchemy import text
+from sqlalchemy import make_url, text
 from support.postgres import Postgres, part_missing, require_postgres
 
 from shared.config import Settings
@@ -49,6 +50,22 @@ def migrated_postgres(postgres: Postgres) -> Iterator[Database]:
     database.close()
 
 
+@pytest.fixture(scope="session")
+def new_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Database]:
+    """new_sqlite(url): an SQLite database with the newest schema and no row, a copy of one that was migrated once."""
+    model = tmp_path_factory.mktemp("schema") / "gradq.db"
+    migrated = Database(f"sqlite:///{model}")
+    migrated.migrate()
+    migrated.close()
+
+    def copied(url: str) -> Database:
+        database = Database(url)
+        shutil.copy(model, str(make_url(url).database))
+        return database
+
+    return copied
+
+
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
 def database_kind(request: pytest.FixtureRequest) -> str:
     kind: str = request.param
@@ -69,8 +86,7 @@ def empty_database(database_kind: str, request: pytest.FixtureRequest, tmp_path:
 def database(database_kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
     """A database with the newest schema and no row, of each kind."""
     if database_kind == "sqlite":
-        database = Database(f"sqlite:///{tmp_path / 'gradq.db'}")
-        database.migrate()
+        database = request.getfixturevalue("new_sqlite")(f"sqlite:///{tmp_path / 'gradq.db'}")
         yield database
         database.close()
     else:

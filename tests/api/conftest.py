@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +30,18 @@ from shared.states import JobState
 from shared.tables import Worker
 
 
-@pytest.fixture(autouse=True)
-def quiet_log():
+@contextlib.contextmanager
+def quietly() -> Iterator[None]:
     """The app must not configure the log of the whole test run."""
     structlog.configure(processors=[structlog.processors.JSONRenderer()], cache_logger_on_first_use=False)
     yield
     structlog.reset_defaults()
+
+
+@pytest.fixture(autouse=True)
+def quiet_log() -> Iterator[None]:
+    with quietly():
+        yield
 
 
 @pytest.fixture
@@ -47,10 +55,9 @@ def settings(tmp_path: Path) -> Settings:
 
 
 @pytest.fixture
-def app(settings: Settings) -> Flask:
-    app = create_app(settings)
-    app.extensions[EXTENSION].database.migrate()
-    return app
+def app(settings: Settings, new_sqlite: Callable[[str], Database]) -> Flask:
+    new_sqlite(settings.database).close()
+    return create_app(settings)
 
 
 @pytest.fixture
@@ -145,14 +152,25 @@ def results() -> dict[str, Any]:
     return {name: job["result"] for name, job in jobs.items()}
 
 
-@pytest.fixture
-def conforms(client: FlaskClient):
+@pytest.fixture(scope="session")
+def components(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Those of the OpenAPI document, which is the same for all settings."""
+    with quietly():
+        app = create_app(Settings(state_dir=tmp_path_factory.mktemp("document")))
+        found: dict[str, Any] = app.test_client().get("/v1/openapi.json").json["components"]
+    return found
+
+
+@pytest.fixture(scope="session")
+def conforms(components: dict[str, Any]):
     """Check an answer against the schema of that name in the OpenAPI document."""
-    document = client.get("/v1/openapi.json").json
+
+    @functools.cache
+    def validator(name: str) -> jsonschema.Draft202012Validator:
+        return jsonschema.Draft202012Validator({"$ref": f"#/components/schemas/{name}", "components": components})
 
     def check(answer: Any, name: str) -> None:
-        schema = {"$ref": f"#/components/schemas/{name}", "components": document["components"]}
-        jsonschema.Draft202012Validator(schema).validate(answer)
+        validator(name).validate(answer)
 
     return check
 
