@@ -14,6 +14,7 @@ from werkzeug.routing import BaseConverter
 
 from api import (
     artifacts,
+    audit,
     auth,
     bulk,
     datasets,
@@ -21,6 +22,7 @@ from api import (
     document,
     errors,
     events,
+    guesses,
     health,
     jobs,
     metrics,
@@ -28,6 +30,7 @@ from api import (
     presets,
     prometheus,
     queues,
+    rates,
     session,
     steering,
     workers,
@@ -56,7 +59,7 @@ HEADERS = {
 
 PARTS = (
     *(jobs, steering, bulk, events, metrics, artifacts, predictions),
-    *(workers, queues, datasets, presets, health, prometheus, session, docs),
+    *(workers, queues, datasets, presets, audit, health, prometheus, session, docs),
 )
 
 log = structlog.get_logger()
@@ -93,6 +96,8 @@ def create_app(settings: Settings | None = None) -> APIFlask:
     auth.complete(app)
     app.before_request(_begin)
     app.before_request(admit)
+    guesses.register(app)
+    rates.register(app, settings)
     app.before_request(_refuse_other_sites)
     app.after_request(_end)
     return app
@@ -124,6 +129,8 @@ def _end(response: Response) -> Response:
     for name, value in HEADERS.items():
         response.headers.setdefault(name, value)
     prometheus.count(response)
+    if response.status_code == 403:
+        audit.note_refusal()
     log.info(
         "request",
         method=request.method,

@@ -18,6 +18,7 @@ from flask import Flask, current_app, g, request
 from sqlalchemy import Connection, bindparam, select
 from sqlalchemy.exc import DBAPIError
 
+from api import guesses
 from api.services import services
 from shared import dataset_store, tokens
 from shared.config import Settings
@@ -163,6 +164,7 @@ def _who() -> Principal:
             return authenticate(text)
         except TokenInvalid:
             if not (by_cookie and door().open_to_anybody):  # a cookie knows no port: it may be another service's
+                guesses.count()
                 raise
     if not door().open_to_anybody:
         raise TokenMissing("send a token: Authorization: Bearer gq_…; `gradq token create` makes one")

@@ -9,9 +9,10 @@ from flask import Response, request
 from pydantic import BaseModel, ConfigDict, Field
 from werkzeug.datastructures import MultiDict
 
+from api import guesses
 from api.auth import COOKIE, authenticate, needs
 from api.requests import parse_body, read_body
-from shared.errors import FieldError, InvalidBody
+from shared.errors import FieldError, InvalidBody, TokenInvalid
 
 FORM = "application/x-www-form-urlencoded"
 
@@ -32,7 +33,11 @@ def sign_in() -> Response:
     text = parse_body(SignIn).token if form is None else form.get("token", "")
     if not text:
         raise InvalidBody([FieldError("/token", "missing", "paste a token; `gradq token create` makes one")])
-    authenticate(text.strip())
+    try:
+        authenticate(text.strip())
+    except TokenInvalid:
+        guesses.count()
+        raise
     response = Response(status=204)
     if form is not None:
         response.status_code, response.location = 303, _path_of_ours(form.get("next", "/"))
