@@ -36,7 +36,7 @@ from api import (
     workers,
 )
 from api.auth import EXTENSION as AUTH
-from api.auth import NOBODY, Door, admit
+from api.auth import NOBODY, Door, admit, identify
 from api.held import EXTENSION as HELD
 from api.held import Held
 from api.job_answers import EXTENSION as JOB_ANSWERS
@@ -95,9 +95,10 @@ def create_app(settings: Settings | None = None) -> APIFlask:
     document.complete(app)
     auth.complete(app)
     app.before_request(_begin)
-    app.before_request(admit)
+    app.before_request(identify)
     guesses.register(app)
-    rates.register(app, settings)
+    rates.register(app, settings)  # before anything is said of what there is, and before refusals are noted
+    app.before_request(admit)
     app.before_request(_refuse_other_sites)
     app.after_request(_end)
     return app

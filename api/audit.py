@@ -54,9 +54,9 @@ def index(query: AuditQuery) -> Response:
     return jsonify({"object": "list", "data": data, "first_id": first, "last_id": last, "has_more": has_more})
 
 
-def note(session: Session, object_id: str, status: int, detail: str | None = None) -> None:
-    """That this request changes that object. In the transaction of the change. `detail`: which of a route's actions."""
-    audit.note(session, _actor(), ".".join(filter(None, (request.endpoint, detail))), object_id, status)
+def note(session: Session, object_id: str, status: int, action: str | None = None) -> None:
+    """That this request changes that object. In the transaction of the change. `action`: else the route's name."""
+    audit.note(session, _actor(), action or _route(), object_id, status)
 
 
 def note_refusal() -> None:
@@ -67,9 +67,13 @@ def note_refusal() -> None:
     object_id = path.get("job_id") or path.get("dataset_id")
     try:
         with services().database.write() as session:
-            audit.note(session, _actor(), request.endpoint or "nothing", object_id and object_id[:64], 403)
+            audit.note(session, _actor(), _route(), object_id and object_id[:64], 403)
     except DatabaseAway as error:
         log.warning("a refusal was not noted", error=error.detail, request_id=request_id())
+
+
+def _route() -> str:
+    return request.endpoint or "nothing"
 
 
 def _actor() -> Actor:

@@ -143,13 +143,16 @@ def _needed() -> Scope | None:
 # --- who asks ---------------------------------------------------------------------------------------------------------
 
 
+def identify() -> None:
+    """Find out who asks, where the route asks for that: 401 without a good token."""
+    g.principal = NOBODY if _needed() is None else _who()
+
+
 def admit() -> None:
-    """Let this request in or refuse it: 401 without a good token, 403 without the scope, 404 for what is another's."""
-    scope = _needed()
+    """Let whoever asks in or refuse it: 403 without the scope, 404 for what is another's."""
+    scope, found = _needed(), principal()
     if scope is None:
-        g.principal = NOBODY
         return
-    g.principal = found = _who()
     if not found.may(scope):
         detail = f"this token may {', '.join(s for s in SCOPES if found.may(s))}, and this takes the scope {scope}"
         raise InsufficientScope(detail, scope=scope)

@@ -66,7 +66,7 @@ def bulk() -> Response:
         response = _answer(asked.action, outcomes, has_more)
         done = [job_id for job_id, outcome in by_id.items() if outcome["ok"]]
         for job_id in done:
-            audit.note(session, job_id, response.status_code, asked.action)
+            audit.note(session, job_id, response.status_code, f"bulk.{asked.action}")
         settle(session, response)
     if asked.action == "delete":
         response = _answer(asked.action, outcomes, has_more, freed=sum(remove_files(job_id) for job_id in done))

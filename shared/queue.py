@@ -24,10 +24,7 @@ from shared.states import ALLOWED_MOVES, TERMINAL, JobState
 from shared.tables import ArtifactRow, Attempt, CheckpointRow, EventRow, Job, database_now
 
 Wish = Literal["cancel", "pause"]
-
-
 Cause = Literal["worker_lost", "trainer_died", "disk_full", "internal_error"]  # of a loss: the attempt's outcome
-
 
 FIRST_BACKOFF_SECONDS, LONGEST_BACKOFF_SECONDS = 5.0, 60.0
 

@@ -156,7 +156,7 @@ def results() -> dict[str, Any]:
 def components(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Those of the OpenAPI document, which is the same for all settings."""
     with quietly():
-        app = create_app(Settings(state_dir=tmp_path_factory.mktemp("document")))
+        app = create_app(Settings(state_dir=tmp_path_factory.mktemp("document"), allow_anonymous=True))
         found: dict[str, Any] = app.test_client().get("/v1/openapi.json").json["components"]
     return found
 
