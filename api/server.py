@@ -21,6 +21,7 @@ from gunicorn.workers.gthread import ThreadWorker
 from api.errors import PROBLEM
 from api.held import EXTENSION, Held
 from api.request_counts import child_exit, on_exit, on_starting
+from api.security_headers import HEADERS
 
 # what gunicorn reads
 __all__ = [
@@ -98,6 +99,7 @@ def refusal(status: HTTPStatus, detail: str) -> bytes:
         f"Content-Type: {PROBLEM}",
         f"Content-Length: {len(content)}",
         f"X-Request-Id: {request_id}",
+        *(f"{name}: {value}" for name, value in HEADERS.items()),
     )
     return "\r\n".join([*head, "", ""]).encode() + content
 

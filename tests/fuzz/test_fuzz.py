@@ -143,7 +143,7 @@ def test_nothing_breaks_whatever_is_sent_and_what_is_taken_can_run(service: Serv
     service.start_worker()
     ends = [ends_as_it_should(service, job_id) for job_id in kept]
     print(
-        f"{len(jobs.taken)} jobs, {len(datasets.taken)} data sets taken; {len(kept)} jobs run, {len(sets)} on these sets"
+        f"{len(jobs.taken)} jobs, {len(datasets.taken)} data sets taken; {len(kept)} run, {len(sets)} of these on sets"
     )
     assert not any(ends), "\n".join(end for end in ends if end)
 

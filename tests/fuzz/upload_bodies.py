@@ -90,7 +90,8 @@ def inner_damage(draw: st.DrawFn) -> Parts:
     if draw(st.booleans()):
         members[chosen] = draw(damaged(members[chosen]))
     else:
-        members[draw(st.text(min_size=1, max_size=12)).encode(errors="replace").decode()] = members.pop(chosen)
+        name = draw(st.text(min_size=1, max_size=12).filter(lambda name: name[0] != "\0"))  # zipfile ends it there
+        members[name.encode(errors="replace").decode()] = members.pop(chosen)
     return {"file": zipped(members)}
 
 
