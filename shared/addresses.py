@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from urllib.parse import parse_qs, urlsplit
+
+from shared.loopback import is_loopback_address
 
 SOCKETS = ("redis+socket", "unix", "socket")
 HIDDEN = "***"
@@ -26,13 +27,8 @@ def has_password(url: str) -> bool:
 def stays_here(url: str) -> bool:
     """Whether it names a socket file or a loopback address: nobody from outside of this machine gets there."""
     parts = urlsplit(url)
-    host = parts.hostname or ""
-    if parts.scheme in SOCKETS or host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:  # a name: what it stands for may change
-        return False
+    host = parts.hostname or ""  # what another name stands for may change
+    return parts.scheme in SOCKETS or host == "localhost" or is_loopback_address(host)
 
 
 def _user_alone(authority: str) -> str:
