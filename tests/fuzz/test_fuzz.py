@@ -17,7 +17,7 @@ import hypothesis
 import pytest
 from fuzz.job_bodies import job_messages
 from fuzz.message import PROBLEM, Answer, Message
-from fuzz.upload_bodies import UNPACKED_BYTES, upload_messages
+from fuzz.upload_bodies import BOMB_BYTES, upload_messages
 from hypothesis import HealthCheck, Phase, given
 from hypothesis import strategies as st
 from support.service import Service
@@ -86,7 +86,7 @@ class Run:
 @pytest.fixture
 def service(tmp_path: Path) -> Iterator[Service]:
     """An API in one process, and no worker yet: what it takes stays where it is."""
-    limits = {"GRADQ_MAX_UPLOAD_BYTES": "1000000", "GRADQ_MAX_UNPACKED_BYTES": str(UNPACKED_BYTES - 4_000_000)}
+    limits = {"GRADQ_MAX_UPLOAD_BYTES": "1000000", "GRADQ_MAX_UNPACKED_BYTES": str(BOMB_BYTES // 2)}
     service = Service(tmp_path, {**limits, "GRADQ_SLOTS": "2"}).start(workers=0)
     yield service
     service.close()

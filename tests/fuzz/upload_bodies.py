@@ -14,14 +14,18 @@ import numpy as np
 from fuzz.job_bodies import TEXT, damaged
 from fuzz.message import FRAMINGS, Message
 from hypothesis import strategies as st
-from support.images import folders, idx, npy, npz, picture, pixels, small, zipped
+from support.images import folders, idx, npy, npy_that_says, npz, picture, pixels, small, zipped
 
 PATH = "/v1/datasets"
 BOUNDARY = "b0undary"
 LABELS = np.arange(20).astype(np.uint8) % 2
 IDX = {"images": idx(pixels(20, 6, 6)), "labels": idx(LABELS)}
 PACKED = {"images": idx(pixels(20, 6, 6), packed=True), "labels": idx(LABELS, packed=True)}
-UNPACKED_BYTES = 12_000_000  # more than the service under test lets anything become
+BOMB_BYTES = 12_000_000  # what comes out of the bombs here
+SLIPS = ("../../evil.png", "/etc/evil.png", "..\\..\\evil.png", "C:\\evil.png", "cats/\x01.png", "cats/..", "\udcff/a")
+SIZES = (0, 1, 2, 6, 36, 40, 1440, -1, 2**40, 10**30, True)
+KINDS = ("'|u1'", "'<f8'", "'>i2'", "'|b1'", "'<f2'", "'<f16'", "'<c8'", "'<U3'", "'|S4'", "'|O'", "'|V8'", "'<M8[s]'")
+NO_KINDS = ("()", "[('a', '<i4')]", "('|u1', (2,))", "'|u1' ((", "None", "'<U999999999'", "1" * 5000)
 Parts = dict[str, bytes]
 
 
@@ -48,27 +52,18 @@ def liars() -> list[Parts]:
     """Archives that are right in form, and mean harm."""
     objects = small(x=np.array([_Runs()] * 40, dtype=object))
     pickled = zipped({"x.npy": pickle.dumps(_Runs()), "y.npy": npy(np.arange(40) % 4)})
-    bomb = npz(**{})[:0] + _packed({"x.npy": npy(np.zeros((UNPACKED_BYTES, 1, 1), np.uint8)), "y.npy": npy(LABELS)})
+    bomb = _packed({"x.npy": npy(np.zeros((BOMB_BYTES, 1, 1), np.uint8)), "y.npy": npy(LABELS)})
     wide = picture(np.zeros((6, 6), np.uint8))
     header = bytearray(wide)
     header[16:24] = struct.pack(">II", 60_000, 60_000)
     header[29:33] = struct.pack(">I", zlib.crc32(header[12:29]))
     crowd = _packed({f"{'a' if i % 2 else 'b'}/{i}.png": wide for i in range(400)})
-    slips = [
-        "../../evil.png",
-        "/etc/evil.png",
-        "..\\..\\evil.png",
-        "C:\\evil.png",
-        "cats/\x01.png",
-        "cats/..",
-        "\udcff/a",
-    ]
     files = [npz(**objects), pickled, bomb, _packed(folders() | {"cats/big.png": bytes(header)}), crowd]
-    files += [zipped(folders() | {name.encode("utf-8", "replace").decode(): wide}) for name in slips]
+    files += [zipped(folders() | {name.encode("utf-8", "replace").decode(): wide}) for name in SLIPS]
     files += [npz(**small(x=np.full((40, 6, 6), value))) for value in (np.nan, np.inf, -1.0, 1e300)]
     return [{"file": file} for file in files] + [
         {**IDX, "images": struct.pack(">BBBB3I", 0, 0, 8, 3, 2**32 - 1, 2**32 - 1, 2**32 - 1) + bytes(40)},
-        {**IDX, "images": idx(np.zeros((UNPACKED_BYTES, 1, 1), np.uint8), packed=True)},
+        {**IDX, "images": idx(np.zeros((BOMB_BYTES, 1, 1), np.uint8), packed=True)},
     ]
 
 
@@ -96,12 +91,29 @@ def inner_damage(draw: st.DrawFn) -> Parts:
 
 
 @st.composite
+def odd_arrays(draw: st.DrawFn) -> Parts:
+    """An archive that is whole, with one array whose header NumPy would not write, or class names of any codes."""
+    members = {"x.npy": npy(pixels(40, 6, 6)), "y.npy": npy(np.arange(40) % 4)}
+    if draw(st.booleans()):
+        codes = draw(st.lists(st.integers(0, 2**32 - 1) | st.integers(0, 0x11FFFF), min_size=12, max_size=12))
+        members["classes.npy"] = npy_that_says((4,), "'<U3'", struct.pack("<12I", *codes))
+    else:
+        shape = tuple(draw(st.lists(st.sampled_from(SIZES), max_size=5)))
+        kind = draw(st.sampled_from(KINDS + NO_KINDS))
+        content = draw(st.binary(max_size=40)) * draw(st.sampled_from([0, 1, 36, 40]))
+        members[draw(st.sampled_from(["x.npy", "y.npy", "classes.npy"]))] = npy_that_says(shape, kind, content)
+    return {"file": zipped(members)}
+
+
+@st.composite
 def parts_of(draw: st.DrawFn) -> Parts:
-    kind = draw(st.sampled_from(["true", "damaged", "damaged", "inside", "inside", "liars", "noise"]))
+    kind = draw(st.sampled_from(["true", "damaged", "damaged", "inside", "inside", "odd", "liars", "noise"]))
     if kind == "noise":
         return {draw(st.sampled_from(["file", "images"])): draw(st.binary(max_size=200))}
     if kind == "inside":
         return draw(inner_damage())
+    if kind == "odd":
+        return draw(odd_arrays())
     parts = dict(draw(st.sampled_from(liars() if kind == "liars" else true_ones())))
     if kind == "damaged":
         name = draw(st.sampled_from(sorted(parts)))
