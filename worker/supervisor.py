@@ -216,6 +216,9 @@ class Supervisor:
             if time.monotonic() - self.watch.flushed >= FLUSH_SECONDS:
                 self._flush()
             self._heed_wishes(trainer, deadline)
+        self._receive(
+            trainer
+        )  # it may have said its last word, and ended, between the look at the pipe and the one at it
 
     def _receive(self, trainer: Trainer) -> bool:
         """Take what lies in the pipe; False at its end. The pipe ends with its trainer: nobody else holds it open."""

@@ -119,6 +119,14 @@ class TestSubmit:
     def test_other_media_types_are_a_415(self, client, problem, body, kind):
         problem(client.post("/v1/jobs", data=body, content_type=kind), 415, "unsupported_media_type")
 
+    @pytest.mark.parametrize("coding", ["gzip", "br", "zstd, gzip", "deflate"])
+    def test_a_packed_body_is_a_415_that_says_so_and_is_never_unpacked(self, client, problem, coding):
+        packed = {"Content-Encoding": coding}
+        for path, kind in (("/v1/jobs", "application/json"), ("/v1/datasets", "multipart/form-data; boundary=b")):
+            answer = client.post(path, data=b"{}", content_type=kind, headers=packed)
+            assert "without Content-Encoding" in problem(answer, 415, "unsupported_media_type")["detail"]
+        assert client.post("/v1/jobs", json={}, headers={"Content-Encoding": "identity"}).status_code == 202
+
     def test_a_body_over_a_mebibyte_is_a_413(self, client, problem):
         body = json.dumps({"name": "x" * (1 << 20)})
         answer = client.post("/v1/jobs", data=body, content_type="application/json")

@@ -211,6 +211,27 @@ def test_a_trainer_that_the_kernel_killed_for_its_memory_is_not_tried_again(
     assert outcomes(database, other) == ["trainer_died"]
 
 
+class LastWords(Scripted):
+    """Its trainers speak and end in the moment between the supervisor's look at the pipe and its look at them."""
+
+    def start(self, plan: dict[str, Any]) -> Any:
+        trainer = Scripted().start(plan)
+        ours, theirs = Pipe(duplex=False)
+
+        def alive() -> bool:
+            for line in self.lines:
+                theirs.send(line)
+            theirs.close()
+            return False
+
+        return SimpleNamespace(pipe=ours, process=trainer.process, end=ours.close, kill=trainer.kill, alive=alive)
+
+
+def test_a_trainer_that_ends_right_after_its_last_words_is_heard(supervise: Callable[..., Job]) -> None:
+    job = supervise(JobSpec(name="t"), LastWords(finished()))
+    assert (job.state, job.attempt) == (JobState.SUCCEEDED, 1)
+
+
 def no_room(*_: Any) -> None:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
