@@ -30,6 +30,7 @@ from api import (
     steering,
     workers,
 )
+from api.dashboard import assets, pages
 from api.held import EXTENSION as HELD
 from api.held import Held
 from api.job_answers import EXTENSION as JOB_ANSWERS
@@ -53,6 +54,7 @@ HEADERS = {
 PARTS = (
     *(jobs, steering, bulk, events, metrics, artifacts, predictions),
     *(workers, queues, datasets, presets, health, prometheus, docs),
+    *(pages, assets),
 )
 
 log = structlog.get_logger()
@@ -69,7 +71,13 @@ def create_app(settings: Settings | None = None) -> APIFlask:
     if not structlog.is_configured():  # else whoever owns this process has said how it logs
         logs.configure(settings.log_level)
     app = APIFlask(
-        "api", title="gradq", version=VERSION, spec_path="/v1/openapi.json", docs_path=None, json_errors=False
+        "api",
+        title="gradq",
+        version=VERSION,
+        spec_path="/v1/openapi.json",
+        docs_path=None,
+        json_errors=False,
+        static_folder=None,  # type: ignore[arg-type]  # Flask takes it: api/dashboard/assets.py serves files
     )
     app.json = JSON(app)
     app.config.update(
