@@ -10,6 +10,7 @@ from werkzeug.wrappers import Response as AnyResponse
 
 from api import errors
 from api.dashboard import assets, words
+from api.dashboard.learn_page import learn_page
 from api.dashboard.sign_in import sign_in_page
 from api.services import services
 from shared import jobs
@@ -82,7 +83,8 @@ def draw() -> Response:
 
 @bp.get("/learn")
 def learn() -> Response:
-    return page("learn")
+    """A walk where `job` names one; `from` names a finished job whose weights the form begins with."""
+    return page("learn", **learn_page(request.args.get("job"), request.args.get("from")))
 
 
 @bp.get("/system")
