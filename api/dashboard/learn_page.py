@@ -10,6 +10,8 @@ from markupsafe import Markup
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from api.auth import whose
+from api.dashboard.job_rows import owned_by
 from api.services import services
 from shared import dataset_store, jobs
 from shared.artifacts import MODEL
@@ -50,7 +52,8 @@ def learn_page(job_id: str | None, origin_id: str | None) -> View:
         job = _walk_job(session, job_id) if job_id else None
         origins = _origins(session)
         spec = job.spec if job else _first_spec(session, origin_id)
-        uploaded = [(row.id, dataset_store.info_of(row).name) for row in dataset_store.everything(session)]
+        rows = dataset_store.everything(session, whose())
+        uploaded = [(row.id, dataset_store.as_held(row, whose()).name) for row in rows]
         file = jobs.artifact(session, job.id, "walk.json") if job and job.state == JobState.SUCCEEDED else None
     folder = services().settings.datasets_dir
     built_in = [
@@ -70,8 +73,15 @@ def learn_page(job_id: str | None, origin_id: str | None) -> View:
     }
 
 
+def _job(session: Session, job_id: str) -> Job:
+    if "\x00" in job_id:  # PostgreSQL would choke on it
+        raise NotFound("there is no such job")
+    jobs.check_owner(session, job_id, whose())
+    return jobs.get(session, job_id)
+
+
 def _walk_job(session: Session, job_id: str) -> Job:
-    job = jobs.get(session, job_id)
+    job = _job(session, job_id)
     if job.kind != WalkSpec.kind:
         raise NotFound(f"{job_id} is no walk but a {job.kind.replace('_', ' ')}; its page is /jobs/{job_id}")
     return job
@@ -80,10 +90,10 @@ def _walk_job(session: Session, job_id: str) -> Job:
 def _first_spec(session: Session, origin_id: str | None) -> View:
     asked: View = {"seed": FIRST_SEED}
     if origin_id is not None:
-        job = jobs.get(session, origin_id)
+        job = _job(session, origin_id)
         asked |= {name: job.spec[name] for name in ("architecture", "dataset") if name in job.spec}
         asked["init_from"] = {"job": job.id}
-    return WalkSpec.parse(asked, dataset_store.finder(services().database)).to_json()
+    return WalkSpec.parse(asked, dataset_store.finder(services().database, whose())).to_json()
 
 
 def _origins(session: Session) -> list[View]:
@@ -91,7 +101,7 @@ def _origins(session: Session) -> list[View]:
     wanted = (
         select(Job)
         .join(ArtifactRow, (ArtifactRow.job_id == Job.id) & (ArtifactRow.name == MODEL))
-        .where(Job.kind == JobSpec.kind, Job.state == JobState.SUCCEEDED)
+        .where(Job.kind == JobSpec.kind, Job.state == JobState.SUCCEEDED, *owned_by(whose()))
         .where(Job.spec["architecture"]["type"].as_string().in_(("linear", "mlp")))
         .order_by(Job.id.desc())
         .limit(ORIGINS)

@@ -62,4 +62,10 @@ def iso(at: datetime) -> str:
     return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-FILTERS: tuple[Callable[..., Any], ...] = (number, percent, size, duration, ago, iso)
+def ordinal(place: int) -> str:
+    """1st, 2nd, 3rd, 4th, 11th, 21st"""
+    ending = "th" if place % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(place % 10, "th")
+    return f"{number(place)}{ending}"
+
+
+FILTERS: tuple[Callable[..., Any], ...] = (number, percent, size, duration, ago, iso, ordinal)

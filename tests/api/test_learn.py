@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from collections.abc import Callable
@@ -12,6 +13,8 @@ import pytest
 import torch
 from flask import Flask
 from flask.testing import FlaskClient
+from support.images import npz, small
+from support.people import client_for
 
 from api.dashboard.learn_page import TITLES, power, short
 from shared.spec import WalkSpec
@@ -160,6 +163,21 @@ class TestWeights:
         refused = client.get(f"/learn?from={deep}", headers={"Accept": "text/html"})
         assert refused.status_code == 422
         assert "one hidden layer" in refused.text
+
+
+def test_anothers_walks_weights_and_data_sets_are_not_there(app, hands):
+    alice, bob = client_for(app, "alice"), client_for(app, "bob")
+    walk = alice.post("/v1/walks", json={}).json
+    alice.post(walk["links"]["cancel"])
+    job = alice.post("/v1/jobs", json={"name": "hers"}).json["id"]
+    lease = hands.start()
+    hands.finish(lease, files=[hands.store(lease, "model.safetensors", b"weights")])
+    upload = alice.post("/v1/datasets", data={"file": (io.BytesIO(npz(**small())), "squares.npz")}).json["id"]
+    for query in (f"?job={walk['id']}", f"?from={job}"):
+        assert alice.get(f"/learn{query}").status_code == 200
+        assert bob.get(f"/learn{query}").status_code == 404
+    seen, unseen = (who.get("/learn").text for who in (alice, bob))
+    assert all(own in seen and own not in unseen for own in (job, upload))
 
 
 class TestWalksThatAreNotThere:

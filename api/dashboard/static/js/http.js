@@ -28,6 +28,9 @@ export async function call(method, address, { json, body, headers = {}, key, sig
 export const get = (address, options) => call("GET", address, options);
 export const post = (address, json, options) => call("POST", address, { json, ...options });
 
+/** A fresh Idempotency-Key: one for each thing that a reader wants done. */
+export const newKey = () => [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+
 /** As `fetch`, with a `Problem` for every answer that is no success. Without a valid token the page asks for one. */
 export async function request(address, options) {
   let answer;
