@@ -16,7 +16,13 @@ TWO_LAYER = [
 def walk(page: Page) -> None:
     """Press the button, and wait until the numbers are there."""
     page.get_by_role("button", name="Walk").click()
+    arrived(page)
+
+
+def arrived(page: Page) -> None:
+    """The numbers are there, and what hears the keys is too."""
     expect(page.locator(".learn")).to_be_visible()
+    page.wait_for_load_state()
 
 
 def stages(page: Page) -> list[str]:
@@ -107,7 +113,7 @@ def test_a_wrong_field_is_named_beside_it(page: Page, complaints, axe) -> None:
 def test_keys_alone_ask_for_a_walk_and_lead_through_it(page: Page) -> None:
     page.goto("/learn")
     page.keyboard.press("w")
-    expect(page.locator(".learn")).to_be_visible()
+    arrived(page)
     for name in ("batch", "net", "hidden"):
         page.keyboard.press("j")
         expect(page.locator(f"#{name}")).to_be_focused()
@@ -119,6 +125,7 @@ def test_keys_alone_ask_for_a_walk_and_lead_through_it(page: Page) -> None:
     page.keyboard.press("n")
     expect(page).not_to_have_url(before)
     expect(page.get_by_role("button", name="Batch 3")).to_be_visible()
+    page.wait_for_load_state()
     page.get_by_role("button", name="Batch 1").click()
     expect(page.get_by_role("button", name="Batch 2")).to_be_visible()
     expect(page.locator("#before")).to_be_disabled()
