@@ -301,17 +301,23 @@ def _tell_default(field: dict[str, Any]) -> None:
     and an object as the default of a choice, of which nobody knows to which branch it belongs."""
     if field.get("default") == "" and field.get("minLength"):
         del field["default"]
-        field["description"] = "default: made of the other fields"
+        _say(field, "default: made of the other fields")
     if ("oneOf" in field or "anyOf" in field) and isinstance(field.get("default"), dict):
-        field["description"] = f"default: {json.dumps(field.pop('default'))}"
+        _say(field, f"default: {json.dumps(field.pop('default'))}")
+
+
+def _say(field: dict[str, Any], more: str) -> None:
+    field["description"] = "; ".join(filter(None, (field.get("description"), more)))
 
 
 def _with_short_form(title: str, whole: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]:
     """The name alone stands for an object that needs nothing but its type, so it is the default too."""
-    default = {"default": whole.pop("default")["type"]} if "default" in whole else {}
+    said = {"default": whole.pop("default")["type"]} if "default" in whole else {}
+    if "description" in whole:
+        said["description"] = whole.pop("description")
     branches = whole["discriminator"]["mapping"].items()
     short = [name for name, branch in branches if not definitions[branch.rpartition("/")[2]].get("required")]
     name = f"{title}Name"
     names = {"title": name, "type": "string", "enum": sorted(short)}
     assert definitions.setdefault(name, names) == names, f"two fields called {title} take different names"
-    return {"anyOf": [{"$ref": REF.format(model=name)}, whole], **default}
+    return {"anyOf": [{"$ref": REF.format(model=name)}, whole], **said}
