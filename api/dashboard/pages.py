@@ -7,7 +7,7 @@ from flask import Response, redirect, request
 from werkzeug.wrappers import Response as AnyResponse
 
 from api import errors
-from api.dashboard import jobs_page, words
+from api.dashboard import draw_page, jobs_page, submit_page, words
 from api.dashboard.frame import for_every_page, page
 from api.dashboard.sign_in import sign_in_page
 from api.services import services
@@ -35,7 +35,7 @@ def job(job_id: str) -> Response:
 
 @bp.get("/submit")
 def submit() -> Response:
-    return page("submit")
+    return submit_page.answer()
 
 
 @bp.get("/compare")
@@ -45,7 +45,7 @@ def compare() -> Response:
 
 @bp.get("/draw")
 def draw() -> Response:
-    return page("draw")
+    return draw_page.answer()
 
 
 @bp.get("/learn")
