@@ -58,8 +58,9 @@ def answer() -> Response:
         why_not = _why_not(wanted, grey) if wanted else None
         if wanted and not why_not and all(reader.id != wanted.id for reader in readers):
             readers = [*readers, _reader(wanted, grey)]
-    chosen = wanted.id if wanted and not why_not else None
-    by_dataset = [(name, list(those)) for name, those in groupby(_sorted(readers), lambda reader: reader.dataset)]
+    readers = _sorted(readers)
+    chosen = next((reader for reader in readers if wanted and reader.id == wanted.id), readers[0] if readers else None)
+    by_dataset = [(name, list(those)) for name, those in groupby(readers, lambda reader: reader.dataset)]
     return page("draw", groups=by_dataset, chosen=chosen, wanted=wanted, why_not=why_not, form=_form())
 
 

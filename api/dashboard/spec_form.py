@@ -84,7 +84,8 @@ class Field:
 
     @property
     def usual(self) -> str:
-        return written(self.default)
+        """What counts where nothing is typed."""
+        return "none" if self.kind == "nullable" else written(self.default)
 
 
 @dataclass(frozen=True)

@@ -94,6 +94,7 @@ class TestFields:
         page.get_by_text("Advanced").click()
         field(page, "/checkpoint/every_seconds").fill("")
         field(page, "/checkpoint/every_epochs").fill("2")
+        expect(field(page, "/checkpoint/every_seconds")).to_have_attribute("placeholder", "none")
         expect(page.locator("#verdict")).to_have_text(READY)
         sent = {
             "validation": "test",

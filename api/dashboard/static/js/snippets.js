@@ -1,6 +1,9 @@
 // A job's body as people send it: JSON, a line for the shell, a few lines of Python.
 
-export const json = (body) => JSON.stringify(body, null, 2);
+const NUMBERS = /\[\n[^[\]{}"]*\]/g; // lists that hold nothing else
+
+/** Indented, but for numbers side by side. */
+export const json = (body) => JSON.stringify(body, null, 2).replace(NUMBERS, (list) => list.replace(/\s+/g, " ").replace(/(?<=\[) | (?=\])/g, ""));
 
 export function curl(body, origin) {
   const quoted = JSON.stringify(body).replaceAll("'", "'\\''");

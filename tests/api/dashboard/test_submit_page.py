@@ -1,0 +1,54 @@
+"""What the form of the Submit page offers of what is there now."""
+
+from __future__ import annotations
+
+import html
+import io
+import re
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+from support.images import npz, small
+
+
+@pytest.fixture
+def app(app_on_each_database: Flask) -> Flask:
+    return app_on_each_database
+
+
+def options(client: FlaskClient, address: str, id: str) -> dict[str, bool]:
+    """Of a select or of a list of hints: what can be chosen, and whether it is."""
+    (inner,) = re.findall(rf'id="{id}".*?>(.*?)</(?:select|datalist)>', client.get(address).text, re.DOTALL)
+    found = re.findall(r"<option value=(?:'([^']*)'|\"([^\"]*)\")( selected)?", inner)
+    return {html.unescape(one or other).strip('"'): bool(chosen) for one, other, chosen in found}
+
+
+def test_jobs_that_have_succeeded_are_offered_to_go_on_from_the_newest_first(client: FlaskClient, hands) -> None:
+    done = [hands.submit()["id"] for _ in range(2)]
+    for _ in done:
+        hands.finish(hands.start())
+    hands.submit()
+    assert list(options(client, "/submit", "f-init_from-job-hints")) == done[::-1]
+
+
+def test_a_copy_of_a_job_whose_data_set_was_deleted_shows_what_it_was(client: FlaskClient, hands) -> None:
+    uploaded = client.post("/v1/datasets", data={"file": (io.BytesIO(npz(**small())), "a.npz")}).json["id"]
+    job = hands.submit(dataset=uploaded)
+    assert options(client, "/submit", "f-dataset")[uploaded] is False
+    assert options(client, f"/submit?from={job['id']}", "f-dataset")[uploaded] is True
+    hands.finish(hands.start())
+    assert client.delete(f"/v1/datasets/{uploaded}").status_code == 200
+    assert uploaded not in options(client, "/submit", "f-dataset")
+    assert options(client, f"/submit?from={job['id']}", "f-dataset")[uploaded] is True
+
+
+def test_a_data_set_that_is_not_on_this_machine_says_so(client: FlaskClient) -> None:
+    assert (
+        "28x28 grey handwritten digits (60 000 train, 10 000 test), is downloaded first" in client.get("/submit").text
+    )
+
+
+@pytest.mark.parametrize("spec", ["[]", "{", '{"lr": 1e999}', '{"optimiser": "sgd"}'])
+def test_a_spec_in_the_address_that_is_none_is_refused(client: FlaskClient, spec: str) -> None:
+    assert client.get("/submit", query_string={"spec": spec}).status_code in (400, 422)
