@@ -14,6 +14,7 @@ from werkzeug.routing import BaseConverter
 
 from api import (
     artifacts,
+    auth,
     bulk,
     datasets,
     docs,
@@ -27,9 +28,12 @@ from api import (
     presets,
     prometheus,
     queues,
+    session,
     steering,
     workers,
 )
+from api.auth import EXTENSION as AUTH
+from api.auth import NOBODY, Door, admit
 from api.dashboard import assets, pages
 from api.held import EXTENSION as HELD
 from api.held import Held
@@ -53,7 +57,7 @@ HEADERS = {
 
 PARTS = (
     *(jobs, steering, bulk, events, metrics, artifacts, predictions),
-    *(workers, queues, datasets, presets, health, prometheus, docs),
+    *(workers, queues, datasets, presets, health, prometheus, session, docs),
     *(pages, assets),
 )
 
@@ -86,6 +90,7 @@ def create_app(settings: Settings | None = None) -> APIFlask:
         AUTO_VALIDATION_ERROR_RESPONSE=False,
     )
     services = app.extensions[EXTENSION] = Services.from_settings(settings)
+    app.extensions[AUTH] = Door(settings)
     app.extensions[HELD] = Held(settings, services.database)
     app.extensions[JOB_ANSWERS] = JobAnswers()
     errors.register(app)
@@ -93,7 +98,9 @@ def create_app(settings: Settings | None = None) -> APIFlask:
     for part in PARTS:
         app.register_blueprint(part.bp)
     document.complete(app)
+    auth.complete(app)
     app.before_request(_begin)
+    app.before_request(admit)
     app.before_request(_refuse_other_sites)
     app.after_request(_end)
     return app
@@ -101,12 +108,14 @@ def create_app(settings: Settings | None = None) -> APIFlask:
 
 def _begin() -> None:
     g.began = time.perf_counter()
+    g.principal = NOBODY
     given = request.headers.get("X-Request-Id", "")
     g.request_id = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
 
 
 def _refuse_other_sites() -> None:
-    """No token is asked for on a loopback address, so no web page that a user happens to read may submit or cancel."""
+    """No web page that a user happens to read may submit or cancel: on a loopback address no token is asked for, and
+    elsewhere the browser sends its cookie along."""
     if request.method in SAFE_METHODS:
         return
     site, origin = request.headers.get("Sec-Fetch-Site"), request.headers.get("Origin")
@@ -128,6 +137,8 @@ def _end(response: Response) -> Response:
         method=request.method,
         path=request.path,
         status=response.status_code,
+        owner=g.principal.owner,
+        token_id=g.principal.token_id,
         milliseconds=round((time.perf_counter() - g.began) * 1000, 2),
         request_id=g.request_id,
     )

@@ -11,6 +11,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from api import schemas
+from api.auth import whose
 from api.errors import members
 from api.idempotency import amend, once, settle
 from api.job_filter import matching, shows_one_of
@@ -41,6 +42,7 @@ bp = APIBlueprint("bulk", __name__, tag="Jobs")
 @bp.post("/v1/jobs/bulk")
 @endpoint(
     schemas.BulkAnswer,
+    scope="submit",
     body=schemas.BulkRequest,
     errors=(400, 413, 415, 503),
     problems={422: ("invalid_query", "invalid_body")},
@@ -79,7 +81,9 @@ def _found(session: Session, asked: schemas.BulkRequest) -> tuple[list[str], boo
         for status, actions in ALLOWED_ACTIONS.items()
         if asked.action in actions and status not in STANDS_ALREADY.get(asked.action, ())
     ]
-    wanted = select(Job.id).where(*matching(session, asked.filter), shows_one_of(suits)).order_by(Job.id.desc())
+    wanted = (
+        select(Job.id).where(*matching(session, asked.filter, whose()), shows_one_of(suits)).order_by(Job.id.desc())
+    )
     found = list(session.scalars(wanted.limit(MOST + 1)))
     return found[:MOST], len(found) > MOST
 
@@ -88,6 +92,7 @@ def _outcome(session: Session, action: str, job_id: str) -> dict[str, Any]:
     """What became of one job. Its changes alone are rolled back where it refuses."""
     try:
         with session.begin_nested():
+            jobs.check_owner(session, job_id, whose())
             job = ACTIONS[action](session, job_id)
     except GradqError as error:
         return {"id": job_id, "ok": False, "error": members(error)}

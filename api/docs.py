@@ -10,6 +10,8 @@ from apiflask import APIBlueprint
 from flask import Response, send_from_directory
 from werkzeug.exceptions import NotFound
 
+from api.auth import needs
+
 bp = APIBlueprint("docs", __name__, enable_openapi=False)
 
 DOCS_CSP = "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'; frame-ancestors 'none'"
@@ -30,11 +32,13 @@ PAGE = """<!doctype html>
 
 
 @bp.get("/docs")
+@needs("read")
 def page() -> Response:
     return _docs(Response(PAGE, mimetype="text/html"))
 
 
 @bp.get("/docs/<name>")
+@needs("read")
 def asset(name: str) -> Response:
     if name == "start.js":
         return _docs(Response(START, mimetype="text/javascript"))

@@ -58,6 +58,7 @@ def _job(job: Job, attempts: Sequence[Attempt], standing: dict[str, Any] | None)
         "reproduces": job.reproduces,
         "labels": job.labels,
         "priority": job.priority,
+        "owner": job.owner,
         "created_at": timestamp(job.created_at),
         "started_at": timestamp_or_none(job.started_at),
         "finished_at": timestamp_or_none(job.finished_at),

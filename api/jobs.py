@@ -13,6 +13,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from api import job_answers, schemas
+from api.auth import principal, whose
 from api.changes import change
 from api.idempotency import once
 from api.job_answers import JobQuery
@@ -39,6 +40,7 @@ class SubmitQuery(Query):
 @bp.post("/v1/jobs")
 @endpoint(
     schemas.Job,
+    scope="submit",
     status=202,
     body=JobSpec,
     query=SubmitQuery,
@@ -53,43 +55,45 @@ def submit(query: SubmitQuery) -> Response:
     Every field has a default; what the server filled in, seed included, comes back in `spec`. With `dry_run=true`
     nothing is stored, and the answer (200) says what the job would cost.
     """
-    find_dataset = dataset_store.finder(services().database)
+    find_dataset = dataset_store.finder(services().database, whose())
     spec = JobSpec.parse(parse_json(), find_dataset)
     if query.dry_run:
         info = find_dataset(spec.dataset)
         assert info is not None, "the spec was parsed with it"
         with services().database.read() as session:
-            check_origin(session, spec, find_dataset)
+            check_origin(session, spec, find_dataset, whose())
             return jsonify(_dry_run(session, spec, info))
     return change(lambda session: accept(session, spec), created=True, rings=True)
 
 
 @bp.post("/v1/gradient-checks")
-@endpoint(schemas.Job, status=202, body=GradientCheckSpec, errors=(400, 413, 415, 503), headers=("Location",))
+@endpoint(
+    schemas.Job, scope="submit", status=202, body=GradientCheckSpec, errors=(400, 413, 415, 503), headers=("Location",)
+)
 @once
 def submit_gradient_check() -> Response:
     """Submit a gradient check
 
     A job that trains nothing: it holds the gradients by hand against autograd's and finite differences, in float64.
     """
-    spec = GradientCheckSpec.parse(parse_json(), dataset_store.finder(services().database))
+    spec = GradientCheckSpec.parse(parse_json(), dataset_store.finder(services().database, whose()))
     return change(lambda session: accept(session, spec), created=True, rings=True)
 
 
 def accept(session: Session, spec: Work, reproduces: str | None = None) -> dict[str, Any]:
     """Store a job, and return what is shown of it."""
-    dataset_store.hold(session, spec.dataset)
+    dataset_store.hold(session, spec.dataset, whose())
     if isinstance(spec, JobSpec):
-        check_origin(session, spec, dataset_store.finder(services().database))
-    return to_json(session, jobs.create(session, spec, reproduces))
+        check_origin(session, spec, dataset_store.finder(services().database, whose()), whose())
+    return to_json(session, jobs.create(session, spec, reproduces, principal().owner))
 
 
 @bp.get("/v1/jobs")
-@endpoint(schemas.JobList, query=ListQuery, errors=(503,), sometimes=("Link",))
+@endpoint(schemas.JobList, scope="read", query=ListQuery, errors=(503,), sometimes=("Link",))
 def index(query: ListQuery) -> Response:
     """List jobs, newest first"""
     with services().database.read() as session:
-        wanted = select(Job).where(*matching(session, query)).order_by(Job.id.desc())
+        wanted = select(Job).where(*matching(session, query, whose())).order_by(Job.id.desc())
         found = session.scalars(wanted.limit(query.limit + 1)).all()
         page, has_more = found[: query.limit], len(found) > query.limit
         data = page_to_json(session, page)
@@ -104,6 +108,7 @@ def index(query: ListQuery) -> Response:
 @bp.get("/v1/jobs/<job:job_id>")
 @endpoint(
     schemas.Job,
+    scope="read",
     query=JobQuery,
     errors=(404, 503),
     conditional=True,
@@ -120,7 +125,7 @@ def show(job_id: str, query: JobQuery) -> Response:
 
 
 @bp.delete("/v1/jobs/<job:job_id>")
-@endpoint(schemas.DeletedJob, errors=(404, 409, 503))
+@endpoint(schemas.DeletedJob, scope="submit", errors=(404, 409, 503))
 def delete(job_id: str) -> Response:
     """Delete a job that has ended, with its log, its files and its checkpoints
 

@@ -52,6 +52,7 @@ class MetricFilter(Query):
 @bp.get("/v1/jobs/<job_id>/metrics")
 @endpoint(
     schemas.Metrics,
+    scope="read",
     query=MetricFilter,
     media=(JSON, CSV),
     errors=(404, 503),
@@ -83,14 +84,14 @@ def show(job_id: str, query: MetricFilter) -> Response:
 
 
 @bp.get("/v1/jobs/<job_id>/loss_curve.png")
-@endpoint(None, media=(PICTURES["png"],), errors=(404, 503), conditional=True)
+@endpoint(None, scope="read", media=(PICTURES["png"],), errors=(404, 503), conditional=True)
 def png(job_id: str) -> Response:
     """The loss curve as a PNG, drawn from the points that are there now"""
     return _picture(job_id, "png")
 
 
 @bp.get("/v1/jobs/<job_id>/loss_curve.svg")
-@endpoint(None, media=(PICTURES["svg"],), errors=(404, 503), conditional=True)
+@endpoint(None, scope="read", media=(PICTURES["svg"],), errors=(404, 503), conditional=True)
 def svg(job_id: str) -> Response:
     """The loss curve as an SVG, drawn from the points that are there now"""
     return _picture(job_id, "svg")

@@ -66,6 +66,7 @@ def _take_more() -> None:
 @bp.post("/v1/jobs/<job_id>/predict")
 @endpoint(
     schemas.Predictions,
+    scope="submit",
     query=PredictQuery,
     body=schemas.Images,
     other_bodies={FORM: FORM_SCHEMA, **dict.fromkeys(BINARY[:3], BYTES)},

@@ -15,7 +15,7 @@ bp = APIBlueprint("queues", __name__, tag="Service")
 
 
 @bp.get("/v1/queues")
-@endpoint(schemas.QueueList, errors=(503,))
+@endpoint(schemas.QueueList, scope="read", errors=(503,))
 def index() -> Response:
     """List the queues: one for each device wish that a job has or a live worker grants"""
     with services().database.read() as session:

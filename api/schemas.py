@@ -12,6 +12,8 @@ from shared.artifacts import KINDS
 from shared.queue import Cause
 from shared.spec import JOB_ID, NO_CONTROLS, GradientCheckSpec, JobSpec, LabelKey, LabelValue, Name, Priority
 from shared.spec import Architecture as Net
+from shared.tokens import NAME as OWNER
+from shared.tokens import Scope
 from shared.uploads.fields import UploadFields
 
 Timestamp = Annotated[str, Field(json_schema_extra={"format": "date-time"}, examples=["2026-11-23T12:00:00.123Z"])]
@@ -120,6 +122,7 @@ class Job(Answer):
     reproduces: str | None = Field(description="the job that this one repeats")
     labels: dict[str, str]
     priority: int
+    owner: str | None = Field(description="whose token submitted it; null where none was asked for")
     created_at: Timestamp
     started_at: Timestamp | None
     finished_at: Timestamp | None
@@ -164,6 +167,7 @@ class JobFilter(BaseModel):
 
     status: tuple[Status, ...] = Field((), description="any of these")
     name: Name | None = Field(None, description="`*` stands for any text; upper and lower case are one")
+    owner: Annotated[str, Field(pattern=f"^{OWNER}$")] | None = Field(None, description="whose token submitted it")
     labels: dict[LabelKey, LabelValue] = Field({}, max_length=16, description="all of these")
     created_after: UtcTime | None = None
     created_before: UtcTime | None = None
@@ -358,7 +362,8 @@ class Devices(Answer):
 
 
 class Worker(Answer):
-    """A worker that said within GRADQ_LEASE_SECONDS that it lives. `running`: the jobs on its slots."""
+    """A worker that said within GRADQ_LEASE_SECONDS that it lives. `running`: the jobs on its slots that are yours,
+    `others_running`: how many are not."""
 
     object: Literal["worker"]
     id: str
@@ -369,6 +374,7 @@ class Worker(Answer):
     draining: bool
     devices: Devices
     running: list[str]
+    others_running: int
     version: str
     started_at: Timestamp
     seen_at: Timestamp
@@ -495,6 +501,15 @@ class Readiness(Answer):
     database: Literal["ok"]
     broker: Literal["ok", "away"]
     workers: int
+
+
+class WhoAmI(Answer):
+    """Whose token this is, and what it allows. Where none was asked for and none came, `owner` is null."""
+
+    object: Literal["principal"]
+    owner: str | None
+    scopes: list[Scope]
+    token_id: str | None
 
 
 class Version(Answer):

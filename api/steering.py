@@ -9,6 +9,7 @@ from flask import Response, jsonify, request
 from sqlalchemy.orm import Session
 
 from api import schemas
+from api.auth import whose
 from api.changes import change
 from api.idempotency import once
 from api.job_object import to_json
@@ -29,7 +30,7 @@ bp = APIBlueprint("steering", __name__, tag="Jobs")
 
 
 @bp.post("/v1/jobs/<job_id>/cancel")
-@endpoint(schemas.Job, status=202, errors=(404, 409, 503))
+@endpoint(schemas.Job, scope="submit", status=202, errors=(404, 409, 503))
 @once
 def cancel(job_id: str) -> Response:
     """Cancel a job
@@ -40,7 +41,7 @@ def cancel(job_id: str) -> Response:
 
 
 @bp.post("/v1/jobs/<job_id>/pause")
-@endpoint(schemas.Job, status=202, errors=(404, 409, 503))
+@endpoint(schemas.Job, scope="submit", status=202, errors=(404, 409, 503))
 @once
 def pause(job_id: str) -> Response:
     """Pause a job
@@ -51,7 +52,7 @@ def pause(job_id: str) -> Response:
 
 
 @bp.post("/v1/jobs/<job_id>/resume")
-@endpoint(schemas.Job, status=202, errors=(404, 409, 503))
+@endpoint(schemas.Job, scope="submit", status=202, errors=(404, 409, 503))
 @once
 def resume(job_id: str) -> Response:
     """Resume a paused job
@@ -62,7 +63,9 @@ def resume(job_id: str) -> Response:
 
 
 @bp.post("/v1/jobs/<job_id>/retry")
-@endpoint(schemas.Job, status=202, errors=(404, 409, 503), problems={422: ("invalid_query", "invalid_spec")})
+@endpoint(
+    schemas.Job, scope="submit", status=202, errors=(404, 409, 503), problems={422: ("invalid_query", "invalid_spec")}
+)
 @once
 def retry(job_id: str) -> Response:
     """Try a job that failed or was cancelled again
@@ -75,13 +78,14 @@ def retry(job_id: str) -> Response:
 
 def queue_again(session: Session, job_id: str) -> Job:
     job = jobs.retry(session, job_id)
-    dataset_store.hold(session, job.spec["dataset"])  # it may have been deleted since the job ended
+    dataset_store.hold(session, job.spec["dataset"], whose())  # it may have been deleted since the job ended
     return job
 
 
 @bp.post("/v1/jobs/<job_id>/reproduce")
 @endpoint(
     schemas.Job,
+    scope="submit",
     status=202,
     errors=(404, 409, 503),
     problems={422: ("invalid_query", "invalid_spec")},
@@ -112,6 +116,7 @@ def _repeat(session: Session, original: Job) -> dict[str, Any]:
 @bp.patch("/v1/jobs/<job:job_id>")
 @endpoint(
     schemas.Job,
+    scope="submit",
     body=schemas.JobPatch,
     other_bodies={MERGE_PATCH: schemas.JobPatch},
     errors=(400, 404, 412, 413, 415, 503),

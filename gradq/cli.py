@@ -26,6 +26,7 @@ from gradq.commands import (
     showing,
     steering,
     submission,
+    tokens,
     watch,
     workers,
 )
@@ -78,4 +79,5 @@ for section, verbs in VERBS.items():
     for verb in verbs:
         app.command(cls=Verb, rich_help_panel=section)(verb)
 app.add_typer(datasets.app, name="datasets", rich_help_panel=DATA)
+app.add_typer(tokens.app, name="token", rich_help_panel=SERVICE)
 app.command(hidden=True)(demo.demo)

@@ -8,19 +8,36 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import platformdirs
-from pydantic import BeforeValidator, Field, SecretStr, ValidationError, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from shared.errors import ConfigurationError
 
 PREFIX = "GRADQ_"
+MIN_TOKEN = 32  # characters of a token that somebody else has drawn
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
+
+
+def _long_enough(token: SecretStr) -> SecretStr:
+    text = token.get_secret_value()
+    if len(text) < MIN_TOKEN or not text.isascii() or not text.isprintable() or " " in text:
+        raise ValueError(
+            f"must be {MIN_TOKEN} or more ASCII characters without spaces, as `openssl rand -hex 32` gives"
+        )
+    return token
+
+
+def _names(given: Any) -> Any:
+    """`a.example, b.example`, as an environment variable has it."""
+    return [name.strip().lower() for name in given.split(",") if name.strip()] if isinstance(given, str) else given
 
 
 class Settings(BaseSettings):
     """What varies by machine. What varies by job is in the spec."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_ignore_empty=True, extra="ignore", frozen=True, hide_input_in_errors=True
+    )
 
     state_dir: Path = Field(default_factory=lambda: Path(platformdirs.user_data_dir("gradq")))
     data_dir: Path | None = None
@@ -37,7 +54,9 @@ class Settings(BaseSettings):
     predict_bytes: Annotated[int, Field(ge=1024)] = 16 << 20
     max_upload_bytes: Annotated[int, Field(ge=1)] = 2 << 30
     max_unpacked_bytes: Annotated[int, Field(ge=1)] = 8 << 30
-    allow_anonymous: bool = False
+    allow_anonymous: bool | None = None  # None: where nobody but this machine can reach the API
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_names)] = ()
+    admin_token: Annotated[SecretStr, AfterValidator(_long_enough)] | None = None
     log_level: Annotated[LogLevel, BeforeValidator(lambda value: str(value).upper())] = "INFO"
 
     @model_validator(mode="after")

@@ -2,14 +2,17 @@
 
 GradqError
 ├── BadRequest 400          the body is not JSON
+├── Unauthenticated 401     TokenMissing  TokenInvalid  TokenExpired  TokenRevoked
+├── Forbidden 403
+│   └── InsufficientScope   the token does not allow this; names the scope that would
 ├── NotFound 404
 │   └── NoArtifacts 404
-├── Forbidden 403
 ├── WrongState 409          names the state and what is allowed in it
 ├── DatasetInUse 409
 ├── IdempotencyInProgress 409   a request with the same key is still under way
 ├── PreconditionFailed 412  the job is no longer what If-Match names
 ├── PayloadTooLarge 413
+├── UnknownHost 421         asked under a name that is not this service's
 ├── IdempotencyKeyReused 422
 ├── InvalidSpec 422         every wrong field at once
 │   ├── InvalidQuery 422    the same for the query string
@@ -59,6 +62,26 @@ class BadRequest(GradqError):
     code, status, title = "bad_request", 400, "The request could not be read"
 
 
+class Unauthenticated(GradqError):
+    status, title = 401, "A token is asked for here"
+
+
+class TokenMissing(Unauthenticated):
+    code = "token_missing"
+
+
+class TokenInvalid(Unauthenticated):
+    code, title = "token_invalid", "There is no such token"
+
+
+class TokenExpired(Unauthenticated):
+    code, title = "token_expired", "The token's time is over"
+
+
+class TokenRevoked(Unauthenticated):
+    code, title = "token_revoked", "The token has been revoked"
+
+
 class NotFound(GradqError):
     code, status, title = "not_found", 404, "There is nothing here"
 
@@ -69,6 +92,10 @@ class NoArtifacts(NotFound):
 
 class Forbidden(GradqError):
     code, status, title = "forbidden", 403, "This may not be done"
+
+
+class InsufficientScope(Forbidden):
+    code, title = "insufficient_scope", "The token does not allow this"
 
 
 class WrongState(GradqError):
@@ -90,6 +117,10 @@ class PreconditionFailed(GradqError):
 
 class PayloadTooLarge(GradqError):
     code, status, title = "payload_too_large", 413, "The body is too large"
+
+
+class UnknownHost(GradqError):
+    code, status, title = "unknown_host", 421, "This service goes by another name"
 
 
 class IdempotencyKeyReused(GradqError):

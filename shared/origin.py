@@ -15,11 +15,14 @@ from shared.tables import ArtifactRow, Job
 POINTER = "/init_from/job"
 
 
-def check_origin(session: Session, spec: JobSpec, find_dataset: FindDataset = DATASETS.get) -> None:
-    """Raise InvalidSpec when the job that `init_from` names has no weights that would fit."""
+def check_origin(
+    session: Session, spec: JobSpec, find_dataset: FindDataset = DATASETS.get, whose: str | None = None
+) -> None:
+    """Raise InvalidSpec when the job that `init_from` names has no weights that would fit, or is not of this owner."""
     if spec.init_from is None:
         return
     try:
+        jobs.check_owner(session, spec.init_from.job, whose)
         job = jobs.get(session, spec.init_from.job)
     except NotFound as error:
         raise InvalidSpec([FieldError(POINTER, "not_found", error.detail)]) from error

@@ -19,6 +19,8 @@ from apiflask import APIBlueprint
 from flask import Response, request
 from werkzeug.exceptions import NotFound
 
+from api.auth import needs
+
 bp = APIBlueprint("assets", __name__, enable_openapi=False)
 
 FOLDER = Path(__file__).parent / "static"
@@ -37,6 +39,7 @@ class Asset:
 
 
 @bp.get("/static/<version>/<path:name>")
+@needs("read")
 def asset(version: str, name: str) -> Response:
     """A page that was open while the service was upgraded still finds the file, and asks for it each time."""
     found = _plotly() if name == PLOTLY else _ours().get(name)

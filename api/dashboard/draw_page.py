@@ -13,7 +13,9 @@ from flask import Response
 from sqlalchemy import Float, case, cast, func, select
 from sqlalchemy.orm import Session
 
+from api.auth import whose
 from api.dashboard.frame import page
+from api.dashboard.job_rows import owned_by
 from api.requests import Query, parse_query
 from api.services import services
 from shared import dataset_store, jobs
@@ -54,7 +56,7 @@ def answer() -> Response:
     with services().database.read() as session:
         grey = _grey(session)
         readers = _readers(session, grey)
-        wanted = jobs.get(session, query.job) if query.job else None
+        wanted = _wanted(session, query.job)
         why_not = _why_not(wanted, grey) if wanted else None
         if wanted and not why_not and all(reader.id != wanted.id for reader in readers):
             readers = [*readers, _reader(wanted, grey)]
@@ -64,9 +66,16 @@ def answer() -> Response:
     return page("draw", groups=by_dataset, chosen=chosen, wanted=wanted, why_not=why_not, form=_form())
 
 
+def _wanted(session: Session, job_id: str | None) -> Job | None:
+    if job_id is None:
+        return None
+    jobs.check_owner(session, job_id, whose())
+    return jobs.get(session, job_id)
+
+
 def _grey(session: Session) -> dict[str, DatasetInfo]:
     """The data sets of one channel, by what a spec calls them."""
-    uploaded = {row.id: dataset_store.info_of(row) for row in dataset_store.everything(session)}
+    uploaded = {row.id: dataset_store.info_of(row) for row in dataset_store.everything(session, whose())}
     return {name: info for name, info in {**DATASETS, **uploaded}.items() if info.shape[0] == 1}
 
 
@@ -76,6 +85,7 @@ def _readers(session: Session, grey: dict[str, DatasetInfo]) -> list[Reader]:
     wanted = select(Job).where(
         Job.kind == JobSpec.kind,
         Job.state == JobState.SUCCEEDED,
+        *owned_by(whose()),
         dataset.in_(grey),
         Job.spec[("architecture", "type")].as_string() != "torchvision",  # POST …/predict computes none
     )

@@ -6,6 +6,7 @@ from typing import Any
 
 from flask import Response, render_template, request
 
+from api.auth import COOKIE
 from api.dashboard import assets
 from shared.version import VERSION
 
@@ -53,6 +54,12 @@ def for_every_page() -> dict[str, Any]:
         "nav": NAV,
         "asset": assets.address,
         "plotly": assets.plotly,
+        "signed_in": COOKIE in request.cookies,
         "theme": theme if theme in THEMES else None,
         "version": VERSION,
     }
+
+
+def asks_for_page() -> bool:
+    """A browser on its way to a page says so; scripts of a page, and programs that take anything, do not."""
+    return request.accept_mimetypes.best_match(["application/json", "text/html"]) == "text/html"

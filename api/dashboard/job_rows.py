@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import Session
 
+from api.auth import whose
 from api.job_object import page_to_json
 from api.services import services
 from shared.glimpses import Glimpse, glimpses_of
@@ -28,6 +29,7 @@ class Row:
 
     job: dict[str, Any]  # the job object of the API
     version: str
+    owner: str | None  # where the reader sees more than one's
     created_at: datetime
     net: str
     way: str  # how it comes to its gradients; of other kinds of jobs, which kind
@@ -70,10 +72,14 @@ def version_of(look: Look | None) -> str:
     return hashlib.sha256(repr(look).encode()).hexdigest()[:16]
 
 
-def counts(session: Session) -> dict[str, int]:
-    """How many jobs are in each state; read out of an index alone."""
-    found = session.execute(select(Job.state, func.count()).group_by(Job.state))
+def counts(session: Session, whose: str | None) -> dict[str, int]:
+    """How many jobs are in each state, of one owner or (None) of all; the latter read out of an index alone."""
+    found = session.execute(select(Job.state, func.count()).where(*owned_by(whose)).group_by(Job.state))
     return dict(found.tuples().all())
+
+
+def owned_by(whose: str | None) -> list[ColumnElement[bool]]:
+    return [] if whose is None else [Job.owner == whose]
 
 
 def _row(job: Job, shown: dict[str, Any], glimpse: Glimpse, look: Look | None) -> Row:
@@ -82,6 +88,7 @@ def _row(job: Job, shown: dict[str, Any], glimpse: Glimpse, look: Look | None) -
     return Row(
         job=shown,
         version=version_of(look),
+        owner=job.owner if whose() is None else None,
         created_at=job.created_at,
         net=net_of(job.spec),
         way=job.spec["gradients"] if job.kind == JobSpec.kind else job.kind.replace("_", " "),

@@ -30,12 +30,12 @@ log = structlog.get_logger()
 Selection = Callable[[Session], Select[tuple[Job]]]
 
 
-def answer(selection: Selection, limit: int) -> Response:
+def answer(selection: Selection, limit: int, owner: str | None) -> Response:
     """503 where this process holds as many requests as it may."""
     place = held().place()
     if place is None:
         raise TooManyStreams("no more streams here now; the page asks again by itself")
-    news = News(selection, limit)
+    news = News(selection, limit, owner)
     response = Response(stream_with_context(news.follow(place)), mimetype=streams.MEDIA_TYPE, headers=streams.HEADERS)
     response.call_on_close(place.leave)
     return response
@@ -44,8 +44,8 @@ def answer(selection: Selection, limit: int) -> Response:
 class News:
     """What one page has still to be told."""
 
-    def __init__(self, selection: Selection, limit: int) -> None:
-        self.selection, self.limit = selection, limit
+    def __init__(self, selection: Selection, limit: int, owner: str | None) -> None:
+        self.selection, self.limit, self.owner = selection, limit, owner
         self.told: dict[str, str] = {}  # id -> version of the row that the page has
         self.told_view: dict[str, Any] | None = None
 
@@ -70,7 +70,7 @@ class News:
             versions = {job_id: version_of(look) for job_id, look in looks_of(session, ids).items()}
             new = [job_id for job_id in versions if self.told.get(job_id) != versions[job_id]]
             rows = rows_of(session, session.scalars(select(Job).where(Job.id.in_(new))).all()) if new else []
-            view = {"ids": ids, "counts": counts(session)}
+            view = {"ids": ids, "counts": counts(session, self.owner)}
         lines = [
             _event("row", {"id": row.job["id"], "html": render_template("_job_row.html", row=row)}) for row in rows
         ]

@@ -7,53 +7,63 @@ from flask import Response, redirect, request
 from werkzeug.wrappers import Response as AnyResponse
 
 from api import errors
+from api.auth import needs
 from api.dashboard import draw_page, jobs_page, submit_page, words
-from api.dashboard.frame import for_every_page, page
+from api.dashboard.frame import asks_for_page, for_every_page, page
 from api.dashboard.sign_in import sign_in_page
 from api.services import services
 from shared import jobs
+from shared.errors import TokenMissing
 
 bp = APIBlueprint("dashboard", __name__, enable_openapi=False, template_folder="templates")
 
 
 @bp.get("/")
+@needs("read")
 def index() -> AnyResponse:
     return jobs_page.answer()
 
 
 @bp.get("/jobs")
+@needs("read")
 def no_job() -> AnyResponse:
     """What is left of a job's address when its id is cut off."""
     return redirect("/")
 
 
 @bp.get("/jobs/<job_id>")
+@needs("read")
 def job(job_id: str) -> Response:
     with services().database.read() as session:
         return page("job", job=jobs.get(session, job_id))
 
 
 @bp.get("/submit")
+@needs("read")
 def submit() -> Response:
     return submit_page.answer()
 
 
 @bp.get("/compare")
+@needs("read")
 def compare() -> Response:
     return page("compare")
 
 
 @bp.get("/draw")
+@needs("read")
 def draw() -> Response:
     return draw_page.answer()
 
 
 @bp.get("/learn")
+@needs("read")
 def learn() -> Response:
     return page("learn")
 
 
 @bp.get("/system")
+@needs("read")
 def system() -> Response:
     return page("system")
 
@@ -67,21 +77,14 @@ for word in words.FILTERS:
 def error_page(error: Exception) -> Response:
     """What a program would be told as a problem, as a page; a stranger is asked to sign in."""
     problem = errors.render_error(error)
-    if not _wants_page():
+    if not asks_for_page():
         return problem
     if problem.status_code == 401:
-        return sign_in_page(request.full_path.rstrip("?"), _why(problem))
+        wrong = (
+            None if isinstance(error, TokenMissing) else problem.get_json()["detail"]
+        )  # who sent none did nothing wrong
+        return sign_in_page(request.full_path.rstrip("?"), wrong)
     shown = page("error", problem.status_code, problem=problem.json)
     if "Retry-After" in problem.headers:
         shown.headers["Retry-After"] = problem.headers["Retry-After"]
     return shown
-
-
-def _wants_page() -> bool:
-    return request.accept_mimetypes.accept_html
-
-
-def _why(problem: Response) -> str | None:
-    """What was wrong with the token that was sent; whoever sent none has done nothing wrong yet."""
-    sent = "Authorization" in request.headers or "gradq_token" in request.cookies
-    return problem.get_json()["detail"] if sent else None

@@ -9,6 +9,7 @@ from flask import Response, render_template
 from markupsafe import Markup
 
 from api.dashboard import assets
+from api.errors import BEARER
 
 CSP = (
     "default-src 'none'; style-src 'sha256-{}'; img-src data:; form-action 'self'; base-uri 'none'; "
@@ -20,10 +21,15 @@ def sign_in_page(next: str, error: str | None = None) -> Response:
     """A 401 with a form that posts `token` and `next` to /session. `next`: where to go from there, a path of ours;
     `error`: what was wrong with the token before."""
     style = assets.text("gradq.css")
-    ours = next.startswith("/") and not next.startswith(("//", "/\\"))  # else it would lead to another host
-    html = render_template("sign_in.html", style=Markup(style), next=next if ours else "/", error=error)
+    html = render_template("sign_in.html", style=Markup(style), next=path_of_ours(next), error=error)
     response = Response(html, 401, mimetype="text/html")
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     response.headers["Content-Security-Policy"] = CSP.format(digest)
-    response.headers["WWW-Authenticate"] = "Bearer"
+    response.headers["WWW-Authenticate"] = BEARER
     return response
+
+
+def path_of_ours(wanted: str) -> str:
+    """Where to go on; never to another site, however it is spelled."""
+    ours = wanted.startswith("/") and wanted.isprintable() and not wanted.startswith(("//", "/\\"))
+    return wanted if ours else "/"

@@ -76,14 +76,15 @@ class AsyncClient:
         *,
         status: str | Sequence[str] | None = None,
         name: str | None = None,
+        owner: str | None = None,
         labels: Mapping[str, str] | None = None,
         created_after: datetime | str | None = None,
         created_before: datetime | str | None = None,
         limit: int | None = None,
     ) -> AsyncGenerator[AsyncJob, None]:
         """All jobs that match, newest first, as `Client.jobs`: `async for job in client.jobs()`."""
-        times = {"created_after": created_after, "created_before": created_before}
-        async with aclosing(self._calls.jobs(limit, status=status, name=name, labels=labels, **times)) as found:
+        rest = {"owner": owner, "created_after": created_after, "created_before": created_before}
+        async with aclosing(self._calls.jobs(limit, status=status, name=name, labels=labels, **rest)) as found:
             async for json in found:
                 yield self._job(json)
 
@@ -92,6 +93,7 @@ class AsyncClient:
         *,
         status: str | Sequence[str] | None = None,
         name: str | None = None,
+        owner: str | None = None,
         labels: Mapping[str, str] | None = None,
         created_after: datetime | str | None = None,
         created_before: datetime | str | None = None,
@@ -99,8 +101,8 @@ class AsyncClient:
         after: str | None = None,
     ) -> Json:
         """One page of jobs, as `Client.page`."""
-        times = {"created_after": created_after, "created_before": created_before}
-        return await self._calls.page(limit, after, status=status, name=name, labels=labels, **times)
+        rest = {"owner": owner, "created_after": created_after, "created_before": created_before}
+        return await self._calls.page(limit, after, status=status, name=name, labels=labels, **rest)
 
     async def bulk(
         self, action: Action, *, ids: Sequence[str] | None = None, filter: Mapping[str, Any] | None = None
@@ -145,6 +147,10 @@ class AsyncClient:
     async def version(self) -> Json:
         """The versions of the service, of its Python and of its API."""
         return await self._calls.version()
+
+    async def whoami(self) -> Json:
+        """Whom the service takes this client for: `owner`, `scopes`, `token_id`."""
+        return await self._calls.whoami()
 
     async def ready(self) -> bool:
         """True once the service reaches its database."""

@@ -82,6 +82,7 @@ class Client:
         *,
         status: str | Sequence[str] | None = None,
         name: str | None = None,
+        owner: str | None = None,
         labels: Mapping[str, str] | None = None,
         created_after: datetime | str | None = None,
         created_before: datetime | str | None = None,
@@ -89,10 +90,11 @@ class Client:
     ) -> Iterator[Job]:
         """All jobs that match, newest first, fetched page by page as the loop goes on; at most `limit`.
 
-        `status`: one or several states. `name`: `*` stands for any text. Times: a datetime, or RFC 3339.
+        `status`: one or several states. `name`: `*` stands for any text. `owner`: for admins, whose jobs alone. Times:
+        a datetime, or RFC 3339.
         """
-        times = {"created_after": created_after, "created_before": created_before}
-        for json in iterate(self._calls.jobs(limit, status=status, name=name, labels=labels, **times)):
+        rest = {"owner": owner, "created_after": created_after, "created_before": created_before}
+        for json in iterate(self._calls.jobs(limit, status=status, name=name, labels=labels, **rest)):
             yield self._job(json)
 
     def page(
@@ -100,6 +102,7 @@ class Client:
         *,
         status: str | Sequence[str] | None = None,
         name: str | None = None,
+        owner: str | None = None,
         labels: Mapping[str, str] | None = None,
         created_after: datetime | str | None = None,
         created_before: datetime | str | None = None,
@@ -110,8 +113,8 @@ class Client:
 
         `limit` is at most 100; `after` is the `last_id` of the page before.
         """
-        times = {"created_after": created_after, "created_before": created_before}
-        return finish(self._calls.page(limit, after, status=status, name=name, labels=labels, **times))
+        rest = {"owner": owner, "created_after": created_after, "created_before": created_before}
+        return finish(self._calls.page(limit, after, status=status, name=name, labels=labels, **rest))
 
     def bulk(
         self, action: Action, *, ids: Sequence[str] | None = None, filter: Mapping[str, Any] | None = None
@@ -165,6 +168,10 @@ class Client:
     def version(self) -> Json:
         """The versions of the service, of its Python and of its API."""
         return finish(self._calls.version())
+
+    def whoami(self) -> Json:
+        """Whom the service takes this client for: `owner`, `scopes`, `token_id`."""
+        return finish(self._calls.whoami())
 
     def ready(self) -> bool:
         """True once the service reaches its database."""

@@ -167,6 +167,9 @@ class Calls:
     async def version(self) -> Json:
         return await self._get("/v1/version")
 
+    async def whoami(self) -> Json:
+        return await self._get("/v1/whoami")
+
     async def ready(self) -> bool:
         try:
             await self.sender.once(Request("GET", "/readyz"))

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
-import socket
 import sys
 import time
 from contextlib import suppress
@@ -16,6 +14,7 @@ import typer
 
 from gradq.commands.options import AsJson, print_json, print_json_line
 from gradq.local.folders import private
+from gradq.local.strangers import refuse_strangers
 from gradq.local.worker_tmp import own_tmp
 from shared.config import Settings
 from shared.errors import ConfigurationError, DatabaseAway
@@ -178,25 +177,6 @@ def _say_json(line: str) -> None:
     word, _, rest = line.partition(" ")
     with suppress(OSError):
         print_json_line({"message": line, "ready": rest if word == "ready" else None})
-
-
-def refuse_strangers(host: str, settings: Settings) -> None:
-    """This version asks for no token, so only this machine may reach it, unless somebody says otherwise."""
-    if settings.allow_anonymous or _is_loopback(host):
-        return
-    raise ConfigurationError(
-        f"--host {host} is not a loopback address. This version has no tokens yet: whoever reaches the port could "
-        "submit, read and cancel jobs. Listen on 127.0.0.1 behind a proxy that asks who is there, or accept it with "
-        "GRADQ_ALLOW_ANONYMOUS=true."
-    )
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        found = socket.getaddrinfo(host, None)
-    except socket.gaierror as error:
-        raise ConfigurationError(f"--host {host}: {error.strerror}") from error
-    return all(ipaddress.ip_address(address[0]).is_loopback for *_, address in found)
 
 
 def _become(module: str, *arguments: str, env: dict[str, str]) -> NoReturn:

@@ -21,6 +21,7 @@ SHOWN = (  # in a terminal of at least so many columns; an id is never cut, sinc
     (0, ("id", "status")),
 )
 WORKER_COLUMNS = ("id", "host", "devices", "slots", "free", "running", "version", "state", "seen")
+TOKEN_COLUMNS = ("id", "name", "owner", "scope", "state", "expires", "used")
 QUEUE_COLUMNS = ("queue", "queued", "running", "paused", "slots", "free", "oldest", "why")
 LIKELIEST = 3
 
@@ -68,6 +69,17 @@ def queues_table(queues: list[dict[str, Any]], console: Console) -> None:
     _table(QUEUE_COLUMNS, [_queue_row(queue) for queue in queues], console)
 
 
+def tokens_table(tokens: list[dict[str, Any]], console: Console) -> None:
+    """One token a line: whose, for what, and whether it is still good."""
+    _table(TOKEN_COLUMNS, [_token_row(token) for token in tokens], console)
+
+
+def _token_row(token: dict[str, Any]) -> list[str]:
+    expires, used = token["expires_at"], token["last_used_at"]
+    who = [token[name] for name in ("id", "name", "owner", "scope", "state")]
+    return [*who, expires[:10] if expires else "never", f"{rough(age(used))} ago" if used else "never"]
+
+
 def _table(columns: Sequence[str], rows: list[list[str]], console: Console) -> None:
     if not console.is_terminal:
         plain([list(columns), *rows], console)
@@ -86,7 +98,8 @@ def _worker_row(worker: dict[str, Any]) -> list[str]:
     devices = ", ".join(dict.fromkeys(slot["name"] for slot in slots))
     counts = [str(worker["slots"]), str(worker["free_slots"])]
     state = "draining" if worker["draining"] else "ready"
-    running = ", ".join(worker["running"]) or "-"
+    others = worker.get("others_running", 0)  # a service of version 0.1 does not tell
+    running = ", ".join([*worker["running"], *([f"{others} of others"] if others else [])]) or "-"
     seen = span(age(worker["seen_at"]))
     return [worker["id"], worker["host"], devices, *counts, running, worker["version"], state, seen]
 

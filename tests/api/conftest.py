@@ -28,9 +28,9 @@ from shared.states import JobState
 from shared.tables import Worker
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="package")
 def quiet_log():
-    """The app must not configure the log of the whole test run."""
+    """No app must configure the log of the whole test run, those of whole modules neither."""
     structlog.configure(processors=[structlog.processors.JSONRenderer()], cache_logger_on_first_use=False)
     yield
     structlog.reset_defaults()
@@ -38,7 +38,12 @@ def quiet_log():
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    return Settings(state_dir=tmp_path, data_dir=tmp_path / "data", redis_url=f"redis+socket://{tmp_path}/nobody.sock")
+    return Settings(
+        state_dir=tmp_path,
+        data_dir=tmp_path / "data",
+        redis_url=f"redis+socket://{tmp_path}/nobody.sock",
+        allow_anonymous=True,
+    )
 
 
 @pytest.fixture
@@ -141,9 +146,10 @@ def results() -> dict[str, Any]:
 
 
 @pytest.fixture
-def conforms(client: FlaskClient):
+def conforms(app: Flask):
     """Check an answer against the schema of that name in the OpenAPI document."""
-    document = client.get("/v1/openapi.json").json
+    with app.test_request_context():
+        document = app.spec
 
     def check(answer: Any, name: str) -> None:
         schema = {"$ref": f"#/components/schemas/{name}", "components": document["components"]}

@@ -40,8 +40,8 @@ class TestSubmit:
     def test_keys_stand_in_the_order_of_the_contract(self, hands):
         assert list(hands.submit()) == [
             *("object", "id", "name", "kind", "status", "terminal", "status_reason", "spec", "attempt", "attempts"),
-            *("queue", "progress", "result", "reproduces", "labels", "priority", "created_at", "started_at"),
-            *("finished_at", "cancel_requested_at", "pause_requested_at", "links"),
+            *("queue", "progress", "result", "reproduces", "labels", "priority", "owner", "created_at"),
+            *("started_at", "finished_at", "cancel_requested_at", "pause_requested_at", "links"),
         ]
 
     def test_curl_without_a_content_type_works(self, client):

@@ -60,7 +60,7 @@ def arrays(services):
 
     def load(dataset: dict[str, Any]) -> dict[str, Any]:
         with services.database.read() as session:
-            folder = services.store.local_path(view.dataset_store.get(session, dataset["id"]).folder)
+            folder = services.store.local_path(view.dataset_store.get(session, dataset["id"], None).folder)
         return {path.stem: np.load(path, allow_pickle=False) for path in folder.glob("*.npy")}
 
     return load
@@ -247,11 +247,11 @@ class TestOnce:
         assert {row["id"] for row in listed if row["source"] == "upload"} == ids
 
     def test_of_two_that_store_the_same_at_once_one_is_kept(self, upload, settings, monkeypatch):
-        content, real = npz(**small()), view.dataset_store.find
+        content, real = npz(**small()), view.dataset_store.take
         upload(content)
         before = lying(settings.state_dir)
         calls = iter([None])  # the first look finds nothing, as if the other had not been done by then
-        monkeypatch.setattr(view.dataset_store, "find", lambda *args: next(calls, "no") and real(*args))
+        monkeypatch.setattr(view.dataset_store, "take", lambda *args: next(calls, "no") and real(*args))
         answer = upload(content)
         assert answer.status_code == 200
         assert lying(settings.state_dir) == before
@@ -665,9 +665,9 @@ class TestUse:
         dataset = upload(npz(**small())).json
         real = view.dataset_store.hold
 
-        def hold(session, name):
+        def hold(session, name, whose):
             view.dataset_store.remove(session, name)
-            real(session, name)
+            real(session, name, whose)
 
         monkeypatch.setattr(view.dataset_store, "hold", hold)
         problem(client.post("/v1/jobs", json={"dataset": dataset["id"]}), 422, "invalid_spec")

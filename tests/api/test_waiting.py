@@ -338,7 +338,9 @@ def test_a_connection_that_is_closed_while_the_watcher_listens_costs_nobody_his_
 
 def test_a_database_that_goes_away_is_a_503_to_those_who_wait(tmp_path: Path, problem: Any) -> None:
     folder = tmp_path / "database"
-    app = create_app(Settings(state_dir=tmp_path / "state", database_url=f"sqlite:///{folder}/gradq.db"))
+    app = create_app(
+        Settings(state_dir=tmp_path / "state", database_url=f"sqlite:///{folder}/gradq.db", allow_anonymous=True)
+    )
     app.extensions["gradq"].database.migrate()
     client, held = app.test_client(), app.extensions[EXTENSION]
     me = client.post("/v1/jobs", json={}).json["links"]["self"]

@@ -137,8 +137,9 @@ def test_the_api_alone_has_a_port_and_only_on_the_loopback_address() -> None:
     assert published == {"api": ["127.0.0.1:8080:8080"]}
 
 
-def test_no_setting_moves_the_port_off_the_loopback_address_while_nobody_is_asked_for_a_token() -> None:
-    assert SERVICES["api"]["environment"]["GRADQ_ALLOW_ANONYMOUS"] == "true"
+def test_a_token_is_asked_for_and_no_setting_moves_the_port_off_the_loopback_address() -> None:
+    assert "GRADQ_ALLOW_ANONYMOUS" not in SERVICES["api"]["environment"]
+    assert SERVICES["api"]["environment"]["GRADQ_ADMIN_TOKEN_FILE"] == "/run/secrets/admin_token"
     (raw,) = yaml.safe_load(BASE.read_text())["services"]["api"]["ports"]
     assert raw.startswith("127.0.0.1:${")
 

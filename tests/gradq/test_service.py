@@ -13,11 +13,12 @@ from support.place import sqlite_place_in
 from typer.testing import CliRunner, Result
 
 from gradq.cli import app
-from gradq.commands.service import _say_json, refuse_strangers
+from gradq.commands.service import _say_json
 from gradq.local import folders
 from gradq.local.embedded import address_of, listen
 from gradq.local.folders import for_sockets, private
 from gradq.local.instance import AlreadyRunning, only_one
+from gradq.local.strangers import refuse_strangers
 from gradq.local.worker_tmp import own_tmp, sweep
 from shared.config import Settings
 from shared.errors import ConfigurationError

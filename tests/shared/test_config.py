@@ -32,7 +32,7 @@ def test_nothing_needs_to_be_set() -> None:
     assert settings.download is True
     assert (settings.max_upload_bytes, settings.max_unpacked_bytes) == (2 * 1024**3, 8 * 1024**3)
     assert (settings.uploads_dir, settings.cache_dir) == (state / "uploads", state / "cache")
-    assert settings.allow_anonymous is False
+    assert settings.allow_anonymous is None
 
 
 def test_everything_lies_below_the_state_folder_that_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -48,6 +48,7 @@ def record(service: Service) -> Samples:
         "Health": {"alive": get("/healthz")},
         "Readiness": {"ready": get("/readyz")},
         "Version": {"this": get("/v1/version")},
+        "WhoAmI": {"anybody": get("/v1/whoami")},
         "QueueList": {"one_waits": get("/v1/queues")},
         "BulkAnswer": {"one_of_two": _bulk(service)},
         "DeletedJob": {"deleted": http.delete(path).json()},

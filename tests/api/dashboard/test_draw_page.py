@@ -11,6 +11,7 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 from support.images import npz, pixels, small
+from support.people import client_for
 
 
 @pytest.fixture
@@ -76,6 +77,14 @@ def test_without_a_reader_the_page_leads_to_a_form_for_one(client: FlaskClient) 
     form = client.get(html.unescape(address))
     assert form.status_code == 200
     assert 'value="reads digits"' in form.text
+
+
+def test_anothers_jobs_are_not_there(app: Flask, hands) -> None:
+    ann, bob = client_for(app, "ann"), client_for(app, "bob")
+    job_id = bob.post("/v1/jobs", json={}).json["id"]
+    hands.finish(hands.start(), result={"test_accuracy": 0.9})
+    assert (offered(ann), offered(bob)) == ([], [job_id])
+    assert ann.get(f"/draw?job={job_id}").status_code == 404
 
 
 def test_a_job_that_is_not_there_is_a_404(client: FlaskClient) -> None:

@@ -10,6 +10,7 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 from support.images import npz, small
+from support.people import client_for
 
 
 @pytest.fixture
@@ -41,6 +42,19 @@ def test_a_copy_of_a_job_whose_data_set_was_deleted_shows_what_it_was(client: Fl
     assert client.delete(f"/v1/datasets/{uploaded}").status_code == 200
     assert uploaded not in options(client, "/submit", "f-dataset")
     assert options(client, f"/submit?from={job['id']}", "f-dataset")[uploaded] is True
+
+
+def test_anothers_jobs_and_data_sets_are_not_there(app: Flask, hands) -> None:
+    ann, bob = client_for(app, "ann"), client_for(app, "bob")
+    uploaded = bob.post("/v1/datasets", data={"file": (io.BytesIO(npz(**small())), "a.npz")}).json["id"]
+    job_id = bob.post("/v1/jobs", json={"dataset": uploaded}).json["id"]
+    hands.finish(hands.start())
+    assert uploaded in options(bob, "/submit", "f-dataset")
+    assert uploaded not in options(ann, "/submit", "f-dataset")
+    assert options(bob, "/submit", "f-init_from-job-hints") == {job_id: False}
+    assert 'id="f-init_from-job-hints"' not in ann.get("/submit").text
+    assert ann.get(f"/submit?from={job_id}").status_code == 404
+    assert ann.get("/submit", query_string={"spec": f'{{"dataset": "{uploaded}"}}'}).status_code == 422
 
 
 def test_a_data_set_that_is_not_on_this_machine_says_so(client: FlaskClient) -> None:

@@ -1,8 +1,9 @@
 // The list of jobs: rows that stay true, filters without a reload, and what is done with the rows that are selected.
 
+import { filterOf, steer, steerAll } from "./bulk.js";
 import { confirm, toast } from "./dialog.js";
 import { number } from "./format.js";
-import { newKey, post, request } from "./http.js";
+import { request } from "./http.js";
 import { onKeys } from "./keys.js";
 import { follow } from "./stream.js";
 
@@ -15,6 +16,7 @@ const rows = () => [...$("rows").children];
 const picked = () => rows().filter((row) => box(row).checked);
 const box = (row) => row.querySelector(".pick input");
 let stop = () => {};
+let everything = false; // selected are all jobs that the view would show, page after page
 
 // --- rows that stay true ----------------------------------------------------------------------------------------------
 
@@ -120,53 +122,56 @@ function fillIn(field) {
 
 function count() {
   const chosen = picked();
+  const whole = chosen.length > 0 && chosen.length === rows().length;
+  everything &&= whole;
   $("bar").hidden = chosen.length === 0;
-  $("all").checked = chosen.length > 0 && chosen.length === rows().length;
-  $("all").indeterminate = chosen.length > 0 && !$("all").checked;
-  $("picked").textContent = chosen.length ? `${chosen.length} selected` : "";
-  for (const button of $("bar").querySelectorAll("[data-action]")) {
-    const action = button.dataset.action;
-    if (action === "none") continue;
-    if (action === "compare") {
-      button.disabled = chosen.length < 2 || chosen.length > MOST_COMPARED;
-      button.title = button.disabled ? `Select 2 to ${MOST_COMPARED} jobs` : "";
-      continue;
-    }
-    const fit = suited(action).length;
-    button.disabled = fit === 0;
-    button.textContent = `${action[0].toUpperCase()}${action.slice(1)}${fit && fit < chosen.length ? ` ${fit}` : ""}`;
+  $("all").checked = whole;
+  $("all").indeterminate = chosen.length > 0 && !whole;
+  $("picked").textContent = everything ? "All that match" : chosen.length ? `${chosen.length} selected` : "";
+  $("everything").hidden = !whole || everything || !document.querySelector(".paging [rel=next]");
+  for (const button of $("bar").querySelectorAll("[data-action]")) label(button, chosen);
+}
+
+/** What a button would do, to how many of the chosen. */
+function label(button, chosen) {
+  const { action } = button.dataset;
+  if (action === "compare") {
+    button.disabled = everything || chosen.length < 2 || chosen.length > MOST_COMPARED;
+    button.title = button.disabled ? `Select 2 to ${MOST_COMPARED} jobs` : "";
+    return;
   }
+  const fit = suited(action).length;
+  button.disabled = fit === 0 && !everything;
+  button.querySelector(".fit").textContent = fit && fit < chosen.length && !everything ? fit : "";
 }
 
 const suited = (action) => picked().filter((row) => row.dataset.actions.split(" ").includes(action));
 
 async function act(action) {
-  if (action === "none") return clear();
-  const chosen = action === "compare" ? picked() : suited(action);
-  if (chosen.length === 0) return;
-  const ids = chosen.map((row) => row.id);
-  if (action === "compare") {
-    if (ids.length >= 2 && ids.length <= MOST_COMPARED) location.href = `/compare?${ids.map((id) => `job=${id}`).join("&")}`;
-    return;
-  }
-  if (action === "delete" && !(await reallyDelete(chosen))) return;
+  const chosen = everything ? picked() : suited(action);
+  if (chosen.length === 0 || (action === "delete" && !(await reallyDelete(chosen)))) return;
   try {
-    tell(action, await post("/v1/jobs/bulk", { action, ids }, { key: newKey() }));
+    tell(action, await (everything ? steerAll(action, filterOf(location.search)) : steer(action, chosen.map((row) => row.id))));
   } catch (problem) {
     toast(problem.message, { bad: true });
   }
 }
 
+function compare() {
+  const ids = picked().map((row) => row.id);
+  if (!everything && ids.length >= 2 && ids.length <= MOST_COMPARED) location.href = `/compare?${ids.map((id) => `job=${id}`).join("&")}`;
+}
+
 function reallyDelete(chosen) {
-  const what = chosen.length === 1 ? chosen[0].dataset.name : `${chosen.length} jobs`;
-  const text = "The log, the files and the checkpoints go with it. This cannot be undone.";
+  const what = everything ? "every job that matches and has ended" : chosen.length === 1 ? chosen[0].dataset.name : `${chosen.length} jobs`;
+  const text = "Logs, files and checkpoints go with it. This cannot be undone.";
   return confirm({ title: `Delete ${what}?`, text, action: "Delete", danger: true });
 }
 
 function tell(action, answer) {
-  const jobs = answer.succeeded === 1 ? "1 job" : `${answer.succeeded} jobs`;
-  if (answer.succeeded) toast(`${jobs} ${DONE[action]}`);
+  const jobs = answer.succeeded === 1 ? "1 job" : `${number(answer.succeeded)} jobs`;
   const refused = answer.data.filter((outcome) => !outcome.ok);
+  if (answer.succeeded || !refused.length) toast(`${jobs} ${DONE[action]}`);
   if (refused.length) toast(refused.map(({ id, error }) => `${$(id)?.dataset.name ?? id}: ${error.detail}`).join("; "), { bad: true });
   for (const { id, ok } of answer.data) if (ok && $(id)) box($(id)).checked = false;
   count();
@@ -216,7 +221,12 @@ document.addEventListener("click", (event) => {
   event.preventDefault();
   go(link.href);
 });
-$("bar").addEventListener("click", ({ target }) => target.dataset.action && act(target.dataset.action));
+$("bar").addEventListener("click", ({ target }) => {
+  const { id, dataset } = target.closest("button") ?? {};
+  if (id === "clear") clear();
+  if (id === "everything") (everything = true), count();
+  if (dataset?.action) dataset.action === "compare" ? compare() : act(dataset.action);
+});
 $("search").addEventListener("submit", (event) => (event.preventDefault(), search()));
 $("search").querySelectorAll("[data-at]").forEach(fillIn);
 addEventListener("popstate", () => go(location.href, { push: false }));
@@ -226,7 +236,7 @@ onKeys("/", "Search", () => document.querySelector("#search [type=search]").focu
 onKeys("j", "Next job", () => step(1));
 onKeys("k", "Job before", () => step(-1));
 onKeys("x", "Select this job, or not", pickHere);
-onKeys("v", "Compare what is selected", () => act("compare"));
+onKeys("v", "Compare what is selected", compare);
 onKeys("c", "Cancel what is selected", () => actHere("cancel"));
 onKeys("r", "Retry what is selected", () => actHere("retry"));
 onKeys("#", "Delete what is selected", () => actHere("delete"));

@@ -2,6 +2,7 @@
 
 import { prepareNotes } from "./dialog.js";
 import { ago, moment } from "./format.js";
+import { call } from "./http.js";
 import { onKeys, showKeys } from "./keys.js";
 
 const YEAR_SECONDS = 31536000;
@@ -23,6 +24,11 @@ function growAges() {
   }
 }
 
+async function signOut() {
+  await call("DELETE", "/session");
+  location.href = "/"; // which asks for a token
+}
+
 prepareNotes();
 const theme = document.getElementById("theme");
 theme.addEventListener("change", () => chooseTheme(theme.value));
@@ -30,5 +36,6 @@ matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => docu
 for (const link of document.querySelectorAll("nav [data-key]")) onKeys(`g ${link.dataset.key}`, link.textContent, () => link.click());
 onKeys("?", "These keys", showKeys);
 document.getElementById("help").addEventListener("click", showKeys);
+document.getElementById("sign-out")?.addEventListener("click", signOut);
 growAges();
 setInterval(growAges, 1000);

@@ -5,9 +5,11 @@ const NUMBERS = /\[\n[^[\]{}"]*\]/g; // lists that hold nothing else
 /** Indented, but for numbers side by side. */
 export const json = (body) => JSON.stringify(body, null, 2).replace(NUMBERS, (list) => list.replace(/\s+/g, " ").replace(/(?<=\[) | (?=\])/g, ""));
 
-export function curl(body, origin) {
+/** `token`: whether the service asks for one; the shell has it in GRADQ_TOKEN, where Python's client finds it too. */
+export function curl(body, origin, token) {
   const quoted = JSON.stringify(body).replaceAll("'", "'\\''");
-  return [`curl ${origin}/v1/jobs \\`, "  -H 'Content-Type: application/json' \\", `  -d '${quoted}'`].join("\n");
+  const bearer = token ? ['  -H "Authorization: Bearer $GRADQ_TOKEN" \\'] : [];
+  return [`curl ${origin}/v1/jobs \\`, "  -H 'Content-Type: application/json' \\", ...bearer, `  -d '${quoted}'`].join("\n");
 }
 
 export function python(body, origin) {

@@ -84,7 +84,7 @@ function write(texts) {
 
 function showCode() {
   const chosen = form.querySelector("[data-form][aria-pressed=true]").dataset.form;
-  code.textContent = snippets[chosen](read(form), location.origin);
+  code.textContent = snippets[chosen](read(form), location.origin, "signedIn" in form.dataset);
 }
 
 function chooseCode(button) {
