@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -12,10 +13,14 @@ from urllib.parse import quote, urlencode
 
 from playwright.sync_api import Locator, Page, Route, expect
 from support.images import npz, small
+from support.people import token_for
 from support.postgres import part_missing
 from support.service import Service
 
+from api.auth import COOKIE
+from shared.database import Database
 from shared.spec import JobSpec
+from shared.tokens import Scope
 
 READY = "Ready to submit"
 JOB = re.compile(r"/jobs/(job_[0-9a-f]{32})$")
@@ -279,14 +284,13 @@ class TestSending:
         expect(field(page, "/batch_size")).to_be_focused()
         expect(page.get_by_role("button", name="Submit")).to_be_enabled()
 
-    def test_a_refusal_that_is_no_fields_fault_says_why(self, page: Page, complaints) -> None:
+    def test_whoever_may_only_read_is_told_why_nothing_is_sent(self, page: Page, service: Service, complaints) -> None:
         complaints.expect("403")
+        sign_in(page, service, "read")
         open_form(page)
-        detail = "this token may read, and not submit"
-        problem = {"title": "Not allowed", "status": 403, "code": "forbidden", "detail": detail}
-        page.route("**/v1/jobs", lambda route: route.fulfill(status=403, json=problem))
+        expect(page.get_by_role("alert").get_by_text("submit")).to_be_visible()
         page.get_by_role("button", name="Submit").click()
-        expect(page.get_by_role("alert").get_by_text(detail)).to_be_visible()
+        expect(page.locator("#verdict")).to_have_text("Not checked")
         expect(page.get_by_role("button", name="Submit")).to_be_enabled()
 
     def test_the_keyboard_alone_submits_a_job(self, page: Page, service: Service) -> None:
@@ -302,6 +306,14 @@ class TestSending:
         page.wait_for_url(JOB)
         job = service.http.get("/v1" + page.url.removeprefix(str(service.http.base_url).rstrip("/"))).json()
         assert (job["name"], job["spec"]["epochs"], job["spec"]["optimizer"]["type"]) == ("by keys", 1, "adam")
+
+
+def sign_in(page: Page, service: Service, scope: Scope) -> str:
+    database = Database(f"sqlite:///{service.state / 'gradq.db'}")
+    token = token_for(database, "dora", scope)
+    database.close()
+    page.context.add_cookies([{"name": COOKIE, "value": token, "url": str(service.http.base_url)}])
+    return token
 
 
 def tab_to(page: Page, id: str) -> None:
@@ -332,6 +344,15 @@ class TestCode:
             part_missing("there is no curl on the PATH")
         done = subprocess.run(["sh", "-c", self.shown(page, "curl")], capture_output=True, check=True)
         assert json.loads(done.stdout)["spec"] == JobSpec.parse(self.SPEC).to_json()
+
+    def test_whoever_is_signed_in_sends_a_token_from_the_shell_too(self, page: Page, service: Service) -> None:
+        token = sign_in(page, service, "submit")
+        line = self.shown(page, "curl")
+        assert token not in line
+        done = subprocess.run(
+            ["sh", "-c", line], env={**os.environ, "GRADQ_TOKEN": token}, capture_output=True, check=True
+        )
+        assert json.loads(done.stdout)["owner"] == "dora"
 
     def test_the_lines_of_python_submit_this_job_and_wait_for_it(self, page: Page, service: Service) -> None:
         code = self.shown(page, "Python") + "\nprint(job.id)\n"
