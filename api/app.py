@@ -14,6 +14,7 @@ from werkzeug.routing import BaseConverter
 
 from api import (
     artifacts,
+    audit,
     auth,
     bulk,
     datasets,
@@ -21,6 +22,7 @@ from api import (
     document,
     errors,
     events,
+    guesses,
     health,
     jobs,
     metrics,
@@ -28,12 +30,13 @@ from api import (
     presets,
     prometheus,
     queues,
+    rates,
     session,
     steering,
     workers,
 )
 from api.auth import EXTENSION as AUTH
-from api.auth import NOBODY, Door, admit
+from api.auth import NOBODY, Door, admit, identify
 from api.dashboard import assets, pages
 from api.held import EXTENSION as HELD
 from api.held import Held
@@ -57,7 +60,7 @@ HEADERS = {
 
 PARTS = (
     *(jobs, steering, bulk, events, metrics, artifacts, predictions),
-    *(workers, queues, datasets, presets, health, prometheus, session, docs),
+    *(workers, queues, datasets, presets, audit, health, prometheus, session, docs),
     *(pages, assets),
 )
 
@@ -100,6 +103,9 @@ def create_app(settings: Settings | None = None) -> APIFlask:
     document.complete(app)
     auth.complete(app)
     app.before_request(_begin)
+    app.before_request(identify)
+    guesses.register(app)
+    rates.register(app, settings)  # before anything is said of what there is, and before refusals are noted
     app.before_request(admit)
     app.before_request(_refuse_other_sites)
     app.after_request(_end)
@@ -132,6 +138,8 @@ def _end(response: Response) -> Response:
     for name, value in HEADERS.items():
         response.headers.setdefault(name, value)
     prometheus.count(response)
+    if response.status_code == 403:
+        audit.note_refusal()
     log.info(
         "request",
         method=request.method,

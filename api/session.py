@@ -10,13 +10,13 @@ from flask import Response, jsonify, request
 from pydantic import BaseModel, ConfigDict, Field
 from werkzeug.datastructures import MultiDict
 
-from api import schemas
+from api import guesses, schemas
 from api.auth import COOKIE, authenticate, needs, principal
 from api.dashboard.frame import asks_for_page
 from api.dashboard.sign_in import path_of_ours, sign_in_page
 from api.openapi import endpoint
 from api.requests import parse_body, read_body
-from shared.errors import FieldError, InvalidBody, Unauthenticated
+from shared.errors import FieldError, InvalidBody, RateLimited, TokenInvalid, Unauthenticated
 from shared.tokens import SCOPES
 
 FORM = "application/x-www-form-urlencoded"
@@ -48,8 +48,8 @@ def sign_in() -> Response:
     form = _form()
     try:
         token = _token(form)
-        authenticate(token)
-    except (Unauthenticated, InvalidBody) as error:
+        _check(token)
+    except (Unauthenticated, InvalidBody, RateLimited) as error:
         if form is None or not asks_for_page():
             raise
         detail = error.errors[0].detail if isinstance(error, InvalidBody) else error.detail
@@ -59,6 +59,14 @@ def sign_in() -> Response:
         response.status_code, response.location = 303, path_of_ours(form.get("next", "/"))
     response.set_cookie(COOKIE, token, **_attributes())
     return response
+
+
+def _check(token: str) -> None:
+    try:
+        authenticate(token)
+    except TokenInvalid:
+        guesses.count()
+        raise
 
 
 def _token(form: MultiDict[str, str] | None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import traceback
 from pathlib import Path
 
 import platformdirs
@@ -42,6 +43,26 @@ def test_everything_lies_below_the_state_folder_that_is_named(monkeypatch: pytes
     assert settings.database == f"sqlite:///{tmp_path}/gradq.db"
     assert settings.artifacts == f"file://{tmp_path}/artifacts"
     assert settings.broker_socket.is_relative_to(tmp_path)
+
+
+@pytest.mark.parametrize("token", ["short", "x" * 31, "ü" * 40, "x" * 20 + " " + "y" * 20])
+def test_an_admin_token_that_is_too_weak_is_refused_and_not_shown(monkeypatch: pytest.MonkeyPatch, token: str) -> None:
+    monkeypatch.setenv("GRADQ_ADMIN_TOKEN", token)
+    with pytest.raises(ConfigurationError, match="GRADQ_ADMIN_TOKEN: .*32 or more") as refused:
+        Settings.from_env()
+    shown = "".join(traceback.format_exception(refused.value)) + repr(refused.value)
+    assert token not in shown
+
+
+def test_an_admin_token_may_lie_in_a_file_and_hosts_are_a_list(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("t" * 32 + "\n")
+    monkeypatch.setenv("GRADQ_ADMIN_TOKEN_FILE", str(tmp_path / "token"))
+    monkeypatch.setenv("GRADQ_ALLOWED_HOSTS", "Gradq.example, b.example ,")
+    settings = Settings.from_env()
+    assert settings.admin_token is not None
+    assert settings.admin_token.get_secret_value() == "t" * 32
+    assert "t" * 32 not in repr(settings)
+    assert settings.allowed_hosts == ("gradq.example", "b.example")
 
 
 def test_a_relative_folder_and_a_home_are_made_whole(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
