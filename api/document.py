@@ -321,9 +321,13 @@ def _tell_default(field: dict[str, Any]) -> None:
     and an object as the default of a choice, of which nobody knows to which branch it belongs."""
     if field.get("default") == "" and field.get("minLength"):
         del field["default"]
-        field["description"] = "default: made of the other fields"
+        _say(field, "default: made of the other fields")
     if ("oneOf" in field or "anyOf" in field) and isinstance(field.get("default"), dict):
-        field["description"] = f"default: {json.dumps(field.pop('default'))}"
+        _say(field, f"default: {json.dumps(field.pop('default'))}")
+
+
+def _say(field: dict[str, Any], more: str) -> None:
+    field["description"] = "; ".join(filter(None, (field.get("description"), more)))
 
 
 def _with_short_form(
@@ -333,11 +337,13 @@ def _with_short_form(
 
     Fields that take the same names share the list of them; one that takes others has its own.
     """
-    default = {"default": whole.pop("default")["type"]} if "default" in whole else {}
+    said = {"default": whole.pop("default")["type"]} if "default" in whole else {}
+    if "description" in whole:
+        said["description"] = whole.pop("description")
     branches = whole["discriminator"]["mapping"].items()
     short = [name for name, branch in branches if not definitions[branch.rpartition("/")[2]].get("required")]
     title = f"{field.title()}Name"
     if title in definitions and definitions[title]["enum"] != sorted(short):
         title = spec.__name__.removesuffix("Spec") + title
     definitions[title] = {"title": title, "type": "string", "enum": sorted(short)}
-    return {"anyOf": [{"$ref": REF.format(model=title)}, whole], **default}
+    return {"anyOf": [{"$ref": REF.format(model=title)}, whole], **said}
