@@ -14,12 +14,15 @@ from werkzeug.routing import BaseConverter
 
 from api import (
     artifacts,
+    audit,
+    auth,
     bulk,
     datasets,
     docs,
     document,
     errors,
     events,
+    guesses,
     health,
     jobs,
     metrics,
@@ -27,9 +30,15 @@ from api import (
     presets,
     prometheus,
     queues,
+    rates,
+    security_headers,
+    session,
     steering,
     workers,
 )
+from api.auth import EXTENSION as AUTH
+from api.auth import NOBODY, Door, admit, identify
+from api.dashboard import assets, pages
 from api.held import EXTENSION as HELD
 from api.held import Held
 from api.job_answers import EXTENSION as JOB_ANSWERS
@@ -43,16 +52,11 @@ from shared.version import VERSION
 MAX_BODY_BYTES = 1 << 20
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
-HEADERS = {
-    "X-Content-Type-Options": "nosniff",
-    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'",
-    "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-cache",  # kept, but asked about: that is what the ETags are for
-}
 
 PARTS = (
     *(jobs, steering, bulk, events, metrics, artifacts, predictions),
-    *(workers, queues, datasets, presets, health, prometheus, docs),
+    *(workers, queues, datasets, presets, audit, health, prometheus, session, docs),
+    *(pages, assets),
 )
 
 log = structlog.get_logger()
@@ -69,7 +73,13 @@ def create_app(settings: Settings | None = None) -> APIFlask:
     if not structlog.is_configured():  # else whoever owns this process has said how it logs
         logs.configure(settings.log_level)
     app = APIFlask(
-        "api", title="gradq", version=VERSION, spec_path="/v1/openapi.json", docs_path=None, json_errors=False
+        "api",
+        title="gradq",
+        version=VERSION,
+        spec_path="/v1/openapi.json",
+        docs_path=None,
+        json_errors=False,
+        static_folder=None,  # type: ignore[arg-type]  # Flask takes it: api/dashboard/assets.py serves files
     )
     app.json = JSON(app)
     app.config.update(
@@ -78,6 +88,7 @@ def create_app(settings: Settings | None = None) -> APIFlask:
         AUTO_VALIDATION_ERROR_RESPONSE=False,
     )
     services = app.extensions[EXTENSION] = Services.from_settings(settings)
+    app.extensions[AUTH] = Door(settings)
     app.extensions[HELD] = Held(settings, services.database)
     app.extensions[JOB_ANSWERS] = JobAnswers()
     errors.register(app)
@@ -85,7 +96,12 @@ def create_app(settings: Settings | None = None) -> APIFlask:
     for part in PARTS:
         app.register_blueprint(part.bp)
     document.complete(app)
+    auth.complete(app)
     app.before_request(_begin)
+    app.before_request(identify)
+    guesses.register(app)
+    rates.register(app, settings)  # before anything is said of what there is, and before refusals are noted
+    app.before_request(admit)
     app.before_request(_refuse_other_sites)
     app.after_request(_end)
     return app
@@ -93,12 +109,14 @@ def create_app(settings: Settings | None = None) -> APIFlask:
 
 def _begin() -> None:
     g.began = time.perf_counter()
+    g.principal = NOBODY
     given = request.headers.get("X-Request-Id", "")
     g.request_id = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
 
 
 def _refuse_other_sites() -> None:
-    """No token is asked for on a loopback address, so no web page that a user happens to read may submit or cancel."""
+    """No web page that a user happens to read may submit or cancel: on a loopback address no token is asked for, and
+    elsewhere the browser sends its cookie along."""
     if request.method in SAFE_METHODS:
         return
     site, origin = request.headers.get("Sec-Fetch-Site"), request.headers.get("Origin")
@@ -112,14 +130,17 @@ def _refuse_other_sites() -> None:
 
 def _end(response: Response) -> Response:
     response.headers["X-Request-Id"] = g.request_id
-    for name, value in HEADERS.items():
-        response.headers.setdefault(name, value)
+    security_headers.add_to(response.headers)
     prometheus.count(response)
+    if response.status_code == 403:
+        audit.note_refusal()
     log.info(
         "request",
         method=request.method,
         path=request.path,
         status=response.status_code,
+        owner=g.principal.owner,
+        token_id=g.principal.token_id,
         milliseconds=round((time.perf_counter() - g.began) * 1000, 2),
         request_id=g.request_id,
     )

@@ -29,7 +29,7 @@ bp = APIBlueprint("artifacts", __name__, tag="Artifacts")
 
 
 @bp.get("/v1/jobs/<job_id>/artifacts")
-@endpoint(schemas.ArtifactList, errors=(404, 503))
+@endpoint(schemas.ArtifactList, scope="read", errors=(404, 503))
 def index(job_id: str) -> Response:
     """List a job's files"""
     with services().database.read() as session:
@@ -41,6 +41,7 @@ def index(job_id: str) -> Response:
 @bp.get("/v1/jobs/<job_id>/artifacts/<name>")
 @endpoint(
     None,
+    scope="read",
     media=media_types(),
     errors=(404, 416, 503),
     conditional=True,
@@ -81,6 +82,7 @@ def _request() -> dict[str, Any]:
 @bp.get("/v1/jobs/<job_id>/artifacts.zip")
 @endpoint(
     None,
+    scope="read",
     media=(ZIP,),
     errors=(404, 503),
     problems={404: ("not_found", "no_artifacts")},

@@ -10,7 +10,8 @@ from flask import Response, jsonify
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from api import schemas
+from api import audit, schemas
+from api.auth import whose
 from api.errors import members
 from api.idempotency import amend, once, settle
 from api.job_filter import matching, shows_one_of
@@ -41,6 +42,7 @@ bp = APIBlueprint("bulk", __name__, tag="Jobs")
 @bp.post("/v1/jobs/bulk")
 @endpoint(
     schemas.BulkAnswer,
+    scope="submit",
     body=schemas.BulkRequest,
     errors=(400, 413, 415, 503),
     problems={422: ("invalid_query", "invalid_body")},
@@ -62,8 +64,10 @@ def bulk() -> Response:
         by_id = {job_id: _outcome(session, asked.action, job_id) for job_id in sorted(set(ids))}
         outcomes = [by_id[job_id] for job_id in ids]
         response = _answer(asked.action, outcomes, has_more)
+        done = [job_id for job_id, outcome in by_id.items() if outcome["ok"]]
+        for job_id in done:
+            audit.note(session, job_id, response.status_code, f"bulk.{asked.action}")
         settle(session, response)
-    done = [job_id for job_id, outcome in by_id.items() if outcome["ok"]]
     if asked.action == "delete":
         response = _answer(asked.action, outcomes, has_more, freed=sum(remove_files(job_id) for job_id in done))
         amend(response)
@@ -79,7 +83,9 @@ def _found(session: Session, asked: schemas.BulkRequest) -> tuple[list[str], boo
         for status, actions in ALLOWED_ACTIONS.items()
         if asked.action in actions and status not in STANDS_ALREADY.get(asked.action, ())
     ]
-    wanted = select(Job.id).where(*matching(session, asked.filter), shows_one_of(suits)).order_by(Job.id.desc())
+    wanted = (
+        select(Job.id).where(*matching(session, asked.filter, whose()), shows_one_of(suits)).order_by(Job.id.desc())
+    )
     found = list(session.scalars(wanted.limit(MOST + 1)))
     return found[:MOST], len(found) > MOST
 
@@ -88,6 +94,7 @@ def _outcome(session: Session, action: str, job_id: str) -> dict[str, Any]:
     """What became of one job. Its changes alone are rolled back where it refuses."""
     try:
         with session.begin_nested():
+            jobs.check_owner(session, job_id, whose())
             job = ACTIONS[action](session, job_id)
     except GradqError as error:
         return {"id": job_id, "ok": False, "error": members(error)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,8 @@ import structlog
 from apiflask import APIBlueprint
 from flask import Response, jsonify
 
-from api import schemas
+from api import audit, schemas
+from api.auth import principal, whose
 from api.idempotency import answer_once
 from api.openapi import endpoint
 from api.render import timestamp, whole_list
@@ -31,18 +33,19 @@ log = structlog.get_logger()
 
 
 @bp.get("/v1/datasets")
-@endpoint(schemas.DatasetList, errors=(503,))
+@endpoint(schemas.DatasetList, scope="read", errors=(503,))
 def index() -> Response:
     """List the data sets: built-in ones, and whether their files are here; then uploaded ones, newest first"""
     folder = services().settings.datasets_dir
     with services().database.read() as session:
-        uploaded = [_uploaded(row) for row in dataset_store.everything(session)]
+        uploaded = [_uploaded(row) for row in dataset_store.everything(session, whose())]
     return jsonify(whole_list([*(_built_in(info, folder) for info in DATASETS.values()), *uploaded]))
 
 
 @bp.post("/v1/datasets")
 @endpoint(
     schemas.Dataset,
+    scope="submit",
     status=201,
     form=schemas.DatasetUpload,
     other_answers={200: schemas.Dataset},
@@ -71,40 +74,44 @@ def _add(upload: Upload, folder: Path) -> tuple[Response, int, dict[str, str]]:
     fields = UploadFields.parse(upload.fields)
     sha256 = digest_of(upload.digests)
     dataset_id = id_of(sha256, fields)
-    with services().database.read() as session:
-        there = dataset_store.find(session, dataset_id)
-    if there is None:
+    name, owner = fields.name or name_of(upload), principal().owner or dataset_store.NOBODY
+    with services().database.write() as session:
+        created = dataset_store.take(session, dataset_id, owner, name)
+        if created is not None:
+            audit.note(session, dataset_id, 201 if created else 200)
+    if created is None:
         decoded = folder / "decoded"
-        name = fields.name or name_of(upload)
         info, options = ingest(upload.files, fields, name, decoded, services().settings.max_unpacked_bytes)
-        created = _store(decoded, dataset_id, info, sha256, {**options, "files": upload.digests})
-    else:
-        created = False
+        created = _store(decoded, dataset_id, info, sha256, {**options, "files": upload.digests}, owner, name)
     with services().database.read() as session:
-        body = _uploaded(dataset_store.get(session, dataset_id))
+        body = _uploaded(dataset_store.get(session, dataset_id, owner))
     return jsonify(body), 201 if created else 200, {"Location": body["links"]["self"]}
 
 
 @bp.get("/v1/datasets/<dataset_id>")
-@endpoint(schemas.Dataset, errors=(404, 503))
+@endpoint(schemas.Dataset, scope="read", errors=(404, 503))
 def show(dataset_id: str) -> Response:
     """Show a data set: a built-in one by its name, an uploaded one by its id"""
     if (info := DATASETS.get(dataset_id)) is not None:
         return jsonify(_built_in(info, services().settings.datasets_dir))
     with services().database.read() as session:
-        return jsonify(_uploaded(dataset_store.get(session, dataset_id)))
+        return jsonify(_uploaded(dataset_store.get(session, dataset_id, whose())))
 
 
 @bp.delete("/v1/datasets/<dataset_id>")
-@endpoint(schemas.DeletedDataset, errors=(403, 404, 409, 503), problems={409: ("dataset_in_use",)})
+@endpoint(schemas.DeletedDataset, scope="submit", errors=(403, 404, 409, 503), problems={409: ("dataset_in_use",)})
 def delete(dataset_id: str) -> Response:
-    """Delete an uploaded data set with its files; refused while a job that has not ended needs it"""
+    """Delete an uploaded data set; refused while a job that has not ended needs it
+
+    Its files go with it, unless somebody else has uploaded the same: `freed_bytes` is then 0.
+    """
     if dataset_id in DATASETS:
         raise Forbidden(f"{dataset_id} is built in; its files, if it has any, lie in GRADQ_DATA_DIR")
     with services().database.write() as session:
-        row = dataset_store.remove(session, dataset_id)
-    try:
-        freed = services().store.remove_folder(row.folder)  # after the row: nobody is shown a data set that is gone
+        row = dataset_store.remove(session, dataset_id, whose())
+        audit.note(session, dataset_id, 200)
+    try:  # after the row: nobody is shown a data set that is gone
+        freed = services().store.remove_folder(row.folder) if row is not None else 0
     except OSError as error:
         log.warning("files of a deleted data set remain", dataset_id=dataset_id, error=str(error))
         freed = 0
@@ -112,7 +119,7 @@ def delete(dataset_id: str) -> Response:
 
 
 @bp.get("/v1/architectures")
-@endpoint(schemas.ArchitectureList)
+@endpoint(schemas.ArchitectureList, scope="read")
 def architectures() -> Response:
     """List the architectures with their fields and defaults"""
     return jsonify(whole_list([_architecture(example) for example in EXAMPLES]))
@@ -121,18 +128,22 @@ def architectures() -> Response:
 # --- into the store ---------------------------------------------------------------------------------------------------
 
 
-def _store(decoded: Path, dataset_id: str, info: DatasetInfo, sha256: str, options: dict[str, Any]) -> bool:
+def _store(
+    decoded: Path, dataset_id: str, info: DatasetInfo, sha256: str, options: dict[str, Any], owner: str, name: str
+) -> bool:
     """Files first, row second: no row names a file that is not there. False: somebody else was quicker."""
     store, database, folder = services().store, services().database, dataset_folder(dataset_id)
     recorded = False
     try:
         files = [store.put(f"{folder}/{name}", decoded / name) for name in (*ARRAYS, FACTS)]
         with database.write() as session:
-            recorded = dataset_store.add(session, dataset_id, info, sha256, options, folder, files)
+            recorded = dataset_store.add(session, dataset_id, info, sha256, options, folder, files, owner)
+            created = recorded or bool(dataset_store.take(session, dataset_id, owner, name))
+            audit.note(session, dataset_id, 201 if created else 200)
     finally:
         if not recorded and not _is_recorded(dataset_id, folder):
             store.remove_folder(folder)
-    return recorded
+    return created
 
 
 def _is_recorded(dataset_id: str, folder: str) -> bool:
@@ -160,12 +171,13 @@ def _built_in(info: DatasetInfo, folder: Path) -> dict[str, Any]:
 
 
 def _uploaded(row: DatasetRow) -> dict[str, Any]:
+    held = dataset_store.as_held(row, whose())
     return {
-        **_facts(row.id, dataset_store.info_of(row)),
+        **_facts(row.id, replace(dataset_store.info_of(row), name=held.name)),
         "sha256": row.sha256,
         "options": row.options,
         "size_bytes": row.size_bytes,
-        "created_at": timestamp(row.created_at),
+        "created_at": timestamp(held.created_at),
         "available": True,
         "missing_files": [],
         "links": {"self": f"/v1/datasets/{row.id}"},

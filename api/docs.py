@@ -10,9 +10,14 @@ from apiflask import APIBlueprint
 from flask import Response, send_from_directory
 from werkzeug.exceptions import NotFound
 
+from api.auth import needs
+
 bp = APIBlueprint("docs", __name__, enable_openapi=False)
 
-DOCS_CSP = "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'; frame-ancestors 'none'"
+DOCS_CSP = (
+    "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'; object-src 'none'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
 FILES = {"swagger-ui.css": "css", "swagger-ui-bundle.js": "js"}
 START = 'SwaggerUIBundle({url: "/v1/openapi.json", dom_id: "#docs", deepLinking: true, validatorUrl: null})\n'
 PAGE = """<!doctype html>
@@ -30,11 +35,13 @@ PAGE = """<!doctype html>
 
 
 @bp.get("/docs")
+@needs("read")
 def page() -> Response:
     return _docs(Response(PAGE, mimetype="text/html"))
 
 
 @bp.get("/docs/<name>")
+@needs("read")
 def asset(name: str) -> Response:
     if name == "start.js":
         return _docs(Response(START, mimetype="text/javascript"))

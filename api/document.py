@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from api import problems, schemas
+from api.auth import COOKIE
 from api.bodies import BODIES
 from api.errors import PROBLEM
 from api.headers import REQUEST_HEADERS, RESPONSE_HEADERS
@@ -35,12 +36,19 @@ Submit training jobs, follow them, fetch their models.
 JSON in, JSON out; times are RFC 3339 in UTC, units stand in the names. What a call does not know, it refuses by name.
 Errors are `application/problem+json` (RFC 9457): `code` is for programs, `detail` for people, `errors` names every
 wrong field at once. Every answer carries `X-Request-Id`, which the service's log lines carry too.
+
+A token (`Authorization: Bearer …`) is asked for unless the service listens on a loopback address alone. Each call says
+which scope it takes: `read`, `submit` or `admin`. Another owner's job or data set is a 404, except for `admin`.
 """
 TAGS = {
     "Jobs": "Submit, follow and steer jobs. A job is a training, or a check of gradients by hand against autograd's.",
     "Artifacts": "The files of a finished job: weights, curves, tables.",
     "Data sets": "What can be trained on: built-in and uploaded data sets.",
     "Service": "What there is, who works, and how the service is.",
+}
+SECURITY_SCHEMES = {
+    "bearer": {"type": "http", "scheme": "bearer", "description": "a token that `gradq token create` has made"},
+    "cookie": {"type": "apiKey", "in": "cookie", "name": COOKIE, "description": "for browsers: the same token"},
 }
 SETTINGS = {
     "AUTO_SERVERS": False,
@@ -76,6 +84,7 @@ def complete(app: APIFlask) -> None:
                 *_query_parameters(contract),
                 *_headers(method, contract),
             ]
+            operation["security"] = _security(contract)
             operation["responses"] = dict(_responses(method, contract))
             if contract.takes_body:
                 operation["requestBody"] = {"required": True, "content": _bodies(contract)}
@@ -90,6 +99,7 @@ def complete(app: APIFlask) -> None:
                 for model in sorted(models, key=lambda model: model.__name__)
                 for name, value in _samples(model).items()
             },
+            "securitySchemes": SECURITY_SCHEMES,
             "headers": {"X-Request-Id": {**RESPONSE_HEADERS["X-Request-Id"], "required": True}},
         }
         return document
@@ -126,6 +136,13 @@ def operation_id(method: str, path: str, contract: Contract) -> str:
 
 def _one(noun: str) -> str:
     return noun.removesuffix("s")
+
+
+def _security(contract: Contract) -> list[dict[str, list[str]]]:
+    """The scope that a token needs. The empty choice: on a loopback address none is asked for."""
+    if contract.scope is None:
+        return []
+    return [{}, *({scheme: [str(contract.scope)]} for scheme in SECURITY_SCHEMES)]
 
 
 # --- parameters and bodies --------------------------------------------------------------------------------------------
@@ -204,8 +221,9 @@ def _responses(method: str, contract: Contract) -> Iterator[tuple[str, dict[str,
         yield _response(304, "it is what If-None-Match says; no body", {}, {"ETag": True})
     for status, other in contract.other_answers.items():
         yield _response(status, inspect.getdoc(other) or "", {JSON: _json(other)}, {})
-    always = () if method in SAFE else (403, 409, 503) if method == "POST" else (403,)
-    for status in sorted({*contract.errors, 422, *always}):
+    asked = () if contract.scope is None else (401, 403, 429, 503)
+    always = (409,) if method == "POST" else ()
+    for status in sorted({*contract.errors, 422, *asked, *always}):
         yield _refusal(method, status, contract)
 
 
@@ -220,6 +238,8 @@ def _response(
 
 def _refusal(method: str, status: int, contract: Contract) -> tuple[str, dict[str, Any]]:
     own = contract.problems.get(status)
+    if status == 403:
+        own = problems.SCOPE if method in SAFE else problems.OF_CHANGES
     if own is None and (status in contract.errors or status != 409):
         own = problems.codes_of(status, contract.body is not None, contract.form is not None)
     codes = (*(own or ()), *(problems.IDEMPOTENCY.get(status, ()) if method == "POST" else ()))
@@ -230,7 +250,7 @@ def _refusal(method: str, status: int, contract: Contract) -> tuple[str, dict[st
         status,
         description,
         {PROBLEM: {"schema": schema, "examples": examples}},
-        {"Retry-After": True} if status in (429, 503) else {},
+        {"WWW-Authenticate": True} if status == 401 else {"Retry-After": True} if status in (429, 503) else {},
     )
 
 
@@ -288,9 +308,9 @@ def _schemas(models: Iterable[type[BaseModel]]) -> dict[str, Any]:
     for spec in KINDS.values():
         fields = definitions[spec.__name__]["properties"]
         for name in fields.keys() & set(SHORT_FORMS):
-            fields[name] = _with_short_form(name.title(), fields[name], definitions)
+            fields[name] = _with_short_form(spec, name, fields[name], definitions)
         for name in fields.keys() & set(SHORT_ITEMS):
-            fields[name]["items"] = _with_short_form(name.title(), fields[name]["items"], definitions)
+            fields[name]["items"] = _with_short_form(spec, name, fields[name]["items"], definitions)
         for field in fields.values():
             _tell_default(field)
     return definitions
@@ -306,12 +326,18 @@ def _tell_default(field: dict[str, Any]) -> None:
         field["description"] = f"default: {json.dumps(field.pop('default'))}"
 
 
-def _with_short_form(title: str, whole: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]:
-    """The name alone stands for an object that needs nothing but its type, so it is the default too."""
+def _with_short_form(
+    spec: type[BaseModel], field: str, whole: dict[str, Any], definitions: dict[str, Any]
+) -> dict[str, Any]:
+    """The name alone stands for an object that needs nothing but its type, so it is the default too.
+
+    Fields that take the same names share the list of them; one that takes others has its own.
+    """
     default = {"default": whole.pop("default")["type"]} if "default" in whole else {}
     branches = whole["discriminator"]["mapping"].items()
     short = [name for name, branch in branches if not definitions[branch.rpartition("/")[2]].get("required")]
-    name = f"{title}Name"
-    names = {"title": name, "type": "string", "enum": sorted(short)}
-    assert definitions.setdefault(name, names) == names, f"two fields called {title} take different names"
-    return {"anyOf": [{"$ref": REF.format(model=name)}, whole], **default}
+    title = f"{field.title()}Name"
+    if title in definitions and definitions[title]["enum"] != sorted(short):
+        title = spec.__name__.removesuffix("Spec") + title
+    definitions[title] = {"title": title, "type": "string", "enum": sorted(short)}
+    return {"anyOf": [{"$ref": REF.format(model=title)}, whole], **default}

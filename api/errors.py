@@ -10,9 +10,18 @@ from apiflask.exceptions import HTTPError
 from flask import Response, g, json, request
 from werkzeug.exceptions import HTTPException, InternalServerError
 
-from shared.errors import DatabaseAway, FieldError, GradqError, InvalidSpec
+from shared.errors import (
+    DatabaseAway,
+    FieldError,
+    GradqError,
+    InsufficientScope,
+    InvalidSpec,
+    TokenMissing,
+    Unauthenticated,
+)
 
 PROBLEM = "application/problem+json"
+BEARER = 'Bearer realm="gradq"'
 RETRY_SECONDS = 2  # what a client is asked to wait for a database that is away
 
 CODES = {
@@ -61,6 +70,8 @@ def render_error(error: Exception) -> Response:
         response = problem(error.status, title=error.title, **members(error))
         if error.retry_after_seconds is not None:
             response.headers["Retry-After"] = str(error.retry_after_seconds)
+        if isinstance(error, Unauthenticated | InsufficientScope):
+            response.headers["WWW-Authenticate"] = _challenge(error)
         return response
     if isinstance(error, HTTPException) and error.code is not None and error.code < 500:
         return _from_werkzeug(error)
@@ -68,7 +79,18 @@ def render_error(error: Exception) -> Response:
     return problem(500, GradqError.code, GradqError.title, "the log of the API holds the details under this request_id")
 
 
+def _challenge(error: GradqError) -> str:
+    """As RFC 6750 has it: who sent no token is told no error."""
+    if isinstance(error, TokenMissing):
+        return BEARER
+    if isinstance(error, InsufficientScope):
+        return f'{BEARER}, error="insufficient_scope", scope="{error.extra["scope"]}"'
+    return f'{BEARER}, error="invalid_token"'
+
+
 def _from_werkzeug(error: HTTPException) -> Response:
+    if isinstance(error.response, Response):  # one of ours already: api/rates.py
+        return error.response
     status = error.code or InternalServerError.code
     detail = {
         404: f"there is nothing at {request.path}",

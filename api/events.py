@@ -35,6 +35,7 @@ class EventFilter(Waiting):
 @bp.get("/v1/jobs/<job_id>/events")
 @endpoint(
     schemas.EventList,
+    scope="read",
     query=EventFilter,
     media=(JSON, streams.MEDIA_TYPE),
     errors=(404, 503),

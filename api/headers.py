@@ -43,5 +43,6 @@ RESPONSE_HEADERS: dict[str, Header] = {
     "Vary": _text("the header that the answer depends on", "Accept"),
     "Idempotent-Replayed": _text("`true`: the answer to the first request with this Idempotency-Key", "true"),
     "Preference-Applied": _text("the wish of `Prefer` that was granted", "wait=30"),
+    "WWW-Authenticate": _text("how to say who asks", 'Bearer realm="gradq"'),
     "Retry-After": {"description": "seconds until it pays to ask again", "schema": {"type": "integer"}, "example": 2},
 }

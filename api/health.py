@@ -22,14 +22,14 @@ log = structlog.get_logger()
 
 
 @bp.get("/healthz")
-@endpoint(schemas.Health, name="check_health")
+@endpoint(schemas.Health, scope=None, name="check_health")
 def healthz() -> Response:
     """Alive: this process answers"""
     return jsonify({"status": "ok"})
 
 
 @bp.get("/readyz")
-@endpoint(schemas.Readiness, errors=(503,), name="check_readiness")
+@endpoint(schemas.Readiness, scope="read", errors=(503,), name="check_readiness")
 def readyz() -> Response:
     """Ready: jobs are taken
 
@@ -49,7 +49,7 @@ def readyz() -> Response:
 
 
 @bp.get("/v1/version")
-@endpoint(schemas.Version)
+@endpoint(schemas.Version, scope="read")
 def version() -> Response:
     """Which gradq this is"""
     return jsonify({"version": VERSION, "python": platform.python_version(), "api": "v1"})

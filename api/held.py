@@ -12,15 +12,16 @@ from typing import Annotated
 from flask import Response, current_app, request
 from pydantic import Field
 
-from api import clients
+from api import auth, clients
 from api.requests import Query
-from api.watcher import Concerns, Watcher
+from api.watcher import LISTEN_SECONDS, Concerns, Watcher
 from shared.config import Settings
 from shared.database import Database
 from shared.errors import TooManyStreams
 
 EXTENSION = "gradq.held"
 LONGEST_SECONDS = 60
+TOKEN_SECONDS = 3.0  # between two looks whether the token of a held request is still good
 PREFERENCE = re.compile(r'\s*wait\s*=\s*"?(\d{1,9})"?\s*(;.*)?', re.IGNORECASE)
 
 Ask = Callable[[], tuple[Response, Concerns | None]]  # what is true now, and which look would change that; None: none
@@ -44,32 +45,58 @@ class Held:
 
     def __init__(self, settings: Settings, database: Database) -> None:
         self.watcher = Watcher(database, settings.lease_seconds)
+        self._database = database
         self._free = threading.BoundedSemaphore(settings.held_requests)
 
     def place(self) -> Place | None:
         """A place for this request, which has to leave it again; None: all are taken."""
         if not self._free.acquire(blocking=False):
             return None
-        return Place(self.watcher, self._free.release, clients.of_this_request())
+        who = auth.principal()
+        good = (lambda: auth.is_still_good(who, self._database)) if who.can_end else None
+        return Place(self.watcher, self._free.release, clients.of_this_request(), good)
 
 
 class Place:
-    """One request's right to wait."""
+    """One request's right to wait. It ends with the token that it came with: `good`, where it came with one."""
 
-    def __init__(self, watcher: Watcher, leave: Callable[[], None], client: socket.socket | None) -> None:
+    def __init__(
+        self,
+        watcher: Watcher,
+        leave: Callable[[], None],
+        client: socket.socket | None,
+        good: Callable[[], bool] | None,
+    ) -> None:
         self.leave = leave
-        self._watcher, self._client = watcher, client
+        self._watcher, self._client, self._good = watcher, client, good
+        self._ask_at = time.monotonic() + TOKEN_SECONDS
         if client is not None:
             clients.give_up_on_silence(client)
 
     def wait(self, job_id: str, concerns: Concerns, seconds: float) -> None:
-        """As `Watcher.wait`."""
-        if not self.over():
-            self._watcher.wait(job_id, concerns, seconds, self._client)
+        """As `Watcher.wait`; with a token for a short time at once, to see whether it is still good."""
+        deadline = time.monotonic() + seconds
+        longest = TOKEN_SECONDS if self._good is not None else float("inf")
+        while not self.over() and (left := deadline - time.monotonic()) > 0:
+            if self._watcher.wait(job_id, concerns, min(left, longest), self._client):
+                return
+
+    def rest(self, seconds: float) -> None:
+        """Sleep, for somebody who looks for himself; not much longer than there is anything to wait for."""
+        end = time.monotonic() + seconds
+        while not self.over() and (left := end - time.monotonic()) > 0:
+            time.sleep(min(left, LISTEN_SECONDS))
 
     def over(self) -> bool:
-        """Nothing is to be waited for any more: this process ends, or the client has hung up."""
-        return self._watcher.stopping() or (self._client is not None and clients.has_hung_up(self._client))
+        """Nothing is to be waited for any more: this process ends, the client has hung up, or its token has ended."""
+        gone = self._client is not None and clients.has_hung_up(self._client)
+        return self._watcher.stopping() or gone or self.token_has_ended()
+
+    def token_has_ended(self) -> bool:
+        """Asked of the database now and then; what it said last holds in between."""
+        if self._good is not None and time.monotonic() >= self._ask_at:
+            self._ask_at = time.monotonic() + TOKEN_SECONDS if self._good() else 0.0
+        return self._ask_at == 0.0
 
 
 def held() -> Held:
@@ -90,6 +117,8 @@ def hold(job_id: str, seconds: float | None, ask: Ask) -> Response:
         try:
             while concerns is not None and not place.over() and (left := deadline - time.monotonic()) > 0:
                 place.wait(job_id, concerns, left)
+                if place.token_has_ended():
+                    auth.admit()  # says what is wrong with it
                 response, concerns = ask()
         finally:
             place.leave()

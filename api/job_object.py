@@ -27,7 +27,8 @@ def to_json(session: Session, job: Job) -> dict[str, Any]:
 def page_to_json(session: Session, page: Sequence[Job]) -> list[dict[str, Any]]:
     """The objects of a whole page in three queries at most."""
     attempts = _attempts_of(session, [job.id for job in page if job.attempt])
-    standings = roster.queue_standings(session, page, services().settings.lease_seconds)
+    settings = services().settings
+    standings = roster.queue_standings(session, page, settings.lease_seconds, settings.max_running_jobs)
     return [_job(job, attempts.get(job.id, []), standings.get(job.id)) for job in page]
 
 
@@ -58,6 +59,7 @@ def _job(job: Job, attempts: Sequence[Attempt], standing: dict[str, Any] | None)
         "reproduces": job.reproduces,
         "labels": job.labels,
         "priority": job.priority,
+        "owner": job.owner,
         "created_at": timestamp(job.created_at),
         "started_at": timestamp_or_none(job.started_at),
         "finished_at": timestamp_or_none(job.finished_at),

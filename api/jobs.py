@@ -12,20 +12,22 @@ from pydantic import Field
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from api import job_answers, schemas
+from api import audit, job_answers, schemas
+from api.auth import principal, whose
 from api.changes import change
 from api.idempotency import once
 from api.job_answers import JobQuery
 from api.job_filter import ListQuery, matching
 from api.job_object import page_to_json, to_json
 from api.openapi import endpoint
+from api.problems import QUEUES
 from api.requests import Query, parse_json
 from api.services import services
-from shared import dataset_store, jobs, roster
+from shared import dataset_store, jobs, limits, roster
 from shared.datasets import DatasetInfo
 from shared.estimate import estimate
 from shared.origin import check_origin
-from shared.spec import GradientCheckSpec, JobSpec, Work
+from shared.spec import GradientCheckSpec, JobSpec, WalkSpec, Work
 from shared.tables import Job
 
 bp = APIBlueprint("jobs", __name__, tag="Jobs")
@@ -39,11 +41,13 @@ class SubmitQuery(Query):
 @bp.post("/v1/jobs")
 @endpoint(
     schemas.Job,
+    scope="submit",
     status=202,
     body=JobSpec,
     query=SubmitQuery,
     other_answers={200: schemas.DryRun},
     errors=(400, 413, 415, 503),
+    problems=QUEUES,
     headers=("Location",),
 )
 @once
@@ -53,43 +57,65 @@ def submit(query: SubmitQuery) -> Response:
     Every field has a default; what the server filled in, seed included, comes back in `spec`. With `dry_run=true`
     nothing is stored, and the answer (200) says what the job would cost.
     """
-    find_dataset = dataset_store.finder(services().database)
+    find_dataset = dataset_store.finder(services().database, whose())
     spec = JobSpec.parse(parse_json(), find_dataset)
     if query.dry_run:
         info = find_dataset(spec.dataset)
         assert info is not None, "the spec was parsed with it"
         with services().database.read() as session:
-            check_origin(session, spec, find_dataset)
+            check_origin(session, spec, find_dataset, whose())
             return jsonify(_dry_run(session, spec, info))
     return change(lambda session: accept(session, spec), created=True, rings=True)
 
 
 @bp.post("/v1/gradient-checks")
-@endpoint(schemas.Job, status=202, body=GradientCheckSpec, errors=(400, 413, 415, 503), headers=("Location",))
+@endpoint(
+    schemas.Job,
+    scope="submit",
+    status=202,
+    body=GradientCheckSpec,
+    errors=(400, 413, 415, 503),
+    problems=QUEUES,
+    headers=("Location",),
+)
 @once
 def submit_gradient_check() -> Response:
     """Submit a gradient check
 
     A job that trains nothing: it holds the gradients by hand against autograd's and finite differences, in float64.
     """
-    spec = GradientCheckSpec.parse(parse_json(), dataset_store.finder(services().database))
+    spec = GradientCheckSpec.parse(parse_json(), dataset_store.finder(services().database, whose()))
+    return change(lambda session: accept(session, spec), created=True, rings=True)
+
+
+@bp.post("/v1/walks")
+@endpoint(schemas.Job, scope="submit", status=202, body=WalkSpec, errors=(400, 413, 415, 503), headers=("Location",))
+@once
+def submit_walk() -> Response:
+    """Submit a walk
+
+    A job that trains nothing: it takes one batch through a linear or two-layer net and back, by hand and by autograd.
+    Its `walk.json` has each stage's formula, shape and numbers, and how far the two ways are apart.
+    """
+    spec = WalkSpec.parse(parse_json(), dataset_store.finder(services().database, whose()))
     return change(lambda session: accept(session, spec), created=True, rings=True)
 
 
 def accept(session: Session, spec: Work, reproduces: str | None = None) -> dict[str, Any]:
     """Store a job, and return what is shown of it."""
-    dataset_store.hold(session, spec.dataset)
-    if isinstance(spec, JobSpec):
-        check_origin(session, spec, dataset_store.finder(services().database))
-    return to_json(session, jobs.create(session, spec, reproduces))
+    limits.check_queued(session, principal().owner, services().settings.max_queued_jobs)
+    dataset_store.hold(session, spec.dataset, whose())
+    if isinstance(spec, JobSpec | WalkSpec):
+        check_origin(session, spec, dataset_store.finder(services().database, whose()), whose())
+    return to_json(session, jobs.create(session, spec, reproduces, principal().owner))
 
 
 @bp.get("/v1/jobs")
-@endpoint(schemas.JobList, query=ListQuery, errors=(503,), sometimes=("Link",))
+@endpoint(schemas.JobList, scope="read", query=ListQuery, errors=(503,), sometimes=("Link",))
 def index(query: ListQuery) -> Response:
     """List jobs, newest first"""
     with services().database.read() as session:
-        wanted = select(Job).where(*matching(session, query)).order_by(Job.id.desc())
+        wanted = select(Job).where(*matching(session, query, whose())).order_by(Job.id.desc())
         found = session.scalars(wanted.limit(query.limit + 1)).all()
         page, has_more = found[: query.limit], len(found) > query.limit
         data = page_to_json(session, page)
@@ -104,6 +130,7 @@ def index(query: ListQuery) -> Response:
 @bp.get("/v1/jobs/<job:job_id>")
 @endpoint(
     schemas.Job,
+    scope="read",
     query=JobQuery,
     errors=(404, 503),
     conditional=True,
@@ -120,7 +147,7 @@ def show(job_id: str, query: JobQuery) -> Response:
 
 
 @bp.delete("/v1/jobs/<job:job_id>")
-@endpoint(schemas.DeletedJob, errors=(404, 409, 503))
+@endpoint(schemas.DeletedJob, scope="submit", errors=(404, 409, 503))
 def delete(job_id: str) -> Response:
     """Delete a job that has ended, with its log, its files and its checkpoints
 
@@ -128,6 +155,7 @@ def delete(job_id: str) -> Response:
     """
     with services().database.write() as session:
         jobs.remove(session, job_id)
+        audit.note(session, job_id, 200)
     return jsonify({"object": "job", "id": job_id, "deleted": True, "freed_bytes": remove_files(job_id)})
 
 

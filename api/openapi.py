@@ -13,7 +13,9 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from api.auth import needs
 from api.requests import NoQuery, Query, check_headers, check_path, parse_query
+from shared.tokens import Scope
 
 View = Callable[..., Any]
 JSON, FORM = "application/json", "multipart/form-data"
@@ -23,16 +25,18 @@ JSON, FORM = "application/json", "multipart/form-data"
 class Contract:
     """What one route takes and gives.
 
-    `answer`: the model of the JSON that a success (`status`) holds; `media`: what else it may be. `other_answers`:
-    by status, where the route has two kinds of success. `other_bodies`: models or schemas of what may be sent
-    instead of JSON, by media type. `errors`: the statuses of refusals; `problems` their codes, where they are not
-    those that `DEFAULTS` in api/problems.py gives the status. `takes`: headers of the request, beside those that
-    the rest implies; a POST takes an Idempotency-Key. `headers` always come with a success, `sometimes` only where
-    they apply. `conditional`: it has an ETag, and If-None-Match is answered with 304; `ranges`: Range with 206.
-    `name`: the operationId, where the one made of the path would not read well.
+    `scope`: what a token has to allow; None: the route is open to all. `answer`: the model of the JSON that a success
+    (`status`) holds; `media`: what else it may be. `other_answers`: by status, where the route has two kinds of
+    success. `other_bodies`: models or schemas of what may be sent instead of JSON, by media type. `errors`: the
+    statuses of refusals, beside those that every route has; `problems` their codes, where they are not those that
+    `DEFAULTS` in api/problems.py gives the status. `takes`: headers of the request, beside those that the rest
+    implies; a POST takes an Idempotency-Key. `headers` always come with a success, `sometimes` only where they apply.
+    `conditional`: it has an ETag, and If-None-Match is answered with 304; `ranges`: Range with 206. `name`: the
+    operationId, where the one made of the path would not read well.
     """
 
     answer: type[BaseModel] | None
+    scope: Scope | None
     status: int = 200
     query: type[Query] = NoQuery
     body: type[BaseModel] | None = None
@@ -54,13 +58,14 @@ class Contract:
         return self.body is not None or self.form is not None or bool(self.other_bodies)
 
 
-def endpoint(answer: type[BaseModel] | None, **contract: Any) -> Callable[[View], View]:
-    """Check path, headers and query before the view runs, and tell the OpenAPI document about all of it.
+def endpoint(answer: type[BaseModel] | None, *, scope: Scope | None, **contract: Any) -> Callable[[View], View]:
+    """Check path, headers and query before the view runs, and tell the OpenAPI document about all of it; api/auth.py
+    has checked the token by then.
 
     Takes the fields of `Contract`. A view whose `query` has fields receives it as keyword `query`; any other parameter
     is a 422.
     """
-    whole = Contract(answer, **contract)
+    whole = Contract(answer, scope, **contract)
 
     def decorate(view: View) -> View:
         @functools.wraps(view)
@@ -71,7 +76,7 @@ def endpoint(answer: type[BaseModel] | None, **contract: Any) -> Callable[[View]
             return view(**path) if whole.query is NoQuery else view(**path, query=parsed)
 
         checked.contract = whole  # type: ignore[attr-defined]
-        return checked
+        return needs(scope)(checked)
 
     return decorate
 

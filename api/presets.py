@@ -17,7 +17,7 @@ bp = APIBlueprint("presets", __name__, tag="Service")
 
 
 @bp.get("/v1/presets")
-@endpoint(schemas.PresetList)
+@endpoint(schemas.PresetList, scope="read")
 def index() -> Response:
     """List the presets, each with its whole spec and the article's figures"""
     return jsonify(whole_list([_preset(preset) for preset in PRESETS.values()]))

@@ -11,6 +11,7 @@ from shared.errors import UPLOAD_CODES, GradqError, UnusableUpload
 
 DESCRIPTIONS = {
     400: "the body cannot be read",
+    401: "a token is asked for here, and none or no good one came",
     403: "this may not be done",
     404: "there is no such job, data set or file",
     406: "the Accept header asks for a form that this call does not send",
@@ -26,18 +27,32 @@ DESCRIPTIONS = {
 IDEMPOTENCY = {409: ("idempotency_in_progress",), 422: ("invalid_header", "idempotency_key_reused")}  # of every POST
 DEFAULTS = {
     **{status: (code,) for status, code in CODES.items()},
+    401: ("token_missing", "token_invalid", "token_expired", "token_revoked"),
     409: ("wrong_state",),
     412: ("precondition_failed",),
     422: ("invalid_query",),
+    429: ("rate_limited",),
     503: ("database_away",),
 }
+QUEUES = {429: ("rate_limited", "too_many_queued_jobs")}  # of calls that queue a job
 BODY_CODES = {422: ("invalid_query", "invalid_spec")}
+SCOPE = ("insufficient_scope",)
+OF_CHANGES = ("forbidden", *SCOPE)
 FORM_CODES = {413: ("payload_too_large", "unpacks_too_large"), 422: ("invalid_query", "invalid_upload", *UPLOAD_CODES)}
 
 JOB = "job_0199aa3c5d7e7c1e8f2b6a4d9c3e1f70"
 Members = dict[str, Any]
 EXAMPLES: dict[str, Members] = {  # what is not said by the title alone
     "bad_request": {"detail": "the body is not JSON: Expecting ',' delimiter: line 1 column 24 (char 23)"},
+    "token_missing": {"detail": "send a token: Authorization: Bearer gq_…; `gradq token create` makes one"},
+    "rate_limited": {"detail": "more than 50 per 1 second by one token; ask again later, or less often"},
+    "too_many_queued_jobs": {
+        "detail": "alice has 10000 queued jobs and may have 10000; wait until some have started, or cancel some "
+        "(GRADQ_MAX_QUEUED_JOBS)",
+        "queued": 10_000,
+        "limit": 10_000,
+    },
+    "insufficient_scope": {"detail": "this token may read, and this takes the scope submit", "scope": "submit"},
     "forbidden": {"detail": "a page of another site must not change anything here"},
     "not_found": {"detail": f"there is no job {JOB}"},
     "not_acceptable": {"detail": "this call sends JSON"},

@@ -53,7 +53,7 @@ SECONDS = Histogram(
 
 
 @bp.get("/metrics")
-@endpoint(None, media=(MEDIA,), name="scrape_metrics")
+@endpoint(None, scope="read", media=(MEDIA,), name="scrape_metrics")
 def metrics() -> Response:
     """What Prometheus scrapes
 

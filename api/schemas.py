@@ -7,11 +7,13 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from api.requests import UtcTime
-from api.results import FailedGradientCheck, GradientCheckResult, TrainingResult
+from api.results import FailedGradientCheck, GradientCheckResult, TrainingResult, WalkResult
 from shared.artifacts import KINDS
 from shared.queue import Cause
-from shared.spec import JOB_ID, NO_CONTROLS, GradientCheckSpec, JobSpec, LabelKey, LabelValue, Name, Priority
+from shared.spec import JOB_ID, NO_CONTROLS, GradientCheckSpec, JobSpec, LabelKey, LabelValue, Name, Priority, WalkSpec
 from shared.spec import Architecture as Net
+from shared.tokens import NAME as OWNER
+from shared.tokens import Scope
 from shared.uploads.fields import UploadFields
 
 Timestamp = Annotated[str, Field(json_schema_extra={"format": "date-time"}, examples=["2026-11-23T12:00:00.123Z"])]
@@ -55,7 +57,7 @@ class StatusReason(Answer):
 class QueueReason(Answer):
     """Why a queued job does not run yet."""
 
-    code: Literal["no_live_worker", "waiting_for_device", "no_such_device", "retry_backoff"]
+    code: Literal["no_live_worker", "waiting_for_device", "no_such_device", "retry_backoff", "owner_at_limit"]
     detail: str
 
 
@@ -106,20 +108,21 @@ class Job(Answer):
     object: Literal["job"]
     id: str
     name: str
-    kind: Literal["training", "gradient_check"]
+    kind: Literal["training", "gradient_check", "walk"]
     status: Status
     terminal: bool
     status_reason: StatusReason | None
-    spec: JobSpec | GradientCheckSpec
+    spec: JobSpec | GradientCheckSpec | WalkSpec
     attempt: int = Field(description="how many attempts there were; 0 before the first")
     attempts: list[Attempt]
     queue: QueueStanding | None
     progress: Progress | None
-    result: TrainingResult | GradientCheckResult | FailedGradientCheck | None
+    result: TrainingResult | GradientCheckResult | WalkResult | FailedGradientCheck | None
     article: Article | None = Field(None, description="what the article printed, where the spec names a preset")
     reproduces: str | None = Field(description="the job that this one repeats")
     labels: dict[str, str]
     priority: int
+    owner: str | None = Field(description="whose token submitted it; null where none was asked for")
     created_at: Timestamp
     started_at: Timestamp | None
     finished_at: Timestamp | None
@@ -164,6 +167,7 @@ class JobFilter(BaseModel):
 
     status: tuple[Status, ...] = Field((), description="any of these")
     name: Name | None = Field(None, description="`*` stands for any text; upper and lower case are one")
+    owner: Annotated[str, Field(pattern=f"^{OWNER}$")] | None = Field(None, description="whose token submitted it")
     labels: dict[LabelKey, LabelValue] = Field({}, max_length=16, description="all of these")
     created_after: UtcTime | None = None
     created_before: UtcTime | None = None
@@ -251,6 +255,32 @@ class QueueList(Answer):
     object: Literal["list"]
     data: list[Queue]
     has_more: Literal[False]
+
+
+class AuditEntry(Answer):
+    """A change that was made, or a call that was refused (`status` 403). Of what the command line did on the service's
+    own host there is no address."""
+
+    object: Literal["audit_entry"]
+    at: Timestamp
+    id: str
+    owner: str | None
+    token_id: str | None
+    address: str | None
+    action: str
+    object_id: str | None
+    status: int | None
+    request_id: str | None
+
+
+class AuditList(Answer):
+    """Newest first."""
+
+    object: Literal["list"]
+    data: list[AuditEntry]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
 
 
 class Event(Answer):
@@ -358,7 +388,8 @@ class Devices(Answer):
 
 
 class Worker(Answer):
-    """A worker that said within GRADQ_LEASE_SECONDS that it lives. `running`: the jobs on its slots."""
+    """A worker that said within GRADQ_LEASE_SECONDS that it lives. `running`: the jobs on its slots that are yours,
+    `others_running`: how many are not."""
 
     object: Literal["worker"]
     id: str
@@ -369,6 +400,7 @@ class Worker(Answer):
     draining: bool
     devices: Devices
     running: list[str]
+    others_running: int
     version: str
     started_at: Timestamp
     seen_at: Timestamp
@@ -495,6 +527,15 @@ class Readiness(Answer):
     database: Literal["ok"]
     broker: Literal["ok", "away"]
     workers: int
+
+
+class WhoAmI(Answer):
+    """Whose token this is, and what it allows. Where none was asked for and none came, `owner` is null."""
+
+    object: Literal["principal"]
+    owner: str | None
+    scopes: list[Scope]
+    token_id: str | None
 
 
 class Version(Answer):

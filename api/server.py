@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import mmap
+import socket
 import time
 import uuid
 from http import HTTPStatus
@@ -18,9 +19,14 @@ from gunicorn import util
 from gunicorn.http import errors
 from gunicorn.workers.gthread import ThreadWorker
 
+from api.auth import EXTENSION as AUTH
+from api.auth import Door
 from api.errors import PROBLEM
-from api.held import EXTENSION, Held
+from api.held import EXTENSION as HELD
+from api.held import Held
 from api.request_counts import child_exit, on_exit, on_starting
+from api.security_headers import HEADERS
+from shared.loopback import is_loopback_address
 
 # what gunicorn reads
 __all__ = [
@@ -98,6 +104,7 @@ def refusal(status: HTTPStatus, detail: str) -> bytes:
         f"Content-Type: {PROBLEM}",
         f"Content-Length: {len(content)}",
         f"X-Request-Id: {request_id}",
+        *(f"{name}: {value}" for name, value in HEADERS.items()),
     )
     return "\r\n".join([*head, "", ""]).encode() + content
 
@@ -112,6 +119,17 @@ def pre_fork(server: Any, worker: Worker) -> None:
 
 
 def post_worker_init(worker: Worker) -> None:
-    """Held requests end with their process: SIGTERM makes `alive` false, and gunicorn then waits for them."""
-    held: Held = worker.app.callable.extensions[EXTENSION]
+    """What the app cannot know by itself: who can reach it, and when its process ends. Held requests end with that:
+    SIGTERM makes `alive` false, and gunicorn then waits for them."""
+    extensions = worker.app.callable.extensions
+    door: Door = extensions[AUTH]
+    door.on_loopback = all(_is_private(listener) for listener in worker.sockets)
+    held: Held = extensions[HELD]
     held.watcher.stopping = lambda: not worker.alive
+
+
+def _is_private(listener: Any) -> bool:
+    """Whether this machine alone can reach the socket, whoever has bound it."""
+    if listener.family == socket.AF_UNIX:
+        return True
+    return listener.family in (socket.AF_INET, socket.AF_INET6) and is_loopback_address(listener.getsockname()[0])

@@ -9,13 +9,16 @@ from flask import Response, jsonify, request
 from sqlalchemy.orm import Session
 
 from api import schemas
+from api.auth import whose
 from api.changes import change
 from api.idempotency import once
 from api.job_object import to_json
 from api.jobs import accept
 from api.openapi import endpoint
+from api.problems import QUEUES
 from api.requests import parse_body
-from shared import dataset_store, jobs
+from api.services import services
+from shared import dataset_store, jobs, limits
 from shared.errors import FieldError, InvalidBody, PreconditionFailed
 from shared.spec import MAX_LABELS, MAX_NAME, JobSpec
 from shared.states import JobState
@@ -29,7 +32,7 @@ bp = APIBlueprint("steering", __name__, tag="Jobs")
 
 
 @bp.post("/v1/jobs/<job_id>/cancel")
-@endpoint(schemas.Job, status=202, errors=(404, 409, 503))
+@endpoint(schemas.Job, scope="submit", status=202, errors=(404, 409, 503))
 @once
 def cancel(job_id: str) -> Response:
     """Cancel a job
@@ -40,7 +43,7 @@ def cancel(job_id: str) -> Response:
 
 
 @bp.post("/v1/jobs/<job_id>/pause")
-@endpoint(schemas.Job, status=202, errors=(404, 409, 503))
+@endpoint(schemas.Job, scope="submit", status=202, errors=(404, 409, 503))
 @once
 def pause(job_id: str) -> Response:
     """Pause a job
@@ -51,7 +54,7 @@ def pause(job_id: str) -> Response:
 
 
 @bp.post("/v1/jobs/<job_id>/resume")
-@endpoint(schemas.Job, status=202, errors=(404, 409, 503))
+@endpoint(schemas.Job, scope="submit", status=202, errors=(404, 409, 503))
 @once
 def resume(job_id: str) -> Response:
     """Resume a paused job
@@ -62,7 +65,13 @@ def resume(job_id: str) -> Response:
 
 
 @bp.post("/v1/jobs/<job_id>/retry")
-@endpoint(schemas.Job, status=202, errors=(404, 409, 503), problems={422: ("invalid_query", "invalid_spec")})
+@endpoint(
+    schemas.Job,
+    scope="submit",
+    status=202,
+    errors=(404, 409, 503),
+    problems={422: ("invalid_query", "invalid_spec"), **QUEUES},
+)
 @once
 def retry(job_id: str) -> Response:
     """Try a job that failed or was cancelled again
@@ -74,17 +83,19 @@ def retry(job_id: str) -> Response:
 
 
 def queue_again(session: Session, job_id: str) -> Job:
+    limits.check_queued(session, jobs.get(session, job_id).owner, services().settings.max_queued_jobs)
     job = jobs.retry(session, job_id)
-    dataset_store.hold(session, job.spec["dataset"])  # it may have been deleted since the job ended
+    dataset_store.hold(session, job.spec["dataset"], whose())  # it may have been deleted since the job ended
     return job
 
 
 @bp.post("/v1/jobs/<job_id>/reproduce")
 @endpoint(
     schemas.Job,
+    scope="submit",
     status=202,
     errors=(404, 409, 503),
-    problems={422: ("invalid_query", "invalid_spec")},
+    problems={422: ("invalid_query", "invalid_spec"), **QUEUES},
     headers=("Location",),
 )
 @once
@@ -98,7 +109,9 @@ def reproduce(job_id: str) -> Response:
 
 def _repeat(session: Session, original: Job) -> dict[str, Any]:
     if original.kind != JobSpec.kind:
-        raise jobs.wrong_state(original, "reproduce", "a gradient check trains nothing to reproduce; submit it again")
+        raise jobs.wrong_state(
+            original, "reproduce", f"a {original.kind.replace('_', ' ')} trains nothing to reproduce; submit it again"
+        )
     if original.state != JobState.SUCCEEDED:
         raise jobs.wrong_state(original, "reproduce")
     spec = JobSpec.model_validate(original.spec)
@@ -112,6 +125,7 @@ def _repeat(session: Session, original: Job) -> dict[str, Any]:
 @bp.patch("/v1/jobs/<job:job_id>")
 @endpoint(
     schemas.Job,
+    scope="submit",
     body=schemas.JobPatch,
     other_bodies={MERGE_PATCH: schemas.JobPatch},
     errors=(400, 404, 412, 413, 415, 503),

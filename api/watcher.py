@@ -43,18 +43,18 @@ class Watcher:
         self._listen_at = 0.0
         self._thread: threading.Thread | None = None
 
-    def wait(self, job_id: str, concerns: Concerns, seconds: float, client: socket.socket | None = None) -> None:
+    def wait(self, job_id: str, concerns: Concerns, seconds: float, client: socket.socket | None = None) -> bool:
         """Sleep until a look at the job `concerns`, its client hangs up, the database is away, this process ends, or
-        time is over."""
+        time is over: False."""
         if self.stopping():
-            return
+            return True
         waiter = Waiter(concerns, client)
         with self._changed:
             self._waiters.setdefault(job_id, set()).add(waiter)
             self._changed.notify()
             self._begin()
         try:
-            waiter.woken.wait(seconds)
+            return waiter.woken.wait(seconds)
         finally:
             with self._changed:
                 self._waiters[job_id].discard(waiter)

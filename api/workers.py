@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from apiflask import APIBlueprint
 from flask import Response, jsonify
 from sqlalchemy import select
 
 from api import schemas
+from api.auth import whose
 from api.openapi import endpoint
 from api.render import timestamp, whole_list
 from api.services import services
@@ -18,14 +21,19 @@ bp = APIBlueprint("workers", __name__, tag="Service")
 
 
 @bp.get("/v1/workers")
-@endpoint(schemas.WorkerList, errors=(503,))
+@endpoint(schemas.WorkerList, scope="read", errors=(503,))
 def index() -> Response:
     """List the live workers"""
     with services().database.read() as session:
         workers = roster.live_workers(session, services().settings.lease_seconds)
         running: dict[str, list[str]] = {}
-        for job_id, worker in session.execute(select(Job.id, Job.worker).where(Job.state == JobState.RUNNING)):
-            running.setdefault(worker, []).append(job_id)
+        others: Counter[str] = Counter()
+        on_slots = select(Job.id, Job.worker, Job.owner).where(Job.state == JobState.RUNNING)
+        for job_id, worker, owner in session.execute(on_slots):
+            if whose() in (None, owner):
+                running.setdefault(worker, []).append(job_id)
+            else:
+                others[worker] += 1
     return jsonify(
         whole_list(
             [
@@ -39,6 +47,7 @@ def index() -> Response:
                     "draining": worker.draining,
                     "devices": worker.devices,
                     "running": running.get(worker.id, []),
+                    "others_running": others[worker.id],
                     "version": worker.version,
                     "started_at": timestamp(worker.started_at),
                     "seen_at": timestamp(worker.seen_at),

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from gradq.commands import (
+    auditing,
     backup,
     checking,
     comparing,
@@ -26,6 +27,7 @@ from gradq.commands import (
     showing,
     steering,
     submission,
+    tokens,
     watch,
     workers,
 )
@@ -43,7 +45,7 @@ VERBS: dict[str, tuple[Callable[..., Any], ...]] = {
     RESULTS: (comparing.compare, predicting.predict, repeating.reproduce),
     DATA: (presets.presets, checking.check),
     SERVICE: (
-        *(doctor.doctor, workers.workers, service.api, service.worker, service.migrate),
+        *(doctor.doctor, workers.workers, service.api, service.worker, service.migrate, auditing.audit),
         *(backup.backup, backup.restore, completion.completion),
     ),
 }
@@ -78,4 +80,5 @@ for section, verbs in VERBS.items():
     for verb in verbs:
         app.command(cls=Verb, rich_help_panel=section)(verb)
 app.add_typer(datasets.app, name="datasets", rich_help_panel=DATA)
+app.add_typer(tokens.app, name="token", rich_help_panel=SERVICE)
 app.command(hidden=True)(demo.demo)

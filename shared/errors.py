@@ -2,14 +2,19 @@
 
 GradqError
 ├── BadRequest 400          the body is not JSON
+├── Unauthenticated 401     TokenMissing  TokenInvalid  TokenExpired  TokenRevoked
+├── Forbidden 403
+│   └── InsufficientScope   the token does not allow this; names the scope that would
 ├── NotFound 404
 │   └── NoArtifacts 404
-├── Forbidden 403
 ├── WrongState 409          names the state and what is allowed in it
 ├── DatasetInUse 409
 ├── IdempotencyInProgress 409   a request with the same key is still under way
 ├── PreconditionFailed 412  the job is no longer what If-Match names
 ├── PayloadTooLarge 413
+├── RateLimited 429         one caller asks too often
+├── TooManyQueuedJobs 429   one owner has as many as may wait
+├── UnknownHost 421         asked under a name that is not this service's
 ├── IdempotencyKeyReused 422
 ├── InvalidSpec 422         every wrong field at once
 │   ├── InvalidQuery 422    the same for the query string
@@ -59,6 +64,26 @@ class BadRequest(GradqError):
     code, status, title = "bad_request", 400, "The request could not be read"
 
 
+class Unauthenticated(GradqError):
+    status, title = 401, "A token is asked for here"
+
+
+class TokenMissing(Unauthenticated):
+    code = "token_missing"
+
+
+class TokenInvalid(Unauthenticated):
+    code, title = "token_invalid", "There is no such token"
+
+
+class TokenExpired(Unauthenticated):
+    code, title = "token_expired", "The token's time is over"
+
+
+class TokenRevoked(Unauthenticated):
+    code, title = "token_revoked", "The token has been revoked"
+
+
 class NotFound(GradqError):
     code, status, title = "not_found", 404, "There is nothing here"
 
@@ -69,6 +94,10 @@ class NoArtifacts(NotFound):
 
 class Forbidden(GradqError):
     code, status, title = "forbidden", 403, "This may not be done"
+
+
+class InsufficientScope(Forbidden):
+    code, title = "insufficient_scope", "The token does not allow this"
 
 
 class WrongState(GradqError):
@@ -90,6 +119,10 @@ class PreconditionFailed(GradqError):
 
 class PayloadTooLarge(GradqError):
     code, status, title = "payload_too_large", 413, "The body is too large"
+
+
+class UnknownHost(GradqError):
+    code, status, title = "unknown_host", 421, "This service goes by another name"
 
 
 class IdempotencyKeyReused(GradqError):
@@ -152,6 +185,19 @@ class UnusableUpload(GradqError):
         self.code = code
         if code == "unpacks_too_large":
             self.status = 413
+
+
+class RateLimited(GradqError):
+    code, status, title = "rate_limited", 429, "One caller asks too often"
+
+    def __init__(self, detail: str, retry_after_seconds: int) -> None:
+        super().__init__(detail)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class TooManyQueuedJobs(GradqError):
+    code, status, title = "too_many_queued_jobs", 429, "As many jobs wait as one owner may have"
+    retry_after_seconds = 10
 
 
 class DatabaseAway(GradqError):

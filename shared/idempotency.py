@@ -24,10 +24,11 @@ PENDING, SETTLED = "pending", "settled"
 
 @dataclass(frozen=True)
 class Claim:
-    """The right to answer for a key."""
+    """The right to answer for a key. Owners do not see each other's: `owner` is empty for who is nobody by name."""
 
     key: str
     token: str
+    owner: str = ""
 
 
 @dataclass(frozen=True)
@@ -39,13 +40,14 @@ class Settled:
     body: str
 
 
-def claim(session: Session, key: str, fingerprint: str) -> Claim | Settled:
+def claim(session: Session, key: str, fingerprint: str, owner: str = "") -> Claim | Settled:
     """Take a key that is new or has run out, or return the answer that stands under it.
 
     Raises IdempotencyKeyReused when it stands for another request, IdempotencyInProgress while nothing stands yet.
     """
     token = secrets.token_hex(16)
     values = {
+        "owner": owner,
         "key": key,
         "fingerprint": fingerprint,
         "token": token,
@@ -56,9 +58,9 @@ def claim(session: Session, key: str, fingerprint: str) -> Claim | Settled:
         "created_at": database_now(),
         "until": database_now(LEASE_SECONDS),
     }
-    if upsert(session, IdempotencyKey, {"key"}, values, where=IdempotencyKey.until < database_now()):
-        return Claim(key, token)
-    row = session.get(IdempotencyKey, key)
+    if upsert(session, IdempotencyKey, {"owner", "key"}, values, where=IdempotencyKey.until < database_now()):
+        return Claim(key, token, owner)
+    row = session.get(IdempotencyKey, (owner, key))
     if row is None:  # given back since the line above
         raise IdempotencyInProgress("the first request with this key has just failed; send this one again")
     if row.fingerprint != fingerprint:
@@ -84,8 +86,7 @@ def settle(session: Session, claim: Claim, answer: Settled) -> bool:
 
 def amend(session: Session, claim: Claim, body: str) -> None:
     """Put another body into an answer that this claim has settled: what came out only after its transaction."""
-    mine = (IdempotencyKey.key == claim.key, IdempotencyKey.token == claim.token)
-    session.execute(update(IdempotencyKey).where(*mine).values(body=body))
+    session.execute(update(IdempotencyKey).where(*_is(claim)).values(body=body))
 
 
 def release(session: Session, claim: Claim) -> None:
@@ -99,9 +100,13 @@ def sweep(session: Session) -> None:
     session.execute(delete(IdempotencyKey).where(or_(and_(IdempotencyKey.state == SETTLED, over), long_over)))
 
 
-def _holds(claim: Claim) -> tuple[Any, ...]:
+def _is(claim: Claim) -> tuple[Any, ...]:
     return (
+        IdempotencyKey.owner == claim.owner,
         IdempotencyKey.key == claim.key,
         IdempotencyKey.token == claim.token,
-        IdempotencyKey.state == PENDING,
     )
+
+
+def _holds(claim: Claim) -> tuple[Any, ...]:
+    return (*_is(claim), IdempotencyKey.state == PENDING)

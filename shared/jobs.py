@@ -25,9 +25,10 @@ def new_id(prefix: str) -> str:
     return f"{prefix}_{uuid6.uuid7().hex}"
 
 
-def create(session: Session, spec: Work, reproduces: str | None = None) -> Job:
+def create(session: Session, spec: Work, reproduces: str | None = None, owner: str | None = None) -> Job:
     job = Job(
         id=new_id("job"),
+        owner=owner,
         name=spec.name,
         kind=spec.kind,
         reproduces=reproduces,
@@ -52,6 +53,12 @@ def get(session: Session, job_id: str) -> Job:
     if job is None:
         raise NotFound(f"there is no job {job_id}")
     return job
+
+
+def check_owner(session: Session, job_id: str, whose: str | None) -> None:
+    """Raise NotFound for another's job, as for one that is not there. `whose` None: everybody's are there."""
+    if whose is not None and session.scalar(select(Job.owner).where(Job.id == job_id)) != whose:
+        raise NotFound(f"there is no job {job_id}")
 
 
 def attempts_of(session: Session, job_id: str) -> Sequence[Attempt]:

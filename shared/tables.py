@@ -77,6 +77,7 @@ class Job(Base):
     __tablename__ = "jobs"
 
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    owner: Mapped[str | None] = mapped_column(String(64))  # None: submitted where no token was asked for
     name: Mapped[str] = mapped_column(String(128))
     kind: Mapped[str] = mapped_column(String(16), server_default="training")  # a key of shared.spec.KINDS
     state: Mapped[str] = mapped_column(String(16))
@@ -107,6 +108,7 @@ class Job(Base):
     __table_args__ = (
         Index("ix_jobs_queue", "state", "priority", "created_at"),
         Index("ix_jobs_created", "created_at", "id"),
+        Index("ix_jobs_owner", "owner", "id"),
     )
 
 
@@ -180,6 +182,7 @@ class DatasetRow(Base):
     __tablename__ = "datasets"
 
     id: Mapped[str] = mapped_column(String(40), primary_key=True)  # made of the upload's sha256 and its options
+    owners: Mapped[dict[str, Any]] = mapped_column(server_default='{"": {}}')  # owner -> what each calls it, since when
     name: Mapped[str] = mapped_column(String(128))
     sha256: Mapped[str] = mapped_column(String(64))  # of what was uploaded
     facts: Mapped[dict[str, Any]]  # what shared.datasets.DatasetInfo holds
@@ -205,11 +208,12 @@ class Tally(Base):
 
 
 class IdempotencyKey(Base):
-    """A client's name for one request, and the answer that it got. `until` on the database's clock: up to then a
+    """An owner's name for one request, and the answer that it got. `until` on the database's clock: up to then a
     pending key is its holder's, and a settled one is kept."""
 
     __tablename__ = "idempotency_keys"
 
+    owner: Mapped[str] = mapped_column(String(64), primary_key=True)  # empty: nobody was asked for a token
     key: Mapped[str] = mapped_column(String(255), primary_key=True)
     fingerprint: Mapped[str] = mapped_column(String(64))  # sha256 of method, address and body
     token: Mapped[str] = mapped_column(String(32))  # of the holder
@@ -221,6 +225,44 @@ class IdempotencyKey(Base):
     until: Mapped[datetime]
 
     __table_args__ = (Index("ix_idempotency_keys_until", "until"),)
+
+
+class Token(Base):
+    """Who may do what in whose name. The secret itself is told once, to whoever made the token."""
+
+    __tablename__ = "tokens"
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    name: Mapped[str] = mapped_column(String(64))
+    owner: Mapped[str] = mapped_column(String(64))
+    scope: Mapped[str] = mapped_column(String(16))  # one of shared.tokens.SCOPES
+    sha256: Mapped[str] = mapped_column(String(64))  # of the secret
+    created_at: Mapped[datetime]
+    expires_at: Mapped[datetime | None]
+    revoked_at: Mapped[datetime | None]
+    last_used_at: Mapped[datetime | None]
+
+
+class AuditRow(Base):
+    """One change and who made it, or one refusal: see shared/audit.py."""
+
+    __tablename__ = "audit"
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    at: Mapped[datetime]
+    owner: Mapped[str | None] = mapped_column(String(64))
+    token_id: Mapped[str | None] = mapped_column(String(40))
+    address: Mapped[str | None] = mapped_column(String(64))
+    action: Mapped[str] = mapped_column(String(64))
+    object_id: Mapped[str | None] = mapped_column(String(64))
+    status: Mapped[int | None] = mapped_column(Integer)
+    request_id: Mapped[str | None] = mapped_column(String(128))
+
+    __table_args__ = (
+        Index("ix_audit_at", "at"),
+        Index("ix_audit_object", "object_id", "id"),
+        Index("ix_audit_owner", "owner", "id"),
+    )
 
 
 class Worker(Base):

@@ -67,6 +67,12 @@ class AsyncClient:
         """Queue a gradient check, as `Client.check`."""
         return self._job(await self._calls.check({**(spec or {}), **fields}, idempotency_key))
 
+    async def walk(
+        self, spec: Mapping[str, Any] | None = None, /, *, idempotency_key: str | None = None, **fields: Any
+    ) -> AsyncJob:
+        """Queue a walk, as `Client.walk`."""
+        return self._job(await self._calls.walk({**(spec or {}), **fields}, idempotency_key))
+
     async def job(self, id: str, /, *, fetch: bool = True) -> AsyncJob:
         """The job with this id, as `Client.job`."""
         return self._job(await self._calls.job(id) if fetch else {"id": id})
@@ -76,14 +82,15 @@ class AsyncClient:
         *,
         status: str | Sequence[str] | None = None,
         name: str | None = None,
+        owner: str | None = None,
         labels: Mapping[str, str] | None = None,
         created_after: datetime | str | None = None,
         created_before: datetime | str | None = None,
         limit: int | None = None,
     ) -> AsyncGenerator[AsyncJob, None]:
         """All jobs that match, newest first, as `Client.jobs`: `async for job in client.jobs()`."""
-        times = {"created_after": created_after, "created_before": created_before}
-        async with aclosing(self._calls.jobs(limit, status=status, name=name, labels=labels, **times)) as found:
+        rest = {"owner": owner, "created_after": created_after, "created_before": created_before}
+        async with aclosing(self._calls.jobs(limit, status=status, name=name, labels=labels, **rest)) as found:
             async for json in found:
                 yield self._job(json)
 
@@ -92,6 +99,7 @@ class AsyncClient:
         *,
         status: str | Sequence[str] | None = None,
         name: str | None = None,
+        owner: str | None = None,
         labels: Mapping[str, str] | None = None,
         created_after: datetime | str | None = None,
         created_before: datetime | str | None = None,
@@ -99,8 +107,8 @@ class AsyncClient:
         after: str | None = None,
     ) -> Json:
         """One page of jobs, as `Client.page`."""
-        times = {"created_after": created_after, "created_before": created_before}
-        return await self._calls.page(limit, after, status=status, name=name, labels=labels, **times)
+        rest = {"owner": owner, "created_after": created_after, "created_before": created_before}
+        return await self._calls.page(limit, after, status=status, name=name, labels=labels, **rest)
 
     async def bulk(
         self, action: Action, *, ids: Sequence[str] | None = None, filter: Mapping[str, Any] | None = None
@@ -142,9 +150,31 @@ class AsyncClient:
         """What waits for which kind of device, and why."""
         return await self._calls.all_of("queues")
 
+    async def audit(
+        self,
+        *,
+        owner: str | None = None,
+        action: str | None = None,
+        object: str | None = None,
+        since: datetime | str | None = None,
+        limit: int | None = None,
+    ) -> AsyncGenerator[Json, None]:
+        """Who did what, newest first: for a token with the scope `admin`.
+
+        `action`: as `jobs.submit`. `object`: the id of a job or data set. `since`: a datetime, or RFC 3339.
+        """
+        filter = {"owner": owner, "action": action, "object": object, "since": since}
+        async with aclosing(self._calls.audit(limit, **filter)) as found:
+            async for entry in found:
+                yield entry
+
     async def version(self) -> Json:
         """The versions of the service, of its Python and of its API."""
         return await self._calls.version()
+
+    async def whoami(self) -> Json:
+        """Whom the service takes this client for: `owner`, `scopes`, `token_id`."""
+        return await self._calls.whoami()
 
     async def ready(self) -> bool:
         """True once the service reaches its database."""

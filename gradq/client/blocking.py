@@ -70,6 +70,15 @@ class Client:
         """Queue a gradient check: a job that trains nothing and compares gradients by hand with autograd's."""
         return self._job(finish(self._calls.check({**(spec or {}), **fields}, idempotency_key)))
 
+    def walk(
+        self, spec: Mapping[str, Any] | None = None, /, *, idempotency_key: str | None = None, **fields: Any
+    ) -> Job:
+        """Queue a walk: one batch through a linear or two-layer net and back, each stage by hand and by autograd.
+
+        What it found is in the file `walk.json`.
+        """
+        return self._job(finish(self._calls.walk({**(spec or {}), **fields}, idempotency_key)))
+
     def job(self, id: str, /, *, fetch: bool = True) -> Job:
         """The job with this id; raises NotFound.
 
@@ -82,6 +91,7 @@ class Client:
         *,
         status: str | Sequence[str] | None = None,
         name: str | None = None,
+        owner: str | None = None,
         labels: Mapping[str, str] | None = None,
         created_after: datetime | str | None = None,
         created_before: datetime | str | None = None,
@@ -89,10 +99,11 @@ class Client:
     ) -> Iterator[Job]:
         """All jobs that match, newest first, fetched page by page as the loop goes on; at most `limit`.
 
-        `status`: one or several states. `name`: `*` stands for any text. Times: a datetime, or RFC 3339.
+        `status`: one or several states. `name`: `*` stands for any text. `owner`: for admins, whose jobs alone. Times:
+        a datetime, or RFC 3339.
         """
-        times = {"created_after": created_after, "created_before": created_before}
-        for json in iterate(self._calls.jobs(limit, status=status, name=name, labels=labels, **times)):
+        rest = {"owner": owner, "created_after": created_after, "created_before": created_before}
+        for json in iterate(self._calls.jobs(limit, status=status, name=name, labels=labels, **rest)):
             yield self._job(json)
 
     def page(
@@ -100,6 +111,7 @@ class Client:
         *,
         status: str | Sequence[str] | None = None,
         name: str | None = None,
+        owner: str | None = None,
         labels: Mapping[str, str] | None = None,
         created_after: datetime | str | None = None,
         created_before: datetime | str | None = None,
@@ -110,8 +122,8 @@ class Client:
 
         `limit` is at most 100; `after` is the `last_id` of the page before.
         """
-        times = {"created_after": created_after, "created_before": created_before}
-        return finish(self._calls.page(limit, after, status=status, name=name, labels=labels, **times))
+        rest = {"owner": owner, "created_after": created_after, "created_before": created_before}
+        return finish(self._calls.page(limit, after, status=status, name=name, labels=labels, **rest))
 
     def bulk(
         self, action: Action, *, ids: Sequence[str] | None = None, filter: Mapping[str, Any] | None = None
@@ -162,9 +174,29 @@ class Client:
         """What waits for which kind of device, and why."""
         return finish(self._calls.all_of("queues"))
 
+    def audit(
+        self,
+        *,
+        owner: str | None = None,
+        action: str | None = None,
+        object: str | None = None,
+        since: datetime | str | None = None,
+        limit: int | None = None,
+    ) -> Iterator[Json]:
+        """Who did what, newest first: for a token with the scope `admin`.
+
+        `action`: as `jobs.submit`. `object`: the id of a job or data set. `since`: a datetime, or RFC 3339.
+        """
+        filter = {"owner": owner, "action": action, "object": object, "since": since}
+        yield from iterate(self._calls.audit(limit, **filter))
+
     def version(self) -> Json:
         """The versions of the service, of its Python and of its API."""
         return finish(self._calls.version())
+
+    def whoami(self) -> Json:
+        """Whom the service takes this client for: `owner`, `scopes`, `token_id`."""
+        return finish(self._calls.whoami())
 
     def ready(self) -> bool:
         """True once the service reaches its database."""

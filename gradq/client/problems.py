@@ -3,7 +3,9 @@
 ClientError
 ├── Unreachable             nobody answers, or the connection breaks each time
 ├── ApiError                the service said no: status, code, detail, errors, request_id
-│   ├── BadRequest 400      Unauthorized 401   Forbidden 403   NotFound 404   NotAcceptable 406   TooLarge 413
+│   ├── BadRequest 400      Unauthorized 401   NotFound 404   NotAcceptable 406   TooLarge 413
+│   ├── Forbidden 403
+│   │   └── InsufficientScope    the token does not allow this; names the scope that would
 │   ├── Conflict 409
 │   │   ├── WrongState      the job's state does not allow this; names the state and what is allowed
 │   │   ├── DatasetInUse
@@ -84,11 +86,23 @@ class BadRequest(ApiError):
 
 
 class Unauthorized(ApiError):
-    """401: a token is asked for, and none or a wrong one was sent. Set GRADQ_TOKEN."""
+    """401: a token is asked for, and none or no good one was sent; `code` says which.
+
+    Set GRADQ_TOKEN, or `Client(token=…)`, to a token of this service; `gradq token create` on its machine makes one.
+    """
 
 
 class Forbidden(ApiError):
     """403: the token does not allow this, or nobody may do it."""
+
+
+class InsufficientScope(Forbidden):
+    """403: the token is good, and does not allow this."""
+
+    @property
+    def scope(self) -> str:
+        """The scope that it takes: `gradq token create NAME --scope …` makes a token that has it."""
+        return str(self.problem.get("scope", ""))
 
 
 class NotFound(ApiError):
@@ -195,6 +209,7 @@ class JobFailed(ClientError):
 
 
 BY_CODE: dict[str, type[ApiError]] = {
+    "insufficient_scope": InsufficientScope,
     "wrong_state": WrongState,
     "dataset_in_use": DatasetInUse,
     "idempotency_in_progress": RequestInProgress,

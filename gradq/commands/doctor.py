@@ -39,7 +39,8 @@ def doctor(
     from shared.config import Settings
 
     settings = Settings.from_env(**({} if state is None else {"state_dir": state}))
-    findings = examine(Patient(settings, url, token))
+    own = settings.admin_token.get_secret_value() if settings.admin_token is not None and url is None else None
+    findings = examine(Patient(settings, url, token or own))  # its own service's admin token goes to no other address
     problems = [finding for finding in findings if finding.verdict == "problem"]
     if as_json:
         print_json(_report(findings, not problems))

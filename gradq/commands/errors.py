@@ -20,8 +20,8 @@ from gradq.commands.verbs import Verbs
 from shared.errors import ConfigurationError, GradqError
 
 NEXT_STEP = {
-    401: "Set GRADQ_TOKEN to a token of this service.",
-    403: "Take a token that may do this, and set GRADQ_TOKEN to it.",
+    401: "Set GRADQ_TOKEN to a token of this service; `gradq token create` on its machine makes one.",
+    403: "Set GRADQ_TOKEN to a token that may do this; `gradq token create --scope …` makes one.",
     404: "`gradq ps` lists the jobs; GRADQ_URL says which service is asked.",
     429: "That was too much at once; try again in a moment.",
     503: "The service is up but not whole; try again in a moment, or ask `gradq doctor`.",

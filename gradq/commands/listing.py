@@ -29,6 +29,7 @@ def ps(
         str | None, typer.Option(metavar="STATE,…", help="These states alone.", autocompletion=complete_state)
     ] = None,
     name: Annotated[str | None, typer.Option(metavar="TEXT", help="This name; * stands for any text.")] = None,
+    owner: Annotated[str | None, typer.Option(help="Of this owner; an admin's question.")] = None,
     label: Annotated[
         list[str] | None, typer.Option("-l", "--label", metavar="K=V", help="With this label. Repeatable.")
     ] = None,
@@ -48,7 +49,7 @@ def ps(
     --watch redraws the table; in a pipe it prints a line whenever a job
     changes its state, with --json a JSON object.
     """
-    filter: dict[str, Any] = {"status": status, "name": name, "labels": pairs(label, "--label") or None}
+    filter: dict[str, Any] = {"status": status, "name": name, "owner": owner, "labels": pairs(label, "--label") or None}
     filter |= {"created_after": moment(since) if since is not None else None}
     console = Console()
     with Client(url, token) as client:

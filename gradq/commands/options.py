@@ -13,7 +13,10 @@ from gradq.commands.completion import complete_job
 
 Url = Annotated[str, typer.Option(envvar="GRADQ_URL", metavar="URL", help="Address of the service.")]
 Token = Annotated[
-    str | None, typer.Option(envvar="GRADQ_TOKEN", metavar="TOKEN", help="Bearer token, where one is asked for.")
+    str | None,
+    typer.Option(
+        envvar="GRADQ_TOKEN", metavar="TOKEN", help="Your token, where one is asked for; others may read command lines."
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 JobId = Annotated[

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
-import socket
 import sys
 import time
 from contextlib import suppress
@@ -16,6 +14,7 @@ import typer
 
 from gradq.commands.options import AsJson, print_json, print_json_line
 from gradq.local.folders import private
+from gradq.local.strangers import refuse_strangers
 from gradq.local.worker_tmp import own_tmp
 from shared.config import Settings
 from shared.errors import ConfigurationError, DatabaseAway
@@ -33,6 +32,7 @@ SlotThreads = Annotated[
 ]
 
 IDLE_CONNECTIONS = 1000  # kept open a while between two requests, in each process
+MEMORY = "/dev/shm"  # gunicorn opens its files there by mkstemp, and unlinks them  # nosec B108
 
 
 def up(
@@ -86,7 +86,7 @@ def api(
             str(threads + IDLE_CONNECTIONS),
         ),
         *("--timeout", "60", "--graceful-timeout", "5", "--keep-alive", "5"),
-        *(("--worker-tmp-dir", "/dev/shm") if os.access("/dev/shm", os.W_OK) else ()),
+        *(("--worker-tmp-dir", MEMORY) if os.access(MEMORY, os.W_OK) else ()),
         env=dict(os.environ),
     )
 
@@ -180,25 +180,6 @@ def _say_json(line: str) -> None:
         print_json_line({"message": line, "ready": rest if word == "ready" else None})
 
 
-def refuse_strangers(host: str, settings: Settings) -> None:
-    """This version asks for no token, so only this machine may reach it, unless somebody says otherwise."""
-    if settings.allow_anonymous or _is_loopback(host):
-        return
-    raise ConfigurationError(
-        f"--host {host} is not a loopback address. This version has no tokens yet: whoever reaches the port could "
-        "submit, read and cancel jobs. Listen on 127.0.0.1 behind a proxy that asks who is there, or accept it with "
-        "GRADQ_ALLOW_ANONYMOUS=true."
-    )
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        found = socket.getaddrinfo(host, None)
-    except socket.gaierror as error:
-        raise ConfigurationError(f"--host {host}: {error.strerror}") from error
-    return all(ipaddress.ip_address(address[0]).is_loopback for *_, address in found)
-
-
 def _become(module: str, *arguments: str, env: dict[str, str]) -> NoReturn:
     """Turn this process into `python -m module`, so that signals reach it and nothing stands in between."""
-    os.execve(sys.executable, [sys.executable, "-m", module, *arguments], env)
+    os.execve(sys.executable, [sys.executable, "-m", module, *arguments], env)  # no shell is wanted  # nosec B606

@@ -10,7 +10,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from gradq.commands.words import CHECK, STYLES, Job, age, device_of, number, rough, size, span
+from gradq.commands.words import CHECK, STYLES, WALK, Job, age, device_of, number, rough, size, span
 
 COLUMNS = ("id", "name", "status", "gradients", "epoch", "loss", "accuracy", "device", "age")
 DATASET_COLUMNS = ("id", "name", "shape", "classes", "train", "test", "here")
@@ -21,6 +21,8 @@ SHOWN = (  # in a terminal of at least so many columns; an id is never cut, sinc
     (0, ("id", "status")),
 )
 WORKER_COLUMNS = ("id", "host", "devices", "slots", "free", "running", "version", "state", "seen")
+TOKEN_COLUMNS = ("id", "name", "owner", "scope", "state", "expires", "used")
+AUDIT_COLUMNS = ("at (UTC)", "who", "token", "from", "action", "on", "answer")
 QUEUE_COLUMNS = ("queue", "queued", "running", "paused", "slots", "free", "oldest", "why")
 LIKELIEST = 3
 
@@ -68,6 +70,29 @@ def queues_table(queues: list[dict[str, Any]], console: Console) -> None:
     _table(QUEUE_COLUMNS, [_queue_row(queue) for queue in queues], console)
 
 
+def tokens_table(tokens: list[dict[str, Any]], console: Console) -> None:
+    """One token a line: whose, for what, and whether it is still good."""
+    _table(TOKEN_COLUMNS, [_token_row(token) for token in tokens], console)
+
+
+def _token_row(token: dict[str, Any]) -> list[str]:
+    expires, used = token["expires_at"], token["last_used_at"]
+    who = [token[name] for name in ("id", "name", "owner", "scope", "state")]
+    return [*who, expires[:10] if expires else "never", f"{rough(age(used))} ago" if used else "never"]
+
+
+def audit_table(entries: list[dict[str, Any]], console: Console) -> None:
+    """One change or refusal a line: when, who, from where, what."""
+    _table(AUDIT_COLUMNS, [_audit_row(entry) for entry in entries], console)
+
+
+def _audit_row(entry: dict[str, Any]) -> list[str]:
+    when = entry["at"][:19].replace("T", " ")
+    who = entry["owner"] or ("anybody" if entry["address"] else "this host")
+    rest = [str(entry[name] or "-") for name in ("token_id", "address", "action", "object_id", "status")]
+    return [when, who, *rest]
+
+
 def _table(columns: Sequence[str], rows: list[list[str]], console: Console) -> None:
     if not console.is_terminal:
         plain([list(columns), *rows], console)
@@ -86,7 +111,8 @@ def _worker_row(worker: dict[str, Any]) -> list[str]:
     devices = ", ".join(dict.fromkeys(slot["name"] for slot in slots))
     counts = [str(worker["slots"]), str(worker["free_slots"])]
     state = "draining" if worker["draining"] else "ready"
-    running = ", ".join(worker["running"]) or "-"
+    others = worker.get("others_running", 0)  # a service of version 0.1 does not tell
+    running = ", ".join([*worker["running"], *([f"{others} of others"] if others else [])]) or "-"
     seen = span(age(worker["seen_at"]))
     return [worker["id"], worker["host"], devices, *counts, running, worker["version"], state, seen]
 
@@ -129,9 +155,11 @@ def predictions_table(answer: dict[str, Any], console: Console) -> None:
 
 def job_row(job: Job) -> list[str]:
     result, progress = job.get("result") or {}, job.get("progress") or {}
-    rounds, gradients = job["spec"].get("epochs"), job["spec"].get("gradients", "check")
-    if job["kind"] == CHECK:
-        rounds = job["spec"]["batches"]
+    spec = job["spec"]
+    rounds, gradients = {
+        CHECK: (spec.get("batches"), "check"),
+        WALK: (1, "walk"),
+    }.get(job["kind"]) or (spec["epochs"], spec["gradients"])
     epochs = f"{progress['epoch']}/{progress['epochs']}" if progress else f"-/{rounds}"
     loss, accuracy = number(result.get("train_loss")), number(result.get("test_accuracy"))
     cells = [job["id"], job["name"], job["status"], gradients, epochs, loss, accuracy, device_of(job)]

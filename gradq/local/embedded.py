@@ -7,6 +7,7 @@ so that it can checkpoint its jobs and queue them while the database still hears
 from __future__ import annotations
 
 import errno
+import ipaddress
 import os
 import signal
 import socket
@@ -14,29 +15,30 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from types import FrameType
 
+import httpx2
 from pydantic import SecretStr
 
-from gradq.client.blocking import Client
-from gradq.client.problems import ApiError, Unreachable
 from gradq.local import worker_tmp
 from gradq.local.broker_process import BrokerServer, embedded_broker
 from gradq.local.children import Child
 from gradq.local.folders import private
 from gradq.local.instance import only_one
+from shared import roster
 from shared.broker import Broker
 from shared.config import Settings
 from shared.database import Database
-from shared.errors import ConfigurationError, GradqError
+from shared.errors import ConfigurationError, DatabaseAway, GradqError
 
 TICK_SECONDS = 0.1
 BROKER_SECONDS = 15.0
 API_STOP_SECONDS, BROKER_STOP_SECONDS = 10.0, 5.0
 DEATHS_BEFORE_READY = 4
 SLOW_SECONDS = 30.0
+ANSWER_SECONDS = 2.0
 
 Say = Callable[[str], None]
 
@@ -167,11 +169,14 @@ class EmbeddedService:
             part.tend(self.say)
 
     def _until_ready(self, url: str, worker: Child) -> None:
-        """Until the API answers and our worker is live; a part that keeps dying before that ends the attempt."""
+        """Until the API answers and our worker is live; a part that keeps dying before that ends the attempt.
+
+        Who works is read from the rows: the API may ask for a token, and this process has none.
+        """
         slow_at = time.monotonic() + SLOW_SECONDS
-        with Client(url, timeout=2.0, retries=0) as client:
+        with closing(Database(self.settings.database)) as database:
             while not self.stop.wished():
-                if client.ready() and _lives(client, worker):
+                if _answers(url) and _lives(database, self.settings, worker):
                     return
                 self._tend()
                 for part in self.parts:
@@ -183,12 +188,21 @@ class EmbeddedService:
                 self.stop.wait(TICK_SECONDS)
 
 
-def _lives(client: Client, worker: Child) -> bool:
+def _answers(url: str) -> bool:
+    try:
+        return httpx2.get(f"{url}/healthz", timeout=ANSWER_SECONDS, trust_env=False).status_code == 200
+    except httpx2.TransportError:
+        return False
+
+
+def _lives(database: Database, settings: Settings, worker: Child) -> bool:
     """True when the worker of this run has said so; one that an earlier run left in the rows does not count."""
     try:
-        return any(row.get("pid", worker.pid) == worker.pid for row in client.workers())
-    except (ApiError, Unreachable):
+        with database.read() as session:
+            live = roster.live_workers(session, settings.lease_seconds)
+    except DatabaseAway:
         return False
+    return any((row.host, row.pid) == (socket.gethostname(), worker.pid) for row in live)
 
 
 @contextmanager
@@ -214,7 +228,8 @@ def listen(host: str, port: int) -> Iterator[socket.socket]:
 def address_of(listener: socket.socket) -> str:
     """Where a client on this machine reaches the listener."""
     host, port = listener.getsockname()[:2]
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    if ipaddress.ip_address(host.partition("%")[0]).is_unspecified:  # it listens on all of them
+        host = "::1" if ":" in host else "127.0.0.1"
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 

@@ -32,21 +32,31 @@ from shared.tables import Worker
 
 @contextlib.contextmanager
 def quietly() -> Iterator[None]:
-    """The app must not configure the log of the whole test run."""
+    """No app must configure the log of the whole test run."""
+    before = structlog.get_config() if structlog.is_configured() else None
     structlog.configure(processors=[structlog.processors.JSONRenderer()], cache_logger_on_first_use=False)
     yield
-    structlog.reset_defaults()
+    if before is None:
+        structlog.reset_defaults()
+    else:
+        structlog.configure(**before)
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="package")
 def quiet_log() -> Iterator[None]:
+    """For those of whole modules too."""
     with quietly():
         yield
 
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    return Settings(state_dir=tmp_path, data_dir=tmp_path / "data", redis_url=f"redis+socket://{tmp_path}/nobody.sock")
+    return Settings(
+        state_dir=tmp_path,
+        data_dir=tmp_path / "data",
+        redis_url=f"redis+socket://{tmp_path}/nobody.sock",
+        allow_anonymous=True,
+    )
 
 
 @pytest.fixture
@@ -151,7 +161,7 @@ def results() -> dict[str, Any]:
 def components(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Those of the OpenAPI document, which is the same for all settings."""
     with quietly():
-        app = create_app(Settings(state_dir=tmp_path_factory.mktemp("document")))
+        app = create_app(Settings(state_dir=tmp_path_factory.mktemp("document"), allow_anonymous=True))
         found: dict[str, Any] = app.test_client().get("/v1/openapi.json").json["components"]
     return found
 

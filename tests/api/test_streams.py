@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from pydantic import SecretStr
+from support.people import bearer, expire, revoke, token_for
 
 from api import streams
 from api.held import EXTENSION
@@ -167,6 +168,21 @@ class TestPlaces:
         third = client.get(url, headers=STREAM)
         assert third.status_code == 200
         third.close()
+
+
+@pytest.mark.parametrize("how", [revoke, expire])
+def test_a_stream_ends_with_its_token_and_does_not_say_that_the_job_has(app, services, how):
+    """What is sent after that is nothing: the client comes back, and is refused."""
+    token = token_for(services.database, "alice")
+    client = app.test_client()
+    job = client.post("/v1/jobs", json={}, headers=bearer(token)).json
+    answer = client.get(job["links"]["events"], headers=STREAM | bearer(token))
+    pieces = (piece.decode() for piece in answer.iter_encoded())
+    assert [next(pieces) for _ in range(2)][1].startswith("id: 1\n")
+    how(services.database, token)
+    assert set(pieces) <= {":\n\n"}
+    answer.close()
+    assert client.get(job["links"]["events"], headers=STREAM | bearer(token)).status_code == 401
 
 
 class TestDatabase:

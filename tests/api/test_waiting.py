@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from flask import Flask
 from pydantic import SecretStr
+from support.people import bearer, expire, revoke, token_for
 from support.waiting import wait_for
 from werkzeug.test import TestResponse
 
@@ -70,6 +71,20 @@ def ask(app: Flask, held: Held) -> Iterator[Ask]:
 
         yield begin
         held.watcher.stopping = lambda: True  # whatever is still held ends with its test, as it does with its process
+
+
+@pytest.mark.parametrize(("how", "code"), [(revoke, "token_revoked"), (expire, "token_expired")])
+def test_a_request_that_waits_ends_with_its_token(app: Flask, database: Database, hands, held, how, code) -> None:
+    token = token_for(database, "alice")
+    job = app.test_client().post("/v1/jobs", json={}, headers=bearer(token)).json["id"]
+    url = f"/v1/jobs/{job}?until=terminal&wait={ENOUGH}"
+    with ThreadPoolExecutor() as pool:
+        answer = pool.submit(lambda: app.test_client().get(url, headers=bearer(token)))
+        wait_for(lambda: waiting(held) or answer.done(), DEADLINE, "a request that waits")
+        assert not answer.done()
+        how(database, token)
+        refused = answer.result(DEADLINE)
+    assert (refused.status_code, refused.json["code"]) == (401, code)
 
 
 def still_waits(answer: Future[TestResponse], looks: list[set[str]]) -> bool:
@@ -338,7 +353,9 @@ def test_a_connection_that_is_closed_while_the_watcher_listens_costs_nobody_his_
 
 def test_a_database_that_goes_away_is_a_503_to_those_who_wait(tmp_path: Path, problem: Any) -> None:
     folder = tmp_path / "database"
-    app = create_app(Settings(state_dir=tmp_path / "state", database_url=f"sqlite:///{folder}/gradq.db"))
+    app = create_app(
+        Settings(state_dir=tmp_path / "state", database_url=f"sqlite:///{folder}/gradq.db", allow_anonymous=True)
+    )
     app.extensions["gradq"].database.migrate()
     client, held = app.test_client(), app.extensions[EXTENSION]
     me = client.post("/v1/jobs", json={}).json["links"]["self"]

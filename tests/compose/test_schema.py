@@ -120,6 +120,14 @@ def test_secrets_come_from_files(name: str) -> None:
         assert "://" not in value or value.startswith("file://")
 
 
+def test_redis_takes_its_password_from_its_secret_and_no_image_holds_one() -> None:
+    redis = SERVICES["redis"]
+    assert "requirepass $(cat /run/secrets/redis_password)" in " ".join(redis["command"])
+    assert redis["secrets"] == ["redis_password"]
+    for line in re.findall(r"^(?:ARG|ENV|COPY|ADD) .+$", DOCKERFILE, re.MULTILINE):
+        assert not re.search("password|secret|token", line, re.IGNORECASE), line
+
+
 def test_secret_files_are_kept_out_of_git_and_of_the_image() -> None:
     content = yaml.safe_load(BASE.read_text())
     assert all(secret["file"].startswith("./secrets/") for secret in content["secrets"].values())
@@ -137,8 +145,9 @@ def test_the_api_alone_has_a_port_and_only_on_the_loopback_address() -> None:
     assert published == {"api": ["127.0.0.1:8080:8080"]}
 
 
-def test_no_setting_moves_the_port_off_the_loopback_address_while_nobody_is_asked_for_a_token() -> None:
-    assert SERVICES["api"]["environment"]["GRADQ_ALLOW_ANONYMOUS"] == "true"
+def test_a_token_is_asked_for_and_no_setting_moves_the_port_off_the_loopback_address() -> None:
+    assert "GRADQ_ALLOW_ANONYMOUS" not in SERVICES["api"]["environment"]
+    assert SERVICES["api"]["environment"]["GRADQ_ADMIN_TOKEN_FILE"] == "/run/secrets/admin_token"
     (raw,) = yaml.safe_load(BASE.read_text())["services"]["api"]["ports"]
     assert raw.startswith("127.0.0.1:${")
 

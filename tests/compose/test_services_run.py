@@ -39,7 +39,8 @@ def running(composed: Composed, unhealthy_at_first: set[str]) -> Composed:
 
 @pytest.fixture
 def http(running: Composed) -> Iterator[httpx2.Client]:
-    with httpx2.Client(base_url=running.url, timeout=20) as client:
+    token = (running.secrets / "admin_token").read_text()
+    with httpx2.Client(base_url=running.url, timeout=20, headers={"Authorization": f"Bearer {token}"}) as client:
         yield client
 
 
@@ -97,8 +98,14 @@ def test_redis_asks_for_its_password_and_drops_nothing(running: Composed) -> Non
             assert client.config_get(name) == {name: value}
 
 
-def test_no_password_shows_in_a_list_of_processes(running: Composed) -> None:
-    passwords = [(running.secrets / name).read_text() for name in ("redis_password", "postgres_password")]
+def test_without_a_token_nothing_but_the_health_check_answers(running: Composed) -> None:
+    paths = ("/healthz", "/readyz", "/metrics", "/v1/jobs", "/docs", "/nothing")
+    assert [httpx2.get(running.url + path).status_code for path in paths] == [200, *[401] * (len(paths) - 1)]
+
+
+def test_no_secret_shows_in_a_list_of_processes(running: Composed) -> None:
+    names = ("redis_password", "postgres_password", "admin_token")
+    passwords = [(running.secrets / name).read_text() for name in names]
     for process in running.processes.values():
         if process.poll() is None:
             with open(f"/proc/{process.pid}/cmdline", encoding="utf-8") as file:

@@ -75,7 +75,9 @@ class Api:
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    return Settings(state_dir=tmp_path / "state", redis_url=f"redis+socket://{tmp_path}/nobody.sock")
+    return Settings(
+        state_dir=tmp_path / "state", redis_url=f"redis+socket://{tmp_path}/nobody.sock", allow_anonymous=True
+    )
 
 
 @pytest.fixture

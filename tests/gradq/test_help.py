@@ -60,9 +60,9 @@ def test_a_verb_that_does_not_exist_is_guessed():
     assert "Did you mean 'submit'?" in result.stderr
 
 
-@pytest.mark.parametrize("verb", [verb for verb in verbs() if verb not in ("api", "worker", "completion")])
+@pytest.mark.parametrize("verb", [verb for verb in verbs() if verb not in ("api", "worker", "completion", "token")])
 def test_every_verb_that_says_something_can_say_it_as_json(verb):
-    """api and worker become other programs, which log JSON; a completion script is for a shell."""
+    """api and worker become other programs, which log JSON; a completion script is for a shell; token is but verbs."""
     assert "--json" in {option for parameter in verbs()[verb].params for option in parameter.opts}
 
 

@@ -9,17 +9,20 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.people import expire, token_for
 from support.place import sqlite_place_in
 from typer.testing import CliRunner, Result
 
 from gradq.cli import app
-from gradq.commands.service import _say_json, refuse_strangers
+from gradq.commands.service import _say_json
 from gradq.local import folders
 from gradq.local.embedded import address_of, listen
 from gradq.local.folders import for_sockets, private
 from gradq.local.instance import AlreadyRunning, only_one
+from gradq.local.strangers import refuse_strangers
 from gradq.local.worker_tmp import own_tmp, sweep
 from shared.config import Settings
+from shared.database import Database
 from shared.errors import ConfigurationError
 from shared.revisions import known
 
@@ -30,10 +33,36 @@ def test_loopback_needs_no_permission(host):
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1"])
-def test_any_other_address_is_refused_until_it_is_accepted(host):
-    with pytest.raises(ConfigurationError, match="GRADQ_ALLOW_ANONYMOUS"):
-        refuse_strangers(host, Settings())
-    refuse_strangers(host, Settings(allow_anonymous=True))
+def test_any_other_address_is_refused_until_it_is_accepted(host, tmp_path: Path):
+    for setting in (None, False):
+        with pytest.raises(ConfigurationError, match="GRADQ_ALLOW_ANONYMOUS"):
+            refuse_strangers(host, Settings(state_dir=tmp_path, allow_anonymous=setting))
+    refuse_strangers(host, Settings(state_dir=tmp_path, allow_anonymous=True))
+
+
+def test_an_address_that_others_reach_is_taken_with_a_token_that_is_good(tmp_path: Path):
+    settings = Settings(state_dir=tmp_path)
+    assert refused(settings)
+    assert not list(tmp_path.iterdir()), "looking for a token makes no database"
+    database = Database(settings.database)
+    assert refused(settings), "a database without a table"
+    database.migrate()
+    assert refused(settings)
+    token = token_for(database, "alice", name="laptop")
+    assert not refused(settings)
+    expire(database, token)
+    assert refused(settings)
+    database.close()
+    assert not refused(Settings(state_dir=tmp_path, admin_token="x" * 32))
+
+
+def refused(settings: Settings) -> bool:
+    try:
+        refuse_strangers("0.0.0.0", settings)
+    except ConfigurationError as error:
+        assert "gradq token create" in error.detail
+        return True
+    return False
 
 
 @pytest.mark.parametrize("verb", ["api", "up"])

@@ -42,19 +42,19 @@ def remove(database: Database, dataset_id: str = PETS) -> Any:
 
 
 def submit(database: Database) -> str:
-    spec = JobSpec.parse({"dataset": PETS}, dataset_store.finder(database))
+    spec = JobSpec.parse({"dataset": PETS}, dataset_store.finder(database, None))
     with database.write() as session:
-        dataset_store.hold(session, spec.dataset)
+        dataset_store.hold(session, spec.dataset, None)
         return jobs.create(session, spec).id
 
 
 def test_what_is_recorded_comes_back_as_it_was(database: Database) -> None:
     assert add(database)
     with database.read() as session:
-        row = dataset_store.get(session, PETS)
+        row = dataset_store.get(session, PETS, None)
         assert [r.id for r in dataset_store.everything(session)] == [PETS]
         assert dataset_store.known_among(session, [PETS, "ds_2"]) == {PETS}
-    assert dataset_store.info_of(row) == INFO == dataset_store.finder(database)(PETS)
+    assert dataset_store.info_of(row) == INFO == dataset_store.finder(database, None)(PETS)
     assert (row.size_bytes, row.files["a.npy"]) == (20, {"size_bytes": 10, "sha256": "0" * 64})
 
 
@@ -62,11 +62,11 @@ def test_of_two_with_the_same_id_the_first_stays(database: Database) -> None:
     assert add(database, folder="datasets/x/first")
     assert not add(database, folder="datasets/x/second")
     with database.read() as session:
-        assert dataset_store.get(session, PETS).folder == "datasets/x/first"
+        assert dataset_store.get(session, PETS, None).folder == "datasets/x/first"
 
 
 def test_the_finder_knows_built_in_ones_without_a_database() -> None:
-    find = dataset_store.finder(Database("postgresql+psycopg://nobody@127.0.0.1:1/none"))
+    find = dataset_store.finder(Database("postgresql+psycopg://nobody@127.0.0.1:1/none"), None)
     assert find("mnist") is DATASETS["mnist"]
     assert find("pets") is None
     assert find("ds_\x00") is None
@@ -105,7 +105,7 @@ def test_a_job_and_a_deletion_at_the_same_moment_exclude_each_other(database: Da
         barrier, outcomes = threading.Barrier(2), {}
 
         def attempt(name: str, change: Any, barrier=barrier, outcomes=outcomes) -> None:
-            spec = JobSpec.parse({"dataset": PETS}, dataset_store.finder(database))
+            spec = JobSpec.parse({"dataset": PETS}, dataset_store.finder(database, None))
             barrier.wait()
             try:
                 outcomes[name] = change(spec)
@@ -114,7 +114,7 @@ def test_a_job_and_a_deletion_at_the_same_moment_exclude_each_other(database: Da
 
         def create(spec: JobSpec) -> str:
             with database.write() as session:
-                dataset_store.hold(session, spec.dataset)
+                dataset_store.hold(session, spec.dataset, None)
                 return jobs.create(session, spec).id
 
         threads = [

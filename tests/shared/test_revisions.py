@@ -15,7 +15,7 @@ from sqlalchemy.exc import DBAPIError
 from support.place import Place, full
 from support.store import submit, write
 
-from shared import queue, revisions
+from shared import idempotency, queue, revisions
 from shared.artifacts import ArtifactStore
 from shared.database import Database
 from shared.errors import ConfigurationError
@@ -77,6 +77,23 @@ def test_each_step_down_and_up_again_keeps_every_row_that_both_sides_know(
     for table in both:
         for was, now in zip(old[table], new[table], strict=True):
             assert was == {column: value for column, value in now.items() if column in was}
+
+
+def test_of_two_owners_keys_of_one_name_the_older_schema_keeps_one(place: Place) -> None:
+    write(place.database, idempotency.claim, "my key", "e" * 64, "alice")
+    before = {row["key"] for row in place.rows(of={"idempotency_keys"})["idempotency_keys"]}
+    place.database.migrate("0005")
+    left = place.rows(of={"idempotency_keys"})["idempotency_keys"]
+    assert sorted(row["key"] for row in left) == sorted(before)
+    assert {row["fingerprint"] for row in left if row["key"] == "my key"} == {"f" * 64}, "the one of nobody by name"
+
+
+def test_what_was_there_before_owners_is_nobodys(place: Place) -> None:
+    place.database.migrate("0005")
+    place.database.migrate()
+    assert {row["owner"] for row in place.rows(of={"jobs"})["jobs"]} == {None}
+    assert {tuple(row["owners"]) for row in place.rows(of={"datasets"})["datasets"]} == {("",)}
+    assert {row["owner"] for row in place.rows(of={"idempotency_keys"})["idempotency_keys"]} == {""}
 
 
 @pytest.mark.parametrize("revision", LINE)

@@ -11,9 +11,9 @@ from typing import Any
 from uuid import uuid4
 
 from sqlalchemy import text
-from support.store import claim, point, running, submit, write
+from support.store import claim, point, running, write
 
-from shared import dataset_store, idempotency, joblog, jobs, queue, revisions, roster
+from shared import dataset_store, idempotency, joblog, jobs, queue, revisions, roster, tokens
 from shared.artifacts import ArtifactStore, artifact_key, checkpoint_key, dataset_folder
 from shared.backup import OF_THE_MOMENT, rows
 from shared.backup.restore import Restored, restore
@@ -21,6 +21,7 @@ from shared.backup.save import Saved, save
 from shared.database import Database
 from shared.datasets import DATASETS
 from shared.queue import Lease
+from shared.spec import JobSpec
 from shared.states import JobState
 from shared.tables import Base, Worker
 
@@ -138,6 +139,10 @@ def full(place: Place) -> dict[str, str]:
     write(place.database, queue.hand_back, paused, "stopped")
     claimed = write(place.database, idempotency.claim, "my key", "f" * 64)
     write(place.database, idempotency.settle, claimed, idempotency.Settled(202, {"Location": "/v1/jobs/1"}, "{}"))
-    queued = submit(place.database, name="grüße \U0001f40c", dataset="digits")
+    write(place.database, idempotency.claim, "our key", "e" * 64, "alice")
+    write(place.database, tokens.create, "laptop", "alice", "submit", joblog.now())
+    write(place.database, dataset_store.take, "ds_1", "alice", "cats")
+    hers = JobSpec.parse({"name": "grüße \U0001f40c", "dataset": "digits"})
+    queued = write(place.database, jobs.create, hers, owner="alice").id
     place.beat()
     return {"done": done, "running": lost.job_id, "paused": paused.job_id, "queued": queued}

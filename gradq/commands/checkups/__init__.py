@@ -17,6 +17,7 @@ CHECKS: dict[str, Callable[[Patient], Finding]] = {
     "artifacts": files.artifacts,
     "data sets": files.data_sets,
     "api": service.api,
+    "token": service.token,
     "port": service.port,
     "workers": service.workers,
     "clock": service.clock,

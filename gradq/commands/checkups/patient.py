@@ -62,6 +62,18 @@ class Patient:
         return self.ask("/v1/version")
 
     @cached_property
+    def who(self) -> Answer | None:
+        return self.ask("/v1/whoami") if self.answers else None
+
+    @property
+    def refusal(self) -> str | None:
+        """What a gradq says that takes no request without a token, or not this token."""
+        found = self.version
+        if found is None or found.status not in (401, 403) or "code" not in found.body:
+            return None
+        return str(found.body.get("detail"))
+
+    @cached_property
     def readiness(self) -> Answer | None:
         return self.ask("/readyz") if self.answers else None
 

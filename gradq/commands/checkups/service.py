@@ -29,8 +29,8 @@ def api(patient: Patient) -> Finding:
         why = patient.silence["/v1/version"]
         mend = "Start it with `gradq up`, or set GRADQ_URL to where it runs."
         return problem(f"nobody answers at {patient.url}: {why}", mend, **facts)
-    if patient.version.status in (401, 403):
-        return problem(f"{patient.url} asks for a token", "Set GRADQ_TOKEN to a token of this service.", **facts)
+    if patient.refusal is not None:
+        return ok(f"{patient.url} answers, and asks for a token", **facts)
     if not patient.answers:
         detail = f"{patient.url} answers {patient.version.status}, but not as gradq does"
         return problem(detail, "Set GRADQ_URL to the address that `gradq up` prints as `ready`.", **facts)
@@ -52,12 +52,27 @@ def api(patient: Patient) -> Finding:
     return ok(f"{patient.url} takes jobs, gradq {theirs}", **facts)
 
 
+def token(patient: Patient) -> Finding:
+    """Whether the service takes the one that is set here, and for whom."""
+    make = "Set GRADQ_TOKEN to a token of this service; `gradq token create NAME` on its machine makes one."
+    if patient.refusal is not None:
+        kind = "no token is set, and" if not patient.token else "the one that is set is not taken:"
+        return problem(f"{kind} {patient.url} says: {patient.refusal}", make)
+    who = patient.who
+    if who is None or who.status != 200:  # nobody to ask, or a service of version 0.1
+        return ok("nobody asks for one")
+    facts = {name: who.body[name] for name in ("owner", "scopes", "token_id")}
+    if who.body["owner"] is None:
+        return ok(f"{patient.url} asks for none", **facts)
+    return ok(f"good: {who.body['owner']} may {', '.join(who.body['scopes'])}", **facts)
+
+
 def port(patient: Patient) -> Finding:
     parts = urlsplit(patient.url)
     with suppress(ValueError):
         host, number = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
         facts = {"host": host, "port": number}
-        if patient.answers:
+        if patient.answers or patient.refusal is not None:
             return ok(f"{number} on {host} is gradq's", **facts)
         try:
             socket.create_connection((host, number), timeout=2).close()

@@ -1,0 +1,181 @@
+"""The verbs of `gradq token`: create, list, revoke. They work on the service's database itself, for whoever runs it;
+over HTTP nobody makes a token."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from gradq.commands.listing import AGO, UNITS
+from gradq.commands.options import AsJson, as_list, print_json
+from gradq.commands.tables import tokens_table
+from gradq.commands.verbs import Verb, Verbs
+from shared.config import Settings
+from shared.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from shared.database import Database
+    from shared.tables import Token
+
+app = typer.Typer(cls=Verbs, help="Make tokens, list them, revoke one.", rich_markup_mode=None, no_args_is_help=True)
+
+State = Annotated[Path | None, typer.Option(help="The service's folder. [GRADQ_STATE_DIR]")]
+
+
+class Scope(StrEnum):
+    read = "read"
+    submit = "submit"
+    admin = "admin"
+
+
+@app.command(cls=Verb)
+def create(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="What to call it, and revoke it by.")],
+    scope: Annotated[
+        Scope, typer.Option(help="read; submit: also make and steer one's own; admin: everybody's.")
+    ] = Scope.submit,
+    owner: Annotated[
+        str | None, typer.Option(help="Whose jobs it makes and sees. Default: the name.", show_default=False)
+    ] = None,
+    expires: Annotated[str, typer.Option(metavar="WHEN", help="90d, 12h, a date, or never.")] = "90d",
+    state: State = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a token, and print it: this once, for it is not kept.
+
+    On standard output stands the token alone:
+    GRADQ_TOKEN=$(gradq token create laptop --owner alice)
+    """
+    from shared import audit, tokens
+
+    whose, until = owner or name, end_of(expires)
+    _check_names({"NAME": name, "--owner": whose})
+    with _database(state, make=True) as database, database.write() as session:
+        if tokens.named(session, name):
+            raise ConfigurationError(f"a token called {name} is good already; revoke it, or choose another name")
+        row, text = tokens.create(session, name, whose, scope.value, until)
+        audit.note(session, audit.HOST, "token.create", row.id)
+        shown = to_json(row)
+    if as_json:
+        print_json({**shown, "token": text})
+        return
+    print(text)
+    good = f"until {until:%Y-%m-%d %H:%M} UTC" if until is not None else "for ever"
+    print(
+        f"{row.id}: {scope.value} for {whose}, good {good}. It is shown this once: keep it, and set GRADQ_TOKEN to it.",
+        file=sys.stderr,
+    )
+
+
+@app.command("list", cls=Verb)
+def list_(state: State = None, as_json: AsJson = False) -> None:
+    """List the tokens: whose, for what, until when, last used."""
+    from shared import tokens
+
+    with _database(state) as database, database.read() as session:
+        found = [to_json(row) for row in tokens.all_of_them(session)]
+    if as_json:
+        print_json(as_list(found))
+    elif found:
+        tokens_table(found, Console())
+    else:
+        print("no tokens; `gradq token create NAME` makes one")
+
+
+@app.command(cls=Verb)
+def revoke(
+    which: Annotated[str, typer.Argument(metavar="ID|NAME", help="The token's id, tok_…, or its name.")],
+    state: State = None,
+    as_json: AsJson = False,
+) -> None:
+    """Revoke a token: from now on it is refused, and what it holds open ends."""
+    from shared import audit, tokens
+
+    with _database(state) as database, database.write() as session:
+        rows = tokens.revoke(session, which)
+        for row in rows:
+            audit.note(session, audit.HOST, "token.revoke", row.id)
+        found = [to_json(row) for row in rows]
+    if as_json:
+        print_json(as_list(found))
+        return
+    for token in found:
+        print(f"{token['id']}  {token['name']} of {token['owner']} is revoked")
+
+
+def end_of(text: str, now: datetime | None = None) -> datetime | None:
+    """`90d` is so long from now; else a date or a time as ISO 8601 has it, here if it names no zone; None: never."""
+    now, given = now or datetime.now(UTC), text.strip().lower()
+    if given == "never":
+        return None
+    span = AGO.fullmatch(given)
+    try:
+        in_time = now + timedelta(**{UNITS[span[2]]: float(span[1])}) if span else None
+        until = in_time or datetime.fromisoformat(text).astimezone()
+    except (ValueError, OverflowError, KeyError):
+        detail = f"{text!r} is no span (90d, 12h), no date, and not never"
+        raise typer.BadParameter(detail, param_hint="--expires") from None
+    if until <= now:
+        raise typer.BadParameter(f"{text!r} is over already", param_hint="--expires")
+    return until.astimezone(UTC)
+
+
+def to_json(row: Token) -> dict[str, Any]:
+    """What may be shown of a token: everything but its text, which nobody knows any more."""
+    from shared import tokens
+
+    times = ("created_at", "expires_at", "revoked_at", "last_used_at")
+    return {
+        "object": "token",
+        **{field: getattr(row, field) for field in ("id", "name", "owner", "scope")},
+        "state": tokens.state_of(row),
+        **{field: _time(getattr(row, field)) for field in times},
+    }
+
+
+def _time(at: datetime | None) -> str | None:
+    return None if at is None else at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _check_names(given: dict[str, str]) -> None:
+    from shared import tokens
+
+    for where, text in given.items():
+        if not re.fullmatch(tokens.NAME, text):
+            detail = "must be 1 to 64 of letters, digits and . _ @ -, and begin with a letter or digit"
+            raise typer.BadParameter(f"{detail}; got {text!r}", param_hint=where)
+
+
+@contextmanager
+def _database(state: Path | None, make: bool = False) -> Iterator[Database]:
+    """The database that the settings name. `make`: with tables, where there are none yet."""
+    from sqlalchemy.engine import make_url
+
+    from shared import revisions
+    from shared.database import Database
+
+    settings = Settings.from_env(**({} if state is None else {"state_dir": state}))
+    url = make_url(settings.database)
+    if url.get_backend_name() == "sqlite" and not Path(url.database or "").is_file() and not make:
+        raise ConfigurationError(f"there is no service in {settings.state_dir}; GRADQ_STATE_DIR says where it is")
+    settings.make_state_dir()
+    database = Database(settings.database)
+    try:
+        with database.look() as connection:
+            at = revisions.revision_of(connection)
+        if at is None and make:
+            database.migrate()
+        elif at != revisions.known()[-1]:
+            raise ConfigurationError(f"the database is at schema {at}, and this needs a newer one: run `gradq migrate`")
+        yield database
+    finally:
+        database.close()
