@@ -14,6 +14,7 @@ from werkzeug.routing import BaseConverter
 
 from api import (
     artifacts,
+    audit,
     auth,
     bulk,
     datasets,
@@ -21,6 +22,7 @@ from api import (
     document,
     errors,
     events,
+    guesses,
     health,
     jobs,
     metrics,
@@ -28,13 +30,15 @@ from api import (
     presets,
     prometheus,
     queues,
+    rates,
     security_headers,
     session,
     steering,
     workers,
 )
 from api.auth import EXTENSION as AUTH
-from api.auth import NOBODY, Door, admit
+from api.auth import NOBODY, Door, admit, identify
+from api.dashboard import assets, pages
 from api.held import EXTENSION as HELD
 from api.held import Held
 from api.job_answers import EXTENSION as JOB_ANSWERS
@@ -51,7 +55,8 @@ SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 
 PARTS = (
     *(jobs, steering, bulk, events, metrics, artifacts, predictions),
-    *(workers, queues, datasets, presets, health, prometheus, session, docs),
+    *(workers, queues, datasets, presets, audit, health, prometheus, session, docs),
+    *(pages, assets),
 )
 
 log = structlog.get_logger()
@@ -68,7 +73,13 @@ def create_app(settings: Settings | None = None) -> APIFlask:
     if not structlog.is_configured():  # else whoever owns this process has said how it logs
         logs.configure(settings.log_level)
     app = APIFlask(
-        "api", title="gradq", version=VERSION, spec_path="/v1/openapi.json", docs_path=None, json_errors=False
+        "api",
+        title="gradq",
+        version=VERSION,
+        spec_path="/v1/openapi.json",
+        docs_path=None,
+        json_errors=False,
+        static_folder=None,  # type: ignore[arg-type]  # Flask takes it: api/dashboard/assets.py serves files
     )
     app.json = JSON(app)
     app.config.update(
@@ -87,6 +98,9 @@ def create_app(settings: Settings | None = None) -> APIFlask:
     document.complete(app)
     auth.complete(app)
     app.before_request(_begin)
+    app.before_request(identify)
+    guesses.register(app)
+    rates.register(app, settings)  # before anything is said of what there is, and before refusals are noted
     app.before_request(admit)
     app.before_request(_refuse_other_sites)
     app.after_request(_end)
@@ -118,6 +132,8 @@ def _end(response: Response) -> Response:
     response.headers["X-Request-Id"] = g.request_id
     security_headers.add_to(response.headers)
     prometheus.count(response)
+    if response.status_code == 403:
+        audit.note_refusal()
     log.info(
         "request",
         method=request.method,

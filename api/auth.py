@@ -18,6 +18,7 @@ from flask import Flask, current_app, g, request
 from sqlalchemy import Connection, bindparam, select
 from sqlalchemy.exc import DBAPIError
 
+from api import guesses
 from api.services import services
 from shared import dataset_store, tokens
 from shared.config import Settings
@@ -31,7 +32,7 @@ from shared.tokens import SCOPES, Scope
 EXTENSION = "gradq.auth"
 COOKIE = "gradq_token"
 ADMIN, ADMIN_TOKEN_ID = "admin", "tok_admin"  # who GRADQ_ADMIN_TOKEN stands for; it is in no table
-FRAMEWORK: dict[str, Scope] = {"static": "read", "openapi.spec": "read"}  # views that are not ours to decorate
+FRAMEWORK: dict[str, Scope] = {"openapi.spec": "read"}  # views that are not ours to decorate
 
 View = TypeVar("View", bound=Callable[..., object])
 log = structlog.get_logger()
@@ -142,13 +143,16 @@ def _needed() -> Scope | None:
 # --- who asks ---------------------------------------------------------------------------------------------------------
 
 
+def identify() -> None:
+    """Find out who asks, where the route asks for that: 401 without a good token."""
+    g.principal = NOBODY if _needed() is None else _who()
+
+
 def admit() -> None:
-    """Let this request in or refuse it: 401 without a good token, 403 without the scope, 404 for what is another's."""
-    scope = _needed()
+    """Let whoever asks in or refuse it: 403 without the scope, 404 for what is another's."""
+    scope, found = _needed(), principal()
     if scope is None:
-        g.principal = NOBODY
         return
-    g.principal = found = _who()
     if not found.may(scope):
         detail = f"this token may {', '.join(s for s in SCOPES if found.may(s))}, and this takes the scope {scope}"
         raise InsufficientScope(detail, scope=scope)
@@ -163,6 +167,7 @@ def _who() -> Principal:
             return authenticate(text)
         except TokenInvalid:
             if not (by_cookie and door().open_to_anybody):  # a cookie knows no port: it may be another service's
+                guesses.count()
                 raise
     if not door().open_to_anybody:
         raise TokenMissing("send a token: Authorization: Bearer gq_…; `gradq token create` makes one")

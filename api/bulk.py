@@ -10,7 +10,7 @@ from flask import Response, jsonify
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from api import schemas
+from api import audit, schemas
 from api.auth import whose
 from api.errors import members
 from api.idempotency import amend, once, settle
@@ -64,8 +64,10 @@ def bulk() -> Response:
         by_id = {job_id: _outcome(session, asked.action, job_id) for job_id in sorted(set(ids))}
         outcomes = [by_id[job_id] for job_id in ids]
         response = _answer(asked.action, outcomes, has_more)
+        done = [job_id for job_id, outcome in by_id.items() if outcome["ok"]]
+        for job_id in done:
+            audit.note(session, job_id, response.status_code, f"bulk.{asked.action}")
         settle(session, response)
-    done = [job_id for job_id, outcome in by_id.items() if outcome["ok"]]
     if asked.action == "delete":
         response = _answer(asked.action, outcomes, has_more, freed=sum(remove_files(job_id) for job_id in done))
         amend(response)

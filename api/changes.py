@@ -8,6 +8,7 @@ from typing import Any
 from flask import Response, jsonify
 from sqlalchemy.orm import Session
 
+from api import audit
 from api.idempotency import settle
 from api.services import services
 
@@ -18,6 +19,7 @@ def change(
     """Answer with what `work` returns. `created`: the answer says where the new object lies."""
     with services().database.write() as session:
         body = work(session)
+        audit.note(session, body["id"], status)
         response = jsonify(body)
         response.status_code = status
         if created:

@@ -10,7 +10,7 @@ import structlog
 from apiflask import APIBlueprint
 from flask import Response, jsonify
 
-from api import schemas
+from api import audit, schemas
 from api.auth import principal, whose
 from api.idempotency import answer_once
 from api.openapi import endpoint
@@ -77,6 +77,8 @@ def _add(upload: Upload, folder: Path) -> tuple[Response, int, dict[str, str]]:
     name, owner = fields.name or name_of(upload), principal().owner or dataset_store.NOBODY
     with services().database.write() as session:
         created = dataset_store.take(session, dataset_id, owner, name)
+        if created is not None:
+            audit.note(session, dataset_id, 201 if created else 200)
     if created is None:
         decoded = folder / "decoded"
         info, options = ingest(upload.files, fields, name, decoded, services().settings.max_unpacked_bytes)
@@ -107,6 +109,7 @@ def delete(dataset_id: str) -> Response:
         raise Forbidden(f"{dataset_id} is built in; its files, if it has any, lie in GRADQ_DATA_DIR")
     with services().database.write() as session:
         row = dataset_store.remove(session, dataset_id, whose())
+        audit.note(session, dataset_id, 200)
     try:  # after the row: nobody is shown a data set that is gone
         freed = services().store.remove_folder(row.folder) if row is not None else 0
     except OSError as error:
@@ -136,6 +139,7 @@ def _store(
         with database.write() as session:
             recorded = dataset_store.add(session, dataset_id, info, sha256, options, folder, files, owner)
             created = recorded or bool(dataset_store.take(session, dataset_id, owner, name))
+            audit.note(session, dataset_id, 201 if created else 200)
     finally:
         if not recorded and not _is_recorded(dataset_id, folder):
             store.remove_folder(folder)

@@ -221,7 +221,7 @@ def _responses(method: str, contract: Contract) -> Iterator[tuple[str, dict[str,
         yield _response(304, "it is what If-None-Match says; no body", {}, {"ETag": True})
     for status, other in contract.other_answers.items():
         yield _response(status, inspect.getdoc(other) or "", {JSON: _json(other)}, {})
-    asked = () if contract.scope is None else (401, 403, 503)
+    asked = () if contract.scope is None else (401, 403, 429, 503)
     always = (409,) if method == "POST" else ()
     for status in sorted({*contract.errors, 422, *asked, *always}):
         yield _refusal(method, status, contract)

@@ -89,6 +89,8 @@ def _challenge(error: GradqError) -> str:
 
 
 def _from_werkzeug(error: HTTPException) -> Response:
+    if isinstance(error.response, Response):  # one of ours already: api/rates.py
+        return error.response
     status = error.code or InternalServerError.code
     detail = {
         404: f"there is nothing at {request.path}",

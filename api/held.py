@@ -14,7 +14,7 @@ from pydantic import Field
 
 from api import auth, clients
 from api.requests import Query
-from api.watcher import Concerns, Watcher
+from api.watcher import LISTEN_SECONDS, Concerns, Watcher
 from shared.config import Settings
 from shared.database import Database
 from shared.errors import TooManyStreams
@@ -80,6 +80,12 @@ class Place:
         while not self.over() and (left := deadline - time.monotonic()) > 0:
             if self._watcher.wait(job_id, concerns, min(left, longest), self._client):
                 return
+
+    def rest(self, seconds: float) -> None:
+        """Sleep, for somebody who looks for himself; not much longer than there is anything to wait for."""
+        end = time.monotonic() + seconds
+        while not self.over() and (left := end - time.monotonic()) > 0:
+            time.sleep(min(left, LISTEN_SECONDS))
 
     def over(self) -> bool:
         """Nothing is to be waited for any more: this process ends, the client has hung up, or its token has ended."""

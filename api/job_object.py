@@ -27,7 +27,8 @@ def to_json(session: Session, job: Job) -> dict[str, Any]:
 def page_to_json(session: Session, page: Sequence[Job]) -> list[dict[str, Any]]:
     """The objects of a whole page in three queries at most."""
     attempts = _attempts_of(session, [job.id for job in page if job.attempt])
-    standings = roster.queue_standings(session, page, services().settings.lease_seconds)
+    settings = services().settings
+    standings = roster.queue_standings(session, page, settings.lease_seconds, settings.max_running_jobs)
     return [_job(job, attempts.get(job.id, []), standings.get(job.id)) for job in page]
 
 

@@ -12,7 +12,7 @@ from pydantic import Field
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from api import job_answers, schemas
+from api import audit, job_answers, schemas
 from api.auth import principal, whose
 from api.changes import change
 from api.idempotency import once
@@ -20,9 +20,10 @@ from api.job_answers import JobQuery
 from api.job_filter import ListQuery, matching
 from api.job_object import page_to_json, to_json
 from api.openapi import endpoint
+from api.problems import QUEUES
 from api.requests import Query, parse_json
 from api.services import services
-from shared import dataset_store, jobs, roster
+from shared import dataset_store, jobs, limits, roster
 from shared.datasets import DatasetInfo
 from shared.estimate import estimate
 from shared.origin import check_origin
@@ -46,6 +47,7 @@ class SubmitQuery(Query):
     query=SubmitQuery,
     other_answers={200: schemas.DryRun},
     errors=(400, 413, 415, 503),
+    problems=QUEUES,
     headers=("Location",),
 )
 @once
@@ -68,7 +70,13 @@ def submit(query: SubmitQuery) -> Response:
 
 @bp.post("/v1/gradient-checks")
 @endpoint(
-    schemas.Job, scope="submit", status=202, body=GradientCheckSpec, errors=(400, 413, 415, 503), headers=("Location",)
+    schemas.Job,
+    scope="submit",
+    status=202,
+    body=GradientCheckSpec,
+    errors=(400, 413, 415, 503),
+    problems=QUEUES,
+    headers=("Location",),
 )
 @once
 def submit_gradient_check() -> Response:
@@ -82,6 +90,7 @@ def submit_gradient_check() -> Response:
 
 def accept(session: Session, spec: Work, reproduces: str | None = None) -> dict[str, Any]:
     """Store a job, and return what is shown of it."""
+    limits.check_queued(session, principal().owner, services().settings.max_queued_jobs)
     dataset_store.hold(session, spec.dataset, whose())
     if isinstance(spec, JobSpec):
         check_origin(session, spec, dataset_store.finder(services().database, whose()), whose())
@@ -133,6 +142,7 @@ def delete(job_id: str) -> Response:
     """
     with services().database.write() as session:
         jobs.remove(session, job_id)
+        audit.note(session, job_id, 200)
     return jsonify({"object": "job", "id": job_id, "deleted": True, "freed_bytes": remove_files(job_id)})
 
 

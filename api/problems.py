@@ -31,8 +31,10 @@ DEFAULTS = {
     409: ("wrong_state",),
     412: ("precondition_failed",),
     422: ("invalid_query",),
+    429: ("rate_limited",),
     503: ("database_away",),
 }
+QUEUES = {429: ("rate_limited", "too_many_queued_jobs")}  # of calls that queue a job
 BODY_CODES = {422: ("invalid_query", "invalid_spec")}
 SCOPE = ("insufficient_scope",)
 OF_CHANGES = ("forbidden", *SCOPE)
@@ -43,6 +45,13 @@ Members = dict[str, Any]
 EXAMPLES: dict[str, Members] = {  # what is not said by the title alone
     "bad_request": {"detail": "the body is not JSON: Expecting ',' delimiter: line 1 column 24 (char 23)"},
     "token_missing": {"detail": "send a token: Authorization: Bearer gq_…; `gradq token create` makes one"},
+    "rate_limited": {"detail": "more than 50 per 1 second by one token; ask again later, or less often"},
+    "too_many_queued_jobs": {
+        "detail": "alice has 10000 queued jobs and may have 10000; wait until some have started, or cancel some "
+        "(GRADQ_MAX_QUEUED_JOBS)",
+        "queued": 10_000,
+        "limit": 10_000,
+    },
     "insufficient_scope": {"detail": "this token may read, and this takes the scope submit", "scope": "submit"},
     "forbidden": {"detail": "a page of another site must not change anything here"},
     "not_found": {"detail": f"there is no job {JOB}"},

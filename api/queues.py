@@ -18,8 +18,9 @@ bp = APIBlueprint("queues", __name__, tag="Service")
 @endpoint(schemas.QueueList, scope="read", errors=(503,))
 def index() -> Response:
     """List the queues: one for each device wish that a job has or a live worker grants"""
+    settings = services().settings
     with services().database.read() as session:
-        queues = roster.queues(session, services().settings.lease_seconds)
+        queues = roster.queues(session, settings.lease_seconds, settings.max_running_jobs)
     return jsonify(
         whole_list(
             [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -55,3 +56,8 @@ def timestamp_or_none(at: datetime | None) -> str | None:
 def whole_list(data: Sequence[Any]) -> dict[str, Any]:
     """A list that has no further page."""
     return {"object": "list", "data": list(data), "has_more": False}
+
+
+def seconds_until(moment: float) -> int:
+    """For a Retry-After: whole seconds until a time.time(), at least one."""
+    return max(1, math.ceil(moment - time.time()))

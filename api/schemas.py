@@ -57,7 +57,7 @@ class StatusReason(Answer):
 class QueueReason(Answer):
     """Why a queued job does not run yet."""
 
-    code: Literal["no_live_worker", "waiting_for_device", "no_such_device", "retry_backoff"]
+    code: Literal["no_live_worker", "waiting_for_device", "no_such_device", "retry_backoff", "owner_at_limit"]
     detail: str
 
 
@@ -255,6 +255,32 @@ class QueueList(Answer):
     object: Literal["list"]
     data: list[Queue]
     has_more: Literal[False]
+
+
+class AuditEntry(Answer):
+    """A change that was made, or a call that was refused (`status` 403). Of what the command line did on the service's
+    own host there is no address."""
+
+    object: Literal["audit_entry"]
+    at: Timestamp
+    id: str
+    owner: str | None
+    token_id: str | None
+    address: str | None
+    action: str
+    object_id: str | None
+    status: int | None
+    request_id: str | None
+
+
+class AuditList(Answer):
+    """Newest first."""
+
+    object: Literal["list"]
+    data: list[AuditEntry]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
 
 
 class Event(Answer):

@@ -10,11 +10,13 @@ from flask import Response, jsonify, request
 from pydantic import BaseModel, ConfigDict, Field
 from werkzeug.datastructures import MultiDict
 
-from api import schemas
+from api import guesses, schemas
 from api.auth import COOKIE, authenticate, needs, principal
+from api.dashboard.frame import asks_for_page
+from api.dashboard.sign_in import path_of_ours, sign_in_page
 from api.openapi import endpoint
 from api.requests import parse_body, read_body
-from shared.errors import FieldError, InvalidBody
+from shared.errors import FieldError, InvalidBody, RateLimited, TokenInvalid, Unauthenticated
 from shared.tokens import SCOPES
 
 FORM = "application/x-www-form-urlencoded"
@@ -41,17 +43,37 @@ def whoami() -> Response:
 @bp.doc(hide=True)
 @needs(None)
 def sign_in() -> Response:
-    """JSON `{"token": "…"}` is answered with 204, a form with the way to its `next`; a wrong token is a 401."""
+    """JSON `{"token": "…"}` is answered with 204, a form with the way to its `next`; a wrong token is a 401, and to the
+    form the page with the form again."""
     form = _form()
+    try:
+        token = _token(form)
+        _check(token)
+    except (Unauthenticated, InvalidBody, RateLimited) as error:
+        if form is None or not asks_for_page():
+            raise
+        detail = error.errors[0].detail if isinstance(error, InvalidBody) else error.detail
+        return sign_in_page(form.get("next", "/"), detail)
+    response = Response(status=204)
+    if form is not None:
+        response.status_code, response.location = 303, path_of_ours(form.get("next", "/"))
+    response.set_cookie(COOKIE, token, **_attributes())
+    return response
+
+
+def _check(token: str) -> None:
+    try:
+        authenticate(token)
+    except TokenInvalid:
+        guesses.count()
+        raise
+
+
+def _token(form: MultiDict[str, str] | None) -> str:
     text = parse_body(SignIn).token if form is None else form.get("token", "")
     if not text:
         raise InvalidBody([FieldError("/token", "missing", "paste a token; `gradq token create` makes one")])
-    authenticate(text.strip())
-    response = Response(status=204)
-    if form is not None:
-        response.status_code, response.location = 303, _path_of_ours(form.get("next", "/"))
-    response.set_cookie(COOKIE, text.strip(), **_attributes())
-    return response
+    return text.strip()
 
 
 @bp.delete("/session")
@@ -72,9 +94,3 @@ def _form() -> MultiDict[str, str] | None:
 def _attributes() -> dict[str, Any]:
     """Without a time: the browser forgets it at its end, the service when the token is over."""
     return {"path": "/", "httponly": True, "samesite": "Strict", "secure": request.is_secure}
-
-
-def _path_of_ours(wanted: str) -> str:
-    """Where to go on; never to another site, however it is spelled."""
-    ours = wanted.startswith("/") and wanted.isprintable() and not wanted.startswith(("//", "/\\"))
-    return wanted if ours else "/"

@@ -15,8 +15,10 @@ from api.idempotency import once
 from api.job_object import to_json
 from api.jobs import accept
 from api.openapi import endpoint
+from api.problems import QUEUES
 from api.requests import parse_body
-from shared import dataset_store, jobs
+from api.services import services
+from shared import dataset_store, jobs, limits
 from shared.errors import FieldError, InvalidBody, PreconditionFailed
 from shared.spec import MAX_LABELS, MAX_NAME, JobSpec
 from shared.states import JobState
@@ -64,7 +66,11 @@ def resume(job_id: str) -> Response:
 
 @bp.post("/v1/jobs/<job_id>/retry")
 @endpoint(
-    schemas.Job, scope="submit", status=202, errors=(404, 409, 503), problems={422: ("invalid_query", "invalid_spec")}
+    schemas.Job,
+    scope="submit",
+    status=202,
+    errors=(404, 409, 503),
+    problems={422: ("invalid_query", "invalid_spec"), **QUEUES},
 )
 @once
 def retry(job_id: str) -> Response:
@@ -77,6 +83,7 @@ def retry(job_id: str) -> Response:
 
 
 def queue_again(session: Session, job_id: str) -> Job:
+    limits.check_queued(session, jobs.get(session, job_id).owner, services().settings.max_queued_jobs)
     job = jobs.retry(session, job_id)
     dataset_store.hold(session, job.spec["dataset"], whose())  # it may have been deleted since the job ended
     return job
@@ -88,7 +95,7 @@ def queue_again(session: Session, job_id: str) -> Job:
     scope="submit",
     status=202,
     errors=(404, 409, 503),
-    problems={422: ("invalid_query", "invalid_spec")},
+    problems={422: ("invalid_query", "invalid_spec"), **QUEUES},
     headers=("Location",),
 )
 @once

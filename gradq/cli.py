@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from gradq.commands import (
+    auditing,
     backup,
     checking,
     comparing,
@@ -44,7 +45,7 @@ VERBS: dict[str, tuple[Callable[..., Any], ...]] = {
     RESULTS: (comparing.compare, predicting.predict, repeating.reproduce),
     DATA: (presets.presets, checking.check),
     SERVICE: (
-        *(doctor.doctor, workers.workers, service.api, service.worker, service.migrate),
+        *(doctor.doctor, workers.workers, service.api, service.worker, service.migrate, auditing.audit),
         *(backup.backup, backup.restore, completion.completion),
     ),
 }

@@ -57,6 +57,9 @@ def _names(given: Any) -> Any:
     return [name.strip().lower() for name in given.split(",") if name.strip()] if isinstance(given, str) else given
 
 
+Rate = Annotated[str, Field(pattern=r"^(none|[1-9]\d{0,8}/(second|minute|hour|day))$")]
+
+
 class Settings(BaseSettings):
     """What varies by machine. What varies by job is in the spec."""
 
@@ -82,6 +85,11 @@ class Settings(BaseSettings):
     max_unpacked_bytes: Annotated[int, Field(ge=1)] = 8 << 30
     allow_anonymous: bool | None = None  # None: where nobody but this machine can reach the API
     allowed_hosts: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_names)] = ()
+    max_queued_jobs: Annotated[int, Field(ge=1)] = 10_000  # of one owner; nobody's have no limit
+    max_running_jobs: Annotated[int, Field(ge=1)] | None = None
+    rate_reads: Rate = "200/second"  # of one token; `none` counts nothing
+    rate_changes: Rate = "50/second"
+    audit_days: Annotated[float, Field(ge=1, le=36_500)] = 365.0
     admin_token: Annotated[SecretStr, AfterValidator(_long_enough)] | None = None
     log_level: Annotated[LogLevel, BeforeValidator(lambda value: str(value).upper())] = "INFO"
 

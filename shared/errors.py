@@ -12,6 +12,8 @@ GradqError
 ├── IdempotencyInProgress 409   a request with the same key is still under way
 ├── PreconditionFailed 412  the job is no longer what If-Match names
 ├── PayloadTooLarge 413
+├── RateLimited 429         one caller asks too often
+├── TooManyQueuedJobs 429   one owner has as many as may wait
 ├── UnknownHost 421         asked under a name that is not this service's
 ├── IdempotencyKeyReused 422
 ├── InvalidSpec 422         every wrong field at once
@@ -183,6 +185,19 @@ class UnusableUpload(GradqError):
         self.code = code
         if code == "unpacks_too_large":
             self.status = 413
+
+
+class RateLimited(GradqError):
+    code, status, title = "rate_limited", 429, "One caller asks too often"
+
+    def __init__(self, detail: str, retry_after_seconds: int) -> None:
+        super().__init__(detail)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class TooManyQueuedJobs(GradqError):
+    code, status, title = "too_many_queued_jobs", 429, "As many jobs wait as one owner may have"
+    retry_after_seconds = 10
 
 
 class DatabaseAway(GradqError):

@@ -15,7 +15,7 @@ from typing import Any, Literal, cast
 from sqlalchemy import ColumnElement, CursorResult, Update, and_, delete, func, or_, select, update
 from sqlalchemy.orm import Session
 
-from shared import jobs, tallies
+from shared import jobs, limits, tallies
 from shared.artifacts import StoredFile
 from shared.errors import LeaseLost
 from shared.events import Level
@@ -24,10 +24,7 @@ from shared.states import ALLOWED_MOVES, TERMINAL, JobState
 from shared.tables import ArtifactRow, Attempt, CheckpointRow, EventRow, Job, database_now
 
 Wish = Literal["cancel", "pause"]
-
-
 Cause = Literal["worker_lost", "trainer_died", "disk_full", "internal_error"]  # of a loss: the attempt's outcome
-
 
 FIRST_BACKOFF_SECONDS, LONGEST_BACKOFF_SECONDS = 5.0, 60.0
 
@@ -51,17 +48,29 @@ def may_start() -> ColumnElement[bool]:
     return and_(Job.state == JobState.QUEUED, ready)
 
 
-def waiting(session: Session, fits: Iterable[str], most: int) -> int:
+def waiting(session: Session, fits: Iterable[str], most: int, running_limit: int | None = None) -> int:
     """How many jobs a slot that grants `fits` could claim now; not counted beyond `most`."""
-    some = select(Job.id).where(may_start(), Job.device.in_(list(fits))).limit(most).subquery()
+    claimable = (may_start(), Job.device.in_(list(fits)), *limits.may_run_more(running_limit))
+    some = select(Job.id).where(*claimable).limit(most).subquery()
     return session.scalar(select(func.count()).select_from(some)) or 0
 
 
-def claim(session: Session, worker: str, device: str, fits: Iterable[str], lease_seconds: float) -> Job | None:
-    """Take the best queued job whose device wish is in `fits`: raise its attempt, write a lease. None: none waits."""
+def claim(
+    session: Session,
+    worker: str,
+    device: str,
+    fits: Iterable[str],
+    lease_seconds: float,
+    running_limit: int | None = None,
+) -> Job | None:
+    """Take the best queued job whose device wish is in `fits`: raise its attempt, write a lease. None: none waits.
+
+    `running_limit`: how many jobs of one owner may run; those of an owner who has as many are passed over.
+    """
+    limits.lock_claims(session, running_limit)
     best = (
         select(Job.id)
-        .where(may_start(), Job.device.in_(list(fits)))
+        .where(may_start(), Job.device.in_(list(fits)), *limits.may_run_more(running_limit))
         .order_by(Job.priority.desc(), Job.created_at, Job.id)
         .limit(1)
         .with_for_update(skip_locked=True)

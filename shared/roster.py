@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, and_, delete, func, or_, select
 from sqlalchemy.orm import Session
 
+from shared import limits
 from shared.database import upsert
 from shared.joblog import now
 from shared.queue import may_start
@@ -82,15 +83,22 @@ class Queue:
     reasons: list[dict[str, Any]]  # each with the number of its jobs
 
 
-def queue_standings(session: Session, some: Sequence[Job], live_within_seconds: float) -> dict[str, dict[str, Any]]:
-    """Where those of the jobs that are queued stand and why they wait, by id: two queries, however many there are."""
+def queue_standings(
+    session: Session, some: Sequence[Job], live_within_seconds: float, running_limit: int | None = None
+) -> dict[str, dict[str, Any]]:
+    """Where those of the jobs that are queued stand and why they wait, by id: two queries, however many there are, and
+    one more with a limit."""
     waiting = [job for job in some if job.state == JobState.QUEUED]
     if not waiting:
         return {}
     ahead = _jobs_ahead(session, waiting)
     workers = live_workers(session, live_within_seconds)
+    busy = limits.owners_at_limit(session, running_limit)
     return {
-        job.id: {"position": ahead[job.id] + 1, "reason": _reason_to_wait(job, ahead[job.id], workers)}
+        job.id: {
+            "position": ahead[job.id] + 1,
+            "reason": _at_limit(running_limit) if job.owner in busy else _reason_to_wait(job, ahead[job.id], workers),
+        }
         for job in waiting
     }
 
@@ -124,6 +132,10 @@ def _reason_to_wait(job: Job, ahead: int, workers: Sequence[Worker]) -> dict[str
     return _reason_of_wish(job.device, workers, f"{jobs_ahead} ahead, ")
 
 
+def _at_limit(limit: int | None) -> dict[str, str]:
+    return {"code": "owner_at_limit", "detail": f"its owner has {limit} running jobs, as many as one may have"}
+
+
 def _backoff(until: datetime) -> dict[str, str]:
     return {"code": "retry_backoff", "detail": f"tried again from {until.isoformat(timespec='seconds')}"}
 
@@ -146,10 +158,11 @@ def _granting(wish: str, workers: Sequence[Worker]) -> list[Worker]:
     ]
 
 
-def queues(session: Session, live_within_seconds: float) -> list[Queue]:
+def queues(session: Session, live_within_seconds: float, running_limit: int | None = None) -> list[Queue]:
     """One for each wish that a job has or a live worker grants."""
     workers = live_workers(session, live_within_seconds)
     later = Job.not_before > database_now()
+    busy = Job.owner.in_(limits.owners_at_limit(session, running_limit))
     query = (
         select(
             Job.device,
@@ -158,23 +171,33 @@ def queues(session: Session, live_within_seconds: float) -> list[Queue]:
             func.min(Job.created_at),
             func.count().filter(later),
             func.min(Job.not_before).filter(later),
+            func.count().filter(busy, may_start()),
         )
         .where(Job.state.in_(IN_QUEUES))
         .group_by(Job.device, Job.state)
     )
     counted = {(device, state): tuple(numbers) for device, state, *numbers in session.execute(query)}
     return [
-        _queue(wish, {state: counted.get((wish, state), (0, None, 0, None)) for state in IN_QUEUES}, workers)
+        _queue(
+            wish,
+            {state: counted.get((wish, state), (0, None, 0, None, 0)) for state in IN_QUEUES},
+            workers,
+            running_limit,
+        )
         for wish in WISHES
         if _granting(wish, workers) or any((wish, state) in counted for state in IN_QUEUES)
     ]
 
 
-def _queue(wish: str, counted: dict[JobState, tuple[Any, ...]], workers: Sequence[Worker]) -> Queue:
-    queued, oldest, backing_off, next_try = counted[JobState.QUEUED]
+def _queue(
+    wish: str, counted: dict[JobState, tuple[Any, ...]], workers: Sequence[Worker], running_limit: int | None
+) -> Queue:
+    queued, oldest, backing_off, next_try, held_back = counted[JobState.QUEUED]
     reasons: list[dict[str, Any]] = []
-    if queued > backing_off:
-        reasons.append({**_reason_of_wish(wish, workers), "jobs": queued - backing_off})
+    if queued > backing_off + held_back:
+        reasons.append({**_reason_of_wish(wish, workers), "jobs": queued - backing_off - held_back})
+    if held_back:
+        reasons.append({**_at_limit(running_limit), "jobs": held_back})
     if backing_off:
         reasons.append({**_backoff(next_try), "jobs": backing_off})
     granting = _granting(wish, workers)

@@ -243,6 +243,28 @@ class Token(Base):
     last_used_at: Mapped[datetime | None]
 
 
+class AuditRow(Base):
+    """One change and who made it, or one refusal: see shared/audit.py."""
+
+    __tablename__ = "audit"
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    at: Mapped[datetime]
+    owner: Mapped[str | None] = mapped_column(String(64))
+    token_id: Mapped[str | None] = mapped_column(String(40))
+    address: Mapped[str | None] = mapped_column(String(64))
+    action: Mapped[str] = mapped_column(String(64))
+    object_id: Mapped[str | None] = mapped_column(String(64))
+    status: Mapped[int | None] = mapped_column(Integer)
+    request_id: Mapped[str | None] = mapped_column(String(128))
+
+    __table_args__ = (
+        Index("ix_audit_at", "at"),
+        Index("ix_audit_object", "object_id", "id"),
+        Index("ix_audit_owner", "owner", "id"),
+    )
+
+
 class Worker(Base):
     """A worker that says it lives, and what it has. `seen_at` on the database's clock."""
 

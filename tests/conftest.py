@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import hypothesis
 import pytest
-from sqlalchemy import text
+from sqlalchemy import make_url, text
 from support.postgres import Postgres, part_missing, require_postgres
 
 from shared.config import Settings
@@ -19,6 +20,31 @@ from shared.tables import Base
 # no deadline: a busy machine is not a wrong program. CI draws the same examples each time, everybody else new ones
 hypothesis.settings.register_profile("gradq", deadline=None, derandomize=os.environ.get("CI") == "true")
 hypothesis.settings.load_profile("gradq")
+
+
+# where tests mostly wait for processes
+SLOW = ("tests/browser/", "tests/compose/", "tests/contract/", "tests/end_to_end/", "tests/faults/", "gradq/test_up.py")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Where several processes test, each gets a share of the files that wait, and begins with it: what is quick fills
+    the gaps, and at the end nobody waits for a long test that began last. xdist deals out equal runs of the list."""
+    workers = getattr(config, "workerinput", {}).get("workercount", 1)
+    if workers == 1:
+        return
+    slow = [item for item in items if any(part in item.path.as_posix() for part in SLOW)]
+    waits = set(slow)
+    quick = [item for item in items if item not in waits]
+    files = list(dict.fromkeys(item.path for item in slow))
+    order: list[pytest.Item] = []
+    for worker in range(workers):
+        share = (len(items) - len(order)) // (workers - worker)
+        own = [item for item in slow if item.path in files[worker::workers]]
+        fill = max(share - len(own), 0)
+        order += own + quick[:fill]
+        quick = quick[fill:]
+    items[:] = order + quick
 
 
 @pytest.fixture(scope="session")
@@ -49,6 +75,22 @@ def migrated_postgres(postgres: Postgres) -> Iterator[Database]:
     database.close()
 
 
+@pytest.fixture(scope="session")
+def new_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Database]:
+    """new_sqlite(url): an SQLite database with the newest schema and no row, a copy of one that was migrated once."""
+    model = tmp_path_factory.mktemp("schema") / "gradq.db"
+    migrated = Database(f"sqlite:///{model}")
+    migrated.migrate()
+    migrated.close()
+
+    def copied(url: str) -> Database:
+        database = Database(url)
+        shutil.copy(model, str(make_url(url).database))
+        return database
+
+    return copied
+
+
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
 def database_kind(request: pytest.FixtureRequest) -> str:
     kind: str = request.param
@@ -69,8 +111,7 @@ def empty_database(database_kind: str, request: pytest.FixtureRequest, tmp_path:
 def database(database_kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
     """A database with the newest schema and no row, of each kind."""
     if database_kind == "sqlite":
-        database = Database(f"sqlite:///{tmp_path / 'gradq.db'}")
-        database.migrate()
+        database = request.getfixturevalue("new_sqlite")(f"sqlite:///{tmp_path / 'gradq.db'}")
         yield database
         database.close()
     else:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import structlog
 
-from shared import idempotency, joblog, jobs, queue, roster, tallies
+from shared import audit, idempotency, joblog, jobs, queue, roster, tallies
 from shared.broker import Broker
 from shared.config import Settings
 from shared.errors import DatabaseAway, LeaseLost, NotFound
@@ -114,6 +114,7 @@ class Reconciler(threading.Thread):
         with self.database.write() as session:
             roster.sweep_workers(session, FORGET_WORKERS_SECONDS)
             idempotency.sweep(session)
+            audit.sweep(session, self.settings.audit_days)
             tallies.fold(session)
         self.database.checkpoint_wal()
 

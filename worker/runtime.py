@@ -64,7 +64,8 @@ class Runtime:
     def _claim(self, slot: Slot) -> Job | None:
         try:
             with self.database.write() as session:
-                return queue.claim(session, self.row.id, slot.name, slot.fits, self.settings.lease_seconds)
+                lease_seconds, limit = self.settings.lease_seconds, self.settings.max_running_jobs
+                return queue.claim(session, self.row.id, slot.name, slot.fits, lease_seconds, limit)
         except DatabaseAway as error:
             log.warning("no job claimed", error=str(error))
             return None
@@ -75,7 +76,7 @@ class Runtime:
         if not free or self.draining.is_set():
             return
         with self.database.read() as session:
-            waiting = queue.waiting(session, self.pool.fits, most=free)
+            waiting = queue.waiting(session, self.pool.fits, free, self.settings.max_running_jobs)
         self._answering = [thread for thread in self._answering if thread.is_alive()]
         for _ in range(waiting):
             thread = threading.Thread(target=self.answer, name="answer", daemon=True)

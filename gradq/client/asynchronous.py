@@ -144,6 +144,24 @@ class AsyncClient:
         """What waits for which kind of device, and why."""
         return await self._calls.all_of("queues")
 
+    async def audit(
+        self,
+        *,
+        owner: str | None = None,
+        action: str | None = None,
+        object: str | None = None,
+        since: datetime | str | None = None,
+        limit: int | None = None,
+    ) -> AsyncGenerator[Json, None]:
+        """Who did what, newest first: for a token with the scope `admin`.
+
+        `action`: as `jobs.submit`. `object`: the id of a job or data set. `since`: a datetime, or RFC 3339.
+        """
+        filter = {"owner": owner, "action": action, "object": object, "since": since}
+        async with aclosing(self._calls.audit(limit, **filter)) as found:
+            async for entry in found:
+                yield entry
+
     async def version(self) -> Json:
         """The versions of the service, of its Python and of its API."""
         return await self._calls.version()

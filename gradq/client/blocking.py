@@ -165,6 +165,22 @@ class Client:
         """What waits for which kind of device, and why."""
         return finish(self._calls.all_of("queues"))
 
+    def audit(
+        self,
+        *,
+        owner: str | None = None,
+        action: str | None = None,
+        object: str | None = None,
+        since: datetime | str | None = None,
+        limit: int | None = None,
+    ) -> Iterator[Json]:
+        """Who did what, newest first: for a token with the scope `admin`.
+
+        `action`: as `jobs.submit`. `object`: the id of a job or data set. `since`: a datetime, or RFC 3339.
+        """
+        filter = {"owner": owner, "action": action, "object": object, "since": since}
+        yield from iterate(self._calls.audit(limit, **filter))
+
     def version(self) -> Json:
         """The versions of the service, of its Python and of its API."""
         return finish(self._calls.version())

@@ -77,16 +77,12 @@ class Calls:
         return await self._get("/v1/jobs", {**query_of(filter), "limit": limit, "after": after})
 
     async def jobs(self, limit: int | None, **filter: Any) -> AsyncGenerator[Json, None]:
-        """Page after page, newest first; `limit` is of all jobs."""
-        after, left = None, limit
-        while left is None or left > 0:
-            page = await self.page(PAGE if left is None else min(PAGE, left), after, **filter)
-            for job in page["data"]:
-                yield job
-            left = None if left is None else left - len(page["data"])
-            after = page["last_id"]
-            if not page["has_more"]:
-                return
+        async for job in self._pages("/v1/jobs", limit, query_of(filter)):
+            yield job
+
+    async def audit(self, limit: int | None, **filter: Any) -> AsyncGenerator[Json, None]:
+        async for entry in self._pages("/v1/audit", limit, query_of(filter)):
+            yield entry
 
     async def act(self, job_id: str, action: str) -> Json:
         return await self._post(f"{path_of(job_id)}/{action}")
@@ -178,6 +174,19 @@ class Calls:
         return True
 
     # --- sending ------------------------------------------------------------------------------------------------------
+
+    async def _pages(self, path: str, limit: int | None, query: Mapping[str, Any]) -> AsyncGenerator[Json, None]:
+        """Page after page, newest first; `limit` is of all that they hold."""
+        after, left = None, limit
+        while left is None or left > 0:
+            size = PAGE if left is None else min(PAGE, left)
+            page = await self._get(path, {**query, "limit": size, "after": after})
+            for found in page["data"]:
+                yield found
+            left = None if left is None else left - len(page["data"])
+            after = page["last_id"]
+            if not page["has_more"]:
+                return
 
     async def _get(self, path: str, query: Mapping[str, Any] | None = None, patience: float = 0.0) -> Json:
         return await self._json(Request("GET", path, params=_given(query or {})), patience)

@@ -22,6 +22,7 @@ SHOWN = (  # in a terminal of at least so many columns; an id is never cut, sinc
 )
 WORKER_COLUMNS = ("id", "host", "devices", "slots", "free", "running", "version", "state", "seen")
 TOKEN_COLUMNS = ("id", "name", "owner", "scope", "state", "expires", "used")
+AUDIT_COLUMNS = ("at (UTC)", "who", "token", "from", "action", "on", "answer")
 QUEUE_COLUMNS = ("queue", "queued", "running", "paused", "slots", "free", "oldest", "why")
 LIKELIEST = 3
 
@@ -78,6 +79,18 @@ def _token_row(token: dict[str, Any]) -> list[str]:
     expires, used = token["expires_at"], token["last_used_at"]
     who = [token[name] for name in ("id", "name", "owner", "scope", "state")]
     return [*who, expires[:10] if expires else "never", f"{rough(age(used))} ago" if used else "never"]
+
+
+def audit_table(entries: list[dict[str, Any]], console: Console) -> None:
+    """One change or refusal a line: when, who, from where, what."""
+    _table(AUDIT_COLUMNS, [_audit_row(entry) for entry in entries], console)
+
+
+def _audit_row(entry: dict[str, Any]) -> list[str]:
+    when = entry["at"][:19].replace("T", " ")
+    who = entry["owner"] or ("anybody" if entry["address"] else "this host")
+    rest = [str(entry[name] or "-") for name in ("token_id", "address", "action", "object_id", "status")]
+    return [when, who, *rest]
 
 
 def _table(columns: Sequence[str], rows: list[list[str]], console: Console) -> None:

@@ -55,7 +55,7 @@ def create(
     On standard output stands the token alone:
     GRADQ_TOKEN=$(gradq token create laptop --owner alice)
     """
-    from shared import tokens
+    from shared import audit, tokens
 
     whose, until = owner or name, end_of(expires)
     _check_names({"NAME": name, "--owner": whose})
@@ -63,6 +63,7 @@ def create(
         if tokens.named(session, name):
             raise ConfigurationError(f"a token called {name} is good already; revoke it, or choose another name")
         row, text = tokens.create(session, name, whose, scope.value, until)
+        audit.note(session, audit.HOST, "token.create", row.id)
         shown = to_json(row)
     if as_json:
         print_json({**shown, "token": text})
@@ -97,10 +98,13 @@ def revoke(
     as_json: AsJson = False,
 ) -> None:
     """Revoke a token: from now on it is refused, and what it holds open ends."""
-    from shared import tokens
+    from shared import audit, tokens
 
     with _database(state) as database, database.write() as session:
-        found = [to_json(row) for row in tokens.revoke(session, which)]
+        rows = tokens.revoke(session, which)
+        for row in rows:
+            audit.note(session, audit.HOST, "token.revoke", row.id)
+        found = [to_json(row) for row in rows]
     if as_json:
         print_json(as_list(found))
         return

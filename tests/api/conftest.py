@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +30,23 @@ from shared.states import JobState
 from shared.tables import Worker
 
 
-@pytest.fixture(autouse=True)
-def quiet_log():
-    """The app must not configure the log of the whole test run."""
+@contextlib.contextmanager
+def quietly() -> Iterator[None]:
+    """No app must configure the log of the whole test run."""
+    before = structlog.get_config() if structlog.is_configured() else None
     structlog.configure(processors=[structlog.processors.JSONRenderer()], cache_logger_on_first_use=False)
     yield
-    structlog.reset_defaults()
+    if before is None:
+        structlog.reset_defaults()
+    else:
+        structlog.configure(**before)
+
+
+@pytest.fixture(autouse=True, scope="package")
+def quiet_log() -> Iterator[None]:
+    """For those of whole modules too."""
+    with quietly():
+        yield
 
 
 @pytest.fixture
@@ -47,10 +60,9 @@ def settings(tmp_path: Path) -> Settings:
 
 
 @pytest.fixture
-def app(settings: Settings) -> Flask:
-    app = create_app(settings)
-    app.extensions[EXTENSION].database.migrate()
-    return app
+def app(settings: Settings, new_sqlite: Callable[[str], Database]) -> Flask:
+    new_sqlite(settings.database).close()
+    return create_app(settings)
 
 
 @pytest.fixture
@@ -145,15 +157,25 @@ def results() -> dict[str, Any]:
     return {name: job["result"] for name, job in jobs.items()}
 
 
-@pytest.fixture
-def conforms(app: Flask):
+@pytest.fixture(scope="session")
+def components(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Those of the OpenAPI document, which is the same for all settings."""
+    with quietly():
+        app = create_app(Settings(state_dir=tmp_path_factory.mktemp("document"), allow_anonymous=True))
+        found: dict[str, Any] = app.test_client().get("/v1/openapi.json").json["components"]
+    return found
+
+
+@pytest.fixture(scope="session")
+def conforms(components: dict[str, Any]):
     """Check an answer against the schema of that name in the OpenAPI document."""
-    with app.test_request_context():
-        document = app.spec
+
+    @functools.cache
+    def validator(name: str) -> jsonschema.Draft202012Validator:
+        return jsonschema.Draft202012Validator({"$ref": f"#/components/schemas/{name}", "components": components})
 
     def check(answer: Any, name: str) -> None:
-        schema = {"$ref": f"#/components/schemas/{name}", "components": document["components"]}
-        jsonschema.Draft202012Validator(schema).validate(answer)
+        validator(name).validate(answer)
 
     return check
 

@@ -310,7 +310,7 @@ app.test_client().post("/v1/jobs", json={}, headers={"Idempotency-Key": "k"})
 def test_whatever_dies_in_between_the_job_is_made_once(send, problem, database, tmp_path, moment, was_done) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     arguments = [sys.executable, "-c", DYING, str(tmp_path / "state"), database.url, moment]
-    died = subprocess.run(arguments, env=environment, capture_output=True, text=True, timeout=60)
+    died = subprocess.run(arguments, env=environment, capture_output=True, text=True, timeout=150)
     assert died.returncode == 9, died.stderr[-2000:]
     assert count(database) == int(was_done)
     if not was_done:

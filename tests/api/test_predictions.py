@@ -251,7 +251,7 @@ class TestRefused:
             (zipped("images.npy", BOMB), "damaged"),
             (zipped("images.npy", NEGATIVE), "damaged"),
             (zipped("images.npy", STRUCTURED), "must be numbers"),
-            (zipped("images.npy", b"\0" * (300 << 20)), "unpacks to"),
+            (lambda: zipped("images.npy", b"\0" * (300 << 20)), "unpacks to"),  # a second's work: not at the import
             (zipped("images.npy", BOMB, zipfile.ZIP_LZMA), "compressed in a way"),
             (said((0, 10**30)), "the shape (0, 1"),
             (said((1,) * 70, content=b"x"), "the shape (1, 1"),
@@ -263,7 +263,8 @@ class TestRefused:
         ids=range(24),
     )
     def test_bytes_that_hold_no_images(self, client, path, problem, body, words, capsys):
-        answer = problem(client.post(path, data=body, content_type=NPZ), 422, "invalid_images")
+        data = body() if callable(body) else body
+        answer = problem(client.post(path, data=data, content_type=NPZ), 422, "invalid_images")
         assert words in answer["detail"]
         assert " object at 0x" not in answer["detail"]
         assert "unpickled\n" not in capsys.readouterr().out

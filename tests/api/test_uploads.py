@@ -644,8 +644,8 @@ class TestOverASocket:
             connection.sendall(self.HEAD + how.encode() + b"\r\n\r\n")
             for piece in pieces:
                 connection.sendall(piece)
-            wait_for(lambda: list(settings.uploads_dir.glob("*/file.part")), 10, "the upload to begin")
-        wait_for(lambda: lying(settings.state_dir) == before, 10, "the upload to be gone")
+            wait_for(lambda: list(settings.uploads_dir.glob("*/file.part")), 30, "the upload to begin")
+        wait_for(lambda: lying(settings.state_dir) == before, 30, "the upload to be gone")
 
 
 class TestUse:

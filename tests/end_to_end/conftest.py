@@ -30,5 +30,7 @@ def steady(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 
 @pytest.fixture
-def service(start_service: Callable[..., Service]) -> Service:
-    return start_service()
+def service(steady: Service) -> Iterator[Service]:
+    """The same one, for a test that ends or adds parts of it; afterwards it is whole again."""
+    yield steady
+    steady.mend()

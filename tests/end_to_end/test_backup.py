@@ -6,23 +6,26 @@ import io
 import subprocess
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from support.service import GRADQ, Service, assert_whole_curve
 
 SMALL: dict[str, Any] = {"architecture": "linear", "epochs": 1}
-LONG: dict[str, Any] = {  # some 12 s of training on digits: a backup is well over by then
+LONG: dict[str, Any] = {  # some 3 s of training on digits; while a backup is made, it crawls
     "architecture": "mlp",
     "gradients": "manual",
     "batch_size": 4,
-    "epochs": 300,
+    "epochs": 80,
     "lr": 0.01,
     "seed": 5,
     "checkpoint": {"every_seconds": 0.3},
 }
+HELD_SECONDS, FREE_SECONDS = 0.5, 0.05
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
@@ -59,6 +62,28 @@ class Load:
         self.thread.join()
 
 
+@contextmanager
+def crawling(process: psutil.Process) -> Iterator[None]:
+    """Let a process run for a moment now and then: however long the block takes, it is at work, and not done."""
+    over = threading.Event()
+
+    def hold() -> None:
+        while not over.is_set():
+            process.suspend()
+            over.wait(HELD_SECONDS)
+            process.resume()
+            over.wait(FREE_SECONDS)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+        process.resume()
+
+
 def command(service: Service, *arguments: str) -> str:
     ended = subprocess.run([*GRADQ, *arguments], env=service.env, capture_output=True, text=True, timeout=120)
     assert ended.returncode == 0, ended.stderr
@@ -91,14 +116,14 @@ def test_a_backup_under_load_is_restored_elsewhere_and_every_job_goes_on(
     done = here.wait(here.submit(**SMALL, dataset=dataset["id"])["id"])
     long = here.submit(**LONG)["id"]
     here.wait_for_checkpoint(long)
-    with Load(here) as load:
+    with crawling(here.trainer(long)), Load(here) as load:
         said = command(here, "backup", str(tmp_path / "gradq.tar"))
         assert here.job(long)["status"] == "running"
     assert "1 data set" in said
     assert load.ids
 
     command(there, "restore", str(tmp_path / "gradq.tar"))
-    there.run("migrate")
+    there.migrate()
     there.start_broker()
     there.start_api()
     restored = jobs_of(there)

@@ -72,7 +72,7 @@ class Api:
 
     def __init__(self, folder: Path, *arguments: str, **environment: str) -> None:
         self.service = Service(folder, environment)
-        self.service.run("migrate")
+        self.service.migrate()
         self.connections: list[socket.socket] = []
         self.part = Part([*GRADQ, "api", "--port", "0", *arguments], self.service.env, folder / "api.log")
         self.url = wait_for(lambda: listening_url(self.part), 30, "the API's port")
@@ -214,8 +214,7 @@ CHUNKED = (
 )
 
 
-def test_what_is_no_http_is_a_problem_too(start_api: Callable[..., Api]) -> None:
-    api = start_api()
+def test_what_is_no_http_is_a_problem_too(steady: Service) -> None:
     for sent_bytes, status, code in (
         (b"GARBAGE\r\n\r\n", 400, "bad_request"),
         (b"POST /v1/jobs HTTP/1.1\r\nHost: here\r\nContent-Length: -5\r\n\r\n", 400, "bad_request"),
@@ -228,8 +227,8 @@ def test_what_is_no_http_is_a_problem_too(start_api: Callable[..., Api]) -> None
         (CHUNKED % (b"/v1/jobs", b"application/json"), 400, "bad_request"),
         (CHUNKED % (b"/v1/datasets", b"multipart/form-data; boundary=b"), 400, "bad_request"),
     ):
-        where = urlsplit(api.url)
-        with socket.create_connection((where.hostname, where.port), timeout=20) as connection:
+        where = steady.http.base_url
+        with socket.create_connection((where.host, where.port), timeout=20) as connection:
             connection.sendall(sent_bytes)
             answer = read_answer(connection)
         assert answer.status == status, sent_bytes[:80]

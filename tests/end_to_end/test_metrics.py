@@ -21,7 +21,7 @@ def folder_of(server: psutil.Process) -> Path | None:
 
 def test_two_processes_scraped_in_turn_never_go_backwards(tmp_path: Path) -> None:
     service = Service(tmp_path)
-    service.run("migrate")
+    service.migrate()
     api = service.start_api(processes=2)
 
     def get(path: str) -> httpx2.Response:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ def test_the_smallest_body_trains_and_brings_everything_back(steady: Service, tm
     body = '{"architecture":"mlp","lr":0.1,"epochs":5,"gradients":"manual"}'
     form = {"Content-Type": "application/x-www-form-urlencoded"}  # what curl -d sends
     job = steady.http.post("/v1/jobs", content=body, headers=form).json()
-    ended = steady.wait(job["id"], 10)
+    ended = steady.wait(job["id"])
     assert ended["status"] == "succeeded"
     result = ended["result"]
     assert result["test_accuracy"] > 0.90
@@ -107,12 +108,20 @@ def test_the_trainer_starts_warm_and_alone_in_its_process(steady: Service) -> No
     assert started["data"]["threads_at_entry"] == 1
 
 
+@pytest.fixture(scope="module")
+def with_mnist(mnist_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    environment = {"GRADQ_DATA_DIR": str(mnist_dir), "GRADQ_THREADS_PER_SLOT": "2"}
+    service = Service(tmp_path_factory.mktemp("mnist"), environment).start()
+    yield service
+    service.close()
+
+
 @pytest.mark.mnist
-def test_mnist_mlp_by_hand_and_by_autograd(mnist_dir: Path, start_service: Any) -> None:
-    service = start_service(GRADQ_DATA_DIR=str(mnist_dir), GRADQ_THREADS_PER_SLOT="2")
+def test_mnist_mlp_by_hand_and_by_autograd(with_mnist: Service) -> None:
+    service = with_mnist
     spec = {"dataset": "mnist", "architecture": "mlp", "epochs": 5, "lr": 0.1, "batch_size": 64, "seed": 1}
     manual, autograd = (service.submit(**spec, gradients=gradients) for gradients in ("manual", "autograd"))
-    manual, autograd = service.wait(manual["id"], 90), service.wait(autograd["id"], 90)
+    manual, autograd = service.wait(manual["id"], 150), service.wait(autograd["id"], 150)
     assert manual["result"]["test_accuracy"] >= 0.96
     assert abs(manual["result"]["test_accuracy"] - autograd["result"]["test_accuracy"]) <= 0.002
     by_hand, by_autograd = (service.series(job["id"])["train_loss"] for job in (manual, autograd))
@@ -121,14 +130,14 @@ def test_mnist_mlp_by_hand_and_by_autograd(mnist_dir: Path, start_service: Any) 
 
 
 @pytest.mark.mnist
-def test_mnist_cnn_in_two_epochs(mnist_dir: Path, start_service: Any) -> None:
-    service = start_service(GRADQ_DATA_DIR=str(mnist_dir), GRADQ_THREADS_PER_SLOT="2")
-    job = service.submit(dataset="mnist", architecture="cnn", epochs=2, seed=1)
-    assert service.wait(job["id"], 150)["result"]["test_accuracy"] >= 0.975
+@pytest.mark.timeout(420)
+def test_mnist_cnn_in_two_epochs(with_mnist: Service) -> None:
+    job = with_mnist.submit(dataset="mnist", architecture="cnn", epochs=2, seed=1)
+    assert with_mnist.wait(job["id"], 400)["result"]["test_accuracy"] >= 0.975
 
 
 def test_missing_mnist_fails_the_job_and_names_the_file(steady: Service) -> None:
-    ended = steady.wait(steady.submit(dataset="mnist")["id"], 20)
+    ended = steady.wait(steady.submit(dataset="mnist")["id"])
     assert ended["status"] == "failed"
     assert ended["status_reason"]["code"] == "data_error"
     assert "train-images-idx3-ubyte" in ended["status_reason"]["detail"]

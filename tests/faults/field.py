@@ -93,7 +93,7 @@ class Field(Service):
     # --- its life -----------------------------------------------------------------------------------------------------
 
     def start(self, workers: int = 0) -> Field:
-        self.run("migrate")
+        self.migrate()
         self.start_broker()
         self.api = self._gradq("api", "--port", str(self.port), "--workers", "1")
         wait_for(self._api_answers, 60, "the API")

@@ -23,10 +23,9 @@ KIND = "a kind of job"
 
 
 @pytest.fixture
-def field(tmp_path: Path) -> Any:
+def field(tmp_path: Path, new_sqlite: Callable[[str], Database]) -> Any:
     """As much of a field as an audit looks at."""
-    database = Database(f"sqlite:///{tmp_path / 'gradq.db'}")
-    database.migrate()
+    database = new_sqlite(f"sqlite:///{tmp_path / 'gradq.db'}")
     (tmp_path / "artifacts").mkdir()
     yield SimpleNamespace(state=tmp_path, address=lambda: database.url, database=database)
     database.close()
@@ -73,7 +72,7 @@ def gone(table: Any, *where: Any) -> Callable[[Any], None]:
 def another_end(field: Any) -> None:
     def add(session: Any) -> None:
         job = session.scalar(jobs.select(Job))
-        jobs._log(session, job.id, jobs._status_line(JobState.SUCCEEDED, "again"))
+        joblog.add_line(session, job.id, joblog.status_line(JobState.SUCCEEDED, "again"))
 
     write(field.database, add)
 

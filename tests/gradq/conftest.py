@@ -81,10 +81,9 @@ def settings(tmp_path: Path) -> Settings:
 
 
 @pytest.fixture
-def api(settings: Settings) -> Iterator[Api]:
+def api(settings: Settings, new_sqlite: Callable[[str], Database]) -> Iterator[Api]:
     settings.make_state_dir()
-    database = Database(settings.database)
-    database.migrate()
+    database = new_sqlite(settings.database)
     server = make_server("127.0.0.1", 0, create_app(settings), threaded=True)
     thread = threading.Thread(target=server.serve_forever, args=(0.02,))
     thread.start()

@@ -219,7 +219,7 @@ def test_a_backup_goes_through_a_pipe(served: Any, tmp_path: Path) -> None:
     put_back = process("restore", "-", "--state", str(state), stdin=made.stdout, stdout=subprocess.PIPE)
     assert made.stdout is not None
     made.stdout.close()
-    out, err = put_back.communicate(timeout=60)
+    out, err = put_back.communicate(timeout=150)
     assert (put_back.returncode, made.wait(60)) == (0, 0), err
     assert out.startswith(b"restored 1 job, ")
     assert made.communicate()[1] == b"the backup: 1 job, 0 data sets, 2 files, 30.0 kB\n"
@@ -235,7 +235,7 @@ def test_a_restore_that_is_told_to_stop_leaves_nothing_behind(
     assert restore.stdin is not None
     restore.stdin.write(content[: len(content) * 2 // 3])
     restore.stdin.flush()
-    wait_for(lambda: state.is_dir() and list(state.rglob("artifacts/job_*/*/*")), 30, "the first file")
+    wait_for(lambda: state.is_dir() and list(state.glob("artifacts/job_*/*/*")), 30, "the first file")
     restore.send_signal(number)
     assert restore.wait(30) == 128 + number
     restore.stdin.close()

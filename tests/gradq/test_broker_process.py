@@ -103,7 +103,7 @@ def test_the_server_starts_again_after_a_kill_and_stops(tmp_path: Path, binary):
     said: list[str] = []
     child.start()
     try:
-        wait_for(broker.ping, 10, "the broker")
+        wait_for(broker.ping, 30, "the broker")
         assert stat.S_IMODE(server.socket.stat().st_mode) == 0o700
         assert not psutil.Process(child.pid).net_connections("inet"), "the socket is the only way in"
         assert broker.ring()

@@ -55,7 +55,7 @@ def test_what_a_child_started_ends_with_it(tmp_path: Path):
     child.start()
     grandchild = psutil.Process(int(wait_for_output(child)))
     child.stop(5, never)
-    wait_for(lambda: not grandchild.is_running(), 10, "the end of the grandchild")
+    wait_for(lambda: not grandchild.is_running(), 30, "the end of the grandchild")
 
 
 def test_a_child_that_keeps_dying_is_started_again_with_growing_pauses(tmp_path: Path):
@@ -82,4 +82,4 @@ def test_a_child_ends_when_its_parent_is_killed(tmp_path: Path):
     child = psutil.Process(int(process.stdout.readline()))
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    wait_for(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE, 10, "the end of the child")
+    wait_for(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE, 30, "the end of the child")

@@ -63,7 +63,7 @@ def test_rm_asks_whoever_sits_there(api, answer, code, said):
     command = [sys.executable, "-m", "gradq", "rm", job_id, "--url", api.url]
     process = subprocess.Popen(command, stdin=terminal, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     os.write(keyboard, f"{answer}\n".encode())
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=150)
     os.close(keyboard)
     os.close(terminal)
     assert (process.returncode, said in output) == (code, True), output

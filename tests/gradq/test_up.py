@@ -100,15 +100,14 @@ def start_long_job(client: Client) -> str:
     return job_id
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_it_takes_jobs_and_ends_with_all_its_parts(up, number):
-    service = up()
-    with service.wait_until_ready() as client:
-        job_id = client.submit({"gradients": "manual", "epochs": 2, "seed": 1})["id"]
-        wait_for(lambda: client.job(job_id)["terminal"], 60, "the end of the job")
-        assert client.job(job_id)["status"] == "succeeded"
-        assert "model.safetensors" in [artifact["name"] for artifact in client.job(job_id).artifacts()]
-        assert_nothing_is_wrong(service)
+def assert_takes_jobs(client: Client) -> None:
+    job_id = client.submit({"gradients": "manual", "epochs": 2, "seed": 1})["id"]
+    wait_for(lambda: client.job(job_id)["terminal"], 60, "the end of the job")
+    assert client.job(job_id)["status"] == "succeeded"
+    assert "model.safetensors" in [artifact["name"] for artifact in client.job(job_id).artifacts()]
+
+
+def assert_ends_with_all_its_parts(service: Up, number: signal.Signals) -> None:
     family = service.family()
     assert len(family) >= 4
     assert service.end(number) == 0
@@ -148,9 +147,17 @@ def test_sigkill_leaves_no_child_behind(up):
     assert_all_gone(family, seconds=40)
 
 
-def test_parts_that_die_are_started_again(up):
+def assert_refuses_a_second(first: Up) -> None:
+    command = [sys.executable, "-m", "gradq", "up", "--port", "0", "--state", str(first.state)]
+    second = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert second.returncode == 1
+    assert f"pid {first.process.pid}" in second.stderr
+
+
+def test_a_second_service_in_the_same_folder_is_refused_and_parts_that_die_are_started_again(up):
     service = up()
     with service.wait_until_ready() as client:
+        assert_refuses_a_second(service)
         for part in [service.part(words) for words in ("redis.sock", "gunicorn", "celery")]:
             part.kill()
         wait_for(lambda: sum("started again" in line for line in service.said()) >= 3, 30, "three restarts")
@@ -170,45 +177,29 @@ def answer(client, job_id, holds):
     return job if holds(job) else None
 
 
-def test_the_bundled_broker_serves_where_the_path_has_none(up, tmp_path):
+def test_the_bundled_broker_serves_where_the_path_has_none_and_ctrl_c_ends_it(up, tmp_path):
     empty = tmp_path / "bin"
     empty.mkdir()
     service = up(PATH=str(empty))
     with service.wait_until_ready() as client:
         assert any("valkey-server" in line for line in service.said())
-        job_id = client.submit({"epochs": 1})["id"]
-        wait_for(lambda: client.job(job_id)["terminal"], 60, "the end of the job")
-    assert service.end() == 0
+        assert_takes_jobs(client)
+    assert_ends_with_all_its_parts(service, signal.SIGINT)
 
 
 def test_a_long_state_folder_works_and_leaves_nothing_elsewhere(up):
     service = up(state="long-" + "x" * 150)
     with service.wait_until_ready() as client:
-        job_id = client.submit({"epochs": 1})["id"]
-        wait_for(lambda: client.job(job_id)["terminal"], 60, "the end of the job")
-        assert client.job(job_id)["status"] == "succeeded"
+        assert_takes_jobs(client)
+        assert_nothing_is_wrong(service)
         socket = next(word for word in service.part("redis.sock").cmdline() if "redis.sock" in word)
         short = [
             Path(socket.removeprefix("unixsocket:")).parent,
             Path(service.part("celery").environ()["TMPDIR"]).parent,
         ]
     assert not any(path.is_relative_to(service.state) for path in short)
-    assert service.end() == 0
+    assert_ends_with_all_its_parts(service, signal.SIGTERM)
     assert not any(path.exists() for path in short)
-
-
-def test_a_second_service_in_the_same_folder_is_refused(up):
-    first = up()
-    first.wait_until_ready().close()
-    second = subprocess.run(
-        [sys.executable, "-m", "gradq", "up", "--port", "0", "--state", str(first.state)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert second.returncode == 1
-    assert f"pid {first.process.pid}" in second.stderr
-    assert first.end() == 0
 
 
 def test_a_part_that_cannot_start_ends_the_attempt_with_its_log(up):

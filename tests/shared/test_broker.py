@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 import signal
 import socket
-import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from redis import Redis
-from support.postgres import free_port, part_missing
+from support.postgres import free_port
+from support.redis_server import Server, redis_server
 from support.waiting import wait_for
 
 from shared.broker import DOORBELL, QUEUE, Broker, redis_url
@@ -22,42 +18,10 @@ from shared.broker import DOORBELL, QUEUE, Broker, redis_url
 PATIENCE = 5.0  # on a busy machine; Celery's own settings would go on trying for much longer
 
 
-class Server:
-    """A private server on a unix socket."""
-
-    def __init__(self, folder: Path) -> None:
-        from gradq.local.broker_process import find_binary
-        from shared.errors import ConfigurationError
-
-        try:
-            binary = find_binary()
-        except ConfigurationError as error:
-            part_missing(str(error))
-        self.socket = folder / "s"
-        self.url = f"redis+socket://{self.socket}"
-        self.process = subprocess.Popen(
-            [binary, "--port", "0", "--unixsocket", str(self.socket), "--save", "", "--dir", str(folder)],
-            stdout=subprocess.DEVNULL,
-        )
-        self.client = Redis(unix_socket_path=str(self.socket))
-        wait_for(Broker(self.url).ping, 10, "the server to answer")
-
-    def messages(self) -> list[dict[str, object]]:
-        return [json.loads(message) for message in self.client.lrange(QUEUE, 0, -1)]
-
-    def close(self) -> None:
-        self.process.send_signal(signal.SIGCONT)
-        self.process.kill()
-        self.process.wait()
-
-
 @pytest.fixture
 def server() -> Iterator[Server]:
-    folder = Path(tempfile.mkdtemp(prefix="gradq-b-"))  # a socket's path has to be short; tmp_path is not
-    started = Server(folder)
-    yield started
-    started.close()
-    shutil.rmtree(folder)
+    with redis_server() as started:
+        yield started
 
 
 def seconds_of(call: Callable[[], object]) -> float:
@@ -107,7 +71,7 @@ def test_a_server_that_came_back_is_rung_again_by_the_same_broker(server: Server
     assert broker.ring() is False
     again = Server(server.socket.parent)
     try:
-        wait_for(broker.ring, 5, "the bell at the new server")
+        wait_for(broker.ring, 30, "the bell at the new server")
         assert len(again.messages()) == 1
     finally:
         again.close()
@@ -124,7 +88,7 @@ def test_a_frozen_server_keeps_nobody_waiting(server: Server, known: bool) -> No
     assert seconds_of(lambda: answers.append(broker.ping())) < PATIENCE
     assert answers == [False, False]
     server.process.send_signal(signal.SIGCONT)
-    wait_for(broker.ring, 5, "the bell once the server goes on")
+    wait_for(broker.ring, 30, "the bell once the server goes on")
     assert broker.ping()
 
 

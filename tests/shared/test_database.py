@@ -88,7 +88,7 @@ class Script:
         self.process.stdin.flush()
 
     def end(self) -> str:
-        out, _ = self.process.communicate(timeout=60)
+        out, _ = self.process.communicate(timeout=150)
         assert self.process.returncode == 0, out
         return out
 

@@ -287,7 +287,7 @@ def folder(tmp_path: Path) -> Path:
 
 def alone(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
     command = [sys.executable, "-I", "-c", textwrap.dedent(ALONE), str(folder / "predict.py"), *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=150)
 
 
 class TestCommand:
@@ -307,7 +307,7 @@ class TestCommand:
         elsewhere = tmp_path_factory.mktemp("elsewhere") / "predict.py"
         elsewhere.write_bytes((folder / "predict.py").read_bytes())
         command = [sys.executable, "-I", str(elsewhere), "--model", str(folder), str(folder / "white.png")]
-        run = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        run = subprocess.run(command, capture_output=True, text=True, timeout=150)
         assert (run.returncode, run.stdout.split("\t")[1]) == (0, "a")
 
     def test_a_file_that_is_no_png_is_named_and_no_traceback(self, folder):

@@ -15,6 +15,8 @@ import httpx2
 import psutil
 from support.waiting import wait_for
 
+from shared.database import Database
+
 GRADQ = [sys.executable, "-m", "gradq"]
 
 
@@ -81,7 +83,7 @@ class Service:
     # --- parts --------------------------------------------------------------------------------------------------------
 
     def start(self, workers: int = 1) -> Service:
-        self.run("migrate")
+        self.migrate()
         self.start_broker()
         for _ in range(workers):
             self._gradq("worker")
@@ -89,8 +91,25 @@ class Service:
         wait_for(lambda: len(self.live_workers()) == workers, 60, f"{workers} live workers")
         return self
 
-    def run(self, verb: str) -> None:
-        subprocess.run([*GRADQ, verb], env=self.env, check=True, capture_output=True)
+    def migrate(self) -> None:
+        """In this process: a command of its own would do the same half a second later."""
+        self.state.mkdir(mode=0o700, exist_ok=True)
+        database = Database(self.env.get("GRADQ_DATABASE_URL", f"sqlite:///{self.state / 'gradq.db'}"))
+        database.migrate()
+        database.close()
+
+    def mend(self) -> None:
+        """Make a service whole again, whatever a test has ended: a broker, one worker, and no job on its way."""
+        if self.broker is None or not self.broker.alive:
+            self.start_broker()
+        for job in self.http.get("/v1/jobs", params={"status": "queued,running,paused", "limit": 100}).json()["data"]:
+            self.http.post(f"/v1/jobs/{job['id']}/cancel")
+        workers = [part for part in self.parts if part.log.name == "worker.log" and part.alive]
+        for surplus in workers[:-1]:
+            surplus.stop()
+        if not workers:
+            self._gradq("worker")
+        wait_for(lambda: len(self.live_workers()) == 1, 60, "one live worker")
 
     def start_broker(self, wait: bool = True) -> Part:
         from gradq.local.broker_process import find_binary
@@ -121,10 +140,12 @@ class Service:
         except httpx2.TransportError:
             return False
 
-    def start_worker(self, limit: Callable[[psutil.Process], object] | None = None) -> Part:
-        """`limit` is put on it before it has started anything itself."""
+    def start_worker(
+        self, limit: Callable[[psutil.Process], object] | None = None, env: dict[str, str] | None = None
+    ) -> Part:
+        """`limit` is put on it before it has started anything itself; `env` overrides settings."""
         before = {w["id"] for w in self.live_workers()}
-        part = self._gradq("worker")
+        part = self._gradq("worker", env=env)
         if limit is not None:
             limit(part.handle)
         wait_for(lambda: {w["id"] for w in self.live_workers()} - before, 60, "a new live worker")
@@ -133,7 +154,7 @@ class Service:
     @property
     def worker(self) -> Part:
         """The worker that was started last."""
-        return next(part for part in reversed(self.parts) if part.log.name == "worker.log")
+        return next(part for part in reversed(self.parts) if part.log.name == "worker.log" and part.alive)
 
     def _gradq(self, *arguments: str, env: dict[str, str] | None = None) -> Part:
         return self._part([*GRADQ, *arguments], arguments[0], env)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from uuid import uuid4
 
@@ -23,10 +23,9 @@ CONTENT = {"train_images.npy": b"images" * 1000, "train_labels.npy": b"labels"}
 
 
 @pytest.fixture
-def database(settings: Settings) -> Iterator[Database]:
+def database(settings: Settings, new_sqlite: Callable[[str], Database]) -> Iterator[Database]:
     settings.make_state_dir()
-    database = Database(settings.database)
-    database.migrate()
+    database = new_sqlite(settings.database)
     yield database
     database.close()
 

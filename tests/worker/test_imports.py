@@ -37,7 +37,7 @@ WATCH = textwrap.dedent(
 def test_importing_opens_nothing_and_brings_no_torch(module: str, tmp_path: Path) -> None:
     env = {name: value for name, value in os.environ.items() if not name.startswith("GRADQ_")}
     env["GRADQ_STATE_DIR"] = str(tmp_path / "state")
-    run = subprocess.run([sys.executable, "-c", WATCH, module], env=env, capture_output=True, text=True, timeout=60)
+    run = subprocess.run([sys.executable, "-c", WATCH, module], env=env, capture_output=True, text=True, timeout=150)
     assert run.returncode == 0, run.stderr
     assert run.stdout.strip() == '{"seen": [], "torch": [], "threads": [], "logged": false}'
     assert run.stderr == ""
@@ -53,5 +53,5 @@ def test_importing_the_trainer_touches_no_gpu_and_starts_no_thread(module: str) 
         "assert not os.path.isdir('/proc/self/task') or len(os.listdir('/proc/self/task')) == 1\n"
     )
     env = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
-    run = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, timeout=60)
+    run = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, timeout=150)
     assert run.returncode == 0, run.stderr

@@ -49,10 +49,9 @@ class Scripted:
 
 
 @pytest.fixture
-def database(settings: Settings) -> Iterator[Database]:
+def database(settings: Settings, new_sqlite: Callable[[str], Database]) -> Iterator[Database]:
     settings.make_state_dir()
-    database = Database(settings.database)
-    database.migrate()
+    database = new_sqlite(settings.database)
     yield database
     database.close()
 

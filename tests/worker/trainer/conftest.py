@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 from shared.events import CheckpointSaved, Event, Metric
 from shared.spec import JobSpec
 from worker.trainer import data, device
+from worker.trainer.__main__ import main
 from worker.trainer.data import Data
 from worker.trainer.loop import Outcome, Run, StopRequested, train
 
@@ -67,6 +69,20 @@ class Training:
 
     def points(self) -> list[Metric]:
         return [event for event in self.events if isinstance(event, Metric)]
+
+
+@pytest.fixture
+def command_line(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """command_line("spec.json", "--out", "run"): the exit code of `python -m worker.trainer`, run in this process."""
+
+    def run(*arguments: object) -> int:
+        monkeypatch.setattr(sys, "argv", ["worker.trainer", *map(str, arguments)])
+        try:
+            return main()
+        except SystemExit as stop:
+            return int(stop.code or 0)
+
+    return run
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -181,14 +182,15 @@ def test_a_folder_without_facts_and_a_spec_without_a_folder_are_data_errors(tmp_
         data.prepare(spec_for(info), tmp_path, False, CPU)
 
 
-def test_the_trainer_runs_alone_on_an_uploaded_data_set(tmp_path: Path) -> None:
+def test_the_trainer_runs_alone_on_an_uploaded_data_set(
+    tmp_path: Path, command_line: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
     folder, _ = uploaded(tmp_path, CONTENTS["grey bytes"])
     (tmp_path / "spec.json").write_text(json.dumps({"dataset": NAME, "epochs": 1, "seed": 1}))
-    command = [sys.executable, "-m", "worker.trainer", "spec.json", "--out", "run", "--threads", "1"]
-    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
-    refused = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=100)
-    assert (refused.returncode, "there is no data set" in refused.stderr) == (2, True)
-    subprocess.run([*command, "--dataset", str(folder)], cwd=tmp_path, env=env, check=True, timeout=100)
+    arguments = [tmp_path / "spec.json", "--out", tmp_path / "run", "--threads", 1]
+    assert command_line(*arguments) == 2
+    assert "there is no data set" in capsys.readouterr().err
+    assert command_line(*arguments, "--dataset", folder) == 0
     assert (tmp_path / "run" / "artifacts" / "model.safetensors").is_file()
 
 

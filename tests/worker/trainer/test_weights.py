@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,8 +14,6 @@ from shared.errors import TrainingError
 from shared.spec import Cnn, Mlp
 from worker.trainer.architectures import build_model
 from worker.trainer.weights import load_weights
-
-ROOT = Path(__file__).parents[3]
 
 
 def net(**fields: object) -> torch.nn.Sequential:
@@ -58,14 +55,15 @@ def test_a_file_that_cannot_be_read_is_a_training_error(tmp_path: Path, content:
         load_weights(net(), tmp_path / "w.safetensors")
 
 
-def test_without_a_service_the_weights_are_a_file_that_the_command_line_names(tmp_path: Path) -> None:
+def test_without_a_service_the_weights_are_a_file_that_the_command_line_names(
+    tmp_path: Path, command_line: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
     spec = {"epochs": 1, "lr": 1e-9, "architecture": {"type": "mlp", "hidden": [5]}}
     save_file(net().state_dict(), tmp_path / "w.safetensors")
     (tmp_path / "spec.json").write_text(json.dumps({**spec, "init_from": {"job": "job_" + "0" * 32}}))
-    command = [sys.executable, "-m", "worker.trainer", str(tmp_path / "spec.json"), "--out", str(tmp_path / "run")]
-    forgotten = subprocess.run([*command], capture_output=True, text=True, cwd=ROOT)
-    assert (forgotten.returncode, "--init-from" in forgotten.stderr) == (2, True)
-    given = [*command, "--init-from", str(tmp_path / "w.safetensors")]
-    assert subprocess.run(given, capture_output=True, cwd=ROOT).returncode == 0
+    arguments = [tmp_path / "spec.json", "--out", tmp_path / "run", "--threads", 1]
+    assert command_line(*arguments) == 2
+    assert "--init-from" in capsys.readouterr().err
+    assert command_line(*arguments, "--init-from", tmp_path / "w.safetensors") == 0
     begun, ended = (load_file(tmp_path / name) for name in ("w.safetensors", "run/artifacts/model.safetensors"))
     torch.testing.assert_close(begun, ended)

@@ -1,0 +1,111 @@
+"""The rows of the job list: what each one shows, gathered for a whole page of jobs in a few queries."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ColumnElement, func, select
+from sqlalchemy.orm import Session
+
+from api.auth import whose
+from api.job_object import page_to_json
+from api.services import services
+from shared.glimpses import Glimpse, glimpses_of
+from shared.looks import Look, look_at
+from shared.spec import JobSpec
+from shared.states import ALLOWED_ACTIONS
+from shared.tables import Job
+
+WIDTH, HEIGHT = 96, 22  # of a sparkline, in its own units
+
+
+@dataclass(frozen=True)
+class Row:
+    """One job as its row shows it. `version` names all that is shown: rows of one version look alike."""
+
+    job: dict[str, Any]  # the job object of the API
+    version: str
+    owner: str | None  # where the reader sees more than one's
+    created_at: datetime
+    net: str
+    way: str  # how it comes to its gradients; of other kinds of jobs, which kind
+    rounds: str  # what it goes through one after the other
+    device: str
+    accuracy: float | None
+    accuracy_of: str  # the data that it was measured on
+    losses: Sequence[float]
+    seconds: float | None  # from its first start to its end
+    actions: Sequence[str]
+
+    @property
+    def sparkline(self) -> str:
+        """The points of a polyline."""
+        low, high = min(self.losses), max(self.losses)
+        across, down = WIDTH / max(len(self.losses) - 1, 1), (HEIGHT - 3) / ((high - low) or 1)
+        return " ".join(f"{i * across:.1f},{1.5 + (high - loss) * down:.1f}" for i, loss in enumerate(self.losses))
+
+    @property
+    def words(self) -> str:
+        """The same for those who hear it."""
+        return f"loss from {self.losses[0]:.3g} to {self.losses[-1]:.3g}"
+
+
+def rows_of(session: Session, page: Sequence[Job]) -> list[Row]:
+    looks = looks_of(session, [job.id for job in page])
+    glimpses = glimpses_of(session, page)
+    objects = page_to_json(session, page)
+    return [
+        _row(job, shown, glimpses.get(job.id, Glimpse()), looks.get(job.id))
+        for job, shown in zip(page, objects, strict=True)
+    ]
+
+
+def looks_of(session: Session, job_ids: Sequence[str]) -> dict[str, Look]:
+    return look_at(session, job_ids, services().settings.lease_seconds) if job_ids else {}
+
+
+def version_of(look: Look | None) -> str:
+    return hashlib.sha256(repr(look).encode()).hexdigest()[:16]
+
+
+def counts(session: Session, whose: str | None) -> dict[str, int]:
+    """How many jobs are in each state, of one owner or (None) of all; the latter read out of an index alone."""
+    found = session.execute(select(Job.state, func.count()).where(*owned_by(whose)).group_by(Job.state))
+    return dict(found.tuples().all())
+
+
+def owned_by(whose: str | None) -> list[ColumnElement[bool]]:
+    return [] if whose is None else [Job.owner == whose]
+
+
+def _row(job: Job, shown: dict[str, Any], glimpse: Glimpse, look: Look | None) -> Row:
+    result = job.result or {}
+    tested = result.get("test_accuracy")
+    return Row(
+        job=shown,
+        version=version_of(look),
+        owner=job.owner if whose() is None else None,
+        created_at=job.created_at,
+        net=net_of(job.spec),
+        way=job.spec["gradients"] if job.kind == JobSpec.kind else job.kind.replace("_", " "),
+        rounds="epochs" if job.kind == JobSpec.kind else "batches",
+        device=(shown["attempts"] or [{"device": ""}])[-1]["device"],
+        accuracy=glimpse.accuracy if tested is None else tested,
+        accuracy_of="validation" if tested is None else "test",
+        losses=glimpse.losses,
+        seconds=(job.finished_at - job.started_at).total_seconds() if job.finished_at and job.started_at else None,
+        actions=ALLOWED_ACTIONS[shown["status"]],
+    )
+
+
+def net_of(spec: dict[str, Any]) -> str:
+    """mlp 30, cnn 16-32-64, resnet18"""
+    found = spec["architecture"]
+    if "name" in found:
+        return str(found["name"])
+    sizes = "-".join(map(str, [*found.get("channels", []), *found.get("hidden", [])]))
+    return f"{found['type']} {sizes}".strip()

@@ -1,0 +1,120 @@
+"""The list of jobs at /: as a page, and as the stream that keeps the page true.
+
+The address is the view: its query is that of GET /v1/jobs, and a form that says it otherwise is sent on to that.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+from urllib.parse import urlencode
+
+from flask import redirect, request
+from pydantic import Field
+from sqlalchemy import Select, select
+from sqlalchemy.orm import Session
+from werkzeug.wrappers import Response
+
+from api import streams
+from api.auth import whose
+from api.dashboard import jobs_stream
+from api.dashboard.frame import page
+from api.dashboard.job_rows import counts, rows_of
+from api.job_filter import ListQuery, matching
+from api.requests import LABELS, parse_query
+from api.services import services
+from shared.errors import InvalidQuery
+from shared.tables import Job
+
+SHOWN = 50
+GROUPS: dict[str, tuple[str, ...]] = {  # a button of the status filter and what it lets through
+    "queued": ("queued",),
+    "running": ("running", "cancelling", "pausing"),
+    "paused": ("paused",),
+    "succeeded": ("succeeded",),
+    "failed": ("failed",),
+    "cancelled": ("cancelled",),
+}
+
+
+class View(ListQuery):
+    limit: Annotated[int, Field(ge=1, le=100)] = SHOWN
+
+
+def answer() -> Response:
+    if "q" in request.args or not all(request.args.values()):
+        return redirect(_address(_canonical(request.args.to_dict())))
+    if request.accept_mimetypes.best_match(["text/html", streams.MEDIA_TYPE]) == streams.MEDIA_TYPE:
+        view = parse_query(View)
+        owner = whose()
+        return jobs_stream.answer(lambda session: selection(session, view, owner), view.limit, owner)
+    try:
+        response = _page(parse_query(View), [])
+    except InvalidQuery as error:
+        response = _page(None, [field.to_json() for field in error.errors])
+    response.headers["Vary"] = "Accept, Cookie"
+    return response
+
+
+def selection(session: Session, view: View, owner: str | None) -> Select[tuple[Job]]:
+    return select(Job).where(*matching(session, view, owner)).order_by(Job.id.desc())
+
+
+def _page(view: View | None, wrong: list[dict[str, str]]) -> Response:
+    """`view`: None where the query is not valid, and `wrong` says why."""
+    with services().database.read() as session:
+        found = session.scalars(selection(session, view, whose()).limit(view.limit + 1)).all() if view else []
+        shown = found[: view.limit] if view else []
+        data: dict[str, Any] = {"rows": rows_of(session, shown), "counts": counts(session, whose())}
+    given = request.args.to_dict()
+    older = _address({**given, "after": shown[-1].id}) if view and len(found) > view.limit else None
+    newest = _address({k: v for k, v in given.items() if k != "after"}) if "after" in given else None
+    return page(
+        "jobs",
+        422 if wrong else 200,
+        **data,
+        given=given,
+        wrong=wrong,
+        groups=[(name, _toggled(given, name), name in _pressed(given)) for name in GROUPS],
+        everything=_address({k: v for k, v in given.items() if k not in ("status", "after")}),
+        labels=[(name, _without(given, name)) for name in given if name.startswith(LABELS)],
+        filtered=bool(set(given) - {"limit", "after"}),
+        older=older,
+        newest=newest,
+    )
+
+
+def _canonical(given: dict[str, str]) -> dict[str, str]:
+    """`q`, what was typed into the search field: `KEY=VALUE` is a label, the rest a part of the name."""
+    kept = {name: value for name, value in given.items() if value and name not in ("q", "after")}
+    words = []
+    for word in given.get("q", "").split():
+        key, is_label, value = word.partition("=")
+        if is_label and key and value:
+            kept[LABELS + key] = value
+        else:
+            words.append(word)
+    if words:
+        name = " ".join(words)
+        kept["name"] = name if "*" in name else f"*{name}*"
+    return kept
+
+
+def _pressed(given: dict[str, str]) -> set[str]:
+    statuses = set(given.get("status", "").split(","))
+    return {name for name, members in GROUPS.items() if statuses & set(members)}
+
+
+def _toggled(given: dict[str, str], group: str) -> str:
+    """The same view with one button of the status filter pressed, or let go."""
+    pressed = _pressed(given) ^ {group}
+    wanted = ",".join(status for name, members in GROUPS.items() if name in pressed for status in members)
+    rest = {name: value for name, value in given.items() if name not in ("status", "after")}
+    return _address({**rest, **({"status": wanted} if wanted else {})})
+
+
+def _without(given: dict[str, str], *names: str) -> str:
+    return _address({name: value for name, value in given.items() if name not in (*names, "after")})
+
+
+def _address(query: dict[str, str]) -> str:
+    return f"/?{urlencode(query, safe=',*:')}" if query else "/"

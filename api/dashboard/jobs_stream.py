@@ -1,0 +1,85 @@
+"""A view of the job list as server-sent events: each row that is new or looks otherwise, as the HTML that shows it.
+
+`row` brings {"id", "html"}; `view` the ids that are shown, in their order, and the counts of the status filter.
+The client drops the rows that the view no longer names.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import structlog
+from flask import Response, current_app, render_template, stream_with_context
+from sqlalchemy import Select, select
+from sqlalchemy.orm import Session
+
+from api import streams
+from api.dashboard.job_rows import counts, looks_of, rows_of, version_of
+from api.held import Place, held
+from api.render import json_of
+from api.services import services
+from shared.errors import DatabaseAway, TooManyStreams
+from shared.tables import Job
+
+ROUND_SECONDS = 1.0  # people see no more
+LEISURE = 4  # a round that took long is followed by a pause of so many times that
+
+log = structlog.get_logger()
+Selection = Callable[[Session], Select[tuple[Job]]]
+
+
+def answer(selection: Selection, limit: int, owner: str | None) -> Response:
+    """503 where this process holds as many requests as it may."""
+    place = held().place()
+    if place is None:
+        raise TooManyStreams("no more streams here now; the page asks again by itself")
+    news = News(selection, limit, owner)
+    response = Response(stream_with_context(news.follow(place)), mimetype=streams.MEDIA_TYPE, headers=streams.HEADERS)
+    response.call_on_close(place.leave)
+    return response
+
+
+class News:
+    """What one page has still to be told."""
+
+    def __init__(self, selection: Selection, limit: int, owner: str | None) -> None:
+        self.selection, self.limit, self.owner = selection, limit, owner
+        self.told: dict[str, str] = {}  # id -> version of the row that the page has
+        self.told_view: dict[str, Any] | None = None
+
+    def follow(self, place: Place) -> Iterator[str]:
+        yield f"retry: {streams.RECONNECT_MS}\n\n"
+        comment_at = time.monotonic() + streams.COMMENT_SECONDS
+        while not place.over():
+            began = time.monotonic()
+            try:
+                news = self._look()
+            except DatabaseAway as error:
+                log.warning("a list waits for the database", error=error.detail)
+                news = ""
+            if news or began >= comment_at:
+                yield news or ":\n\n"
+                comment_at = began + streams.COMMENT_SECONDS
+            place.rest(max(ROUND_SECONDS, LEISURE * (time.monotonic() - began)))
+
+    def _look(self) -> str:
+        with services().database.read() as session:
+            ids = list(session.scalars(self.selection(session).with_only_columns(Job.id).limit(self.limit)))
+            versions = {job_id: version_of(look) for job_id, look in looks_of(session, ids).items()}
+            new = [job_id for job_id in versions if self.told.get(job_id) != versions[job_id]]
+            rows = rows_of(session, session.scalars(select(Job).where(Job.id.in_(new))).all()) if new else []
+            view = {"ids": ids, "counts": counts(session, self.owner)}
+        lines = [
+            _event("row", {"id": row.job["id"], "html": render_template("_job_row.html", row=row)}) for row in rows
+        ]
+        self.told = {**{i: v for i, v in self.told.items() if i in versions}, **{r.job["id"]: r.version for r in rows}}
+        if view != self.told_view:
+            lines.append(_event("view", view))
+            self.told_view = view
+        return "".join(lines)
+
+
+def _event(type: str, data: Any) -> str:
+    return f"event: {type}\ndata: {json_of(current_app).compact_text(data)}\n\n"

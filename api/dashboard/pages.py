@@ -1,0 +1,90 @@
+"""The pages' routes, and what becomes of an error on the way to one."""
+
+from __future__ import annotations
+
+from apiflask import APIBlueprint
+from flask import Response, redirect, request
+from werkzeug.wrappers import Response as AnyResponse
+
+from api import errors
+from api.auth import needs
+from api.dashboard import jobs_page, words
+from api.dashboard.frame import asks_for_page, for_every_page, page
+from api.dashboard.sign_in import sign_in_page
+from api.services import services
+from shared import jobs
+from shared.errors import TokenMissing
+
+bp = APIBlueprint("dashboard", __name__, enable_openapi=False, template_folder="templates")
+
+
+@bp.get("/")
+@needs("read")
+def index() -> AnyResponse:
+    return jobs_page.answer()
+
+
+@bp.get("/jobs")
+@needs("read")
+def no_job() -> AnyResponse:
+    """What is left of a job's address when its id is cut off."""
+    return redirect("/")
+
+
+@bp.get("/jobs/<job_id>")
+@needs("read")
+def job(job_id: str) -> Response:
+    with services().database.read() as session:
+        return page("job", job=jobs.get(session, job_id))
+
+
+@bp.get("/submit")
+@needs("read")
+def submit() -> Response:
+    return page("submit")
+
+
+@bp.get("/compare")
+@needs("read")
+def compare() -> Response:
+    return page("compare")
+
+
+@bp.get("/draw")
+@needs("read")
+def draw() -> Response:
+    return page("draw")
+
+
+@bp.get("/learn")
+@needs("read")
+def learn() -> Response:
+    return page("learn")
+
+
+@bp.get("/system")
+@needs("read")
+def system() -> Response:
+    return page("system")
+
+
+bp.app_context_processor(for_every_page)
+for word in words.FILTERS:
+    bp.add_app_template_filter(word)
+
+
+@bp.errorhandler(Exception)
+def error_page(error: Exception) -> Response:
+    """What a program would be told as a problem, as a page; a stranger is asked to sign in."""
+    problem = errors.render_error(error)
+    if not asks_for_page():
+        return problem
+    if problem.status_code == 401:
+        wrong = (
+            None if isinstance(error, TokenMissing) else problem.get_json()["detail"]
+        )  # who sent none did nothing wrong
+        return sign_in_page(request.full_path.rstrip("?"), wrong)
+    shown = page("error", problem.status_code, problem=problem.json)
+    if "Retry-After" in problem.headers:
+        shown.headers["Retry-After"] = problem.headers["Retry-After"]
+    return shown

@@ -1,0 +1,116 @@
+// Charts by plotly, which is fetched with the first one: in the page's colours, with a way to a PNG.
+
+let loading = null;
+
+/** plotly itself, for charts that are no curves. */
+export function plotly() {
+  loading ??= load();
+  return loading;
+}
+
+/**
+ * A chart of lines in `place`. `x`, `y`, `y2`: titles of the axes (`y2`: a second one, on the right); `name`: what the
+ * chart shows, for screen readers and for the file of its PNG.
+ */
+export class Curve {
+  constructor(place, { name, x = "", y = "", y2 = null }) {
+    Object.assign(this, { place, name, lines: [], log: false });
+    this.titles = { x, y, y2 };
+    place.setAttribute("role", "img");
+    place.setAttribute("aria-label", name);
+    this.repaint = () => this.paint();
+    document.addEventListener("themechange", this.repaint);
+  }
+
+  /**
+   * Show these lines and none else: `{name, x: [], y: [], right, dash, dots, colour}`. `right`: on the second axis; `colour`:
+   * 1–8, else by their order. The reader's zoom stays.
+   */
+  show(lines) {
+    this.lines = lines;
+    return this.paint();
+  }
+
+  scale({ log = this.log, x = this.titles.x } = {}) {
+    const turned = log !== this.log || x !== this.titles.x;
+    this.log = log;
+    this.titles.x = x;
+    if (turned) this.view = (this.view ?? 0) + 1; // another zoom
+    return this.paint();
+  }
+
+  async png() {
+    const { downloadImage } = await plotly();
+    return downloadImage(this.place, { format: "png", scale: 2, filename: this.name.replace(/[^\w.-]+/g, "-") });
+  }
+
+  async paint() {
+    const { react } = await plotly();
+    const colours = pageColours();
+    await react(this.place, this.lines.map((line, place) => trace(line, place, colours)), this.layout(colours), CONFIG);
+  }
+
+  layout(colours) {
+    const axis = { gridcolor: colours.line, linecolor: colours.line, zeroline: false, automargin: true, exponentformat: "power" };
+    return {
+      uirevision: this.view ?? 0,
+      paper_bgcolor: "rgba(0,0,0,0)",
+      plot_bgcolor: "rgba(0,0,0,0)",
+      font: { family: "system-ui, sans-serif", size: 12, color: colours.muted },
+      margin: { l: 48, r: this.titles.y2 ? 48 : 12, t: 8, b: 40 },
+      hovermode: "x unified",
+      hoverlabel: { bgcolor: colours.panel, bordercolor: colours.line, font: { color: colours.text } },
+      legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0 },
+      xaxis: { ...axis, title: { text: this.titles.x } },
+      yaxis: { ...axis, title: { text: this.titles.y }, type: this.log ? "log" : "linear" },
+      ...(this.titles.y2 && { yaxis2: { ...axis, title: { text: this.titles.y2 }, overlaying: "y", side: "right", showgrid: false } }),
+    };
+  }
+
+  /** For a chart that leaves the page. */
+  async remove() {
+    document.removeEventListener("themechange", this.repaint);
+    (await plotly()).purge(this.place);
+  }
+}
+
+const CONFIG = { displaylogo: false, responsive: true, modeBarButtonsToRemove: ["select2d", "lasso2d", "toImage"] };
+
+function trace({ name, x, y, right = false, dash = "solid", dots = false, colour = null }, place, colours) {
+  return {
+    name, x, y, type: "scatter",
+    mode: dots || x.length === 1 ? "lines+markers" : "lines",
+    line: { color: colours.curves[(colour ?? place + 1) - 1 & 7], width: 1.75, dash },
+    marker: { size: 5 },
+    ...(right && { yaxis: "y2" }),
+  };
+}
+
+/** The custom properties of gradq.css as they are now: plotly takes no var(). */
+export function pageColours() {
+  const probe = document.createElement("span");
+  document.body.append(probe);
+  const read = (name) => ((probe.style.color = `var(--${name})`), getComputedStyle(probe).color);
+  const names = ["text", "muted", "line", "panel", "raised", "accent", "good", "warn", "bad"];
+  const colours = Object.fromEntries(names.map((name) => [name, read(name)]));
+  colours.curves = [1, 2, 3, 4, 5, 6, 7, 8].map((number) => read(`curve-${number}`));
+  probe.remove();
+  return colours;
+}
+
+function load() {
+  const { content, dataset } = document.querySelector("meta[name=plotly]");
+  // plotly would add the style sheet of its maps, which the policy refuses, unless something with its id is there
+  for (const id of dataset.without.split(" ").filter(Boolean)) {
+    const stead = document.createElement("meta");
+    stead.id = id;
+    document.head.append(stead);
+  }
+  const script = document.createElement("script");
+  script.src = content;
+  return new Promise((done, failed) => {
+    script.addEventListener("load", () => done(window.Plotly));
+    script.addEventListener("error", () => failed(new Error("The charts could not be loaded. Reload the page to try again.")));
+    document.head.append(script);
+  });
+}

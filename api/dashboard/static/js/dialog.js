@@ -1,0 +1,61 @@
+// Questions and short notes: a native <dialog>, and lines at the edge of the page that screen readers hear.
+
+/** Ask, and return whether the answer was yes. `danger`: what is done cannot be undone. */
+export function confirm({ title, text = "", action = "OK", danger = false }) {
+  const dialog = document.createElement("dialog");
+  dialog.setAttribute("aria-labelledby", "question");
+  const form = element("form", { method: "dialog" });
+  const heading = element("h2", { id: "question" }, title);
+  const actions = element("div", { className: "actions" });
+  const no = element("button", { value: "no", autofocus: danger }, "Keep");
+  no.textContent = danger ? "Keep" : "Close";
+  actions.append(no, element("button", { value: "yes", className: danger ? "danger" : "primary", autofocus: !danger }, action));
+  form.append(heading, element("p", {}, text), actions);
+  dialog.append(form);
+  return shown(dialog).then(() => dialog.returnValue === "yes");
+}
+
+/** Show `content` (a node) under a title until it is closed. */
+export function show(title, content) {
+  const dialog = document.createElement("dialog");
+  dialog.setAttribute("aria-labelledby", "shown");
+  const form = element("form", { method: "dialog" });
+  const actions = element("div", { className: "actions" });
+  actions.append(element("button", { autofocus: true }, "Close"));
+  form.append(element("h2", { id: "shown" }, title), content, actions);
+  dialog.append(form);
+  return shown(dialog);
+}
+
+/** A note that goes by itself; what went wrong stays until it is closed. */
+export function toast(text, { bad = false, seconds = 6 } = {}) {
+  const note = element("div", { className: bad ? "toast bad" : "toast" });
+  const close = element("button", { type: "button", className: "quiet", ariaLabel: "Close this note" }, "×");
+  close.addEventListener("click", () => note.remove());
+  note.append(element("span", {}, text), close);
+  place(bad).append(note);
+  if (!bad) setTimeout(() => note.remove(), seconds * 1000);
+}
+
+function shown(dialog) {
+  document.body.append(dialog);
+  dialog.showModal();
+  return new Promise((done) => dialog.addEventListener("close", () => (dialog.remove(), done()), { once: true }));
+}
+
+/** Two regions, there before their first note: a region that comes with it is not read out. */
+function place(bad) {
+  return document.querySelector(bad ? ".toasts [role=alert]" : ".toasts [role=status]");
+}
+
+export function prepareNotes() {
+  const notes = element("div", { className: "toasts" });
+  notes.append(element("div", { role: "status" }), element("div", { role: "alert" }));
+  document.body.append(notes);
+}
+
+export function element(name, properties = {}, text = null) {
+  const made = Object.assign(document.createElement(name), properties);
+  if (text !== null) made.textContent = text;
+  return made;
+}

@@ -1,0 +1,41 @@
+// What every page has: colours that one chooses, keys that lead from page to page, ages that grow, room for notes.
+
+import { prepareNotes } from "./dialog.js";
+import { ago, moment } from "./format.js";
+import { call } from "./http.js";
+import { onKeys, showKeys } from "./keys.js";
+
+const YEAR_SECONDS = 31536000;
+
+function chooseTheme(name) {
+  if (name) document.documentElement.dataset.theme = name;
+  else delete document.documentElement.dataset.theme;
+  // a cookie, so that the server sends the next page in these colours and none flashes up
+  document.cookie = `gradq_theme=${name}; path=/; max-age=${name ? YEAR_SECONDS : 0}; samesite=strict`;
+  document.dispatchEvent(new Event("themechange"));
+}
+
+/** Every `<time data-ago>`, once a second. */
+function growAges() {
+  for (const time of document.querySelectorAll("time[data-ago]")) {
+    const text = ago(time.dateTime);
+    if (time.textContent !== text) time.textContent = text;
+    time.title ||= moment(time.dateTime);
+  }
+}
+
+async function signOut() {
+  await call("DELETE", "/session");
+  location.href = "/"; // which asks for a token
+}
+
+prepareNotes();
+const theme = document.getElementById("theme");
+theme.addEventListener("change", () => chooseTheme(theme.value));
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => document.dispatchEvent(new Event("themechange")));
+for (const link of document.querySelectorAll("nav [data-key]")) onKeys(`g ${link.dataset.key}`, link.textContent, () => link.click());
+onKeys("?", "These keys", showKeys);
+document.getElementById("help").addEventListener("click", showKeys);
+document.getElementById("sign-out")?.addEventListener("click", signOut);
+growAges();
+setInterval(growAges, 1000);

@@ -1,0 +1,151 @@
+// News as they come: server-sent events from a cursor on, again after each break, and by polling where no stream is to
+// be had. A page that nobody looks at holds no stream: a browser has six connections for all of its tabs.
+
+import { get, request } from "./http.js";
+
+const FIRST_PAUSE_MS = 500;
+const LONGEST_PAUSE_MS = 15000;
+const POLL_MS = 3000;
+const POLLS = 5; // before the stream is tried again
+
+/**
+ * Follow `address`. `onEvent({type, id, data})` has each event, `data` parsed; an event `end` is the last. `onState` is
+ * told `live`, `polling` (no stream is free), `away` (tried again) or `ended`, and of `ended` why: null or the problem.
+ * `after`: the id of the last event that is known already. `poll(cursor)`: the news without a stream, as a list of
+ * events. Returns a function that ends it.
+ */
+export function follow(address, { onEvent, onState = () => {}, after = null, poll = null }) {
+  let cursor = after;
+  let failures = 0;
+  let cut = new AbortController();
+  let over = false;
+
+  function take(event) {
+    failures = 0;
+    if (event.id !== null) cursor = event.id;
+    onEvent(event);
+    if (event.type === "end") stop(null);
+  }
+
+  async function read() {
+    const headers = { Accept: "text/event-stream" };
+    if (cursor !== null) headers["Last-Event-ID"] = String(cursor);
+    const answer = await request(address, { headers, signal: cut.signal, cache: "no-store" });
+    onState("live");
+    for await (const event of eventsOf(answer.body)) {
+      take(event);
+      if (over) return;
+    }
+  }
+
+  async function readByPolling() {
+    for (let times = 0; times < POLLS && !over && !cut.signal.aborted; times += 1) {
+      for (const event of await poll(cursor)) take(event);
+      if (over) return;
+      onState("polling");
+      await pause(POLL_MS, cut.signal);
+    }
+  }
+
+  async function run() {
+    while (!over) {
+      await seen();
+      cut = new AbortController();
+      try {
+        await read();
+      } catch (error) {
+        if (over) return;
+        if (cut.signal.aborted) continue; // hidden, and seen again
+        if (error.status >= 400 && error.status < 500) return stop(error); // deleted, or not ours: asking again is no use
+        if (error.code === "too_many_streams" && poll) {
+          await readByPolling().catch(() => onState("away"));
+          continue;
+        }
+        onState("away");
+      }
+      await pause(Math.min(FIRST_PAUSE_MS * 2 ** failures, LONGEST_PAUSE_MS), cut.signal);
+      failures += 1;
+    }
+  }
+
+  function stop(why) {
+    if (over) return;
+    over = true;
+    cut.abort();
+    document.removeEventListener("visibilitychange", hide);
+    removeEventListener("pagehide", leave);
+    onState("ended", why);
+  }
+
+  const hide = () => document.hidden && cut.abort();
+  const leave = () => cut.abort();
+  document.addEventListener("visibilitychange", hide);
+  addEventListener("pagehide", leave);
+  run();
+  return () => stop(null);
+}
+
+/** Follow a job's log: `links.events` of the job. Without a stream its pages are read. */
+export function followLog(address, options) {
+  return follow(address, { ...options, after: options.after ?? 0, poll: (cursor) => pageOfLog(address, cursor) });
+}
+
+async function pageOfLog(address, cursor) {
+  const page = await get(`${address}?after=${cursor}`);
+  const events = page.data.map((line) => ({ type: line.type, id: line.seq, data: line }));
+  if (events.length) return events;
+  const job = await get(address.replace(/\/events$/, ""));
+  return job.terminal ? [{ type: "end", id: null, data: { status: job.status } }] : [];
+}
+
+/** The events of a stream's body, one after the other. */
+async function* eventsOf(body) {
+  const reader = body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  try {
+    for (;;) {
+      const { value, done } = await reader.read();
+      if (done) return;
+      const blocks = (rest + value).split("\n\n");
+      rest = blocks.pop();
+      for (const block of blocks) {
+        const event = parse(block);
+        if (event) yield event;
+      }
+    }
+  } finally {
+    reader.cancel().catch(() => {}); // cut already
+  }
+}
+
+/** One block of lines; null for a comment, or one that only says how soon to come again. */
+function parse(block) {
+  const event = { type: "message", id: null, data: "" };
+  for (const line of block.split("\n")) {
+    const at = line.indexOf(":");
+    const [name, value] = [line.slice(0, at), line.slice(at + 1).replace(/^ /, "")];
+    if (name === "event") event.type = value;
+    if (name === "id") event.id = value;
+    if (name === "data") event.data += value;
+  }
+  return event.data ? { ...event, data: JSON.parse(event.data) } : null;
+}
+
+/** Once somebody looks at the page. */
+function seen() {
+  if (!document.hidden) return Promise.resolve();
+  return new Promise((done) => {
+    document.addEventListener("visibilitychange", function look() {
+      if (document.hidden) return;
+      document.removeEventListener("visibilitychange", look);
+      done();
+    });
+  });
+}
+
+function pause(ms, signal) {
+  return new Promise((done) => {
+    const timer = setTimeout(done, ms);
+    signal.addEventListener("abort", () => (clearTimeout(timer), done()), { once: true });
+  });
+}

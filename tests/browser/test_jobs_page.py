@@ -1,0 +1,368 @@
+"""The list of jobs: what it shows, how it stays true, what can be done. Each test looks at its own jobs alone."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from playwright.sync_api import Browser, Page, Route, expect
+from support.browser import Complaints
+from support.service import Service
+from support.waiting import wait_for
+
+LONG: dict[str, Any] = {"architecture": "linear", "batch_size": 4, "epochs": 10_000, "lr": 0.001, "seed": 1}
+QUICK: dict[str, Any] = {"architecture": "mlp", "epochs": 12, "lr": 0.2, "gradients": "manual", "seed": 2}
+STREAM = "text/event-stream"
+
+
+@pytest.fixture
+def mine(request: pytest.FixtureRequest, service: Service):
+    """mine(**spec) submits a job with this test's label; `mine.page` shows only these. None is left running."""
+
+    class Mine:
+        label = re.sub(r"\W+", "-", request.node.name)[:60].strip("-")
+        page = f"/?label.test={label}"
+
+        def __call__(self, **spec: Any) -> dict[str, Any]:
+            return service.submit(labels={"test": self.label}, **spec)
+
+    yield Mine()
+    everything = {"action": "cancel", "filter": {"labels": {"test": Mine.label}}}
+    service.http.post("/v1/jobs/bulk", json=everything)
+    wait_for(
+        lambda: all(job["terminal"] for job in service.http.get(f"/v1/jobs{Mine.page[1:]}&limit=100").json()["data"]),
+        60,
+        "the end of this test's jobs",
+    )
+
+
+def row(page: Page, job: dict[str, Any]):
+    return page.locator(f"#{job['id']}")
+
+
+class TestLive:
+    def test_a_job_appears_runs_and_ends_without_a_reload(self, page: Page, mine, service: Service) -> None:
+        page.goto(mine.page)
+        page.evaluate("window.sameDocument = true")
+        expect(page.get_by_text("No job matches")).to_be_visible()
+        job = mine(name="appears", **QUICK)
+        expect(row(page, job)).to_be_visible()
+        expect(row(page, job).locator(".status")).to_have_text("succeeded")
+        expect(row(page, job).locator(".spark")).to_have_attribute("aria-label", re.compile("loss from .* to "))
+        tested = service.job(job["id"])["result"]["test_accuracy"]
+        expect(row(page, job).locator(".accuracy")).to_have_text(f"{100 * tested:.1f}\u202f%")
+        expect(row(page, job).locator(".progress")).to_contain_text("12 epochs in ")
+        assert page.evaluate("window.sameDocument")
+
+    def test_a_running_job_shows_how_far_it_is(self, page: Page, mine) -> None:
+        job = mine(name="runs", **LONG)
+        page.goto(mine.page)
+        expect(row(page, job).locator(".status")).to_have_text("running")
+        bar = row(page, job).locator("progress")
+        expect(bar).to_be_visible()
+        expect(row(page, job).locator(".progress .why")).to_contain_text("left")
+        expect(row(page, job).locator(".device")).to_have_text("cpu")
+        first = float(bar.get_attribute("value") or 0)
+        page.wait_for_function(
+            "([id, first]) => Number(document.querySelector(`#${id} progress`).value) > first", arg=[job["id"], first]
+        )
+
+    def test_a_queued_job_says_where_it_stands_and_why_it_waits(self, page: Page, mine) -> None:
+        for number in range(2):
+            mine(name=f"takes slot {number}", **LONG)
+        first, second = mine(name="waits", **LONG), mine(name="waits longer", **LONG)
+        page.goto(mine.page)
+        expect(row(page, first).locator(".why")).to_contain_text("1st in line: 0 jobs ahead, 0 of 2 slots free")
+        expect(row(page, second).locator(".why")).to_contain_text("2nd in line: 1 job ahead")
+
+    def test_a_deleted_job_goes_from_the_page(self, page: Page, mine, service: Service) -> None:
+        job = mine(**QUICK)
+        service.wait(job["id"])
+        page.goto(mine.page)
+        expect(row(page, job)).to_be_visible()
+        service.http.delete(f"/v1/jobs/{job['id']}")
+        expect(row(page, job)).to_have_count(0)
+        expect(page.locator("#none")).to_be_visible()
+
+    def test_a_tick_and_the_keyboards_place_outlast_the_news(self, page: Page, mine) -> None:
+        job = mine(name="ticked", **LONG)
+        page.goto(mine.page)
+        row(page, job).get_by_role("checkbox").check()
+        row(page, job).get_by_role("link", name="ticked", exact=True).focus()
+        version = row(page, job).get_attribute("data-version")
+        expect(row(page, job)).not_to_have_attribute("data-version", version or "")
+        expect(row(page, job).get_by_role("checkbox")).to_be_checked()
+        expect(page.locator(":focus")).to_have_text("ticked")
+
+    def test_where_no_stream_is_free_the_page_asks_again_by_itself(
+        self, page: Page, mine, complaints: Complaints
+    ) -> None:
+        complaints.expect("503")
+
+        def refuse(route: Route) -> None:
+            if route.request.headers.get("accept") != STREAM:
+                return route.fallback()
+            body = '{"status": 503, "code": "too_many_streams", "detail": "no more streams", "errors": []}'
+            return route.fulfill(status=503, content_type="application/problem+json", body=body)
+
+        page.route("**/*", refuse)
+        page.goto(mine.page)
+        expect(page.locator("#live")).to_have_text("live, every few seconds")
+        job = mine(**QUICK)
+        expect(row(page, job).locator(".status")).to_have_text("succeeded")
+
+    def test_a_service_that_went_away_is_found_again(self, page: Page, mine, complaints: Complaints) -> None:
+        complaints.expect("net::ERR_CONNECTION_REFUSED")
+        page.route("**/*", lambda route: route.abort("connectionrefused") if is_stream(route) else route.fallback())
+        page.goto(mine.page)
+        expect(page.locator("#live")).to_contain_text("trying again")
+        page.unroute_all()
+        expect(page.locator("#live")).to_have_text("live")
+        expect(row(page, mine(**QUICK))).to_be_visible()
+
+    def test_a_hidden_page_holds_no_stream(self, page: Page, mine) -> None:
+        page.goto(mine.page)
+        expect(page.locator("#live")).to_have_text("live")
+        with page.expect_event("requestfailed", lambda request: request.headers["accept"] == STREAM):
+            look(page, hidden=True)
+        with page.expect_event("request", lambda request: request.headers["accept"] == STREAM):
+            look(page, hidden=False)
+        expect(row(page, mine(**QUICK))).to_be_visible()
+
+
+def is_stream(route: Route) -> bool:
+    return route.request.headers.get("accept") == STREAM
+
+
+def look(page: Page, hidden: bool) -> None:
+    page.evaluate(f"""() => {{
+        Object.defineProperty(document, "hidden", {{ value: {str(hidden).lower()}, configurable: true }});
+        document.dispatchEvent(new Event("visibilitychange"));
+    }}""")
+
+
+class TestViews:
+    @pytest.fixture
+    def three(self, mine, service: Service) -> dict[str, dict[str, Any]]:
+        """One that succeeded, one that failed, one that runs."""
+        jobs = {
+            "good": mine(name="good-one", **QUICK),
+            "bad": mine(name="bad-one", **{**QUICK, "lr": 1e30, "optimizer": "basic"}),
+            "runs": mine(name="running-one", **LONG),
+        }
+        for name in ("good", "bad"):
+            service.wait(jobs[name]["id"])
+        return jobs
+
+    def names(self, page: Page) -> list[str]:
+        return page.locator("#rows .name a:first-child").all_text_contents()
+
+    def test_the_status_filter_stands_in_the_address_as_in_the_api(
+        self, page: Page, mine, three, service: Service
+    ) -> None:
+        page.goto(mine.page)
+        expect(page.locator("#rows tr")).to_have_count(3)
+        page.get_by_role("link", name=re.compile("^Failed")).click()
+        expect(page.locator("#rows tr")).to_have_count(1)
+        page.get_by_role("link", name=re.compile("^Succeeded")).click()
+        expect(page.locator("#rows tr")).to_have_count(2)
+        query = parse_qs(urlsplit(page.url).query)
+        assert set(query["status"][0].split(",")) == {"succeeded", "failed"}
+        listed = service.http.get(f"/v1/jobs?{urlsplit(page.url).query}").json()["data"]
+        assert [job["name"] for job in listed] == self.names(page) == ["bad-one", "good-one"]
+        page.reload()
+        assert self.names(page) == ["bad-one", "good-one"]
+        page.go_back()
+        expect(page.locator("#rows tr")).to_have_count(1)
+        page.go_back()
+        expect(page.locator("#rows tr")).to_have_count(3)
+
+    def test_a_running_job_that_is_to_be_cancelled_is_still_among_the_running(self, page: Page, mine, three) -> None:
+        page.goto(mine.page)
+        page.get_by_role("link", name=re.compile("^Running")).click()
+        expect(page.locator("#rows tr")).to_have_count(1)
+        assert parse_qs(urlsplit(page.url).query)["status"] == ["running,cancelling,pausing"]
+
+    def test_a_search_finds_parts_of_names_and_labels(self, page: Page, mine, three) -> None:
+        page.goto(mine.page)
+        page.keyboard.press("/")
+        page.keyboard.type("BAD")
+        page.keyboard.press("Enter")
+        expect(page.locator("#rows tr")).to_have_count(1)
+        assert parse_qs(urlsplit(page.url).query) == {"label.test": [mine.label], "name": ["*BAD*"]}
+        page.get_by_role("searchbox").fill("*-one colour=none")
+        page.keyboard.press("Enter")
+        page.wait_for_url("**label.colour=none*")
+        expect(page.get_by_text("No job matches")).to_be_visible()
+        page.get_by_role("link", name="Without the label colour=none").click()
+        expect(page.locator("#rows tr")).to_have_count(3)
+
+    def test_a_moment_is_meant_in_the_readers_zone(self, page: Page, mine, three) -> None:
+        page.goto(mine.page)
+        page.get_by_text("Created", exact=True).click()
+        page.get_by_label("after").fill("2021-05-06T07:08")
+        page.get_by_role("button", name="Filter").click()
+        page.wait_for_url("**created_after=2021-05-06T07%3A08%3A00.000Z*")
+        expect(page.locator("#rows tr")).to_have_count(3)
+        page.get_by_label("before").fill("2021-05-07T00:00")
+        page.get_by_role("button", name="Filter").click()
+        expect(page.locator("#none")).to_be_visible()
+
+    def test_a_query_that_the_api_refuses_is_refused_by_name(self, page: Page, complaints: Complaints) -> None:
+        complaints.expect("422")
+        page.goto("/?stauts=failed&limit=7000")
+        expect(page.locator("main")).to_contain_text("stauts unknown parameter; did you mean 'status'?")
+        expect(page.locator("main")).to_contain_text("limit must be less than or equal to 100")
+
+    def test_pages_lead_to_older_jobs_and_back(self, page: Page, mine, service: Service) -> None:
+        jobs = [mine(name=f"number {number}", **LONG) for number in range(5)]
+        page.goto(f"{mine.page}&limit=2")
+        assert self.names(page) == ["number 4", "number 3"]
+        page.get_by_role("link", name="Older", exact=True).click()
+        expect(row(page, jobs[2])).to_be_visible()
+        page.get_by_role("link", name="Older", exact=True).click()
+        expect(row(page, jobs[0])).to_be_visible()
+        expect(page.get_by_role("link", name="Older", exact=True)).to_have_count(0)
+        page.get_by_role("link", name="Newest", exact=True).click()
+        expect(row(page, jobs[4])).to_be_visible()
+
+    def test_without_scripts_the_list_can_be_read_and_searched(
+        self, browser: Browser, mine, three, service: Service
+    ) -> None:
+        context = browser.new_context(base_url=str(service.http.base_url), java_script_enabled=False)
+        page = context.new_page()
+        page.goto(mine.page)
+        assert self.names(page) == ["running-one", "bad-one", "good-one"]
+        page.get_by_role("searchbox").fill("good")
+        page.keyboard.press("Enter")
+        expect(page.locator("#rows .name a:first-child")).to_have_text(["good-one"])
+        context.close()
+
+    def test_what_users_write_stays_text(self, page: Page, mine) -> None:
+        evil = "<img src=x onerror=alert(1)>\"'&"
+        page.goto(mine.page)
+        job = mine(name=evil, **QUICK)
+        expect(row(page, job).locator(".name a").first).to_have_text(evil)  # as the stream brings it
+        page.reload()
+        expect(row(page, job).locator(".name a").first).to_have_text(evil)
+        expect(page.locator("#rows img")).to_have_count(0)
+
+    def test_looks(self, page: Page, mine, three, service: Service, axe, shot: Callable[[Page, str], None]) -> None:
+        for number in range(2):
+            mine(name=f"waits-{number}", dataset="mnist", **{**LONG, "architecture": "cnn", "priority": 10})
+        expect_running = service.wait_until(three["runs"]["id"], lambda job: job["progress"], 60, "some progress")
+        assert expect_running
+        page.goto("/")
+        expect(row(page, three["runs"]).locator(".spark")).to_be_visible()
+        axe(page)
+        shot(page, "jobs")
+        row(page, three["good"]).get_by_role("checkbox").check()
+        row(page, three["bad"]).get_by_role("checkbox").check()
+        axe(page)
+        shot(page, "jobs-selected")
+
+
+class TestSteering:
+    def test_several_jobs_are_cancelled_retried_and_deleted(self, page: Page, mine, service: Service) -> None:
+        jobs = [mine(name=f"steered {number}", **LONG) for number in range(3)]
+        page.goto(mine.page)
+        expect(page.locator("#bar")).to_be_hidden()
+        page.get_by_label("Select all on this page").check()
+        expect(page.locator("#picked")).to_have_text("3 selected")
+        expect(page.get_by_role("button", name="Retry")).to_be_disabled()
+        page.get_by_role("button", name="Cancel").click()
+        expect(page.get_by_text("3 jobs cancelled")).to_be_visible()
+        for job in jobs:
+            expect(row(page, job).locator(".status")).to_have_text("cancelled")
+        for job in jobs[:2]:
+            row(page, job).get_by_role("checkbox").check()
+        page.get_by_role("button", name="Retry").click()
+        expect(page.get_by_text("2 jobs queued again")).to_be_visible()
+        expect(page.locator("#rows .status").filter(has_text="cancelled")).to_have_count(1)
+        service.http.post("/v1/jobs/bulk", json={"action": "cancel", "ids": [job["id"] for job in jobs]})
+        expect(page.locator("#rows .status").filter(has_text="cancelled")).to_have_count(3)
+        page.get_by_label("Select all on this page").check()
+        page.get_by_role("button", name="Delete").click()
+        expect(page.get_by_role("dialog")).to_contain_text("Delete 3 jobs?")
+        page.get_by_role("button", name="Keep").click()
+        expect(page.locator("#rows tr")).to_have_count(3)
+        page.get_by_role("button", name="Delete").click()
+        page.get_by_role("dialog").get_by_role("button", name="Delete").click()
+        expect(page.locator("#rows tr")).to_have_count(0)
+        assert service.http.get(f"/v1/jobs/{jobs[0]['id']}").status_code == 404
+
+    def test_all_that_match_are_steered_page_after_page(self, page: Page, mine, service: Service) -> None:
+        jobs = [mine(name=f"one of many {number}", **LONG) for number in range(4)]
+        spared = service.submit(name="spared", labels={"test": "another"}, **LONG)
+        page.goto(f"{mine.page}&limit=2&status=queued,running")
+        page.get_by_label("Select all on this page").check()
+        page.get_by_role("button", name="Select all that match").click()
+        expect(page.locator("#picked")).to_have_text("All that match")
+        expect(page.get_by_role("button", name="Compare")).to_be_disabled()
+        page.get_by_role("button", name="Cancel").click()
+        expect(page.get_by_text("4 jobs cancelled")).to_be_visible()
+        for job in jobs:
+            assert service.wait(job["id"])["status"] == "cancelled"
+        assert not service.job(spared["id"])["terminal"]
+        service.cancel(spared["id"])
+        page.goto(f"{mine.page}&limit=2")
+        page.get_by_label("Select all on this page").check()
+        page.get_by_role("button", name="Select all that match").click()
+        page.get_by_role("button", name="Delete").click()
+        expect(page.get_by_role("dialog")).to_contain_text("Delete every job that matches and has ended?")
+        page.get_by_role("dialog").get_by_role("button", name="Delete").click()
+        expect(page.get_by_text("4 jobs deleted")).to_be_visible()
+        expect(page.get_by_text("No job matches")).to_be_visible()
+
+    def test_of_a_mixed_selection_those_are_steered_that_it_suits(self, page: Page, mine, service: Service) -> None:
+        done, running = mine(name="done", **QUICK), mine(name="running", **LONG)
+        service.wait(done["id"])
+        page.goto(mine.page)
+        page.get_by_label("Select all on this page").check()
+        page.get_by_role("button", name="Cancel 1").click()
+        expect(row(page, running).locator(".status")).to_have_text("cancelled")
+        expect(row(page, done).locator(".status")).to_have_text("succeeded")
+
+    def test_what_the_service_refuses_is_said_by_name(self, page: Page, mine, service: Service) -> None:
+        job = mine(name="quicker than you", **LONG)
+        page.goto(mine.page)
+        row(page, job).get_by_role("checkbox").check()
+
+        def overtake(route: Route) -> None:
+            """Between the look and the press the job is gone."""
+            service.cancel(job["id"])
+            service.wait(job["id"])
+            service.http.delete(f"/v1/jobs/{job['id']}")
+            route.fallback()
+
+        page.route("**/v1/jobs/bulk", overtake)
+        page.get_by_role("button", name="Cancel").click()
+        expect(page.get_by_role("alert")).to_contain_text("there is no job")
+
+    def test_jobs_are_compared_in_twos_to_twelves(self, page: Page, mine) -> None:
+        jobs = [mine(name=f"compared {number}", **QUICK) for number in range(2)]
+        page.goto(mine.page)
+        row(page, jobs[0]).get_by_role("checkbox").check()
+        expect(page.get_by_role("button", name="Compare")).to_be_disabled()
+        row(page, jobs[1]).get_by_role("checkbox").check()
+        page.get_by_role("button", name="Compare").click()
+        page.wait_for_url("**/compare?*")
+        assert set(parse_qs(urlsplit(page.url).query)["job"]) == {job["id"] for job in jobs}
+
+    def test_the_keyboard_alone_opens_selects_and_cancels(self, page: Page, mine) -> None:
+        older, newer = mine(name="older", **LONG), mine(name="newer", **LONG)
+        page.goto(mine.page)
+        page.keyboard.press("j")
+        expect(page.locator(":focus")).to_have_text("newer")
+        page.keyboard.press("j")
+        page.keyboard.press("x")
+        expect(row(page, older).get_by_role("checkbox")).to_be_checked()
+        page.keyboard.press("c")
+        expect(row(page, older).locator(".status")).to_have_text("cancelled")
+        expect(row(page, newer).locator(".status")).not_to_have_text("cancelled")
+        page.keyboard.press("k")
+        page.keyboard.press("Enter")
+        page.wait_for_url(f"**/jobs/{newer['id']}")

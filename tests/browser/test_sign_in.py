@@ -1,0 +1,119 @@
+"""A service that asks for tokens, before a browser: the sign-in, what each owner sees, the way out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import Page, expect
+from support.browser import Complaints
+from support.people import revoke, token_for
+from support.service import Service
+
+from shared.database import Database
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """An API alone; nothing is to run here."""
+    service = Service(tmp_path_factory.mktemp("guarded"), {"GRADQ_ALLOW_ANONYMOUS": "false"})
+    service.run("migrate")
+    service.start_broker()
+    service.start_api()
+    yield service
+    service.close()
+
+
+@pytest.fixture(scope="module")
+def database(service: Service) -> Iterator[Database]:
+    database = Database(f"sqlite:///{service.state / 'gradq.db'}")
+    yield database
+    database.close()
+
+
+@pytest.fixture(scope="module")
+def alice(database: Database) -> str:
+    return token_for(database, "alice")
+
+
+@pytest.fixture(autouse=True)
+def refused(complaints: Complaints) -> None:
+    complaints.expect("401")
+
+
+def submit(service: Service, token: str, name: str) -> str:
+    answer = service.http.post("/v1/jobs", json={"name": name}, headers={"Authorization": f"Bearer {token}"})
+    assert answer.status_code == 202, answer.text
+    job_id: str = answer.json()["id"]
+    return job_id
+
+
+def sign_in(page: Page, token: str) -> None:
+    page.get_by_label("Token").fill(token)
+    page.get_by_role("button", name="Sign in").click()
+
+
+def test_a_stranger_is_asked_for_a_token_and_led_on_to_where_he_wanted(page: Page, alice: str, axe, shot) -> None:
+    page.goto("/system?x=1")
+    expect(page).to_have_title("Sign in · gradq")
+    axe(page)
+    shot(page, "sign-in")
+    sign_in(page, alice)
+    expect(page).to_have_url("/system?x=1")
+    expect(page.get_by_role("heading", level=1)).to_have_text("System")
+
+
+def test_a_wrong_token_is_told_beside_its_field(page: Page, alice: str, axe) -> None:
+    page.goto("/compare")
+    sign_in(page, "gq_wrong")
+    expect(page.get_by_label("Token")).to_have_attribute("aria-invalid", "true")
+    expect(page.locator("#token-error")).not_to_be_empty()
+    axe(page)
+    sign_in(page, alice)
+    expect(page).to_have_url("/compare")
+
+
+def test_each_owner_sees_what_is_his_and_an_admin_whose_it_is(
+    page: Page, service: Service, database: Database, alice: str
+) -> None:
+    bob, carol = token_for(database, "bob"), token_for(database, "carol", "admin")
+    mine, others = submit(service, alice, "alice's own"), submit(service, bob, "bob's own")
+    page.goto("/")
+    sign_in(page, alice)
+    expect(page.locator(f"#{mine}")).to_be_visible()
+    expect(page.locator("#live")).to_have_text("live")
+    expect(page.locator(f"#{others}")).to_have_count(0)
+    expect(page.locator("[data-count=queued]")).to_have_text("1")
+    late = submit(service, bob, "bob's second")
+    expect(page.locator(f"#{submit(service, alice, 'a later one')}")).to_be_visible()
+    expect(page.locator(f"#{late}")).to_have_count(0)
+    page.get_by_role("button", name="Sign out").click()
+    sign_in(page, carol)
+    expect(page.locator(f"#{late} .chip").first).to_have_text("bob")
+    page.get_by_role("link", name="alice", exact=True).first.click()
+    expect(page.locator(f"#{late}")).to_have_count(0)
+    expect(page.locator(f"#{mine}")).to_be_visible()
+
+
+def test_a_token_that_may_only_read_is_told_why_nothing_is_cancelled(
+    page: Page, service: Service, database: Database, alice: str, complaints: Complaints
+) -> None:
+    complaints.expect("403")
+    job = submit(service, alice, "stays")
+    page.goto("/")
+    sign_in(page, token_for(database, "alice", "read"))
+    page.locator(f"#{job}").get_by_role("checkbox").check()
+    page.get_by_role("button", name="Cancel").click()
+    expect(page.get_by_role("alert")).to_contain_text("this token may read")
+
+
+def test_a_page_whose_token_is_revoked_asks_for_another(
+    page: Page, service: Service, database: Database, complaints: Complaints
+) -> None:
+    token = token_for(database, "dave")
+    page.goto("/")
+    sign_in(page, token)
+    expect(page.locator("#live")).to_have_text("live")
+    revoke(database, token)
+    expect(page).to_have_title("Sign in · gradq")
+    expect(page.locator("#token-error")).to_contain_text("revoked")
