@@ -34,6 +34,7 @@ KINDS = {
     "confusion_matrix.json": "evaluation",
     "gradient_check.json": "gradient_check",
     "parity.json": "parity",
+    "walk.json": "walk",
 }
 BYTES = "application/octet-stream"
 MEDIA_TYPES = {".safetensors": BYTES, ".pt": BYTES, ".onnx": BYTES, ".csv": "text/csv", ".py": "text/x-python"}

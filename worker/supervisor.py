@@ -429,6 +429,9 @@ def headline(result: dict[str, Any]) -> str:
     """What a finished job is asked about first."""
     if "test_accuracy" in result:
         return f"test accuracy {result['test_accuracy']:.4f}"
+    if "agrees" in result:
+        verdict, apart = "agree" if result["agrees"] else "DIFFER", result["max_relative_difference"]
+        return f"{result['stages']} stages, and both ways {verdict} (at most {apart:.2g} apart)"
     return "gradients by hand agree with autograd's"
 
 

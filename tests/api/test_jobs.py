@@ -506,6 +506,40 @@ class TestGradientChecks:
         return client.post("/v1/jobs", json={}).json["links"]["self"]
 
 
+class TestWalks:
+    def test_a_walk_is_a_job_of_its_own_kind(self, client, hands, conforms, results):
+        answer = client.post("/v1/walks", json={"architecture": "linear", "batch": 2})
+        assert answer.status_code == 202
+        conforms(answer.json, "Job")
+        assert (answer.json["kind"], answer.json["spec"]["batch"]) == ("walk", 2)
+        assert answer.headers["Location"] == answer.json["links"]["self"]
+        hands.finish(hands.start(), result=results["walk"])
+        conforms(client.get(answer.json["links"]["self"]).json, "Job")
+
+    def test_its_fields_are_those_of_a_walk(self, client, problem):
+        body = problem(client.post("/v1/walks", json={"lr": 1, "batch_size": 65}), 422, "invalid_spec")
+        assert {error["pointer"] for error in body["errors"]} == {"/lr", "/batch_size"}
+
+    def test_it_can_begin_with_the_weights_of_a_finished_job_of_the_same_net(self, client, hands, problem):
+        job = hands.submit()
+        lease = hands.start()
+        hands.finish(lease, files=[hands.store(lease, "model.safetensors", b"weights")])
+        origin = {"init_from": {"job": job["id"]}}
+        assert client.post("/v1/walks", json=origin).json["spec"]["init_from"] == origin["init_from"]
+        body = problem(client.post("/v1/walks", json={**origin, "architecture": "linear"}), 422, "invalid_spec")
+        (error,) = body["errors"]
+        assert error["pointer"] == "/init_from/job"
+        assert "trained another net" in error["detail"]
+
+    def test_it_has_neither_a_curve_nor_anything_to_reproduce(self, client, hands, problem):
+        links = client.post("/v1/walks", json={}).json["links"]
+        assert client.get(links["metrics"]).json["series"] == {}
+        assert client.get(f"{links['self']}/loss_curve.svg").status_code == 200
+        hands.finish(hands.start())
+        body = problem(client.post(links["reproduce"]), 409, "wrong_state")
+        assert "a walk trains nothing to reproduce" in body["detail"]
+
+
 class TestInitFrom:
     def finished(self, hands, files=("model.safetensors",), **spec) -> str:
         job = hands.submit(**spec)
