@@ -105,6 +105,7 @@ class Torchvision(Model):
 
 Architecture = Annotated[Linear | Mlp | Cnn | Torchvision, Field(discriminator="type"), BeforeValidator(short_form)]
 ManualArchitecture = Annotated[Linear | Mlp | Cnn, Field(discriminator="type"), BeforeValidator(short_form)]
+WalkArchitecture = Annotated[Linear | Mlp, Field(discriminator="type"), BeforeValidator(short_form)]
 
 
 # --- init, loss, optimizer --------------------------------------------------------------------------------------------
@@ -538,7 +539,49 @@ class GradientCheckSpec(Work):
         return f"gradient-check-{self.dataset}-{self.architecture.type}-{self.seed % 0x10000:04x}"
 
 
-KINDS: dict[str, type[Work]] = {model.kind: model for model in (JobSpec, GradientCheckSpec)}
+class WalkSpec(Work):
+    """A job that trains nothing: one batch on its way through a linear or two-layer net and back, number by number.
+
+    Every stage is computed by hand and by PyTorch, in float64."""
+
+    kind: ClassVar[str] = "walk"
+
+    architecture: WalkArchitecture = Field(Mlp(), description="an mlp has one hidden layer here, and nothing beside it")
+    init_from: InitFrom | None = None
+    batch_size: Annotated[int, Field(ge=1, le=64)] = 8
+    batch: Annotated[int, Field(ge=1)] = Field(1, description="which of the batches that the seed's order begins with")
+
+    def conflicts(self, info: DatasetInfo) -> list[FieldError]:
+        wrong = self._net_conflicts()
+        if self.batch_size > info.train_examples:
+            detail = f"{self.dataset} has {info.train_examples} examples to train on; got {self.batch_size}"
+            wrong.append(FieldError("/batch_size", "conflict", detail))
+        elif self.batch > (batches := -(-info.train_examples // self.batch_size)):
+            detail = f"{self.dataset} has {batches} batches of {self.batch_size}; got {self.batch}"
+            wrong.append(FieldError("/batch", "conflict", detail))
+        return wrong
+
+    def _net_conflicts(self) -> list[FieldError]:
+        net = self.architecture
+        if isinstance(net, Linear):
+            return []
+        refused = []
+        if len(net.hidden) > 1:
+            detail = f"a walk goes through one hidden layer; got {len(net.hidden)}"
+            refused.append(FieldError("/architecture/hidden", "conflict", detail))
+        if net.dropout:
+            detail = f"a walk has no dropout on its way; leave it out, got {net.dropout:g}"
+            refused.append(FieldError("/architecture/dropout", "conflict", detail))
+        if net.batch_norm:
+            detail = "a walk has no batch normalization on its way; leave it out"
+            refused.append(FieldError("/architecture/batch_norm", "conflict", detail))
+        return refused
+
+    def generated_name(self) -> str:
+        return f"walk-{self.dataset}-{self.architecture.type}-{self.seed % 0x10000:04x}"
+
+
+KINDS: dict[str, type[Work]] = {model.kind: model for model in (JobSpec, GradientCheckSpec, WalkSpec)}
 
 
 def architecture_conflicts(architecture: Any, info: DatasetInfo) -> list[FieldError]:

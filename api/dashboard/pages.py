@@ -10,6 +10,7 @@ from api import errors
 from api.auth import needs
 from api.dashboard import draw_page, jobs_page, submit_page, words
 from api.dashboard.frame import asks_for_page, for_every_page, page
+from api.dashboard.learn_page import learn_page
 from api.dashboard.sign_in import sign_in_page
 from api.services import services
 from shared import jobs
@@ -59,7 +60,8 @@ def draw() -> Response:
 @bp.get("/learn")
 @needs("read")
 def learn() -> Response:
-    return page("learn")
+    """A walk where `job` names one; `from` names a finished job whose weights the form begins with."""
+    return page("learn", **learn_page(request.args.get("job"), request.args.get("from")))
 
 
 @bp.get("/system")

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 UNITS = ("B", "kB", "MB", "GB", "TB")
-STEPS = (("s", 60), ("min", 60), ("h", 24), ("d", 365))
+STEPS = (("s", 60), ("min", 60), ("h", 24), ("d", math.inf))
 
 
 def number(value: float | None, digits: int = 4) -> str:
@@ -42,10 +42,10 @@ def duration(seconds: float | None) -> str:
         return "–"
     if seconds < 10:
         return f"{max(seconds, 0):.2g}\u202fs"
-    left, parts = round(seconds), []
+    left, parts = math.floor(seconds + 0.5), []
     for unit, of_next in STEPS:
-        left, here = divmod(left, of_next)
-        parts.append((here, unit))
+        parts.append((int(left % of_next), unit))
+        left = int(left // of_next)
     parts = [(count, unit) for count, unit in reversed(parts)]
     first = next(place for place, (count, _) in enumerate(parts) if count)
     shown = [f"{count}\u202f{unit}" for count, unit in parts[first : first + 2] if count]

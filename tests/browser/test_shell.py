@@ -8,6 +8,8 @@ import pytest
 from playwright.sync_api import Page, expect
 from support.service import Service
 
+from api.dashboard import words
+
 PAGES = {
     "/": "Jobs",
     "/submit": "Submit",
@@ -141,3 +143,26 @@ def test_what_is_not_there_is_a_page_for_people_and_a_problem_for_programs(
     expect(page.locator("main")).to_contain_text("there is no job job_0")
     answer = service.http.get("/jobs/job_0", headers={"Accept": "application/json"})
     assert (answer.status_code, answer.headers["Content-Type"]) == (404, "application/problem+json")
+
+
+def test_scripts_and_templates_write_numbers_alike(page: Page) -> None:
+    page.goto("/system")
+    numbers = [0, 7, 1234567, -1234, 0.5, 0.0123456, 12.3456, 1234.56, 123456.7, 1.5e-7, -0.25, 1e20, None]
+    shares = [0, 1, 0.9731, 0.00049, 0.125, None]
+    seconds = [0, 0.04231, 0.4, 7.04, 9.99, 10, 59.4, 59.6, 185, 3600, 7325, 10.5, 445_000, 40_000_000, None]
+    sizes = [0, 999, 1000, 1500, 99_949, 123_456_789, 5e15, None]
+    written = page.evaluate(
+        """async ([numbers, shares, seconds, sizes]) => {
+            const source = document.querySelector("script[type=module]").src;
+            const { number, percent, duration, size } = await import(source.replace("shell.js", "format.js"));
+            const [plain, parts] = [numbers.map((n) => number(n)), shares.map((n) => percent(n))];
+            return [plain, parts, seconds.map(duration), sizes.map(size)];
+        }""",
+        [numbers, shares, seconds, sizes],
+    )
+    assert written == [
+        [words.number(n) for n in numbers],
+        [words.percent(n) for n in shares],
+        [words.duration(s) for s in seconds],
+        [words.size(n) for n in sizes],
+    ]

@@ -1,13 +1,13 @@
 // How scripts write numbers and times. api/dashboard/words.py writes them alike: whoever changes one, changes both.
 
 const UNITS = ["B", "kB", "MB", "GB", "TB"];
-const STEPS = [["s", 60], ["min", 60], ["h", 24], ["d", 365]];
+const STEPS = [["s", 60], ["min", 60], ["h", 24], ["d", Infinity]];
 const known = (value) => value !== null && value !== undefined && Number.isFinite(value);
 
 /** 1234567 -> 1 234 567 (thin spaces); 0.0123456 -> 0.01235; nothing -> – */
 export function number(value, digits = 4) {
   if (!known(value)) return "–";
-  if (Number.isInteger(value)) return String(value).replace(/\B(?=(\d{3})+$)/g, "\u2009");
+  if (Number.isInteger(value) && Math.abs(value) < 1e15) return String(value).replace(/\B(?=(\d{3})+$)/g, "\u2009");
   const small = Math.abs(value);
   if (small >= 1e-4 && small < 10 ** digits) return String(Number(value.toPrecision(digits)));
   return Number(value.toPrecision(digits)).toExponential().replace(/e([+-])(\d)$/, "e$10$2");
