@@ -1,6 +1,6 @@
 # The commands of this repository. Everything happens in .venv; nothing needs root.
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint check contract faults bench clean
+.PHONY: help install demo test lint check contract faults fuzz bench clean
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -14,10 +14,11 @@ help:
 	@echo "make demo      install, train twice (gradients by hand, autograd), show the results"
 	@echo "make test      install, run the whole test suite"
 	@echo "make install   make .venv; the command is .venv/bin/gradq"
-	@echo "make lint      format, lint, types, import contracts"
-	@echo "make check     format, lint, types, import contracts, tests: what CI runs"
+	@echo "make lint      format, lint, types, import contracts, security lint (bandit)"
+	@echo "make check     all of lint, then the tests: what CI runs"
 	@echo "make contract  thousands of random calls against a live service, on both databases: the OpenAPI document holds"
 	@echo "make faults    a campaign of faults against the real parts: SEED=7 FAULTS=200 DATABASE=sqlite or postgresql"
+	@echo "make fuzz      ten thousand random and mutated bodies against a live API: SEED=7"
 	@echo "make bench     the benchmarks, one line of JSON each"
 	@echo "make clean     remove .venv, caches and demo-output"
 
@@ -35,6 +36,7 @@ lint: $(DEV)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
+	$(VENV)/bin/bandit --quiet --configfile pyproject.toml --recursive api shared worker gradq
 
 check: lint test
 
@@ -45,6 +47,9 @@ contract: $(DEV)
 faults: $(DEV)
 	PYTHONPATH=tests $(PY) -m faults --faults $(or $(FAULTS),200) --database $(or $(DATABASE),sqlite) $(addprefix --seed ,$(SEED))
 	QUEUED=1000 $(PY) -m pytest tests/faults/test_queue.py -q
+
+fuzz: $(DEV)
+	@GRADQ_FUZZ=full GRADQ_FUZZ_SEED=$(SEED) $(PY) -m pytest tests/fuzz -s
 
 bench: $(RUNTIME)
 	@for script in $$(grep -l '__main__' benchmarks/*.py); do \

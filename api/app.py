@@ -31,6 +31,7 @@ from api import (
     prometheus,
     queues,
     rates,
+    security_headers,
     session,
     steering,
     workers,
@@ -51,12 +52,6 @@ from shared.version import VERSION
 MAX_BODY_BYTES = 1 << 20
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
-HEADERS = {
-    "X-Content-Type-Options": "nosniff",
-    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'",
-    "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-cache",  # kept, but asked about: that is what the ETags are for
-}
 
 PARTS = (
     *(jobs, steering, bulk, events, metrics, artifacts, predictions),
@@ -135,8 +130,7 @@ def _refuse_other_sites() -> None:
 
 def _end(response: Response) -> Response:
     response.headers["X-Request-Id"] = g.request_id
-    for name, value in HEADERS.items():
-        response.headers.setdefault(name, value)
+    security_headers.add_to(response.headers)
     prometheus.count(response)
     if response.status_code == 403:
         audit.note_refusal()

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from api.schemas import BulkRequest, Images, JobPatch
-from shared.spec import GradientCheckSpec, JobSpec
+from shared.spec import GradientCheckSpec, JobSpec, WalkSpec
 
 ZERO = [  # a handwritten 0 of the data set `digits`: 8x8, of float 0…1
     [0.0, 0.0, 0.3, 0.8, 0.6, 0.1, 0.0, 0.0],
@@ -57,6 +57,19 @@ BODIES: dict[type[BaseModel], dict[str, dict[str, Any]]] = {
         "smallest": _example("an mlp on the data set digits", {}),
         "cnn": _example(
             "a cnn, at 50 elements of each parameter", {"architecture": "cnn", "batches": 2, "samples": 50}
+        ),
+    },
+    WalkSpec: {
+        "smallest": _example("the two-layer net on the data set digits", {}),
+        "article": _example(
+            "the article's linear net and loss, a batch of 64",
+            {
+                "architecture": "linear",
+                "init": "normal",
+                "loss": {"type": "clamped_cross_entropy", "reduction": "sum"},
+                "batch_size": 64,
+                "seed": 7,
+            },
         ),
     },
     JobPatch: {

@@ -14,7 +14,10 @@ from api.auth import needs
 
 bp = APIBlueprint("docs", __name__, enable_openapi=False)
 
-DOCS_CSP = "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'; frame-ancestors 'none'"
+DOCS_CSP = (
+    "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'; object-src 'none'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
 FILES = {"swagger-ui.css": "css", "swagger-ui-bundle.js": "js"}
 START = 'SwaggerUIBundle({url: "/v1/openapi.json", dom_id: "#docs", deepLinking: true, validatorUrl: null})\n'
 PAGE = """<!doctype html>

@@ -308,9 +308,9 @@ def _schemas(models: Iterable[type[BaseModel]]) -> dict[str, Any]:
     for spec in KINDS.values():
         fields = definitions[spec.__name__]["properties"]
         for name in fields.keys() & set(SHORT_FORMS):
-            fields[name] = _with_short_form(name.title(), fields[name], definitions)
+            fields[name] = _with_short_form(spec, name, fields[name], definitions)
         for name in fields.keys() & set(SHORT_ITEMS):
-            fields[name]["items"] = _with_short_form(name.title(), fields[name]["items"], definitions)
+            fields[name]["items"] = _with_short_form(spec, name, fields[name]["items"], definitions)
         for field in fields.values():
             _tell_default(field)
     return definitions
@@ -321,17 +321,29 @@ def _tell_default(field: dict[str, Any]) -> None:
     and an object as the default of a choice, of which nobody knows to which branch it belongs."""
     if field.get("default") == "" and field.get("minLength"):
         del field["default"]
-        field["description"] = "default: made of the other fields"
+        _say(field, "default: made of the other fields")
     if ("oneOf" in field or "anyOf" in field) and isinstance(field.get("default"), dict):
-        field["description"] = f"default: {json.dumps(field.pop('default'))}"
+        _say(field, f"default: {json.dumps(field.pop('default'))}")
 
 
-def _with_short_form(title: str, whole: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]:
-    """The name alone stands for an object that needs nothing but its type, so it is the default too."""
-    default = {"default": whole.pop("default")["type"]} if "default" in whole else {}
+def _say(field: dict[str, Any], more: str) -> None:
+    field["description"] = "; ".join(filter(None, (field.get("description"), more)))
+
+
+def _with_short_form(
+    spec: type[BaseModel], field: str, whole: dict[str, Any], definitions: dict[str, Any]
+) -> dict[str, Any]:
+    """The name alone stands for an object that needs nothing but its type, so it is the default too.
+
+    Fields that take the same names share the list of them; one that takes others has its own.
+    """
+    said = {"default": whole.pop("default")["type"]} if "default" in whole else {}
+    if "description" in whole:
+        said["description"] = whole.pop("description")
     branches = whole["discriminator"]["mapping"].items()
     short = [name for name, branch in branches if not definitions[branch.rpartition("/")[2]].get("required")]
-    name = f"{title}Name"
-    names = {"title": name, "type": "string", "enum": sorted(short)}
-    assert definitions.setdefault(name, names) == names, f"two fields called {title} take different names"
-    return {"anyOf": [{"$ref": REF.format(model=name)}, whole], **default}
+    title = f"{field.title()}Name"
+    if title in definitions and definitions[title]["enum"] != sorted(short):
+        title = spec.__name__.removesuffix("Spec") + title
+    definitions[title] = {"title": title, "type": "string", "enum": sorted(short)}
+    return {"anyOf": [{"$ref": REF.format(model=title)}, whole], **said}

@@ -132,7 +132,9 @@ def _render(job_id: str, render: Render) -> JobAnswer:
         shown = render(session, job)
     body = f"{json_of(current_app).compact_text(shown)}\n".encode()
     terminal = job.state in TERMINAL
-    return JobAnswer(tuple(row), body, hashlib.sha1(body).hexdigest(), terminal, poll_seconds(shown))
+    return JobAnswer(
+        tuple(row), body, hashlib.sha1(body, usedforsecurity=False).hexdigest(), terminal, poll_seconds(shown)
+    )
 
 
 def poll_seconds(job: dict[str, Any]) -> int | None:

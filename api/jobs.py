@@ -27,7 +27,7 @@ from shared import dataset_store, jobs, limits, roster
 from shared.datasets import DatasetInfo
 from shared.estimate import estimate
 from shared.origin import check_origin
-from shared.spec import GradientCheckSpec, JobSpec, Work
+from shared.spec import GradientCheckSpec, JobSpec, WalkSpec, Work
 from shared.tables import Job
 
 bp = APIBlueprint("jobs", __name__, tag="Jobs")
@@ -88,11 +88,24 @@ def submit_gradient_check() -> Response:
     return change(lambda session: accept(session, spec), created=True, rings=True)
 
 
+@bp.post("/v1/walks")
+@endpoint(schemas.Job, scope="submit", status=202, body=WalkSpec, errors=(400, 413, 415, 503), headers=("Location",))
+@once
+def submit_walk() -> Response:
+    """Submit a walk
+
+    A job that trains nothing: it takes one batch through a linear or two-layer net and back, by hand and by autograd.
+    Its `walk.json` has each stage's formula, shape and numbers, and how far the two ways are apart.
+    """
+    spec = WalkSpec.parse(parse_json(), dataset_store.finder(services().database, whose()))
+    return change(lambda session: accept(session, spec), created=True, rings=True)
+
+
 def accept(session: Session, spec: Work, reproduces: str | None = None) -> dict[str, Any]:
     """Store a job, and return what is shown of it."""
     limits.check_queued(session, principal().owner, services().settings.max_queued_jobs)
     dataset_store.hold(session, spec.dataset, whose())
-    if isinstance(spec, JobSpec):
+    if isinstance(spec, JobSpec | WalkSpec):
         check_origin(session, spec, dataset_store.finder(services().database, whose()), whose())
     return to_json(session, jobs.create(session, spec, reproduces, principal().owner))
 

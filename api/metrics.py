@@ -25,7 +25,7 @@ from shared.version import VERSION
 CSV = "text/csv"
 PICTURES = {"png": "image/png", "svg": "image/svg+xml"}
 JSON_POINTS = 1000  # what a JSON answer is thinned to; CSV is whole, unless max_points says otherwise
-NO_POINTS, NO_CURVE = "no points yet", "a gradient check trains nothing and has no curve"
+NO_POINTS, NO_CURVE = "no points yet", "a {kind} trains nothing and has no curve"
 KNOWN = (
     "train_loss",
     "val_loss",
@@ -103,7 +103,8 @@ def _picture(job_id: str, format: str) -> Response:
         job = jobs.get(session, job_id)
         is_metric = (EventRow.job_id == job_id, EventRow.type == "metric")
         last = session.scalar(select(func.max(EventRow.seq)).where(*is_metric)) or 0
-        etag = hashlib.sha1(f"{job_id} {last} {format} {VERSION} {job.name}".encode()).hexdigest()
+        version = f"{job_id} {last} {format} {VERSION} {job.name}"
+        etag = hashlib.sha1(version.encode(), usedforsecurity=False).hexdigest()
         known = request.if_none_match.contains_weak(etag)
         series = {} if known else _series(session, job_id)
     response = Response(mimetype=PICTURES[format])
@@ -111,7 +112,7 @@ def _picture(job_id: str, format: str) -> Response:
         response.status_code = 304
     else:
         with _pencil:
-            empty = NO_POINTS if job.kind == JobSpec.kind else NO_CURVE
+            empty = NO_POINTS if job.kind == JobSpec.kind else NO_CURVE.format(kind=job.kind.replace("_", " "))
             response.set_data(curves.draw(series, job.name, [format], empty)[0])
     response.set_etag(etag)
     return response

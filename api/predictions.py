@@ -27,10 +27,11 @@ from api.openapi import JSON, endpoint
 from api.requests import Query, from_json, read_body
 from api.services import services
 from shared import inference, jobs
-from shared.errors import FieldError, NotFound, WrongState
+from shared.errors import FieldError, NotFound, UnusableUpload, WrongState
 from shared.inference import Array, Model
 from shared.states import JobState
 from shared.tables import ArtifactRow
+from shared.uploads.npz import read_header
 from shared.wording import field_error
 
 MAX_IMAGES = 10_000
@@ -292,20 +293,19 @@ def read_npz(content: bytes) -> Array:
             if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                 raise InvalidImages("the npz is compressed in a way that numpy does not use")
             with archive.open(info) as file:
-                version = np.lib.format.read_magic(file)
-                if version not in READERS:
-                    raise InvalidImages(f"the npz is of a version {version} that is not read here")
-                shape, fortran, dtype = READERS[version](file)
+                shape, fortran, dtype = read_header(file, wanted)
                 if dtype.hasobject or dtype.kind not in "biuf":
                     raise InvalidImages(f"images must be numbers, got {dtype}; Python objects are never unpickled")
                 raw = file.read()
     except InvalidImages:
         raise
+    except UnusableUpload as error:
+        raise InvalidImages(error.detail) from error
     except (zipfile.BadZipFile, zlib.error, struct.error, ValueError, OSError, EOFError, RuntimeError) as error:
         raise InvalidImages(f"an npz that cannot be read: {error}"[:300]) from error  # NotImplementedError too
     if len(raw) != math.prod(shape) * dtype.itemsize:  # of Python's integers, which do not overflow
         raise InvalidImages(f"the npz is damaged: {len(raw)} bytes for {shape} of {dtype}")
-    return np.frombuffer(raw, dtype).reshape(shape, order="F" if fortran else "C")
-
-
-READERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    try:
+        return np.frombuffer(raw, dtype).reshape(shape, order="F" if fortran else "C")
+    except (ValueError, TypeError, OverflowError) as error:  # no array has that many dimensions, or such sizes
+        raise InvalidImages(f"{wanted} has the shape {str(shape)[:200]}: {error}") from error

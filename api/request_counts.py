@@ -15,10 +15,11 @@ from typing import Any
 
 PREFIX, LOCK = "gradq-metrics-", "lock"
 FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+MEMORY = Path("/dev/shm")  # mkdtemp makes what lies in it ours alone  # nosec B108
 
 
 def on_starting(server: Any) -> None:
-    parent = Path("/dev/shm") if os.access("/dev/shm", os.W_OK) else Path(tempfile.gettempdir())
+    parent = MEMORY if os.access(MEMORY, os.W_OK) else Path(tempfile.gettempdir())
     _sweep(parent)
     os.environ[FOLDER] = str(_make(parent))
 

@@ -164,10 +164,19 @@ def read_body() -> bytes:
         body = request.get_data()  # kept: whoever told one request from another has read it before the view does
     except (OSError, ParseException) as error:  # gunicorn's: it reads the chunks while the app reads the body
         raise BadRequest("the body cannot be read: it is cut short, or sent in chunks that are none") from error
+    if body:
+        refuse_encoded()
     limit = request.max_content_length
     if request.content_length is None and limit is not None and len(body) >= limit:
         raise RequestEntityTooLarge  # sent in chunks: werkzeug does not refuse what lies over the limit, it cuts it off
     return body
+
+
+def refuse_encoded() -> None:
+    """Nothing here unpacks a body: what gzip makes of a few bytes has no limit that could be told beforehand."""
+    coding = request.headers.get("Content-Encoding", "").strip().lower()
+    if coding not in ("", "identity"):
+        raise UnsupportedMediaType(f"send the body as it is, without Content-Encoding; got {coding[:40]}")
 
 
 def from_json(body: bytes) -> Any:

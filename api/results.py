@@ -164,11 +164,24 @@ class GradientCheckResult(Figures):
     duration_seconds: float
 
 
+class WalkResult(Figures):
+    """Of a walk. Its numbers are in `walk.json`."""
+
+    agrees: bool = Field(description="whether every stage by hand is that by autograd, within 1e-9")
+    loss: float
+    max_relative_difference: float = Field(description="max|manual - autograd| / max|autograd|, of all stages the most")
+    stages: int
+    parameters: int
+    device: str
+    environment: Environment
+    duration_seconds: float
+
+
 class FailedGradientCheck(Figures):
-    """Of a job of either kind that failed with `gradient_check_failed`."""
+    """Of a training or a check that failed with `gradient_check_failed`."""
 
     passed: Literal[False]
     gradient_check: GradientTable
 
 
-Result = TrainingResult | GradientCheckResult | FailedGradientCheck
+Result = TrainingResult | GradientCheckResult | WalkResult | FailedGradientCheck

@@ -7,10 +7,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from api.requests import UtcTime
-from api.results import FailedGradientCheck, GradientCheckResult, TrainingResult
+from api.results import FailedGradientCheck, GradientCheckResult, TrainingResult, WalkResult
 from shared.artifacts import KINDS
 from shared.queue import Cause
-from shared.spec import JOB_ID, NO_CONTROLS, GradientCheckSpec, JobSpec, LabelKey, LabelValue, Name, Priority
+from shared.spec import JOB_ID, NO_CONTROLS, GradientCheckSpec, JobSpec, LabelKey, LabelValue, Name, Priority, WalkSpec
 from shared.spec import Architecture as Net
 from shared.tokens import NAME as OWNER
 from shared.tokens import Scope
@@ -108,16 +108,16 @@ class Job(Answer):
     object: Literal["job"]
     id: str
     name: str
-    kind: Literal["training", "gradient_check"]
+    kind: Literal["training", "gradient_check", "walk"]
     status: Status
     terminal: bool
     status_reason: StatusReason | None
-    spec: JobSpec | GradientCheckSpec
+    spec: JobSpec | GradientCheckSpec | WalkSpec
     attempt: int = Field(description="how many attempts there were; 0 before the first")
     attempts: list[Attempt]
     queue: QueueStanding | None
     progress: Progress | None
-    result: TrainingResult | GradientCheckResult | FailedGradientCheck | None
+    result: TrainingResult | GradientCheckResult | WalkResult | FailedGradientCheck | None
     article: Article | None = Field(None, description="what the article printed, where the spec names a preset")
     reproduces: str | None = Field(description="the job that this one repeats")
     labels: dict[str, str]

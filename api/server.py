@@ -25,6 +25,7 @@ from api.errors import PROBLEM
 from api.held import EXTENSION as HELD
 from api.held import Held
 from api.request_counts import child_exit, on_exit, on_starting
+from api.security_headers import HEADERS
 from shared.loopback import is_loopback_address
 
 # what gunicorn reads
@@ -103,6 +104,7 @@ def refusal(status: HTTPStatus, detail: str) -> bytes:
         f"Content-Type: {PROBLEM}",
         f"Content-Length: {len(content)}",
         f"X-Request-Id: {request_id}",
+        *(f"{name}: {value}" for name, value in HEADERS.items()),
     )
     return "\r\n".join([*head, "", ""]).encode() + content
 

@@ -109,7 +109,9 @@ def reproduce(job_id: str) -> Response:
 
 def _repeat(session: Session, original: Job) -> dict[str, Any]:
     if original.kind != JobSpec.kind:
-        raise jobs.wrong_state(original, "reproduce", "a gradient check trains nothing to reproduce; submit it again")
+        raise jobs.wrong_state(
+            original, "reproduce", f"a {original.kind.replace('_', ' ')} trains nothing to reproduce; submit it again"
+        )
     if original.state != JobState.SUCCEEDED:
         raise jobs.wrong_state(original, "reproduce")
     spec = JobSpec.model_validate(original.spec)

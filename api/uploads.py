@@ -16,6 +16,7 @@ from gunicorn.http.errors import ParseException
 from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge, UnsupportedMediaType
 from werkzeug.sansio.multipart import Data, Epilogue, Field, File, MultipartDecoder, NeedData
 
+from api.requests import refuse_encoded
 from shared.errors import BadRequest, FieldError, InvalidUpload, PayloadTooLarge
 
 CHUNK = 1 << 18
@@ -39,6 +40,7 @@ def receive(folder: Path, parts: Sequence[str], fields: Sequence[str], limit: in
     if request.mimetype != "multipart/form-data":
         got = request.mimetype or "none"
         raise UnsupportedMediaType(f"send multipart/form-data, as curl -F file=@data.zip does; got {got}")
+    refuse_encoded()
     boundary = request.mimetype_params.get("boundary", "")
     if not boundary.isascii() or not boundary:
         raise BadRequest("the Content-Type names no boundary for the parts")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import mimetypes
+import re
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,10 +34,12 @@ KINDS = {
     "confusion_matrix.json": "evaluation",
     "gradient_check.json": "gradient_check",
     "parity.json": "parity",
+    "walk.json": "walk",
 }
 BYTES = "application/octet-stream"
 MEDIA_TYPES = {".safetensors": BYTES, ".pt": BYTES, ".onnx": BYTES, ".csv": "text/csv", ".py": "text/x-python"}
 CHUNK = 1 << 20
+FOREIGN = re.compile(r"[\x00-\x1f\x7f\\*?\[\]:~\ud800-\udfff]")  # ends a path, leads elsewhere, or stands for many
 
 
 @dataclass(frozen=True)
@@ -130,7 +133,17 @@ class ArtifactStore:
         return freed
 
     def _path(self, key: str) -> str:
-        return f"{self.root.rstrip('/')}/{key}"
+        return f"{self.root.rstrip('/')}/{checked(key)}"
+
+
+def checked(key: str) -> str:
+    """The key, if it stays below the store's root on every system, and means itself alone; else ValueError.
+
+    Keys are made of what this service chose. Rows can be wrong all the same: a restored backup is somebody's file.
+    """
+    if key and (FOREIGN.search(key) or any(part in ("", ".", "..") for part in key.split("/"))):
+        raise ValueError(f"{key!r} is no key of the artifact store")
+    return key
 
 
 def artifact_key(job_id: str, attempt: int, name: str) -> str:

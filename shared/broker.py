@@ -24,6 +24,8 @@ class Broker:
         self._app.conf.update(
             task_default_queue=QUEUE,
             task_ignore_result=True,
+            task_serializer="json",
+            accept_content=["json"],
             broker_connection_timeout=CONNECT_SECONDS,
             broker_transport_options={
                 "socket_connect_timeout": CONNECT_SECONDS,

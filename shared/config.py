@@ -8,14 +8,39 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import platformdirs
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from shared.addresses import has_password, stays_here
 from shared.errors import ConfigurationError
 
 PREFIX = "GRADQ_"
 MIN_TOKEN = 32  # characters of a token that somebody else has drawn
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
+
+
+def _guarded(url: SecretStr, info: ValidationInfo) -> SecretStr:
+    """Whoever reaches a Redis without a password reads and writes the queue, and by EVAL fills its machine's memory."""
+    address = url.get_secret_value()
+    try:
+        open_to_strangers = not stays_here(address) and not has_password(address)
+    except ValueError:
+        raise ValueError("this is no address; write redis://:PASSWORD@host:6379/0") from None
+    if open_to_strangers and not info.data.get("redis_without_password"):
+        raise ValueError(
+            "this Redis is on another machine, and the address has no password. Set requirepass there and write "
+            "redis://:PASSWORD@host:6379/0, best in a file that GRADQ_REDIS_URL_FILE names; where something else "
+            "keeps strangers out, accept it with GRADQ_REDIS_WITHOUT_PASSWORD=true"
+        )
+    return url
 
 
 def _long_enough(token: SecretStr) -> SecretStr:
@@ -45,7 +70,8 @@ class Settings(BaseSettings):
     state_dir: Path = Field(default_factory=lambda: Path(platformdirs.user_data_dir("gradq")))
     data_dir: Path | None = None
     database_url: SecretStr | None = None
-    redis_url: SecretStr | None = None
+    redis_without_password: bool = False
+    redis_url: Annotated[SecretStr, AfterValidator(_guarded)] | None = None
     artifacts_url: str | None = None
     slots: Annotated[int, Field(ge=1, le=256)] | None = None
     threads_per_slot: Annotated[int, Field(ge=1, le=1024)] | None = None
@@ -87,8 +113,9 @@ class Settings(BaseSettings):
             values: dict[str, Any] = {**_values_from_files(), **overrides}
             return cls(**values)
         except ValidationError as error:
-            lines = [f"{PREFIX}{'_'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors()]
-            raise ConfigurationError("; ".join(lines)) from error
+            wrong = [(f"{PREFIX}{'_'.join(map(str, e['loc'])).upper()}", e["msg"]) for e in error.errors()]
+            lines = [f"{name}: {text.removeprefix('Value error, ')}" for name, text in wrong]
+            raise ConfigurationError("; ".join(lines)) from None  # its own words may hold what was set
 
     @property
     def runs_dir(self) -> Path:

@@ -11,7 +11,9 @@ import structlog
 def configure(level: str) -> None:
     """Send structlog to standard error at `level`. Called once, by the process that owns standard error."""
     terminal = sys.stderr.isatty()
-    renderer = structlog.dev.ConsoleRenderer() if terminal else structlog.processors.JSONRenderer()
+    plain = structlog.dev.plain_traceback  # rich's, which is the default, shows every variable: passwords too
+    console = structlog.dev.ConsoleRenderer(exception_formatter=plain)
+    renderer = console if terminal else structlog.processors.JSONRenderer()
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,

@@ -8,15 +8,16 @@ from shared import jobs
 from shared.artifacts import MODEL
 from shared.datasets import DATASETS
 from shared.errors import FieldError, InvalidSpec, NotFound
-from shared.spec import FindDataset, JobSpec
+from shared.spec import FindDataset, JobSpec, WalkSpec
 from shared.states import JobState
 from shared.tables import ArtifactRow, Job
 
 POINTER = "/init_from/job"
+Beginner = JobSpec | WalkSpec  # what can begin with the weights of another job
 
 
 def check_origin(
-    session: Session, spec: JobSpec, find_dataset: FindDataset = DATASETS.get, whose: str | None = None
+    session: Session, spec: Beginner, find_dataset: FindDataset = DATASETS.get, whose: str | None = None
 ) -> None:
     """Raise InvalidSpec when the job that `init_from` names has no weights that would fit, or is not of this owner."""
     if spec.init_from is None:
@@ -30,7 +31,7 @@ def check_origin(
         raise InvalidSpec([FieldError(POINTER, "conflict", why)])
 
 
-def _misfit(session: Session, spec: JobSpec, job: Job, find_dataset: FindDataset) -> str | None:
+def _misfit(session: Session, spec: Beginner, job: Job, find_dataset: FindDataset) -> str | None:
     if job.kind != JobSpec.kind:
         return f"{job.id} is a {job.kind.replace('_', ' ')}, and trained no weights"
     if job.state != JobState.SUCCEEDED:

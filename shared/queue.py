@@ -200,7 +200,8 @@ def finish(
     lines = [Line("artifact", f"stored {f.name}", {"name": f.name, "size_bytes": f.size_bytes}) for f in files]
     level: Level = "error" if state is JobState.FAILED else "info"
     append(session, lease, [*lines, Line("status", message, {"status": state.value, "reason": reason}, level)])
-    values: dict[str, Any] = {"state": state, "status_reason": reason, "finished_at": now(), "lease_token": None}
+    values: dict[str, Any] = {"state": state, "status_reason": reason, "finished_at": now()}
+    values["lease_token"] = None  # nobody holds it any more
     if result is not None:
         values["result"] = result
     if progress is not None:

@@ -26,7 +26,10 @@ FindDataset = Callable[[str], DatasetInfo | None]  # None: there is no such data
 
 
 class Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+    # the text below a field is its description: in the OpenAPI document, and in the dashboard's form
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
 def short_form(value: Any) -> Any:
@@ -58,9 +61,13 @@ class Mlp(Model):
 
     type: Literal["mlp"] = "mlp"
     hidden: Annotated[list[Width], Field(min_length=1, max_length=16)] = [30]
+    """units of each hidden layer"""
     activation: Activation = "relu"
+    """what stands behind each hidden layer"""
     dropout: Dropout = 0.0
+    """share of activations that is zeroed at each step of training"""
     batch_norm: bool = False
+    """normalize each layer's sums over the batch"""
 
 
 class Cnn(Model):
@@ -71,11 +78,17 @@ class Cnn(Model):
 
     type: Literal["cnn"] = "cnn"
     channels: Annotated[list[Channels], Field(min_length=1, max_length=8)] = [16, 32]
+    """of each convolution; each one halves the image"""
     kernel: Literal[1, 3, 5, 7] = 3
+    """side of the convolutions' windows, in pixels"""
     hidden: Annotated[list[Width], Field(max_length=16)] = [64]
+    """units of each fully connected hidden layer; none: straight to the classes"""
     activation: Activation = "relu"
+    """what stands behind each hidden layer"""
     dropout: Dropout = 0.0
+    """share of activations that is zeroed at each step of training"""
     batch_norm: bool = False
+    """normalize each layer's sums over the batch"""
 
 
 class Torchvision(Model):
@@ -87,10 +100,12 @@ class Torchvision(Model):
 
     type: Literal["torchvision"] = "torchvision"
     name: TorchvisionName
+    """which of torchvision's nets"""
 
 
 Architecture = Annotated[Linear | Mlp | Cnn | Torchvision, Field(discriminator="type"), BeforeValidator(short_form)]
 ManualArchitecture = Annotated[Linear | Mlp | Cnn, Field(discriminator="type"), BeforeValidator(short_form)]
+WalkArchitecture = Annotated[Linear | Mlp, Field(discriminator="type"), BeforeValidator(short_form)]
 
 
 # --- init, loss, optimizer --------------------------------------------------------------------------------------------
@@ -105,6 +120,7 @@ class NormalInit(Model):
 
     type: Literal["normal"] = "normal"
     std: Annotated[float, Field(gt=0, le=LARGEST)] = 1.0
+    """of the weights"""
 
 
 class KaimingInit(Model):
@@ -123,6 +139,7 @@ Init = Annotated[
 class CrossEntropy(Model):
     type: Literal["cross_entropy"] = "cross_entropy"
     reduction: Literal["mean", "sum"] = "mean"
+    """over the examples of a batch; a sum takes steps that grow with the batch"""
 
 
 class ClampedCrossEntropy(Model):
@@ -130,7 +147,9 @@ class ClampedCrossEntropy(Model):
 
     type: Literal["clamped_cross_entropy"] = "clamped_cross_entropy"
     reduction: Literal["mean", "sum"] = "mean"
+    """over the examples of a batch; a sum takes steps that grow with the batch"""
     clamp: Annotated[float, Field(ge=SMALLEST, lt=1)] = 1e-10
+    """lowest probability that the logarithm is taken of"""
 
 
 Loss = Annotated[CrossEntropy | ClampedCrossEntropy, Field(discriminator="type"), BeforeValidator(short_form)]
@@ -148,22 +167,31 @@ class Basic(Model):
 class Sgd(Model):
     type: Literal["sgd"] = "sgd"
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """share of the last step that the next one keeps"""
     nesterov: bool = False
+    """look ahead by the momentum before each step"""
     weight_decay: NonNegative = 0.0
+    """pull of every weight towards 0"""
 
 
 class Adam(Model):
     type: Literal["adam"] = "adam"
     betas: Annotated[list[Beta], Field(min_length=2, max_length=2)] = [0.9, 0.999]
+    """how slowly the means of gradient and squared gradient follow"""
     eps: Annotated[float, Field(ge=SMALLEST, le=LARGEST)] = 1e-8
+    """added to the divisor, against division by 0"""
     weight_decay: NonNegative = 0.0
+    """pull of every weight towards 0"""
 
 
 class AdamW(Model):
     type: Literal["adamw"] = "adamw"
     betas: Annotated[list[Beta], Field(min_length=2, max_length=2)] = [0.9, 0.999]
+    """how slowly the means of gradient and squared gradient follow"""
     eps: Annotated[float, Field(ge=SMALLEST, le=LARGEST)] = 1e-8
+    """added to the divisor, against division by 0"""
     weight_decay: NonNegative = 0.01
+    """pull of every weight towards 0, apart from the gradient"""
 
 
 Optimizer = Annotated[Basic | Sgd | Adam | AdamW, Field(discriminator="type"), BeforeValidator(short_form)]
@@ -181,6 +209,7 @@ class CosineSchedule(Model):
 
     type: Literal["cosine"] = "cosine"
     warmup_epochs: NonNegative = 0.0
+    """epochs of the way up"""
 
 
 class StepSchedule(Model):
@@ -188,7 +217,9 @@ class StepSchedule(Model):
 
     type: Literal["step"] = "step"
     every_epochs: Annotated[int, Field(ge=1)] = 10
+    """epochs between two steps"""
     gamma: Annotated[float, Field(gt=0, le=1)] = 0.1
+    """factor of each step"""
 
 
 class OneCycleSchedule(Model):
@@ -212,6 +243,7 @@ class Shift(Model):
 
     type: Literal["shift"] = "shift"
     pixels: Annotated[int, Field(ge=1, le=64)] = 2
+    """furthest way"""
 
 
 class Rotate(Model):
@@ -219,6 +251,7 @@ class Rotate(Model):
 
     type: Literal["rotate"] = "rotate"
     degrees: Annotated[float, Field(gt=0, le=180)] = 10.0
+    """furthest turn"""
 
 
 class Flip(Model):
@@ -226,6 +259,7 @@ class Flip(Model):
 
     type: Literal["flip"] = "flip"
     probability: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """share of the images"""
 
 
 class Crop(Model):
@@ -233,6 +267,7 @@ class Crop(Model):
 
     type: Literal["crop"] = "crop"
     padding: Annotated[int, Field(ge=1, le=64)] = 4
+    """pixels"""
 
 
 Augmentation = Annotated[Shift | Rotate | Flip | Crop, Field(discriminator="type"), BeforeValidator(short_form)]
@@ -245,6 +280,7 @@ class Fraction(Model):
     """This share of the training split is held out."""
 
     fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """share that is held out, drawn from the seed"""
 
 
 Validation = Annotated[
@@ -255,29 +291,38 @@ Validation = Annotated[
 
 class Checkpointing(Model):
     every_seconds: Annotated[float, Field(gt=0)] | None = 30.0
+    """seconds between two; left out, the clock does not count"""
     every_epochs: Annotated[int, Field(ge=1)] | None = None
+    """epochs between two; left out, epochs do not count"""
     keep_last: Annotated[int, Field(ge=1, le=100)] = 2
+    """how many; older ones are removed"""
     keep_best: bool = True
+    """also keep the weights of the best validation, as best.safetensors"""
 
 
 class EarlyStopping(Model):
     """Stop when `metric` has not improved by more than `min_delta` for `patience_epochs` epochs."""
 
     metric: Literal["val_loss", "val_accuracy", "train_loss"] = "val_loss"
+    """what has to improve"""
     patience_epochs: Annotated[int, Field(ge=1)] = 5
+    """epochs without improvement before the end"""
     min_delta: NonNegative = 0.0
+    """least change that counts"""
 
 
 class InitFrom(Model):
     """Begin with the weights that another job ended with."""
 
     job: Annotated[str, Field(pattern=JOB_ID)]
+    """id of a job that has succeeded, with the same net"""
 
 
 class Verify(Model):
     """Hold the hand-written gradients against autograd every so many steps of the training itself."""
 
     every_steps: Annotated[int, Field(ge=1)] = 100
+    """steps between two checks"""
 
 
 NO_CONTROLS = r"^[^\x00-\x1f\x7f]*$"  # PostgreSQL stores no NUL, and a terminal should survive a list of names
@@ -296,15 +341,25 @@ class Work(Model):
     kind: ClassVar[str]
 
     name: Name = ""
+    """what people call the job; left out, it is made of the other fields"""
     dataset: DatasetName = "digits"
+    """what is trained on: a built-in data set, or the id of an uploaded one"""
     init: Init = PytorchInit()
+    """where the weights begin, drawn from the seed"""
     loss: Loss = CrossEntropy()
+    """what training makes small"""
     seed: Annotated[int, Field(ge=0, le=MAX_SEED)] = Field(default_factory=lambda: secrets.randbelow(MAX_SEED + 1))
+    """where all chance comes from; left out, it is drawn"""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    """what the job runs on; auto: on whatever is free first"""
     max_seconds: Annotated[float, Field(gt=0, le=30 * 86_400)] = 86_400.0
+    """longest time of one attempt"""
     max_attempts: Annotated[int, Field(ge=1, le=20)] = 3
+    """attempts before the job is given up when workers are lost"""
     priority: Priority = 50
+    """who waits with a higher one goes first"""
     labels: Annotated[dict[LabelKey, LabelValue], Field(max_length=MAX_LABELS)] = {}
+    """pairs to find the job by"""
 
     @classmethod
     def parse(cls, body: Any, find_dataset: FindDataset = DATASETS.get) -> Self:
@@ -350,22 +405,39 @@ class JobSpec(Work):
     kind: ClassVar[str] = "training"
 
     preset: Annotated[str, Field(json_schema_extra={"enum": [*PRESETS]})] | None = None
+    """an experiment of the article: it fills the fields that are left out"""
     architecture: Architecture = Mlp()
+    """which net is trained"""
     gradients: Literal["autograd", "manual"] = "autograd"
+    """by PyTorch, or by the chain rule written out by hand (linear, mlp, cnn)"""
     verify: Verify | None = None
+    """hold gradients by hand against autograd's during the training"""
     init_from: InitFrom | None = None
+    """begin with the weights of another job"""
     optimizer: Optimizer = Sgd()
+    """how gradients become steps"""
     lr: Annotated[float, Field(gt=0, le=LARGEST)] = 0.1
+    """learning rate: how far each step goes along the gradient"""
     schedule: Schedule = ConstantSchedule()
+    """how the learning rate moves during the training"""
     epochs: Annotated[int, Field(ge=1, le=10_000)] = 5
+    """passes over the training split"""
     batch_size: Annotated[int, Field(ge=1, le=65_536)] = 64
+    """examples of one step"""
     validation: Validation = Fraction()
+    """what is held out to validate on: a share of the training split, or the test split, as tutorials do"""
     augment: Annotated[list[Augmentation], Field(max_length=8)] = []
+    """changes to the training images, drawn anew each epoch, in this order"""
     precision: Literal["fp32", "bf16"] = "fp32"
+    """of the products; bf16 takes half the bits, by autocast"""
     devices: Annotated[int, Field(ge=1, le=64)] = 1
+    """how many of them; this version takes 1"""
     deterministic: bool = True
+    """only algorithms that give the same bits each time"""
     checkpoint: Checkpointing = Checkpointing()
+    """where a stopped job goes on from"""
     early_stopping: EarlyStopping | None = None
+    """end when nothing improves any more"""
 
     @classmethod
     def _filled(cls, body: dict[str, Any]) -> dict[str, Any]:
@@ -442,9 +514,13 @@ class GradientCheckSpec(Work):
     kind: ClassVar[str] = "gradient_check"
 
     architecture: ManualArchitecture = Mlp()
+    """which net is looked at"""
     batches: Annotated[int, Field(ge=1, le=1_000)] = 3
+    """batches that are compared"""
     batch_size: Annotated[int, Field(ge=1, le=1_024)] = 8
+    """examples of each"""
     finite_differences: bool = True
+    """also compare with the slope between two nearby points"""
     samples: Annotated[int, Field(ge=1, le=100_000)] = Field(
         25, description="elements of each parameter that finite differences are taken at, drawn from the seed"
     )
@@ -463,7 +539,49 @@ class GradientCheckSpec(Work):
         return f"gradient-check-{self.dataset}-{self.architecture.type}-{self.seed % 0x10000:04x}"
 
 
-KINDS: dict[str, type[Work]] = {model.kind: model for model in (JobSpec, GradientCheckSpec)}
+class WalkSpec(Work):
+    """A job that trains nothing: one batch on its way through a linear or two-layer net and back, number by number.
+
+    Every stage is computed by hand and by PyTorch, in float64."""
+
+    kind: ClassVar[str] = "walk"
+
+    architecture: WalkArchitecture = Field(Mlp(), description="an mlp has one hidden layer here, and nothing beside it")
+    init_from: InitFrom | None = None
+    batch_size: Annotated[int, Field(ge=1, le=64)] = 8
+    batch: Annotated[int, Field(ge=1)] = Field(1, description="which of the batches that the seed's order begins with")
+
+    def conflicts(self, info: DatasetInfo) -> list[FieldError]:
+        wrong = self._net_conflicts()
+        if self.batch_size > info.train_examples:
+            detail = f"{self.dataset} has {info.train_examples} examples to train on; got {self.batch_size}"
+            wrong.append(FieldError("/batch_size", "conflict", detail))
+        elif self.batch > (batches := -(-info.train_examples // self.batch_size)):
+            detail = f"{self.dataset} has {batches} batches of {self.batch_size}; got {self.batch}"
+            wrong.append(FieldError("/batch", "conflict", detail))
+        return wrong
+
+    def _net_conflicts(self) -> list[FieldError]:
+        net = self.architecture
+        if isinstance(net, Linear):
+            return []
+        refused = []
+        if len(net.hidden) > 1:
+            detail = f"a walk goes through one hidden layer; got {len(net.hidden)}"
+            refused.append(FieldError("/architecture/hidden", "conflict", detail))
+        if net.dropout:
+            detail = f"a walk has no dropout on its way; leave it out, got {net.dropout:g}"
+            refused.append(FieldError("/architecture/dropout", "conflict", detail))
+        if net.batch_norm:
+            detail = "a walk has no batch normalization on its way; leave it out"
+            refused.append(FieldError("/architecture/batch_norm", "conflict", detail))
+        return refused
+
+    def generated_name(self) -> str:
+        return f"walk-{self.dataset}-{self.architecture.type}-{self.seed % 0x10000:04x}"
+
+
+KINDS: dict[str, type[Work]] = {model.kind: model for model in (JobSpec, GradientCheckSpec, WalkSpec)}
 
 
 def architecture_conflicts(architecture: Any, info: DatasetInfo) -> list[FieldError]:

@@ -27,6 +27,7 @@ def create_app(settings: Settings) -> Celery:
         result_backend=None,
         worker_disable_prefetch=True,  # a busy worker leaves the bell to an idle one
         worker_pool="threads",
+        worker_consumer="worker.consumer:Consumer",
         worker_hijack_root_logger=False,
         worker_redirect_stdouts=False,
         worker_enable_remote_control=False,  # nothing is asked of a worker through the broker

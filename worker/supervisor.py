@@ -216,6 +216,9 @@ class Supervisor:
             if time.monotonic() - self.watch.flushed >= FLUSH_SECONDS:
                 self._flush()
             self._heed_wishes(trainer, deadline)
+        self._receive(
+            trainer
+        )  # it may have said its last word, and ended, between the look at the pipe and the one at it
 
     def _receive(self, trainer: Trainer) -> bool:
         """Take what lies in the pipe; False at its end. The pipe ends with its trainer: nobody else holds it open."""
@@ -426,6 +429,9 @@ def headline(result: dict[str, Any]) -> str:
     """What a finished job is asked about first."""
     if "test_accuracy" in result:
         return f"test accuracy {result['test_accuracy']:.4f}"
+    if "agrees" in result:
+        verdict, apart = "agree" if result["agrees"] else "DIFFER", result["max_relative_difference"]
+        return f"{result['stages']} stages, and both ways {verdict} (at most {apart:.2g} apart)"
     return "gradients by hand agree with autograd's"
 
 

@@ -8,8 +8,9 @@ from werkzeug.wrappers import Response as AnyResponse
 
 from api import errors
 from api.auth import needs
-from api.dashboard import jobs_page, words
+from api.dashboard import draw_page, jobs_page, submit_page, words
 from api.dashboard.frame import asks_for_page, for_every_page, page
+from api.dashboard.learn_page import learn_page
 from api.dashboard.sign_in import sign_in_page
 from api.services import services
 from shared import jobs
@@ -41,7 +42,7 @@ def job(job_id: str) -> Response:
 @bp.get("/submit")
 @needs("read")
 def submit() -> Response:
-    return page("submit")
+    return submit_page.answer()
 
 
 @bp.get("/compare")
@@ -53,13 +54,14 @@ def compare() -> Response:
 @bp.get("/draw")
 @needs("read")
 def draw() -> Response:
-    return page("draw")
+    return draw_page.answer()
 
 
 @bp.get("/learn")
 @needs("read")
 def learn() -> Response:
-    return page("learn")
+    """A walk where `job` names one; `from` names a finished job whose weights the form begins with."""
+    return page("learn", **learn_page(request.args.get("job"), request.args.get("from")))
 
 
 @bp.get("/system")

@@ -67,6 +67,12 @@ class AsyncClient:
         """Queue a gradient check, as `Client.check`."""
         return self._job(await self._calls.check({**(spec or {}), **fields}, idempotency_key))
 
+    async def walk(
+        self, spec: Mapping[str, Any] | None = None, /, *, idempotency_key: str | None = None, **fields: Any
+    ) -> AsyncJob:
+        """Queue a walk, as `Client.walk`."""
+        return self._job(await self._calls.walk({**(spec or {}), **fields}, idempotency_key))
+
     async def job(self, id: str, /, *, fetch: bool = True) -> AsyncJob:
         """The job with this id, as `Client.job`."""
         return self._job(await self._calls.job(id) if fetch else {"id": id})

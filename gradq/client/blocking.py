@@ -70,6 +70,15 @@ class Client:
         """Queue a gradient check: a job that trains nothing and compares gradients by hand with autograd's."""
         return self._job(finish(self._calls.check({**(spec or {}), **fields}, idempotency_key)))
 
+    def walk(
+        self, spec: Mapping[str, Any] | None = None, /, *, idempotency_key: str | None = None, **fields: Any
+    ) -> Job:
+        """Queue a walk: one batch through a linear or two-layer net and back, each stage by hand and by autograd.
+
+        What it found is in the file `walk.json`.
+        """
+        return self._job(finish(self._calls.walk({**(spec or {}), **fields}, idempotency_key)))
+
     def job(self, id: str, /, *, fetch: bool = True) -> Job:
         """The job with this id; raises NotFound.
 

@@ -57,6 +57,9 @@ class Calls:
     async def check(self, spec: Mapping[str, Any], key: str | None = None) -> Json:
         return await self._post("/v1/gradient-checks", json=as_json(spec), key=key)
 
+    async def walk(self, spec: Mapping[str, Any], key: str | None = None) -> Json:
+        return await self._post("/v1/walks", json=as_json(spec), key=key)
+
     async def job(self, job_id: str, patience: float = 0.0) -> Json:
         return await self._get(path_of(job_id), patience=patience)
 

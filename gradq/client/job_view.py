@@ -46,7 +46,7 @@ class JobView(Mapping[str, Any]):
 
     @property
     def kind(self) -> str:
-        """training, or gradient_check."""
+        """training, gradient_check or walk."""
         return str(self._json["kind"])
 
     @property

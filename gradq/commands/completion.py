@@ -39,7 +39,8 @@ def completion(shell: Annotated[Shell, typer.Argument(help="Your shell.", show_d
     """
     from typer.completion import get_completion_script
 
-    print(get_completion_script(prog_name="gradq", complete_var=VARIABLE, shell=shell.value))
+    script = get_completion_script(prog_name="gradq", complete_var=VARIABLE, shell=shell.value)  # a name  # nosec B604
+    print(script)
 
 
 def complete_job(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]]:

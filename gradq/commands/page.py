@@ -9,6 +9,7 @@ from rich.text import Text
 
 from gradq.commands.words import (
     CHECK,
+    WALK,
     Job,
     age,
     architecture_of,
@@ -17,10 +18,12 @@ from gradq.commands.words import (
     number,
     rate,
     reason_of,
+    round_of,
     span,
 )
 
 USUAL_PRIORITY = 50
+PLANS = {CHECK: "check", WALK: "way"}
 
 
 def job_page(job: Job, artifacts: list[dict[str, Any]], console: Console | None = None) -> None:
@@ -56,12 +59,11 @@ def _state(job: Job) -> Facts:
 def _work(job: Job) -> Facts:
     """What is trained, and how far it is."""
     spec = job["spec"]
-    checks = job["kind"] == CHECK
     return [
         ("spec", f"{architecture_of(spec)} on {spec['dataset']}, {gradients_of(job)}, seed {spec['seed']}"),
-        ("check" if checks else "training", _plan(job)),
+        (PLANS.get(job["kind"], "training"), _plan(job)),
         ("begins with", _origin(spec)),
-        ("batch" if checks else "epoch", _progress(job)),
+        (round_of(job), _progress(job)),
     ]
 
 
@@ -76,6 +78,7 @@ def _outcome(job: Job) -> Facts:
         ("device", device_of(job)),
         ("reproduction", _reproduction(result.get("reproduction"))),
         ("gradient check", _check(result.get("gradient_check"))),
+        ("walk", _walk(result)),
         ("weights", result.get("weights_sha256")),
     ]
 
@@ -117,6 +120,8 @@ def _plan(job: Job) -> str:
     if job["kind"] == CHECK:
         referees = "autograd and finite differences" if spec["finite_differences"] else "autograd"
         return f"against {referees}, {spec['batches']} batches of {spec['batch_size']}"
+    if job["kind"] == WALK:
+        return f"batch {spec['batch']} of the order, {spec['batch_size']} examples"
     return f"{spec['optimizer']['type']}, lr {spec['lr']:g}, batches of {spec['batch_size']}"
 
 
@@ -144,3 +149,12 @@ def _check(check: dict[str, Any] | None) -> str:
         return ""
     verdict = "manual and autograd agree" if check["passed"] else "manual and autograd DIFFER"
     return f"{verdict} (largest relative error {check['max_relative_error']:.1e}, {check['dtype']})"
+
+
+def _walk(result: dict[str, Any]) -> str:
+    if "agrees" not in result:
+        return ""
+    verdict = "manual and autograd agree" if result["agrees"] else "manual and autograd DIFFER"
+    return (
+        f"{verdict} in {result['stages']} stages (largest relative difference {result['max_relative_difference']:.1e})"
+    )

@@ -32,6 +32,7 @@ SlotThreads = Annotated[
 ]
 
 IDLE_CONNECTIONS = 1000  # kept open a while between two requests, in each process
+MEMORY = "/dev/shm"  # gunicorn opens its files there by mkstemp, and unlinks them  # nosec B108
 
 
 def up(
@@ -85,7 +86,7 @@ def api(
             str(threads + IDLE_CONNECTIONS),
         ),
         *("--timeout", "60", "--graceful-timeout", "5", "--keep-alive", "5"),
-        *(("--worker-tmp-dir", "/dev/shm") if os.access("/dev/shm", os.W_OK) else ()),
+        *(("--worker-tmp-dir", MEMORY) if os.access(MEMORY, os.W_OK) else ()),
         env=dict(os.environ),
     )
 
@@ -181,4 +182,4 @@ def _say_json(line: str) -> None:
 
 def _become(module: str, *arguments: str, env: dict[str, str]) -> NoReturn:
     """Turn this process into `python -m module`, so that signals reach it and nothing stands in between."""
-    os.execve(sys.executable, [sys.executable, "-m", module, *arguments], env)
+    os.execve(sys.executable, [sys.executable, "-m", module, *arguments], env)  # no shell is wanted  # nosec B606

@@ -10,7 +10,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from gradq.commands.words import CHECK, STYLES, Job, age, device_of, number, rough, size, span
+from gradq.commands.words import CHECK, STYLES, WALK, Job, age, device_of, number, rough, size, span
 
 COLUMNS = ("id", "name", "status", "gradients", "epoch", "loss", "accuracy", "device", "age")
 DATASET_COLUMNS = ("id", "name", "shape", "classes", "train", "test", "here")
@@ -155,9 +155,11 @@ def predictions_table(answer: dict[str, Any], console: Console) -> None:
 
 def job_row(job: Job) -> list[str]:
     result, progress = job.get("result") or {}, job.get("progress") or {}
-    rounds, gradients = job["spec"].get("epochs"), job["spec"].get("gradients", "check")
-    if job["kind"] == CHECK:
-        rounds = job["spec"]["batches"]
+    spec = job["spec"]
+    rounds, gradients = {
+        CHECK: (spec.get("batches"), "check"),
+        WALK: (1, "walk"),
+    }.get(job["kind"]) or (spec["epochs"], spec["gradients"])
     epochs = f"{progress['epoch']}/{progress['epochs']}" if progress else f"-/{rounds}"
     loss, accuracy = number(result.get("train_loss")), number(result.get("test_accuracy"))
     cells = [job["id"], job["name"], job["status"], gradients, epochs, loss, accuracy, device_of(job)]

@@ -12,7 +12,7 @@ STYLES = {
     **{"succeeded": "green", "failed": "red", "cancelled": "yellow", "running": "cyan", "cancelling": "yellow"},
     **{"pausing": "magenta", "paused": "magenta"},
 }
-CHECK = "gradient_check"  # the kind of a job that trains nothing
+CHECK, WALK = "gradient_check", "walk"  # the kinds of jobs that train nothing
 
 
 def summary_line(job: Job) -> str:
@@ -44,7 +44,7 @@ def progress_words(job: Job) -> list[str]:
 
 def round_of(job: Job) -> str:
     """What it goes through one after the other."""
-    return "batch" if job["kind"] == CHECK else "epoch"
+    return "batch" if job["kind"] in (CHECK, WALK) else "epoch"
 
 
 def architecture_of(spec: dict[str, Any]) -> str:
@@ -58,7 +58,8 @@ def architecture_of(spec: dict[str, Any]) -> str:
 
 
 def gradients_of(job: Job) -> str:
-    return "gradients checked" if job["kind"] == CHECK else f"{job['spec']['gradients']} gradients"
+    others = {CHECK: "gradients checked", WALK: "stage by stage"}
+    return others.get(job["kind"]) or f"{job['spec']['gradients']} gradients"
 
 
 def device_of(job: Job) -> str:

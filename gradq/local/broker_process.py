@@ -76,7 +76,8 @@ def find_binary() -> str:
 def version_of(binary: str) -> tuple[int, ...]:
     """(7, 0, 15) of `Redis server v=7.0.15 …`; (0,) of a file that says nothing of the kind."""
     try:
-        said = subprocess.run([binary, "--version"], capture_output=True, text=True, timeout=10, check=False).stdout
+        asked = [binary, "--version"]  # of the PATH, as the user's shell would take it
+        said = subprocess.run(asked, capture_output=True, text=True, timeout=10, check=False).stdout  # nosec B603
     except (OSError, subprocess.TimeoutExpired):
         return (0,)
     found = re.search(r"\bv=(\d+(?:\.\d+)*)", said)

@@ -39,7 +39,7 @@ class Child:
         if self.log.exists() and self.log.stat().st_size > KEPT_LOG_BYTES:
             self.log.replace(self.log.with_suffix(".log.1"))
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
+            self.process = subprocess.Popen(  # a list made by `embedded`, no shell  # nosec B603
                 self.command,
                 env=dict(self.env),
                 stdin=subprocess.DEVNULL,

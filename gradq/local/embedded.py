@@ -7,6 +7,7 @@ so that it can checkpoint its jobs and queue them while the database still hears
 from __future__ import annotations
 
 import errno
+import ipaddress
 import os
 import signal
 import socket
@@ -227,7 +228,8 @@ def listen(host: str, port: int) -> Iterator[socket.socket]:
 def address_of(listener: socket.socket) -> str:
     """Where a client on this machine reaches the listener."""
     host, port = listener.getsockname()[:2]
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    if ipaddress.ip_address(host.partition("%")[0]).is_unspecified:  # it listens on all of them
+        host = "::1" if ":" in host else "127.0.0.1"
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 

@@ -67,8 +67,6 @@ def layout(archive: zipfile.ZipFile) -> Layout:
     names = {parts[depth - 1] for parts in files} | {parts[depth - 1] for parts in folders if len(parts) >= depth}
     ordered = sorted(names, key=int) if all(name.isdecimal() for name in names) else sorted(names)
     numbers = {name: i for i, name in enumerate(ordered)}
-    if too_long := next((name for name in ordered if len(name) > 128), None):
-        raise UnusableUpload("bad_labels", f"the name of the class {too_long[:40]}… is longer than 128 characters")
     if len(files) > MAX_EXAMPLES:
         raise UnusableUpload("too_many_examples", f"{len(files)} images, and at most {MAX_EXAMPLES} are taken")
     pictures = [

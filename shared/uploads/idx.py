@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from shared.errors import UnusableUpload
-from shared.uploads.pixels import Array
+from shared.uploads.pixels import Array, mapped
 
 TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 
@@ -35,6 +35,4 @@ def read(path: Path, name: str) -> Array:
     if there != wanted:
         detail = f"{name} says that it is {shape} of {dtype}, which is {wanted} bytes, and holds {there}"
         raise UnusableUpload("unreadable_file", detail)
-    if wanted == 0:
-        return np.empty(shape, dtype)
-    return np.memmap(path, dtype=dtype, mode="r", offset=start, shape=shape)
+    return mapped(path, name, shape, dtype, offset=start)

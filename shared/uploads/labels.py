@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,6 +11,8 @@ from shared.errors import UnusableUpload
 from shared.uploads.pixels import Array
 
 LEAST_TO_TRAIN, LEAST_TO_TEST = 8, 1
+LONGEST_NAME = 128
+PLAIN = re.compile(r"[\x20-\x7e\xa0-\ud7ff\ue000-\U0010ffff]*")
 MOST_CLASSES = 1000  # ImageNet's; the confusion matrix grows with their square, in every file and on every page
 
 
@@ -50,6 +53,7 @@ def check_classes(train: Array, test: Array | None, names: Sequence[str] | None)
             raise UnusableUpload("bad_labels", detail)
     elif n > len(names):
         raise UnusableUpload("bad_labels", f"a label is {n - 1}, and there are names for {len(names)} classes")
+    check_names(names)
     if len(names) < 2:
         what = f"the only class is '{names[0]}'" if names else "there is no class"
         raise UnusableUpload("too_few_classes", f"{what}; it takes two to tell them apart")
@@ -60,6 +64,20 @@ def check_classes(train: Array, test: Array | None, names: Sequence[str] | None)
         detail = f"the class '{names[empty[0]]}' has no image to train on; add some, or leave the class out"
         raise UnusableUpload("empty_class", detail, classes=[names[i] for i in empty[:100]])
     return tuple(names)
+
+
+def check_names(names: Sequence[str]) -> None:
+    """Each is shown to people, and kept as JSON in both databases."""
+    for i, name in enumerate(names):
+        if not 1 <= len(name) <= LONGEST_NAME:
+            detail = f"the name of class {i}, {name[:40]!r}, has {len(name)} characters; it takes 1 to {LONGEST_NAME}"
+            raise UnusableUpload("bad_labels", detail)
+        if not PLAIN.fullmatch(name):
+            detail = f"the name of class {i}, {name!a}, holds control characters, or what is no Unicode"
+            raise UnusableUpload("bad_labels", detail)
+    if len(set(names)) < len(names):
+        twice = next(name for i, name in enumerate(names) if name in names[:i])
+        raise UnusableUpload("bad_labels", f"two classes are called '{twice}'; name each as no other")
 
 
 def check_sizes(train: int, test: int) -> None:

@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import math
+import sys
 import zipfile
+import zlib
 from pathlib import Path
 from typing import IO
 
@@ -16,11 +18,14 @@ from numpy.lib import format as npy
 from shared.errors import UnusableUpload
 from shared.uploads.archive import entry_stream
 from shared.uploads.budget import Budget, unpack
-from shared.uploads.pixels import Array
+from shared.uploads.labels import LONGEST_NAME, MOST_CLASSES
+from shared.uploads.pixels import Array, mapped
 
 SPLIT, WHOLE, NAMES = ("x_train", "y_train", "x_test", "y_test"), ("x", "y"), "classes"
 HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}  # 3.0 is for named columns alone
 SUFFIX = ".npy"
+WIDEST_NAME = 1 << 14  # bytes of one name, at 4 a character, with what fills it up to the longest
+BROKEN_STREAM = (zipfile.BadZipFile, zlib.error, EOFError, OSError)
 
 
 def is_npz(archive: zipfile.ZipFile) -> bool:
@@ -48,12 +53,20 @@ def class_names(array: Array) -> list[str]:
     if array.ndim != 1 or array.dtype.kind != "U":
         detail = f"{NAMES} holds {array.dtype} of shape {array.shape}; it must be a list of texts"
         raise UnusableUpload("bad_labels", detail)
+    if len(array) > MOST_CLASSES:  # before they become texts, of which a small file can hold a great many
+        detail = f"{NAMES} holds {len(array)} names, and at most {MOST_CLASSES} classes are taken"
+        raise UnusableUpload("too_many_classes", detail)
+    if array.dtype.itemsize > WIDEST_NAME:
+        raise UnusableUpload("bad_labels", f"{NAMES} holds {array.dtype}; a name has 1 to {LONGEST_NAME} characters")
+    codes = np.frombuffer(array.astype(array.dtype.newbyteorder("<")).tobytes(), "<u4")
+    if codes.size and codes.max() > sys.maxunicode:  # Python would make a text of it that breaks whoever touches it
+        raise UnusableUpload("bad_labels", f"{NAMES} holds the code {codes.max():#x}, which is no Unicode")
     return [str(name) for name in array]
 
 
 def _member(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, name: str, raw: Path, budget: Budget) -> Array:
     with entry_stream(archive, entry) as stream:
-        shape, fortran, dtype = _header(stream, name)
+        shape, fortran, dtype = read_header(stream, name)
         if dtype.hasobject:
             detail = f"{name} holds Python objects, which would have to be unpickled; save it as numbers"
             raise UnusableUpload("object_array", detail)
@@ -66,15 +79,16 @@ def _member(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, name: str, raw: Pa
     if size != math.prod(shape) * dtype.itemsize:
         detail = f"{name} says that it is {shape} of {dtype}, and holds {size} bytes; is the file whole?"
         raise UnusableUpload("unreadable_file", detail)
-    if size == 0:
-        return np.empty(shape, dtype)
-    return np.memmap(raw, dtype=dtype, mode="r", shape=shape, order="F" if fortran else "C")
+    return mapped(raw, name, shape, dtype, order="F" if fortran else "C")
 
 
-def _header(stream: IO[bytes], name: str) -> tuple[tuple[int, ...], bool, np.dtype]:
+def read_header(stream: IO[bytes], name: str) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Shape, Fortran order and type of a .npy that begins here; only NumPy's parser of literals reads it."""
     try:
         version = npy.read_magic(stream)
         shape, fortran, dtype = HEADERS[version](stream)
-    except (ValueError, KeyError, SyntaxError, TypeError, RecursionError, MemoryError) as error:
+    except BROKEN_STREAM:
+        raise  # `entry_stream` names the entry
+    except Exception as error:  # NumPy's parser raises whatever it stumbles over: tokens, indices, types, recursion
         raise UnusableUpload("unreadable_file", f"{name} is no array that NumPy wrote: {error}") from error
     return shape, fortran, dtype

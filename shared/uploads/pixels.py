@@ -23,6 +23,18 @@ HIGHEST = 65_535  # of 16 bits; nothing that reads images has a deeper white
 ROUNDING = 1e-3  # by which floats up to 1 may exceed it: resizing and colour conversions do
 
 
+def mapped(
+    path: Path, name: str, shape: tuple[int, ...], dtype: Any, offset: int = 0, order: Literal["C", "F"] = "C"
+) -> Array:
+    """The values that lie in the file from `offset` on. Raises UnusableUpload for a shape that no array can have."""
+    try:
+        if 0 in shape:  # an empty file cannot be mapped
+            return np.empty(shape, dtype)
+        return np.memmap(path, dtype=dtype, mode="r", offset=offset, shape=shape, order=order)
+    except (ValueError, TypeError, OverflowError) as error:  # too many dimensions, or a product beyond 64 bits
+        raise UnusableUpload("bad_shape", f"{name} has the shape {str(shape)[:200]}: {error}") from error
+
+
 @dataclass(frozen=True)
 class Scale:
     """How pixels are stored: bytes as they are, everything else as float32; they go from 0 to `white`."""

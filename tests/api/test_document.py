@@ -74,7 +74,10 @@ def test_every_recorded_answer_is_shown(document):
     assert stored == document["components"]["examples"].keys()
 
 
-@pytest.mark.parametrize(("model", "path"), [("JobSpec", "/v1/jobs"), ("GradientCheckSpec", "/v1/gradient-checks")])
+@pytest.mark.parametrize(
+    ("model", "path"),
+    [("JobSpec", "/v1/jobs"), ("GradientCheckSpec", "/v1/gradient-checks"), ("WalkSpec", "/v1/walks")],
+)
 def test_every_example_of_a_body_is_accepted(client, model, path):
     (examples,) = [examples for kind, examples in BODIES.items() if kind.__name__ == model]
     for name, example in examples.items():

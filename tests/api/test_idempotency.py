@@ -79,11 +79,11 @@ def test_a_submission_that_is_sent_again_makes_one_job(send, database, hands) ->
     assert send(key="another").json["id"] != first.json["id"]
 
 
-def test_a_dry_run_and_a_gradient_check_are_answered_as_before_too(send, database) -> None:
-    for path in ("/v1/jobs?dry_run=true", "/v1/gradient-checks"):
+def test_a_dry_run_a_gradient_check_and_a_walk_are_answered_as_before_too(send, database) -> None:
+    for path in ("/v1/jobs?dry_run=true", "/v1/gradient-checks", "/v1/walks"):
         first = send(path, key=path)
         assert_replayed(send(path, key=path), first)
-    assert count(database) == 1
+    assert count(database) == 2
 
 
 @pytest.mark.parametrize("action", ["cancel", "pause", "resume", "retry", "reproduce"])
@@ -159,7 +159,7 @@ def test_an_upload_that_is_sent_again_is_answered_as_before(send) -> None:
 
 def test_every_post_takes_a_key_and_says_so(app, send) -> None:
     posts = [rule.rule for rule in app.url_map.iter_rules() if "POST" in rule.methods and rule.rule != "/session"]
-    assert len(posts) == 10
+    assert len(posts) == 11
     refused = {rule: send(rule.replace("<job_id>", "job_0"), key="x" * 256) for rule in posts}
     assert {answer.json["code"] for answer in refused.values()} == {"invalid_header"}
     paths = app.test_client().get("/v1/openapi.json").json["paths"]

@@ -119,6 +119,14 @@ class TestSubmit:
     def test_other_media_types_are_a_415(self, client, problem, body, kind):
         problem(client.post("/v1/jobs", data=body, content_type=kind), 415, "unsupported_media_type")
 
+    @pytest.mark.parametrize("coding", ["gzip", "br", "zstd, gzip", "deflate"])
+    def test_a_packed_body_is_a_415_that_says_so_and_is_never_unpacked(self, client, problem, coding):
+        packed = {"Content-Encoding": coding}
+        for path, kind in (("/v1/jobs", "application/json"), ("/v1/datasets", "multipart/form-data; boundary=b")):
+            answer = client.post(path, data=b"{}", content_type=kind, headers=packed)
+            assert "without Content-Encoding" in problem(answer, 415, "unsupported_media_type")["detail"]
+        assert client.post("/v1/jobs", json={}, headers={"Content-Encoding": "identity"}).status_code == 202
+
     def test_a_body_over_a_mebibyte_is_a_413(self, client, problem):
         body = json.dumps({"name": "x" * (1 << 20)})
         answer = client.post("/v1/jobs", data=body, content_type="application/json")
@@ -496,6 +504,40 @@ class TestGradientChecks:
 
     def training(self, client) -> str:
         return client.post("/v1/jobs", json={}).json["links"]["self"]
+
+
+class TestWalks:
+    def test_a_walk_is_a_job_of_its_own_kind(self, client, hands, conforms, results):
+        answer = client.post("/v1/walks", json={"architecture": "linear", "batch": 2})
+        assert answer.status_code == 202
+        conforms(answer.json, "Job")
+        assert (answer.json["kind"], answer.json["spec"]["batch"]) == ("walk", 2)
+        assert answer.headers["Location"] == answer.json["links"]["self"]
+        hands.finish(hands.start(), result=results["walk"])
+        conforms(client.get(answer.json["links"]["self"]).json, "Job")
+
+    def test_its_fields_are_those_of_a_walk(self, client, problem):
+        body = problem(client.post("/v1/walks", json={"lr": 1, "batch_size": 65}), 422, "invalid_spec")
+        assert {error["pointer"] for error in body["errors"]} == {"/lr", "/batch_size"}
+
+    def test_it_can_begin_with_the_weights_of_a_finished_job_of_the_same_net(self, client, hands, problem):
+        job = hands.submit()
+        lease = hands.start()
+        hands.finish(lease, files=[hands.store(lease, "model.safetensors", b"weights")])
+        origin = {"init_from": {"job": job["id"]}}
+        assert client.post("/v1/walks", json=origin).json["spec"]["init_from"] == origin["init_from"]
+        body = problem(client.post("/v1/walks", json={**origin, "architecture": "linear"}), 422, "invalid_spec")
+        (error,) = body["errors"]
+        assert error["pointer"] == "/init_from/job"
+        assert "trained another net" in error["detail"]
+
+    def test_it_has_neither_a_curve_nor_anything_to_reproduce(self, client, hands, problem):
+        links = client.post("/v1/walks", json={}).json["links"]
+        assert client.get(links["metrics"]).json["series"] == {}
+        assert client.get(f"{links['self']}/loss_curve.svg").status_code == 200
+        hands.finish(hands.start())
+        body = problem(client.post(links["reproduce"]), 409, "wrong_state")
+        assert "a walk trains nothing to reproduce" in body["detail"]
 
 
 class TestInitFrom:

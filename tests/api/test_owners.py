@@ -191,7 +191,7 @@ class TestDatasets:
     def test_anothers_upload_is_not_there(self, alice, bob, admin, problem):
         dataset = upload(alice, npz(**small()), "cats").json["id"]
         assert (uploaded(alice), uploaded(bob), uploaded(admin)) == ([dataset], [], [dataset])
-        for submit_to in ("/v1/jobs", "/v1/jobs?dry_run=true", "/v1/gradient-checks"):
+        for submit_to in ("/v1/jobs", "/v1/jobs?dry_run=true", "/v1/gradient-checks", "/v1/walks"):
             refused = bob.post(submit_to, json={"dataset": dataset})
             assert [wrong["pointer"] for wrong in problem(refused, 422, "invalid_spec")["errors"]] == ["/dataset"]
             assert alice.post(submit_to, json={"dataset": dataset}).status_code in (200, 202)

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from safetensors.numpy import save
+from support.images import npy_that_says
 
 from api import predictions
 from api.predictions import ModelCache
@@ -71,6 +72,10 @@ def picture(
     out = io.BytesIO()
     Image.new(mode, size, value).save(out, format)
     return out.getvalue()
+
+
+def said(shape: tuple[int, ...], kind: str = "'|u1'", content: bytes = b"") -> bytes:
+    return zipped("images.npy", npy_that_says(shape, kind, content))
 
 
 def npz(**arrays: Any) -> bytes:
@@ -242,15 +247,20 @@ class TestRefused:
             (npz(images=np.zeros((3, 3))), "got (3, 3)"),
             (npz(images=np.array(["a"])), "must be numbers"),
             (npz(images=np.array([Evil()], object)), "never unpickled"),
-            (zipped("images.npy", pickle.dumps(Evil())), "cannot be read"),
+            (zipped("images.npy", pickle.dumps(Evil())), "no array that NumPy wrote"),
             (zipped("images.npy", BOMB), "damaged"),
             (zipped("images.npy", NEGATIVE), "damaged"),
             (zipped("images.npy", STRUCTURED), "must be numbers"),
             (lambda: zipped("images.npy", b"\0" * (300 << 20)), "unpacks to"),  # a second's work: not at the import
             (zipped("images.npy", BOMB, zipfile.ZIP_LZMA), "compressed in a way"),
+            (said((0, 10**30)), "the shape (0, 1"),
+            (said((1,) * 70, content=b"x"), "the shape (1, 1"),
+            (said((True, 2, 2), content=bytes(4)), "the shape (True"),
+            (said((2,), "()"), "no array that NumPy wrote"),
+            (said((2,), "'|u1' (("), "no array that NumPy wrote"),
             (npz(images=np.zeros((10_001, 2, 2), np.uint8)), "10001 images; at most 10000"),
         ],
-        ids=range(19),
+        ids=range(24),
     )
     def test_bytes_that_hold_no_images(self, client, path, problem, body, words, capsys):
         data = body() if callable(body) else body

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from support.images import folders, idx, npy, npz, picture, pixels, small, zipped
+from support.images import folders, idx, npy, npy_that_says, npz, picture, pixels, small, zipped
 from support.waiting import wait_for
 from werkzeug.serving import make_server
 
@@ -295,6 +295,21 @@ def png_that_says(width: int, height: int) -> bytes:
     return bytes(content)
 
 
+def said(shape: tuple[int, ...], kind: str = "'|u1'") -> bytes:
+    """An archive whose x has such a header, over the pixels of 40 images."""
+    return zipped({"x.npy": npy_that_says(shape, kind, b"" if 0 in shape else bytes(1440)), "y.npy": npy(Y)})
+
+
+def named(code: int) -> bytes:
+    """An archive whose third class is called by one character of that code."""
+    content = bytearray(npz(**small(classes=["a", "b", "c", "d"])))
+    at = content.index(struct.pack("<4I", *b"abcd")) + 8
+    content[at : at + 4] = struct.pack("<I", code)
+    with zipfile.ZipFile(io.BytesIO(npz(**small()))) as whole:
+        files = {name: whole.read(name) for name in whole.namelist()}
+    return zipped(files | {"classes.npy": bytes(content[content.rindex(b"\x93NUMPY") : at + 8])})
+
+
 def nan_at(index: int, value: float) -> Any:
     x = pixels(40, 6, 6).astype(np.float32)
     x[index, 2, 2] = value
@@ -384,7 +399,7 @@ REFUSED: dict[str, tuple[str, str, bytes]] = {
     "one folder": ("too_few_classes", "'cats'", zipped(folders(classes=("cats",)))),
     "no image at all": ("too_few_classes", "no class", npz(**small(0))),
     "too many labels": ("too_many_classes", "1001 classes", npz(x=pixels(2002, 2, 2), y=np.arange(2002) % 1001)),
-    "too many names": ("too_many_classes", "1001 classes", npz(**small(classes=[str(i) for i in range(1001)]))),
+    "too many names": ("too_many_classes", "1001 names", npz(**small(classes=[str(i) for i in range(1001)]))),
     "too many folders": ("too_many_classes", "1001 classes", zipped({f"{i}/1.png": BLANK for i in range(1001)})),
     "too few": ("too_few_examples", "8 and 1", npz(**small(8, 2))),
     "something else": ("unknown_format", "neither", b"hello" * 100),
@@ -400,6 +415,18 @@ REFUSED: dict[str, tuple[str, str, bytes]] = {
     "a header that is not NumPy's": ("unreadable_file", "x", zipped({"x.npy": b"junk" * 9, "y.npy": b"junk" * 9})),
     "an array cut short": ("unreadable_file", "x says", zipped({"x.npy": npy(pixels(40, 6, 6))[:-9], "y.npy": npy(Y)})),
     "a name of hundreds of letters": ("bad_labels", "128", zipped(folders(classes=("a", "b" * 200)))),
+    "a name of nothing": ("bad_labels", "0 characters", npz(**small(classes=["a", "b", "", "d"]))),
+    "a name with a line break": ("bad_labels", "'b\\nb', holds control", npz(**small(classes=["a", "b\nb", "c", "d"]))),
+    "a name twice": ("bad_labels", "called 'b'", npz(**small(classes=["a", "b", "b", "d"]))),
+    "half a character": ("bad_labels", "no Unicode", named(0xD800)),
+    "a character that there is not": ("bad_labels", "no Unicode", named(0xFFFF_FFFF)),
+    "a name of five thousand letters": ("bad_labels", "<U5000", npz(**small(classes=["a", "b", "c", "d" * 5000]))),
+    "no image, of endless size": ("bad_shape", "x has the shape (0, 1", said((0, 10**30))),
+    "no image, of too many pixels": ("bad_shape", "x has the shape (0, 1099", said((0, 2**40, 2**40))),
+    "seventy dimensions": ("bad_shape", "x has the shape (1, 1", said((1,) * 70 + (1440,))),
+    "a truth value as a size": ("bad_shape", "x has the shape (True", said((True, 36, 40))),
+    "a type of nothing": ("unreadable_file", "x is no array", said((40, 6, 6), "()")),
+    "a header that goes on": ("unreadable_file", "x is no array", said((40, 6, 6), "'|u1' ((")),
 }
 
 

@@ -120,6 +120,14 @@ def test_secrets_come_from_files(name: str) -> None:
         assert "://" not in value or value.startswith("file://")
 
 
+def test_redis_takes_its_password_from_its_secret_and_no_image_holds_one() -> None:
+    redis = SERVICES["redis"]
+    assert "requirepass $(cat /run/secrets/redis_password)" in " ".join(redis["command"])
+    assert redis["secrets"] == ["redis_password"]
+    for line in re.findall(r"^(?:ARG|ENV|COPY|ADD) .+$", DOCKERFILE, re.MULTILINE):
+        assert not re.search("password|secret|token", line, re.IGNORECASE), line
+
+
 def test_secret_files_are_kept_out_of_git_and_of_the_image() -> None:
     content = yaml.safe_load(BASE.read_text())
     assert all(secret["file"].startswith("./secrets/") for secret in content["secrets"].values())

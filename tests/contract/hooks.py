@@ -22,7 +22,7 @@ HELD_SECONDS = 0.3  # a request that is held longer says nothing more
 PREFERS_TO_WAIT = re.compile(r"\bwait\s*=", re.IGNORECASE)
 REQUEST_LINE = 4094  # gunicorn answers longer ones itself, before the service hears of them
 _number = itertools.count()
-SUBMITS = ("submit_job", "submit_gradient_check")
+SUBMITS = ("submit_job", "submit_gradient_check", "submit_walk")
 
 
 @schemathesis.hook

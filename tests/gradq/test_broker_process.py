@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import stat
 from pathlib import Path
 
+import psutil
 import pytest
 from support.waiting import wait_for
 
@@ -54,7 +56,21 @@ def test_without_any_server_the_error_says_what_to_install(binaries, monkeypatch
 
 
 def test_a_redis_that_was_named_needs_no_server(tmp_path: Path):
-    assert embedded_broker(Settings(state_dir=tmp_path, redis_url="redis://elsewhere")) is None
+    assert embedded_broker(Settings(state_dir=tmp_path, redis_url="redis://:hush@elsewhere")) is None
+
+
+def test_the_socket_lies_where_nobody_else_may_enter_whatever_the_umask_is(tmp_path: Path):
+    settings = Settings(state_dir=tmp_path / "state")
+    before = os.umask(0)
+    try:
+        server = embedded_broker(settings)
+    finally:
+        os.umask(before)
+    assert server is not None
+    assert [stat.S_IMODE(folder.stat().st_mode) for folder in (server.socket.parent, server.data)] == [0o700, 0o700]
+    server.socket.parent.chmod(0o777)
+    assert embedded_broker(settings) == server
+    assert stat.S_IMODE(server.socket.parent.stat().st_mode) == 0o700
 
 
 @pytest.mark.parametrize("name", ["x" * 150, "with space", "per%20cent"])
@@ -89,6 +105,7 @@ def test_the_server_starts_again_after_a_kill_and_stops(tmp_path: Path, binary):
     try:
         wait_for(broker.ping, 30, "the broker")
         assert stat.S_IMODE(server.socket.stat().st_mode) == 0o700
+        assert not psutil.Process(child.pid).net_connections("inet"), "the socket is the only way in"
         assert broker.ring()
         assert child.process is not None
         child.process.kill()

@@ -78,11 +78,14 @@ def test_one_key_is_one_job_and_stands_for_one_request(api):
         assert caught.value.names("/Idempotency-Key")
 
 
-def test_a_dry_run_costs_nothing_and_a_check_is_a_job(api):
+def test_a_dry_run_costs_nothing_and_a_check_and_a_walk_are_jobs(api):
     assert api.client.dry_run({"architecture": "linear"}, epochs=2)["parameters"] == 650
     assert list(api.client.jobs()) == []
     check = api.client.check(architecture="linear", batches=2)
     assert (check.kind, check.spec["batches"]) == ("gradient_check", 2)
+    walk = api.client.walk({"architecture": "linear"}, batch=3, idempotency_key="w")
+    assert (walk.kind, walk.spec["batch"]) == ("walk", 3)
+    assert api.client.walk(architecture="linear", batch=3, idempotency_key="w").id == walk.id
 
 
 def test_a_handle_without_a_fetch_asks_when_it_has_to(api):

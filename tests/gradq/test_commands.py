@@ -404,6 +404,18 @@ def test_a_check_among_other_jobs_is_listed_and_watched_like_them(gradq, api):
     assert gradq("check", "--set", "batches=0").exit_code == 2
 
 
+def test_a_walk_among_other_jobs_is_listed_shown_and_watched_like_them(gradq, api):
+    job_id = api.client.walk(architecture="linear", batch=3).id
+    assert gradq("ps").stdout.splitlines()[1].split()[3:5] == ["walk", "-/1"]
+    result = {"agrees": True, "loss": 2.3, "stages": 7, "max_relative_difference": 2.5e-16, "parameters": 650}
+    api.finish(api.start(), **result)
+    assert gradq("watch", job_id).exit_code == 0
+    shown = gradq("show", job_id).stdout
+    assert "linear on digits, stage by stage" in shown
+    assert "batch 3 of the order, 8 examples" in shown
+    assert "manual and autograd agree in 7 stages (largest relative difference 2.5e-16)" in shown
+
+
 def test_a_folder_that_cannot_be_written_is_said_without_a_traceback(gradq, api):
     job_id = api.submit(epochs=1)
     api.finish(api.start(), files={"spec.json": b"{}"})

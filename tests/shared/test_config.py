@@ -79,11 +79,11 @@ def test_the_environment_is_read_and_what_the_caller_says_wins(monkeypatch: pyte
     monkeypatch.setenv("GRADQ_LEASE_SECONDS", "2.5")
     monkeypatch.setenv("GRADQ_DOWNLOAD", "false")
     monkeypatch.setenv("GRADQ_DATABASE_URL", "postgresql+psycopg://h/d")
-    monkeypatch.setenv("GRADQ_REDIS_URL", "redis://h:6379/1")
+    monkeypatch.setenv("GRADQ_REDIS_URL", "redis://:hush@h:6379/1")
     settings = Settings.from_env(slots=7)
     assert (settings.slots, settings.lease_seconds, settings.download) == (7, 2.5, False)
     assert settings.database == "postgresql+psycopg://h/d"
-    assert settings.broker_url == "redis://h:6379/1"
+    assert settings.broker_url == "redis://:hush@h:6379/1"
 
 
 def test_a_value_may_lie_in_a_file_and_the_variable_itself_wins(
@@ -142,6 +142,41 @@ def test_a_wrong_value_in_a_file_is_named_too(monkeypatch: pytest.MonkeyPatch, t
     monkeypatch.setenv("GRADQ_SLOTS_FILE", str(tmp_path / "slots"))
     with pytest.raises(ConfigurationError, match="GRADQ_SLOTS"):
         Settings.from_env()
+
+
+@pytest.mark.parametrize(
+    "address", ["redis://h", "rediss://10.0.0.7:6379/0", "redis://me:@h", "redis://0.0.0.0", "redis://", "h:6379"]
+)
+def test_a_redis_elsewhere_without_a_password_is_refused_with_the_way_out(
+    monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    monkeypatch.setenv("GRADQ_REDIS_URL", address)
+    with pytest.raises(ConfigurationError, match=r"^GRADQ_REDIS_URL: .*requirepass.*GRADQ_REDIS_URL_FILE"):
+        Settings.from_env()
+    monkeypatch.setenv("GRADQ_REDIS_WITHOUT_PASSWORD", "true")
+    assert Settings.from_env().broker_url == address
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("redis://127.0.0.1:6379/0", "redis://localhost", "redis://[::1]:7", "redis+socket:///run/b.sock"),
+        *("redis://:hush@h", "redis://me:hush@h:1/2", "rediss://h?password=hush", "unix:///run/b.sock"),
+    ],
+)
+def test_a_redis_of_this_machine_or_with_a_password_is_taken(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    monkeypatch.setenv("GRADQ_REDIS_URL", address)
+    assert Settings.from_env().broker_url == address
+
+
+@pytest.mark.parametrize("address", ["redis://[hush", "redis://:hush@h\u2100", "hush"])
+def test_what_is_refused_is_not_repeated_in_the_error_or_behind_it(
+    monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    monkeypatch.setenv("GRADQ_REDIS_URL", address)
+    with pytest.raises(ConfigurationError) as caught:
+        Settings.from_env()
+    assert "hush" not in "".join(traceback.format_exception(caught.value))
 
 
 def test_passwords_do_not_show_when_settings_are_printed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from shared.datasets import DatasetInfo
 from shared.errors import InvalidSpec
 from shared.presets import PRESETS
-from shared.spec import KINDS, MAX_SEED, GradientCheckSpec, JobSpec, Work
+from shared.spec import KINDS, MAX_SEED, GradientCheckSpec, JobSpec, Mlp, WalkSpec, Work
 
 DEFAULTS = {
     "dataset": "digits",
@@ -389,7 +389,7 @@ def test_a_gradient_check_has_defaults_and_a_kind_of_its_own() -> None:
     spec = GradientCheckSpec.parse({"seed": 0xABCD, "architecture": "cnn"})
     assert spec.name == "gradient-check-digits-cnn-abcd"
     assert (spec.batches, spec.batch_size, spec.finite_differences, spec.samples) == (3, 8, True, 25)
-    assert {"training": JobSpec, "gradient_check": GradientCheckSpec} == KINDS
+    assert {"training": JobSpec, "gradient_check": GradientCheckSpec, "walk": WalkSpec} == KINDS
     assert GradientCheckSpec.model_validate(spec.to_json()) == spec
 
 
@@ -417,6 +417,46 @@ def test_a_batch_larger_than_the_data_set_is_refused_for_a_check() -> None:
     small = {UPLOADED.name: UPLOADED}.get
     with pytest.raises(InvalidSpec, match="1 field"):
         GradientCheckSpec.parse({"dataset": UPLOADED.name, "batch_size": 11}, small)
+
+
+# --- walks ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_walk_has_defaults_and_a_kind_of_its_own() -> None:
+    spec = WalkSpec.parse({"seed": 0xABCD, "architecture": "linear"})
+    assert (spec.name, spec.kind) == ("walk-digits-linear-abcd", "walk")
+    assert (spec.batch_size, spec.batch, spec.init_from) == (8, 1, None)
+    assert WalkSpec.parse({}).architecture == Mlp()
+    assert WalkSpec.model_validate(spec.to_json()) == spec
+
+
+@pytest.mark.parametrize(
+    ("body", "pointer", "words"),
+    [
+        ({"architecture": "cnn"}, "/architecture", "mlp"),
+        ({"architecture": {"type": "mlp", "hidden": [30, 20]}}, "/architecture/hidden", "one hidden layer; got 2"),
+        ({"architecture": {"type": "mlp", "dropout": 0.5}}, "/architecture/dropout", "leave it out, got 0.5"),
+        ({"architecture": {"type": "mlp", "batch_norm": True}}, "/architecture/batch_norm", "leave it out"),
+        ({"gradients": "manual"}, "/gradients", "unknown field"),
+        ({"batch_size": 65}, "/batch_size", "64"),
+        ({"batch": 0}, "/batch", "1"),
+        ({"batch_size": 64, "batch": 27}, "/batch", "digits has 26 batches of 64; got 27"),
+        ({"init_from": "job_1"}, "/init_from", "object"),
+    ],
+    ids=json.dumps,
+)
+def test_a_walk_that_cannot_be_is_refused(body: dict[str, Any], pointer: str, words: str) -> None:
+    refused = wrong(body, WalkSpec)
+    assert set(refused) == {pointer}
+    assert words in refused[pointer][1]
+
+
+def test_a_walk_takes_the_last_batch_and_no_batch_larger_than_the_data_set() -> None:
+    small = {UPLOADED.name: UPLOADED}.get
+    assert WalkSpec.parse({"dataset": UPLOADED.name, "batch_size": 4, "batch": 3}, small).batch == 3
+    for beyond in ({"batch_size": 11}, {"batch_size": 4, "batch": 4}):
+        with pytest.raises(InvalidSpec, match="1 field"):
+            WalkSpec.parse({"dataset": UPLOADED.name, **beyond}, small)
 
 
 # --- whatever comes ---------------------------------------------------------------------------------------------------

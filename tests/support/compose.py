@@ -250,6 +250,8 @@ class Composed:
         paths = [Path(sys.executable).parent, Path(find_binary("pg_isready") or "/usr/bin/pg_isready").parent]
         return {
             **{key: self._local(name, value) for key, value in {**image, **service["environment"]}.items()},
+            # 0.0.0.0 is a loopback address here; what it means in the container is said instead
+            **({"GRADQ_ALLOW_ANONYMOUS": "false"} if "0.0.0.0" in service.get("command", []) else {}),
             "PATH": os.pathsep.join([*map(str, paths), os.environ.get("PATH", os.defpath)]),
             "HOME": str(self.folder),
             "PGPORT": str(self.postgres.port),

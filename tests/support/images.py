@@ -31,6 +31,12 @@ def npy(array: Any) -> bytes:
     return file.getvalue()
 
 
+def npy_that_says(shape: tuple[int, ...], kind: str = "'|u1'", content: bytes = b"") -> bytes:
+    """An array with a header that NumPy would not write."""
+    head = f"{{'descr': {kind}, 'fortran_order': False, 'shape': {shape}}}\n".encode()
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(head)) + head + content
+
+
 def small(n: int = 40, k: int = 4, **replaced: Any) -> dict[str, Any]:
     """x and y of `n` grey 6x6 images of `k` classes."""
     return {"x": pixels(n, 6, 6), "y": np.arange(n) % k, **replaced}

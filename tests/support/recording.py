@@ -25,14 +25,15 @@ def record(service: Service) -> Samples:
     queued = service.submit(**body, labels={"team": "vision"})
     path = queued["links"]["self"]
     check = http.post("/v1/gradient-checks", json={"architecture": "linear", "samples": 5, "seed": 7}).json()
-    done, checked = service.wait(queued["id"]), service.wait(check["id"])
+    walk = http.post("/v1/walks", json={"architecture": "linear", "batch_size": 4, "seed": 7}).json()
+    done, checked, walked = (service.wait(job["id"]) for job in (queued, check, walk))
     dataset = http.post("/v1/datasets", files={"file": ("squares.npz", npz(**small()))}).json()
 
     def get(path: str) -> Any:
         return http.get(path).json()
 
     samples: Samples = {
-        "Job": {"queued": queued, "succeeded": done, "gradient_check": checked},
+        "Job": {"queued": queued, "succeeded": done, "gradient_check": checked, "walk": walked},
         "JobList": {"page": _cut(get("/v1/jobs?name=first&limit=1"), 1)},
         "DryRun": {"mlp": http.post("/v1/jobs?dry_run=true", json=body).json()},
         "EventList": {"beginning": get(f"{path}/events?limit=4")},
@@ -54,6 +55,7 @@ def record(service: Service) -> Samples:
         "DeletedJob": {"deleted": http.delete(path).json()},
     }
     http.delete(checked["links"]["self"])
+    http.delete(walked["links"]["self"])
     service.cancel(waits["id"])
     http.delete(waits["links"]["self"])
     return _anonymous(samples)

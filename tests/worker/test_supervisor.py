@@ -17,7 +17,7 @@ from shared import events, joblog, jobs, queue
 from shared.artifacts import ArtifactStore
 from shared.config import Settings
 from shared.database import Database
-from shared.spec import GradientCheckSpec, JobSpec, Work
+from shared.spec import GradientCheckSpec, JobSpec, WalkSpec, Work
 from shared.states import JobState
 from shared.tables import Job
 from worker.devices import CPU
@@ -95,6 +95,18 @@ def test_a_check_that_passes_succeeds_with_its_table_and_its_file(
     assert job.result["gradient_check"] == passed["gradient_check"]
     assert files_of(database, job) == ["gradient_check.json"]
     assert last_line(database, job) == "succeeded: gradients by hand agree with autograd's"
+
+
+@pytest.mark.parametrize(("agrees", "verdict"), [(True, "agree"), (False, "DIFFER")])
+def test_a_walk_succeeds_with_its_file_and_says_whether_both_ways_agree(
+    supervise: Callable[..., Job], database: Database, agrees: bool, verdict: str
+) -> None:
+    result = {"agrees": agrees, "stages": 13, "max_relative_difference": 2e-16}
+    launcher = Scripted(events.Finished(result=result), files={"walk.json": "{}"})
+    job = supervise(WalkSpec.parse({}), launcher)
+    assert (launcher.plans[0]["kind"], job.state) == ("walk", "succeeded")
+    assert files_of(database, job) == ["walk.json"]
+    assert last_line(database, job) == f"succeeded: 13 stages, and both ways {verdict} (at most 2e-16 apart)"
 
 
 @pytest.mark.parametrize("spec", [GradientCheckSpec.parse({}), JobSpec.parse({})], ids=lambda spec: spec.kind)
@@ -209,6 +221,27 @@ def test_a_trainer_that_the_kernel_killed_for_its_memory_is_not_tried_again(
     assert (job.state, job.status_reason["code"]) == ("failed", "out_of_memory_host")
     other = supervise(JobSpec.parse({}), Scripted(exitcode=-11))  # its own fault: no business of the kernel's
     assert outcomes(database, other) == ["trainer_died"]
+
+
+class LastWords(Scripted):
+    """Its trainers speak and end in the moment between the supervisor's look at the pipe and its look at them."""
+
+    def start(self, plan: dict[str, Any]) -> Any:
+        trainer = Scripted().start(plan)
+        ours, theirs = Pipe(duplex=False)
+
+        def alive() -> bool:
+            for line in self.lines:
+                theirs.send(line)
+            theirs.close()
+            return False
+
+        return SimpleNamespace(pipe=ours, process=trainer.process, end=ours.close, kill=trainer.kill, alive=alive)
+
+
+def test_a_trainer_that_ends_right_after_its_last_words_is_heard(supervise: Callable[..., Job]) -> None:
+    job = supervise(JobSpec(name="t"), LastWords(finished()))
+    assert (job.state, job.attempt) == (JobState.SUCCEEDED, 1)
 
 
 def no_room(*_: Any) -> None:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from shared.errors import Diverged, GradientCheckFailed
 from shared.events import Log, Progress, Report
-from shared.spec import GradientCheckSpec, JobSpec
+from shared.spec import GradientCheckSpec, JobSpec, WalkSpec
 from worker.trainer import data, device, seeds
 from worker.trainer.architectures import build_model, count_parameters, initialize
 from worker.trainer.comparison import SMALLEST_SCALE, Line, finite
@@ -209,7 +209,7 @@ def run_check(
     `uploaded`: the folder of a data set that is not built in.
     Raises GradientCheckFailed, or StopRequested between two parameters.
     """
-    job = _training_like(spec)
+    job = training_like(spec)
     where = device.choose(job.device)
     device.set_up(job, where, threads)
     prepared = data.prepare(job, data_dir, download, where, uploaded)
@@ -240,8 +240,8 @@ def run_check(
     }
 
 
-def _training_like(spec: GradientCheckSpec) -> JobSpec:
-    """The training whose first batches the check looks at: what data and device want to know of a job."""
+def training_like(spec: GradientCheckSpec | WalkSpec) -> JobSpec:
+    """The training whose first batches are looked at: what data and device want to know of a job."""
     shared_fields = ("dataset", "init", "loss", "seed", "device", "architecture", "batch_size")
     return JobSpec.model_validate({name: getattr(spec, name) for name in shared_fields} | {"validation": "test"})
 

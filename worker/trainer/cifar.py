@@ -7,7 +7,7 @@ file from anywhere can at worst be refused.
 from __future__ import annotations
 
 import io
-import pickle
+import pickle  # for its parser alone: see ArraysOnly  # nosec B403
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

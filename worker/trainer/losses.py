@@ -84,14 +84,14 @@ class ClampedCrossEntropyLoss:
         self.clamp = clamp
 
     def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return self._reduced(_of_labels(_softmax(logits), labels))
+        return self._reduced(_of_labels(softmax(logits), labels))
 
     def total(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return -_of_labels(_softmax(logits), labels).clamp(self.clamp, 1).log().sum()
+        return -_of_labels(softmax(logits), labels).clamp(self.clamp, 1).log().sum()
 
     def forward(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Kept]:
         """loss () = -Σ log(max(p[label], clamp)), divided by N for the mean"""
-        p = _softmax(logits)  # (K,N)
+        p = softmax(logits)  # (K,N)
         p_label = _of_labels(p, labels)  # (N)
         return self._reduced(p_label), (p, p_label, labels)
 
@@ -106,7 +106,7 @@ class ClampedCrossEntropyLoss:
         return losses.dot(_shares(self.reduction, losses))
 
 
-def _softmax(logits: Tensor) -> Tensor:
+def softmax(logits: Tensor) -> Tensor:
     """logits (N,K) -> p (K,N)"""
     exps = _less_largest(logits).exp()
     return exps / exps.sum(0)

@@ -79,10 +79,10 @@ def _captions(data: Data, true: Tensor, predicted: Tensor) -> list[list[Words]]:
 
 def _sheet(data: Data, shown: Tensor, title: str, captions: list[list[Words]]) -> Picture:
     images = to_pixels(data.test_images[shown.to(data.test_images.device)], data.normalization)
-    return _tiles([_as_picture(image) for image in _bytes(images)], title, captions)
+    return _tiles([_as_picture(image) for image in to_bytes(images)], title, captions)
 
 
-def _bytes(images: Tensor) -> Array:
+def to_bytes(images: Tensor) -> Array:
     """(N,C,H,W) in [0, 1] -> (N,H,W,3) uint8; a first channel alone is grey, and so is any number but three."""
     if images.shape[1] != 3:
         images = images[:, :1].expand(-1, 3, -1, -1)
@@ -214,7 +214,7 @@ def first_layer(model: nn.Module, data: Data) -> Picture | None:
     images = weights[:SHOWN_UNITS].view(-1, *shape)
     largest = max(images.abs().max().item(), 1e-12)
     shades = images / largest
-    pixels = _diverging(shades[:, 0].numpy()) if shape[0] == 1 else _bytes((shades + 1) / 2)
+    pixels = diverging(shades[:, 0].numpy()) if shape[0] == 1 else to_bytes((shades + 1) / 2)
     units = len(weights)
     of = f"all {units} units" if units <= SHOWN_UNITS else f"the first {SHOWN_UNITS} of {units} units"
     names = drawable(data.info.classes) if len(layers) == 1 else [str(i) for i in range(units)]
@@ -225,7 +225,7 @@ def first_layer(model: nn.Module, data: Data) -> Picture | None:
     return page
 
 
-def _diverging(shades: Array) -> Array:
+def diverging(shades: Array) -> Array:
     """-1 … 1 -> blue over white to red, (…,3) uint8."""
     far = np.where(shades[..., None] < 0, BLUE, RED)
     return (255 + (far - 255) * np.abs(shades)[..., None]).round().astype(np.uint8)
@@ -235,7 +235,7 @@ def _scale(page: Picture, largest: float, grey: bool) -> None:
     """The foot of the page: which colour is which weight."""
     width, height, left, top = 240, 12, MARGIN, page.height - MARGIN - 22
     ramp = np.linspace(-1, 1, width)
-    shades = np.repeat(((ramp[:, None] + 1) * 127.5).round().astype(np.uint8), 3, axis=1) if grey else _diverging(ramp)
+    shades = np.repeat(((ramp[:, None] + 1) * 127.5).round().astype(np.uint8), 3, axis=1) if grey else diverging(ramp)
     page.paste(Image.fromarray(np.ascontiguousarray(np.broadcast_to(shades, (height, width, 3)))), (left, top))
     draw = ImageDraw.Draw(page)
     draw.rectangle((left, top, left + width, top + height), outline=(200, 200, 200))

@@ -30,14 +30,17 @@ import torch._inductor  # what torch.optim and use_deterministic_algorithms() im
 from shared.disks import disk_is_full
 from shared.errors import TrainingError
 from shared.events import Event, Failed, Finished, Log, Stopped
-from shared.spec import KINDS, GradientCheckSpec, JobSpec, Work
+from shared.spec import KINDS, GradientCheckSpec, JobSpec, WalkSpec, Work
 from worker.trainer.job import run_job
 from worker.trainer.loop import Run, StopRequested
 
 with contextlib.suppress(ImportError):
     import onnx  # of the extra gradq[onnx]  # noqa: F401
 
-RUNNERS = {GradientCheckSpec.kind: ("worker.trainer.checks", "run_check")}
+RUNNERS = {
+    GradientCheckSpec.kind: ("worker.trainer.checks", "run_check"),
+    WalkSpec.kind: ("worker.trainer.walk", "run_walk"),
+}
 PRELOADED = (matplotlib, sklearn, torch)
 MEMORY_VICTIM = "800"  # of 1000: the kernel, short of memory, ends the trainer and not the worker
 

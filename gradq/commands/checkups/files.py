@@ -15,6 +15,7 @@ from gradq.commands.checkups.finding import Finding, ok, problem, warning, worst
 from gradq.commands.checkups.patient import Patient
 from gradq.commands.words import size
 from shared import dataset_store
+from shared.addresses import without_secrets
 from shared.artifacts import ArtifactStore
 from shared.database import Database
 from shared.datasets import DATASETS
@@ -24,10 +25,10 @@ LITTLE_BYTES, TOO_LITTLE_BYTES = 2 << 30, 200 << 20
 
 
 def artifacts(patient: Patient) -> Finding:
-    url = patient.settings.artifacts
+    url = without_secrets(patient.settings.artifacts)
     facts: dict[str, Any] = {"url": url}
     try:
-        store = ArtifactStore(url)
+        store = ArtifactStore(patient.settings.artifacts)
     except ImportError as error:
         return problem(f"{url}: {error}", "Run `pip install gradq[s3]`.", **facts)
     except ValueError as error:

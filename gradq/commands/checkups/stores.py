@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
@@ -18,6 +17,7 @@ from gradq.commands.checkups.finding import Finding, ok, problem, warning
 from gradq.commands.checkups.patient import Patient
 from gradq.local.broker_process import OLDEST, SOCKET_NAME, find_binary
 from gradq.local.folders import place_for_sockets
+from shared.addresses import without_secrets
 from shared.broker import redis_url
 from shared.config import Settings
 from shared.database import Database, filesystem_of
@@ -32,7 +32,7 @@ REDIS_SECONDS = 2.0
 
 def database(patient: Patient) -> Finding:
     settings, url = patient.settings, make_url(patient.settings.database)
-    facts: dict[str, Any] = {"url": url.render_as_string(hide_password=True)}
+    facts: dict[str, Any] = {"url": without_secrets(settings.database)}
     if url.get_backend_name() == "sqlite":
         facts |= {"filesystem": filesystem_of(Path(url.database or "").parent)}
         if not patient.has_database:
@@ -110,7 +110,7 @@ def broker(patient: Patient) -> Finding:
         except ConfigurationError as error:
             return problem(error.detail, "Install redis, or set GRADQ_REDIS_URL.")
     url = broker_url(settings)
-    facts: dict[str, Any] = {"url": without_password(url)}
+    facts: dict[str, Any] = {"url": without_secrets(url)}
     try:
         with Redis.from_url(
             redis_url(url), socket_connect_timeout=REDIS_SECONDS, socket_timeout=REDIS_SECONDS
@@ -137,11 +137,6 @@ def broker_url(settings: Settings) -> str:
     if settings.redis_url is not None:
         return settings.redis_url.get_secret_value()
     return f"redis+socket://{place_for_sockets(settings.broker_socket.parent, len(SOCKET_NAME)) / SOCKET_NAME}"
-
-
-def without_password(url: str) -> str:
-    password = urlsplit(url).password
-    return url.replace(f":{password}@", ":***@", 1) if password else url
 
 
 def _eviction_policy(client: Redis) -> str | None:

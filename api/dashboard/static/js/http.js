@@ -88,10 +88,11 @@ export function clearProblem(form) {
   if (summary) summary.textContent = "";
 }
 
-/** The field at the pointer; else, of `/a/b/c`, the one at `/a/b` or `/a`. */
+/** The field at the pointer, of those that are not hidden; else, of `/a/b/c`, the one at `/a/b` or `/a`. */
 function fieldAt(form, pointer) {
   for (let path = pointer; path; path = path.slice(0, path.lastIndexOf("/"))) {
-    const found = form.querySelector(`[data-pointer="${CSS.escape(path)}"], [name="${CSS.escape(path.slice(1))}"]`);
+    const all = form.querySelectorAll(`[data-pointer="${CSS.escape(path)}"], [name="${CSS.escape(path.slice(1))}"]`);
+    const found = [...all].find((field) => !field.closest("[hidden]"));
     if (found) return found;
   }
   return null;

@@ -1,0 +1,152 @@
+"""What the Draw page offers: the finished jobs that can read a drawing, and why one that was asked for cannot."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+from urllib.parse import quote
+
+from flask import Response
+from sqlalchemy import Float, case, cast, func, select
+from sqlalchemy.orm import Session
+
+from api.auth import whose
+from api.dashboard.frame import page
+from api.dashboard.job_rows import owned_by
+from api.requests import Query, parse_query
+from api.services import services
+from shared import dataset_store, jobs
+from shared.datasets import DATASETS, DatasetInfo
+from shared.spec import JobSpec
+from shared.states import JobState
+from shared.tables import Job
+
+OF_DIGITS = ("mnist", "digits")  # what most people will draw, and which of them first
+MOST = 50  # jobs that are offered
+
+
+class DrawQuery(Query):
+    job: str | None = None
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A job whose net reads drawings. `manner`: how its data set's images were made of what was written."""
+
+    id: str
+    name: str
+    dataset: str
+    architecture: str
+    accuracy: float | None
+    height: int
+    width: int
+    white: float
+    classes: tuple[str, ...]
+
+    @property
+    def manner(self) -> str:
+        return "digits" if self.dataset == "digits" else "mnist"
+
+
+def answer() -> Response:
+    query = parse_query(DrawQuery)
+    with services().database.read() as session:
+        grey = _grey(session)
+        readers = _readers(session, grey)
+        wanted = _wanted(session, query.job)
+        why_not = _why_not(wanted, grey) if wanted else None
+        if wanted and not why_not and all(reader.id != wanted.id for reader in readers):
+            readers = [*readers, _reader(wanted, grey)]
+    readers = _sorted(readers)
+    chosen = next((reader for reader in readers if wanted and reader.id == wanted.id), readers[0] if readers else None)
+    by_dataset = [(name, list(those)) for name, those in groupby(readers, lambda reader: reader.dataset)]
+    return page("draw", groups=by_dataset, chosen=chosen, wanted=wanted, why_not=why_not, form=_form())
+
+
+def _wanted(session: Session, job_id: str | None) -> Job | None:
+    if job_id is None:
+        return None
+    jobs.check_owner(session, job_id, whose())
+    return jobs.get(session, job_id)
+
+
+def _grey(session: Session) -> dict[str, DatasetInfo]:
+    """The data sets of one channel, by what a spec calls them."""
+    uploaded = {row.id: dataset_store.info_of(row) for row in dataset_store.everything(session, whose())}
+    return {name: info for name, info in {**DATASETS, **uploaded}.items() if info.shape[0] == 1}
+
+
+def _readers(session: Session, grey: dict[str, DatasetInfo]) -> list[Reader]:
+    """Those of digits first, the best first."""
+    dataset = Job.spec["dataset"].as_string()
+    wanted = select(Job).where(
+        Job.kind == JobSpec.kind,
+        Job.state == JobState.SUCCEEDED,
+        *owned_by(whose()),
+        dataset.in_(grey),
+        Job.spec[("architecture", "type")].as_string() != "torchvision",  # POST …/predict computes none
+    )
+    accuracy = func.coalesce(cast(Job.result["test_accuracy"].as_string(), Float), -1.0)
+    order = (
+        case({name: place for place, name in enumerate(OF_DIGITS)}, value=dataset, else_=len(OF_DIGITS)),
+        accuracy.desc(),
+    )
+    return [_reader(job, grey) for job in session.scalars(wanted.order_by(*order, Job.id.desc()).limit(MOST))]
+
+
+def _sorted(readers: Sequence[Reader]) -> list[Reader]:
+    """Each data set's together; the best of all comes first among those that are alike in rank."""
+    best: dict[str, float] = {}
+    for reader in readers:
+        best[reader.dataset] = max(best.get(reader.dataset, -1), reader.accuracy or -1)
+
+    def rank(reader: Reader) -> tuple[Any, ...]:
+        place = OF_DIGITS.index(reader.dataset) if reader.dataset in OF_DIGITS else len(OF_DIGITS)
+        return place, -best[reader.dataset], reader.dataset, -(reader.accuracy or -1)
+
+    return sorted(readers, key=rank)
+
+
+def _reader(job: Job, grey: dict[str, DatasetInfo]) -> Reader:
+    info = grey[job.spec["dataset"]]
+    _, height, width = info.shape
+    return Reader(
+        id=job.id,
+        name=job.name,
+        dataset=job.spec["dataset"],
+        architecture=job.spec["architecture"]["type"],
+        accuracy=(job.result or {}).get("test_accuracy"),
+        height=height,
+        width=width,
+        white=info.white,
+        classes=info.classes,
+    )
+
+
+def _why_not(job: Job, grey: dict[str, DatasetInfo]) -> str | None:
+    if job.kind != JobSpec.kind:
+        return "is a gradient check, and trained no net"
+    if job.state != JobState.SUCCEEDED:
+        return f"is {jobs.status_of(job)}; a net is there once it has succeeded"
+    if job.spec["dataset"] not in grey:
+        return f"was trained on {job.spec['dataset']}, whose images are in colour or no longer here"
+    if job.spec["architecture"]["type"] == "torchvision":
+        return "is a torchvision net, which is not computed here; its model.onnx holds the whole of it"
+    return None
+
+
+def _form() -> str:
+    """A filled form for a job that could read: of MNIST where it is or can be had, else of scikit-learn's digits."""
+    settings = services().settings
+    mnist = settings.download or not DATASETS["mnist"].missing_files(settings.datasets_dir)
+    net = {"type": "cnn", "channels": [16, 32], "hidden": [64]} if mnist else {"type": "mlp", "hidden": [64]}
+    spec = {
+        "name": "reads digits",
+        "dataset": "mnist" if mnist else "digits",
+        "architecture": net,
+        "epochs": 2 if mnist else 30,
+    }
+    return "/submit?spec=" + quote(json.dumps(spec))

@@ -1,0 +1,120 @@
+// The Draw page: what is drawn, what a net sees of it, what it reads in it, all while one draws.
+
+import { digitise, HOW } from "./digitise.js";
+import { element } from "./dialog.js";
+import { percent } from "./format.js";
+import { post } from "./http.js";
+import { onKeys } from "./keys.js";
+import { Pad } from "./pad.js";
+
+const NOTHING = "Nothing is drawn yet";
+const MOST_BARS = 12; // of more classes, the most likely ones are shown
+
+const ids = ["job", "seen", "said", "heard", "wrong", "bars", "undo", "clear"];
+const [choice, seen, said, heard, wrong, bars, undo, clear] = ids.map((id) => document.getElementById(id));
+const pad = new Pad(document.getElementById("pad"), read);
+
+/** The chosen job: `{id, manner, height, width, white, classes}`. */
+function reader() {
+  const { value: id, dataset } = choice.selectedOptions[0];
+  const { manner, height, width, white, classes } = dataset;
+  return { id, manner, height: Number(height), width: Number(width), white: Number(white), classes: JSON.parse(classes) };
+}
+
+// --- asking ------------------------------------------------------------------------------------------------------------
+
+let wanted = null; // what shall be read: a new one takes the place of one that still waits
+let asking = false; // one question at a time: the service is asked as fast as it answers, and no faster
+
+function read() {
+  const by = reader();
+  const drawn = pad.strokes.length > 0;
+  undo.disabled = clear.disabled = !drawn;
+  wanted = drawn ? { by, image: digitise(pad.strokes, by) } : null;
+  showSeen(by, wanted?.image);
+  if (!drawn) showNothing(by);
+  ask();
+}
+
+async function ask() {
+  if (asking) return;
+  asking = true;
+  for (let asked; wanted && wanted !== asked; ) {
+    asked = wanted;
+    try {
+      const answer = await post(`/v1/jobs/${asked.by.id}/predict`, { images: [asked.image] });
+      if (isStale(asked)) continue;
+      show(answer.classes, answer.predictions[0]);
+    } catch (problem) {
+      if (problem.name !== "Problem") throw problem;
+      if (!isStale(asked)) wrong.textContent = problem.message;
+      if (problem.retryAfter) await new Promise((done) => setTimeout(done, 1000 * problem.retryAfter));
+    }
+  }
+  asking = false;
+}
+
+/** Something else is drawn by now, nothing, or another net reads. More strokes of one drawing are not that. */
+const isStale = (asked) => wanted === null || wanted.by.id !== asked.by.id;
+
+// --- showing -----------------------------------------------------------------------------------------------------------
+
+function show(classes, { label, probabilities }) {
+  wrong.textContent = "";
+  const text = `${classes[label]} ${percent(probabilities[label])}`;
+  said.replaceChildren(element("b", {}, classes[label]), " ", percent(probabilities[label]));
+  if (!pad.drawing) heard.textContent = text;
+  showBars(classes, probabilities, label);
+}
+
+function showNothing({ classes }) {
+  said.textContent = heard.textContent = NOTHING;
+  wrong.textContent = "";
+  showBars(classes, classes.map(() => 0), null);
+}
+
+function showBars(classes, probabilities, first) {
+  let places = classes.map((_, place) => place);
+  if (places.length > MOST_BARS) places = places.sort((a, b) => probabilities[b] - probabilities[a]).slice(0, MOST_BARS);
+  while (bars.rows.length < places.length) bars.append(barRow());
+  while (bars.rows.length > places.length) bars.rows[0].remove();
+  places.forEach((place, row) => {
+    const [name, track, share] = bars.rows[row].cells;
+    name.textContent = classes[place];
+    track.firstElementChild.style.width = `${100 * probabilities[place]}%`;
+    share.textContent = first === null ? "" : percent(probabilities[place]);
+    bars.rows[row].toggleAttribute("data-first", place === first);
+  });
+}
+
+function barRow() {
+  const row = element("tr");
+  const track = element("td");
+  track.append(element("div", { className: "bar" }));
+  row.append(element("th", { scope: "row" }), track, element("td", { className: "number" }));
+  return row;
+}
+
+function showSeen({ height, width, white }, image) {
+  Object.assign(seen, { width, height });
+  if (!image) return;
+  const pixels = new ImageData(width, height);
+  image.flat().forEach((value, place) => pixels.data.set([255, 255, 255, (255 * value) / white], 4 * place));
+  seen.getContext("2d").putImageData(pixels, 0, 0);
+}
+
+/** The address says who reads, so that it can be sent to somebody. */
+function choose() {
+  const by = reader();
+  history.replaceState(null, "", `/draw?job=${by.id}`);
+  document.getElementById("about").href = `/jobs/${by.id}`;
+  document.getElementById("how").textContent = HOW[by.manner];
+  read();
+}
+
+choice.addEventListener("change", choose);
+undo.addEventListener("click", () => pad.undo());
+clear.addEventListener("click", () => pad.clear());
+onKeys("u", "Take back the last stroke", () => pad.undo());
+onKeys("c", "Clear the drawing", () => pad.clear());
+choose();

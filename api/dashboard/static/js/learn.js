@@ -1,0 +1,120 @@
+// The page Learn: asks for a walk, waits for it, and leads from stage to stage. The numbers come with the page.
+
+import { toast } from "./dialog.js";
+import { clearProblem, get, post, showProblem } from "./http.js";
+import { onKeys } from "./keys.js";
+
+const HOLD_SECONDS = 20; // of one look at a walk that has not ended
+const form = document.getElementById("ask");
+const field = (id) => document.getElementById(id);
+const whole = (id) => (field(id).value.trim() === "" ? null : Number(field(id).value));
+
+// --- the form ---------------------------------------------------------------------------------------------------------
+
+function specOf() {
+  const [type, reduction] = field("loss-type").value.split(" ");
+  const spec = { dataset: field("dataset").value, architecture: netOf(), loss: { type, reduction } };
+  for (const [name, id] of [["batch", "batch-number"], ["batch_size", "batch-size"], ["seed", "seed"]]) {
+    if (whole(id) !== null) spec[name] = whole(id);
+  }
+  if (field("origin").value) spec.init_from = { job: field("origin").value };
+  else spec.init = field("init").value;
+  return spec;
+}
+
+function netOf() {
+  if (field("type").value === "linear") return { type: "linear" };
+  return { type: "mlp", hidden: [whole("hidden-units")], activation: field("bend").value };
+}
+
+async function walk() {
+  const button = field("go");
+  clearProblem(form);
+  button.disabled = true;
+  try {
+    const job = await post("/v1/walks", specOf());
+    location.assign(`/learn?job=${job.id}`);
+  } catch (problem) {
+    button.disabled = false;
+    showProblem(form, problem)?.focus();
+  }
+}
+
+/** What does not count is not shown; weights that somebody learnt bring their net and their data set with them. */
+function arrange() {
+  const origin = field("origin").selectedOptions[0];
+  const net = origin.dataset.net ? JSON.parse(origin.dataset.net) : null;
+  if (net) {
+    field("dataset").value = origin.dataset.dataset;
+    field("type").value = net.type;
+    if (net.type === "mlp") [field("hidden-units").value, field("bend").value] = [net.hidden[0], net.activation];
+  }
+  for (const id of ["type", "hidden-units", "bend"]) field(id).disabled = net !== null;
+  for (const part of form.querySelectorAll(".two")) part.hidden = field("type").value === "linear";
+  form.querySelector(".drawn").hidden = net !== null;
+}
+
+form.addEventListener("submit", (event) => {
+  event.preventDefault();
+  walk();
+});
+form.addEventListener("change", arrange);
+arrange();
+
+function turnTo(batch) {
+  if (batch < 1) return;
+  field("batch-number").value = batch;
+  walk();
+}
+
+field("before")?.addEventListener("click", () => turnTo(whole("batch-number") - 1));
+field("next")?.addEventListener("click", () => turnTo(whole("batch-number") + 1));
+onKeys("w", "Walk", walk);
+
+// --- a walk that has not ended ----------------------------------------------------------------------------------------
+
+async function wait(job) {
+  for (;;) {
+    try {
+      const now = await get(`/v1/jobs/${job}?wait=${HOLD_SECONDS}&until=terminal`);
+      if (now.terminal) return location.reload();
+      field("why").textContent = now.queue?.reason?.detail ?? "The walk is on its way.";
+    } catch (problem) {
+      if (problem.status >= 400 && problem.status < 500) return toast(problem.message, { bad: true });
+      await new Promise((done) => setTimeout(done, 2000));
+    }
+  }
+}
+
+const waiting = document.getElementById("waiting");
+if (waiting && waiting.dataset.terminal === "no") wait(waiting.dataset.job);
+
+// --- from stage to stage ----------------------------------------------------------------------------------------------
+
+const stages = [...document.querySelectorAll(".stage")];
+const links = new Map([...document.querySelectorAll(".stages a")].map((link) => [link.hash.slice(1), link]));
+
+function step(by) {
+  const here = stages.findIndex((stage) => stage.contains(document.activeElement));
+  const to = stages[here < 0 ? Math.max(nearest(), 0) : Math.min(Math.max(here + by, 0), stages.length - 1)];
+  to.focus({ preventScroll: true });
+  to.scrollIntoView({ block: "start" });
+}
+
+const nearest = () => stages.findIndex((stage) => stage.getBoundingClientRect().bottom > 40);
+
+function markCurrent() {
+  const now = stages[nearest()];
+  for (const [id, link] of links) {
+    if (id === now?.id) link.setAttribute("aria-current", "true");
+    else link.removeAttribute("aria-current");
+  }
+}
+
+if (stages.length) {
+  onKeys("j", "Next stage", () => step(1));
+  onKeys("k", "Stage before", () => step(-1));
+  onKeys("n", "Next batch", () => field("next").click());
+  addEventListener("scroll", () => requestAnimationFrame(markCurrent), { passive: true });
+  markCurrent();
+}

@@ -1,0 +1,138 @@
+"""What the Submit page begins with: every field's default, a preset, a copy of another job's spec, or a spec that
+stands in the address."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from flask import Response
+from pydantic import Field
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from api.auth import whose
+from api.dashboard.frame import page
+from api.dashboard.job_rows import owned_by
+from api.dashboard.spec_form import Choices, groups
+from api.requests import Query, from_json, parse_query
+from api.services import services
+from shared import dataset_store, jobs
+from shared.datasets import DATASETS
+from shared.errors import FieldError, InvalidQuery, InvalidSpec, NotFound
+from shared.presets import PRESETS
+from shared.spec import JobSpec
+from shared.states import JobState
+from shared.tables import Job
+
+DRAWN = {"name", "seed"}  # of each job anew, where nobody says them
+RECENT = 50  # finished jobs that are offered to go on from
+
+
+class SubmitPageQuery(Query):
+    source: str | None = Field(None, alias="from", description="a job whose spec is copied")
+    preset: str | None = None
+    spec: str | None = Field(None, description="JSON")
+
+
+@dataclass(frozen=True)
+class Start:
+    """`values`: what the fields hold; `preset`: what is sent beside them; `job`: where they were copied from."""
+
+    values: dict[str, Any]
+    preset: str | None = None
+    job: Job | None = None
+
+
+def answer() -> Response:
+    query = parse_query(SubmitPageQuery)
+    with services().database.read() as session:
+        start = begin(session, query)
+        base = defaults(start.preset)
+        choices = Choices({"/dataset": _datasets(session)}, {"/init_from/job": _finished(session)})
+    return page(
+        "submit",
+        groups=groups({**base, **start.values}, base, choices),
+        base=base,
+        start=start,
+        preset=PRESETS.get(start.preset or ""),
+        presets=[(preset, figures(preset.article)) for preset in PRESETS.values()],
+    )
+
+
+def begin(session: Session, query: SubmitPageQuery) -> Start:
+    if query.source is not None:
+        jobs.check_owner(session, query.source, whose())
+        return _copy(jobs.get(session, query.source))
+    if query.preset is not None:
+        if query.preset not in PRESETS:
+            raise NotFound(f"there is no preset '{query.preset[:80]}'; there are: {', '.join(PRESETS)}")
+        return Start({}, query.preset)
+    if query.spec is not None:
+        return _given(from_json(query.spec.encode()))
+    return Start({})
+
+
+def _copy(job: Job) -> Start:
+    """Its seed too, so that it is the same run until something is changed; a name that was made is made anew."""
+    if job.kind != JobSpec.kind:
+        detail = f"{job.id} is a {job.kind.replace('_', ' ')}; this form makes trainings"
+        raise InvalidQuery([FieldError("/from", "conflict", detail)])
+    values = dict(job.spec)
+    if values.get("name") == JobSpec.model_validate(job.spec).generated_name():
+        del values["name"]
+    return Start(values, values.get("preset"), job)
+
+
+def _given(body: Any) -> Start:
+    try:
+        spec = JobSpec.parse(body, dataset_store.finder(services().database, whose()))
+    except InvalidSpec as error:
+        raise InvalidQuery([FieldError(f"/spec{e.pointer}", e.code, e.detail) for e in error.errors]) from error
+    left_out = DRAWN - body.keys()
+    return Start({key: value for key, value in spec.to_json().items() if key not in left_out}, spec.preset)
+
+
+def defaults(preset: str | None) -> dict[str, Any]:
+    """What the server takes for each field that a body leaves out."""
+    fields = PRESETS[preset].spec if preset in PRESETS else {}
+    return JobSpec.model_validate({"preset": preset, **fields}).model_dump(mode="json", exclude=DRAWN)
+
+
+def figures(article: dict[str, Any]) -> str:
+    """What the article printed, in short: `validation accuracy 0.3074 → 0.3113`"""
+    parts = []
+    if "untrained_accuracy" in article:
+        parts.append(f"untrained {article['untrained_accuracy']:.4f}")
+    curve = article.get("val_accuracy", [])
+    first = article.get("first_val_accuracy", curve[0] if len(curve) > 1 else None)
+    last = article.get("last_val_accuracy", curve[-1] if curve else None)
+    ways = [f"{value:.4f}" for value in (first, last) if value is not None]
+    if ways:
+        parts.append("validation " + " → ".join(ways))
+    if loss := article.get("train_loss"):
+        parts.append(f"loss {loss[0]:g} → {loss[-1]:g}")
+    return ", ".join(parts)
+
+
+# --- what is there to choose ------------------------------------------------------------------------------------------
+
+
+def _datasets(session: Session) -> list[tuple[str, str]]:
+    settings = services().settings
+    found = []
+    for info in DATASETS.values():
+        away = bool(info.missing_files(settings.datasets_dir))
+        note = (", is downloaded first" if settings.download else ", not on this machine") if away else ""
+        found.append((info.name, f"{info.name}: {info.description}{note}"))
+    for row in dataset_store.everything(session, whose()):
+        channels, height, width = row.facts["shape"]
+        look = f"{height}x{width} {'grey' if channels == 1 else 'colour'}, {len(row.facts['classes'])} classes"
+        found.append((row.id, f"{dataset_store.as_held(row, whose()).name}: uploaded, {look}"))
+    return found
+
+
+def _finished(session: Session) -> list[tuple[str, str]]:
+    succeeded = (Job.kind == JobSpec.kind, Job.state == JobState.SUCCEEDED, *owned_by(whose()))
+    wanted = select(Job.id, Job.name).where(*succeeded)
+    return [(id, name) for id, name in session.execute(wanted.order_by(Job.id.desc()).limit(RECENT))]

@@ -1,0 +1,178 @@
+"""Random and mutated bodies on the two calls that take the most: nothing breaks, nothing that cannot run is taken.
+
+The API is the real one behind gunicorn, spoken to byte by byte. A share of what it took is then run by a real worker.
+`make fuzz` sends ten thousand bodies, the suite some five hundred; GRADQ_FUZZ_SEED repeats a run.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import hypothesis
+import pytest
+from fuzz.job_bodies import job_messages
+from fuzz.message import PROBLEM, Answer, Message
+from fuzz.upload_bodies import BOMB_BYTES, upload_messages
+from hypothesis import HealthCheck, Phase, given
+from hypothesis import strategies as st
+from support.service import Service
+
+FULL = os.environ.get("GRADQ_FUZZ") == "full"
+JOBS, UPLOADS = (6000, 4000) if FULL else (300, 200)
+TRAINED_JOBS, TRAINED_SETS = (200, 60) if FULL else (6, 3)  # at least, of those that were taken
+WARM_UP = 0.3  # of the bodies: by then every module is loaded and every pool is full
+GROWTH_BYTES = 20_000_000
+HONEST = {"diverged", "deadline_exceeded", "data_error", "out_of_memory_host"}  # ways to fail that are the spec's own
+SHOWN = 10
+
+
+@dataclass
+class Run:
+    """Sends each message, and keeps what is wrong with the answers."""
+
+    service: Service
+    url: str
+    sent: int = 0
+    answers: Counter[int | None] = field(default_factory=Counter)
+    taken: list[str] = field(default_factory=list)  # ids of jobs, or of data sets
+    wrong: list[str] = field(default_factory=list)
+    sizes: list[int] = field(default_factory=list)  # of the API process, in bytes
+
+    def send(self, message: Message) -> None:
+        answer = message.send(self.url)
+        self.sent += 1
+        self.answers[answer and answer.status] += 1
+        if complaint := self._complaint(message, answer):
+            self.wrong.append(f"{complaint}\n    {message}")
+        if self.sent % 25 == 0:
+            self.sizes.append(self._size())
+
+    def _complaint(self, message: Message, answer: Answer | None) -> str | None:
+        if answer is None:
+            return None if message.framing in ("cut", "says more", "bad chunks") else "no answer"
+        if answer.status >= 500:
+            return f"{answer.status}: {answer.body[:500]!r}"
+        if answer.status >= 400:
+            told = answer.media_type == PROBLEM and answer.json()["status"] == answer.status and answer.json()["detail"]
+            return None if told else f"{answer.status} is no problem that says why: {answer.body[:500]!r}"
+        if answer.status not in (200, 201, 202):
+            return f"an answer of {answer.status}"
+        if (made := answer.json()["id"]) not in self.taken:
+            self.taken.append(made)
+        return None
+
+    def _size(self) -> int:
+        (server,) = [part for part in self.service.parts if part.log.name == "api.log"]
+        return sum(process.memory_info().rss for process in server.handle.children())
+
+    def growth(self) -> int:
+        """Bytes that the API grew by after its warm-up, taken by the median of three: a moment's buffer is no leak."""
+        settled = self.sizes[int(len(self.sizes) * WARM_UP) :]
+        return sorted(settled[-3:])[1] - sorted(settled[:3])[1]
+
+    def report(self, seed: int) -> str:
+        counts = ", ".join(f"{count} x {status}" for status, count in sorted(self.answers.items(), key=str))
+        sizes = f"{self.sizes[0] / 1e6:.0f} MB at first, {self.sizes[-1] / 1e6:.0f} MB at last"
+        return (
+            f"seed {seed}: {self.sent} bodies: {counts}; API {sizes}, {self.growth() / 1e6:+.1f} MB after the warm-up"
+        )
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Iterator[Service]:
+    """An API in one process, and no worker yet: what it takes stays where it is."""
+    limits = {"GRADQ_MAX_UPLOAD_BYTES": "1000000", "GRADQ_MAX_UNPACKED_BYTES": str(BOMB_BYTES // 2)}
+    service = Service(tmp_path, {**limits, "GRADQ_SLOTS": "2"}).start(workers=0)
+    yield service
+    service.close()
+
+
+@pytest.fixture
+def seed() -> int:
+    if given := os.environ.get("GRADQ_FUZZ_SEED"):
+        return int(given)
+    return 1 if os.environ.get("CI") == "true" else random.randrange(2**32)
+
+
+def fuzz(run: Run, messages: st.SearchStrategy[Message], count: int, seed: int) -> None:
+    """Every draw is sent; nothing is shrunk, so that one run names all that is wrong."""
+
+    @hypothesis.seed(seed)
+    @hypothesis.settings(
+        max_examples=count,
+        database=None,
+        derandomize=False,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(messages)
+    def send(message: Message) -> None:
+        run.send(message)
+
+    send()
+    print(run.report(seed))
+    assert not run.wrong, f"seed {seed}: {len(run.wrong)} answers are wrong, among them\n" + "\n".join(
+        run.wrong[:SHOWN]
+    )
+    assert run.sent >= count
+    assert run.growth() <= GROWTH_BYTES, run.report(seed)
+    log = run.service.log_of("api")
+    assert "request failed" not in log
+    assert "Traceback" not in log
+
+
+@pytest.mark.timeout(3600 if FULL else 300)
+def test_nothing_breaks_whatever_is_sent_and_what_is_taken_can_run(service: Service, seed: int) -> None:
+    url = str(service.http.base_url)
+    jobs, datasets = Run(service, url), Run(service, url)
+    fuzz(jobs, job_messages(), JOBS, seed)
+    fuzz(datasets, upload_messages(), UPLOADS, seed)
+    assert_nothing_lies_about(service, datasets.taken)
+    chosen = random.Random(seed)
+    kept = [job for job in some(jobs.taken, 2 * TRAINED_JOBS, chosen) if can_be_afforded(service, job)]
+    for job_id in set(jobs.taken) - set(kept):
+        service.cancel(job_id)
+    sets = some(datasets.taken, TRAINED_SETS, chosen)
+    kept += [service.submit(dataset=dataset, epochs=1, max_seconds=20)["id"] for dataset in sets]
+    assert len(kept) >= TRAINED_JOBS + TRAINED_SETS
+    service.start_worker()
+    ends = [ends_as_it_should(service, job_id) for job_id in kept]
+    print(
+        f"{len(jobs.taken)} jobs, {len(datasets.taken)} data sets taken; {len(kept)} run, {len(sets)} of these on sets"
+    )
+    assert not any(ends), "\n".join(end for end in ends if end)
+
+
+def some(taken: list[str], count: int, chosen: random.Random) -> list[str]:
+    return chosen.sample(taken, min(len(taken), count))
+
+
+def can_be_afforded(service: Service, job_id: str) -> bool:
+    """Whether this machine can run it in passing. What the answer to a job says of its spec is a spec again."""
+    spec = service.job(job_id)["spec"]
+    answer = service.http.post("/v1/jobs?dry_run=true", json=spec)
+    assert answer.status_code == 200, f"{answer.text}\n{spec}"
+    cost = answer.json()
+    return cost["estimated_seconds"] < 60 and cost["estimated_memory_bytes"] < 1e9 and spec["device"] != "cuda"
+
+
+def ends_as_it_should(service: Service, job_id: str) -> str | None:
+    """What is wrong with the end of a job that was taken; None where nothing is."""
+    job = service.wait(job_id, 300)
+    if job["status"] == "succeeded" or job["status_reason"]["code"] in HONEST:
+        return None
+    return f"{job['status_reason']}\n    {job['spec']}"
+
+
+def assert_nothing_lies_about(service: Service, datasets: list[str]) -> None:
+    """Of what was refused no file is left, and of what was taken four arrays and their facts."""
+    uploads, stored = service.state / "uploads", service.state / "artifacts"
+    assert not uploads.exists() or not list(uploads.rglob("*"))
+    files = [path.relative_to(stored).parts for path in stored.rglob("*") if path.is_file()]
+    assert {parts[:2] for parts in files} == {("datasets", dataset) for dataset in datasets}
+    assert len(files) == 5 * len(datasets)

@@ -1,0 +1,48 @@
+"""The log: an accident's traceback shows where it happened, and not what the variables there held."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import subprocess
+import sys
+
+import pytest
+
+ACCIDENT = """
+import structlog
+from shared import logs
+logs.configure("DEBUG")
+def connect(password):
+    raise RuntimeError("nobody there")
+try:
+    connect("sword" + "fish")
+except RuntimeError:
+    structlog.get_logger().exception("it went wrong", host="h")
+"""
+
+
+def said(terminal: bool) -> str:
+    reader, writer = pty.openpty() if terminal else os.pipe()
+    subprocess.run([sys.executable, "-c", ACCIDENT], stderr=writer, check=True)
+    os.close(writer)
+    text = b""
+    try:
+        while piece := os.read(reader, 65_536):
+            text += piece
+    except OSError:  # the end of a terminal whose other side is closed
+        pass
+    os.close(reader)
+    return text.decode()
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_traceback_holds_lines_of_code_and_no_values(terminal: bool) -> None:
+    text = said(terminal)
+    assert "it went wrong" in text
+    assert "Traceback" in text
+    assert "nobody there" in text
+    assert "swordfish" not in text
+    if not terminal:
+        assert json.loads(text)["event"] == "it went wrong"

@@ -1,0 +1,55 @@
+"""What the pages for operators claim: tests that they name are there, links lead somewhere, alarms are explained."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from shared.config import Settings
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = sorted(DOCS.glob("*.md"))
+
+
+def headings(page: Path) -> set[str]:
+    """As GitHub makes anchors of them."""
+    lines = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", line.lower()).replace(" ", "-") for line in lines}
+
+
+def test_each_promise_of_the_security_page_names_tests_that_are_there() -> None:
+    page = (DOCS / "security.md").read_text()
+    promised = page.partition("## What is promised")[2].partition("## What is not")[0]
+    rows = [line for line in promised.splitlines() if line.startswith("| ")][1:]
+    named = set(re.findall(r"`(tests/[\w/.]+)`", promised))
+    assert len(rows) > 15
+    assert all(re.search(r"`(tests/|make )", row.rpartition(" | ")[2]) for row in rows)
+    assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_within_the_pages_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        if "://" in target:
+            continue
+        name, _, anchor = target.partition("#")
+        linked = page.parent / name if name else page
+        assert linked.exists(), target
+        assert not anchor or anchor in headings(linked), target
+
+
+def test_every_alarm_has_a_row_and_every_row_an_alarm() -> None:
+    rules = yaml.safe_load((DOCS / "prometheus-alerts.yml").read_text())["groups"][0]["rules"]
+    page = (DOCS / "operations.md").read_text().partition("## What each alarm means")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| `(Gradq\w+)` \|", page, re.MULTILINE)
+    assert sorted(rows) == sorted(rule["alert"] for rule in rules)
+
+
+def test_settings_that_the_security_page_names_are_settings() -> None:
+    named = set(re.findall(r"`(GRADQ_[A-Z_]+)", (DOCS / "security.md").read_text()))
+    known = {f"GRADQ_{name.upper()}" for name in Settings.model_fields} | {"GRADQ_TOKEN"}
+    assert {name.removesuffix("_FILE") for name in named} <= known
