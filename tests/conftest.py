@@ -22,8 +22,10 @@ hypothesis.settings.register_profile("gradq", deadline=None, derandomize=os.envi
 hypothesis.settings.load_profile("gradq")
 
 
-# where tests mostly wait for processes
-SLOW = ("tests/browser/", "tests/compose/", "tests/contract/", "tests/end_to_end/", "tests/faults/", "gradq/test_up.py")
+SLOW = (  # where tests mostly wait for processes
+    *("tests/browser/", "tests/compose/", "tests/contract/", "tests/end_to_end/", "tests/faults/", "tests/fuzz/"),
+    "tests/gradq/test_up.py",
+)
 
 
 @pytest.hookimpl(trylast=True)

@@ -129,14 +129,33 @@ class TestReading:
         assert len(held) == 1  # of all the points of the stroke
         with page.expect_response("**/predict"):
             held[0].continue_()
-        draw(page, ONE)
-        with page.expect_response("**/predict"):
-            held[1].continue_()
-        page.unroute("**/predict")
-        page.keyboard.press("c")
         expect(page.locator("#said")).to_have_text(NOTHING)
+        with page.expect_request("**/predict"):
+            draw(page, THREE)
+        page.keyboard.press("c")
         draw(page, ONE)
+        with page.expect_request("**/predict"):  # about the new drawing, once the old one is answered
+            held[1].continue_()
+        expect(page.locator("#said")).to_have_text(NOTHING)
+        held[2].continue_()
         expect(page.locator("#said b")).to_have_text("1")
+
+    def test_a_service_that_says_when_to_come_again_is_asked_again(self, page: Page, reads_digits, complaints) -> None:
+        complaints.expect("429")
+        page.goto(f"/draw?job={reads_digits['id']}")
+        problem = {"title": "Too many", "status": 429, "code": "rate_limited", "detail": "Too many calls"}
+        busy: list[Route] = []
+
+        def refuse_the_first(route: Route) -> None:
+            if busy:
+                return route.continue_()
+            busy.append(route)
+            return route.fulfill(status=429, json=problem, headers={"Retry-After": "1"})
+
+        page.route("**/predict", refuse_the_first)
+        draw(page, [[(0.5, 0.2)]])
+        expect(page.locator("#said b")).to_have_text(re.compile(r"\d"))
+        expect(page.locator("#wrong")).to_be_empty()
 
     def test_what_the_service_refuses_is_said(self, page: Page, reads_digits, complaints) -> None:
         complaints.expect("503")

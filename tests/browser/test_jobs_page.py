@@ -103,7 +103,7 @@ class TestLive:
         complaints.expect("503")
 
         def refuse(route: Route) -> None:
-            if route.request.headers.get("accept") != STREAM:
+            if not is_stream(route):
                 return route.fallback()
             body = '{"status": 503, "code": "too_many_streams", "detail": "no more streams", "errors": []}'
             return route.fulfill(status=503, content_type="application/problem+json", body=body)
@@ -122,6 +122,23 @@ class TestLive:
         page.unroute_all()
         expect(page.locator("#live")).to_have_text("live")
         expect(row(page, mine(**QUICK))).to_be_visible()
+
+    def test_who_came_too_often_comes_again_when_he_is_told_to(self, page: Page, mine, complaints: Complaints) -> None:
+        complaints.expect("429")
+        refusals = []
+
+        def refuse(route: Route) -> None:
+            if not is_stream(route) or refusals:
+                return route.fallback()
+            refusals.append(route.request.url)
+            body = '{"status": 429, "code": "rate_limited", "detail": "too often", "errors": []}'
+            headers = {"Retry-After": "1", "Content-Type": "application/problem+json"}
+            return route.fulfill(status=429, headers=headers, body=body)
+
+        page.route("**/*", refuse)
+        page.goto(mine.page)
+        expect(page.locator("#live")).to_have_text("live")
+        assert refusals
 
     def test_a_hidden_page_holds_no_stream(self, page: Page, mine) -> None:
         page.goto(mine.page)
@@ -252,10 +269,9 @@ class TestViews:
 
     def test_looks(self, page: Page, mine, three, service: Service, axe, shot: Callable[[Page, str], None]) -> None:
         for number in range(2):
-            mine(name=f"waits-{number}", dataset="mnist", **{**LONG, "architecture": "cnn", "priority": 10})
-        expect_running = service.wait_until(three["runs"]["id"], lambda job: job["progress"], 60, "some progress")
-        assert expect_running
-        page.goto("/")
+            mine(name=f"waits-{number}", **{**LONG, "architecture": "cnn"})
+        mine(name="waits-for-a-slot", **LONG)
+        page.goto(mine.page)
         expect(row(page, three["runs"]).locator(".spark")).to_be_visible()
         axe(page)
         shot(page, "jobs")

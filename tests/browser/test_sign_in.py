@@ -17,7 +17,7 @@ from shared.database import Database
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """An API alone; nothing is to run here."""
     service = Service(tmp_path_factory.mktemp("guarded"), {"GRADQ_ALLOW_ANONYMOUS": "false"})
-    service.run("migrate")
+    service.migrate()
     service.start_broker()
     service.start_api()
     yield service

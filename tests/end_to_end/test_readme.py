@@ -64,7 +64,7 @@ class Clone:
         with self.log.open("wb") as log:
             shell = ["bash", "-euc", command]
             process = subprocess.Popen(shell, cwd=self.folder, env=self.env, stdout=log, stderr=log)
-        wait_for(lambda: self._ready(process), 60, "`gradq up` to be ready")
+        wait_for(lambda: self._ready(process), 150, "`gradq up` to be ready")
         return process
 
     def _ready(self, process: subprocess.Popen[bytes]) -> bool:
@@ -75,7 +75,7 @@ class Clone:
     def run(self, *command: str) -> str:
         """What it printed; that it ends with 0 is part of every test."""
         text = [part.replace(f":{PORT}", f":{self.port}") for part in command]
-        ended = subprocess.run(text, cwd=self.folder, env=self.env, capture_output=True, text=True, timeout=120)
+        ended = subprocess.run(text, cwd=self.folder, env=self.env, capture_output=True, text=True, timeout=250)
         assert ended.returncode == 0, f"{command[-1]}\n{ended.stdout}\n{ended.stderr}"
         return ended.stdout
 

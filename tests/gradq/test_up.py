@@ -42,7 +42,7 @@ class Up:
             assert self.process.poll() is None, self.output.read_text()
             return next((line for line in self.said() if line.startswith("ready ")), None)
 
-        return Client(wait_for(ready, 90, "the ready line").removeprefix("ready "))
+        return Client(wait_for(ready, 200, "the ready line").removeprefix("ready "))
 
     def family(self) -> list[psutil.Process]:
         return psutil.Process(self.process.pid).children(recursive=True)
@@ -54,7 +54,7 @@ class Up:
 
     def end(self, number: signal.Signals = signal.SIGTERM) -> int:
         self.process.send_signal(number)
-        return self.process.wait(60)
+        return self.process.wait(150)
 
 
 @pytest.fixture
@@ -96,13 +96,13 @@ def assert_nothing_is_wrong(service: Up) -> None:
 
 def start_long_job(client: Client) -> str:
     job_id = str(client.submit(LONG_JOB)["id"])
-    wait_for(lambda: (client.job(job_id)["progress"] or {}).get("step"), 60, "the first steps")
+    wait_for(lambda: (client.job(job_id)["progress"] or {}).get("step"), 150, "the first steps")
     return job_id
 
 
 def assert_takes_jobs(client: Client) -> None:
     job_id = client.submit({"gradients": "manual", "epochs": 2, "seed": 1})["id"]
-    wait_for(lambda: client.job(job_id)["terminal"], 60, "the end of the job")
+    wait_for(lambda: client.job(job_id)["terminal"], 150, "the end of the job")
     assert client.job(job_id)["status"] == "succeeded"
     assert "model.safetensors" in [artifact["name"] for artifact in client.job(job_id).artifacts()]
 
@@ -125,15 +125,17 @@ def test_a_job_under_way_is_queued_at_the_end_and_goes_on_at_the_next_start(up):
     assert not any("killed" in line for line in service.said())
     again = up()
     with again.wait_until_ready() as client:
-        wait_for(lambda: client.job(job_id)["status"] == "running", 60, "the second attempt")
+        wait_for(lambda: client.job(job_id)["status"] == "running", 150, "the second attempt")
         attempts = wait_for(
             lambda: (found := client.job(job_id)["attempts"]) and found[-1]["resumed_from_step"] and found,
-            60,
+            150,
             "a resume",
         )
         assert attempts[0]["outcome"] == "drained"
         client.job(job_id).cancel()
-        assert wait_for(lambda: (job := client.job(job_id))["terminal"] and job["status"], 60, "the end") == "cancelled"
+        assert (
+            wait_for(lambda: (job := client.job(job_id))["terminal"] and job["status"], 150, "the end") == "cancelled"
+        )
     assert again.end() == 0
 
 
@@ -161,9 +163,9 @@ def test_a_second_service_in_the_same_folder_is_refused_and_parts_that_die_are_s
         for part in [service.part(words) for words in ("redis.sock", "gunicorn", "celery")]:
             part.kill()
         wait_for(lambda: sum("started again" in line for line in service.said()) >= 3, 30, "three restarts")
-        job_id = wait_for(lambda: client.ready() and client.submit({"epochs": 1})["id"], 60, "the API")
+        job_id = wait_for(lambda: client.ready() and client.submit({"epochs": 1})["id"], 150, "the API")
         # what was left of the killed API may answer once more, and then cut the line
-        job = wait_for(lambda: answer(client, job_id, lambda job: job["terminal"]), 60, "the end of the job")
+        job = wait_for(lambda: answer(client, job_id, lambda job: job["terminal"]), 150, "the end of the job")
         assert job["status"] == "succeeded"
     assert service.end() == 0
 
@@ -204,7 +206,7 @@ def test_a_long_state_folder_works_and_leaves_nothing_elsewhere(up):
 
 def test_a_part_that_cannot_start_ends_the_attempt_with_its_log(up):
     service = up(GRADQ_ARTIFACTS_URL="nonsense://x")
-    assert service.process.wait(90) == 1
+    assert service.process.wait(200) == 1
     assert "keeps dying" in service.output.read_text()
 
 

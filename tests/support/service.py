@@ -174,7 +174,7 @@ class Service:
             if part.process.poll() is None:
                 part.send(signal.SIGCONT)
                 part.process.terminate()
-        _, alive = psutil.wait_procs(family, timeout=30)
+        _, alive = psutil.wait_procs(family, timeout=90)
         for process in alive:
             process.kill()
         for part in self.parts:

@@ -8,6 +8,7 @@ import { onKeys } from "./keys.js";
 import { Pad } from "./pad.js";
 
 const NOTHING = "Nothing is drawn yet";
+const PAUSE_MS = 50; // between two questions: the service counts the calls of each token
 const MOST_BARS = 12; // of more classes, the most likely ones are shown
 
 const ids = ["job", "seen", "said", "heard", "wrong", "bars", "undo", "clear"];
@@ -24,13 +25,15 @@ function reader() {
 // --- asking ------------------------------------------------------------------------------------------------------------
 
 let wanted = null; // what shall be read: a new one takes the place of one that still waits
-let asking = false; // one question at a time: the service is asked as fast as it answers, and no faster
+let asking = false; // one question at a time
+let drawing = 0; // which one it is, since the last time that there was none
 
 function read() {
   const by = reader();
   const drawn = pad.strokes.length > 0;
   undo.disabled = clear.disabled = !drawn;
-  wanted = drawn ? { by, image: digitise(pad.strokes, by) } : null;
+  drawing += drawn ? 0 : 1;
+  wanted = drawn ? { by, drawing, image: digitise(pad.strokes, by) } : null;
   showSeen(by, wanted?.image);
   if (!drawn) showNothing(by);
   ask();
@@ -43,19 +46,23 @@ async function ask() {
     asked = wanted;
     try {
       const answer = await post(`/v1/jobs/${asked.by.id}/predict`, { images: [asked.image] });
-      if (isStale(asked)) continue;
-      show(answer.classes, answer.predictions[0]);
+      if (!isStale(asked)) show(answer.classes, answer.predictions[0]);
+      await pause(PAUSE_MS);
     } catch (problem) {
       if (problem.name !== "Problem") throw problem;
       if (!isStale(asked)) wrong.textContent = problem.message;
-      if (problem.retryAfter) await new Promise((done) => setTimeout(done, 1000 * problem.retryAfter));
+      if (!problem.retryAfter) continue;
+      await pause(1000 * problem.retryAfter);
+      asked = null; // once more
     }
   }
   asking = false;
 }
 
+const pause = (ms) => new Promise((done) => setTimeout(done, ms));
+
 /** Something else is drawn by now, nothing, or another net reads. More strokes of one drawing are not that. */
-const isStale = (asked) => wanted === null || wanted.by.id !== asked.by.id;
+const isStale = (asked) => wanted?.drawing !== asked.drawing || wanted.by.id !== asked.by.id;
 
 // --- showing -----------------------------------------------------------------------------------------------------------
 

@@ -56,12 +56,13 @@ export function follow(address, { onEvent, onState = () => {}, after = null, pol
       } catch (error) {
         if (over) return;
         if (cut.signal.aborted) continue; // hidden, and seen again
-        if (error.status >= 400 && error.status < 500) return stop(error); // deleted, or not ours: asking again is no use
+        if (isFinal(error)) return stop(error);
         if (error.code === "too_many_streams" && poll) {
           await readByPolling().catch(() => onState("away"));
           continue;
         }
         onState("away");
+        await pause((error.retryAfter ?? 0) * 1000, cut.signal);
       }
       await pause(Math.min(FIRST_PAUSE_MS * 2 ** failures, LONGEST_PAUSE_MS), cut.signal);
       failures += 1;
@@ -84,6 +85,9 @@ export function follow(address, { onEvent, onState = () => {}, after = null, pol
   run();
   return () => stop(null);
 }
+
+/** Deleted, or not ours: asking again is no use. Of those that are, one only came too often. */
+const isFinal = ({ status }) => status >= 400 && status < 500 && status !== 429;
 
 /** Follow a job's log: `links.events` of the job. Without a stream its pages are read. */
 export function followLog(address, options) {
