@@ -175,8 +175,10 @@ def _text(value: Any) -> str:
 
 
 def to_steer(session: Session, job_id: str) -> Job:
-    """The row, locked: between a look at its state and the change that suits it, no worker moves it on."""
-    job = session.scalar(select(Job).where(Job.id == job_id).with_for_update())
+    """The row, locked: between a look at its state and the change that suits it, no worker moves it on. What this
+    session has read of it before is read again."""
+    locked = select(Job).where(Job.id == job_id).with_for_update().execution_options(populate_existing=True)
+    job = session.scalar(locked)
     if job is None:
         raise NotFound(f"there is no job {job_id}")
     return job

@@ -364,6 +364,18 @@ def test_an_attempt_that_was_drained_costs_nothing(database: Database) -> None:
 # --- cancel -----------------------------------------------------------------------------------------------------------
 
 
+def test_a_row_that_was_read_before_it_is_locked_is_read_again(database: Database) -> None:
+    job_id = submit(database)
+    write(database, jobs.request_cancel, job_id)
+    with database.write() as session:
+        read_before = jobs.get(session, job_id)
+        queued = update(Job.__table__).values(state=JobState.QUEUED)
+        session.connection().execute(queued)  # as somebody else does, where the lock has to be waited for
+        with pytest.raises(WrongState, match="cannot retry a job that is queued"):
+            jobs.retry(session, job_id)
+        assert read_before.state == JobState.QUEUED
+
+
 def test_a_queued_job_is_cancelled_at_once(database: Database) -> None:
     job_id = submit(database)
     job = write(database, jobs.request_cancel, job_id)
