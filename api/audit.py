@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any
 
 import structlog
@@ -21,6 +22,8 @@ from shared import audit
 from shared.audit import Actor, Wanted
 from shared.errors import DatabaseAway
 from shared.tables import AuditRow
+
+OBJECT = re.compile(r"[a-z0-9_]{1,64}")  # ids, and the names of what is built in
 
 bp = APIBlueprint("audit", __name__, tag="Service")
 log = structlog.get_logger()
@@ -63,13 +66,18 @@ def note_refusal() -> None:
     """Of a token, as many as its rate allows. What comes without one could fill the table; the log has it."""
     if principal().token_id is None:
         return
-    path = request.view_args or {}
-    object_id = path.get("job_id") or path.get("dataset_id")
     try:
         with services().database.write() as session:
-            audit.note(session, _actor(), _route(), object_id and object_id[:64], 403)
+            audit.note(session, _actor(), _route(), _object_of_path(), 403)
     except DatabaseAway as error:
         log.warning("a refusal was not noted", error=error.detail, request_id=request_id())
+
+
+def _object_of_path() -> str | None:
+    """What the call was about; None for what can be no id: nobody has looked for it, and PostgreSQL takes no NUL."""
+    path = request.view_args or {}
+    named = path.get("job_id") or path.get("dataset_id") or ""
+    return named if OBJECT.fullmatch(named) else None
 
 
 def _route() -> str:

@@ -19,7 +19,7 @@ from api.jobs import remove_files
 from api.openapi import endpoint
 from api.requests import parse_body
 from api.services import services
-from api.steering import queue_again
+from api.steering import queue_again, queue_paused
 from shared import jobs
 from shared.errors import FieldError, GradqError, InvalidBody
 from shared.states import ALLOWED_ACTIONS
@@ -32,7 +32,7 @@ ACTIONS: dict[str, Callable[[Session, str], Job | None]] = {
     "cancel": jobs.request_cancel,
     "delete": jobs.remove,
     "pause": jobs.request_pause,
-    "resume": jobs.resume,
+    "resume": queue_paused,
     "retry": queue_again,
 }
 

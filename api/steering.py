@@ -54,14 +54,22 @@ def pause(job_id: str) -> Response:
 
 
 @bp.post("/v1/jobs/<job_id>/resume")
-@endpoint(schemas.Job, scope="submit", status=202, errors=(404, 409, 503))
+@endpoint(schemas.Job, scope="submit", status=202, errors=(404, 409, 503), problems=QUEUES)
 @once
 def resume(job_id: str) -> Response:
     """Resume a paused job
 
     It is queued, and goes on from its checkpoint. A wish to pause that is not yet carried out is taken back.
     """
-    return change(lambda session: to_json(session, jobs.resume(session, job_id)), rings=True)
+    return change(lambda session: to_json(session, queue_paused(session, job_id)), rings=True)
+
+
+def queue_paused(session: Session, job_id: str) -> Job:
+    """A job that still runs is let run, however many wait."""
+    job = jobs.get(session, job_id)
+    if job.state == JobState.PAUSED:
+        limits.check_queued(session, job.owner, services().settings.max_queued_jobs)
+    return jobs.resume(session, job_id)
 
 
 @bp.post("/v1/jobs/<job_id>/retry")

@@ -1,6 +1,7 @@
 """Who did what: one row a change, written in the transaction of the change, so that neither is there without the other.
 
-Nothing secret stands in it, and nothing that a client wrote: who, from where, which call, on what, and how it ended.
+Nothing secret stands in it: who, from where, which call, on what, and how it ended. Of what a client writes it has the
+`X-Request-Id` alone, which proves nothing.
 """
 
 from __future__ import annotations

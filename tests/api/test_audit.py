@@ -107,6 +107,16 @@ def test_a_token_that_may_not_is_noted_and_a_stranger_is_not(client: FlaskClient
     assert {entry["owner"] for entry in found} == {"bob"}
 
 
+@pytest.mark.parametrize("name", ["a%00b", "job_1%0aforged", "%3Cb%3E", "%ff", "x" * 65])
+def test_a_refusal_names_no_object_that_is_none(
+    client: FlaskClient, entries: Get, bearer: Any, name: str, problem: Any
+) -> None:
+    reader = bearer("bob", "read")
+    problem(client.post(f"/v1/jobs/{name}/cancel", headers=reader), 403, "insufficient_scope")
+    problem(client.delete(f"/v1/datasets/{name}", headers=reader), 403, "insufficient_scope")
+    assert told(entries()) == [("steering.cancel", None, 403), ("datasets.delete", None, 403)]
+
+
 def test_data_sets_are_noted_too(client: FlaskClient, entries: Get) -> None:
     file = io.BytesIO()
     x, y = np.zeros((20, 4, 4), np.uint8), np.arange(20) % 2
@@ -154,3 +164,25 @@ def test_a_queue_that_is_full_is_said_to_be(client: FlaskClient, services: Servi
     assert client.post(f"/v1/jobs/{made[0]}/retry", headers=alice).status_code == 429
     outcome = client.post("/v1/jobs/bulk", json={"action": "retry", "ids": [made[0]]}, headers=alice).json["data"][0]
     assert (outcome["ok"], outcome["error"]["code"]) == (False, "too_many_queued_jobs")
+
+
+def test_jobs_that_were_paused_come_back_into_a_full_queue_as_little_as_new_ones(
+    client: FlaskClient, services: Services, bearer: Any, hands: Any
+) -> None:
+    object.__setattr__(services.settings, "max_queued_jobs", 1)
+    alice = bearer("alice", "submit")
+    job = client.post("/v1/jobs", json={}, headers=alice).json["id"]
+    lease = hands.start()
+    client.post(f"/v1/jobs/{job}/pause", headers=alice)
+    other = client.post("/v1/jobs", json={}, headers=alice).json["id"]
+    taken_back = client.post(f"/v1/jobs/{job}/resume", headers=alice)
+    assert (taken_back.status_code, taken_back.json["status"]) == (202, "running")  # it waits for nothing
+    client.post(f"/v1/jobs/{job}/pause", headers=alice)
+    hands.hand_back(lease)
+    refused = client.post(f"/v1/jobs/{job}/resume", headers=alice)
+    assert (refused.status_code, refused.json["code"]) == (429, "too_many_queued_jobs")
+    outcome = client.post("/v1/jobs/bulk", json={"action": "resume", "ids": [job]}, headers=alice).json["data"][0]
+    assert (outcome["ok"], outcome["error"]["code"]) == (False, "too_many_queued_jobs")
+    assert client.get(f"/v1/jobs/{job}", headers=alice).json["status"] == "paused"
+    client.post(f"/v1/jobs/{other}/cancel", headers=alice)
+    assert client.post(f"/v1/jobs/{job}/resume", headers=alice).json["status"] == "queued"
