@@ -103,8 +103,9 @@ def named(session: Session, name: str) -> bool:
 
 
 def revoke(session: Session, id_or_name: str) -> Sequence[Token]:
-    """Revoke a token by its id, or those of a name; return them. One that is revoked stays as it is."""
-    found = session.scalars(select(Token).where(or_(Token.id == id_or_name, Token.name == id_or_name))).all()
+    """Revoke a token by its id, else those of a name; return them. One that is revoked stays as it is."""
+    by_id = session.get(Token, id_or_name)
+    found = [by_id] if by_id else session.scalars(select(Token).where(Token.name == id_or_name)).all()
     if not found:
         raise NotFound(f"there is no token {id_or_name}; `gradq token list` shows them")
     for token in found:

@@ -87,6 +87,13 @@ def test_a_token_is_revoked_by_its_name_once(database: Database) -> None:
         write(database, tokens.revoke, "lapto")
 
 
+def test_an_id_revokes_its_token_alone_whatever_others_are_called(database: Database) -> None:
+    one = token_for(database, "alice", name="one")
+    other = token_for(database, "bob", name=id_of(one))
+    assert [token.name for token in write(database, tokens.revoke, id_of(one))] == ["one"]
+    assert find(database, other).owner == "bob"
+
+
 def test_use_is_noted_as_exactly_as_a_minute(database: Database) -> None:
     text = token_for(database, "alice")
     assert find(database, text).stale
