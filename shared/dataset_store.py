@@ -97,10 +97,15 @@ def find(session: Session, dataset_id: str, whose: str | None = None) -> Dataset
 
 
 def get(session: Session, dataset_id: str, whose: str | None) -> DatasetRow:
-    row = None if "\x00" in dataset_id else find(session, dataset_id, whose)  # PostgreSQL would choke on it
+    row = find(session, dataset_id, whose) if _is_plain(dataset_id) else None
     if row is None:
         raise NotFound(f"there is no data set {dataset_id[:80]}; GET /v1/datasets lists them")
     return row
+
+
+def _is_plain(dataset_id: str) -> bool:
+    """Whether it can be an id. PostgreSQL would choke on a NUL, and every driver on half a surrogate pair."""
+    return dataset_id.isascii() and dataset_id.isprintable()
 
 
 def everything(session: Session, whose: str | None = None) -> Sequence[DatasetRow]:
@@ -154,7 +159,7 @@ def finder(database: Database, whose: str | None) -> FindDataset:
     def look_up(name: str) -> DatasetInfo | None:
         if not name.startswith(UPLOADED):
             return DATASETS.get(name)
-        if "\x00" in name:  # PostgreSQL would choke on it
+        if not _is_plain(name):
             return None
         with database.read() as session:
             row = find(session, name, whose)

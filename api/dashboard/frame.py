@@ -43,7 +43,8 @@ CSP = "; ".join(
 
 def page(name: str, status: int = 200, **data: Any) -> Response:
     """`templates/NAME.html` with `data`, under the policy that all pages share."""
-    response = Response(render_template(f"{name}.html", page=name, **data), status, mimetype="text/html")
+    html = render_template(f"{name}.html", page=name, **data).encode(errors="replace")  # JSON can say half a character
+    response = Response(html, status, mimetype="text/html")
     response.headers["Content-Security-Policy"] = CSP
     return response
 

@@ -12,6 +12,7 @@ from api.dashboard import draw_page, jobs_page, submit_page, words
 from api.dashboard.frame import asks_for_page, for_every_page, page
 from api.dashboard.learn_page import learn_page
 from api.dashboard.sign_in import sign_in_page
+from api.requests import check_path
 from api.services import services
 from shared import jobs
 from shared.errors import TokenMissing
@@ -35,6 +36,7 @@ def no_job() -> AnyResponse:
 @bp.get("/jobs/<job_id>")
 @needs("read")
 def job(job_id: str) -> Response:
+    check_path({"job_id": job_id})
     with services().database.read() as session:
         return page("job", job=jobs.get(session, job_id))
 

@@ -101,7 +101,11 @@ class TestSubmit:
         assert why in problem(answer, 400, "bad_request")["detail"]
 
     @pytest.mark.parametrize(
-        "body", ["[]", "3", "null", '{"name": "a\\u0000b"}', '{"name": "\\ud800"}', '{"lr": 1e999}']
+        "body",
+        [
+            *("[]", "3", "null", '{"lr": 1e999}', '{"name": "a\\u0000b"}', '{"name": "\\ud800"}'),
+            *('{"dataset": "ds_\\u0000"}', '{"dataset": "ds_\\ud800"}', '{"init_from": {"job": "\\ud800"}}'),
+        ],
     )
     def test_json_that_is_no_spec_is_a_422(self, client, problem, body):
         answer = client.post("/v1/jobs", data=body, content_type="application/json")

@@ -117,7 +117,7 @@ class TestErrors:
     def test_what_is_not_there_is_a_problem_too(self, client, problem, method, path, status, code):
         problem(client.open(path, method=method), status, code)
 
-    @pytest.mark.parametrize("path", ["/v1/jobs/%00", "/v1/jobs/job_0/artifacts/a%00b"])
+    @pytest.mark.parametrize("path", ["/v1/jobs/%00", "/v1/jobs/job_0/artifacts/a%00b", "/jobs/a%00b"])
     def test_a_nul_never_reaches_the_database_where_postgresql_would_choke_on_it(
         self, client_without_database, problem, path
     ):

@@ -63,6 +63,9 @@ def test_a_data_set_that_is_not_on_this_machine_says_so(client: FlaskClient) -> 
     )
 
 
-@pytest.mark.parametrize("spec", ["[]", "{", '{"lr": 1e999}', '{"optimiser": "sgd"}'])
+@pytest.mark.parametrize(
+    "spec", ["[]", "{", '{"lr": 1e999}', '{"optimiser": "sgd"}', '{"dataset": "\\ud800"}', '{"preset": "\\ud800"}']
+)
 def test_a_spec_in_the_address_that_is_none_is_refused(client: FlaskClient, spec: str) -> None:
-    assert client.get("/submit", query_string={"spec": spec}).status_code in (400, 422)
+    refused = client.get("/submit", query_string={"spec": spec}, headers={"Accept": "text/html"})
+    assert (refused.status_code in (400, 422), refused.mimetype) == (True, "text/html")
