@@ -92,5 +92,7 @@ def _form() -> MultiDict[str, str] | None:
 
 
 def _attributes() -> dict[str, Any]:
-    """Without a time: the browser forgets it at its end, the service when the token is over."""
-    return {"path": "/", "httponly": True, "samesite": "Strict", "secure": request.is_secure}
+    """Without a time: the browser forgets it at its end, the service when the token is over. Of a proxy that speaks
+    TLS its word is taken, wherever it stands: who lies makes his own cookie stricter."""
+    scheme = request.headers.get("X-Forwarded-Proto", request.scheme).partition(",")[0].strip()
+    return {"path": "/", "httponly": True, "samesite": "Strict", "secure": "https" in (scheme, request.scheme)}

@@ -57,6 +57,12 @@ class TestSignIn:
         answer = client.post("/session", json={"token": token}, base_url="https://gradq.example")
         assert "Secure" in answer.headers["Set-Cookie"].split("; ")
 
+    @pytest.mark.parametrize(("sent", "secure"), [("https", True), ("https, http", True), ("http", False)])
+    def test_so_it_is_behind_a_proxy_that_speaks_tls_on_whatever_host(self, client, token, sent, secure):
+        there = {"headers": {"X-Forwarded-Proto": sent}, "environ_base": {"REMOTE_ADDR": "172.18.0.1"}}
+        for answer in (client.post("/session", json={"token": token}, **there), client.delete("/session", **there)):
+            assert ("Secure" in answer.headers["Set-Cookie"].split("; ")) is secure
+
     @pytest.mark.parametrize(
         ("wanted", "leads_to"),
         [
