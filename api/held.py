@@ -118,7 +118,7 @@ def hold(job_id: str, seconds: float | None, ask: Ask) -> Response:
             while concerns is not None and not place.over() and (left := deadline - time.monotonic()) > 0:
                 place.wait(job_id, concerns, left)
                 if place.token_has_ended():
-                    auth.admit()  # says what is wrong with it
+                    auth.identify()  # says what is wrong with it
                 response, concerns = ask()
         finally:
             place.leave()
