@@ -87,7 +87,8 @@ def new_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Data
 
     def copied(url: str) -> Database:
         database = Database(url)
-        shutil.copy(model, str(make_url(url).database))
+        if database.is_sqlite:  # PostgreSQL's comes with its schema, and its name is no path
+            shutil.copy(model, str(make_url(url).database))
         return database
 
     return copied

@@ -183,7 +183,7 @@ class TestDocument:
             if not rule.endpoint.startswith(("openapi.", "docs.", "dashboard.", "assets.")) and rule.rule != "/session"
         }
         assert documented == served
-        assert len(served) == 34
+        assert len(served) == 35
 
     def test_no_reference_leads_nowhere_and_every_operation_is_whole(self, client):
         answer = client.get("/v1/openapi.json")

@@ -40,7 +40,7 @@ def crowded(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Service]
     service.close()
 
 
-@pytest.mark.timeout(1800 if FULL else 180)
+@pytest.mark.timeout(1800 if FULL else 300)
 def test_no_answer_strays_from_the_document(crowded: Service, tmp_path: Path) -> None:
     first = crowded.submit(epochs=1, architecture="linear", gradients="manual")  # so that there is a finished one
     crowded.wait(first["id"])
