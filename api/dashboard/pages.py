@@ -8,12 +8,11 @@ from werkzeug.wrappers import Response as AnyResponse
 
 from api import errors
 from api.auth import needs
-from api.dashboard import draw_page, jobs_page, submit_page, words
+from api.dashboard import draw_page, job_page, jobs_page, submit_page, words
 from api.dashboard.frame import asks_for_page, for_every_page, page
 from api.dashboard.learn_page import learn_page
 from api.dashboard.sign_in import sign_in_page
 from api.services import services
-from shared import jobs
 from shared.errors import TokenMissing
 
 bp = APIBlueprint("dashboard", __name__, enable_openapi=False, template_folder="templates")
@@ -36,7 +35,8 @@ def no_job() -> AnyResponse:
 @needs("read")
 def job(job_id: str) -> Response:
     with services().database.read() as session:
-        return page("job", job=jobs.get(session, job_id))
+        found = job_page.gather(session, job_id)
+    return page("job", **found)
 
 
 @bp.get("/submit")
