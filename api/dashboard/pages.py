@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import platform
+
 from apiflask import APIBlueprint
 from flask import Response, redirect, request
 from werkzeug.wrappers import Response as AnyResponse
@@ -67,7 +69,7 @@ def learn() -> Response:
 @bp.get("/system")
 @needs("read")
 def system() -> Response:
-    return page("system")
+    return page("system", python=platform.python_version(), upload_limit=services().settings.max_upload_bytes)
 
 
 bp.app_context_processor(for_every_page)

@@ -10,11 +10,12 @@ export function plotly() {
 
 /**
  * A chart of lines in `place`. `x`, `y`, `y2`: titles of the axes (`y2`: a second one, on the right; `y2FromZero`: its
- * scale begins at 0); `name`: what the chart shows, for screen readers and for the file of its PNG.
+ * scale begins at 0); `name`: what the chart shows, for screen readers and for the file of its PNG; `legend`: whether the
+ * lines are named in it.
  */
 export class Curve {
-  constructor(place, { name, x = "", y = "", y2 = null, y2FromZero = false }) {
-    Object.assign(this, { place, name, y2FromZero, lines: [], log: false });
+  constructor(place, { name, x = "", y = "", y2 = null, y2FromZero = false, legend = true }) {
+    Object.assign(this, { place, name, y2FromZero, legend, lines: [], log: false });
     this.titles = { x, y, y2 };
     place.setAttribute("role", "figure"); // no img: what stands in it can be used
     place.setAttribute("aria-label", name);
@@ -61,10 +62,11 @@ export class Curve {
       margin: { l: 48, r: this.titles.y2 ? 48 : 12, t: 8, b: 40 },
       hovermode: "x unified",
       hoverlabel: { bgcolor: colours.panel, bordercolor: colours.line, font: { color: colours.text } },
+      showlegend: this.legend && this.lines.length > 1,
       legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0 },
       xaxis: { ...axis, title: { text: this.titles.x } },
       yaxis: { ...axis, title: { text: this.titles.y }, type: this.log ? "log" : "linear" },
-      ...(this.titles.y2 && { yaxis2: { ...axis, title: { text: this.titles.y2 }, overlaying: "y", side: "right", showgrid: false, rangemode: this.y2FromZero ? "tozero" : "normal" } }),
+      ...(this.titles.y2 && { yaxis2: { ...axis, title: { text: this.titles.y2 }, overlaying: "y", side: "right", showgrid: false, tickmode: "auto", rangemode: this.y2FromZero ? "tozero" : "normal" } }),
     };
   }
 
