@@ -1,6 +1,6 @@
 # The commands of this repository. Everything happens in .venv; nothing needs root.
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint check contract faults fuzz bench clean
+.PHONY: help install demo test lint check contract faults fuzz bench pictures clean
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -20,6 +20,7 @@ help:
 	@echo "make faults    a campaign of faults against the real parts: SEED=7 FAULTS=200 DATABASE=sqlite or postgresql"
 	@echo "make fuzz      ten thousand random and mutated bodies against a live API: SEED=7"
 	@echo "make bench     the benchmarks, one line of JSON each"
+	@echo "make pictures  the pictures of the dashboard in docs/, anew"
 	@echo "make clean     remove .venv, caches and demo-output"
 
 install: $(RUNTIME)
@@ -55,6 +56,10 @@ bench: $(RUNTIME)
 	@for script in $$(grep -l '__main__' benchmarks/*.py); do \
 		$(PY) -m benchmarks.$$(basename $$script .py) || exit 1; \
 	done
+
+# of a service that holds nothing else; needs Chromium
+pictures: $(DEV)
+	@GRADQ_PICTURES=1 $(PY) -m pytest tests/browser/test_pictures.py -q
 
 clean:
 	rm -rf $(VENV) demo-output build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

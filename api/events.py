@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Annotated, Any
 
 from apiflask import APIBlueprint
@@ -13,23 +14,33 @@ from api import schemas, streams
 from api.held import Waiting, hold
 from api.openapi import JSON, endpoint
 from api.render import timestamp
+from api.requests import CommaList
 from api.services import services
 from api.watcher import Concerns
 from shared import joblog, jobs
 from shared.errors import FieldError, InvalidQuery
+from shared.joblog import Choice
 from shared.states import TERMINAL
 from shared.tables import EventRow
 
 MOST_LINES = 2**31
+Seq = Annotated[int, Field(ge=0, lt=MOST_LINES)]
 CURSOR = re.compile(r"\d{1,10}")
 
 bp = APIBlueprint("events", __name__, tag="Jobs")
 
 
 class EventFilter(Waiting):
-    after: Annotated[int, Field(ge=0, lt=MOST_LINES)] = Field(0, description="the `next_after` of the page before")
-    type: schemas.EventType | None = None
+    after: Seq = Field(0, description="the `next_after` of the page before")
+    before: Seq | None = Field(None, description="lines whose `seq` is less")
+    type: Annotated[tuple[schemas.EventType, ...], CommaList] = Field((), description="any of these")
+    level: Annotated[tuple[schemas.Level, ...], CommaList] = Field((), description="any of these")
     limit: Annotated[int, Field(ge=1, le=1000)] = 1000
+    last: bool = Field(False, description="the last `limit` lines, still in order; `has_more`: there are earlier ones")
+
+    @property
+    def choice(self) -> Choice:
+        return Choice(self.type, self.level, self.after, self.before)
 
 
 @bp.get("/v1/jobs/<job_id>/events")
@@ -48,7 +59,8 @@ def index(job_id: str, query: EventFilter) -> Response:
     """Read a job's log from a cursor
 
     `next_after` is where the next call goes on, whether or not there is more already. With `wait` an empty page is held
-    back until there is a line, or the job has ended. `Accept: text/event-stream` sends the same lines as server-sent
+    back until there is a line, or the job has ended. With `last` the page is the end of the log; `before` its first
+    line's `seq`, and the call answers the page above. `Accept: text/event-stream` sends the same lines as server-sent
     events, as they come: `id` is `seq`, `Last-Event-ID` goes on where a stream was cut, the last event is `end`.
     """
     if request.accept_mimetypes.best_match([JSON, streams.MEDIA_TYPE]) == streams.MEDIA_TYPE:
@@ -61,8 +73,9 @@ def index(job_id: str, query: EventFilter) -> Response:
 def _page(job_id: str, query: EventFilter) -> tuple[Response, Concerns | None]:
     with services().database.read() as session:
         job = jobs.get(session, job_id)  # before the lines: those of a job that has ended are all there
-        found = joblog.events_of(session, job_id, query.after, query.type, query.limit + 1)
-    page = found[: query.limit]
+        read = joblog.last_events_of if query.last else joblog.events_of
+        found = read(session, job_id, query.choice, query.limit + 1)
+    page = found[-query.limit :] if query.last else found[: query.limit]
     response = jsonify(
         {
             "object": "list",
@@ -75,13 +88,13 @@ def _page(job_id: str, query: EventFilter) -> tuple[Response, Concerns | None]:
 
 
 def _stream(job_id: str, query: EventFilter) -> Response:
-    if unfit := query.model_fields_set & {"wait", "limit"}:
+    if unfit := query.model_fields_set & {"wait", "limit", "last", "before"}:
         detail = "a stream takes no such parameter: it sends whatever there is and waits by itself"
         raise InvalidQuery([FieldError(f"/{name}", "not_for_streams", detail) for name in sorted(unfit)])
     with services().database.read() as session:
         jobs.get(session, job_id)
     last = _last_event_id()
-    return streams.answer(job_id, query.after if last is None else last, query.type, _event)
+    return streams.answer(job_id, query.choice if last is None else replace(query.choice, after=last), _event)
 
 
 def _last_event_id() -> int | None:

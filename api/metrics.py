@@ -62,24 +62,34 @@ class MetricFilter(Query):
 )
 def show(job_id: str, query: MetricFilter) -> Response:
     """Read a job's curve, as JSON or (Accept: text/csv) as CSV"""
-    with services().database.read() as session:
-        jobs.get(session, job_id)
-        series = _series(session, job_id)
-    if query.keys:
-        _check_keys(query.keys, series)
-        series = {key: series.get(key, []) for key in query.keys}
     as_csv = request.accept_mimetypes.best_match([JSON, CSV]) == CSV
     limit = query.max_points or (None if as_csv else JSON_POINTS)
-    if limit is not None:
-        series = {name: curves.thin(points, limit) for name, points in series.items()}
-    if as_csv:
-        response = Response(curves.to_csv(series), mimetype=CSV)
-        response.headers.set("Content-Disposition", "attachment", filename=f"{job_id}-metrics.csv")
+    with services().database.read() as session:
+        log_ends = jobs.get(session, job_id).last_seq  # points are lines of the log: where it ends names the curve
+        etag = hashlib.sha1(f"{job_id} {log_ends} {as_csv} {limit} {query.keys} {VERSION}".encode()).hexdigest()
+        known = request.if_none_match.contains_weak(etag)
+        series = {} if known else _series(session, job_id)
+    if known:
+        response = Response(status=304)
     else:
-        response = jsonify({"object": "metrics", "series": series})
+        response = _written(job_id, _chosen(series, query.keys, limit), as_csv)
     response.headers["Vary"] = "Accept"
-    response.add_etag()
-    response.make_conditional(request)
+    response.set_etag(etag)
+    return response
+
+
+def _chosen(series: curves.Series, keys: tuple[str, ...], limit: int | None) -> curves.Series:
+    if keys:
+        _check_keys(keys, series)
+        series = {key: series.get(key, []) for key in keys}
+    return series if limit is None else {name: curves.thin(points, limit) for name, points in series.items()}
+
+
+def _written(job_id: str, series: curves.Series, as_csv: bool) -> Response:
+    if not as_csv:
+        return jsonify({"object": "metrics", "series": series})
+    response = Response(curves.to_csv(series), mimetype=CSV)
+    response.headers.set("Content-Disposition", "attachment", filename=f"{job_id}-metrics.csv")
     return response
 
 
@@ -119,8 +129,8 @@ def _picture(job_id: str, format: str) -> Response:
 
 
 def _series(session: Session, job_id: str) -> curves.Series:
-    points = (row.data for row in joblog.points_of(session, job_id))
-    return curves.to_series((data["step"], data["epoch"], data["metrics"]) for data in points)
+    points = joblog.points_of(session, job_id)
+    return curves.to_series((point["step"], point["epoch"], point["metrics"]) for point in points)
 
 
 def _check_keys(keys: tuple[str, ...], series: curves.Series) -> None:

@@ -20,6 +20,7 @@ Timestamp = Annotated[str, Field(json_schema_extra={"format": "date-time"}, exam
 Part = Annotated[str, Field(json_schema_extra={"format": "binary"})]  # of a multipart form
 Status = Literal["queued", "running", "cancelling", "pausing", "paused", "succeeded", "failed", "cancelled"]
 EventType = Literal["status", "metric", "log", "checkpoint", "artifact", "warning"]
+Level = Literal["info", "warning", "error"]
 Outcome = Literal["succeeded", "failed", "cancelled", "paused", "drained", Cause]
 ArtifactKind = Annotated[str, Field(json_schema_extra={"enum": sorted({*KINDS.values(), "file"})})]
 Point = Annotated[list[float | None], Field(min_length=3, max_length=3)]
@@ -290,7 +291,7 @@ class Event(Answer):
     seq: int
     attempt: int
     type: EventType
-    level: Literal["info", "warning", "error"]
+    level: Level
     message: str
     data: dict[str, Any] = Field(
         description="of a `metric`: step, epoch, series, metrics; `status`: status and what goes with it; "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import structlog
@@ -32,12 +32,12 @@ log = structlog.get_logger()
 Render = Callable[[EventRow], dict[str, Any]]
 
 
-def answer(job_id: str, after: int, type: str | None, render: Render) -> Response:
+def answer(job_id: str, choice: joblog.Choice, render: Render) -> Response:
     """The stream from the cursor on; 503 where this process holds as many requests as it may."""
     place = held().place()
     if place is None:
         raise TooManyStreams("no more streams here now; try again later, or read pages with after=<next_after>")
-    log_of = Log(services().database, job_id, after, type, render, json_of(current_app).compact_text)
+    log_of = Log(services().database, job_id, choice, render, json_of(current_app).compact_text)
     response = Response(log_of.follow(place), mimetype=MEDIA_TYPE, headers=HEADERS)
     response.call_on_close(place.leave)
     return response
@@ -59,8 +59,7 @@ class Log:
 
     database: Database
     job_id: str
-    after: int
-    type: str | None
+    choice: joblog.Choice
     render: Render
     text_of: Callable[[Any], str]
 
@@ -89,12 +88,12 @@ class Log:
             log.warning("a stream waits for the database", job_id=self.job_id, error=error.detail)
             return Piece(until=_anything)
         if piece.after is not None:
-            self.after = piece.after  # not before: a look whose end fails is made again
+            self.choice = replace(self.choice, after=piece.after)  # not before: a look whose end fails is made again
         return piece
 
     def _read(self, session: Session) -> Piece:
         job = jobs.get(session, self.job_id)  # before the lines: those of a job that has ended are all there
-        lines = joblog.events_of(session, self.job_id, self.after, self.type, PAGE)
+        lines = joblog.events_of(session, self.job_id, self.choice, PAGE)
         after = lines[-1].seq if lines else None
         text = "".join(map(self._line, lines))
         if len(lines) == PAGE:

@@ -79,7 +79,7 @@ def ask(url: str, path: str, *headers: str) -> socket.socket:
     """A connection on which a request has been sent; nothing is read."""
     where = urlsplit(url)
     connection = socket.create_connection((where.hostname, where.port), timeout=HEARD_SECONDS)
-    connection.sendall("\r\n".join([f"GET {path} HTTP/1.1", "Host: here", *headers, "", ""]).encode())
+    connection.sendall("\r\n".join([f"GET {path} HTTP/1.1", "Host: localhost", *headers, "", ""]).encode())
     return connection
 
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import Select, Text, cast, func, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from shared.events import Level
 from shared.states import JobState
 from shared.tables import EventRow, Job
+
+TOGETHER = 5000  # lines whose points are read at a time
 
 
 @dataclass(frozen=True)
@@ -33,19 +36,51 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
-def events_of(
-    session: Session, job_id: str, after: int = 0, type: str | None = None, limit: int = 1000
-) -> list[EventRow]:
-    query = select(EventRow).where(EventRow.job_id == job_id, EventRow.seq > after)
-    if type is not None:
-        query = query.where(EventRow.type == type)
-    return list(session.scalars(query.order_by(EventRow.seq).limit(limit)))
+@dataclass(frozen=True)
+class Choice:
+    """Lines of these types and levels, of all where none is named, between two cursors."""
+
+    types: tuple[str, ...] = ()
+    levels: tuple[str, ...] = ()
+    after: int = 0
+    before: int | None = None
+
+    def of(self, job_id: str) -> Select[tuple[EventRow]]:
+        query = select(EventRow).where(EventRow.job_id == job_id, EventRow.seq > self.after)
+        if self.before is not None:
+            query = query.where(EventRow.seq < self.before)
+        if self.types:
+            query = query.where(EventRow.type.in_(self.types))
+        return query.where(EventRow.level.in_(self.levels)) if self.levels else query
 
 
-def points_of(session: Session, job_id: str) -> list[EventRow]:
-    """The job's curve: every metric event, in order."""
-    query = select(EventRow).where(EventRow.job_id == job_id, EventRow.type == "metric")
-    return list(session.scalars(query.order_by(EventRow.seq)))
+EVERY = Choice()
+
+
+def events_of(session: Session, job_id: str, choice: Choice = EVERY, limit: int = 1000) -> list[EventRow]:
+    """The first `limit` of them."""
+    return list(session.scalars(choice.of(job_id).order_by(EventRow.seq).limit(limit)))
+
+
+def last_events_of(session: Session, job_id: str, choice: Choice, limit: int) -> list[EventRow]:
+    """The last `limit` of them, in order."""
+    return list(session.scalars(choice.of(job_id).order_by(EventRow.seq.desc()).limit(limit)))[::-1]
+
+
+def points_of(session: Session, job_id: str) -> Iterator[dict[str, Any]]:
+    """The job's curve: step, epoch, series and metrics of every metric event, in order.
+
+    Read as one text of many points at a time: as rows, a curve of 100 000 would take seconds.
+    """
+    is_metric = (EventRow.job_id == job_id, EventRow.type == "metric")
+    end = session.scalar(select(Job.last_seq).where(Job.id == job_id)) or 0
+    for first in range(0, end, TOGETHER):
+        here = (EventRow.seq > first, EventRow.seq <= first + TOGETHER)
+        points = (
+            select(cast(EventRow.data, Text).label("text")).where(*is_metric, *here).order_by(EventRow.seq).subquery()
+        )
+        if text := session.scalar(select(func.aggregate_strings(points.c.text, ","))):
+            yield from json.loads(f"[{text}]")
 
 
 def status_line(state: JobState, message: str, **data: Any) -> Line:

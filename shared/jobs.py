@@ -201,10 +201,14 @@ def status_of(job: Job) -> str:
     return shown_status(JobState(job.state), job.cancel_requested_at is not None, job.pause_requested_at is not None)
 
 
+def allowed_actions(job: Job) -> list[str]:
+    """What a client may do to it now."""
+    return [name for name in ALLOWED_ACTIONS[status_of(job)] if name != "reproduce" or job.kind == JobSpec.kind]
+
+
 def wrong_state(job: Job, action: str, why: str | None = None) -> WrongState:
     """`why`: what stands in the way where it is not the status."""
-    status = status_of(job)
-    allowed = [name for name in ALLOWED_ACTIONS[status] if name != "reproduce" or job.kind == JobSpec.kind]
+    status, allowed = status_of(job), allowed_actions(job)
     detail = f"{why or f'cannot {action} a job that is {status}'}; allowed now: {', '.join(allowed)}"
     return WrongState(detail, state=status, allowed=allowed)
 

@@ -355,7 +355,7 @@ class Supervisor:
                 original = jobs.get(session, of)
             except NotFound:
                 return reproduction.without_original(of)
-            before, now = ([_point(row.data) for row in joblog.points_of(session, job_id)] for job_id in (of, me))
+            before, now = (list(map(_point, joblog.points_of(session, job_id))) for job_id in (of, me))
             return reproduction.compare(of, original.result or {}, before, result, now)
 
         me = self.job.id

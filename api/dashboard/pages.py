@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import platform
+
 from apiflask import APIBlueprint
 from flask import Response, redirect, request
 from werkzeug.wrappers import Response as AnyResponse
 
 from api import errors
 from api.auth import needs
-from api.dashboard import draw_page, jobs_page, submit_page, words
+from api.dashboard import draw_page, job_page, jobs_page, submit_page, words
 from api.dashboard.frame import asks_for_page, for_every_page, page
 from api.dashboard.learn_page import learn_page
 from api.dashboard.sign_in import sign_in_page
 from api.requests import check_path
 from api.services import services
-from shared import jobs
 from shared.errors import TokenMissing
 
 bp = APIBlueprint("dashboard", __name__, enable_openapi=False, template_folder="templates")
@@ -38,7 +39,8 @@ def no_job() -> AnyResponse:
 def job(job_id: str) -> Response:
     check_path({"job_id": job_id})
     with services().database.read() as session:
-        return page("job", job=jobs.get(session, job_id))
+        found = job_page.gather(session, job_id)
+    return page("job", **found)
 
 
 @bp.get("/submit")
@@ -69,7 +71,7 @@ def learn() -> Response:
 @bp.get("/system")
 @needs("read")
 def system() -> Response:
-    return page("system")
+    return page("system", python=platform.python_version(), upload_limit=services().settings.max_upload_bytes)
 
 
 bp.app_context_processor(for_every_page)

@@ -44,10 +44,32 @@ class TestEvents:
         hands.append(hands.start(), Line("log", "hello", {}))
         assert [event["type"] for event in client.get(f"{events}?type=log").json["data"]] == ["log"]
 
+    def test_types_and_levels_are_picked_out_together(self, client, hands):
+        events = hands.submit()["links"]["events"]
+        hands.append(hands.start(), *(Line("log", level, {}, level) for level in ("info", "warning", "error")))
+        found = client.get(f"{events}?type=log,warning&level=warning,error").json["data"]
+        assert [event["message"] for event in found] == ["warning", "error"]
+
+    def test_a_log_is_read_from_its_end_page_by_page(self, client, hands, conforms):
+        events = hands.submit()["links"]["events"]
+        hands.append(hands.start(), *(Line("log", f"line {i}", {}) for i in range(5)))
+        seen, before = [], ""
+        while True:
+            page = client.get(f"{events}?last=true&limit=3{before}").json
+            conforms(page, "EventList")
+            seen = page["data"] + seen
+            before = f"&before={page['data'][0]['seq']}"
+            if not page["has_more"]:
+                break
+        assert [event["seq"] for event in seen] == list(range(1, 8))
+        assert client.get(f"{events}?last=true&limit=3").json["next_after"] == 7
+
     @pytest.mark.parametrize(
         ("query", "code"),
         [
             ("after=-1", "greater_than_equal"),
+            ("level=debug", "literal_error"),
+            ("last=perhaps", "bool_parsing"),
             ("after=99999999999999999999", "less_than"),
             ("type=metrics", "literal_error"),
             ("wait=61", "less_than_equal"),
@@ -80,6 +102,21 @@ class TestMetrics:
                 "val_accuracy": [[90, 1, 0.5], [180, 2, 0.9]],
             },
         }
+
+    def test_what_the_client_has_already_is_read_again_only_when_the_log_has_grown(self, client, hands, monkeypatch):
+        metrics = hands.submit()["links"]["metrics"]
+        lease = hands.start()
+        hands.point(lease, 5, 1, train_loss=0.5)
+        first = client.get(metrics)
+        known = {"If-None-Match": first.headers["ETag"]}
+        assert client.get(f"{metrics}?max_points=5", headers=known).status_code == 200
+        assert client.get(metrics, headers={"Accept": "text/csv", **known}).status_code == 200
+        with monkeypatch.context() as patch:
+            patch.delattr("shared.joblog.points_of")  # nothing is read
+            again = client.get(metrics, headers=known)
+        assert (again.status_code, again.data, again.headers["ETag"]) == (304, b"", first.headers["ETag"])
+        hands.point(lease, 10, 2, train_loss=0.4)
+        assert len(client.get(metrics, headers=known).json["series"]["train_loss"]) == 2
 
     def test_keys_pick_series_and_one_without_points_is_empty(self, client, job):
         series = client.get(f"{job['links']['metrics']}?keys=train_loss,test_loss").json["series"]

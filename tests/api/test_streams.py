@@ -81,6 +81,8 @@ class TestEnded:
     def test_a_type_is_picked_out(self, client, ended):
         answer = client.get(f"{ended['links']['events']}?type=metric", headers=STREAM)
         assert [event["type"] for event in events(answer.text)] == ["metric", "end"]
+        answer = client.get(f"{ended['links']['events']}?type=log,status&level=error", headers=STREAM)
+        assert [event["type"] for event in events(answer.text)] == ["status", "end"]
 
     def test_head_starts_no_stream(self, client, ended, app):
         answer = client.head(ended["links"]["events"], headers=STREAM)
@@ -93,6 +95,8 @@ class TestEnded:
             ("", {"Last-Event-ID": "99999999999"}, "/Last-Event-ID"),
             ("?wait=3", {}, "/wait"),
             ("?limit=3", {}, "/limit"),
+            ("?last=true", {}, "/last"),
+            ("?before=9", {}, "/before"),
             ("?after=x", {}, "/after"),
         ],
     )

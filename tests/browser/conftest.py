@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
@@ -27,6 +28,21 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     ).start()
     yield service
     service.close()
+
+
+@pytest.fixture
+def occupy(service: Service) -> Iterator[Callable[..., dict[str, Any]]]:
+    """occupy(**spec): a job that runs until the test is over, whatever becomes of the test."""
+    begun: list[dict[str, Any]] = []
+
+    def submit(**spec: Any) -> dict[str, Any]:
+        begun.append(service.submit(**{"epochs": 10_000, "architecture": "linear", **spec}))
+        return begun[-1]
+
+    yield submit
+    for job in begun:
+        if service.http.post(f"/v1/jobs/{job['id']}/cancel").status_code == 202:  # else it has ended, or is deleted
+            service.wait(job["id"])
 
 
 @pytest.fixture(scope="module")

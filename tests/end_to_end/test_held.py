@@ -90,7 +90,7 @@ class Api:
         where = urlsplit(self.url)
         connection = socket.create_connection((where.hostname, where.port), timeout=20)
         self.connections.append(connection)
-        connection.sendall("\r\n".join([f"GET {path} HTTP/1.1", "Host: here", *headers, "", ""]).encode())
+        connection.sendall("\r\n".join([f"GET {path} HTTP/1.1", "Host: localhost", *headers, "", ""]).encode())
         return connection
 
     def stream(self, path: str) -> socket.socket:
@@ -210,15 +210,15 @@ def test_sigterm_ends_whatever_is_held_at_once(start_api: Callable[..., Api]) ->
 
 
 CHUNKED = (
-    b"POST %s HTTP/1.1\r\nHost: here\r\nContent-Type: %s\r\nTransfer-Encoding: chunked\r\n\r\nZZ\r\n{}\r\n0\r\n\r\n"
+    b"POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Type: %s\r\nTransfer-Encoding: chunked\r\n\r\nZZ\r\n{}\r\n0\r\n\r\n"
 )
 
 
 def test_what_is_no_http_is_a_problem_too(steady: Service) -> None:
     for sent_bytes, status, code in (
         (b"GARBAGE\r\n\r\n", 400, "bad_request"),
-        (b"POST /v1/jobs HTTP/1.1\r\nHost: here\r\nContent-Length: -5\r\n\r\n", 400, "bad_request"),
-        (b"GET /v1/jobs?name=" + b"a" * 9000 + b" HTTP/1.1\r\nHost: here\r\n\r\n", 414, "request_uri_too_long"),
+        (b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Length: -5\r\n\r\n", 400, "bad_request"),
+        (b"GET /v1/jobs?name=" + b"a" * 9000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n", 414, "request_uri_too_long"),
         (
             b"GET /v1/jobs HTTP/1.1\r\nX-A: " + b"a" * 20_000 + b"\r\n\r\n",
             431,

@@ -86,7 +86,7 @@ def test_a_page_of_jobs_costs_one_query_and_those_without_points_nothing(databas
 def test_a_loss_that_is_no_number_is_left_out(database: Database) -> None:
     with database.write() as session:
         job = trained(session, epochs=12)
-        row = next(row for row in joblog.points_of(session, job.id) if row.series == "epoch")
+        row = next(row for row in joblog.events_of(session, job.id) if row.series == "epoch")
         row.data = {**row.data, "metrics": {"train_loss": None}}
         session.flush()
         assert len(glimpses_of(session, [job])[job.id].losses) == 11

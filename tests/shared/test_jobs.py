@@ -34,7 +34,7 @@ from shared import joblog, jobs, queue, roster
 from shared.artifacts import artifact_key, checkpoint_key
 from shared.database import Database
 from shared.errors import LeaseLost, NotFound, WrongState
-from shared.joblog import Line
+from shared.joblog import Choice, Line
 from shared.queue import Lease
 from shared.spec import GradientCheckSpec, JobSpec
 from shared.states import ALLOWED_ACTIONS, ALLOWED_MOVES, TERMINAL, JobState, shown_status
@@ -692,8 +692,8 @@ def test_no_point_of_the_curve_stands_twice(database: Database) -> None:
     write(database, queue.append, lease, [point("batch", 50, 1.0), point("epoch", 50, 2.0)])
     write(database, queue.append, lease, [point("batch", 50, 9.0), point("batch", 100, 3.0)])
     write(database, queue.append, lease, [point("final", 100, 4.0), point("final", 100, 9.0)])
-    points = read(database, joblog.points_of, lease.job_id)
-    assert [(p.series, p.step, p.data["metrics"]["loss"]) for p in points] == [
+    rows = lines_of(database, lease.job_id, "metric")
+    assert [(row.series, row.step, row.data["metrics"]["loss"]) for row in rows] == [
         ("batch", 50, 1.0),
         ("epoch", 50, 2.0),
         ("batch", 100, 3.0),
@@ -712,7 +712,17 @@ def test_the_same_step_of_two_jobs_is_two_points(database: Database) -> None:
     leases = [running(database), running(database)]
     for lease in leases:
         write(database, queue.append, lease, [point("epoch", 1)])
-    assert [len(read(database, joblog.points_of, lease.job_id)) for lease in leases] == [1, 1]
+    with database.read() as session:
+        assert [[p["step"] for p in joblog.points_of(session, lease.job_id)] for lease in leases] == [[1], [1]]
+
+
+def test_a_curve_is_read_in_order_piece_by_piece(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(joblog, "TOGETHER", 4)
+    lease = running(database)
+    for step in range(1, 11):
+        write(database, queue.append, lease, [point("batch", step), Line("log", "between", {})])
+    with database.read() as session:
+        assert [p["step"] for p in joblog.points_of(session, lease.job_id)] == [*range(1, 11)]
 
 
 def test_a_second_attempt_s_points_follow_the_first_s(database: Database) -> None:
@@ -723,8 +733,8 @@ def test_a_second_attempt_s_points_follow_the_first_s(database: Database) -> Non
     rows, reported = read(database, queue.resume_point, second)
     assert (rows, reported) == ([], 100)
     write(database, queue.append, second, [point("batch", 100, 9.0), point("batch", 150)])
-    points = read(database, joblog.points_of, first.job_id)
-    assert [(p.attempt, p.step) for p in points] == [(1, 50), (1, 100), (2, 150)]
+    rows = lines_of(database, first.job_id, "metric")
+    assert [(row.attempt, row.step) for row in rows] == [(1, 50), (1, 100), (2, 150)]
 
 
 def test_seq_grows_strictly_while_a_worker_appends_and_a_client_cancels(database: Database) -> None:
@@ -753,11 +763,11 @@ def test_seq_grows_strictly_while_a_worker_appends_and_a_client_cancels(database
 def test_the_log_is_read_from_a_cursor_by_type_and_in_pages(database: Database) -> None:
     lease = running(database)
     write(database, queue.append, lease, [Line("log", str(i), {}) for i in range(5)] + [point("batch", 50)])
-    first = read(database, joblog.events_of, lease.job_id, 0, "log", 3)
-    rest = read(database, joblog.events_of, lease.job_id, first[-1].seq, "log", 3)
+    first = read(database, joblog.events_of, lease.job_id, Choice(types=("log",)), 3)
+    rest = read(database, joblog.events_of, lease.job_id, Choice(types=("log",), after=first[-1].seq), 3)
     assert [e.message for e in first + rest] == ["0", "1", "2", "3", "4"]
     assert all(a.seq < b.seq for a, b in pairwise(first + rest))
-    assert read(database, joblog.events_of, lease.job_id, job_of(database, lease.job_id).last_seq) == []
+    assert read(database, joblog.events_of, lease.job_id, Choice(after=job_of(database, lease.job_id).last_seq)) == []
 
 
 def test_a_text_of_any_script_and_a_nested_value_come_back_as_they_went_in(database: Database) -> None:

@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import ConsoleMessage, Page, Request
+from support.waiting import wait_for
 
 FLAGS = [
     "--headless",
@@ -17,6 +18,7 @@ FLAGS = [
     "--disable-sync",
 ]
 WIDE, PHONE = {"width": 1280, "height": 860}, {"width": 390, "height": 844}
+CHARTS_FIT = "[...document.querySelectorAll('.chart')].every((chart) => chart.scrollWidth <= chart.clientWidth)"
 GRAVE = ("serious", "critical")
 
 
@@ -80,6 +82,7 @@ def take_shots(page: Page, folder: Path, name: str) -> None:
     for look, scheme, size in (("light", "light", WIDE), ("dark", "dark", WIDE), ("phone", "light", PHONE)):
         page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
         page.set_viewport_size(size)
+        wait_for(lambda: page.evaluate(CHARTS_FIT), 30, "charts as wide as their places")
         page.screenshot(path=folder / f"{name}-{look}.png", full_page=True)
         too_wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
         assert too_wide <= 0, f"{name} can be moved sideways by {too_wide} px at {size['width']} px ({look})"

@@ -51,6 +51,7 @@ def record(service: Service) -> Samples:
         "Version": {"this": get("/v1/version")},
         "WhoAmI": {"anybody": get("/v1/whoami")},
         "QueueList": {"one_waits": get("/v1/queues")},
+        "AuditList": {"one": _cut(get("/v1/audit?action=jobs.submit"), 1)},
         "BulkAnswer": {"one_of_two": _bulk(service)},
         "DeletedJob": {"deleted": http.delete(path).json()},
     }

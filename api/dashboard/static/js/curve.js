@@ -9,32 +9,34 @@ export function plotly() {
 }
 
 /**
- * A chart of lines in `place`. `x`, `y`, `y2`: titles of the axes (`y2`: a second one, on the right); `name`: what the
- * chart shows, for screen readers and for the file of its PNG.
+ * A chart of lines in `place`. `x`, `y`, `y2`: titles of the axes (`y2`: a second one, on the right; `y2FromZero`: its
+ * scale begins at 0); `name`: what the chart shows, for screen readers and for the file of its PNG; `legend`: whether the
+ * lines are named in it.
  */
 export class Curve {
-  constructor(place, { name, x = "", y = "", y2 = null }) {
-    Object.assign(this, { place, name, lines: [], log: false });
+  constructor(place, { name, x = "", y = "", y2 = null, y2FromZero = false, legend = true }) {
+    Object.assign(this, { place, name, y2FromZero, legend, lines: [], log: false });
     this.titles = { x, y, y2 };
-    place.setAttribute("role", "img");
+    place.setAttribute("role", "figure"); // no img: what stands in it can be used
     place.setAttribute("aria-label", name);
     this.repaint = () => this.paint();
     document.addEventListener("themechange", this.repaint);
   }
 
   /**
-   * Show these lines and none else: `{name, x: [], y: [], right, dash, dots, colour}`. `right`: on the second axis; `colour`:
-   * 1–8, else by their order. The reader's zoom stays.
+   * Show these lines and none else: `{name, x: [], y: [], right, dash, dots, colour, width, faint}`. `right`: on the second
+   * axis; `colour`: 1–8, else by their order; `width`: pixels; `faint`: what others are drawn over. The reader's zoom stays.
    */
   show(lines) {
     this.lines = lines;
     return this.paint();
   }
 
-  scale({ log = this.log, x = this.titles.x } = {}) {
-    const turned = log !== this.log || x !== this.titles.x;
+  /** Other axes: titles, and whether y is logarithmic. The second one comes and goes with `y2`. */
+  scale({ log = this.log, x = this.titles.x, y = this.titles.y, y2 = this.titles.y2 } = {}) {
+    const turned = log !== this.log || x !== this.titles.x || y !== this.titles.y;
     this.log = log;
-    this.titles.x = x;
+    this.titles = { x, y, y2 };
     if (turned) this.view = (this.view ?? 0) + 1; // another zoom
     return this.paint();
   }
@@ -60,10 +62,11 @@ export class Curve {
       margin: { l: 48, r: this.titles.y2 ? 48 : 12, t: 8, b: 40 },
       hovermode: "x unified",
       hoverlabel: { bgcolor: colours.panel, bordercolor: colours.line, font: { color: colours.text } },
+      showlegend: this.legend && this.lines.length > 1,
       legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0 },
       xaxis: { ...axis, title: { text: this.titles.x } },
       yaxis: { ...axis, title: { text: this.titles.y }, type: this.log ? "log" : "linear" },
-      ...(this.titles.y2 && { yaxis2: { ...axis, title: { text: this.titles.y2 }, overlaying: "y", side: "right", showgrid: false } }),
+      ...(this.titles.y2 && { yaxis2: { ...axis, title: { text: this.titles.y2 }, overlaying: "y", side: "right", showgrid: false, tickmode: "auto", rangemode: this.y2FromZero ? "tozero" : "normal" } }),
     };
   }
 
@@ -76,11 +79,12 @@ export class Curve {
 
 const CONFIG = { displaylogo: false, responsive: true, modeBarButtonsToRemove: ["select2d", "lasso2d", "toImage"] };
 
-function trace({ name, x, y, right = false, dash = "solid", dots = false, colour = null }, place, colours) {
+function trace({ name, x, y, right = false, dash = "solid", dots = false, colour = null, width = 1.75, faint = false }, place, colours) {
   return {
     name, x, y, type: "scatter",
     mode: dots || x.length === 1 ? "lines+markers" : "lines",
-    line: { color: colours.curves[(colour ?? place + 1) - 1 & 7], width: 1.75, dash },
+    line: { color: colours.curves[(colour ?? place + 1) - 1 & 7], width, dash },
+    opacity: faint ? 0.4 : 1,
     marker: { size: 5 },
     ...(right && { yaxis: "y2" }),
   };

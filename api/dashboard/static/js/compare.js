@@ -1,0 +1,164 @@
+// The page Compare: up to twelve jobs side by side, as long as they run with news of them.
+
+import { readAddress, writeAddress } from "./compare_address.js";
+import { CompareChart } from "./compare_chart.js";
+import { showTable, tableAsCsv } from "./compare_table.js";
+import { Compared, MOST, seriesOf } from "./compared.js";
+import { twoWays } from "./comparison.js";
+import { save } from "./csv.js";
+import { element, toast } from "./dialog.js";
+import { JobFinder } from "./job_finder.js";
+import { onKeys } from "./keys.js";
+import { poll } from "./poll.js";
+
+const POLL_MS = 2000;
+
+const at = (id) => document.getElementById(id);
+const view = readAddress();
+const jobs = new Compared();
+const chart = new CompareChart(at("chart"));
+const { metric, axis, log, smoothing, one, other } = at("controls").elements;
+const weight = at("controls").querySelector("output");
+
+// --- what is compared -------------------------------------------------------------------------------------------------
+
+function take(id) {
+  if (jobs.ids.includes(id)) return;
+  if (!jobs.add(id)) toast(`${MOST} jobs are the most that can be compared. Take one out to add ${id}.`, { bad: true });
+}
+
+function add({ id, name }) {
+  take(id);
+  at("news").textContent = jobs.ids.includes(id) ? `${name} is compared` : "";
+  changed();
+}
+
+function remove(entry) {
+  jobs.remove(entry.id);
+  if (Array.isArray(view.pair) && view.pair.includes(entry.id)) view.pair = "auto";
+  at("news").textContent = `${entry.job?.name ?? entry.id} is taken out`;
+  at("search").focus({ preventScroll: true }); // the button that was pressed is gone
+  finder.close();
+  changed();
+}
+
+/** The two whose difference is drawn: those that somebody chose, else the first two that differ in gradients alone. */
+function pair() {
+  if (view.pair === "auto") return twoWays(jobs.there.map(({ job }) => job));
+  return view.pair?.every((id) => jobs.find(id)?.job) ? view.pair : null;
+}
+
+function changed() {
+  view.ids = jobs.ids;
+  writeAddress(view);
+  show();
+  news.now();
+}
+
+// --- what is shown ----------------------------------------------------------------------------------------------------
+
+function show() {
+  const entries = jobs.there;
+  const two = pair();
+  at("empty").hidden = jobs.entries.length > 0;
+  at("comparison").hidden = !entries.length;
+  showWrong(jobs.entries.filter(({ wrong }) => wrong));
+  if (!entries.length) return;
+  showControls(entries, two);
+  showTable(at("table"), at("same"), entries, remove);
+  if (!entries.every(({ curves }) => seriesOf(view).every((key) => curves[key]))) return; // they are being read
+  const empty = !entries.some(({ curves }) => curves[view.metric].length);
+  at("none").hidden = !empty;
+  at("chart").classList.toggle("unfilled", empty);
+  chart.show(entries, namesOf(entries), view, two).then(say, (problem) => toast(problem.message, { bad: true }));
+}
+
+const say = (text) => at("said").textContent === text || (at("said").textContent = text); // read out when it changes alone
+
+function showWrong(entries) {
+  at("wrong").hidden = !entries.length;
+  at("wrong").replaceChildren(
+    ...entries.map((entry) => {
+      const line = element("li", { className: "notice" });
+      const button = element("button", { type: "button", className: "quiet" }, "Take it out");
+      button.addEventListener("click", () => remove(entry));
+      line.append(element("span", {}, `${entry.wrong}.`), button);
+      return line;
+    }),
+  );
+}
+
+function showControls(entries, two) {
+  metric.value = view.metric;
+  axis.value = view.axis;
+  log.checked = view.log;
+  smoothing.value = view.smoothing;
+  weight.textContent = view.smoothing;
+  at("controls").querySelector(".difference").hidden = entries.length < 2;
+  const names = namesOf(entries);
+  options(one, [["", "none"], ...entries.map(({ id }, i) => [id, names[i]])], two?.[0] ?? "");
+  options(other, entries.map(({ id }, i) => [id, names[i]]).filter(([id]) => id !== two?.[0]), two?.[1] ?? "");
+  at("and").hidden = !two;
+}
+
+/** Fill a select, unless it holds just that: one that is open would close. */
+function options(select, wanted, value) {
+  const held = [...select.options].map((option) => [option.value, option.text]);
+  if (JSON.stringify(held) !== JSON.stringify(wanted)) {
+    select.replaceChildren(...wanted.map(([id, name]) => element("option", { value: id }, name)));
+  }
+  select.value = value;
+}
+
+/** What tells the jobs apart: their names, where these are the same their gradients too, else the ends of their ids. */
+function namesOf(entries) {
+  const named = entries.map(({ job }) => job.name);
+  const withGradients = entries.map(({ job }) => `${job.name}, ${job.spec.gradients ?? job.kind}`);
+  const isOnce = (names, name) => names.filter((other) => other === name).length === 1;
+  return entries.map(({ id, job }, i) => {
+    if (isOnce(named, named[i])) return job.name;
+    return isOnce(withGradients, withGradients[i]) ? withGradients[i] : `${job.name}, …${id.slice(-6)}`;
+  });
+}
+
+// --- what is asked for ------------------------------------------------------------------------------------------------
+
+function choose(changes) {
+  Object.assign(view, changes);
+  changed();
+}
+
+metric.addEventListener("change", () => choose({ metric: metric.value }));
+axis.addEventListener("change", () => choose({ axis: axis.value }));
+log.addEventListener("change", () => choose({ log: log.checked }));
+smoothing.addEventListener("input", () => choose({ smoothing: Number(smoothing.value) }));
+one.addEventListener("change", () => {
+  const second = [other.value, ...jobs.there.map(({ id }) => id)].find((id) => id && id !== one.value);
+  choose({ pair: one.value && second ? [one.value, second] : null });
+});
+other.addEventListener("change", () => choose({ pair: [one.value, other.value] }));
+at("controls").addEventListener("submit", (event) => event.preventDefault());
+at("png").addEventListener("click", () => chart.png());
+at("csv").addEventListener("click", () => save(tableAsCsv(jobs.there), "compare.csv", "text/csv"));
+onKeys("/", "Add a job", () => at("search").focus());
+
+const finder = new JobFinder(at("finder"), { onPick: add, isTaken: (id) => jobs.ids.includes(id) });
+
+for (const id of view.ids) take(id);
+view.ids = jobs.ids;
+if (jobs.ids.length) at("empty").hidden = true;
+
+const news = poll(
+  POLL_MS,
+  async (signal) => {
+    const before = pair();
+    const isNew = await jobs.read(view, before, signal);
+    const isPair = String(pair()) !== String(before); // known only now that the specs are
+    if (isPair) await jobs.read(view, pair(), signal);
+    if (isNew || isPair) show();
+  },
+  (state, problem) => {
+    at("away").hidden = state === "live";
+    at("away").textContent = state === "live" ? "" : `${problem.message} Trying again.`;
+  },
+);

@@ -1,0 +1,116 @@
+// The table of Compare: a row a job; the fields in which the specs differ, then what came of it. What is the same in all is folded.
+
+import { toCsv } from "./csv.js";
+import { colourOf, isDotted } from "./compare_chart.js";
+import { resultRows, specRows } from "./comparison.js";
+import { element } from "./dialog.js";
+import { duration, number, percent } from "./format.js";
+
+const HASH_LENGTH = 8;
+
+/** Fill `table` and the folded list `same`. `onRemove(entry)` is told whose button was pressed. */
+export function showTable(table, same, entries, onRemove) {
+  const jobs = entries.map(({ job }) => job);
+  const specs = specRows(jobs);
+  const differing = specs.filter(({ equal }) => !equal);
+  const facts = resultRows(jobs);
+  const results = facts.filter(({ equal }) => !equal);
+  table.tHead.replaceChildren(...heads(differing, results));
+  table.tBodies[0].replaceChildren(
+    ...entries.map((entry, i) => {
+      const row = element("tr");
+      row.append(nameCell(entry), statusCell(entry.job));
+      row.append(...differing.map(({ values }) => cell(specText(values[i]))));
+      row.append(...results.map(({ name, values, best }) => resultCell(name, values[i], best[i])));
+      row.append(removeCell(entry, onRemove));
+      return row;
+    }),
+  );
+  showSame(same, jobs.length > 1 ? [...specs, ...facts].filter(({ equal }) => equal) : []);
+}
+
+/** The same table with numbers as they are. */
+export function tableAsCsv(entries) {
+  const jobs = entries.map(({ job }) => job);
+  const columns = [...specRows(jobs).filter(({ equal }) => !equal), ...resultRows(jobs)];
+  return toCsv([
+    ["id", "name", "status", ...columns.map(({ name }) => name)],
+    ...jobs.map((job, i) => [job.id, job.name, job.status, ...columns.map(({ values }) => values[i])]),
+  ]);
+}
+
+function heads(differing, results) {
+  const groups = element("tr", { className: "groups" });
+  groups.append(element("td", { colSpan: 2 }));
+  if (differing.length) groups.append(element("th", { colSpan: differing.length, scope: "colgroup" }, "spec"));
+  if (results.length) groups.append(element("th", { colSpan: results.length, scope: "colgroup" }, "result"));
+  groups.append(element("td"));
+  const names = element("tr");
+  for (const name of ["job", "status", ...differing.map((row) => row.name)]) names.append(head(name));
+  for (const { name } of results) names.append(head(name, isNumber(name)));
+  names.append(element("td"));
+  return [groups, names];
+}
+
+const head = (name, isRight = false) => element("th", { scope: "col", className: isRight ? "number" : "" }, name.replace("weights_sha256", "weights").replaceAll("_", " "));
+const isNumber = (name) => !["device", "weights_sha256"].includes(name);
+
+function nameCell({ job, place }) {
+  const made = element("th", { scope: "row", className: "job" });
+  const swatch = element("span", { className: isDotted(place) ? "swatch dotted" : "swatch" });
+  swatch.style.borderColor = `var(--curve-${colourOf(place)})`;
+  made.append(swatch, element("a", { href: `/jobs/${job.id}`, title: job.id }, job.name));
+  return made;
+}
+
+function statusCell({ status, progress, queue, status_reason: reason }) {
+  const made = element("td", { className: "nowrap" });
+  made.append(element("span", { className: `status ${status}`, title: (reason ?? queue?.reason)?.detail ?? "" }, status));
+  if (status === "running" && progress) made.append(element("span", { className: "muted" }, ` ${number(progress.percent)}\u202f%`));
+  return made;
+}
+
+const cell = (text) => element("td", {}, text);
+
+function specText(value) {
+  if (value === undefined || value === null) return "–";
+  return Number.isFinite(value) ? String(value) : `${value}`.replaceAll('"', "");
+}
+
+function resultCell(name, value, best) {
+  const made = element("td", { className: isNumber(name) ? "number" : "" });
+  const text = resultText(name, value);
+  if (name === "weights_sha256") made.append(element("code", { title: value ?? "" }, text));
+  else if (best) made.append(element("span", { className: "best", role: "img", ariaLabel: "best", title: "the best of these" }, "★"), " ", element("strong", {}, text));
+  else made.append(text);
+  return made;
+}
+
+function resultText(name, value) {
+  if (value === null) return "–";
+  if (name.endsWith("accuracy")) return percent(value, 2);
+  if (name === "training_seconds") return duration(value);
+  if (name === "weights_sha256") return value.slice(0, HASH_LENGTH);
+  if (name === "examples_per_second") return number(Math.round(value));
+  return typeof value === "number" ? number(value, 5) : value;
+}
+
+function removeCell(entry, onRemove) {
+  const made = element("td");
+  const button = element("button", { type: "button", className: "quiet", ariaLabel: `Take ${entry.job.name} out`, title: "Take it out" }, "×");
+  button.addEventListener("click", () => onRemove(entry));
+  made.append(button);
+  return made;
+}
+
+function showSame(same, rows) {
+  same.hidden = !rows.length;
+  same.querySelector("summary").textContent = rows.length === 1 ? "1 field is the same in all" : `${rows.length} fields are the same in all`;
+  same.querySelector("dl").replaceChildren(
+    ...rows.map(({ name, values }) => {
+      const pair = element("div");
+      pair.append(element("dt", {}, name.replaceAll("_", " ")), element("dd", {}, specText(values[0])));
+      return pair;
+    }),
+  );
+}

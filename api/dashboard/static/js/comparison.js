@@ -1,0 +1,79 @@
+// Jobs held side by side: what differs in their specs, which result is best, how far two curves are apart. No page.
+
+/** The fields of a spec as a Map; parts of objects with dots: `optimizer.momentum`. A list is one value. */
+export function leaves(spec, before = "", found = new Map()) {
+  for (const [name, part] of Object.entries(spec)) {
+    const isObject = part !== null && typeof part === "object" && !Array.isArray(part);
+    if (isObject && Object.keys(part).length) leaves(part, `${before}${name}.`, found);
+    else found.set(before + name, part !== null && typeof part === "object" ? JSON.stringify(part) : part);
+  }
+  return found;
+}
+
+/** `[{name, values, equal}]` for each field that a spec has, in the spec's order; what a job has not is undefined. */
+export function specRows(jobs) {
+  const specs = jobs.map((job) => leaves(job.spec));
+  const names = new Set(specs.flatMap((spec) => [...spec.keys()]));
+  names.delete("name"); // each has its own, and the table shows it
+  return [...names].map((name) => {
+    const values = specs.map((spec) => spec.get(name));
+    return { name, values, equal: values.every((value) => value === values[0]) };
+  });
+}
+
+// What is made of a result, and which end of it is the good one: 1 the larger, -1 the smaller, 0 neither.
+export const RESULTS = [
+  { name: "test_accuracy", good: 1 },
+  { name: "val_accuracy", good: 1 },
+  { name: "test_loss", good: -1 },
+  { name: "val_loss", good: -1 },
+  { name: "train_loss", good: -1 },
+  { name: "training_seconds", good: -1 },
+  { name: "examples_per_second", good: 1 },
+  { name: "parameters", good: 0 },
+  { name: "device", good: 0 },
+  { name: "weights_sha256", good: 0 },
+];
+
+/** `[{name, values, best, equal}]`, of the facts that some job has. `best`: whether a value is the best of several;
+ * `equal`: it is a fact like those of a spec, the same in all. */
+export function resultRows(jobs) {
+  const rows = RESULTS.map(({ name, good }) => {
+    const values = jobs.map((job) => job.result?.[name] ?? null);
+    const equal = good === 0 && jobs.length > 1 && values.every((value) => value === values[0]);
+    return { name, values, best: bestOf(values, good), equal };
+  });
+  return rows.filter(({ values }) => values.some((value) => value !== null));
+}
+
+/** Of values that are all the same, or alone, none is the best. */
+function bestOf(values, good) {
+  const numbers = values.filter(Number.isFinite);
+  const top = Math.max(...numbers.map((value) => value * good));
+  const tells = good !== 0 && new Set(numbers).size > 1;
+  return values.map((value) => tells && Number.isFinite(value) && value * good === top);
+}
+
+// What two runs may differ in besides their gradients and still be held against each other as the two ways.
+const BESIDE_GRADIENTS = /^(preset|verify|priority|labels)(\.|$)/;
+
+/** The first two jobs that differ in their gradients alone, the manual one first; null where there are none. */
+export function twoWays(jobs) {
+  for (const manual of jobs.filter((job) => job.spec.gradients === "manual")) {
+    for (const other of jobs.filter((job) => job.spec.gradients === "autograd")) {
+      const differing = specRows([manual, other]).filter(({ name, equal }) => !equal && !BESIDE_GRADIENTS.test(name));
+      if (differing.length === 1) return [manual.id, other.id];
+    }
+  }
+  return null;
+}
+
+/** |one - other| at the steps that are in both: `{points: [[step, epoch, value]], largest, step}`; null if there are none. */
+export function difference(one, other) {
+  const there = new Map(other.map(([step, , value]) => [step, value]));
+  const both = one.filter(([step, , value]) => value !== null && Number.isFinite(there.get(step)));
+  if (!both.length) return null;
+  const points = both.map(([step, epoch, value]) => [step, epoch, Math.abs(value - there.get(step))]);
+  const [step, , largest] = points.reduce((found, point) => (point[2] > found[2] ? point : found));
+  return { points, largest, step };
+}

@@ -1,0 +1,50 @@
+// What can be done to the job: buttons that the server writes for its state, and keys for them.
+
+import { confirm, toast } from "./dialog.js";
+import { call, newKey, post } from "./http.js";
+import { edit } from "./job-edit.js";
+import { onKeys } from "./keys.js";
+
+const KEYS = { c: "Cancel the job", p: "Pause or resume the job", r: "Retry or reproduce the job", e: "Edit name, priority, labels", d: "Delete the job" };
+
+export class Actions {
+  /** `onChange` is called when the job is no longer what it was. */
+  constructor(root, self, onChange) {
+    Object.assign(this, { root, self, onChange });
+    root.addEventListener("click", (event) => {
+      const button = event.target.closest("[data-action]");
+      if (button) this.press(button);
+    });
+    for (const [key, label] of Object.entries(KEYS)) onKeys(key, label, () => root.querySelector(`[data-key="${key}"]`)?.click());
+  }
+
+  async press(button) {
+    if (button.ariaBusy === "true") return;
+    button.ariaBusy = "true";
+    try {
+      const next = await this.run(button.dataset.action);
+      if (next) return location.assign(next);
+    } catch (problem) {
+      toast(problem.message, { bad: true });
+    } finally {
+      button.ariaBusy = null;
+    }
+    this.onChange();
+  }
+
+  /** Returns where to go from here, or nothing. */
+  async run(action) {
+    if (action === "edit") return edit(this.self);
+    if (action === "delete") return this.remove();
+    const job = await post(`${this.self}/${action}`, undefined, { key: newKey() });
+    return action === "reproduce" ? `/jobs/${job.id}` : null;
+  }
+
+  async remove() {
+    const name = document.querySelector("h1").textContent;
+    const text = "Its log, its curve and its files go with it. This cannot be undone.";
+    if (!(await confirm({ title: `Delete ${name}?`, text, action: "Delete", danger: true }))) return null;
+    await call("DELETE", this.self);
+    return "/";
+  }
+}

@@ -1,0 +1,182 @@
+// The job's two charts: losses on the left; accuracy, learning rate or speed on the right. Points are read once and come
+// one by one from then on.
+
+import { showArticle } from "./job-article.js";
+import { Curve } from "./curve.js";
+import { number, percent } from "./format.js";
+import { get } from "./http.js";
+import { onKeys } from "./keys.js";
+import { sketch } from "./job-sketch.js";
+import { along, smooth, thin } from "./points.js";
+
+const MOST = 3000; // points of a line that a page holds
+const DRAWN_OF = 1500; // what is left of them when there are more
+const PAINT_MS = 200;
+const AXES = { step: "step", epoch: "epoch" };
+const LOSSES = [
+  { metric: "batch_loss", name: "batch loss", colour: 8, width: 1 },
+  { metric: "train_loss", name: "training loss", colour: 1 },
+  { metric: "val_loss", name: "validation loss", colour: 2 },
+  { metric: "test_loss", name: "test loss", colour: 4 },
+];
+const RIGHT = {
+  accuracy: [
+    { metric: "val_accuracy", name: "validation accuracy", colour: 3 },
+    { metric: "test_accuracy", name: "test accuracy", colour: 4 },
+  ],
+  lr: [{ metric: "lr", name: "learning rate", colour: 5 }],
+  examples_per_second: [{ metric: "examples_per_second", name: "examples a second", colour: 6 }],
+};
+const WRITE = { val_accuracy: (value) => percent(value, 2), test_accuracy: (value) => percent(value, 2), examples_per_second: (value) => number(Number(value.toPrecision(3))) };
+
+export class Charts {
+  constructor(self) {
+    this.self = self;
+    this.series = {};
+    this.early = []; // points that came before those that were there
+    this.loss = new Curve(document.getElementById("loss-chart"), { name: "Loss", x: "step", y: "loss" });
+    this.right = new Curve(document.getElementById("right-chart"), { name: "Accuracy", x: "step", y: "accuracy" });
+    this.options = { log: false, axis: "step", right: "accuracy", smoothing: 0 };
+    this.says = document.getElementById("curves-state");
+    this.listen();
+    this.load();
+  }
+
+  async load() {
+    this.says.textContent = "Loading the points …";
+    try {
+      this.series = (await get(`${this.self}/metrics`)).series;
+    } catch (problem) {
+      this.says.textContent = problem.message;
+      return;
+    }
+    const { early } = this;
+    this.early = null;
+    early.forEach((point) => this.add(point));
+    const sketches = [
+      sketch(this.loss.place, LOSSES.flatMap((kind) => this.lines(kind))),
+      sketch(this.right.place, RIGHT.accuracy.flatMap((kind) => this.lines(kind))),
+    ];
+    await painted(); // not before does plotly begin, which holds the page for the better part of a second
+    await this.paint();
+    sketches.forEach((remove) => remove());
+  }
+
+  /** A point of the log; one that is there already changes nothing. */
+  add(point) {
+    if (this.early) return void this.early.push(point);
+    for (const [metric, value] of Object.entries(point.metrics)) {
+      const points = (this.series[metric] ??= []);
+      if (points.length && points.at(-1)[0] >= point.step) continue;
+      points.push([point.step, point.epoch, value]);
+      if (points.length > MOST) this.series[metric] = thin(points, DRAWN_OF);
+    }
+    this.paintSoon();
+  }
+
+  /** What is known of the job by now: how many steps an epoch has. */
+  about(job) {
+    const first = !this.job?.progress && job.progress;
+    this.job = job;
+    if (first) this.paintSoon();
+  }
+
+  set(options) {
+    Object.assign(this.options, options);
+    return this.paint();
+  }
+
+  paintSoon() {
+    this.timer ??= setTimeout(() => this.paint(), PAINT_MS);
+  }
+
+  async paint() {
+    clearTimeout(this.timer);
+    this.timer = null;
+    this.showFigures();
+    if (this.early) return;
+    const { log, axis, right } = this.options;
+    const empty = !Object.values(this.series).some((points) => points.length);
+    this.says.textContent = empty ? "No points yet. The first comes after 50 steps, or at the end of the first epoch." : "";
+    const name = document.querySelector(`#right-metric [value="${right}"]`).textContent;
+    this.right.name = name;
+    try {
+      await Promise.all([
+        this.draw(this.loss, LOSSES, { log, x: AXES[axis] }),
+        this.draw(this.right, RIGHT[right], { x: AXES[axis], y: name }),
+      ]);
+    } catch (error) {
+      this.says.textContent = error.message;
+    }
+  }
+
+  async draw(curve, kinds, scale) {
+    const lines = kinds.flatMap((kind) => this.lines(kind));
+    if (curve === this.right && this.options.right === "accuracy") lines.push(...this.articleLine());
+    curve.place.setAttribute("aria-label", `${curve.name}, chart. ${this.words(kinds)}`);
+    curve.lines = lines; // drawn with the scale, not once before and once after
+    await curve.scale(scale);
+  }
+
+  /** A metric's line; smoothed, the points themselves stand pale behind it where there are many. */
+  lines({ metric, name, colour, width }) {
+    const points = this.series[metric] ?? [];
+    const { smoothing } = this.options;
+    if (!points.length) return [];
+    const line = (of, more) => ({ name, colour, ...(width && { width }), dots: of.length < 30, ...this.laidOut(of), ...more });
+    if (!smoothing || points.length < 3) return [line(points)];
+    const raw = metric === "batch_loss" ? [line(points, { faint: true, dots: false })] : [];
+    return [...raw, line(smooth(points, smoothing), { name: `${name}, smoothed` })];
+  }
+
+  articleLine() {
+    const theirs = this.job?.article?.val_accuracy;
+    const perEpoch = this.stepsPerEpoch();
+    if (!theirs || !perEpoch) return [];
+    const points = theirs.map((value, place) => [(place + 1) * perEpoch, place + 1, value]);
+    return [{ name: "the article’s", colour: 8, dash: "dot", dots: points.length < 30, ...this.laidOut(points) }];
+  }
+
+  stepsPerEpoch = () => this.job?.progress && this.job.progress.total_steps / this.job.progress.epochs;
+
+  laidOut(points) {
+    const at = along(this.options.axis, this.job ?? { progress: null });
+    return { x: points.map(([step]) => at(step)), y: points.map(([, , value]) => value) };
+  }
+
+  words(kinds) {
+    const last = kinds.map(({ metric, name }) => [name, metric, this.series[metric]?.at(-1)]).filter(([, , point]) => point);
+    return last.map(([name, metric, [step, , value]]) => `${name} ${write(metric, value)} at step ${step}`).join("; ") || "No points yet.";
+  }
+
+  /** The last points, where there is no result yet; and the article's figures beside them. */
+  showFigures() {
+    for (const place of document.querySelectorAll("[data-last]")) {
+      const point = this.series[place.dataset.last]?.at(-1);
+      if (point) place.textContent = write(place.dataset.last, point[2]);
+    }
+    showArticle(document.getElementById("article"), this.series);
+  }
+
+  listen() {
+    const [log, axis, right, smoothing] = ["log-scale", "along", "right-metric", "smoothing"].map((id) => document.getElementById(id));
+    log.addEventListener("click", () => {
+      log.ariaPressed = String(log.ariaPressed !== "true");
+      this.set({ log: log.ariaPressed === "true" });
+    });
+    axis.addEventListener("change", () => this.set({ axis: axis.value }));
+    right.addEventListener("change", () => this.set({ right: right.value }));
+    smoothing.addEventListener("input", () => {
+      document.getElementById("smoothing-says").textContent = Number(smoothing.value) ? smoothing.value : "off";
+      this.options.smoothing = Number(smoothing.value);
+      this.paintSoon();
+    });
+    for (const button of document.querySelectorAll("[data-png]")) button.addEventListener("click", () => this[button.dataset.png].png());
+    onKeys("l", "Loss on a logarithmic scale", () => log.click());
+  }
+}
+
+/** After the next frame; a page that nobody looks at has none. */
+const painted = () => new Promise((done) => (requestAnimationFrame(() => setTimeout(done)), setTimeout(done, 100)));
+
+const write = (metric, value) => (WRITE[metric] ?? number)(value);

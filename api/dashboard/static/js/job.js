@@ -1,0 +1,101 @@
+// The job page: follows one job by its log and its object, and hands what is new to those who show it.
+
+import { Actions } from "./job-actions.js";
+import { Charts } from "./job-charts.js";
+import { Log } from "./job-log.js";
+import { showMatrix } from "./job-matrix.js";
+import { Parts } from "./job-parts.js";
+import { showProgress } from "./job-progress.js";
+import "./copy.js";
+import { get } from "./http.js";
+import { moment } from "./format.js";
+import { poll } from "./poll.js";
+import { followLog } from "./stream.js";
+
+const ASK_MS = 1500;
+
+const root = document.getElementById("job");
+const self = root.dataset.self;
+const said = document.getElementById("said");
+const parts = new Parts(shown);
+const log = new Log(`${self}/events`);
+const charts = document.getElementById("loss-chart") && new Charts(self);
+let cursor = Number(root.dataset.cursor);
+let status = root.dataset.status;
+let known = null; // the job as it was, without what changes all the time
+let asking = null;
+let unfollow = null;
+
+/** Ask for the job until it has ended; its log comes by a stream meanwhile. */
+function watch() {
+  asking ??= poll(ASK_MS, look);
+  asking.now();
+}
+
+async function look() {
+  let job;
+  try {
+    job = await get(self);
+  } catch (problem) {
+    if (problem.status === 404) return gone();
+    throw problem;
+  }
+  charts?.about(job);
+  showProgress(job.progress);
+  const now = JSON.stringify({ ...job, progress: null });
+  const asWritten = known === null && job.terminal && job.status === status; // by the server: what has ended stays so
+  if (known !== now && !asWritten) await parts.refresh();
+  known = now;
+  say(job);
+  if (job.terminal) rest();
+  else unfollow ??= followLog(`${self}/events`, { after: cursor, onEvent: take, onState: (state) => log.state(state) });
+}
+
+/** It has ended; a retry begins anew. */
+function rest() {
+  asking?.stop();
+  asking = null;
+}
+
+function take({ type, id, data }) {
+  if (id !== null) cursor = Number(id);
+  if (type === "end") {
+    unfollow = null;
+    return watch();
+  }
+  log.add(data);
+  if (type === "metric") charts?.add(data.data);
+  if (type === "status") watch();
+}
+
+/** Screen readers hear of a status that has changed. */
+function say(job) {
+  if (job.status === status) return;
+  status = job.status;
+  said.textContent = `The job is ${status}.`;
+}
+
+function gone() {
+  rest();
+  unfollow?.();
+  document.getElementById("actions").replaceChildren();
+  const notice = document.createElement("p");
+  notice.className = "notice bad";
+  notice.textContent = "This job has been deleted. ";
+  const way = document.createElement("a");
+  way.href = "/";
+  way.textContent = "All jobs";
+  notice.append(way);
+  root.querySelector(".notices").replaceChildren(notice);
+}
+
+/** What scripts add to parts that the server wrote. */
+function shown() {
+  for (const time of document.querySelectorAll("time[data-moment]")) time.textContent = moment(time.dateTime);
+  charts?.showFigures();
+  showMatrix(document.getElementById("matrix"));
+}
+
+new Actions(root, self, watch);
+shown();
+watch();

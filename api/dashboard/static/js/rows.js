@@ -1,0 +1,25 @@
+// The rows of a table that is asked for again and again: what is as before stays, with what one has opened or focused in it.
+
+/** Fill `body` with `row(item)` for each item; `key(item)` says which is which. A row is made anew when its item changes. */
+export function showRows(body, items, { key, row }) {
+  const before = new Map([...body.rows].map((made) => [made.dataset.key, made]));
+  const rows = items.map((item) => {
+    const [name, text] = [String(key(item)), JSON.stringify(item)];
+    const old = before.get(name);
+    if (old?.shown === text) return old;
+    const made = row(item);
+    made.dataset.key = name;
+    made.shown = text;
+    return made;
+  });
+  const focused = body.contains(document.activeElement) && document.activeElement;
+  if (rows.length !== body.rows.length || rows.some((made, i) => made !== body.rows[i])) body.replaceChildren(...rows);
+  if (focused && document.activeElement !== focused) focusAgain(body, focused);
+}
+
+/** A row that moved, or was made anew, has lost the focus: it goes back to what was focused, or what is called the same. */
+function focusAgain(body, before) {
+  const name = (node) => node.ariaLabel || node.textContent;
+  const same = body.contains(before) ? before : [...body.querySelectorAll(before.tagName)].find((node) => name(node) === name(before));
+  same?.focus({ preventScroll: true });
+}

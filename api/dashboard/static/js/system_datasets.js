@@ -1,0 +1,89 @@
+// The data sets on System: what each holds, and a way to delete those that were uploaded.
+
+import { age } from "./age.js";
+import { confirm, element, toast } from "./dialog.js";
+import { number, size } from "./format.js";
+import { call } from "./http.js";
+import { showRows } from "./rows.js";
+
+/** `onGone`: told when one was deleted. */
+export function showDatasets(datasets, onGone) {
+  const table = document.getElementById("datasets");
+  showRows(table.tBodies[0], datasets, { key: ({ id }) => id, row: (dataset) => datasetRow(dataset, onGone) });
+}
+
+function datasetRow(dataset, onGone) {
+  const row = element("tr");
+  row.append(nameCell(dataset), imagesCell(dataset), classesCell(dataset.classes));
+  for (const count of [dataset.train_examples, dataset.test_examples]) row.append(element("td", { className: "number" }, number(count)));
+  row.append(element("td", { className: "number" }, dataset.size_bytes === null ? "–" : size(dataset.size_bytes)));
+  const added = element("td", { className: "nowrap" });
+  if (dataset.created_at) added.append(age(dataset.created_at), " ago");
+  else added.append(element("span", { className: "muted" }, "built in"));
+  row.append(added, deleteCell(dataset, onGone));
+  return row;
+}
+
+function nameCell({ id, name, description, source, missing_files: missing }) {
+  const cell = element("th", { scope: "row" }, name);
+  if (source === "upload") {
+    const line = element("div", { className: "row id" });
+    const button = element("button", { type: "button", className: "quiet", ariaLabel: `Copy the id of ${name}` }, "Copy");
+    button.dataset.copy = id;
+    line.append(element("code", {}, id), button);
+    cell.append(line);
+  } else {
+    cell.append(element("div", { className: "muted" }, description));
+  }
+  if (missing.length) cell.append(missingFiles(missing));
+  return cell;
+}
+
+function missingFiles(files) {
+  const folded = element("details", { className: "missing" });
+  const text = files.length === 1 ? "1 file is not here yet" : `${files.length} files are not here yet`;
+  folded.append(element("summary", { className: "warn" }, text));
+  folded.append(element("p", { className: "help muted" }, "The first job downloads them, unless GRADQ_DOWNLOAD is false; or put them below GRADQ_DATA_DIR:"));
+  const list = element("ul");
+  for (const file of files) list.append(element("li", { className: "mono" }, file));
+  folded.append(list);
+  return folded;
+}
+
+function imagesCell({ shape: [channels, height, width], dtype }) {
+  const cell = element("td", { className: "nowrap" }, `${width} × ${height}`);
+  const colours = { 1: "grey", 3: "RGB" }[channels] ?? `${channels} channels`;
+  cell.append(element("div", { className: "muted" }, `${colours}, ${dtype}`));
+  return cell;
+}
+
+function classesCell(classes) {
+  const cell = element("td");
+  const folded = element("details");
+  folded.append(element("summary", {}, number(classes.length)), element("p", { className: "classes" }, classes.join(", ")));
+  cell.append(folded);
+  return cell;
+}
+
+function deleteCell(dataset, onGone) {
+  const cell = element("td", { className: "number" });
+  if (dataset.source !== "upload") return cell;
+  const button = element("button", { type: "button", className: "danger", ariaLabel: `Delete ${dataset.name}` }, "Delete");
+  button.addEventListener("click", () => askAndDelete(dataset, button, onGone));
+  cell.append(button);
+  return cell;
+}
+
+async function askAndDelete({ name, size_bytes: bytes, links }, button, onGone) {
+  const text = `${size(bytes)} of images are removed for good. Jobs that were trained on them stay, with all their files.`;
+  if (!(await confirm({ title: `Delete ${name}?`, text, action: "Delete", danger: true }))) return;
+  button.disabled = true;
+  try {
+    const { freed_bytes: freed } = await call("DELETE", links.self);
+    toast(`${name} is deleted, ${size(freed)} are free again.`);
+    onGone();
+  } catch (problem) {
+    button.disabled = false;
+    toast(`${name} is not deleted: ${problem.message}`, { bad: true });
+  }
+}

@@ -1,0 +1,288 @@
+"""Compare: jobs side by side, from the address or the search box, live, with the difference of the two ways."""
+
+from __future__ import annotations
+
+import csv
+import re
+from typing import Any
+
+import pytest
+from playwright.sync_api import Locator, Page, expect
+from support.service import Service
+from support.waiting import wait_for
+
+SHORT = {"epochs": 2, "architecture": "linear"}
+Job = dict[str, Any]
+
+
+@pytest.fixture(scope="session")
+def pair(service: Service) -> tuple[Job, Job]:
+    """A manual and an autograd job that differ in nothing else."""
+    body = {"seed": 7, "epochs": 6, "batch_size": 16}
+    jobs = [service.submit(**body, name=f"by {way}", gradients=way) for way in ("manual", "autograd")]
+    return tuple(service.wait(job["id"]) for job in jobs)  # type: ignore[return-value]
+
+
+@pytest.fixture(scope="session")
+def other(service: Service) -> Job:
+    """A third one, with another rate and another net."""
+    net = {"type": "mlp", "hidden": [8]}
+    body = {"seed": 7, "epochs": 4, "batch_size": 16, "lr": 0.01, "architecture": net}
+    return service.wait(service.submit(**body, name="small, slow net")["id"])
+
+
+def address(*jobs: Job, **view: str) -> str:
+    return "/compare?" + "&".join([f"job={job['id']}" for job in jobs] + [f"{key}={view[key]}" for key in view])
+
+
+def open_page(page: Page, *jobs: Job, **view: str) -> None:
+    page.goto(address(*jobs, **view))
+    expect(rows(page)).to_have_count(len(jobs))
+    expect(page.locator("#chart .scatterlayer .trace").first).to_be_attached()
+
+
+def rows(page: Page) -> Locator:
+    return page.locator("#table tbody tr")
+
+
+def lines(page: Page) -> dict[str, dict[str, Any]]:
+    """What the chart holds, by the names of its lines."""
+    found: list[dict[str, Any]] = page.evaluate(
+        "document.getElementById('chart').data.map(({name, x, y, yaxis}) => ({name, x: [...x], y: [...y], yaxis}))"
+    )
+    return {line["name"]: line for line in found}
+
+
+def options(page: Page) -> Locator:
+    """What the search box offers."""
+    return page.get_by_role("listbox", name="Jobs that can be added").get_by_role("option")
+
+
+def title_of_x(page: Page) -> Locator:
+    return page.locator("#chart .xtitle")
+
+
+def end_and_delete(service: Service, job: Job) -> None:
+    """Also if it is done already."""
+    if service.http.post(f"/v1/jobs/{job['id']}/cancel").status_code == 202:
+        service.http.delete(f"/v1/jobs/{job['id']}").raise_for_status()
+
+
+class TestTwoWays:
+    def test_their_difference_is_drawn_and_its_largest_said(self, page: Page, pair, service: Service) -> None:
+        open_page(page, *pair)
+        expect(page.locator("#chart .scatterlayer .trace")).to_have_count(3)
+        drawn = lines(page)
+        assert drawn["difference"]["yaxis"] == "y2"
+        curves = [service.series(job["id"])["train_loss"] for job in pair]
+        apart = [abs(a[2] - b[2]) for a, b in zip(*curves, strict=True)]
+        assert drawn["difference"]["y"] == pytest.approx(apart)
+        said = page.locator("#said")
+        expect(said).to_contain_text(f"of the {len(apart)} steps" if max(apart) else f"at the {len(apart)} steps")
+        expect(said).to_contain_text("largest difference" if max(apart) else "no difference")
+
+    def test_it_is_of_any_two_that_one_chooses_and_of_none(self, page: Page, pair, other: Job) -> None:
+        open_page(page, other, *pair)
+        expect(page.get_by_label("Difference of")).to_have_value(pair[0]["id"])
+        page.get_by_label("Difference of").select_option(label=other["name"])
+        expect(page.locator("#said")).to_contain_text(
+            re.compile(f"{other['name']} and by .*largest difference .* at step")
+        )
+        assert f"difference={other['id']}," in page.url
+        page.get_by_label("Difference of").select_option(label="none")
+        expect(page.locator("#said")).to_be_empty()
+        assert "difference=none" in page.url
+        page.reload()
+        expect(page.locator("#chart .scatterlayer .trace")).to_have_count(3)
+        expect(page.get_by_label("Difference of")).to_have_value("")
+
+    def test_jobs_that_differ_in_more_are_not_taken_for_them(self, page: Page, pair, other: Job) -> None:
+        open_page(page, pair[0], other)
+        expect(page.get_by_label("Difference of")).to_have_value("")
+        expect(page.locator("#chart .scatterlayer .trace")).to_have_count(2)
+
+
+class TestTable:
+    def test_shows_what_differs_beside_the_results_and_folds_the_rest(self, page: Page, pair, other, axe, shot) -> None:
+        open_page(page, *pair, other)
+        heads = page.locator("#table thead tr").nth(1)
+        expect(heads).to_contain_text("gradients")
+        expect(heads).to_contain_text("architecture.hidden")
+        expect(heads).not_to_contain_text("optimizer")
+        expect(rows(page).first).to_contain_text("manual")
+        expect(page.locator("#same summary")).to_contain_text("fields are the same in all")
+        page.locator("#same summary").click()
+        expect(page.locator("#same dl")).to_contain_text("optimizer.momentum")
+        expect(page.locator("#same dl")).to_contain_text("devicecpu")
+        axe(page)
+        shot(page, "compare")
+
+    def test_marks_the_best_value_of_each_result(self, page: Page, pair, other: Job) -> None:
+        open_page(page, *pair, other)
+        results = [job["result"] for job in (*pair, other)]
+        assert results[2]["test_loss"] > min(result["test_loss"] for result in results)
+        column = page.locator("#table thead tr").nth(1).locator("th").all_inner_texts().index("test loss")
+        best = min(result["test_loss"] for result in results)
+        for row, result in zip(rows(page).all(), results, strict=True):
+            mark = row.locator("th, td").nth(column).locator(".best")
+            expect(mark).to_have_count(1 if result["test_loss"] == best else 0)
+
+    def test_as_csv_it_has_every_digit(self, page: Page, pair, other: Job) -> None:
+        open_page(page, pair[0], other)
+        with page.expect_download() as download:
+            page.get_by_role("button", name="CSV").click()
+        table = list(csv.DictReader(download.value.path().read_text().splitlines()))
+        assert [row["id"] for row in table] == [pair[0]["id"], other["id"]]
+        assert table[1]["name"] == "small, slow net"
+        assert [float(row["lr"]) for row in table] == [0.1, 0.01]
+        assert [float(row["test_loss"]) for row in table] == [job["result"]["test_loss"] for job in (pair[0], other)]
+
+
+class TestView:
+    def test_curve_scale_axis_and_smoothing_are_chosen_and_kept_in_the_address(self, page: Page, pair) -> None:
+        open_page(page, *pair, difference="none")
+        page.get_by_label("Curve", exact=True).select_option("batch_loss")
+        expect(page.locator("#chart .ytitle")).to_have_text("batch_loss")
+        raw = lines(page)["by manual"]
+        assert raw["x"][:2] == [50, 100]
+        page.get_by_label("logarithmic").check()
+        expect(page).to_have_url(re.compile("scale=log"))
+        wait_for(
+            lambda: page.evaluate("document.getElementById('chart').layout.yaxis.type === 'log'"), 30, "a log axis"
+        )
+        page.get_by_label("across").select_option("epoch")
+        expect(title_of_x(page)).to_have_text("epoch")
+        assert lines(page)["by manual"]["x"][-1] == pytest.approx(
+            raw["x"][-1] / (pair[0]["progress"]["total_steps"] / 6)
+        )
+        page.get_by_label("smoothing").fill("0.9")
+        expect(page).to_have_url(re.compile("smoothing=0.9"))
+        smooth = lines(page)["by manual"]["y"]
+        assert smooth[1] == pytest.approx((0.9 * raw["y"][0] + raw["y"][1]) / 1.9)
+        page.reload()
+        expect(page.locator("#chart .ytitle")).to_have_text("batch_loss")
+        expect(page.get_by_label("logarithmic")).to_be_checked()
+        assert lines(page)["by manual"]["y"] == smooth
+
+    def test_seconds_are_those_of_training(self, page: Page, pair) -> None:
+        open_page(page, *pair, across="seconds")
+        expect(title_of_x(page)).to_have_text("seconds of training")
+        drawn = lines(page)
+        for job in pair:
+            assert drawn[job["name"]]["x"][-1] == pytest.approx(job["result"]["training_seconds"])
+
+    def test_the_chart_is_kept_as_a_picture(self, page: Page, pair) -> None:
+        open_page(page, *pair)
+        with page.expect_download() as download:
+            page.get_by_role("button", name="Picture").click()
+        assert download.value.path().read_bytes().startswith(b"\x89PNG")
+
+
+class TestChoice:
+    def test_nothing_chosen_says_how_to_choose(self, page: Page, axe, shot) -> None:
+        page.goto("/compare")
+        expect(page.locator("#empty")).to_contain_text("Choose jobs in the list of jobs")
+        axe(page)
+
+    def test_jobs_are_found_added_and_taken_out_by_the_keyboard_without_a_reload(self, page: Page, pair) -> None:
+        page.goto("/compare")
+        page.evaluate("window.sameDocument = true")
+        page.keyboard.press("/")
+        for job in pair:
+            page.keyboard.type(job["name"])
+            expect(options(page)).to_have_count(1)
+            expect(options(page)).to_contain_text(job["name"])
+            page.keyboard.press("ArrowDown")
+            page.keyboard.press("Enter")
+            expect(rows(page).filter(has_text=job["name"])).to_have_count(1)
+        assert page.url.endswith(address(*pair))
+        page.get_by_role("button", name="Take by manual out").focus()
+        page.keyboard.press("Enter")
+        expect(rows(page)).to_have_count(1)
+        assert page.url.endswith(address(pair[1]))
+        assert page.evaluate("window.sameDocument")
+
+    def test_a_job_that_is_in_already_is_not_offered_and_one_that_is_not_there_is_not_found(
+        self, page: Page, pair, axe, complaints
+    ) -> None:
+        complaints.expect("404")
+        open_page(page, *pair)
+        search = page.get_by_role("combobox", name="Add a job")
+        search.fill(pair[0]["id"])
+        expect(options(page)).to_have_text(["No other job is called so."])
+        axe(page)
+        search.fill("job_" + 32 * "0")
+        expect(options(page)).to_have_text(["No other job is called so."])
+        search.press("Escape")
+        expect(options(page)).to_have_count(0)
+
+    def test_colours_stay_when_another_job_is_taken_out(self, page: Page, pair, other: Job) -> None:
+        open_page(page, *pair, other)
+        swatch = rows(page).filter(has_text=other["name"]).locator(".swatch")
+        before = swatch.get_attribute("style")
+        page.get_by_role("button", name="Take by manual out").click()
+        expect(rows(page)).to_have_count(2)
+        assert swatch.get_attribute("style") == before
+
+    def test_twelve_are_the_most(self, page: Page, service: Service, shot) -> None:
+        jobs = [service.submit(**SHORT, lr=0.02 * (i + 1), seed=i, name=f"rate {i}") for i in range(13)]
+        for job in jobs:
+            service.wait(job["id"])
+        page.goto(address(*jobs))
+        expect(rows(page)).to_have_count(12)
+        expect(page.locator(".toast")).to_contain_text(f"Take one out to add {jobs[12]['id']}")
+        expect(page.locator("#chart .scatterlayer .trace")).to_have_count(12)
+        page.locator(".toast button").click()
+        shot(page, "compare-twelve")
+
+    def test_what_cannot_be_compared_is_named(self, page: Page, pair, service: Service, complaints) -> None:
+        complaints.expect("404")
+        gone = service.wait(service.submit(epochs=1, name="soon gone")["id"])
+        service.http.delete(f"/v1/jobs/{gone['id']}").raise_for_status()
+        page.goto(address(*pair, gone) + "&job=nonsense")
+        expect(page.locator("#wrong")).to_contain_text(
+            f"{gone['id']} is not here: deleted, or a job of another service"
+        )
+        expect(page.locator("#wrong")).to_contain_text("nonsense is no job's id")
+        expect(rows(page)).to_have_count(2)
+        for _ in range(2):
+            page.get_by_role("button", name="Take it out", exact=True).first.click()
+        expect(page.locator("#wrong")).to_be_hidden()
+        assert page.url.endswith(address(*pair))
+
+
+class TestLive:
+    def test_a_running_job_grows_and_its_end_is_told(self, page: Page, pair, service: Service, occupy) -> None:
+        job = occupy(name="long")
+        open_page(page, job, pair[0])
+        row = rows(page).filter(has_text="long")
+        expect(row).to_contain_text("running")
+        points = wait_for(lambda: len(lines(page)["long"]["x"]), 60, "the first point")
+        wait_for(lambda: len(lines(page)["long"]["x"]) > points, 60, "another point")
+        service.cancel(job["id"])
+        expect(row).to_contain_text("cancelled")
+
+    def test_a_job_that_is_deleted_while_one_looks_is_named(
+        self, page: Page, pair, service: Service, complaints, occupy
+    ) -> None:
+        complaints.expect("404")
+        for i in range(2):
+            occupy(name=f"takes slot {i}")
+        gone = service.submit(name="soon deleted", epochs=1)
+        open_page(page, gone, pair[0])
+        expect(rows(page).first).to_contain_text("queued")
+        # between two looks of the page, or it would know that the job has ended and ask no more
+        page.route(f"**/v1/jobs/{gone['id']}", lambda route: (end_and_delete(service, gone), route.continue_()))
+        expect(page.locator("#wrong")).to_contain_text(f"“soon deleted” ({gone['id']}) is not here")
+        expect(rows(page)).to_have_count(1)
+
+    def test_a_job_that_waits_is_compared_too(self, page: Page, service: Service, occupy) -> None:
+        long = [occupy(name=f"takes slot {i}") for i in range(2)]
+        waits = service.submit(name="waits", epochs=1)
+        page.goto(address(waits))
+        expect(rows(page)).to_contain_text(["queued"])
+        expect(page.locator("#none")).to_be_visible()
+        for job in long:
+            service.cancel(job["id"])
+        expect(rows(page)).to_contain_text(["succeeded"])
+        expect(page.locator("#none")).to_be_hidden()
