@@ -210,7 +210,8 @@ def test_sigterm_ends_whatever_is_held_at_once(start_api: Callable[..., Api]) ->
 
 
 CHUNKED = (
-    b"POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Type: %s\r\nTransfer-Encoding: chunked\r\n\r\nZZ\r\n{}\r\n0\r\n\r\n"
+    b"POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Type: %s\r\nTransfer-Encoding: chunked\r\n\r\n"
+    b"ZZ\r\n{}\r\n0\r\n\r\n"
 )
 
 
