@@ -128,7 +128,7 @@ def _reader(job: Job, grey: dict[str, DatasetInfo]) -> Reader:
 
 def _why_not(job: Job, grey: dict[str, DatasetInfo]) -> str | None:
     if job.kind != JobSpec.kind:
-        return "is a gradient check, and trained no net"
+        return f"is a {job.kind.replace('_', ' ')}, and trained no net"
     if job.state != JobState.SUCCEEDED:
         return f"is {jobs.status_of(job)}; a net is there once it has succeeded"
     if job.spec["dataset"] not in grey:

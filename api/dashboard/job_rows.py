@@ -33,7 +33,7 @@ class Row:
     created_at: datetime
     net: str
     way: str  # how it comes to its gradients; of other kinds of jobs, which kind
-    rounds: str  # what it goes through one after the other
+    rounds: str  # what it goes through one after the other: epochs, batches; or its only one
     device: str
     accuracy: float | None
     accuracy_of: str  # the data that it was measured on
@@ -92,7 +92,7 @@ def _row(job: Job, shown: dict[str, Any], glimpse: Glimpse, look: Look | None) -
         created_at=job.created_at,
         net=net_of(job.spec),
         way=job.spec["gradients"] if job.kind == JobSpec.kind else job.kind.replace("_", " "),
-        rounds="epochs" if job.kind == JobSpec.kind else "batches",
+        rounds=_rounds(job),
         device=(shown["attempts"] or [{"device": ""}])[-1]["device"],
         accuracy=glimpse.accuracy if tested is None else tested,
         accuracy_of="validation" if tested is None else "test",
@@ -100,6 +100,11 @@ def _row(job: Job, shown: dict[str, Any], glimpse: Glimpse, look: Look | None) -
         seconds=(job.finished_at - job.started_at).total_seconds() if job.finished_at and job.started_at else None,
         actions=ALLOWED_ACTIONS[shown["status"]],
     )
+
+
+def _rounds(job: Job) -> str:
+    one, many = ("epoch", "epochs") if job.kind == JobSpec.kind else ("batch", "batches")
+    return one if (job.progress or {}).get("epochs") == 1 else many
 
 
 def net_of(spec: dict[str, Any]) -> str:

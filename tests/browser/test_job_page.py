@@ -270,7 +270,9 @@ class TestChanges:
 
 
 class TestOtherJobs:
-    def test_a_gradient_check_shows_both_comparisons_and_no_curve(self, page: Page, service: Service, axe) -> None:
+    def test_a_gradient_check_shows_both_comparisons_and_no_curve(
+        self, page: Page, service: Service, axe, shot
+    ) -> None:
         answer = service.http.post("/v1/gradient-checks", json={"architecture": "mlp", "samples": 5})
         job = service.wait(answer.json()["id"])
         visit(page, job)
@@ -279,6 +281,7 @@ class TestOtherJobs:
         expect(page.locator("#loss-chart")).to_have_count(0)
         expect(page.get_by_role("button", name="Reproduce")).to_have_count(0)
         axe(page)
+        shot(page, "gradient-check")
 
     def test_a_job_that_failed_says_why(self, page: Page, submit, service: Service, axe) -> None:
         job = service.wait(
@@ -288,6 +291,7 @@ class TestOtherJobs:
         visit(page, job)
         expect(page.get_by_role("heading", level=1)).to_have_text("<b>diverges</b>")
         expect(page.locator(".notice.bad")).to_contain_text(job["status_reason"]["detail"])
+        expect(page.locator("#curves-state")).to_contain_text("the job ended before the first")
         page.get_by_label("Level").select_option("errors")
         expect(page.locator("#lines li.error").first).to_be_visible()
         axe(page)

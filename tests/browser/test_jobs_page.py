@@ -197,6 +197,15 @@ class TestViews:
         page.go_back()
         expect(page.locator("#rows tr")).to_have_count(3)
 
+    def test_of_two_views_the_one_asked_for_last_is_shown(self, page: Page, mine, three) -> None:
+        page.goto(mine.page)
+        page.route("**/*status=failed", lambda route: None)  # its answer never comes, or comes too late
+        page.get_by_role("link", name=re.compile("^Failed")).click()
+        with page.expect_event("requestfailed", lambda request: request.url.endswith("status=failed")):
+            page.get_by_role("link", name=re.compile("^Succeeded")).click()
+        page.wait_for_url("**status=succeeded")
+        expect(page.locator("#rows .name a:first-child")).to_have_text(["good-one"])
+
     def test_a_running_job_that_is_to_be_cancelled_is_still_among_the_running(self, page: Page, mine, three) -> None:
         page.goto(mine.page)
         page.get_by_role("link", name=re.compile("^Running")).click()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 from support.service import Service
 
 TWO_LAYER = [
@@ -153,5 +153,24 @@ def test_a_walk_that_waits_says_why_and_its_end_is_seen_without_a_reload(page: P
     page.goto(f"/learn?job={job['id']}")
     expect(page.locator("#why")).to_contain_text("cuda")
     axe(page)
+    service.cancel(job["id"])
+    expect(page.locator("#waiting .status")).to_have_text("cancelled")
+
+
+def test_a_page_that_asked_too_often_waits_on(page: Page, service: Service, complaints) -> None:
+    complaints.expect("429")
+    refusals = []
+
+    def refuse(route: Route) -> None:
+        if refusals:
+            return route.fallback()
+        refusals.append(route.request.url)
+        body = {"status": 429, "code": "rate_limited", "detail": "too often", "errors": []}
+        return route.fulfill(status=429, headers={"Retry-After": "1"}, json=body)
+
+    job = service.http.post("/v1/walks", json={"device": "cuda"}).json()
+    page.route("**/v1/jobs/*?wait=*", refuse)
+    with page.expect_response(lambda answer: answer.status == 429):
+        page.goto(f"/learn?job={job['id']}")
     service.cancel(job["id"])
     expect(page.locator("#waiting .status")).to_have_text("cancelled")

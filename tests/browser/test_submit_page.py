@@ -293,6 +293,15 @@ class TestSending:
         expect(page.locator("#verdict")).to_have_text("Not checked")
         expect(page.get_by_role("button", name="Submit")).to_be_enabled()
 
+    def test_a_service_that_went_away_is_asked_again_by_itself(self, page: Page, complaints) -> None:
+        complaints.expect("net::ERR_CONNECTION_REFUSED")
+        page.route("**/v1/jobs?dry_run=true", lambda route: route.abort("connectionrefused"))
+        page.goto("/submit")
+        expect(page.get_by_role("alert").get_by_text("does not answer")).to_be_visible()
+        page.unroute_all()
+        expect(page.locator("#verdict")).to_have_text("Ready to submit")
+        expect(page.get_by_role("alert").get_by_text("does not answer")).to_have_count(0)
+
     def test_the_keyboard_alone_submits_a_job(self, page: Page, service: Service) -> None:
         page.goto("/submit")
         tab_to(page, "f-epochs")

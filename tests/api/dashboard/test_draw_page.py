@@ -54,6 +54,7 @@ def test_what_cannot_read_is_not_offered_and_is_told_why(client: FlaskClient, ha
         (finished(0.9, dataset=colour), "images are in colour"),
         (finished(0.9, architecture={"type": "torchvision", "name": "resnet18"}), "a torchvision net"),
         (client.post("/v1/gradient-checks", json={}).json["id"], "a gradient check"),
+        (client.post("/v1/walks", json={}).json["id"], "a walk"),
         (hands.submit()["id"], "is queued"),
     ):
         assert offered(client, f"?job={job_id}") == []

@@ -9,6 +9,9 @@ export class Problem extends Error {
   }
 }
 
+/** Deleted, not ours, or wrong: asking again is no use. Of those that are, one only came too often. */
+export const isFinal = ({ status }) => status >= 400 && status < 500 && status !== 429;
+
 const AWAY = { title: "No answer", code: "away", detail: "The service does not answer. Is it running?" };
 
 /**

@@ -12,6 +12,8 @@ import { along, smooth, thin } from "./points.js";
 const MOST = 3000; // points of a line that a page holds
 const DRAWN_OF = 1500; // what is left of them when there are more
 const PAINT_MS = 200;
+const NOT_YET = "No points yet. The first comes after 50 steps, or at the end of the first epoch.";
+const NONE = "There are no points: the job ended before the first.";
 const AXES = { step: "step", epoch: "epoch" };
 const LOSSES = [
   { metric: "batch_loss", name: "batch loss", colour: 8, width: 1 },
@@ -74,11 +76,11 @@ export class Charts {
     this.paintSoon();
   }
 
-  /** What is known of the job by now: how many steps an epoch has. */
+  /** What is known of the job by now: how many steps an epoch has, whether points may still come. */
   about(job) {
-    const first = !this.job?.progress && job.progress;
+    const news = (!this.job?.progress && job.progress) || this.job?.terminal !== job.terminal;
     this.job = job;
-    if (first) this.paintSoon();
+    if (news) this.paintSoon();
   }
 
   set(options) {
@@ -97,7 +99,7 @@ export class Charts {
     if (this.early) return;
     const { log, axis, right } = this.options;
     const empty = !Object.values(this.series).some((points) => points.length);
-    this.says.textContent = empty ? "No points yet. The first comes after 50 steps, or at the end of the first epoch." : "";
+    this.says.textContent = empty ? (this.job?.terminal ? NONE : NOT_YET) : "";
     const name = document.querySelector(`#right-metric [value="${right}"]`).textContent;
     this.right.name = name;
     try {

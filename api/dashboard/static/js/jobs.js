@@ -16,6 +16,7 @@ const rows = () => [...$("rows").children];
 const picked = () => rows().filter((row) => box(row).checked);
 const box = (row) => row.querySelector(".pick input");
 let stop = () => {};
+let reading = new AbortController(); // of another view: one that is asked for later takes its place
 let everything = false; // selected are all jobs that the view would show, page after page
 
 // --- rows that stay true ----------------------------------------------------------------------------------------------
@@ -77,8 +78,8 @@ async function readAnew() {
 
 // --- filters ----------------------------------------------------------------------------------------------------------
 
-async function read(address) {
-  const answer = await request(address, { headers: { Accept: "text/html" } });
+async function read(address, signal) {
+  const answer = await request(address, { headers: { Accept: "text/html" }, signal });
   const page = new DOMParser().parseFromString(await answer.text(), "text/html");
   page.address = answer.url; // where a search led to
   return page;
@@ -86,10 +87,13 @@ async function read(address) {
 
 /** Show another view of the list. */
 async function go(address, { push = true } = {}) {
+  reading.abort();
+  reading = new AbortController();
   let page;
   try {
-    page = await read(address);
+    page = await read(address, reading.signal);
   } catch (problem) {
+    if (problem.name === "AbortError") return;
     location.href = address; // the page itself says what is wrong
     return;
   }

@@ -1,7 +1,7 @@
 // The page Learn: asks for a walk, waits for it, and leads from stage to stage. The numbers come with the page.
 
 import { toast } from "./dialog.js";
-import { clearProblem, get, post, showProblem } from "./http.js";
+import { clearProblem, get, isFinal, post, showProblem } from "./http.js";
 import { onKeys } from "./keys.js";
 
 const HOLD_SECONDS = 20; // of one look at a walk that has not ended
@@ -80,8 +80,8 @@ async function wait(job) {
       if (now.terminal) return location.reload();
       field("why").textContent = now.queue?.reason?.detail ?? "The walk is on its way.";
     } catch (problem) {
-      if (problem.status >= 400 && problem.status < 500) return toast(problem.message, { bad: true });
-      await new Promise((done) => setTimeout(done, 2000));
+      if (isFinal(problem)) return toast(problem.message, { bad: true });
+      await new Promise((done) => setTimeout(done, 1000 * (problem.retryAfter ?? 2)));
     }
   }
 }

@@ -1,7 +1,7 @@
 // News as they come: server-sent events from a cursor on, again after each break, and by polling where no stream is to
 // be had. A page that nobody looks at holds no stream: a browser has six connections for all of its tabs.
 
-import { get, request } from "./http.js";
+import { get, isFinal, request } from "./http.js";
 
 const FIRST_PAUSE_MS = 500;
 const LONGEST_PAUSE_MS = 15000;
@@ -85,9 +85,6 @@ export function follow(address, { onEvent, onState = () => {}, after = null, pol
   run();
   return () => stop(null);
 }
-
-/** Deleted, or not ours: asking again is no use. Of those that are, one only came too often. */
-const isFinal = ({ status }) => status >= 400 && status < 500 && status !== 429;
 
 /** Follow a job's log: `links.events` of the job. Without a stream its pages are read. */
 export function followLog(address, options) {

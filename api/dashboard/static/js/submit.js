@@ -2,11 +2,12 @@
 
 import { toast } from "./dialog.js";
 import { duration, number, size } from "./format.js";
-import { clearProblem, post, showProblem } from "./http.js";
+import { clearProblem, isFinal, post, showProblem } from "./http.js";
 import * as snippets from "./snippets.js";
 import { enliven, read, unsendable } from "./spec_form.js";
 
 const PAUSE_MS = 250; // without a key, before the service is asked
+const AGAIN_SECONDS = 3; // where it gave no verdict
 
 const form = document.getElementById("spec");
 const verdict = document.getElementById("verdict");
@@ -36,13 +37,13 @@ async function check() {
   } catch (error) {
     if (error.name === "AbortError") return;
     showWrong(error);
-    if (error.retryAfter) timer = setTimeout(check, 1000 * error.retryAfter);
+    if (!isFinal(error)) timer = setTimeout(check, 1000 * (error.retryAfter ?? AGAIN_SECONDS));
   }
 }
 
 function refuseUnsendable() {
   const errors = unsendable(form);
-  if (errors.length) throw Object.assign(new Error(), { name: "Problem", errors });
+  if (errors.length) throw Object.assign(new Error(), { name: "Problem", status: 422, errors });
 }
 
 function showCost(found) {
