@@ -66,7 +66,7 @@ def show(job_id: str, query: MetricFilter) -> Response:
     limit = query.max_points or (None if as_csv else JSON_POINTS)
     with services().database.read() as session:
         log_ends = jobs.get(session, job_id).last_seq  # points are lines of the log: where it ends names the curve
-        etag = hashlib.sha1(f"{job_id} {log_ends} {as_csv} {limit} {query.keys} {VERSION}".encode()).hexdigest()
+        etag = hashlib.sha256(f"{job_id} {log_ends} {as_csv} {limit} {query.keys} {VERSION}".encode()).hexdigest()
         known = request.if_none_match.contains_weak(etag)
         series = {} if known else _series(session, job_id)
     if known:
