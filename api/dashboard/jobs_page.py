@@ -5,6 +5,7 @@ The address is the view: its query is that of GET /v1/jobs, and a form that says
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Any
 from urllib.parse import urlencode
 
@@ -76,7 +77,7 @@ def _page(view: View | None, wrong: list[dict[str, str]]) -> Response:
         wrong=wrong,
         groups=[(name, _toggled(given, name), name in _pressed(given)) for name in GROUPS],
         everything=_address({k: v for k, v in given.items() if k not in ("status", "after")}),
-        labels=[(name, _without(given, name)) for name in given if name.startswith(LABELS)],
+        narrowed=list(_narrowed(given)),
         filtered=bool(set(given) - {"limit", "after"}),
         older=older,
         newest=newest,
@@ -110,6 +111,15 @@ def _toggled(given: dict[str, str], group: str) -> str:
     wanted = ",".join(status for name, members in GROUPS.items() if name in pressed for status in members)
     rest = {name: value for name, value in given.items() if name not in ("status", "after")}
     return _address({**rest, **({"status": wanted} if wanted else {})})
+
+
+def _narrowed(given: dict[str, str]) -> Iterator[tuple[str, str, str]]:
+    """(what, which, the view without it): labels and the owner, for which there is no field."""
+    for name, value in given.items():
+        if name.startswith(LABELS):
+            yield "label", f"{name.removeprefix(LABELS)}={value}", _without(given, name)
+        elif name == "owner":
+            yield "owner", value, _without(given, name)
 
 
 def _without(given: dict[str, str], *names: str) -> str:

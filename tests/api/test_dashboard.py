@@ -16,6 +16,7 @@ from api.dashboard import words
 from api.dashboard.sign_in import path_of_ours, sign_in_page
 from api.held import EXTENSION as HELD
 from shared.config import Settings
+from shared.tables import Job
 
 HTML = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
 STREAM = {"Accept": "text/event-stream"}
@@ -123,6 +124,15 @@ class TestViews:
         query = "label.team=vision&name=B*&status=queued&created_after=2020-01-01T00:00:00Z&limit=5"
         assert [job["id"] for job in client.get(f"/v1/jobs?{query}").json["data"]] == [there["id"]]
         assert rows(client.get(f"/?{query}", headers=HTML).text) == [there["id"]]
+
+    @pytest.mark.parametrize(("epochs", "text"), [(1, "1 epoch"), (2, "2 epochs")])
+    def test_one_epoch_is_no_plural(self, client, hands, services, epochs, text):
+        job = hands.submit(epochs=epochs)
+        progress = {"epoch": epochs, "epochs": epochs, "step": 9, "total_steps": 9, "examples_per_second": 1.0}
+        with services.database.write() as session:
+            row = session.get_one(Job, job["id"])
+            row.progress, row.state, row.finished_at = progress, "succeeded", row.created_at
+        assert f">{text}<" in client.get("/", headers=HTML).text
 
     def test_what_the_api_refuses_is_said_on_the_page(self, client):
         answer = client.get("/?status=lost&limit=x", headers=HTML)

@@ -70,6 +70,19 @@ class TestLive:
             "([id, first]) => Number(document.querySelector(`#${id} progress`).value) > first", arg=[job["id"], first]
         )
 
+    def test_on_a_phone_its_numbers_stand_beside_each_other(self, page: Page, mine, service: Service) -> None:
+        job = mine(name="ended early", **LONG)
+        page.set_viewport_size({"width": 360, "height": 740})
+        page.goto(mine.page)
+        loss, progress = (row(page, job).locator(part) for part in (".loss span", ".progress .muted"))
+        expect(loss).to_be_visible()
+        service.cancel(job["id"])
+        expect(progress).to_contain_text("of 10\u2009000 epochs in")
+        left, right = loss.bounding_box(), progress.bounding_box()
+        assert left
+        assert right
+        assert left["x"] + left["width"] <= right["x"]
+
     def test_a_queued_job_says_where_it_stands_and_why_it_waits(self, page: Page, mine) -> None:
         for number in range(2):
             mine(name=f"takes slot {number}", **LONG)
