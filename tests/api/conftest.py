@@ -42,7 +42,7 @@ def quietly() -> Iterator[None]:
         structlog.configure(**before)
 
 
-@pytest.fixture(autouse=True, scope="package")
+@pytest.fixture(autouse=True, scope="module")
 def quiet_log() -> Iterator[None]:
     """For those of whole modules too."""
     with quietly():

@@ -143,7 +143,7 @@ def test_docker_compose(clone: Clone):
     commands = runnable(block(DOCKER)).splitlines()
     for command in [command for command in commands if not command.startswith("docker ")]:
         clone.shell(command)
-    assert len(list((clone.folder / "secrets").iterdir())) == 4
+    assert len(list((clone.folder / "secrets").iterdir())) == 5  # four passwords and addresses, and an admin token
     for name in (clone.folder / ".env").read_text().strip().removeprefix("COMPOSE_FILE=").split(":"):
         assert (clone.folder / name).exists()
     if (
