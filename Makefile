@@ -1,6 +1,6 @@
 # The commands of this repository. Everything happens in .venv; nothing needs root.
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint check contract faults fuzz bench pictures clean
+.PHONY: help install demo test test-long lint check contract faults fuzz bench pictures clean
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -12,10 +12,11 @@ export PYTHON
 
 help:
 	@echo "make demo      install, train twice (gradients by hand, autograd), show the results"
-	@echo "make test      install, run the whole test suite"
+	@echo "make test      install, run the test suite: under ten minutes on two cores"
+	@echo "make test-long install, run the tests that take long: kills, faults, restores, random calls, training"
 	@echo "make install   make .venv; the command is .venv/bin/gradq"
 	@echo "make lint      format, lint, types, import contracts, security lint (bandit)"
-	@echo "make check     all of lint, then the tests: what CI runs"
+	@echo "make check     lint, test and test-long: what CI runs"
 	@echo "make contract  thousands of random calls against a live service, on both databases: the OpenAPI document holds"
 	@echo "make faults    a campaign of faults against the real parts: SEED=7 FAULTS=200 DATABASE=sqlite or postgresql"
 	@echo "make fuzz      ten thousand random and mutated bodies against a live API: SEED=7"
@@ -30,7 +31,10 @@ demo: $(RUNTIME)
 
 # four at once on any machine, also where there are two cores: much of a test's time is waiting for processes
 test: $(DEV)
-	@$(PY) -m pytest -n 4 --dist worksteal
+	@$(PY) -m pytest -n 4 --dist worksteal -m "not long"
+
+test-long: $(DEV)
+	@$(PY) -m pytest -n 4 --dist worksteal -m long
 
 lint: $(DEV)
 	$(VENV)/bin/ruff format --check .
@@ -39,7 +43,7 @@ lint: $(DEV)
 	$(VENV)/bin/lint-imports
 	$(VENV)/bin/bandit --quiet --configfile pyproject.toml --recursive api shared worker gradq
 
-check: lint test
+check: lint test test-long
 
 contract: $(DEV)
 	@GRADQ_CONTRACT=full $(PY) -m pytest tests/contract -s

@@ -17,7 +17,7 @@ from redis.retry import Retry
 from support.compose import Composed
 from support.waiting import wait_for
 
-pytestmark = [pytest.mark.postgres, pytest.mark.redis]
+pytestmark = [pytest.mark.long, pytest.mark.postgres, pytest.mark.redis]
 
 ARTIFACTS = {
     *("model.safetensors", "model.json", "loss_curve.png", "loss_curve.svg", "metrics.csv", "metrics.json"),

@@ -17,6 +17,8 @@ from pathlib import Path
 import pytest
 from support.service import Service
 
+pytestmark = pytest.mark.long
+
 HERE = Path(__file__).parent
 FULL = os.environ.get("GRADQ_CONTRACT") == "full"
 CASES, EXAMPLES, CHAINS = (3000, 40, 500) if FULL else (150, 1, 12)  # examples of each call; chains of several

@@ -15,6 +15,8 @@ import psutil
 import pytest
 from support.service import GRADQ, Service, assert_whole_curve
 
+pytestmark = pytest.mark.long
+
 SMALL: dict[str, Any] = {"architecture": "linear", "epochs": 1}
 LONG: dict[str, Any] = {  # some 3 s of training on digits; while a backup is made, it crawls
     "architecture": "mlp",

@@ -16,6 +16,8 @@ import pytest
 from support.service import Service, assert_whole_curve
 from support.waiting import wait_for
 
+pytestmark = pytest.mark.long
+
 # some 3 s of training on digits, a checkpoint every 0.3 s
 LONG: dict[str, Any] = {
     "architecture": "mlp",

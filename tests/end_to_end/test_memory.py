@@ -10,6 +10,8 @@ import pytest
 from support.memory import MemoryGroup
 from support.service import Service
 
+pytestmark = pytest.mark.long
+
 MEGABYTE = 1 << 20
 ADDRESSES = 2048 * MEGABYTE  # what a process may ask for
 GROUP_BYTES = 1200 * MEGABYTE  # what a worker and all its trainers may use

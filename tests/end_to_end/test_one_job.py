@@ -129,6 +129,7 @@ def test_mnist_mlp_by_hand_and_by_autograd(with_mnist: Service) -> None:
         assert a == pytest.approx(b, rel=1e-4)
 
 
+@pytest.mark.long
 @pytest.mark.mnist
 @pytest.mark.timeout(420)
 def test_mnist_cnn_in_two_epochs(with_mnist: Service) -> None:

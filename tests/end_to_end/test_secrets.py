@@ -29,7 +29,7 @@ MARKS = [
     for spelling in (word, quote(word, safe=""), quote(word), base64.b64encode(word.encode()).decode(), word[:5])
 ]
 
-pytestmark = [pytest.mark.postgres, pytest.mark.redis]
+pytestmark = [pytest.mark.long, pytest.mark.postgres, pytest.mark.redis]
 
 
 class Guarded(Service):

@@ -161,6 +161,7 @@ def test_the_worker_that_leads_forgets_answers_whose_time_is_over(steady: Servic
     assert "Idempotent-Replayed" not in dry_run().headers
 
 
+@pytest.mark.long
 def test_a_trainer_that_does_not_listen_is_paused_by_force_and_begins_again(steady: Service) -> None:
     job_id = steady.submit(**{**SHORT, "epochs": 30}, batch_size=1, max_attempts=1)["id"]
     trainer = steady.trainer(job_id)
@@ -172,6 +173,7 @@ def test_a_trainer_that_does_not_listen_is_paused_by_force_and_begins_again(stea
     assert steady.wait(job_id)["status"] == "succeeded"
 
 
+@pytest.mark.long
 def test_a_worker_that_is_killed_while_it_pauses_leaves_a_paused_job(service: Service) -> None:
     service.worker.stop()
     service.start_worker(env={"GRADQ_GRACE_SECONDS": "60"})

@@ -53,7 +53,7 @@ def used(folder: Path) -> int:
     total = 0
     for path in folder.rglob("*") if folder.exists() else ():
         with suppress(OSError):
-            total += path.stat().st_size
+            total += 0 if path.is_dir() else path.stat().st_size  # an empty folder has a size as well
     return total
 
 

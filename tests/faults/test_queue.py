@@ -20,6 +20,8 @@ from shared.database import Database
 from shared.states import TERMINAL
 from shared.tables import Attempt, EventRow, Job
 
+pytestmark = pytest.mark.long
+
 QUEUED = int(os.environ.get("QUEUED", "24"))
 SECONDS = 60 + 4 * QUEUED  # to end them all, on a machine that has other things to do
 

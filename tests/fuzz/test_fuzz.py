@@ -22,6 +22,8 @@ from hypothesis import HealthCheck, Phase, given
 from hypothesis import strategies as st
 from support.service import Service
 
+pytestmark = pytest.mark.long
+
 FULL = os.environ.get("GRADQ_FUZZ") == "full"
 JOBS, UPLOADS = (6000, 4000) if FULL else (300, 200)
 TRAINED_JOBS, TRAINED_SETS = (200, 60) if FULL else (6, 3)  # at least, of those that were taken

@@ -115,6 +115,7 @@ def assert_ends_with_all_its_parts(service: Up, number: signal.Signals) -> None:
     assert service.said()[-1] == "stopped"
 
 
+@pytest.mark.long
 def test_a_job_under_way_is_queued_at_the_end_and_goes_on_at_the_next_start(up):
     service = up()
     with service.wait_until_ready() as client:
@@ -156,6 +157,7 @@ def assert_refuses_a_second(first: Up) -> None:
     assert f"pid {first.process.pid}" in second.stderr
 
 
+@pytest.mark.long
 def test_a_second_service_in_the_same_folder_is_refused_and_parts_that_die_are_started_again(up):
     service = up()
     with service.wait_until_ready() as client:
