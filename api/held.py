@@ -6,6 +6,7 @@ import re
 import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Annotated
 
@@ -21,6 +22,7 @@ from shared.errors import TooManyStreams
 
 EXTENSION = "gradq.held"
 LONGEST_SECONDS = 60
+SHARE = 0.75  # of the places, for one owner: whatever he does, others can wait too
 TOKEN_SECONDS = 3.0  # between two looks whether the token of a held request is still good
 PREFERENCE = re.compile(r'\s*wait\s*=\s*"?(\d{1,9})"?\s*(;.*)?', re.IGNORECASE)
 
@@ -46,15 +48,27 @@ class Held:
     def __init__(self, settings: Settings, database: Database) -> None:
         self.watcher = Watcher(database, settings.lease_seconds)
         self._database = database
-        self._free = threading.BoundedSemaphore(settings.held_requests)
+        self._places = settings.held_requests
+        self._of_one_owner = max(1, round(self._places * SHARE))
+        self._taken: Counter[str | None] = Counter()  # by owner
+        self._lock = threading.Lock()
 
     def place(self) -> Place | None:
-        """A place for this request, which has to leave it again; None: all are taken."""
-        if not self._free.acquire(blocking=False):
-            return None
+        """A place for this request, which has to leave it again; None: all are taken, or all of this owner's share."""
         who = auth.principal()
+        with self._lock:
+            share = self._places if who.owner is None else self._of_one_owner
+            if self._taken.total() >= self._places or self._taken[who.owner] >= share:
+                return None
+            self._taken[who.owner] += 1
         good = (lambda: auth.is_still_good(who, self._database)) if who.can_end else None
-        return Place(self.watcher, self._free.release, clients.of_this_request(), good)
+        return Place(self.watcher, lambda: self._leave(who.owner), clients.of_this_request(), good)
+
+    def _leave(self, owner: str | None) -> None:
+        with self._lock:
+            self._taken[owner] -= 1
+            if not self._taken[owner]:
+                del self._taken[owner]
 
 
 class Place:

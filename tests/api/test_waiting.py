@@ -298,6 +298,37 @@ class TestPlaces:
         assert "Retry-After" not in answer.headers
 
 
+class TestShares:
+    @pytest.fixture
+    def settings(self, settings: Settings) -> Settings:
+        return settings.model_copy(update={"held_requests": 4})
+
+    def test_one_owner_leaves_a_quarter_of_the_places_to_others(self, app, database):
+        anna, bert = (bearer(token_for(database, owner, "submit")) for owner in ("anna", "bert"))
+        held: Held = app.extensions[EXTENSION]
+
+        def place(headers: dict[str, str]) -> Any:
+            with app.test_request_context("/v1/whoami", headers=headers):
+                app.preprocess_request()
+                return held.place()
+
+        of_anna = [place(anna) for _ in range(4)]
+        assert [found is not None for found in of_anna] == [True, True, True, False]
+        of_bert = place(bert)
+        assert of_bert is not None
+        assert place(bert) is None, "all four are taken"
+        of_bert.leave()
+        assert place(anna) is None
+        of_anna[0].leave()
+        assert place(anna) is not None
+
+    def test_where_nobody_is_asked_who_he_is_all_places_are_his(self, app):
+        held: Held = app.extensions[EXTENSION]
+        with app.test_request_context("/v1/whoami"):
+            app.preprocess_request()
+            assert [held.place() is not None for _ in range(5)] == [True, True, True, True, False]
+
+
 class TestWatcher:
     def test_nobody_waits_and_nothing_is_asked(self, ask, hands, held, monkeypatch):
         job = hands.submit()
