@@ -13,7 +13,7 @@ export PYTHON
 help:
 	@echo "make demo      install, train twice (gradients by hand, autograd), show the results"
 	@echo "make test      install, run the test suite: under ten minutes on two cores"
-	@echo "make test-long install, run the tests that take long: kills, faults, restores, random calls, training"
+	@echo "make test-long install, run the tests that take long: kills, restores, random calls, training"
 	@echo "make install   make .venv; the command is .venv/bin/gradq"
 	@echo "make lint      format, lint, types, import contracts, security lint (bandit)"
 	@echo "make check     lint, test and test-long: what CI runs"

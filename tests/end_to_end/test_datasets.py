@@ -7,6 +7,7 @@ import time
 import zipfile
 
 import numpy as np
+import pytest
 from PIL import Image
 from support.service import Service
 
@@ -27,6 +28,7 @@ def many_pngs() -> bytes:
     return file.getvalue()
 
 
+@pytest.mark.long
 def test_forty_thousand_pngs_are_uploaded_and_trained_on_in_well_under_a_minute(steady: Service) -> None:
     content = many_pngs()
     started = time.monotonic()

@@ -10,8 +10,6 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.long
-
 TESTS = Path(__file__).parents[1]
 SECONDS = 420
 SHORT = ["--faults", "20", "--jobs", "12", "--kinds", "3"]

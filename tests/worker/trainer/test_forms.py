@@ -139,7 +139,7 @@ def test_every_form_of_every_net_answers_as_torch_does(exported, net):
 
 
 @pytest.mark.mnist
-@pytest.mark.parametrize("net", ["mlp", "cnn"])
+@pytest.mark.parametrize("net", ["mlp", pytest.param("cnn", marks=pytest.mark.long)])
 def test_every_form_labels_all_of_mnist_as_torch_does(exported, mnist_dir, net):
     made = exported(net, dataset="mnist", data_dir=mnist_dir, steps=300)
     assert (made.logits.argmax(1) == made.data.test_labels).float().mean() > 0.9
