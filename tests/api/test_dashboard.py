@@ -177,20 +177,19 @@ class TestStream:
         assert view == ("view", {"ids": [second["id"]], "counts": {"queued": 1, "cancelled": 1}})
         answer.close()
 
-    def test_where_all_places_are_taken_it_is_refused_with_a_time(self, app, client, problem):
-        while app.extensions[HELD]._free.acquire(blocking=False):
-            pass
+    def test_where_all_places_are_taken_it_is_refused_with_a_time(self, app, client, problem, monkeypatch):
+        monkeypatch.setattr(app.extensions[HELD], "_places", 0)
         answer = client.get("/", headers=STREAM)
         problem(answer, 503, "too_many_streams")
         assert answer.headers["Retry-After"]
 
     def test_its_place_is_free_again_when_it_is_closed(self, app, client):
-        before = app.extensions[HELD]._free._value
+        taken = app.extensions[HELD]._taken
         answer = client.get("/", headers=STREAM, buffered=False)
         next(iter(answer.iter_encoded()))
-        assert app.extensions[HELD]._free._value == before - 1
+        assert taken.total() == 1
         answer.close()
-        assert app.extensions[HELD]._free._value == before
+        assert taken.total() == 0
 
     def test_a_query_that_is_refused_is_a_problem(self, client, problem):
         problem(client.get("/?stauts=failed", headers=STREAM), 422, "invalid_query")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import httpx2
 import psutil
+import pytest
 from support.promtool import check, samples
 from support.service import Service
 from support.waiting import wait_for
@@ -19,6 +20,7 @@ def folder_of(server: psutil.Process) -> Path | None:
     return maps[0].parent if maps else None
 
 
+@pytest.mark.long
 def test_two_processes_scraped_in_turn_never_go_backwards(tmp_path: Path) -> None:
     service = Service(tmp_path)
     service.migrate()

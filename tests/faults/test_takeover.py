@@ -28,6 +28,7 @@ def service(tmp_path: Path) -> Iterator[Service]:
     service.close()
 
 
+@pytest.mark.long
 def test_from_a_worker_s_death_to_the_next_attempt_s_first_step_is_a_lease_and_three_seconds(service: Service) -> None:
     took = [seconds_to_take_over(service)]
     while took[-1] > PROMISED_SECONDS and len(took) < TRIES:

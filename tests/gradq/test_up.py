@@ -140,6 +140,7 @@ def test_a_job_under_way_is_queued_at_the_end_and_goes_on_at_the_next_start(up):
     assert again.end() == 0
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux tells a child that its parent died")
 def test_sigkill_leaves_no_child_behind(up):
     service = up()
@@ -191,6 +192,7 @@ def test_the_bundled_broker_serves_where_the_path_has_none_and_ctrl_c_ends_it(up
     assert_ends_with_all_its_parts(service, signal.SIGINT)
 
 
+@pytest.mark.long
 def test_a_long_state_folder_works_and_leaves_nothing_elsewhere(up):
     service = up(state="long-" + "x" * 150)
     with service.wait_until_ready() as client:
@@ -206,6 +208,7 @@ def test_a_long_state_folder_works_and_leaves_nothing_elsewhere(up):
     assert not any(path.exists() for path in short)
 
 
+@pytest.mark.long
 def test_a_part_that_cannot_start_ends_the_attempt_with_its_log(up):
     service = up(GRADQ_ARTIFACTS_URL="nonsense://x")
     assert service.process.wait(200) == 1

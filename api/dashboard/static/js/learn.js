@@ -74,9 +74,9 @@ onKeys("w", "Walk", walk);
 // --- a walk that has not ended ----------------------------------------------------------------------------------------
 
 async function wait(job) {
-  for (;;) {
+  for (let hold = 0; ; hold = HOLD_SECONDS) { // the first look says at once why it waits
     try {
-      const now = await get(`/v1/jobs/${job}?wait=${HOLD_SECONDS}&until=terminal`);
+      const now = await get(`/v1/jobs/${job}?wait=${hold}&until=terminal`);
       if (now.terminal) return location.reload();
       field("why").textContent = now.queue?.reason?.detail ?? "The walk is on its way.";
     } catch (problem) {
