@@ -319,6 +319,7 @@ class TestOtherJobs:
         expect(page.locator("#right-chart .legend")).to_contain_text("the article’s")
 
 
+@pytest.mark.long
 class TestLongLog:
     def test_a_job_of_100_000_points_is_drawn_and_its_log_read_from_the_end(
         self, page: Page, finished, database: Database

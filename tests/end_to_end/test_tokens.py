@@ -38,6 +38,7 @@ def parts() -> Iterator[list[Part]]:
         part.stop(60)
 
 
+@pytest.mark.long
 def test_a_service_on_every_address_asks_everybody_also_on_loopback(tmp_path: Path, parts: list[Part]) -> None:
     state = tmp_path / "state"
     command = [*GRADQ, "up", "--host", "0.0.0.0", "--port", "0"]

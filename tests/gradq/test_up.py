@@ -182,6 +182,7 @@ def answer(client, job_id, holds):
     return job if holds(job) else None
 
 
+@pytest.mark.long
 def test_the_bundled_broker_serves_where_the_path_has_none_and_ctrl_c_ends_it(up, tmp_path):
     empty = tmp_path / "bin"
     empty.mkdir()
