@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import subprocess
 import tempfile
 from pathlib import Path
@@ -29,6 +30,12 @@ class SmallDisk:
                 except OSError as error:
                     if error.errno != errno.ENOSPC:
                         raise
+
+    def leave(self, size: int) -> None:
+        """So many bytes free, a multiple of a page."""
+        self.fill()
+        filler = self.path / FILLER
+        os.truncate(filler, filler.stat().st_size - size)
 
     def free(self) -> None:
         (self.path / FILLER).unlink(missing_ok=True)

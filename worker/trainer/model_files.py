@@ -24,7 +24,10 @@ ACTIVATIONS = (nn.ReLU, nn.Tanh, nn.Sigmoid, nn.GELU)
 def write(folder: Path, spec: JobSpec, data: Data, state: State, report: Report) -> None:
     weights = plain(state.model.state_dict())
     save_file(weights, folder / "model.safetensors")
-    torch.save(weights, folder / "model.pt")
+    with (folder / "model.pt").open(
+        "wb"
+    ) as file:  # of a full disk torch itself says "unexpected pos", a file says ENOSPC
+        torch.save(weights, file)
     if state.best.weights:
         save_file(plain(state.best.weights), folder / "best.safetensors")
     description = describe(state.model, spec, data)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,10 +16,12 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from support.disk import SmallDisk, why_no_disks
 from torch import Tensor, nn
 
 from shared import inference
 from shared.datasets import DATASETS
+from shared.disks import disk_is_full
 from shared.events import Event, Log
 from shared.spec import JobSpec
 from worker.trainer import model_files, onnx_export, parity
@@ -27,6 +30,7 @@ from worker.trainer.data import Data, Normalization, prepare
 from worker.trainer.pixels import to_pixels
 
 CPU = torch.device("cpu")
+PAGE = 4096  # bytes, of a tmpfs
 ACTIVATIONS = ("relu", "tanh", "sigmoid", "gelu")
 NETS: dict[str, Any] = {"linear": {"type": "linear"}}
 for activation in ACTIVATIONS:
@@ -160,6 +164,31 @@ def test_pixels_of_the_data_set_are_labelled_as_the_job_labelled_them(exported):
         answers = model.predict(images)
         assert [answer["label"] for answer in answers] == made.logits.argmax(1).tolist()
         np.testing.assert_allclose([answer["probabilities"] for answer in answers], made.probabilities, atol=1e-5)
+
+
+def test_whichever_file_finds_the_disk_full_says_so(exported, tmp_path):
+    if (why := why_no_disks()) is not None:
+        pytest.skip(f"no small disk: {why}")
+    made = exported("mlp")
+    disk = SmallDisk(tmp_path / "disk", 1)
+    (folder := disk.path / "files").mkdir()
+    found: list[int] = []  # how many files there were when the disk was full
+    try:
+        for pages in range(100):
+            disk.leave(pages * PAGE)
+            try:
+                model_files.write(folder, made.spec, made.data, made.outcome.state, made.events.append)
+                onnx_export.write(folder, made.model, made.data, made.events.append)
+                break
+            except Exception as error:
+                assert disk_is_full(error), repr(error)
+                found.append(len(list(folder.iterdir())))
+            shutil.rmtree(folder)
+            disk.free()
+            folder.mkdir()
+    finally:
+        disk.unmount()
+    assert {max(count, 1) for count in found} == {1, 2, 3, 4, 5}, "each file has met the full disk"
 
 
 def test_the_torch_file_loads_without_code(exported):
