@@ -66,9 +66,7 @@ class Held:
 
     def _leave(self, owner: str | None) -> None:
         with self._lock:
-            self._taken[owner] -= 1
-            if not self._taken[owner]:
-                del self._taken[owner]
+            self._taken -= Counter((owner,))  # which forgets who has none left
 
 
 class Place:

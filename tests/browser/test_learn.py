@@ -150,7 +150,9 @@ def test_weights_that_a_job_has_learnt_bring_their_net_along(page: Page, service
 
 def test_a_walk_that_waits_says_why_and_its_end_is_seen_without_a_reload(page: Page, service: Service, axe) -> None:
     job = service.http.post("/v1/walks", json={"device": "cuda"}).json()
-    page.goto(f"/learn?job={job['id']}")
+    with page.expect_request(re.compile(rf"/{job['id']}\?wait=")) as first:
+        page.goto(f"/learn?job={job['id']}")
+    assert "wait=0&" in first.value.url, "the first look was held, and the reason with it"
     expect(page.locator("#why")).to_contain_text("cuda")
     axe(page)
     service.cancel(job["id"])

@@ -24,9 +24,7 @@ ACTIVATIONS = (nn.ReLU, nn.Tanh, nn.Sigmoid, nn.GELU)
 def write(folder: Path, spec: JobSpec, data: Data, state: State, report: Report) -> None:
     weights = plain(state.model.state_dict())
     save_file(weights, folder / "model.safetensors")
-    with (folder / "model.pt").open(
-        "wb"
-    ) as file:  # of a full disk torch itself says "unexpected pos", a file says ENOSPC
+    with (folder / "model.pt").open("wb") as file:  # given a path, torch says of a full disk just "unexpected pos"
         torch.save(weights, file)
     if state.best.weights:
         save_file(plain(state.best.weights), folder / "best.safetensors")
