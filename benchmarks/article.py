@@ -27,7 +27,7 @@ from shared.events import Event, Metric
 from shared.presets import PRESETS, Preset
 from shared.spec import JobSpec
 from worker.trainer.job import run_job
-from worker.trainer.loop import Run
+from worker.trainer.run import Run
 
 CLAIM = (
     "two-layer ends within 0.9674 ± 0.006 with epoch losses within 8 % of the article's from the second on; "

@@ -53,7 +53,8 @@ from shared.events import Event, Metric
 from shared.spec import JobSpec
 from worker.trainer import data, device
 from worker.trainer.data import Data
-from worker.trainer.loop import Run, train
+from worker.trainer.loop import train
+from worker.trainer.run import Run
 from worker.trainer.vision import import_torchvision
 
 CLAIM = (
@@ -115,7 +116,7 @@ def ours(gradients: str) -> Contender:
                 points.append(event.values)
 
         deterministic = torch.are_deterministic_algorithms_enabled()
-        device.set_up(spec, problem.prepared.device, torch.get_num_threads())
+        device.set_up(spec.seed, problem.prepared.device, torch.get_num_threads(), spec.deterministic)
         with tempfile.TemporaryDirectory(prefix="gradq-bench-") as folder:
             train(spec, problem.prepared, report, Run(Path(folder)))
         torch.use_deterministic_algorithms(deterministic)  # ours pays for it, the others need not

@@ -25,7 +25,8 @@ from shared.estimate import FLOAT_BYTES, TRAIN_PASSES, weigh
 from shared.events import Event, Log, Metric
 from shared.spec import JobSpec
 from worker.trainer import data, device
-from worker.trainer.loop import Run, train
+from worker.trainer.loop import train
+from worker.trainer.run import Run
 
 CLAIM = "MNIST's cnn reaches 99 % test accuracy; no figure is claimed for the speed"
 CNN = {"type": "cnn", "channels": [32, 64], "hidden": [128], "dropout": 0.25}
@@ -68,7 +69,7 @@ def limits() -> dict[str, float]:
 def case(fields: dict[str, Any], epochs: int, lr: float, settings: Settings, most: dict[str, float]) -> dict[str, Any]:
     spec = JobSpec.parse({**COMMON, **fields, "epochs": epochs, "lr": lr, "seed": 7})
     where = device.choose("cuda")
-    device.set_up(spec, where, threads=1)
+    device.set_up(spec.seed, where, 1, spec.deterministic)
     prepared = data.prepare(spec, settings.datasets_dir, settings.download, where)
     points: list[Metric] = []
     said: list[str] = []

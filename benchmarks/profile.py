@@ -61,7 +61,7 @@ def main() -> None:
         publish("profile", CLAIM, {"skipped": {"all": "MNIST is not here"}}, save=False)
         return
     spec, cpu = spec_of(asked.gradients, seed=1), torch.device("cpu")
-    device.set_up(spec, cpu, asked.threads)
+    device.set_up(spec.seed, cpu, asked.threads, spec.deterministic)
     prepared = data.prepare(spec, settings.datasets_dir, settings.download, cpu)
     step = Step(spec, State(spec, prepared.info, cpu), build_loss(spec.loss), prepared.train.order, lambda _: None)
     steps = len(prepared.train.order)

@@ -20,7 +20,8 @@ from shared.events import Event
 from shared.spec import JobSpec
 from worker.trainer import data, device
 from worker.trainer.job import run_job
-from worker.trainer.loop import Run, train
+from worker.trainer.loop import train
+from worker.trainer.run import Run
 
 LEAST = 6.0
 CLAIM = f"at least {LEAST:g} jobs a second end to end, all files written"
@@ -52,7 +53,7 @@ def in_process(count: int, files: bool) -> float:
                 run_job(spec, run, hear_nothing, data_dir=Path(folder), download=False, threads=1)
             else:
                 where = device.choose(spec.device)
-                device.set_up(spec, where, threads=1)
+                device.set_up(spec.seed, where, 1, spec.deterministic)
                 train(spec, data.prepare(spec, Path(folder), False, where), hear_nothing, run)
             took.append(time.perf_counter() - started)
     return summary(took[1:], digits=4)["median"]

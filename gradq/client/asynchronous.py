@@ -14,13 +14,14 @@ import httpx2
 
 from gradq.client import curve, downloads, events, images, notebook, waiting
 from gradq.client.blocking import ANSWER_SECONDS, RETRIES, address, calls_over
-from gradq.client.calls import WHOLE, Action, Calls, Json, Part, Points
+from gradq.client.calls import WHOLE, Calls
 from gradq.client.events import Event, EventType
 from gradq.client.images import Predictions
 from gradq.client.job import MODEL_FILES, changes
 from gradq.client.job_view import JobView
 from gradq.client.problems import JobFailed, WaitTimeout
 from gradq.client.transport import Awaiting, options
+from gradq.client.types import Action, Json, Part, Points
 
 if TYPE_CHECKING:
     from torch import nn

@@ -9,11 +9,12 @@ from typing import Any, Self
 
 import httpx2
 
-from gradq.client.calls import Action, Calls, Json, Part
+from gradq.client.calls import Calls
 from gradq.client.job import Job
 from gradq.client.problems import Unreachable
 from gradq.client.sender import Retries, Sender
 from gradq.client.transport import Blocking, Transport, finish, iterate, options
+from gradq.client.types import Action, Json, Part
 
 DEFAULT_URL = "http://127.0.0.1:8080"
 ANSWER_SECONDS = 30.0

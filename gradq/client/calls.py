@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import IO, Any, Literal, TypeAlias
+from typing import IO, Any
 from urllib.parse import quote
 from uuid import uuid4
 
@@ -18,11 +18,7 @@ from gradq.client.problems import ApiError, NotFound, Unreachable
 from gradq.client.sender import Sender, json_of, retry_after
 from gradq.client.spec_json import as_json
 from gradq.client.transport import Request
-
-Json: TypeAlias = dict[str, Any]
-Points: TypeAlias = list[list[Any]]  # [[step, epoch, value], …]
-Part: TypeAlias = str | Path | tuple[str, IO[bytes]]  # of an upload: a path, or (file name, open file)
-Action: TypeAlias = Literal["cancel", "pause", "resume", "retry", "delete"]
+from gradq.client.types import Json, Part, Points
 
 PAGE = 100  # the most jobs that a page holds
 BULK = 1000  # the most jobs that one bulk call steers

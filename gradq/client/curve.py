@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from gradq.client.calls import Points
+from gradq.client.types import Points
 
 
 def table(series: Mapping[str, Points]) -> dict[str, list[Any]]:

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import IO, Any
 from urllib.parse import quote
 
-from gradq.client.calls import Calls, Json, path_of
+from gradq.client.calls import Calls, path_of
 from gradq.client.problems import ApiError, BadAnswer, ClientError, NotFound, Unreachable
 from gradq.client.sender import Tries
 from gradq.client.transport import Request, Stream
+from gradq.client.types import Json
 
 IDENTITY = {"Accept": "*/*", "Accept-Encoding": "identity"}  # a range is one of the bytes that the sha256 is of
 

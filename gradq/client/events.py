@@ -13,10 +13,11 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self, TypeAlias, cast
 
-from gradq.client.calls import Calls, Json, path_of
+from gradq.client.calls import Calls, path_of
 from gradq.client.problems import ApiError, BadAnswer, ClientError, NotAcceptable, ServiceUnavailable, Unreachable
 from gradq.client.sender import Tries
 from gradq.client.transport import Request
+from gradq.client.types import Json
 from gradq.client.waiting import HOLD_SECONDS, PATIENCE_SECONDS, POLL_SECONDS, refuses_to_hold, was_held
 
 EventType: TypeAlias = Literal["status", "metric", "log", "checkpoint", "artifact", "warning"]

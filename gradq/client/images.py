@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gradq.client.calls import Json
+from gradq.client.types import Json
 
 NPZ = "application/octet-stream"
 PNG_MODES = ("1", "L", "LA", "I;16", "P", "RGB", "RGBA")

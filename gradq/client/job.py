@@ -8,12 +8,13 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Self
 
 from gradq.client import curve, downloads, events, images, notebook, waiting
-from gradq.client.calls import WHOLE, Calls, Json, Points
+from gradq.client.calls import WHOLE, Calls
 from gradq.client.events import Event, EventType
 from gradq.client.images import Predictions
 from gradq.client.job_view import JobView
 from gradq.client.problems import ClientError, JobFailed, WaitTimeout
 from gradq.client.transport import finish, iterate
+from gradq.client.types import Json, Points
 
 if TYPE_CHECKING:
     from torch import nn

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from gradq.client.calls import Json
+from gradq.client.types import Json
 
 
 class JobView(Mapping[str, Any]):

@@ -22,10 +22,9 @@ ClientError
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from gradq.client.job_view import JobView
+from gradq.client.job_view import JobView
 
 
 class ClientError(Exception):

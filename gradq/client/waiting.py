@@ -6,9 +6,10 @@ import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
-from gradq.client.calls import Calls, Json, Look
+from gradq.client.calls import Calls, Look
 from gradq.client.problems import ApiError, ClientError
 from gradq.client.sender import Tries
+from gradq.client.types import Json
 
 HOLD_SECONDS = 30.0  # of one held request: below the minute after which proxies hang up
 PATIENCE_SECONDS = 60.0  # how long a service may be away in the middle of a wait

@@ -19,7 +19,7 @@ from support.people import client_for
 from api.dashboard.learn_page import TITLES, power, short
 from shared.spec import WalkSpec
 from shared.states import JobState
-from worker.trainer.loop import Run
+from worker.trainer.run import Run
 from worker.trainer.walk import run_walk
 
 SUMMED = {"type": "cross_entropy", "reduction": "sum"}

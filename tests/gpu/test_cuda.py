@@ -9,7 +9,8 @@ from shared.events import Log
 from shared.spec import JobSpec
 from worker.trainer import batches, data, device, step
 from worker.trainer.job import run_job
-from worker.trainer.loop import Run, StopRequested, train
+from worker.trainer.loop import train
+from worker.trainer.run import Run, StopRequested
 
 pytestmark = [
     pytest.mark.gpu,
@@ -31,7 +32,7 @@ def spec_of(**fields):
 def run(spec, folder, resume=None, stop_at=None, said=None):
     """One attempt on the GPU; the weights that it ends with. `said` receives the log's lines."""
     cuda, events, asked = device.choose(spec.device), [], [0]
-    device.set_up(spec, cuda, threads=1)
+    device.set_up(spec.seed, cuda, 1, spec.deterministic)
 
     def stop():
         asked[0] += 1

@@ -62,11 +62,12 @@ def _train(pipe: Connection, spec_json: dict[str, Any], folder: str, die_at: int
     import torch
 
     from worker.trainer import data, device
-    from worker.trainer.loop import Run, train
+    from worker.trainer.loop import train
     from worker.trainer.results import weights_sha256
+    from worker.trainer.run import Run
 
     spec, cpu = JobSpec.model_validate(spec_json), torch.device("cpu")
-    device.set_up(spec, cpu, threads=1)
+    device.set_up(spec.seed, cpu, 1, spec.deterministic)
     resume = newest(Path(folder))
     steps = [int(resume.stem) if resume else 0]
 

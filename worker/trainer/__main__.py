@@ -14,7 +14,7 @@ from shared.events import Event, Log, Metric
 from shared.spec import JobSpec
 from worker.trainer import mapped
 from worker.trainer.job import run_job
-from worker.trainer.loop import Run
+from worker.trainer.run import Run
 
 
 def show(event: Event) -> None:

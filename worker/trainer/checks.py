@@ -15,23 +15,21 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import count, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from shared.errors import Diverged, GradientCheckFailed
 from shared.events import Log, Progress, Report
-from shared.spec import GradientCheckSpec, JobSpec, WalkSpec
+from shared.spec import GradientCheckSpec
 from worker.trainer import data, device, seeds
 from worker.trainer.architectures import build_model, count_parameters, initialize
 from worker.trainer.comparison import SMALLEST_SCALE, Line, finite
 from worker.trainer.differences import Landscape
 from worker.trainer.gradients import autograd_gradients, manual_gradients
 from worker.trainer.losses import Loss, build_loss
-
-if TYPE_CHECKING:
-    from worker.trainer.loop import Run  # the loop imports this module
+from worker.trainer.run import Run, StopRequested
 
 TOLERANCE = 1e-9  # float64 keeps 16 digits; two right ways differ in the last few of them, a wrong one in the first
 SLOPE_TOLERANCE = 1e-6  # a finite difference keeps 9 to 12 digits
@@ -209,10 +207,9 @@ def run_check(
     `uploaded`: the folder of a data set that is not built in.
     Raises GradientCheckFailed, or StopRequested between two parameters.
     """
-    job = training_like(spec)
-    where = device.choose(job.device)
-    device.set_up(job, where, threads)
-    prepared = data.prepare(job, data_dir, download, where, uploaded)
+    where = device.choose(spec.device)
+    device.set_up(spec.seed, where, threads)
+    prepared = data.prepare(spec, data_dir, download, where, uploaded)
     model = build_model(spec.architecture, prepared.info.shape, len(prepared.info.classes))
     initialize(model, spec.init, seeds.generator(spec.seed, "init"))
     model.to(where)
@@ -238,12 +235,6 @@ def run_check(
         "device": str(where),
         "environment": device.environment(where),
     }
-
-
-def training_like(spec: GradientCheckSpec | WalkSpec) -> JobSpec:
-    """The training whose first batches are looked at: what data and device want to know of a job."""
-    shared_fields = ("dataset", "init", "loss", "seed", "device", "architecture", "batch_size")
-    return JobSpec.model_validate({name: getattr(spec, name) for name in shared_fields} | {"validation": "test"})
 
 
 def _praise(table: Table) -> str:
@@ -274,8 +265,6 @@ class _Clock:
         self._step()
 
     def heed(self) -> None:
-        from worker.trainer.loop import StopRequested  # the loop imports this module
-
         if self.run.stop():
             raise StopRequested(self.done)
 

@@ -17,13 +17,14 @@ from torch import Tensor
 
 from shared.datasets import DATASETS, DatasetInfo
 from shared.errors import DataError
-from shared.spec import Fraction, JobSpec
+from shared.spec import Fraction, GradientCheckSpec, JobSpec, WalkSpec
 from worker.trainer import cifar, mapped, seeds
 from worker.trainer.augment import Augmenter
 from worker.trainer.batches import ShuffledBatches, TrainingBatches, training_batches
-from worker.trainer.mapped import Images, Mapped, MappedBatches, Normalised, Stored
+from worker.trainer.mapped import Images, Mapped, MappedBatches, Normalised
+from worker.trainer.normalization import Normalization, measure
 
-MEASURED = 1 << 24  # pixels at a time
+AnySpec = JobSpec | GradientCheckSpec | WalkSpec  # prepare() reads dataset, seed and batch_size of each
 IDX_UINT8 = 0x08  # the type byte of the IDX format: http://yann.lecun.com/exdb/mnist
 
 
@@ -36,50 +37,6 @@ class Pixels:
     test_images: Tensor
     test_labels: Tensor
     white: float
-
-
-@dataclass(frozen=True)
-class Normalization:
-    """Per channel, of pixels in [0, 1], over the training split."""
-
-    mean: list[float]
-    std: list[float]
-    white: float
-
-    def apply(self, images: Tensor) -> Tensor:
-        """Pixels (N,C,H,W) from 0 to `white` -> float32 of mean 0 and standard deviation 1 on the training split."""
-        mean = torch.tensor(self.mean).mul_(self.white).view(1, -1, 1, 1)
-        std = torch.tensor(self.std).mul_(self.white).view(1, -1, 1, 1)
-        return images.to(torch.float32, copy=True).sub_(mean).div_(std)
-
-
-def measure(images: Tensor | Stored, white: float) -> Normalization:
-    """Mean and standard deviation of each channel over all pixels of `images`, in float64 and a chunk at a time."""
-    _, channels, height, width = images.shape
-    n = len(images) * height * width  # pixels a channel
-    step = max(1, MEASURED // (channels * height * width))
-
-    def chunks() -> Iterator[Tensor]:
-        return (chunk.transpose(0, 1).flatten(1) for chunk in images.split(step))  # (C, pixels)
-
-    if images[:1].dtype == torch.uint8:
-        # 256 possible values: exact sums from their counts, without a float copy of the data
-        counts = torch.zeros(channels, 256, dtype=torch.int64)
-        for chunk in chunks():
-            counts += torch.stack([torch.bincount(c, minlength=256) for c in chunk])
-        values = torch.arange(256, dtype=torch.float64) / white
-        mean = (counts.double() @ values) / n
-        variance = (counts.double() @ values.square()) / n - mean.square()
-    else:
-        total, squares = torch.zeros(2, channels, dtype=torch.float64)
-        for chunk in chunks():
-            total += (chunk.double() / white).sum(1)
-        mean = total / n
-        for chunk in chunks():
-            squares += (chunk.double() / white).sub_(mean.unsqueeze(1)).square_().sum(1)
-        variance = squares / n
-    std = variance.clamp_min(0).sqrt().clamp_min(1e-8)  # a channel without contrast stays finite, rounding or not
-    return Normalization(mean.tolist(), std.tolist(), white)
 
 
 @dataclass(frozen=True)
@@ -96,7 +53,7 @@ class Data:
     test_labels: Tensor
 
 
-def prepare(spec: JobSpec, data_dir: Path, download: bool, device: torch.device, uploaded: Path | None = None) -> Data:
+def prepare(spec: AnySpec, data_dir: Path, download: bool, device: torch.device, uploaded: Path | None = None) -> Data:
     """Load, normalise and split the spec's data set: `uploaded` is the folder of one that is not built in.
 
     Raises DataError when its files are missing or broken.
@@ -114,7 +71,7 @@ def prepare(spec: JobSpec, data_dir: Path, download: bool, device: torch.device,
     normalization = measure(pixels.train_images, pixels.white)
     images = normalization.apply(pixels.train_images)
     test_images, test_labels = normalization.apply(pixels.test_images).to(device), pixels.test_labels.to(device)
-    train, val = split(len(images), spec)
+    train, val = split(len(images), held_out_fraction(spec), spec.seed)
     order = ShuffledBatches(train, spec.batch_size, spec.seed)
     if len(val):
         val_images, val_labels = images[val].to(device), pixels.train_labels[val].to(device)
@@ -132,12 +89,12 @@ def prepare(spec: JobSpec, data_dir: Path, download: bool, device: torch.device,
     )
 
 
-def prepare_mapped(spec: JobSpec, info: DatasetInfo, folder: Path, device: torch.device) -> Data:
+def prepare_mapped(spec: AnySpec, info: DatasetInfo, folder: Path, device: torch.device) -> Data:
     """The same for a data set that stays on disk: nothing but its labels is in memory."""
     train_images, test_images = mapped.images(folder, info)
     train_labels, test_labels = mapped.labels(folder, info)
     normalization = measure(train_images, info.white)
-    train, val = split(len(train_images), spec)
+    train, val = split(len(train_images), held_out_fraction(spec), spec.seed)
     order = ShuffledBatches(train, spec.batch_size, spec.seed)
     gathered = Mapped(train_images, train_labels, normalization)
     test = Normalised(test_images, None, normalization, device), test_labels.to(device)
@@ -155,19 +112,25 @@ def prepare_mapped(spec: JobSpec, info: DatasetInfo, folder: Path, device: torch
     )
 
 
-def augmenter(spec: JobSpec, normalization: Normalization, device: torch.device) -> Augmenter | None:
-    if not spec.augment:
+def held_out_fraction(spec: AnySpec) -> float:
+    """The share of the training split that is held out: 0 when the test split validates, or nothing is validated."""
+    return spec.validation.fraction if isinstance(spec, JobSpec) and isinstance(spec.validation, Fraction) else 0.0
+
+
+def augmenter(spec: AnySpec, normalization: Normalization, device: torch.device) -> Augmenter | None:
+    """What changes the training images; None where nothing does, as in jobs that only look at gradients."""
+    if not isinstance(spec, JobSpec) or not spec.augment:
         return None
     black = normalization.apply(torch.zeros(1, len(normalization.mean), 1, 1))
     return Augmenter(spec.augment, spec.seed, black.to(device))
 
 
-def split(n: int, spec: JobSpec) -> tuple[Tensor, Tensor]:
-    """Indices of the training and the held-out examples; nothing is held out when the test split validates."""
-    if not isinstance(spec.validation, Fraction):
+def split(n: int, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Indices of the training and of the held-out examples, each ascending; with the fraction 0 none is held out."""
+    if not fraction:
         return torch.arange(n), torch.arange(0)
-    shuffled = torch.randperm(n, generator=seeds.generator(spec.seed, "split"))
-    held_out = round(n * spec.validation.fraction)
+    shuffled = torch.randperm(n, generator=seeds.generator(seed, "split"))
+    held_out = round(n * fraction)
     return shuffled[held_out:].sort().values, shuffled[:held_out].sort().values
 
 

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 
 from shared.errors import TrainingError
-from shared.spec import JobSpec
 from shared.version import VERSION
 from worker.trainer import seeds
 
@@ -37,17 +36,17 @@ def threads_for(flops: float, most: int) -> int:
     return max(1, min(most, int(flops / FLOPS_PER_THREAD)))
 
 
-def set_up(spec: JobSpec, device: torch.device, threads: int) -> None:
+def set_up(seed: int, device: torch.device, threads: int, deterministic: bool = True) -> None:
     """Fix the thread count, the random streams and, if asked for, deterministic kernels."""
     torch.set_num_threads(threads)  # sums are split by thread: the count is part of the result
-    random.seed(seeds.derive(spec.seed, "python"))
-    np.random.seed(seeds.derive(spec.seed, "numpy") % 2**32)
-    torch.manual_seed(seeds.derive(spec.seed, "torch"))
-    torch.use_deterministic_algorithms(spec.deterministic)
+    random.seed(seeds.derive(seed, "python"))
+    np.random.seed(seeds.derive(seed, "numpy") % 2**32)
+    torch.manual_seed(seeds.derive(seed, "torch"))
+    torch.use_deterministic_algorithms(deterministic)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # costs a pass over memory
     if device.type == "cuda":
-        torch.backends.cudnn.deterministic = spec.deterministic
-        torch.backends.cudnn.benchmark = not spec.deterministic
+        torch.backends.cudnn.deterministic = deterministic
+        torch.backends.cudnn.benchmark = not deterministic
         torch.backends.cuda.matmul.allow_tf32 = False  # fp32 means fp32: manual and autograd are compared
         torch.backends.cudnn.allow_tf32 = False
 

@@ -14,7 +14,7 @@ from shared.spec import JobSpec
 from worker.trainer import model_files, onnx_export, parity, pictures
 from worker.trainer.confusion import count, figures
 from worker.trainer.data import Data
-from worker.trainer.loop import Outcome
+from worker.trainer.run import Outcome
 
 FORMATS = ("png", "svg")
 

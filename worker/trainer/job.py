@@ -11,8 +11,9 @@ from shared.estimate import TRAIN_PASSES, weigh
 from shared.events import Report
 from shared.spec import JobSpec
 from worker.trainer import data, device, exports
-from worker.trainer.loop import Run, train
+from worker.trainer.loop import train
 from worker.trainer.results import result_of
+from worker.trainer.run import Run
 
 
 def run_job(
@@ -30,7 +31,7 @@ def run_job(
     `uploaded`: the folder of a data set that is not built in.
     """
     where = device.choose(spec.device)
-    device.set_up(spec, where, threads)
+    device.set_up(spec.seed, where, threads, spec.deterministic)
     prepared = data.prepare(spec, data_dir, download, where, uploaded)
     flops = TRAIN_PASSES * spec.batch_size * weigh(spec.architecture, prepared.info).flops
     torch.set_num_threads(device.threads_for(flops, threads))

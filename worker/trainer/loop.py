@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -16,44 +13,16 @@ from worker.trainer import checkpoint
 from worker.trainer.checkpoint import Checkpointer
 from worker.trainer.checks import verify_step
 from worker.trainer.data import Data
-from worker.trainer.evaluate import Evaluation, evaluate
+from worker.trainer.evaluate import evaluate
 from worker.trainer.losses import Loss, build_loss
 from worker.trainer.meter import WINDOW
 from worker.trainer.progress import EpochClock, ProgressReporter
+from worker.trainer.run import Outcome, Run, StopRequested
 from worker.trainer.schedules import build_schedule
 from worker.trainer.state import State
 from worker.trainer.step import Step
 from worker.trainer.stopping import has_stalled, why_stopped
 from worker.trainer.weights import load_weights
-
-
-class StopRequested(Exception):
-    """Raised at a step boundary after the checkpoint, when `Run.stop` said so."""
-
-    def __init__(self, step: int) -> None:
-        super().__init__(f"stopped at step {step}")
-        self.step = step
-
-
-@dataclass(frozen=True)
-class Run:
-    """What belongs to this attempt and not to the spec: where files go, where to go on from, when to stop."""
-
-    folder: Path
-    resume: Path | None = None
-    reported_step: int = -1  # the log holds the curve up to here; a resumed run reports again from here on
-    stop: Callable[[], bool] = field(default=lambda: False)
-    init_from: Path | None = None  # weights to begin with, where there is no checkpoint to go on from
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """A finished run: its state, its figures on the test split, and what the manual gradients were held against."""
-
-    state: State
-    test: Evaluation
-    gradient_check: dict[str, Any] | None
-    stopped_early: bool
 
 
 def train(spec: JobSpec, data: Data, report: Report, run: Run) -> Outcome:

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from multiprocessing import connection, parent_process
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import psutil
@@ -23,9 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 from shared.datasets import ARRAYS, FACTS, DatasetInfo
 from shared.errors import DataError
 from worker.trainer.batches import Augment, Batch, ShuffledBatches
-
-if TYPE_CHECKING:  # data.py puts both ways together, and imports this page
-    from worker.trainer.data import Normalization
+from worker.trainer.normalization import Normalization
 
 SHARE_OF_MEMORY = 0.25  # that one data set may take as float32; a larger one stays on disk
 CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from shared.events import Log, Report
 from shared.version import VERSION
-from worker.trainer.data import Data, Normalization
+from worker.trainer.data import Data
+from worker.trainer.normalization import Normalization
 
 OPSET, IR_VERSION = 17, 8  # of 2022: read by every runtime that is still about; Gelu is written out for it, with Erf
 MOST_BYTES = 2_000_000_000  # of weights: protobuf holds no more than 2 GiB in one file

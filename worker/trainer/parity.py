@@ -15,9 +15,9 @@ from shared import inference
 from shared.spec import JobSpec
 from worker.trainer.data import Data
 from worker.trainer.evaluate import CHUNK
-from worker.trainer.loop import Outcome
 from worker.trainer.model_files import name_of
-from worker.trainer.pixels import to_pixels
+from worker.trainer.normalization import to_pixels
+from worker.trainer.run import Outcome
 
 MOST_EXAMPLES = 10_000
 PACE = 15e9  # multiplications a second, of numpy on one thread

@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
 
 from worker.trainer.data import Data
-from worker.trainer.pixels import to_pixels
+from worker.trainer.normalization import to_pixels
 
 Array = np.ndarray[Any, Any]
 Picture = Image.Image

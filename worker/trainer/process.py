@@ -32,7 +32,7 @@ from shared.errors import TrainingError
 from shared.events import Event, Failed, Finished, Log, Stopped
 from shared.spec import KINDS, GradientCheckSpec, JobSpec, WalkSpec, Work
 from worker.trainer.job import run_job
-from worker.trainer.loop import Run, StopRequested
+from worker.trainer.run import Run, StopRequested
 
 with contextlib.suppress(ImportError):
     import onnx  # of the extra gradq[onnx]  # noqa: F401

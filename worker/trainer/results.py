@@ -11,7 +11,7 @@ from shared.spec import JobSpec
 from worker.trainer import device
 from worker.trainer.architectures import count_parameters
 from worker.trainer.data import Data
-from worker.trainer.loop import Outcome
+from worker.trainer.run import Outcome
 from worker.trainer.state import Best
 
 

@@ -22,13 +22,13 @@ from shared.events import Log, Progress, Report
 from shared.spec import WalkSpec
 from worker.trainer import data, device, pictures, seeds
 from worker.trainer.architectures import build_model, count_parameters, initialize
-from worker.trainer.checks import TOLERANCE, training_like
+from worker.trainer.checks import TOLERANCE
 from worker.trainer.comparison import SMALLEST_SCALE
 from worker.trainer.data import Data
 from worker.trainer.formulas import formulas_of
-from worker.trainer.loop import Run, StopRequested
 from worker.trainer.losses import build_loss
-from worker.trainer.pixels import to_pixels
+from worker.trainer.normalization import to_pixels
+from worker.trainer.run import Run, StopRequested
 from worker.trainer.stages import AXES, Tensors, by_autograd, by_hand, weights
 from worker.trainer.weights import load_weights
 
@@ -52,10 +52,9 @@ def run_walk(
     `uploaded`: the folder of a data set that is not built in.
     Raises StopRequested before it sets out, and Diverged where something on the way is not finite.
     """
-    job = training_like(spec)
     where = device.choose(spec.device)
-    device.set_up(job, where, threads)
-    prepared = data.prepare(job, data_dir, download, where, uploaded)
+    device.set_up(spec.seed, where, threads)
+    prepared = data.prepare(spec, data_dir, download, where, uploaded)
     model = build_model(spec.architecture, prepared.info.shape, len(prepared.info.classes))
     initialize(model, spec.init, seeds.generator(spec.seed, "init"))
     if run.init_from is not None:

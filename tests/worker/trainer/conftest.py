@@ -16,7 +16,8 @@ from shared.spec import JobSpec
 from worker.trainer import data, device
 from worker.trainer.__main__ import main
 from worker.trainer.data import Data
-from worker.trainer.loop import Outcome, Run, StopRequested, train
+from worker.trainer.loop import train
+from worker.trainer.run import Outcome, Run, StopRequested
 
 CPU = torch.device("cpu")
 
@@ -40,7 +41,7 @@ class Training:
     data: Data = field(init=False)
 
     def prepare(self) -> None:
-        device.set_up(self.spec, CPU, threads=1)
+        device.set_up(self.spec.seed, CPU, 1, self.spec.deterministic)
         self.data = data.prepare(self.spec, Path("nowhere"), False, CPU)
 
     def run(self, resume: Path | None = None, reported_step: int = -1, stop_at: int | None = None) -> Outcome:

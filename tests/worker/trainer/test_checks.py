@@ -17,8 +17,8 @@ from worker.trainer import layers
 from worker.trainer.checks import Sampling, gradient_check, run_check, verify_step
 from worker.trainer.gradients import autograd_gradients
 from worker.trainer.layers import Linear
-from worker.trainer.loop import Run, StopRequested
 from worker.trainer.losses import CrossEntropyLoss, build_loss
+from worker.trainer.run import Run, StopRequested
 
 
 def sampling(elements=3, seed=0):

@@ -13,7 +13,8 @@ from shared.datasets import DATASETS
 from shared.errors import DataError
 from shared.spec import JobSpec
 from worker.trainer import data
-from worker.trainer.data import ShuffledBatches, measure, read_idx, split
+from worker.trainer.data import ShuffledBatches, read_idx, split
+from worker.trainer.normalization import measure
 
 CPU = torch.device("cpu")
 MNIST = DATASETS["mnist"]
@@ -99,17 +100,17 @@ def test_mnist_has_the_mean_and_the_deviation_that_everybody_knows(mnist_dir):
 
 
 def test_a_fraction_of_the_training_split_is_held_out():
-    train, val = split(1000, JobSpec.parse({"seed": 7, "validation": {"fraction": 0.25}}))
+    train, val = split(1000, 0.25, seed=7)
     assert (len(train), len(val)) == (750, 250)
     assert sorted(torch.cat([train, val]).tolist()) == list(range(1000))
 
 
 def test_the_held_out_examples_depend_on_the_seed_alone():
-    def held_out(**fields):
-        return split(1000, JobSpec.parse(fields))[1]
+    def trained_on(**fields):
+        return prepared(**fields).train.order.indices
 
-    assert torch.equal(held_out(seed=7), held_out(seed=7, batch_size=8, lr=1, architecture="cnn"))
-    assert not torch.equal(held_out(seed=7), held_out(seed=8))
+    assert torch.equal(trained_on(seed=7), trained_on(seed=7, batch_size=8, lr=1, architecture="cnn"))
+    assert not torch.equal(trained_on(seed=7), trained_on(seed=8))
 
 
 def test_validating_with_the_test_split_holds_nothing_out():
@@ -134,7 +135,7 @@ def same(some, others):
 
 def test_every_example_comes_once_an_epoch():
     loaded = prepared(batch_size=100)
-    held_out = split(1617, JobSpec.parse({"seed": 7}))[1].tolist()
+    held_out = split(1617, 0.1, seed=7)[1].tolist()
     for epoch in (1, 2):
         order = loaded.train.order.order(epoch).tolist()
         assert sorted(order + held_out) == list(range(1617))

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from shared.errors import TrainingError
-from shared.spec import JobSpec
 from worker.trainer import device
 
 CPU = torch.device("cpu")
@@ -36,7 +35,7 @@ def draws():
 
 def test_setting_up_fixes_every_random_stream_by_the_seed():
     def drawn(seed):
-        device.set_up(JobSpec.parse({"seed": seed}), CPU, 1)
+        device.set_up(seed, CPU, 1)
         return draws()
 
     first = drawn(7)
@@ -53,7 +52,7 @@ def test_a_step_gets_as_many_threads_as_it_is_worth_and_no_more_than_there_are()
 
 @pytest.mark.parametrize("deterministic", [True, False])
 def test_setting_up_fixes_threads_and_kernels(deterministic):
-    device.set_up(JobSpec.parse({"deterministic": deterministic}), CPU, 2)
+    device.set_up(7, CPU, 2, deterministic)
     assert torch.get_num_threads() == 2
     assert torch.are_deterministic_algorithms_enabled() is deterministic
     found = device.environment(CPU)

@@ -16,7 +16,7 @@ from shared import artifacts
 from shared.errors import DataError
 from shared.spec import JobSpec
 from worker.trainer.job import run_job
-from worker.trainer.loop import Run
+from worker.trainer.run import Run
 
 CONTRACT = {
     "model.safetensors",

@@ -26,8 +26,8 @@ from shared.events import Event, Log
 from shared.spec import JobSpec
 from worker.trainer import model_files, onnx_export, parity
 from worker.trainer.architectures import build_model, initialize
-from worker.trainer.data import Data, Normalization, prepare
-from worker.trainer.pixels import to_pixels
+from worker.trainer.data import Data, prepare
+from worker.trainer.normalization import Normalization, to_pixels
 
 CPU = torch.device("cpu")
 PAGE = 4096  # bytes, of a tmpfs

@@ -29,10 +29,10 @@ from shared.spec import JobSpec
 from shared.uploads.fields import UploadFields
 from shared.uploads.ingest import ingest
 from worker.launcher import Launcher
-from worker.trainer import data, mapped, process
+from worker.trainer import data, mapped, normalization, process
 from worker.trainer.job import run_job
-from worker.trainer.loop import Run
 from worker.trainer.mapped import MappedBatches
+from worker.trainer.run import Run
 
 CPU = torch.device("cpu")
 NAME = "ds_" + "1" * 32
@@ -134,9 +134,9 @@ def test_figures_in_chunks_are_those_of_the_whole(tmp_path: Path, monkeypatch) -
         (tmp_path / kind).mkdir()
         folder, info = uploaded(tmp_path / kind, CONTENTS[kind])
         images, _ = mapped.images(folder, info)
-        whole = data.measure(images[:], info.white)
-        monkeypatch.setattr(data, "MEASURED", 500)
-        chunked = data.measure(images, info.white)
+        whole = normalization.measure(images[:], info.white)
+        monkeypatch.setattr(normalization, "MEASURED", 500)
+        chunked = normalization.measure(images, info.white)
         assert chunked.mean == pytest.approx(whole.mean, rel=1e-12)
         assert chunked.std == pytest.approx(whole.std, rel=1e-12)
         pixels = images[:].double() / info.white

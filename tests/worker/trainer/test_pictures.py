@@ -12,7 +12,7 @@ from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 from torch import nn
 
 from worker.trainer import confusion, pictures
-from worker.trainer.data import Normalization
+from worker.trainer.normalization import Normalization
 
 DIGITS = tuple("0123456789")
 

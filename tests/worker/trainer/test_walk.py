@@ -20,10 +20,9 @@ from shared.errors import Diverged, TrainingError
 from shared.events import Log, Progress
 from shared.spec import Linear, Mlp, WalkSpec
 from worker.trainer import data, device, layers
-from worker.trainer.checks import training_like
 from worker.trainer.formulas import formulas_of
-from worker.trainer.loop import Run, StopRequested
 from worker.trainer.losses import build_loss
+from worker.trainer.run import Run, StopRequested
 from worker.trainer.stages import by_autograd, by_hand, weights
 from worker.trainer.walk import numbers, run_walk
 
@@ -128,9 +127,8 @@ def test_a_walk_writes_each_stage_down_with_its_numbers(tmp_path, net, names):
 def test_the_batch_is_the_one_that_a_training_with_this_seed_learns_from(tmp_path):
     wanted = WalkSpec.parse({"seed": 7, "batch_size": 5, "batch": 3})
     _, page = walked(tmp_path, batch_size=5, batch=3)
-    job = training_like(wanted)
-    device.set_up(job, torch.device("cpu"), 1)
-    prepared = data.prepare(job, Path("nowhere"), False, torch.device("cpu"))
+    device.set_up(wanted.seed, torch.device("cpu"), 1)
+    prepared = data.prepare(wanted, Path("nowhere"), False, torch.device("cpu"))
     batches = [(x.clone(), labels.clone()) for x, labels in prepared.train.epoch(1)]
     x, labels = batches[2]
     assert page["batch"]["labels"] == labels.tolist()

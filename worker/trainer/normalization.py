@@ -1,0 +1,72 @@
+"""Normalization of images: the mean and standard deviation per channel, how they are applied and undone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+MEASURED = 1 << 24  # pixels at a time
+
+
+class Measurable(Protocol):
+    """Images (N,C,H,W), as a tensor or as a memory map of a file."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: slice, /) -> Tensor: ...
+    def split(self, split_size: int, /) -> Iterable[Tensor]: ...
+
+
+@dataclass(frozen=True)
+class Normalization:
+    """Per channel, of pixels in [0, 1], over the training split."""
+
+    mean: list[float]
+    std: list[float]
+    white: float
+
+    def apply(self, images: Tensor) -> Tensor:
+        """Pixels (N,C,H,W) from 0 to `white` -> float32 of mean 0 and standard deviation 1 on the training split."""
+        mean = torch.tensor(self.mean).mul_(self.white).view(1, -1, 1, 1)
+        std = torch.tensor(self.std).mul_(self.white).view(1, -1, 1, 1)
+        return images.to(torch.float32, copy=True).sub_(mean).div_(std)
+
+
+def measure(images: Measurable, white: float) -> Normalization:
+    """Mean and standard deviation of each channel over all pixels of `images`, in float64 and a chunk at a time."""
+    _, channels, height, width = images.shape
+    n = len(images) * height * width  # pixels a channel
+    step = max(1, MEASURED // (channels * height * width))
+
+    def chunks() -> Iterator[Tensor]:
+        return (chunk.transpose(0, 1).flatten(1) for chunk in images.split(step))  # (C, pixels)
+
+    if images[:1].dtype == torch.uint8:
+        # 256 possible values: exact sums from their counts, without a float copy of the data
+        counts = torch.zeros(channels, 256, dtype=torch.int64)
+        for chunk in chunks():
+            counts += torch.stack([torch.bincount(c, minlength=256) for c in chunk])
+        values = torch.arange(256, dtype=torch.float64) / white
+        mean = (counts.double() @ values) / n
+        variance = (counts.double() @ values.square()) / n - mean.square()
+    else:
+        total, squares = torch.zeros(2, channels, dtype=torch.float64)
+        for chunk in chunks():
+            total += (chunk.double() / white).sum(1)
+        mean = total / n
+        for chunk in chunks():
+            squares += (chunk.double() / white).sub_(mean.unsqueeze(1)).square_().sum(1)
+        variance = squares / n
+    std = variance.clamp_min(0).sqrt().clamp_min(1e-8)  # a channel without contrast stays finite, rounding or not
+    return Normalization(mean.tolist(), std.tolist(), white)
+
+
+def to_pixels(images: Tensor, normalization: Normalization) -> Tensor:
+    """Back from normalised (N,C,H,W), wherever they are, to values in [0, 1] on the CPU."""
+    mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in (normalization.mean, normalization.std))
+    return (images.cpu() * std + mean).clamp(0, 1)
