@@ -24,7 +24,6 @@ from api import (
     events,
     guesses,
     health,
-    jobs,
     metrics,
     predictions,
     presets,
@@ -44,6 +43,7 @@ from api.held import Held
 from api.job_answers import EXTENSION as JOB_ANSWERS
 from api.job_answers import JobAnswers
 from api.render import JSON
+from api.routes import jobs
 from api.services import EXTENSION, Services
 from shared import logs
 from shared.config import Settings

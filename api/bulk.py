@@ -15,9 +15,9 @@ from api.auth import whose
 from api.errors import members
 from api.idempotency import amend, once, settle
 from api.job_filter import matching, shows_one_of
-from api.jobs import remove_files
 from api.openapi import endpoint
 from api.requests import parse_body
+from api.routes.jobs import remove_files
 from api.services import services
 from api.steering import queue_again, queue_paused
 from shared import jobs

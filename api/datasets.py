@@ -16,15 +16,15 @@ from api.idempotency import answer_once
 from api.openapi import endpoint
 from api.render import timestamp, whole_list
 from api.services import services
-from api.uploads import Upload, content_of, name_of, receive
+from api.uploads.fields import UploadFields, digest_of, id_of
+from api.uploads.multipart import Upload, content_of, name_of, receive
+from api.uploads.staging import staging
 from shared import dataset_store
 from shared.artifacts import dataset_folder
 from shared.datasets import ARRAYS, DATASETS, FACTS, DatasetInfo
 from shared.errors import DatabaseAway, Forbidden
 from shared.spec import Cnn, Linear, Mlp, Model, Torchvision
 from shared.tables import DatasetRow
-from shared.uploads.fields import UploadFields, digest_of, id_of
-from shared.uploads.staging import staging
 
 EXAMPLES: tuple[Model, ...] = (Linear(), Mlp(), Cnn(), Torchvision(name="resnet18"))
 
@@ -59,7 +59,7 @@ def add() -> Response:
     A .npz with `x_train`, `y_train`, `x_test`, `y_test` or with `x` and `y`; an IDX pair; or a zip with a folder of PNG
     or JPEG images a class. The same upload with the same fields is the same data set: 200 instead of 201.
     """
-    from shared.uploads.ingest import PARTS  # NumPy and Pillow: most processes never need them
+    from api.uploads.ingest import PARTS  # NumPy and Pillow: most processes never need them
 
     settings = services().settings
     with staging(settings.uploads_dir) as folder:
@@ -68,7 +68,7 @@ def add() -> Response:
 
 
 def _add(upload: Upload, folder: Path) -> tuple[Response, int, dict[str, str]]:
-    from shared.uploads.ingest import check_parts, ingest
+    from api.uploads.ingest import check_parts, ingest
 
     check_parts(upload.files)
     fields = UploadFields.parse(upload.fields)

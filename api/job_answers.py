@@ -17,9 +17,9 @@ from sqlalchemy.orm import Session
 from api.held import Waiting, hold
 from api.render import json_of
 from api.services import services
+from api.waiting.job_fingerprint import Look, look_at
 from api.watcher import Concerns
 from shared.errors import NotFound
-from shared.looks import Look, look_at
 from shared.states import TERMINAL, JobState
 from shared.tables import Job
 

@@ -26,12 +26,12 @@ from api.idempotency import once
 from api.openapi import JSON, endpoint
 from api.requests import Query, from_json, read_body
 from api.services import services
+from api.uploads.npz import read_header
 from shared import inference, jobs
 from shared.errors import FieldError, NotFound, UnusableUpload, WrongState
 from shared.inference import Array, Model
 from shared.states import JobState
 from shared.tables import ArtifactRow
-from shared.uploads.npz import read_header
 from shared.wording import field_error
 
 MAX_IMAGES = 10_000

@@ -28,10 +28,11 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 from sqlalchemy.exc import SQLAlchemyError
 
+from api.monitoring import service_stats
+from api.monitoring.service_stats import LIVING, Census
 from api.openapi import endpoint, openapi_path
 from api.services import Services, services
-from shared import census, tallies
-from shared.census import LIVING, Census
+from shared import tallies
 from shared.errors import DatabaseAway
 from shared.version import VERSION
 
@@ -96,7 +97,7 @@ class ServiceCollector(Collector):
         )
         try:
             with self.services.database.read() as session:
-                found = census.take(session, self.services.settings.lease_seconds)
+                found = service_stats.take(session, self.services.settings.lease_seconds)
         except (DatabaseAway, SQLAlchemyError) as error:  # the second: it answers, but holds no tables yet
             log.warning("scraped without a database", error=str(error))
             yield GaugeMetricFamily("gradq_database_up", "1 while the database answers.", 0)

@@ -8,13 +8,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from api.requests import UtcTime
 from api.results import FailedGradientCheck, GradientCheckResult, TrainingResult, WalkResult
+from api.uploads.fields import UploadFields
 from shared.artifacts import KINDS
 from shared.queue import Cause
 from shared.spec import JOB_ID, NO_CONTROLS, GradientCheckSpec, JobSpec, LabelKey, LabelValue, Name, Priority, WalkSpec
 from shared.spec import Architecture as Net
 from shared.tokens import NAME as OWNER
 from shared.tokens import Scope
-from shared.uploads.fields import UploadFields
 
 Timestamp = Annotated[str, Field(json_schema_extra={"format": "date-time"}, examples=["2026-11-23T12:00:00.123Z"])]
 Part = Annotated[str, Field(json_schema_extra={"format": "binary"})]  # of a multipart form

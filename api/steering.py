@@ -13,10 +13,10 @@ from api.auth import whose
 from api.changes import change
 from api.idempotency import once
 from api.job_object import to_json
-from api.jobs import accept
 from api.openapi import endpoint
 from api.problems import QUEUES
 from api.requests import parse_body
+from api.routes.jobs import accept
 from api.services import services
 from shared import dataset_store, jobs, limits
 from shared.errors import FieldError, InvalidBody, PreconditionFailed

@@ -14,11 +14,11 @@ from sqlalchemy.orm import Session
 from api.held import Place, held
 from api.render import json_of
 from api.services import services
+from api.waiting.job_fingerprint import Look
 from api.watcher import Concerns
 from shared import joblog, jobs
 from shared.database import Database
 from shared.errors import DatabaseAway, NotFound, TooManyStreams
-from shared.looks import Look
 from shared.states import TERMINAL
 from shared.tables import EventRow
 

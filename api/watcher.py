@@ -10,9 +10,9 @@ from collections.abc import Callable
 import structlog
 
 from api import clients
+from api.waiting.job_fingerprint import Look, look_at
 from shared.database import Database
 from shared.errors import DatabaseAway
-from shared.looks import Look, look_at
 
 LOOK_SECONDS = 0.1
 LISTEN_SECONDS = 1.0  # between two looks whether the clients are still there

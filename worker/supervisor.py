@@ -21,17 +21,18 @@ from typing import Any, TypeVar
 import structlog
 from sqlalchemy.orm import Session
 
-from shared import events, joblog, jobs, queue, reproduction
+from shared import events, joblog, jobs, queue
 from shared.artifacts import MODEL, ArtifactStore, StoredFile, artifact_key, checkpoint_key, sha256_of
 from shared.config import Settings
 from shared.database import Database
 from shared.datasets import DATASETS
-from shared.disks import disk_is_full
 from shared.errors import DatabaseAway, DataError, LeaseLost, NotFound, TrainingError
 from shared.states import JobState
 from shared.tables import CheckpointRow, Job
+from worker import reproduction
 from worker.dataset_files import local_folder
 from worker.devices import Slot
+from worker.disks import disk_is_full
 from worker.launcher import Launcher, Trainer
 from worker.lease import LeaseKeeper
 from worker.oom import OomKills

@@ -12,10 +12,10 @@ from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import Session
 
 from api.auth import whose
+from api.dashboard.sparklines import Glimpse, glimpses_of
 from api.job_object import page_to_json
 from api.services import services
-from shared.glimpses import Glimpse, glimpses_of
-from shared.looks import Look, look_at
+from api.waiting.job_fingerprint import Look, look_at
 from shared.spec import JobSpec
 from shared.states import ALLOWED_ACTIONS
 from shared.tables import Job

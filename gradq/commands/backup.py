@@ -20,17 +20,17 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
+from gradq.backup import NothingToBackUp
+from gradq.backup.contents import HEAD, Advance
 from gradq.commands.options import AsJson, Exit, print_json
 from gradq.commands.words import size
 from gradq.local.instance import only_one
-from shared.backup import NothingToBackUp
-from shared.backup.contents import HEAD, Advance
 from shared.config import Settings
 from shared.errors import GradqError
 
 if TYPE_CHECKING:  # SQLAlchemy and fsspec: half a second that `gradq ps` need not wait
-    from shared.backup.restore import Restored
-    from shared.backup.save import Saved
+    from gradq.backup.restore import Restored
+    from gradq.backup.save import Saved
 
 PIPE = Path("-")
 NAMED = 10  # of the rows that were left out, so many are named
@@ -47,8 +47,8 @@ def backup(file: To, state: State = None, as_json: AsJson = False) -> None:
     the service does; it asks no API. Exit 1: the store has lost a file;
     the backup was written without it.
     """
+    from gradq.backup.save import save
     from shared.artifacts import ArtifactStore
-    from shared.backup.save import save
     from shared.database import Database
 
     settings = _settings(state)
@@ -74,8 +74,8 @@ def restore(file: From, state: State = None, as_json: AsJson = False) -> None:
     wait in the queue, and go on from their last checkpoint when the service
     starts. The place may have another kind of database or store.
     """
+    from gradq.backup.restore import restore as put_back
     from shared.artifacts import ArtifactStore
-    from shared.backup.restore import restore as put_back
     from shared.database import Database
 
     settings = _settings(state)

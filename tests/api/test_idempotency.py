@@ -24,7 +24,7 @@ from support.service import Service
 from support.waiting import wait_for
 from werkzeug.test import TestResponse
 
-from api import jobs as view
+from api.routes import jobs as view
 from shared import idempotency
 from shared.database import Database
 from shared.errors import DatabaseAway

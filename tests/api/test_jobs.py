@@ -12,7 +12,7 @@ from typing import ClassVar
 import pytest
 from sqlalchemy import update
 
-from api import jobs as view
+from api.routes import jobs as view
 from api.services import EXTENSION
 from shared import joblog, queue
 from shared.artifacts import artifact_key, checkpoint_key

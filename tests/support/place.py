@@ -13,11 +13,11 @@ from uuid import uuid4
 from sqlalchemy import text
 from support.store import claim, point, running, write
 
+from gradq.backup import OF_THE_MOMENT, rows
+from gradq.backup.restore import Restored, restore
+from gradq.backup.save import Saved, save
 from shared import dataset_store, idempotency, joblog, jobs, queue, revisions, roster, tokens
 from shared.artifacts import ArtifactStore, artifact_key, checkpoint_key, dataset_folder
-from shared.backup import OF_THE_MOMENT, rows
-from shared.backup.restore import Restored, restore
-from shared.backup.save import Saved, save
 from shared.database import Database
 from shared.datasets import DATASETS
 from shared.queue import Lease

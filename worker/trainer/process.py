@@ -27,10 +27,10 @@ import sklearn.datasets
 import torch
 import torch._inductor  # what torch.optim and use_deterministic_algorithms() import at their first use
 
-from shared.disks import disk_is_full
 from shared.errors import TrainingError
 from shared.events import Event, Failed, Finished, Log, Stopped
 from shared.spec import KINDS, GradientCheckSpec, JobSpec, WalkSpec, Work
+from worker.disks import disk_is_full
 from worker.trainer.job import run_job
 from worker.trainer.run import Run, StopRequested
 

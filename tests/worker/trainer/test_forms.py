@@ -21,9 +21,9 @@ from torch import Tensor, nn
 
 from shared import inference
 from shared.datasets import DATASETS
-from shared.disks import disk_is_full
 from shared.events import Event, Log
 from shared.spec import JobSpec
+from worker.disks import disk_is_full
 from worker.trainer import model_files, onnx_export, parity
 from worker.trainer.architectures import build_model, initialize
 from worker.trainer.data import Data, prepare

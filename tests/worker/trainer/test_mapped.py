@@ -22,12 +22,12 @@ import torch
 from support.images import folders, npz, pixels, small, zipped
 from support.waiting import wait_for
 
+from api.uploads.fields import UploadFields
+from api.uploads.ingest import ingest
 from shared.datasets import ARRAYS, DatasetInfo
 from shared.errors import DataError
 from shared.events import Finished, Metric
 from shared.spec import JobSpec
-from shared.uploads.fields import UploadFields
-from shared.uploads.ingest import ingest
 from worker.launcher import Launcher
 from worker.trainer import data, mapped, normalization, process
 from worker.trainer.job import run_job

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+from gradq.backup import OF_THE_MOMENT, WITH_FILES, UnusableBackup, archive, rows
+from gradq.backup.archive import AGAIN
+from gradq.backup.contents import FILES, FORMAT, HEAD, MANIFEST, PACKED, TABLES, Advance, Head, Manifest
+from gradq.backup.rows import File, Row, files_of
 from shared import revisions
 from shared.artifacts import CHUNK, ArtifactStore, sha256_of
-from shared.backup import OF_THE_MOMENT, WITH_FILES, UnusableBackup, archive, rows
-from shared.backup.archive import AGAIN
-from shared.backup.contents import FILES, FORMAT, HEAD, MANIFEST, PACKED, TABLES, Advance, Head, Manifest
-from shared.backup.rows import File, Row, files_of
 from shared.version import VERSION
 
 # Ids become names of folders, in the store and where trainers run

@@ -7,9 +7,9 @@ from typing import Any
 from sqlalchemy import event, insert
 from sqlalchemy.orm import Session
 
+from api.dashboard.sparklines import POINTS, Glimpse, glimpses_of
 from shared import joblog, jobs
 from shared.database import Database
-from shared.glimpses import POINTS, Glimpse, glimpses_of
 from shared.spec import JobSpec
 from shared.tables import EventRow, Job
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from api.uploads.pixels import Array
 from shared.errors import UnusableUpload
-from shared.uploads.pixels import Array
 
 LEAST_TO_TRAIN, LEAST_TO_TEST = 8, 1
 LONGEST_NAME = 128

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from shared.disks import disk_is_full
+from worker.disks import disk_is_full
 
 
 def wrapped(*errors: Exception) -> Exception:

@@ -10,8 +10,8 @@ from sqlalchemy import text
 from support.place import Place, full
 from support.store import claim, job_of, lines_of, read, running, submit, write
 
+from gradq.backup import OF_THE_MOMENT, NothingToBackUp
 from shared import idempotency, jobs, queue, revisions, tallies
-from shared.backup import OF_THE_MOMENT, NothingToBackUp
 from shared.states import JobState
 from shared.tables import Leader, Worker
 

@@ -15,11 +15,11 @@ from typing import IO
 import numpy as np
 from numpy.lib import format as npy
 
+from api.uploads.archive import entry_stream
+from api.uploads.budget import Budget, unpack
+from api.uploads.labels import LONGEST_NAME, MOST_CLASSES
+from api.uploads.pixels import Array, mapped
 from shared.errors import UnusableUpload
-from shared.uploads.archive import entry_stream
-from shared.uploads.budget import Budget, unpack
-from shared.uploads.labels import LONGEST_NAME, MOST_CLASSES
-from shared.uploads.pixels import Array, mapped
 
 SPLIT, WHOLE, NAMES = ("x_train", "y_train", "x_test", "y_test"), ("x", "y"), "classes"
 HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}  # 3.0 is for named columns alone

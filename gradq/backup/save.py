@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from gradq.backup import WITH_FILES, rows
+from gradq.backup.archive import Writer
+from gradq.backup.contents import HEAD, MANIFEST, Advance, LeftOut, Manifest, Table, table_entry
+from gradq.backup.copies import Copies
+from gradq.backup.snapshot import Snapshot
 from shared.artifacts import ArtifactStore, sha256_of
-from shared.backup import WITH_FILES, rows
-from shared.backup.archive import Writer
-from shared.backup.contents import HEAD, MANIFEST, Advance, LeftOut, Manifest, Table, table_entry
-from shared.backup.copies import Copies
-from shared.backup.snapshot import Snapshot
 from shared.database import Database
 
 

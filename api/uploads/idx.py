@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from api.uploads.pixels import Array, mapped
 from shared.errors import UnusableUpload
-from shared.uploads.pixels import Array, mapped
 
 TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import pytest
 from support.store import CPU, claim, read, running, submit, write
 
-from shared import census, joblog, jobs, queue, roster
+from api.monitoring import service_stats
+from shared import joblog, jobs, queue, roster
 from shared.database import Database
 from shared.states import JobState
 from shared.tables import Worker
 
 
-def take(database: Database) -> census.Census:
-    return read(database, census.take, 30.0)
+def take(database: Database) -> service_stats.Census:
+    return read(database, service_stats.take, 30.0)
 
 
 def test_nothing_is_nothing(database: Database) -> None:

@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from api.uploads import labels as classes
+from api.uploads.archive import entry_stream
+from api.uploads.budget import Budget
+from api.uploads.fields import MAX_SIDE, UploadFields
+from api.uploads.pixels import MAX_EXAMPLES, Array, Scale, create
 from shared.datasets import ARRAYS
 from shared.errors import UnusableUpload
-from shared.uploads import labels as classes
-from shared.uploads.archive import entry_stream
-from shared.uploads.budget import Budget
-from shared.uploads.fields import MAX_SIDE, UploadFields
-from shared.uploads.pixels import MAX_EXAMPLES, Array, Scale, create
 
 FORMATS = ("PNG", "JPEG")
 SUFFIXES = (".png", ".jpg", ".jpeg")

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from gradq.backup import OF_THE_MOMENT, WITH_FILES, NothingToBackUp, rows
+from gradq.backup.contents import FORMAT, PACKED, Head
+from gradq.backup.rows import Row, files_of
 from shared import revisions
-from shared.backup import OF_THE_MOMENT, WITH_FILES, NothingToBackUp, rows
-from shared.backup.contents import FORMAT, PACKED, Head
-from shared.backup.rows import Row, files_of
 from shared.database import Database
 from shared.joblog import now
 from shared.version import VERSION

@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 from support.place import Place
 
-from shared.backup import rows
+from gradq.backup import rows
 from shared.database import Database
 
 ROWS: list[dict[str, Any]] = [

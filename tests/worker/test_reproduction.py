@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from shared.reproduction import Point, compare, without_original
+from worker.reproduction import Point, compare, without_original
 
 RESULT: dict[str, Any] = {
     "weights_sha256": "w",

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import JSON, Connection, DateTime, LargeBinary, MetaData, Select, Table, func, select
 from sqlalchemy.exc import DBAPIError, OperationalError, StatementError
 
-from shared.backup import UnusableBackup
+from gradq.backup import UnusableBackup
 
 BATCH = 1000
 Row = dict[str, Any]

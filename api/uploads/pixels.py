@@ -10,9 +10,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.lib.format import open_memmap
 
+from api.uploads.budget import Budget
+from api.uploads.fields import MAX_SIDE
 from shared.errors import UnusableUpload
-from shared.uploads.budget import Budget
-from shared.uploads.fields import MAX_SIDE
 
 Array = np.ndarray[Any, Any]
 CHANNELS = (1, 3)

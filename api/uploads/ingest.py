@@ -16,13 +16,13 @@ from typing import Any
 
 import numpy as np
 
+from api.uploads import archive as zips
+from api.uploads import folders, idx, labels, npz, pixels
+from api.uploads.budget import GZIP_MAGIC, Budget, gunzipped
+from api.uploads.fields import UploadFields
+from api.uploads.pixels import Array
 from shared.datasets import ARRAYS, FACTS, DatasetInfo
 from shared.errors import FieldError, InvalidUpload, UnusableUpload
-from shared.uploads import archive as zips
-from shared.uploads import folders, idx, labels, npz, pixels
-from shared.uploads.budget import GZIP_MAGIC, Budget, gunzipped
-from shared.uploads.fields import UploadFields
-from shared.uploads.pixels import Array
 
 FILE, PAIR, TEST_PAIR = "file", ("images", "labels"), ("test_images", "test_labels")
 PARTS = (FILE, *PAIR, *TEST_PAIR)

@@ -13,11 +13,11 @@ from typing import IO
 from sqlalchemy import Connection, delete, func, select
 from sqlalchemy.orm import Session
 
+from gradq.backup import OF_THE_MOMENT, NotEmpty, archive, rows
+from gradq.backup.contents import Advance
+from gradq.backup.unpacked import Unpacked
 from shared import queue, revisions, roster, tallies
 from shared.artifacts import ArtifactStore
-from shared.backup import OF_THE_MOMENT, NotEmpty, archive, rows
-from shared.backup.contents import Advance
-from shared.backup.unpacked import Unpacked
 from shared.database import Database
 from shared.states import JobState
 from shared.tables import ArtifactRow, CheckpointRow, DatasetRow, Job

@@ -19,6 +19,7 @@ from api.idempotency import once
 from api.job_answers import JobQuery
 from api.job_filter import ListQuery, matching
 from api.job_object import page_to_json, to_json
+from api.jobs.init_from import check_origin
 from api.openapi import endpoint
 from api.problems import QUEUES
 from api.requests import Query, parse_json
@@ -26,7 +27,6 @@ from api.services import services
 from shared import dataset_store, jobs, limits, roster
 from shared.datasets import DatasetInfo
 from shared.estimate import estimate
-from shared.origin import check_origin
 from shared.spec import GradientCheckSpec, JobSpec, WalkSpec, Work
 from shared.tables import Job
 

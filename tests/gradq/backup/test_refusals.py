@@ -17,8 +17,8 @@ from sqlalchemy import text
 from support.place import Place, full, sqlite_place_in
 from support.store import submit
 
-from shared.backup import NotEmpty, UnusableBackup
-from shared.backup.contents import HEAD, MANIFEST, table_entry
+from gradq.backup import NotEmpty, UnusableBackup
+from gradq.backup.contents import HEAD, MANIFEST, table_entry
 from shared.errors import ConfigurationError
 
 Entry = tuple[tarfile.TarInfo, bytes]

@@ -20,12 +20,12 @@ from itertools import groupby
 
 from sqlalchemy import select
 
+from gradq.backup import rows
+from gradq.backup.archive import Writer
+from gradq.backup.contents import FILES, Advance, LeftOut, Why
+from gradq.backup.rows import File, Row, files_of
+from gradq.backup.snapshot import Snapshot
 from shared.artifacts import ArtifactStore
-from shared.backup import rows
-from shared.backup.archive import Writer
-from shared.backup.contents import FILES, Advance, LeftOut, Why
-from shared.backup.rows import File, Row, files_of
-from shared.backup.snapshot import Snapshot
 from shared.database import Database
 
 TRIES = 5  # at the newest checkpoint of a job that goes on running

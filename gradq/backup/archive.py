@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Iterator
 from typing import IO
 
-from shared.backup import UnusableBackup
+from gradq.backup import UnusableBackup
 
 DAMAGE = (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError, UnicodeDecodeError, ValueError)
 AGAIN = "make a new backup with `gradq backup`, or fetch this one again from where it came"

@@ -1,0 +1,1 @@
+"""What Prometheus is told: the service in numbers, and the requests of each server process."""
