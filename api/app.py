@@ -12,39 +12,36 @@ from flask import Response, g, request
 from werkzeug.exceptions import Forbidden
 from werkzeug.routing import BaseConverter
 
-from api import (
+from api.access import auth, auth_throttle, rates
+from api.access.auth import EXTENSION as AUTH
+from api.access.auth import NOBODY, Door, admit, identify
+from api.dashboard import assets, pages
+from api.http import errors, security_headers
+from api.http.render import JSON
+from api.jobs.job_answers import EXTENSION as JOB_ANSWERS
+from api.jobs.job_answers import JobAnswers
+from api.openapi import document
+from api.routes import (
     artifacts,
     audit,
-    auth,
     bulk,
     datasets,
     docs,
-    document,
-    errors,
     events,
-    guesses,
     health,
+    jobs,
     metrics,
     predictions,
     presets,
     prometheus,
     queues,
-    rates,
-    security_headers,
     session,
     steering,
     workers,
 )
-from api.auth import EXTENSION as AUTH
-from api.auth import NOBODY, Door, admit, identify
-from api.dashboard import assets, pages
-from api.held import EXTENSION as HELD
-from api.held import Held
-from api.job_answers import EXTENSION as JOB_ANSWERS
-from api.job_answers import JobAnswers
-from api.render import JSON
-from api.routes import jobs
 from api.services import EXTENSION, Services
+from api.waiting.long_polling import EXTENSION as HELD
+from api.waiting.long_polling import Held
 from shared import logs
 from shared.config import Settings
 from shared.version import VERSION
@@ -99,7 +96,7 @@ def create_app(settings: Settings | None = None) -> APIFlask:
     auth.complete(app)
     app.before_request(_begin)
     app.before_request(identify)
-    guesses.register(app)
+    auth_throttle.register(app)
     rates.register(app, settings)  # before anything is said of what there is, and before refusals are noted
     app.before_request(admit)
     app.before_request(_refuse_other_sites)

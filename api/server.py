@@ -19,13 +19,13 @@ from gunicorn import util
 from gunicorn.http import errors
 from gunicorn.workers.gthread import ThreadWorker
 
-from api.auth import EXTENSION as AUTH
-from api.auth import Door
-from api.errors import PROBLEM
-from api.held import EXTENSION as HELD
-from api.held import Held
-from api.request_counts import child_exit, on_exit, on_starting
-from api.security_headers import HEADERS
+from api.access.auth import EXTENSION as AUTH
+from api.access.auth import Door
+from api.http.errors import PROBLEM
+from api.http.security_headers import HEADERS
+from api.monitoring.request_counts import child_exit, on_exit, on_starting
+from api.waiting.long_polling import EXTENSION as HELD
+from api.waiting.long_polling import Held
 from shared.loopback import is_loopback_address
 
 # what gunicorn reads

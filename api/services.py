@@ -9,7 +9,7 @@ from flask import current_app
 from shared.artifacts import ArtifactStore
 from shared.broker import Broker
 from shared.config import Settings
-from shared.database import Database
+from shared.db.database import Database
 
 EXTENSION = "gradq"
 

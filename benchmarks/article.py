@@ -22,10 +22,10 @@ from rich.table import Table
 
 from benchmarks.support import parser, publish, say
 from shared.config import Settings
-from shared.datasets import DATASETS
+from shared.datasets.catalog import DATASETS
 from shared.events import Event, Metric
-from shared.presets import PRESETS, Preset
-from shared.spec import JobSpec
+from shared.spec.job_spec import JobSpec
+from shared.spec.presets import PRESETS, Preset
 from worker.trainer.job import run_job
 from worker.trainer.run import Run
 

@@ -21,12 +21,12 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from sqlalchemy.orm import Session
 
 from benchmarks.support import SMALL_JOB, Figures, api, parser, publish, say, summary
-from shared import joblog, jobs
-from shared.database import Database
-from shared.joblog import Line
-from shared.spec import JobSpec
-from shared.states import JobState
-from shared.tables import Job
+from shared.db.database import Database
+from shared.db.tables import Job
+from shared.jobs import joblog, jobs
+from shared.jobs.joblog import Line
+from shared.jobs.states import JobState
+from shared.spec.job_spec import JobSpec
 
 CLAIM = "first visit: a list of 1000 jobs is usable within 1 s, a job with its curve of 100 000 points within 1.5 s"
 JOBS, POINTS = 1000, 100_000

@@ -47,15 +47,16 @@ from torch.utils.data import DataLoader
 
 from benchmarks.support import parser, publish, say, summary
 from shared.config import Settings
-from shared.datasets import DATASETS
+from shared.datasets.catalog import DATASETS
 from shared.errors import DataError
 from shared.events import Event, Metric
-from shared.spec import JobSpec
-from worker.trainer import data, device
-from worker.trainer.data import Data
+from shared.spec.job_spec import JobSpec
+from worker.trainer import device
+from worker.trainer.data import datasets
+from worker.trainer.data.datasets import Data
 from worker.trainer.loop import train
+from worker.trainer.nets.import_torchvision import import_torchvision
 from worker.trainer.run import Run
-from worker.trainer.vision import import_torchvision
 
 CLAIM = (
     "an epoch of MNIST (784-30-10, batches of 64): by hand in no more than jax's compiled epoch, by autograd in at "
@@ -243,8 +244,8 @@ def unpack(data_dir: Path, into: Path) -> None:
 
 def pose(settings: Settings, unpacked: Path) -> Problem:
     data_dir = settings.datasets_dir
-    prepared = data.prepare(spec_of("manual", seed=0), data_dir, settings.download, torch.device("cpu"))
-    pixels = data.load(prepared.info, data_dir, download=False)
+    prepared = datasets.prepare(spec_of("manual", seed=0), data_dir, settings.download, torch.device("cpu"))
+    pixels = datasets.load(prepared.info, data_dir, download=False)
     x = prepared.normalization.apply(pixels.train_images).flatten(1)
     test_x = prepared.test_images.flatten(1)
     return Problem(prepared, x, pixels.train_labels, test_x, prepared.test_labels, unpacked)
@@ -300,7 +301,7 @@ def main() -> None:
     skipped = {} if importlib.util.find_spec("jax") else {"jax": "not installed"}
     settings = Settings.from_env()
     try:
-        data.load(DATASETS["mnist"], settings.datasets_dir, settings.download)
+        datasets.load(DATASETS["mnist"], settings.datasets_dir, settings.download)
     except DataError as error:
         say(error.detail)
         publish("epoch", CLAIM, {"skipped": {"all": "MNIST is not here"}}, save=False)

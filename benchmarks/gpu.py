@@ -5,7 +5,7 @@
 Trains MNIST with mlp and cnn, by hand and by autograd, in fp32 and (autograd) bf16, through the trainer alone. Seconds
 are the device's own, from its events. The limits are measured here, not read off a data sheet: a
 large copy for the bandwidth, a large matrix product for the arithmetic. A net's floating point operations come from
-shared/estimate.py; its bytes are those of the images, read once, and of the weights, gradients and optimizer state.
+shared/spec/estimate.py; its bytes are those of the images, read once, and of weights, gradients and optimizer state.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ import torch
 
 from benchmarks.support import parser, publish, say
 from shared.config import Settings
-from shared.datasets import DATASETS
-from shared.estimate import FLOAT_BYTES, TRAIN_PASSES, weigh
+from shared.datasets.catalog import DATASETS
 from shared.events import Event, Log, Metric
-from shared.spec import JobSpec
-from worker.trainer import data, device
+from shared.spec.estimate import FLOAT_BYTES, TRAIN_PASSES, weigh
+from shared.spec.job_spec import JobSpec
+from worker.trainer import device
+from worker.trainer.data import datasets
 from worker.trainer.loop import train
 from worker.trainer.run import Run
 
@@ -70,7 +71,7 @@ def case(fields: dict[str, Any], epochs: int, lr: float, settings: Settings, mos
     spec = JobSpec.parse({**COMMON, **fields, "epochs": epochs, "lr": lr, "seed": 7})
     where = device.choose("cuda")
     device.set_up(spec.seed, where, 1, spec.deterministic)
-    prepared = data.prepare(spec, settings.datasets_dir, settings.download, where)
+    prepared = datasets.prepare(spec, settings.datasets_dir, settings.download, where)
     points: list[Metric] = []
     said: list[str] = []
     reached: dict[float, float] = {}

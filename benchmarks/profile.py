@@ -2,8 +2,9 @@
 
     GRADQ_DATA_DIR=… python -m benchmarks.profile [--threads 1] [--gradients manual]
 
-The step is the service's own, recorded by worker/trainer/tape.py; each of its operations is then called alone, over and
-over, on the memory that it has in the step. `gather` is what fetches a batch, `step` a whole one, gather included.
+The step is the service's own, recorded by worker/trainer/step/tape.py; each of its operations is then called alone,
+over and over, on the memory that it has in the step. `gather` is what fetches a batch, `step` a whole one, gather
+included.
 """
 
 from __future__ import annotations
@@ -17,12 +18,13 @@ import torch
 from benchmarks.epoch import spec_of
 from benchmarks.support import parser, publish, say
 from shared.config import Settings
-from shared.datasets import DATASETS
-from worker.trainer import data, device
-from worker.trainer.losses import build_loss
-from worker.trainer.state import State
-from worker.trainer.step import Step
-from worker.trainer.tape import Tape
+from shared.datasets.catalog import DATASETS
+from worker.trainer import device
+from worker.trainer.data import datasets
+from worker.trainer.nets.losses import build_loss
+from worker.trainer.step.state import State
+from worker.trainer.step.step import Step
+from worker.trainer.step.tape import Tape
 
 CLAIM = "none; microseconds of each kernel of a step"
 CALLS, ROUNDS = 1000, 5
@@ -62,7 +64,7 @@ def main() -> None:
         return
     spec, cpu = spec_of(asked.gradients, seed=1), torch.device("cpu")
     device.set_up(spec.seed, cpu, asked.threads, spec.deterministic)
-    prepared = data.prepare(spec, settings.datasets_dir, settings.download, cpu)
+    prepared = datasets.prepare(spec, settings.datasets_dir, settings.download, cpu)
     step = Step(spec, State(spec, prepared.info, cpu), build_loss(spec.loss), prepared.train.order, lambda _: None)
     steps = len(prepared.train.order)
 

@@ -20,7 +20,7 @@ from typing import Any
 from benchmarks.support import parser, publish, say, service, summary, until_succeeded
 from gradq import Client
 from shared.config import Settings
-from shared.datasets import DATASETS
+from shared.datasets.catalog import DATASETS
 
 CLAIM = "five epochs of MNIST (784-30-10, batches of 64) from POST to result are faster than jax from process start"
 SPEC: dict[str, Any] = {

@@ -17,8 +17,9 @@ from pathlib import Path
 from benchmarks.support import SMALL_JOB, milestones, parser, publish, say, seconds, service, summary, until_succeeded
 from gradq import Client
 from shared.events import Event
-from shared.spec import JobSpec
-from worker.trainer import data, device
+from shared.spec.job_spec import JobSpec
+from worker.trainer import device
+from worker.trainer.data import datasets
 from worker.trainer.job import run_job
 from worker.trainer.loop import train
 from worker.trainer.run import Run
@@ -54,7 +55,7 @@ def in_process(count: int, files: bool) -> float:
             else:
                 where = device.choose(spec.device)
                 device.set_up(spec.seed, where, 1, spec.deterministic)
-                train(spec, data.prepare(spec, Path(folder), False, where), hear_nothing, run)
+                train(spec, datasets.prepare(spec, Path(folder), False, where), hear_nothing, run)
             took.append(time.perf_counter() - started)
     return summary(took[1:], digits=4)["median"]
 

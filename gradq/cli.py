@@ -8,26 +8,26 @@ from typing import Annotated, Any
 import typer
 
 from gradq.commands import (
-    auditing,
+    audit,
     backup,
-    checking,
-    comparing,
+    check,
+    compare,
     completion,
     datasets,
     demo,
     doctor,
-    downloading,
-    listing,
+    download,
     logs,
-    outcomes,
-    predicting,
+    predict,
     presets,
-    repeating,
+    ps,
+    reproduce,
     service,
-    showing,
-    steering,
-    submission,
+    show,
+    steer,
+    submit,
     tokens,
+    wait,
     watch,
     workers,
 )
@@ -37,15 +37,15 @@ from shared.version import VERSION
 
 FIRST, JOBS, RESULTS, DATA, SERVICE = SECTIONS
 VERBS: dict[str, tuple[Callable[..., Any], ...]] = {
-    FIRST: (service.up, submission.submit, listing.ps, watch.watch, downloading.download),
+    FIRST: (service.up, submit.submit, ps.ps, watch.watch, download.download),
     JOBS: (
-        *(showing.show, logs.logs, outcomes.wait, steering.cancel, steering.pause, steering.resume),
-        *(steering.retry, steering.update, steering.rm),
+        *(show.show, logs.logs, wait.wait, steer.cancel, steer.pause, steer.resume),
+        *(steer.retry, steer.update, steer.rm),
     ),
-    RESULTS: (comparing.compare, predicting.predict, repeating.reproduce),
-    DATA: (presets.presets, checking.check),
+    RESULTS: (compare.compare, predict.predict, reproduce.reproduce),
+    DATA: (presets.presets, check.check),
     SERVICE: (
-        *(doctor.doctor, workers.workers, service.api, service.worker, service.migrate, auditing.audit),
+        *(doctor.doctor, workers.workers, service.api, service.worker, service.migrate, audit.audit),
         *(backup.backup, backup.restore, completion.completion),
     ),
 }

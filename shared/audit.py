@@ -13,9 +13,9 @@ from datetime import datetime, timedelta
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
-from shared.joblog import now
-from shared.jobs import new_id
-from shared.tables import AuditRow
+from shared.db.tables import AuditRow
+from shared.jobs.joblog import now
+from shared.jobs.jobs import new_id
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The exception tree. Each class carries `code` and `status`; api/errors.py renders them all.
+"""The exception tree. Each class carries `code` and `status`; api/http/errors.py renders them all.
 
 GradqError
 ├── BadRequest 400          the body is not JSON

@@ -13,9 +13,9 @@ from typing import Any
 from sqlalchemy import and_, delete, or_, update
 from sqlalchemy.orm import Session
 
-from shared.database import upsert
+from shared.db.database import upsert
+from shared.db.tables import IdempotencyKey, database_now
 from shared.errors import IdempotencyInProgress, IdempotencyKeyReused
-from shared.tables import IdempotencyKey, database_now
 
 LEASE_SECONDS = 30.0
 KEPT_SECONDS = 24 * 3600.0

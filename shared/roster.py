@@ -10,12 +10,12 @@ from typing import Any
 from sqlalchemy import ColumnElement, and_, delete, func, or_, select
 from sqlalchemy.orm import Session
 
-from shared import limits
-from shared.database import upsert
-from shared.joblog import now
-from shared.queue import may_start
-from shared.states import JobState
-from shared.tables import Job, Leader, Worker, database_now
+from shared.db.database import upsert
+from shared.db.tables import Job, Leader, Worker, database_now
+from shared.jobs import limits
+from shared.jobs.joblog import now
+from shared.jobs.queue import may_start
+from shared.jobs.states import JobState
 
 
 def beat(session: Session, worker: Worker) -> None:

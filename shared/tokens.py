@@ -17,10 +17,10 @@ from typing import Literal
 from sqlalchemy import ColumnElement, Connection, bindparam, func, or_, select, update
 from sqlalchemy.orm import Session
 
+from shared.db.tables import Token
 from shared.errors import NotFound, TokenExpired, TokenInvalid, TokenRevoked
-from shared.joblog import now
-from shared.jobs import new_id
-from shared.tables import Token
+from shared.jobs.joblog import now
+from shared.jobs.jobs import new_id
 
 Scope = Literal["read", "submit", "admin"]
 SCOPES: tuple[Scope, ...] = ("read", "submit", "admin")  # each allows what those before it allow

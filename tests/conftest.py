@@ -13,9 +13,9 @@ from sqlalchemy import make_url, text
 from support.postgres import Postgres, part_missing, require_postgres
 
 from shared.config import Settings
-from shared.database import Database
-from shared.datasets import DATASETS
-from shared.tables import Base
+from shared.datasets.catalog import DATASETS
+from shared.db.database import Database
+from shared.db.tables import Base
 
 # no deadline: a busy machine is not a wrong program. CI draws the same examples each time, everybody else new ones
 hypothesis.settings.register_profile("gradq", deadline=None, derandomize=os.environ.get("CI") == "true")

@@ -7,12 +7,12 @@ import secrets
 import shutil
 from pathlib import Path
 
-from shared import dataset_store
 from shared.artifacts import ArtifactStore, sha256_of
 from shared.config import Settings
-from shared.database import Database
+from shared.datasets import dataset_store
+from shared.db.database import Database
+from shared.db.tables import DatasetRow
 from shared.errors import DataError, GradqError
-from shared.tables import DatasetRow
 
 
 def local_folder(dataset_id: str, settings: Settings, database: Database, store: ArtifactStore) -> Path:

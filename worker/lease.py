@@ -9,10 +9,10 @@ from typing import Any
 
 import structlog
 
-from shared import queue
 from shared.config import Settings
-from shared.database import Database
+from shared.db.database import Database
 from shared.errors import DatabaseAway, LeaseLost
+from shared.jobs import queue
 
 LOOK_SECONDS = 0.5  # between two looks for a wish
 

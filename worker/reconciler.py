@@ -14,16 +14,17 @@ from collections.abc import Callable
 
 import structlog
 
-from shared import audit, idempotency, joblog, jobs, queue, roster, tallies
+from shared import audit, idempotency, roster
 from shared.broker import Broker
 from shared.config import Settings
+from shared.db.tables import Worker
 from shared.errors import DatabaseAway, LeaseLost, NotFound
-from shared.queue import Lease
-from shared.states import JobState
-from shared.tables import Worker
-from worker.clock import ClockWatch
+from shared.jobs import counters, joblog, jobs, queue
+from shared.jobs.queue import Lease
+from shared.jobs.states import JobState
+from worker.clock_jumps import ClockWatch
 from worker.devices import SlotPool, memory
-from worker.strays import sweep_strays
+from worker.orphaned_files import sweep_strays
 from worker.supervisor import House
 
 OFFICE = "reconciler"
@@ -115,7 +116,7 @@ class Reconciler(threading.Thread):
             roster.sweep_workers(session, FORGET_WORKERS_SECONDS)
             idempotency.sweep(session)
             audit.sweep(session, self.settings.audit_days)
-            tallies.fold(session)
+            counters.fold(session)
         self.database.checkpoint_wal()
 
     def sweep_runs(self) -> None:

@@ -11,13 +11,13 @@ import threading
 
 import structlog
 
-from shared import queue
 from shared.artifacts import ArtifactStore
 from shared.broker import Broker
 from shared.config import Settings
-from shared.database import Database
+from shared.db.database import Database
+from shared.db.tables import Job
 from shared.errors import DatabaseAway
-from shared.tables import Job
+from shared.jobs import queue
 from shared.version import VERSION
 from worker.devices import Slot, SlotPool, find_slots, threads_per_slot
 from worker.launcher import Launcher

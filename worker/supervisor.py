@@ -21,14 +21,15 @@ from typing import Any, TypeVar
 import structlog
 from sqlalchemy.orm import Session
 
-from shared import events, joblog, jobs, queue
+from shared import events
 from shared.artifacts import MODEL, ArtifactStore, StoredFile, artifact_key, checkpoint_key, sha256_of
 from shared.config import Settings
-from shared.database import Database
-from shared.datasets import DATASETS
+from shared.datasets.catalog import DATASETS
+from shared.db.database import Database
+from shared.db.tables import CheckpointRow, Job
 from shared.errors import DatabaseAway, DataError, LeaseLost, NotFound, TrainingError
-from shared.states import JobState
-from shared.tables import CheckpointRow, Job
+from shared.jobs import joblog, jobs, queue
+from shared.jobs.states import JobState
 from worker import reproduction
 from worker.dataset_files import local_folder
 from worker.devices import Slot
@@ -36,7 +37,7 @@ from worker.disks import disk_is_full
 from worker.launcher import Launcher, Trainer
 from worker.lease import LeaseKeeper
 from worker.oom import OomKills
-from worker.strays import sweep_strays
+from worker.orphaned_files import sweep_strays
 
 TICK_SECONDS = 0.25
 FLUSH_SECONDS = 0.5  # lines are written in batches this far apart

@@ -19,7 +19,7 @@ from apiflask import APIBlueprint
 from flask import Response, request
 from werkzeug.exceptions import NotFound
 
-from api.auth import needs
+from api.access.auth import needs
 
 bp = APIBlueprint("assets", __name__, enable_openapi=False)
 

@@ -13,16 +13,17 @@ from flask import Response
 from sqlalchemy import Float, case, cast, func, select
 from sqlalchemy.orm import Session
 
-from api.auth import whose
+from api.access.auth import whose
 from api.dashboard.frame import page
 from api.dashboard.job_rows import owned_by
-from api.requests import Query, parse_query
+from api.http.requests import Query, parse_query
 from api.services import services
-from shared import dataset_store, jobs
-from shared.datasets import DATASETS, DatasetInfo
-from shared.spec import JobSpec
-from shared.states import JobState
-from shared.tables import Job
+from shared.datasets import dataset_store
+from shared.datasets.catalog import DATASETS, DatasetInfo
+from shared.db.tables import Job
+from shared.jobs import jobs
+from shared.jobs.states import JobState
+from shared.spec.job_spec import JobSpec
 
 OF_DIGITS = ("mnist", "digits")  # what most people will draw, and which of them first
 MOST = 50  # jobs that are offered

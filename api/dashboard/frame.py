@@ -6,7 +6,7 @@ from typing import Any
 
 from flask import Response, render_template, request
 
-from api.auth import COOKIE
+from api.access.auth import COOKIE
 from api.dashboard import assets
 from shared.version import VERSION
 

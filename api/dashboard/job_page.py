@@ -11,10 +11,10 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from api.dashboard.words import duration, number, percent
-from api.job_object import to_json
-from shared import jobs
-from shared.spec import KINDS
-from shared.tables import ArtifactRow, Job
+from api.jobs.job_object import to_json
+from shared.db.tables import ArtifactRow, Job
+from shared.jobs import jobs
+from shared.spec.job_spec import KINDS
 
 PICTURES = {  # in this order, under these titles, for those who do not see them with these words
     "predictions.png": ("Test images", "The first test images, each with its true and its predicted label"),

@@ -11,14 +11,14 @@ from typing import Any
 from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import Session
 
-from api.auth import whose
+from api.access.auth import whose
 from api.dashboard.sparklines import Glimpse, glimpses_of
-from api.job_object import page_to_json
+from api.jobs.job_object import page_to_json
 from api.services import services
 from api.waiting.job_fingerprint import Look, look_at
-from shared.spec import JobSpec
-from shared.states import ALLOWED_ACTIONS
-from shared.tables import Job
+from shared.db.tables import Job
+from shared.jobs.states import ALLOWED_ACTIONS
+from shared.spec.job_spec import JobSpec
 
 WIDTH, HEIGHT = 96, 22  # of a sparkline, in its own units
 

@@ -15,16 +15,16 @@ from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 from werkzeug.wrappers import Response
 
-from api import streams
-from api.auth import whose
+from api.access.auth import whose
 from api.dashboard import jobs_stream
 from api.dashboard.frame import page
 from api.dashboard.job_rows import counts, rows_of
-from api.job_filter import ListQuery, matching
-from api.requests import LABELS, parse_query
+from api.http.requests import LABELS, parse_query
+from api.jobs.job_filter import ListQuery, matching
 from api.services import services
+from api.waiting import streams
+from shared.db.tables import Job
 from shared.errors import InvalidQuery
-from shared.tables import Job
 
 SHOWN = 50
 GROUPS: dict[str, tuple[str, ...]] = {  # a button of the status filter and what it lets through

@@ -15,13 +15,13 @@ from flask import Response, current_app, render_template, stream_with_context
 from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
-from api import streams
 from api.dashboard.job_rows import counts, looks_of, rows_of, version_of
-from api.held import Place, held
-from api.render import json_of
+from api.http.render import json_of
 from api.services import services
+from api.waiting import streams
+from api.waiting.long_polling import Place, held
+from shared.db.tables import Job
 from shared.errors import DatabaseAway, TooManyStreams
-from shared.tables import Job
 
 ROUND_SECONDS = 1.0  # people see no more
 LEISURE = 4  # a round that took long is followed by a pause of so many times that

@@ -10,16 +10,17 @@ from markupsafe import Markup
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from api.auth import whose
+from api.access.auth import whose
 from api.dashboard.job_rows import owned_by
 from api.services import services
-from shared import dataset_store, jobs
 from shared.artifacts import MODEL
-from shared.datasets import DATASETS
+from shared.datasets import dataset_store
+from shared.datasets.catalog import DATASETS
+from shared.db.tables import ArtifactRow, Job
 from shared.errors import NotFound
-from shared.spec import JobSpec, Mlp, WalkSpec
-from shared.states import JobState
-from shared.tables import ArtifactRow, Job
+from shared.jobs import jobs
+from shared.jobs.states import JobState
+from shared.spec.job_spec import JobSpec, Mlp, WalkSpec
 
 SHADES = 9  # steps from nothing to the largest number of a table; learn.css has a colour for each, either sign
 ORIGINS = 50  # finished jobs whose weights are offered

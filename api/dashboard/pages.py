@@ -8,13 +8,13 @@ from apiflask import APIBlueprint
 from flask import Response, redirect, request
 from werkzeug.wrappers import Response as AnyResponse
 
-from api import errors
-from api.auth import needs
+from api.access.auth import needs
 from api.dashboard import draw_page, job_page, jobs_page, submit_page, words
 from api.dashboard.frame import asks_for_page, for_every_page, page
 from api.dashboard.learn_page import learn_page
 from api.dashboard.sign_in import sign_in_page
-from api.requests import check_path
+from api.http import errors
+from api.http.requests import check_path
 from api.services import services
 from shared.errors import TokenMissing
 

@@ -9,7 +9,7 @@ from flask import Response, render_template
 from markupsafe import Markup
 
 from api.dashboard import assets
-from api.errors import BEARER
+from api.http.errors import BEARER
 
 CSP = (
     "default-src 'none'; style-src 'sha256-{}'; img-src data:; form-action 'self'; base-uri 'none'; "

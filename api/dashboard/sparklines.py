@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import JSON, BigInteger, Select, String, and_, bindparam, cast, column, func, select
 from sqlalchemy.orm import Session
 
-from shared.tables import EventRow, Job
+from shared.db.tables import EventRow, Job
 
 POINTS = 24  # of one glimpse, give or take two
 BATCH_STEPS = 50  # between two points of a series `batch`

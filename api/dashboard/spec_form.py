@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from api.dashboard.spec_words import help_of, paragraph, written
-from shared.spec import JobSpec
+from shared.spec.job_spec import JobSpec
 
 Schema = dict[str, Any]
 

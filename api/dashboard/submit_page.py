@@ -11,19 +11,20 @@ from pydantic import Field
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from api.auth import whose
+from api.access.auth import whose
 from api.dashboard.frame import page
 from api.dashboard.job_rows import owned_by
 from api.dashboard.spec_form import Choices, groups
-from api.requests import Query, from_json, parse_query
+from api.http.requests import Query, from_json, parse_query
 from api.services import services
-from shared import dataset_store, jobs
-from shared.datasets import DATASETS
+from shared.datasets import dataset_store
+from shared.datasets.catalog import DATASETS
+from shared.db.tables import Job
 from shared.errors import FieldError, InvalidQuery, InvalidSpec, NotFound
-from shared.presets import PRESETS
-from shared.spec import JobSpec
-from shared.states import JobState
-from shared.tables import Job
+from shared.jobs import jobs
+from shared.jobs.states import JobState
+from shared.spec.job_spec import JobSpec
+from shared.spec.presets import PRESETS
 
 DRAWN = {"name", "seed"}  # of each job anew, where nobody says them
 RECENT = 50  # finished jobs that are offered to go on from

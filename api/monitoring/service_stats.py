@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from shared import roster, tallies
-from shared.joblog import now
-from shared.states import TERMINAL, JobState
-from shared.tables import Job, Worker
+from shared import roster
+from shared.db.tables import Job, Worker
+from shared.jobs import counters
+from shared.jobs.joblog import now
+from shared.jobs.states import TERMINAL, JobState
 
 LIVING = tuple(state for state in JobState if state not in TERMINAL)
 
@@ -25,7 +26,7 @@ class Census:
     examples_per_second: float
     steps_per_second: float
     workers: Sequence[Worker]
-    tallies: dict[str, dict[str, tallies.Sum]]
+    counters: dict[str, dict[str, counters.Sum]]
 
 
 def take(session: Session, live_within_seconds: float) -> Census:
@@ -37,7 +38,7 @@ def take(session: Session, live_within_seconds: float) -> Census:
         examples_per_second=examples,
         steps_per_second=steps,
         workers=roster.live_workers(session, live_within_seconds),
-        tallies=tallies.read(session),
+        counters=counters.read(session),
     )
 
 

@@ -12,23 +12,27 @@ from pydantic import Field
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from api import audit, job_answers, schemas
-from api.auth import principal, whose
-from api.changes import change
-from api.idempotency import once
-from api.job_answers import JobQuery
-from api.job_filter import ListQuery, matching
-from api.job_object import page_to_json, to_json
+from api.access.auth import principal, whose
+from api.http.idempotency import once
+from api.http.requests import Query, parse_json
+from api.http.transaction import change
+from api.jobs import job_answers
 from api.jobs.init_from import check_origin
-from api.openapi import endpoint
-from api.problems import QUEUES
-from api.requests import Query, parse_json
+from api.jobs.job_answers import JobQuery
+from api.jobs.job_filter import ListQuery, matching
+from api.jobs.job_object import page_to_json, to_json
+from api.openapi import schemas
+from api.openapi.endpoint import endpoint
+from api.openapi.problems import QUEUES
+from api.routes import audit
 from api.services import services
-from shared import dataset_store, jobs, limits, roster
-from shared.datasets import DatasetInfo
-from shared.estimate import estimate
-from shared.spec import GradientCheckSpec, JobSpec, WalkSpec, Work
-from shared.tables import Job
+from shared import roster
+from shared.datasets import dataset_store
+from shared.datasets.catalog import DatasetInfo
+from shared.db.tables import Job
+from shared.jobs import jobs, limits
+from shared.spec.estimate import estimate
+from shared.spec.job_spec import GradientCheckSpec, JobSpec, WalkSpec, Work
 
 bp = APIBlueprint("jobs", __name__, tag="Jobs")
 log = structlog.get_logger()

@@ -10,8 +10,8 @@ from typing import Annotated, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from shared.errors import FieldError, InvalidUpload
-from shared.spec import MAX_SEED, NO_CONTROLS
-from shared.wording import field_error
+from shared.spec.job_spec import MAX_SEED, NO_CONTROLS
+from shared.validation_errors import field_error
 
 FORMAT = "gradq-dataset/1"  # another way of decoding would be another data set
 MAX_SIDE = 224

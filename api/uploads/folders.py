@@ -15,7 +15,7 @@ from api.uploads.archive import entry_stream
 from api.uploads.budget import Budget
 from api.uploads.fields import MAX_SIDE, UploadFields
 from api.uploads.pixels import MAX_EXAMPLES, Array, Scale, create
-from shared.datasets import ARRAYS
+from shared.datasets.catalog import ARRAYS
 from shared.errors import UnusableUpload
 
 FORMATS = ("PNG", "JPEG")

@@ -21,7 +21,7 @@ from api.uploads import folders, idx, labels, npz, pixels
 from api.uploads.budget import GZIP_MAGIC, Budget, gunzipped
 from api.uploads.fields import UploadFields
 from api.uploads.pixels import Array
-from shared.datasets import ARRAYS, FACTS, DatasetInfo
+from shared.datasets.catalog import ARRAYS, FACTS, DatasetInfo
 from shared.errors import FieldError, InvalidUpload, UnusableUpload
 
 FILE, PAIR, TEST_PAIR = "file", ("images", "labels"), ("test_images", "test_labels")

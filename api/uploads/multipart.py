@@ -16,7 +16,7 @@ from gunicorn.http.errors import ParseException
 from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge, UnsupportedMediaType
 from werkzeug.sansio.multipart import Data, Epilogue, Field, File, MultipartDecoder, NeedData
 
-from api.requests import refuse_encoded
+from api.http.requests import refuse_encoded
 from shared.errors import BadRequest, FieldError, InvalidUpload, PayloadTooLarge
 
 CHUNK = 1 << 18

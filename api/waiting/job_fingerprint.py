@@ -10,9 +10,9 @@ from typing import Any
 from sqlalchemy import Select, Text, and_, bindparam, case, cast, func, select
 from sqlalchemy.orm import Session, aliased
 
+from shared.db.tables import Job, Worker, database_now
+from shared.jobs.states import TERMINAL, JobState
 from shared.roster import ahead_of
-from shared.states import TERMINAL, JobState
-from shared.tables import Job, Worker, database_now
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from gradq.backup.contents import FILES, Advance, LeftOut, Why
 from gradq.backup.rows import File, Row, files_of
 from gradq.backup.snapshot import Snapshot
 from shared.artifacts import ArtifactStore
-from shared.database import Database
+from shared.db.database import Database
 
 TRIES = 5  # at the newest checkpoint of a job that goes on running
 

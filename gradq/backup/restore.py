@@ -16,11 +16,13 @@ from sqlalchemy.orm import Session
 from gradq.backup import OF_THE_MOMENT, NotEmpty, archive, rows
 from gradq.backup.contents import Advance
 from gradq.backup.unpacked import Unpacked
-from shared import queue, revisions, roster, tallies
+from shared import roster
 from shared.artifacts import ArtifactStore
-from shared.database import Database
-from shared.states import JobState
-from shared.tables import ArtifactRow, CheckpointRow, DatasetRow, Job
+from shared.db import migrate
+from shared.db.database import Database
+from shared.db.tables import ArtifactRow, CheckpointRow, DatasetRow, Job
+from shared.jobs import counters, queue
+from shared.jobs.states import JobState
 
 ELSEWHERE = "choose another place with GRADQ_STATE_DIR (or GRADQ_DATABASE_URL and GRADQ_ARTIFACTS_URL)"
 
@@ -67,8 +69,8 @@ def restore(
 
 def _refuse_unless_empty(session: Session, alive_seconds: float) -> None:
     connection = session.connection()
-    revision = revisions.revision_of(connection)
-    names = revisions.tables_of(revision) if revision else set()
+    revision = migrate.revision_of(connection)
+    names = migrate.tables_of(revision) if revision else set()
     if "workers" in names and roster.somebody_works(session, alive_seconds):
         raise NotEmpty(f"a worker is at work here; stop the service first, or {ELSEWHERE}")
     for table in rows.reflected(connection, names - OF_THE_MOMENT):
@@ -78,12 +80,12 @@ def _refuse_unless_empty(session: Session, alive_seconds: float) -> None:
 
 def _fill(connection: Connection, unpacked: Unpacked) -> None:
     """The schema of the backup's revision, its rows, and from there up to the newest revision."""
-    revisions.clear(connection)
-    revisions.move(connection, unpacked.head.revision)
+    migrate.clear(connection)
+    migrate.move(connection, unpacked.head.revision)
     for table in rows.reflected(connection, unpacked.found):
         connection.execute(delete(table))
         rows.insert(connection, table, unpacked.rows(table.name))
-    revisions.move(connection)
+    migrate.move(connection)
 
 
 def _restored(session: Session, unpacked: Unpacked) -> Restored:
@@ -100,8 +102,8 @@ def _restored(session: Session, unpacked: Unpacked) -> Restored:
 
 def _count_bytes(session: Session) -> None:
     """Let the counters tell of the files that are here: what the backup left out came with its bytes."""
-    counted = tallies.read(session).get(tallies.STORED, {})
+    counted = counters.read(session).get(counters.STORED, {})
     for table in (CheckpointRow, ArtifactRow, DatasetRow):
         kind = table.__tablename__
         there = int(session.scalar(select(func.sum(table.size_bytes))) or 0)
-        tallies.stored(session, kind, there - int(counted[kind].total if kind in counted else 0))
+        counters.stored(session, kind, there - int(counted[kind].total if kind in counted else 0))

@@ -43,7 +43,7 @@ def reflected(connection: Connection, names: set[str]) -> list[Table]:
     for table in metadata.sorted_tables:
         for column in table.columns:
             if isinstance(column.type, JSON):
-                column.type.none_as_null = True  # as in shared/tables.py
+                column.type.none_as_null = True  # as in shared/db/tables.py
     return list(metadata.sorted_tables)
 
 

@@ -12,7 +12,7 @@ from gradq.backup.contents import HEAD, MANIFEST, Advance, LeftOut, Manifest, Ta
 from gradq.backup.copies import Copies
 from gradq.backup.snapshot import Snapshot
 from shared.artifacts import ArtifactStore, sha256_of
-from shared.database import Database
+from shared.db.database import Database
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from pathlib import Path
 from gradq.backup import OF_THE_MOMENT, WITH_FILES, NothingToBackUp, rows
 from gradq.backup.contents import FORMAT, PACKED, Head
 from gradq.backup.rows import Row, files_of
-from shared import revisions
-from shared.database import Database
-from shared.joblog import now
+from shared.db import migrate
+from shared.db.database import Database
+from shared.jobs.joblog import now
 from shared.version import VERSION
 
 
@@ -20,11 +20,11 @@ class Snapshot:
     def __init__(self, database: Database, folder: Path) -> None:
         self.folder = folder
         with database.snapshot() as connection:
-            revision = revisions.revision_of(connection)
+            revision = migrate.revision_of(connection)
             if revision is None:
                 raise NothingToBackUp("the database is empty; GRADQ_STATE_DIR or GRADQ_DATABASE_URL says which it is")
             self.revision, self.taken_at = revision, now()
-            tables = rows.reflected(connection, revisions.tables_of(revision) - OF_THE_MOMENT)
+            tables = rows.reflected(connection, migrate.tables_of(revision) - OF_THE_MOMENT)
             self.tables = {table.name: table for table in tables}
             self.counts = {
                 name: rows.write_lines(self.path(name), rows.read(connection, rows.whole(table)))

@@ -11,8 +11,8 @@ from gradq.backup import OF_THE_MOMENT, WITH_FILES, UnusableBackup, archive, row
 from gradq.backup.archive import AGAIN
 from gradq.backup.contents import FILES, FORMAT, HEAD, MANIFEST, PACKED, TABLES, Advance, Head, Manifest
 from gradq.backup.rows import File, Row, files_of
-from shared import revisions
 from shared.artifacts import CHUNK, ArtifactStore, sha256_of
+from shared.db import migrate
 from shared.version import VERSION
 
 # Ids become names of folders, in the store and where trainers run
@@ -54,7 +54,7 @@ class Unpacked:
         if self.manifest is None:
             raise UnusableBackup(f"the backup is cut short: its end is missing; {AGAIN}")
         tables = self.manifest.tables
-        if not set(tables) == self.found == revisions.tables_of(self.head.revision) - OF_THE_MOMENT:
+        if not set(tables) == self.found == migrate.tables_of(self.head.revision) - OF_THE_MOMENT:
             raise UnusableBackup(f"the backup has not the tables of revision {self.head.revision}; {AGAIN}")
         for name, table in tables.items():
             if sha256_of(self.path(name)) != table.sha256:
@@ -78,7 +78,7 @@ class Unpacked:
             self.store.remove_folder(folder)
 
     def _refuse_newer(self) -> None:
-        if self.head.format != FORMAT or self.head.revision not in revisions.known():
+        if self.head.format != FORMAT or self.head.revision not in migrate.known():
             raise UnusableBackup(
                 f"the backup was made by gradq {self.head.gradq} (format {self.head.format}, revision "
                 f"{self.head.revision} of the schema), which this gradq {VERSION} does not know; restore it with that "

@@ -49,7 +49,7 @@ def backup(file: To, state: State = None, as_json: AsJson = False) -> None:
     """
     from gradq.backup.save import save
     from shared.artifacts import ArtifactStore
-    from shared.database import Database
+    from shared.db.database import Database
 
     settings = _settings(state)
     _refuse_nothing(settings)
@@ -76,7 +76,7 @@ def restore(file: From, state: State = None, as_json: AsJson = False) -> None:
     """
     from gradq.backup.restore import restore as put_back
     from shared.artifacts import ArtifactStore
-    from shared.database import Database
+    from shared.db.database import Database
 
     settings = _settings(state)
     with _ended_in_order("nothing was restored"), _read(file) as source:

@@ -31,7 +31,7 @@ from gradq.local.children import end_with_parent
 from gradq.local.folders import private
 from gradq.local.instance import only_one
 from shared.config import Settings
-from shared.datasets import DATASETS
+from shared.datasets.catalog import DATASETS
 from shared.errors import GradqError
 
 SEED = 7

@@ -35,7 +35,7 @@ def doctor(
     running. Exit codes: 0 no problem, 1 one or more.
     """
     from gradq.commands.checkups import examine  # SQLAlchemy, alembic, redis: what other verbs need not wait for
-    from gradq.commands.checkups.patient import Patient
+    from gradq.commands.checkups.targets import Patient
     from shared.config import Settings
 
     settings = Settings.from_env(**({} if state is None else {"state_dir": state}))

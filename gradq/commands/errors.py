@@ -15,8 +15,8 @@ import typer
 from gradq.client.problems import ApiError, Unreachable
 from gradq.commands.completion import VARIABLE
 from gradq.commands.options import Exit, speaks_unicode
-from gradq.commands.outcomes import StillGoing
 from gradq.commands.verbs import Verbs
+from gradq.commands.wait import StillGoing
 from shared.errors import ConfigurationError, GradqError
 
 NEXT_STEP = {

@@ -14,13 +14,13 @@ import typer
 
 from gradq.commands.options import AsJson, print_json, print_json_line
 from gradq.local.folders import private
-from gradq.local.strangers import refuse_strangers
+from gradq.local.public_address import refuse_strangers
 from gradq.local.worker_tmp import own_tmp
 from shared.config import Settings
 from shared.errors import ConfigurationError, DatabaseAway
 
 if TYPE_CHECKING:
-    from shared.database import Database
+    from shared.db.database import Database
 
 Host = Annotated[str, typer.Option(help="Address to listen on.")]
 Port = Annotated[int, typer.Option(min=0, max=65_535, help="Port; 0 takes any free one.")]
@@ -131,8 +131,8 @@ def migrate(
     added is taken away, with what is in it. Stop the service and make a
     backup first.
     """
-    from shared.database import Database
-    from shared.revisions import NEWEST, known
+    from shared.db.database import Database
+    from shared.db.migrate import NEWEST, known
 
     settings = Settings.from_env()
     settings.make_state_dir()

@@ -121,8 +121,8 @@ def _opened(found: Any, default: Any, path: str) -> Spec:
 
 def default_of(spec: Spec, field: str) -> Any:
     """What the preset, else the service, would have there: its type, and of a preset's object all the rest."""
-    from shared.presets import PRESETS
-    from shared.spec import JobSpec
+    from shared.spec.job_spec import JobSpec
+    from shared.spec.presets import PRESETS
 
     preset = PRESETS.get(str(spec.get("preset")))
     if preset is not None and field in preset.spec:

@@ -15,16 +15,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from gradq.commands.listing import AGO, UNITS
 from gradq.commands.options import AsJson, as_list, print_json
+from gradq.commands.ps import AGO, UNITS
 from gradq.commands.tables import tokens_table
 from gradq.commands.verbs import Verb, Verbs
 from shared.config import Settings
 from shared.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from shared.database import Database
-    from shared.tables import Token
+    from shared.db.database import Database
+    from shared.db.tables import Token
 
 app = typer.Typer(cls=Verbs, help="Make tokens, list them, revoke one.", rich_markup_mode=None, no_args_is_help=True)
 
@@ -160,8 +160,8 @@ def _database(state: Path | None, make: bool = False) -> Iterator[Database]:
     """The database that the settings name. `make`: with tables, where there are none yet."""
     from sqlalchemy.engine import make_url
 
-    from shared import revisions
-    from shared.database import Database
+    from shared.db import migrate
+    from shared.db.database import Database
 
     settings = Settings.from_env(**({} if state is None else {"state_dir": state}))
     url = make_url(settings.database)
@@ -171,10 +171,10 @@ def _database(state: Path | None, make: bool = False) -> Iterator[Database]:
     database = Database(settings.database)
     try:
         with database.look() as connection:
-            at = revisions.revision_of(connection)
+            at = migrate.revision_of(connection)
         if at is None and make:
             database.migrate()
-        elif at != revisions.known()[-1]:
+        elif at != migrate.known()[-1]:
             raise ConfigurationError(f"the database is at schema {at}, and this needs a newer one: run `gradq migrate`")
         yield database
     finally:

@@ -18,8 +18,8 @@ from gradq.client.blocking import DEFAULT_URL, Client
 from gradq.client.events import Event
 from gradq.client.job import Job
 from gradq.commands.options import AsJson, Exit, JobId, Token, Url, outcome, print_json_line
-from gradq.commands.outcomes import patiently
 from gradq.commands.plot import Curve, plot
+from gradq.commands.wait import patiently
 from gradq.commands.words import STYLES, number, progress_words, rate, reason_of, summary_line
 
 FRAME_SECONDS = 0.25  # the least between two pictures

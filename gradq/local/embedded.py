@@ -30,7 +30,7 @@ from gradq.local.instance import only_one
 from shared import roster
 from shared.broker import Broker
 from shared.config import Settings
-from shared.database import Database
+from shared.db.database import Database
 from shared.errors import ConfigurationError, DatabaseAway, GradqError
 
 TICK_SECONDS = 0.1

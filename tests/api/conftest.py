@@ -18,16 +18,17 @@ from pydantic import SecretStr
 from werkzeug.test import TestResponse
 
 from api.app import create_app
-from api.document import SAMPLES
+from api.openapi.document import SAMPLES
 from api.services import EXTENSION, Services
-from shared import joblog, queue, roster
+from shared import roster
 from shared.artifacts import StoredFile, artifact_key
 from shared.config import Settings
-from shared.database import Database
-from shared.joblog import Line
-from shared.queue import Lease
-from shared.states import JobState
-from shared.tables import Worker
+from shared.db.database import Database
+from shared.db.tables import Worker
+from shared.jobs import joblog, queue
+from shared.jobs.joblog import Line
+from shared.jobs.queue import Lease
+from shared.jobs.states import JobState
 
 
 @contextlib.contextmanager

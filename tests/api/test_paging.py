@@ -11,9 +11,9 @@ from flask import Flask
 from sqlalchemy import event, update
 from support.waiting import wait_for
 
-from shared import joblog, jobs
-from shared.spec import JobSpec
-from shared.tables import Job
+from shared.db.tables import Job
+from shared.jobs import joblog, jobs
+from shared.spec.job_spec import JobSpec
 
 
 @pytest.fixture

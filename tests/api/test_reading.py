@@ -14,7 +14,7 @@ import pytest
 
 from api.services import EXTENSION
 from shared.artifacts import ArtifactStore
-from shared.joblog import Line
+from shared.jobs.joblog import Line
 
 CONTENT = bytes(range(256)) * 40
 
@@ -112,7 +112,7 @@ class TestMetrics:
         assert client.get(f"{metrics}?max_points=5", headers=known).status_code == 200
         assert client.get(metrics, headers={"Accept": "text/csv", **known}).status_code == 200
         with monkeypatch.context() as patch:
-            patch.delattr("shared.joblog.points_of")  # nothing is read
+            patch.delattr("shared.jobs.joblog.points_of")  # nothing is read
             again = client.get(metrics, headers=known)
         assert (again.status_code, again.data, again.headers["ETag"]) == (304, b"", first.headers["ETag"])
         hands.point(lease, 10, 2, train_loss=0.4)

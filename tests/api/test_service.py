@@ -13,12 +13,12 @@ import pytest
 from structlog.testing import capture_logs
 
 from api.app import create_app
-from api.openapi import openapi_path
+from api.openapi.endpoint import openapi_path
 from api.services import EXTENSION
-from shared import jobs
 from shared.config import Settings
-from shared.database import Database
-from shared.spec import JobSpec
+from shared.db.database import Database
+from shared.jobs import jobs
+from shared.spec.job_spec import JobSpec
 
 ROOT = Path(__file__).parents[2]
 FOREIGN = re.compile(r"(?:https?:)?//[a-z]", re.IGNORECASE)
@@ -271,7 +271,7 @@ for rule in app.url_map.iter_rules():
 from safetensors.numpy import save
 from shared import queue
 from shared.artifacts import artifact_key
-from shared.states import JobState
+from shared.jobs.states import JobState
 import json, numpy
 services = app.extensions["gradq"]
 layers = [{"type": "Flatten", "arguments": {}}, {"type": "Linear", "arguments": {}}]

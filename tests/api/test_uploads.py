@@ -21,9 +21,9 @@ from support.images import folders, idx, npy, npy_that_says, npz, picture, pixel
 from support.waiting import wait_for
 from werkzeug.serving import make_server
 
-from api import datasets as view
+from api.routes import datasets as view
 from shared.errors import DatabaseAway
-from shared.states import JobState
+from shared.jobs.states import JobState
 
 LIMIT, UNPACKED = 3_000_000, 6_000_000
 

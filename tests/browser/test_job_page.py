@@ -14,10 +14,10 @@ from support.long_job import store_long_job
 from support.service import Service
 from support.waiting import wait_for
 
-from shared import joblog, jobs
-from shared.database import Database
-from shared.presets import PRESETS
-from shared.spec import JobSpec
+from shared.db.database import Database
+from shared.jobs import joblog, jobs
+from shared.spec.job_spec import JobSpec
+from shared.spec.presets import PRESETS
 
 LONG: dict[str, Any] = {"architecture": "mlp", "epochs": 10_000, "lr": 0.001, "seed": 1}
 QUICK: dict[str, Any] = {"architecture": "mlp", "epochs": 12, "lr": 0.2, "gradients": "manual", "seed": 2}

@@ -10,7 +10,7 @@ from support.browser import Complaints
 from support.people import revoke, token_for
 from support.service import Service
 
-from shared.database import Database
+from shared.db.database import Database
 
 
 @pytest.fixture(scope="module")

@@ -17,9 +17,9 @@ from support.people import token_for
 from support.postgres import part_missing
 from support.service import Service
 
-from api.auth import COOKIE
-from shared.database import Database
-from shared.spec import JobSpec
+from api.access.auth import COOKIE
+from shared.db.database import Database
+from shared.spec.job_spec import JobSpec
 from shared.tokens import Scope
 
 READY = "Ready to submit"

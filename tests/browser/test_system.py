@@ -16,8 +16,8 @@ from support.service import Service
 from support.waiting import wait_for
 
 from shared import roster
-from shared.database import Database
-from shared.tables import Worker
+from shared.db.database import Database
+from shared.db.tables import Worker
 
 
 def row(page: Page, table: str, text: str) -> Locator:

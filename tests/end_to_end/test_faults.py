@@ -38,7 +38,7 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("unbroken")
     (folder / "spec.json").write_text(json.dumps({**LONG, "checkpoint": {"every_seconds": None}}))
     code = (
-        "import json, sys; from pathlib import Path; from shared.spec import JobSpec;"
+        "import json, sys; from pathlib import Path; from shared.spec.job_spec import JobSpec;"
         "from worker.trainer.job import run_job; from worker.trainer.run import Run;"
         "spec = JobSpec.parse(json.loads(Path(sys.argv[1], 'spec.json').read_text()));"
         "print(json.dumps(run_job(spec, Run(Path(sys.argv[1])), lambda e: None, data_dir=Path('x'), download=False,"

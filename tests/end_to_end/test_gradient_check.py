@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from support.service import Service
 
-pytest.importorskip("worker.trainer.checks")
+pytest.importorskip("worker.trainer.gradients.gradient_check")
 
 
 def submit(service: Service, **body: Any) -> dict[str, Any]:

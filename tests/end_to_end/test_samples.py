@@ -8,7 +8,7 @@ import os
 from support.recording import record, shape
 from support.service import Service
 
-from api.document import SAMPLES
+from api.openapi.document import SAMPLES
 
 
 def test_the_documents_examples_are_what_the_service_answers(steady: Service) -> None:

@@ -15,8 +15,8 @@ from sqlalchemy import func, select, update
 from support.service import Service, assert_whole_curve
 from support.waiting import wait_for
 
-from shared.database import Database
-from shared.tables import IdempotencyKey, database_now
+from shared.db.database import Database
+from shared.db.tables import IdempotencyKey, database_now
 
 # some 3 s of training on digits; no checkpoint but the one that a pause writes
 LONG: dict[str, Any] = {

@@ -128,7 +128,7 @@ def test_two_lengths_or_a_length_beside_chunks_are_no_request(limited: Service) 
 
 
 def test_a_refusal_of_the_server_itself_tells_browsers_the_same_and_names_no_version(limited: Service) -> None:
-    from api.security_headers import HEADERS
+    from api.http.security_headers import HEADERS
 
     with connect(limited) as connection:
         connection.sendall(b"GET / HTTP/1.1\r\nno header\r\n\r\n")

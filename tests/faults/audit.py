@@ -12,12 +12,12 @@ from faults.stream import Stream, curve_of
 from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 
-from shared import joblog, jobs
 from shared.artifacts import ArtifactStore, sha256_of
-from shared.curves import to_series
-from shared.database import Database
-from shared.states import TERMINAL
-from shared.tables import ArtifactRow, Attempt, CheckpointRow, EventRow, Job
+from shared.db.database import Database
+from shared.db.tables import ArtifactRow, Attempt, CheckpointRow, EventRow, Job
+from shared.jobs import joblog, jobs
+from shared.jobs.curves import to_series
+from shared.jobs.states import TERMINAL
 
 LOST = {"worker_lost", "trainer_died", "disk_full", "internal_error"}  # to what an attempt can be lost
 GIVEN_BACK = {"drained"}

@@ -13,11 +13,11 @@ from faults.stream import Stream, Undisturbed
 from sqlalchemy import delete, update
 from support.store import claim_again, running, write
 
-from shared import joblog, jobs, queue
 from shared.artifacts import ArtifactStore, artifact_key
-from shared.database import Database
-from shared.states import JobState
-from shared.tables import ArtifactRow, Attempt, EventRow, Job
+from shared.db.database import Database
+from shared.db.tables import ArtifactRow, Attempt, EventRow, Job
+from shared.jobs import joblog, jobs, queue
+from shared.jobs.states import JobState
 
 KIND = "a kind of job"
 

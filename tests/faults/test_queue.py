@@ -16,9 +16,9 @@ from sqlalchemy import select
 from support.service import Service
 from support.waiting import wait_for
 
-from shared.database import Database
-from shared.states import TERMINAL
-from shared.tables import Attempt, EventRow, Job
+from shared.db.database import Database
+from shared.db.tables import Attempt, EventRow, Job
+from shared.jobs.states import TERMINAL
 
 pytestmark = pytest.mark.long
 

@@ -6,11 +6,13 @@ import pytest
 import torch
 
 from shared.events import Log
-from shared.spec import JobSpec
-from worker.trainer import batches, data, device, step
+from shared.spec.job_spec import JobSpec
+from worker.trainer import device
+from worker.trainer.data import batches, datasets
 from worker.trainer.job import run_job
 from worker.trainer.loop import train
 from worker.trainer.run import Run, StopRequested
+from worker.trainer.step import step
 
 pytestmark = [
     pytest.mark.gpu,
@@ -38,7 +40,7 @@ def run(spec, folder, resume=None, stop_at=None, said=None):
         asked[0] += 1
         return stop_at is not None and asked[0] >= stop_at
 
-    prepared = data.prepare(spec, Path("nowhere"), False, cuda)
+    prepared = datasets.prepare(spec, Path("nowhere"), False, cuda)
     outcome = train(spec, prepared, events.append, Run(folder, resume, stop=stop))
     if said is not None:
         said += [event.message for event in events if isinstance(event, Log)]
@@ -64,14 +66,14 @@ def test_a_job_learns_from_pinned_memory(tmp_path, architecture):
 def staged(spec, monkeypatch):
     """The same data, as if it were too large for the GPU."""
     monkeypatch.setattr(batches, "DEVICE_SHARE", 0.0)
-    prepared = data.prepare(spec, Path("nowhere"), False, torch.device("cuda", 0))
+    prepared = datasets.prepare(spec, Path("nowhere"), False, torch.device("cuda", 0))
     assert isinstance(prepared.train, batches.StagedBatches)
     return prepared.train
 
 
 @pytest.mark.parametrize("first_batch", [0, 5])
 def test_batches_through_pinned_buffers_are_those_of_data_on_the_device(monkeypatch, first_batch):
-    resident = data.prepare(spec_of(), Path("nowhere"), False, torch.device("cuda", 0)).train
+    resident = datasets.prepare(spec_of(), Path("nowhere"), False, torch.device("cuda", 0)).train
     assert isinstance(resident, batches.ResidentBatches)
     expected = [(x.clone(), labels.clone()) for x, labels in resident.epoch(2, first_batch)]
     found = list(staged(spec_of(), monkeypatch).epoch(2, first_batch))
@@ -129,7 +131,7 @@ def test_a_resumed_run_ends_with_the_same_bits(tmp_path, architecture, gradients
 
 
 def test_the_order_of_the_examples_is_that_of_the_cpu():
-    on_gpu, on_cpu = (data.prepare(spec_of(), Path("nowhere"), False, torch.device(d)) for d in ("cuda", "cpu"))
+    on_gpu, on_cpu = (datasets.prepare(spec_of(), Path("nowhere"), False, torch.device(d)) for d in ("cuda", "cpu"))
     for (x, labels), (y, others) in zip(on_gpu.train.epoch(2), on_cpu.train.epoch(2), strict=True):
         assert torch.equal(x.cpu(), y)
         assert torch.equal(labels.cpu(), others)

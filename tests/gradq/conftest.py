@@ -14,13 +14,13 @@ from werkzeug.serving import make_server
 from api.app import create_app
 from gradq.cli import app
 from gradq.client.blocking import Client
-from shared import queue
 from shared.artifacts import ArtifactStore, artifact_key
 from shared.config import Settings
-from shared.database import Database
-from shared.joblog import Line
-from shared.queue import Lease
-from shared.states import JobState
+from shared.db.database import Database
+from shared.jobs import queue
+from shared.jobs.joblog import Line
+from shared.jobs.queue import Lease
+from shared.jobs.states import JobState
 
 
 class Api:

@@ -34,7 +34,7 @@ from gradq import (
 )
 from gradq.client import calls
 from gradq.client.curve import frame, table
-from gradq.commands.outcomes import patiently
+from gradq.commands.wait import patiently
 
 # --- submitting and looking -------------------------------------------------------------------------------------------
 

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from gradq.cli import app
 from gradq.commands.watch import draw_live
-from shared.states import JobState
+from shared.jobs.states import JobState
 
 
 def test_submit_sends_only_what_was_given(gradq, api):

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from gradq.commands import comparing
-from gradq.commands.comparing import PICTURED
+from gradq.commands import compare
+from gradq.commands.compare import PICTURED
 from gradq.commands.comparison import between, distances, same_weights, spec_differences
 from gradq.commands.overlay import draw
 
@@ -80,7 +80,7 @@ def test_the_comparison_is_json_for_scripts(gradq, pair):
 def test_in_a_terminal_the_second_curve_has_gaps_in_which_the_first_shows(gradq, pair, monkeypatch):
     drawn = io.StringIO()
     terminal = Console(file=drawn, force_terminal=True, color_system="standard", width=80, height=30, highlight=False)
-    monkeypatch.setattr(comparing, "Console", lambda **_: terminal)
+    monkeypatch.setattr(compare, "Console", lambda **_: terminal)
     assert gradq("compare", *pair, "--metric", "val_loss").exit_code == 0
     assert "manual gradients 0.75" in drawn.getvalue()
     braille = [line for line in drawn.getvalue().splitlines() if any(0x2800 < ord(c) < 0x2900 for c in line)]

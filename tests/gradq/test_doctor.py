@@ -32,9 +32,9 @@ from gradq.local.instance import only_one
 from shared import roster
 from shared.broker import Broker
 from shared.config import Settings
-from shared.datasets import DATASETS
-from shared.revisions import alembic_config
-from shared.tables import Worker
+from shared.datasets.catalog import DATASETS
+from shared.db.migrate import alembic_config
+from shared.db.tables import Worker
 from shared.version import VERSION
 
 NOBODY = "http://127.0.0.1:1"

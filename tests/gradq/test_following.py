@@ -15,13 +15,13 @@ import pytest
 from rich.console import Console
 from support.waiting import wait_for
 
-from gradq.commands.listing import changed, moment, seen, show
-from gradq.commands.outcomes import wait_for as wait_for_jobs
+from gradq.commands.ps import changed, moment, seen, show
 from gradq.commands.tables import jobs_table
+from gradq.commands.wait import wait_for as wait_for_jobs
 from gradq.commands.watch import draw_live
-from shared import queue
-from shared.joblog import Line
-from shared.states import JobState
+from shared.jobs import queue
+from shared.jobs.joblog import Line
+from shared.jobs.states import JobState
 
 
 def terminal(height: int = 30) -> tuple[Console, io.StringIO]:
@@ -85,7 +85,7 @@ def test_an_age_is_counted_back_and_a_date_is_this_machines():
 
 
 def test_ps_that_goes_on_tells_of_each_change_of_state_once(api, monkeypatch):
-    monkeypatch.setattr("gradq.commands.listing.REFRESH_SECONDS", 0.0)
+    monkeypatch.setattr("gradq.commands.ps.REFRESH_SECONDS", 0.0)
     first = api.submit()
     changes = changed(itertools.islice(seen(api.client, 20, {}), 4))
     assert [(job["id"], job["status"]) for job in itertools.islice(changes, 1)] == [(first, "queued")]
@@ -99,7 +99,7 @@ def test_ps_that_goes_on_tells_of_each_change_of_state_once(api, monkeypatch):
 
 
 def test_on_a_terminal_the_table_is_drawn_anew(api, monkeypatch):
-    monkeypatch.setattr("gradq.commands.listing.REFRESH_SECONDS", 0.0)
+    monkeypatch.setattr("gradq.commands.ps.REFRESH_SECONDS", 0.0)
     job_id = api.submit()
     console, drawn = terminal()
     lists = seen(api.client, 20, {})
@@ -210,7 +210,7 @@ def test_watch_draws_while_the_job_goes_and_says_why_it_waits(api, monkeypatch):
 
 
 def test_on_a_terminal_each_job_that_is_waited_for_has_a_bar(api, monkeypatch):
-    monkeypatch.setattr("gradq.commands.outcomes.GLANCE_SECONDS", 0.01)
+    monkeypatch.setattr("gradq.commands.wait.GLANCE_SECONDS", 0.01)
     first = api.submit(name="one")
     lease = api.start()
     second = api.submit(name="two")

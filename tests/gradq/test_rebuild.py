@@ -11,10 +11,11 @@ import torch
 from safetensors.torch import save_file
 
 from gradq.client import rebuild
-from shared import inference, spec
-from shared.spec import JobSpec
-from worker.trainer.architectures import build_model, initialize
-from worker.trainer.model_files import describe, plain
+from shared import inference
+from shared.spec import job_spec
+from shared.spec.job_spec import JobSpec
+from worker.trainer.exports.model_files import describe, plain
+from worker.trainer.nets.architectures import build_model, initialize
 
 ROWS = {
     "linear": ("linear", (1, 8, 8)),
@@ -29,7 +30,7 @@ def stored(folder: Path, architecture: object, shape: tuple[int, int, int]) -> t
     wanted = JobSpec.parse({"architecture": architecture})
     generator = torch.Generator().manual_seed(3)
     net = build_model(wanted.architecture, shape, 10)
-    initialize(net, spec.PytorchInit(), generator)
+    initialize(net, job_spec.PytorchInit(), generator)
     for name, buffer in net.named_buffers():
         if name.endswith(("running_mean", "running_var")):
             buffer.uniform_(0.5, 1.5, generator=generator)

@@ -19,12 +19,12 @@ from gradq.local import folders
 from gradq.local.embedded import address_of, listen
 from gradq.local.folders import for_sockets, private
 from gradq.local.instance import AlreadyRunning, only_one
-from gradq.local.strangers import refuse_strangers
+from gradq.local.public_address import refuse_strangers
 from gradq.local.worker_tmp import own_tmp, sweep
 from shared.config import Settings
-from shared.database import Database
+from shared.db.database import Database
+from shared.db.migrate import known
 from shared.errors import ConfigurationError
-from shared.revisions import known
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "127.8.9.10"])

@@ -17,8 +17,8 @@ from typer.testing import CliRunner
 from gradq.cli import app
 from gradq.commands.tables import jobs_table
 from shared import roster
-from shared.states import JobState
-from shared.tables import Worker
+from shared.db.tables import Worker
+from shared.jobs.states import JobState
 
 
 def test_one_that_is_refused_does_not_keep_the_others_from_it(gradq, api):

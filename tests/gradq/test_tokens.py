@@ -17,8 +17,8 @@ from gradq.client.blocking import Client
 from gradq.client.problems import InsufficientScope, Unauthorized
 from gradq.commands.tokens import end_of
 from shared.config import Settings
-from shared.database import Database
-from shared.revisions import known
+from shared.db.database import Database
+from shared.db.migrate import known
 
 NOON = datetime(2026, 11, 25, 12, tzinfo=UTC)
 TEXT = re.compile(r"gq_[0-9a-f]{32}_[\w-]{43}")

@@ -10,9 +10,9 @@ from support.store import read, write
 
 from shared import audit
 from shared.audit import HOST, Actor, Wanted
-from shared.database import Database
-from shared.joblog import now
-from shared.tables import AuditRow
+from shared.db.database import Database
+from shared.db.tables import AuditRow
+from shared.jobs.joblog import now
 
 ALICE = Actor("alice", "tok_1", "10.0.0.7", "request-1")
 

@@ -10,10 +10,10 @@ from sqlalchemy.orm import Session
 from support.store import ROUNDS, at_once, write
 
 from shared import idempotency
-from shared.database import Database
+from shared.db.database import Database
+from shared.db.tables import IdempotencyKey, database_now
 from shared.errors import IdempotencyInProgress, IdempotencyKeyReused
 from shared.idempotency import Claim, Settled
-from shared.tables import IdempotencyKey, database_now
 
 FIRST = Settled(202, {"Location": "/v1/jobs/job_1"}, '{"é": 1}')
 DAY = 24 * 3600.0

@@ -10,9 +10,10 @@ from sqlalchemy import update
 from support.store import OVER, ROUNDS, at_once, claim, claim_again, read, running, standing, submit, write
 from support.waiting import wait_for
 
-from shared import joblog, queue, roster
-from shared.database import Database
-from shared.tables import Job, Leader, Worker, database_now
+from shared import roster
+from shared.db.database import Database
+from shared.db.tables import Job, Leader, Worker, database_now
+from shared.jobs import joblog, queue
 
 # --- workers and the one office ---------------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 SIDES = ("api", "worker", "gradq")
-EVERYWHERE = {"shared", "shared.migrations.env"}  # the root package; what alembic starts by itself
+EVERYWHERE = {"shared", "shared.db.migrations.env"}  # the root package; what alembic starts by itself
 
 
 def modules() -> dict[str, Path]:

@@ -10,9 +10,9 @@ from support.people import expire, id_of, revoke, token_for
 from support.store import read, write
 
 from shared import tokens
-from shared.database import Database
+from shared.db.database import Database
 from shared.errors import NotFound, TokenExpired, TokenInvalid, TokenRevoked
-from shared.joblog import now
+from shared.jobs.joblog import now
 from shared.tokens import Found
 
 

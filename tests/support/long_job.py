@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 
-from shared import joblog, jobs
-from shared.database import Database
-from shared.joblog import Line
-from shared.spec import JobSpec
-from shared.states import JobState
+from shared.db.database import Database
+from shared.jobs import joblog, jobs
+from shared.jobs.joblog import Line
+from shared.jobs.states import JobState
+from shared.spec.job_spec import JobSpec
 
 EVERY = 50  # steps from one point to the next, as a trainer reports them
 PER_EPOCH = 100  # points

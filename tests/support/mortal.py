@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from shared.events import CheckpointSaved, Event, Metric
-from shared.spec import JobSpec
+from shared.spec.job_spec import JobSpec
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["worker.trainer.process"])
@@ -61,7 +61,8 @@ def newest(folder: Path) -> Path | None:
 def _train(pipe: Connection, spec_json: dict[str, Any], folder: str, die_at: int | None, reported_step: int) -> None:
     import torch
 
-    from worker.trainer import data, device
+    from worker.trainer import device
+    from worker.trainer.data import datasets
     from worker.trainer.loop import train
     from worker.trainer.results import weights_sha256
     from worker.trainer.run import Run
@@ -81,6 +82,6 @@ def _train(pipe: Connection, spec_json: dict[str, Any], folder: str, die_at: int
         if not isinstance(event, CheckpointSaved):
             pipe.send(event)
 
-    prepared = data.prepare(spec, Path("nowhere"), False, cpu)
+    prepared = datasets.prepare(spec, Path("nowhere"), False, cpu)
     outcome = train(spec, prepared, report, Run(Path(folder), resume, reported_step, stop))
     pipe.send(weights_sha256(outcome.state.model))

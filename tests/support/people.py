@@ -11,9 +11,9 @@ from sqlalchemy import update
 
 from api.services import EXTENSION
 from shared import tokens
-from shared.database import Database
-from shared.joblog import now
-from shared.tables import Token
+from shared.db.database import Database
+from shared.db.tables import Token
+from shared.jobs.joblog import now
 from shared.tokens import Scope
 
 

@@ -16,14 +16,17 @@ from support.store import claim, point, running, write
 from gradq.backup import OF_THE_MOMENT, rows
 from gradq.backup.restore import Restored, restore
 from gradq.backup.save import Saved, save
-from shared import dataset_store, idempotency, joblog, jobs, queue, revisions, roster, tokens
+from shared import idempotency, roster, tokens
 from shared.artifacts import ArtifactStore, artifact_key, checkpoint_key, dataset_folder
-from shared.database import Database
-from shared.datasets import DATASETS
-from shared.queue import Lease
-from shared.spec import JobSpec
-from shared.states import JobState
-from shared.tables import Base, Worker
+from shared.datasets import dataset_store
+from shared.datasets.catalog import DATASETS
+from shared.db import migrate
+from shared.db.database import Database
+from shared.db.tables import Base, Worker
+from shared.jobs import joblog, jobs, queue
+from shared.jobs.queue import Lease
+from shared.jobs.states import JobState
+from shared.spec.job_spec import JobSpec
 
 ALIVE_SECONDS = 15.0
 
@@ -96,7 +99,7 @@ class Place:
     def untouched(self) -> bool:
         """No table, no file, and in a folder no empty folder either: as it was made."""
         with self.database.snapshot() as connection:
-            empty = revisions.revision_of(connection) is None
+            empty = migrate.revision_of(connection) is None
         root = self.store.local_path("")
         return empty and not self.files() and not (root and root.exists() and list(root.iterdir()))
 

@@ -7,26 +7,26 @@ import random
 import torch
 from torch import Tensor, nn
 
-from shared import spec
-from worker.trainer.architectures import build_model, initialize
-from worker.trainer.losses import Loss, build_loss
+from shared.spec import job_spec
+from worker.trainer.nets.architectures import build_model, initialize
+from worker.trainer.nets.losses import Loss, build_loss
 
 ACTIVATIONS = ["relu", "tanh", "sigmoid", "gelu"]
 
 
 def problem(
-    architecture: spec.Architecture,
+    architecture: job_spec.Architecture,
     shape: tuple[int, int, int] = (1, 8, 8),
     n_classes: int = 5,
     n: int = 6,
     seed: int = 7,
     dtype: torch.dtype = torch.float64,
-    init: spec.Init | None = None,
+    init: job_spec.Init | None = None,
 ) -> tuple[nn.Module, Tensor, Tensor]:
     """A net, x (N,C,H,W) and labels (N)."""
     generator = torch.Generator().manual_seed(seed)
     model = build_model(architecture, shape, n_classes)
-    initialize(model, init or spec.PytorchInit(), generator)
+    initialize(model, init or job_spec.PytorchInit(), generator)
     x = torch.randn(n, *shape, generator=generator)
     labels = torch.randint(0, n_classes, (n,), generator=generator)
     return model.to(dtype), x.to(dtype), labels
@@ -44,17 +44,19 @@ def drawn(seed: int) -> tuple[nn.Module, Tensor, Tensor, Loss]:
     }
     channels = [rng.randint(1, 4) for _ in range(rng.randint(1, 2))]
     kernel = rng.choice([1, 3, 5, 7])
-    architecture: spec.Architecture = [
-        spec.Linear(),
-        spec.Mlp(hidden=hidden, **options),
-        spec.Cnn(channels=channels, kernel=kernel, hidden=hidden[1:], **options),
-        spec.Cnn(channels=channels, kernel=kernel, hidden=hidden[1:], **options),
-        spec.Mlp(hidden=hidden, **options),
+    architecture: job_spec.Architecture = [
+        job_spec.Linear(),
+        job_spec.Mlp(hidden=hidden, **options),
+        job_spec.Cnn(channels=channels, kernel=kernel, hidden=hidden[1:], **options),
+        job_spec.Cnn(channels=channels, kernel=kernel, hidden=hidden[1:], **options),
+        job_spec.Mlp(hidden=hidden, **options),
     ][seed % 5]
     reduction = rng.choice(["mean", "sum"])
-    clamped = spec.ClampedCrossEntropy(reduction=reduction, clamp=rng.choice([1e-10, 0.2]))
-    loss = rng.choice([spec.CrossEntropy(reduction=reduction), clamped])
-    init = rng.choice([spec.PytorchInit(), spec.NormalInit(std=0.5), spec.KaimingInit(), spec.XavierInit()])
+    clamped = job_spec.ClampedCrossEntropy(reduction=reduction, clamp=rng.choice([1e-10, 0.2]))
+    loss = rng.choice([job_spec.CrossEntropy(reduction=reduction), clamped])
+    init = rng.choice(
+        [job_spec.PytorchInit(), job_spec.NormalInit(std=0.5), job_spec.KaimingInit(), job_spec.XavierInit()]
+    )
     n = rng.choice([1, 2, 5, 16])
     model, x, labels = problem(architecture, shape, rng.randint(2, 10), n, seed, init=init)
     for layer in model.modules():  # as after some training: not the weight 1, bias 0 that batch norm begins with

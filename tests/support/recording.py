@@ -10,8 +10,8 @@ from typing import Any
 from support.images import npz, small
 from support.service import Service
 
-from api.bodies import ONE as NOBODY
-from api.bodies import ZERO
+from api.openapi.request_examples import ONE as NOBODY
+from api.openapi.request_examples import ZERO
 
 HOST, PLATFORM = "trainer-1", "Linux-6.1.0-x86_64-with-glibc2.36"
 Samples = dict[str, dict[str, Any]]  # by model, then by what it shows

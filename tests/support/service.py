@@ -15,7 +15,7 @@ import httpx2
 import psutil
 from support.waiting import wait_for
 
-from shared.database import Database
+from shared.db.database import Database
 
 GRADQ = [sys.executable, "-m", "gradq"]
 

@@ -10,13 +10,14 @@ from typing import Any, TypeVar
 from sqlalchemy import update
 from sqlalchemy.orm import Session
 
-from shared import joblog, jobs, queue, roster
+from shared import roster
 from shared.artifacts import StoredFile
-from shared.database import Database
-from shared.joblog import Line
-from shared.queue import Lease
-from shared.spec import JobSpec
-from shared.tables import EventRow, Job
+from shared.db.database import Database
+from shared.db.tables import EventRow, Job
+from shared.jobs import joblog, jobs, queue
+from shared.jobs.joblog import Line
+from shared.jobs.queue import Lease
+from shared.spec.job_spec import JobSpec
 
 CPU = {"auto", "cpu"}
 GPU = {"auto", "cpu", "cuda"}

@@ -9,11 +9,11 @@ from uuid import uuid4
 
 import pytest
 
-from shared import dataset_store
 from shared.artifacts import ArtifactStore, dataset_folder
 from shared.config import Settings
-from shared.database import Database
-from shared.datasets import DatasetInfo
+from shared.datasets import dataset_store
+from shared.datasets.catalog import DatasetInfo
+from shared.db.database import Database
 from shared.errors import DataError
 from worker.dataset_files import DamagedInTransit, local_folder
 

@@ -44,7 +44,7 @@ def test_importing_opens_nothing_and_brings_no_torch(module: str, tmp_path: Path
     assert not (tmp_path / "state").exists()
 
 
-@pytest.mark.parametrize("module", ["worker.trainer.process", "worker.trainer.vision"])
+@pytest.mark.parametrize("module", ["worker.trainer.process", "worker.trainer.nets.import_torchvision"])
 def test_importing_the_trainer_touches_no_gpu_and_starts_no_thread(module: str) -> None:
     script = (
         f"import {module}, os, sys, torch\n"

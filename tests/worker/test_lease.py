@@ -12,10 +12,10 @@ import structlog
 from support.store import claim_again, read, running, write
 from support.waiting import wait_for
 
-from shared import queue
 from shared.config import Settings
-from shared.database import Database
+from shared.db.database import Database
 from shared.errors import DatabaseAway
+from shared.jobs import queue
 from worker.lease import LeaseKeeper
 
 LEASE_SECONDS = 3.0

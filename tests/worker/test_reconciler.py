@@ -15,7 +15,7 @@ from shared import roster
 from shared.artifacts import ArtifactStore, checkpoint_key
 from shared.broker import Broker
 from shared.config import Settings
-from shared.database import Database
+from shared.db.database import Database
 from worker.devices import CPU, SlotPool
 from worker.reconciler import Reconciler, worker_row
 from worker.supervisor import House

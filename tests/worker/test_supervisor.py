@@ -13,13 +13,14 @@ from typing import Any
 
 import pytest
 
-from shared import events, joblog, jobs, queue
+from shared import events
 from shared.artifacts import ArtifactStore
 from shared.config import Settings
-from shared.database import Database
-from shared.spec import GradientCheckSpec, JobSpec, WalkSpec, Work
-from shared.states import JobState
-from shared.tables import Job
+from shared.db.database import Database
+from shared.db.tables import Job
+from shared.jobs import joblog, jobs, queue
+from shared.jobs.states import JobState
+from shared.spec.job_spec import GradientCheckSpec, JobSpec, WalkSpec, Work
 from worker.devices import CPU
 from worker.oom import OomKills
 from worker.supervisor import House, Supervisor

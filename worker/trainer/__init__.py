@@ -1,1 +1,1 @@
-"""The training core: torch, numpy, shared.spec, shared.events. No Celery, no SQL, no Flask, no Redis."""
+"""The training core: torch, numpy, shared.spec.job_spec, shared.events. No Celery, no SQL, no Flask, no Redis."""

@@ -8,11 +8,11 @@ import os
 import sys
 from pathlib import Path
 
-from shared.datasets import DATASETS
+from shared.datasets.catalog import DATASETS
 from shared.errors import InvalidSpec, TrainingError
 from shared.events import Event, Log, Metric
-from shared.spec import JobSpec
-from worker.trainer import mapped
+from shared.spec.job_spec import JobSpec
+from worker.trainer.data import memmap
 from worker.trainer.job import run_job
 from worker.trainer.run import Run
 
@@ -37,7 +37,7 @@ def main() -> int:
     options = parser.parse_args()
     try:
         body = json.loads(options.spec.read_text())
-        info = mapped.facts(options.dataset) if options.dataset else None
+        info = memmap.facts(options.dataset) if options.dataset else None
         spec = JobSpec.parse(body, lambda name: info if name.startswith("ds_") else DATASETS.get(name))
         if info is not None and spec.dataset in DATASETS:
             parser.error(f"--dataset is for a spec that names an uploaded data set; this one names {spec.dataset}")

@@ -11,9 +11,9 @@ import torch
 
 from shared.errors import TrainingError
 from shared.events import CheckpointSaved, Log, Report
-from shared.spec import Checkpointing
+from shared.spec.job_spec import Checkpointing
 from worker.disks import disk_is_full
-from worker.trainer.state import State
+from worker.trainer.step.state import State
 
 FORMAT = 1
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from worker.trainer.losses import Loss
-from worker.trainer.mapped import Images
+from worker.trainer.data.memmap import Images
+from worker.trainer.nets.losses import Loss
 
 CHUNK = 2048  # examples at once: large enough to be quick, small enough for a convolution's activations
 CHUNK_PIXELS = 1 << 23  # and fewer of large images

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, get_args
 
-from shared import curves, events
+from shared import events
+from shared.jobs import curves
 
 
 class History:

@@ -7,10 +7,12 @@ from typing import Any
 
 import torch
 
-from shared.estimate import TRAIN_PASSES, weigh
 from shared.events import Report
-from shared.spec import JobSpec
-from worker.trainer import data, device, exports
+from shared.spec.estimate import TRAIN_PASSES, weigh
+from shared.spec.job_spec import JobSpec
+from worker.trainer import device
+from worker.trainer.data import datasets
+from worker.trainer.exports import artifacts
 from worker.trainer.loop import train
 from worker.trainer.results import result_of
 from worker.trainer.run import Run
@@ -32,10 +34,10 @@ def run_job(
     """
     where = device.choose(spec.device)
     device.set_up(spec.seed, where, threads, spec.deterministic)
-    prepared = data.prepare(spec, data_dir, download, where, uploaded)
+    prepared = datasets.prepare(spec, data_dir, download, where, uploaded)
     flops = TRAIN_PASSES * spec.batch_size * weigh(spec.architecture, prepared.info).flops
     torch.set_num_threads(device.threads_for(flops, threads))
     outcome = train(spec, prepared, report, run)
     result = result_of(spec, prepared, outcome)
-    exports.write_all(run.folder / "artifacts", spec, prepared, outcome, result, report)
+    artifacts.write_all(run.folder / "artifacts", spec, prepared, outcome, result, report)
     return result

@@ -8,21 +8,21 @@ from torch import Tensor
 
 from shared.errors import Diverged
 from shared.events import Log, Metric, Report, Series
-from shared.spec import JobSpec
+from shared.spec.job_spec import JobSpec
 from worker.trainer import checkpoint
 from worker.trainer.checkpoint import Checkpointer
-from worker.trainer.checks import verify_step
-from worker.trainer.data import Data
+from worker.trainer.data.datasets import Data
 from worker.trainer.evaluate import evaluate
-from worker.trainer.losses import Loss, build_loss
+from worker.trainer.gradients.gradient_check import verify_step
 from worker.trainer.meter import WINDOW
+from worker.trainer.nets.losses import Loss, build_loss
+from worker.trainer.nets.weights import load_weights
 from worker.trainer.progress import EpochClock, ProgressReporter
 from worker.trainer.run import Outcome, Run, StopRequested
-from worker.trainer.schedules import build_schedule
-from worker.trainer.state import State
-from worker.trainer.step import Step
+from worker.trainer.step.schedules import build_schedule
+from worker.trainer.step.state import State
+from worker.trainer.step.step import Step
 from worker.trainer.stopping import has_stalled, why_stopped
-from worker.trainer.weights import load_weights
 
 
 def train(spec: JobSpec, data: Data, report: Report, run: Run) -> Outcome:

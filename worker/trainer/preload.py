@@ -8,7 +8,7 @@ from __future__ import annotations
 import structlog
 
 import worker.trainer.process  # noqa: F401  (torch, matplotlib, scikit-learn)
-from shared import curves
+from shared.jobs import curves
 
 SOME_CURVE: curves.Series = {
     name: [(step, step, step / 10) for step in range(1, 9)]

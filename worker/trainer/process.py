@@ -29,7 +29,7 @@ import torch._inductor  # what torch.optim and use_deterministic_algorithms() im
 
 from shared.errors import TrainingError
 from shared.events import Event, Failed, Finished, Log, Stopped
-from shared.spec import KINDS, GradientCheckSpec, JobSpec, WalkSpec, Work
+from shared.spec.job_spec import KINDS, GradientCheckSpec, JobSpec, WalkSpec, Work
 from worker.disks import disk_is_full
 from worker.trainer.job import run_job
 from worker.trainer.run import Run, StopRequested
@@ -38,8 +38,8 @@ with contextlib.suppress(ImportError):
     import onnx  # of the extra gradq[onnx]  # noqa: F401
 
 RUNNERS = {
-    GradientCheckSpec.kind: ("worker.trainer.checks", "run_check"),
-    WalkSpec.kind: ("worker.trainer.walk", "run_walk"),
+    GradientCheckSpec.kind: ("worker.trainer.gradients.gradient_check", "run_check"),
+    WalkSpec.kind: ("worker.trainer.walk.walk", "run_walk"),
 }
 PRELOADED = (matplotlib, sklearn, torch)
 MEMORY_VICTIM = "800"  # of 1000: the kernel, short of memory, ends the trainer and not the worker

@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 
 from shared.events import Progress, Report
-from shared.spec import JobSpec
-from worker.trainer.data import Data
-from worker.trainer.state import State
+from shared.spec.job_spec import JobSpec
+from worker.trainer.data.datasets import Data
+from worker.trainer.step.state import State
 
 REPORT_SECONDS = 0.5
 

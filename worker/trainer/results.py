@@ -7,12 +7,12 @@ from typing import Any
 
 from torch import nn
 
-from shared.spec import JobSpec
+from shared.spec.job_spec import JobSpec
 from worker.trainer import device
-from worker.trainer.architectures import count_parameters
-from worker.trainer.data import Data
+from worker.trainer.data.datasets import Data
+from worker.trainer.nets.architectures import count_parameters
 from worker.trainer.run import Outcome
-from worker.trainer.state import Best
+from worker.trainer.step.state import Best
 
 
 def result_of(spec: JobSpec, data: Data, outcome: Outcome) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from worker.trainer.evaluate import Evaluation
-from worker.trainer.state import State
+from worker.trainer.step.state import State
 
 
 class StopRequested(Exception):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from shared.spec import EarlyStopping
+from shared.spec.job_spec import EarlyStopping
 from worker.trainer.history import History
 
 

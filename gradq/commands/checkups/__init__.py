@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from gradq.commands.checkups import files, machine, service, stores
 from gradq.commands.checkups.finding import Finding, problem
-from gradq.commands.checkups.patient import Patient
+from gradq.commands.checkups.targets import Patient
 
 CHECKS: dict[str, Callable[[Patient], Finding]] = {
     "versions": machine.versions,

@@ -12,13 +12,13 @@ from typing import Any
 from sqlalchemy.exc import SQLAlchemyError
 
 from gradq.commands.checkups.finding import Finding, ok, problem, warning, worst
-from gradq.commands.checkups.patient import Patient
+from gradq.commands.checkups.targets import Patient
 from gradq.commands.words import size
-from shared import dataset_store
 from shared.addresses import without_secrets
 from shared.artifacts import ArtifactStore
-from shared.database import Database
-from shared.datasets import DATASETS
+from shared.datasets import dataset_store
+from shared.datasets.catalog import DATASETS
+from shared.db.database import Database
 from shared.errors import GradqError
 
 LITTLE_BYTES, TOO_LITTLE_BYTES = 2 << 30, 200 << 20

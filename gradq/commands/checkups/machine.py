@@ -10,8 +10,8 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from gradq.commands.checkups.finding import Finding, ok, problem, warning
-from gradq.commands.checkups.patient import Patient
-from shared.database import NETWORK_FILESYSTEMS, filesystem_of
+from gradq.commands.checkups.targets import Patient
+from shared.db.database import NETWORK_FILESYSTEMS, filesystem_of
 from shared.version import VERSION
 
 PACKAGES = ("torch", "torchvision", "celery", "redis", "sqlalchemy", "flask", "gunicorn", "numpy")

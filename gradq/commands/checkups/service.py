@@ -13,11 +13,11 @@ from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 
 from gradq.commands.checkups.finding import Finding, ok, problem, warning, worst
-from gradq.commands.checkups.patient import Patient
+from gradq.commands.checkups.targets import Patient
 from shared import roster
-from shared.database import Database
+from shared.db.database import Database
+from shared.db.tables import database_now
 from shared.errors import GradqError
-from shared.tables import database_now
 from shared.version import VERSION
 
 SKEW_SECONDS = 3.0  # a Date header has whole seconds

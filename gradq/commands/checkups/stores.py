@@ -14,15 +14,15 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
 
 from gradq.commands.checkups.finding import Finding, ok, problem, warning
-from gradq.commands.checkups.patient import Patient
+from gradq.commands.checkups.targets import Patient
 from gradq.local.broker_process import OLDEST, SOCKET_NAME, find_binary
 from gradq.local.folders import place_for_sockets
 from shared.addresses import without_secrets
 from shared.broker import redis_url
 from shared.config import Settings
-from shared.database import Database, filesystem_of
+from shared.db.database import Database, filesystem_of
+from shared.db.migrate import alembic_config
 from shared.errors import ConfigurationError, DatabaseAway
-from shared.revisions import alembic_config
 
 REDIS_SECONDS = 2.0
 

@@ -8,10 +8,10 @@ from sqlalchemy import event, insert
 from sqlalchemy.orm import Session
 
 from api.dashboard.sparklines import POINTS, Glimpse, glimpses_of
-from shared import joblog, jobs
-from shared.database import Database
-from shared.spec import JobSpec
-from shared.tables import EventRow, Job
+from shared.db.database import Database
+from shared.db.tables import EventRow, Job
+from shared.jobs import joblog, jobs
+from shared.spec.job_spec import JobSpec
 
 PER_EPOCH = 23
 

@@ -6,10 +6,11 @@ import pytest
 from support.store import CPU, claim, read, running, submit, write
 
 from api.monitoring import service_stats
-from shared import joblog, jobs, queue, roster
-from shared.database import Database
-from shared.states import JobState
-from shared.tables import Worker
+from shared import roster
+from shared.db.database import Database
+from shared.db.tables import Worker
+from shared.jobs import joblog, jobs, queue
+from shared.jobs.states import JobState
 
 
 def take(database: Database) -> service_stats.Census:
@@ -36,7 +37,7 @@ def test_who_waits_who_runs_how_fast_and_who_works(database: Database) -> None:
     assert 0 <= found.oldest_seconds["cpu"] <= found.oldest_seconds["cuda"] < 60
     assert (found.examples_per_second, found.steps_per_second) == (96, 3)
     assert [worker.id for worker in found.workers] == ["w1"]
-    assert found.tallies["jobs_ended"]["succeeded/"].count == 1
+    assert found.counters["jobs_ended"]["succeeded/"].count == 1
 
 
 @pytest.mark.parametrize("state", ["paused", "cancelled"])

@@ -10,7 +10,7 @@ import pytest
 from support.place import Place, sqlite_place_in
 
 from shared.artifacts import ArtifactStore
-from shared.database import Database
+from shared.db.database import Database
 
 
 @pytest.fixture

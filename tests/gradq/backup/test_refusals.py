@@ -155,14 +155,14 @@ def test_a_flipped_bit_is_found_or_harms_nothing(target: Place, source: Place, b
 
 
 def clear(place: Place) -> None:
-    from shared import revisions
+    from shared.db import migrate
 
     for key in place.files():
         place.store.remove(key)
     place.store.fs.rm(place.store.root, recursive=True)
     with place.database.write() as session:
         session.execute(text("DELETE FROM jobs"))
-        revisions.clear(session.connection())
+        migrate.clear(session.connection())
 
 
 # --- made up ----------------------------------------------------------------------------------------------------------

@@ -11,11 +11,13 @@ from support.place import Place, full
 from support.store import claim, job_of, lines_of, read, running, submit, write
 
 from gradq.backup import OF_THE_MOMENT, NothingToBackUp
-from shared import idempotency, jobs, queue, revisions, tallies
-from shared.states import JobState
-from shared.tables import Leader, Worker
+from shared import idempotency
+from shared.db import migrate
+from shared.db.tables import Leader, Worker
+from shared.jobs import counters, jobs, queue
+from shared.jobs.states import JobState
 
-OLD = revisions.known()[:-1]
+OLD = migrate.known()[:-1]
 
 
 def test_everything_comes_back_in_either_database_and_another_store(place: Place, other_target: Place) -> None:
@@ -114,14 +116,14 @@ def test_a_backup_of_every_older_schema_is_brought_to_the_newest(
     place: Place, other_target: Place, revision: str
 ) -> None:
     full(place)
-    before = place.rows(of=revisions.tables_of(revision) - OF_THE_MOMENT)
+    before = place.rows(of=migrate.tables_of(revision) - OF_THE_MOMENT)
     place.database.migrate(revision)
     saved, backup = place.save()
     place.database.migrate()  # as the fixture of other tests wants it
     assert saved.revision == revision
     assert other_target.restore(backup).revision == revision
     with other_target.database.snapshot() as connection:
-        assert revisions.revision_of(connection) == revisions.known()[-1]
+        assert migrate.revision_of(connection) == migrate.known()[-1]
     assert other_target.rows().keys() == place.rows().keys()
     assert [row["name"] for row in other_target.rows()["jobs"]] == [row["name"] for row in before["jobs"]]
     assert other_target.rows()["artifacts"] == before["artifacts"]
@@ -215,7 +217,7 @@ def test_what_the_store_has_lost_or_damaged_is_named_as_its_fault(sqlite_place: 
     assert [row["name"] for row in target.rows()["artifacts"]] == ["spec.json"]
     assert not target.rows()["datasets"]
     assert set(target.files()) == {f"{job_id}/1/spec.json", f"{job_id}/checkpoints/1-7.pt"}
-    counted = read(target.database, tallies.read)[tallies.STORED]
+    counted = read(target.database, counters.read)[counters.STORED]
     assert sum(kind.total for kind in counted.values()) == sum(map(len, target.files().values()))
 
 

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from support.place import Place
 
 from gradq.backup import rows
-from shared.database import Database
+from shared.db.database import Database
 
 ROWS: list[dict[str, Any]] = [
     {"id": 1, "text": "grüße \U0001f40c\n\"'\\", "json": {"a": [1, 1e-300, None, "é"], "b": {}}, "yes": True},

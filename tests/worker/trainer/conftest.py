@@ -12,10 +12,11 @@ import pytest
 import torch
 
 from shared.events import CheckpointSaved, Event, Metric
-from shared.spec import JobSpec
-from worker.trainer import data, device
+from shared.spec.job_spec import JobSpec
+from worker.trainer import device
 from worker.trainer.__main__ import main
-from worker.trainer.data import Data
+from worker.trainer.data import datasets
+from worker.trainer.data.datasets import Data
 from worker.trainer.loop import train
 from worker.trainer.run import Outcome, Run, StopRequested
 
@@ -42,7 +43,7 @@ class Training:
 
     def prepare(self) -> None:
         device.set_up(self.spec.seed, CPU, 1, self.spec.deterministic)
-        self.data = data.prepare(self.spec, Path("nowhere"), False, CPU)
+        self.data = datasets.prepare(self.spec, Path("nowhere"), False, CPU)
 
     def run(self, resume: Path | None = None, reported_step: int = -1, stop_at: int | None = None) -> Outcome:
         """One attempt, from nothing prepared. `stop_at` asks for the stop while that step is under way."""

@@ -7,13 +7,13 @@ import pickle
 import pytest
 import torch
 
-from shared.datasets import DATASETS
+from shared.datasets.catalog import DATASETS
 from shared.errors import TrainingError
 from shared.events import CheckpointSaved
-from shared.spec import Checkpointing, JobSpec
+from shared.spec.job_spec import Checkpointing, JobSpec
 from worker.trainer import checkpoint
 from worker.trainer.checkpoint import Checkpointer
-from worker.trainer.state import State
+from worker.trainer.step.state import State
 
 CPU = torch.device("cpu")
 

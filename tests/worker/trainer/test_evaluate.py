@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from shared import spec
+from shared.spec import job_spec
 from worker.trainer import evaluate as module
 from worker.trainer.evaluate import evaluate
-from worker.trainer.losses import build_loss
+from worker.trainer.nets.losses import build_loss
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def split():
 @pytest.mark.parametrize(("reduction", "batches"), [("mean", 10), ("sum", 3)])
 def test_loss_is_the_mean_over_examples_or_over_the_batches_of_a_summed_loss(split, reduction, batches):
     model, images, labels = split
-    loss = build_loss(spec.CrossEntropy(reduction=reduction))
+    loss = build_loss(job_spec.CrossEntropy(reduction=reduction))
     expected = sum(
         loss(model(images[i : i + 4]), labels[i : i + 4]) * (len(labels[i : i + 4]) if reduction == "mean" else 1)
         for i in (0, 4, 8)
@@ -33,7 +33,7 @@ def test_loss_is_the_mean_over_examples_or_over_the_batches_of_a_summed_loss(spl
 
 def test_chunks_do_not_change_the_figures(split, monkeypatch):
     model, images, labels = split
-    loss = build_loss(spec.CrossEntropy())
+    loss = build_loss(job_spec.CrossEntropy())
     whole = evaluate(model, loss, images, labels, 4)
     monkeypatch.setattr(module, "CHUNK", 3)
     chunked = evaluate(model, loss, images, labels, 4)
@@ -44,5 +44,5 @@ def test_chunks_do_not_change_the_figures(split, monkeypatch):
 
 def test_evaluating_leaves_no_graph_and_no_gradient(split):
     model, images, labels = split
-    assert not evaluate(model, build_loss(spec.CrossEntropy()), images, labels, 4).logits.requires_grad
+    assert not evaluate(model, build_loss(job_spec.CrossEntropy()), images, labels, 4).logits.requires_grad
     assert all(p.grad is None for p in model.parameters())

@@ -7,7 +7,7 @@ import pytest
 from support.mortal import live
 
 from shared.events import Log
-from shared.spec import JobSpec
+from shared.spec.job_spec import JobSpec
 
 MLP = {"type": "mlp", "hidden": [12]}
 CNN = {"type": "cnn", "channels": [4], "hidden": [8]}

@@ -10,12 +10,12 @@ import torch.nn.functional as F
 
 from shared.errors import Diverged, GradientCheckFailed
 from shared.events import CheckpointSaved, Log, Metric, Progress
-from worker.trainer import layers
-from worker.trainer.gradients import autograd_gradients
-from worker.trainer.layers import Linear, linear_backward
-from worker.trainer.losses import CrossEntropyLoss
+from worker.trainer.gradients.manual_and_autograd import autograd_gradients
+from worker.trainer.nets import layers
+from worker.trainer.nets.layers import Linear, linear_backward
+from worker.trainer.nets.losses import CrossEntropyLoss
 from worker.trainer.results import weights_sha256
-from worker.trainer.state import State
+from worker.trainer.step.state import State
 
 ARCHITECTURES = ["linear", "mlp", "cnn"]
 OPTIMIZERS = [

@@ -3,7 +3,7 @@
 import pytest
 
 from shared.events import Log, Metric
-from shared.spec import EarlyStopping
+from shared.spec.job_spec import EarlyStopping
 from worker.trainer.history import History
 from worker.trainer.stopping import has_stalled
 

@@ -1,0 +1,76 @@
+"""Which jobs a list shows, and a bulk call steers: the filter's fields as SQL."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Annotated
+
+from pydantic import Field
+from sqlalchemy import ColumnElement, and_, exists, func, or_
+from sqlalchemy.orm import Session
+
+from api.http.requests import LABELS, CommaList, Query
+from api.openapi import schemas
+from shared.db.tables import Job
+from shared.jobs.states import JobState
+from shared.spec.job_spec import LabelKey, LabelValue
+
+
+class ListQuery(schemas.JobFilter, Query):
+    status: Annotated[tuple[schemas.Status, ...], CommaList] = Field((), description="any of these")
+    labels: dict[LabelKey, LabelValue] = Field({}, alias=LABELS, max_length=16, description="the label KEY's value")
+    limit: Annotated[int, Field(ge=1, le=100)] = 20
+
+
+def matching(session: Session, wanted: schemas.JobFilter, whose: str | None) -> list[ColumnElement[bool]]:
+    """Of one owner's jobs; None: of everybody's.
+
+    Ids begin with the time, so the primary key is the order, and a cursor works on when its job has been deleted.
+    """
+    found = [_has_label(session, key, value) for key, value in wanted.labels.items()]
+    if whose is not None:
+        found.append(Job.owner == whose)
+    if wanted.owner is not None:
+        found.append(Job.owner == wanted.owner)
+    if wanted.status:
+        found.append(shows_one_of(wanted.status))
+    if wanted.name is not None:
+        found.append(Job.name.ilike(_like(wanted.name), escape="\\"))
+    if wanted.created_after is not None:
+        found.append(Job.created_at > wanted.created_after)
+    if wanted.created_before is not None:
+        found.append(Job.created_at < wanted.created_before)
+    if wanted.after is not None:
+        found.append(Job.id < wanted.after)
+    return found
+
+
+def shows_one_of(statuses: Iterable[str]) -> ColumnElement[bool]:
+    return or_(*(_shows(status) for status in statuses))
+
+
+def _shows(status: str) -> ColumnElement[bool]:
+    """The rows for which `shown_status` says so."""
+    cancel, pause = Job.cancel_requested_at, Job.pause_requested_at
+    wishes = {
+        "cancelling": (cancel.is_not(None),),
+        "pausing": (cancel.is_(None), pause.is_not(None)),
+        "running": (cancel.is_(None), pause.is_(None)),
+    }
+    if status in wishes:
+        return and_(Job.state == JobState.RUNNING, *wishes[status])
+    return Job.state == status
+
+
+def _like(pattern: str) -> str:
+    for special in "\\%_":
+        pattern = pattern.replace(special, "\\" + special)
+    return pattern.replace("*", "%")
+
+
+def _has_label(session: Session, key: str, value: str) -> ColumnElement[bool]:
+    if session.get_bind().dialect.name == "postgresql":
+        return Job.labels[key].as_string() == value
+    # SQLite's JSON paths cannot name a key that JSON writes with an escape, as é or a quote
+    pair = func.json_each(Job.labels).table_valued("key", "value")
+    return exists().where(pair.c.key == key, pair.c.value == value)

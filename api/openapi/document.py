@@ -1,0 +1,349 @@
+"""The OpenAPI document: each route's contract, the models that check requests, examples, links between the calls."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from apiflask import APIFlask
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from api.access.auth import COOKIE
+from api.http.errors import PROBLEM
+from api.http.requests import LABELS, NO_NUL
+from api.openapi import problems, schemas
+from api.openapi.endpoint import FORM, JSON, Contract, openapi_path
+from api.openapi.header_descriptions import REQUEST_HEADERS, RESPONSE_HEADERS
+from api.openapi.request_examples import BODIES
+from shared.artifacts import MODEL
+from shared.spec.job_spec import JOB_ID, KINDS, NO_CONTROLS
+
+REF = "#/components/schemas/{model}"
+SAMPLES = Path(__file__).parent / "samples"  # answers that a live service gave, by model
+BINARY = {"type": "string", "format": "binary"}
+SAFE = ("GET", "HEAD")
+SHORT_FORMS = ("architecture", "init", "loss", "optimizer", "schedule")  # "mlp" is short for {"type": "mlp"}
+SHORT_ITEMS = ("augment",)  # lists of such values
+
+DESCRIPTION = """\
+Submit training jobs, follow them, fetch their models.
+
+JSON in, JSON out; times are RFC 3339 in UTC, units stand in the names. What a call does not know, it refuses by name.
+Errors are `application/problem+json` (RFC 9457): `code` is for programs, `detail` for people, `errors` names every
+wrong field at once. Every answer carries `X-Request-Id`, which the service's log lines carry too.
+
+A token (`Authorization: Bearer …`) is asked for unless the service listens on a loopback address alone. Each call says
+which scope it takes: `read`, `submit` or `admin`. Another owner's job or data set is a 404, except for `admin`.
+"""
+TAGS = {
+    "Jobs": "Submit, follow and steer jobs. A job is a training, or a check of gradients by hand against autograd's.",
+    "Artifacts": "The files of a finished job: weights, curves, tables.",
+    "Data sets": "What can be trained on: built-in and uploaded data sets.",
+    "Service": "What there is, who works, and how the service is.",
+}
+SECURITY_SCHEMES = {
+    "bearer": {"type": "http", "scheme": "bearer", "description": "a token that `gradq token create` has made"},
+    "cookie": {"type": "apiKey", "in": "cookie", "name": COOKIE, "description": "for browsers: the same token"},
+}
+SETTINGS = {
+    "AUTO_SERVERS": False,
+    "DESCRIPTION": DESCRIPTION,
+    "LICENSE": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+    "SERVERS": [{"url": "/", "description": "the service that this document came from"}],
+}
+PATH_PARAMETERS: dict[str, dict[str, Any]] = {
+    "job_id": {"description": "the job's `id`", "schema": {"type": "string", "pattern": JOB_ID}},
+    "dataset_id": {"description": "a built-in name, or the `id` of an upload", "schema": {"type": "string"}},
+    "name": {"description": "a name from the list", "schema": {"type": "string"}},
+}
+LINKED: dict[type[BaseModel], dict[str, str]] = {  # what an answer lends the calls that take it
+    schemas.Job: {"job_id": "$response.body#/id", "name": MODEL},  # of the files the one that every training has
+    schemas.Dataset: {"dataset_id": "$response.body#/id"},
+}
+
+
+def complete(app: APIFlask) -> None:
+    """Have APIFlask's document filled with what it cannot know."""
+    app.config.update(SETTINGS)
+
+    @app.spec_processor
+    def fill(document: dict[Any, Any] | str) -> dict[Any, Any] | str:
+        assert isinstance(document, dict), "SPEC_FORMAT is json"
+        routes = list(_routes(app))
+        paths = document["paths"]
+        for method, path, contract in routes:
+            operation = paths[path][method.lower()]
+            operation["operationId"] = operation_id(method, path, contract)
+            operation["parameters"] = [
+                *_path_parameters(path),
+                *_query_parameters(contract),
+                *_headers(method, contract),
+            ]
+            operation["security"] = _security(contract)
+            operation["responses"] = dict(_responses(method, contract))
+            if contract.takes_body:
+                operation["requestBody"] = {"required": True, "content": _bodies(contract)}
+        for method, path, contract in routes:
+            _link(paths, paths[path][method.lower()], method, contract)
+        models = {model for *_, contract in routes for model in _models(contract)}
+        document["tags"] = [{"name": name, "description": description} for name, description in TAGS.items()]
+        document["components"] = {
+            "schemas": _schemas({*models, schemas.Problem}),
+            "examples": {
+                f"{model.__name__}_{name}": {"value": value}
+                for model in sorted(models, key=lambda model: model.__name__)
+                for name, value in _samples(model).items()
+            },
+            "securitySchemes": SECURITY_SCHEMES,
+            "headers": {"X-Request-Id": {**RESPONSE_HEADERS["X-Request-Id"], "required": True}},
+        }
+        return document
+
+
+def _routes(app: APIFlask) -> Iterator[tuple[str, str, Contract]]:
+    """Method, path and contract of every route that has one."""
+    for rule in app.url_map.iter_rules():
+        contract = getattr(app.view_functions[rule.endpoint], "contract", None)
+        if contract is not None:
+            for method in sorted((rule.methods or set()) - {"HEAD", "OPTIONS"}):
+                yield method, openapi_path(rule.rule), contract
+
+
+# --- names ------------------------------------------------------------------------------------------------------------
+
+VERBS = {"POST": "submit", "PATCH": "update", "PUT": "replace", "DELETE": "delete"}
+
+
+def operation_id(method: str, path: str, contract: Contract) -> str:
+    """`GET /v1/jobs`: list_jobs; `POST /v1/jobs/{job_id}/cancel`: cancel_job. Client generators name methods so."""
+    if contract.name is not None:
+        return contract.name
+    parts = path.removeprefix("/v1").strip("/").split("/")
+    nouns = [re.sub(r"\W", "_", part) for part in parts if not part.startswith("{")]
+    if method == "GET":
+        lists = contract.answer is not None and contract.answer.__name__.endswith("List")
+        verb = "list" if lists else "show" if contract.answer is not None else "download"
+        return f"{verb}_{_one(nouns[-1]) if parts[-1].startswith('{') else nouns[-1]}"
+    if len(nouns) == 1:
+        return f"{VERBS[method]}_{_one(nouns[0])}"
+    return f"{nouns[-1]}_{_one(nouns[0]) if '{' in path else nouns[0]}"
+
+
+def _one(noun: str) -> str:
+    return noun.removesuffix("s")
+
+
+def _security(contract: Contract) -> list[dict[str, list[str]]]:
+    """The scope that a token needs. The empty choice: on a loopback address none is asked for."""
+    if contract.scope is None:
+        return []
+    return [{}, *({scheme: [str(contract.scope)]} for scheme in SECURITY_SCHEMES)]
+
+
+# --- parameters and bodies --------------------------------------------------------------------------------------------
+
+
+def _path_parameters(path: str) -> list[dict[str, Any]]:
+    names = re.findall(r"{(\w+)}", path)
+    return [{"in": "path", "name": name, "required": True, **PATH_PARAMETERS[name]} for name in names]
+
+
+def _query_parameters(contract: Contract) -> list[dict[str, Any]]:
+    parameters = []
+    for name, schema in contract.query.model_json_schema(ref_template=REF).get("properties", {}).items():
+        parameter: dict[str, Any] = {"in": "query", "name": name, "required": False}
+        if description := schema.pop("description", None):
+            parameter["description"] = description
+        parameter["schema"] = schema = _as_text(schema)
+        if schema.get("type") == "array":
+            parameter |= {"style": "form", "explode": False}  # a,b,c
+        if name == LABELS:
+            parameter["name"] = LABELS + "KEY"
+            parameter["schema"] = {"type": "string", "maxLength": 512, "pattern": NO_CONTROLS}
+        parameters.append(parameter)
+    return parameters
+
+
+def _as_text(schema: dict[str, Any]) -> dict[str, Any]:
+    """A parameter that is left out is None; there is no way to send one."""
+    if "anyOf" in schema:
+        (schema,) = [branch for branch in schema["anyOf"] if branch.get("type") != "null"]
+    schema = {key: value for key, value in schema.items() if key not in ("title", "default") or value not in (None, [])}
+    if schema.get("type") == "array":
+        schema["minItems"] = 1
+    if schema.get("type") == "string" and not schema.keys() & {"enum", "pattern", "format"}:
+        schema["pattern"] = NO_NUL
+    return schema
+
+
+def _headers(method: str, contract: Contract) -> list[dict[str, Any]]:
+    implied = {"If-None-Match": contract.conditional, "Range": contract.ranges, "Idempotency-Key": method == "POST"}
+    names = [*contract.takes, *(name for name, holds in implied.items() if holds)]
+    return [{"in": "header", "name": name, "required": False, **REQUEST_HEADERS[name]} for name in names]
+
+
+def _bodies(contract: Contract) -> dict[str, Any]:
+    sent: dict[str, type[BaseModel] | dict[str, Any] | None]
+    sent = {JSON: contract.body, FORM: contract.form, **contract.other_bodies}
+    return {media: _body(what) for media, what in sent.items() if what is not None}
+
+
+def _body(what: type[BaseModel] | dict[str, Any]) -> dict[str, Any]:
+    if isinstance(what, dict):
+        return {"schema": what}
+    examples = BODIES.get(what)
+    return {"schema": _reference(what), **({"examples": examples} if examples else {})}
+
+
+# --- answers ----------------------------------------------------------------------------------------------------------
+
+
+def _responses(method: str, contract: Contract) -> Iterator[tuple[str, dict[str, Any]]]:
+    """By status. What was asked for first, then what it may be instead, then the refusals."""
+    content = {media: {"schema": _schema_of(media)} for media in contract.media}
+    if contract.answer is not None:
+        content[JSON] = _json(contract.answer)
+    described = inspect.getdoc(contract.answer) if contract.answer is not None else None
+    headers = dict.fromkeys(contract.headers, True) | dict.fromkeys(contract.sometimes, False)
+    if contract.conditional:
+        headers["ETag"] = True
+    if method == "POST":
+        headers["Idempotent-Replayed"] = False
+    yield _response(contract.status, described or "the file", content, headers)
+    if contract.ranges:
+        yield _response(206, "the part that was asked for", content, headers | {"Content-Range": True})
+    if contract.conditional:
+        yield _response(304, "it is what If-None-Match says; no body", {}, {"ETag": True})
+    for status, other in contract.other_answers.items():
+        yield _response(status, inspect.getdoc(other) or "", {JSON: _json(other)}, {})
+    asked = () if contract.scope is None else (401, 403, 429, 503)
+    always = (409,) if method == "POST" else ()
+    for status in sorted({*contract.errors, 422, *asked, *always}):
+        yield _refusal(method, status, contract)
+
+
+def _response(
+    status: int, description: str, content: dict[str, Any], headers: dict[str, bool]
+) -> tuple[str, dict[str, Any]]:
+    """`headers`: whether they always come, by name."""
+    described: dict[str, Any] = {"X-Request-Id": {"$ref": "#/components/headers/X-Request-Id"}}
+    described |= {name: {**RESPONSE_HEADERS[name], "required": always} for name, always in headers.items()}
+    return str(status), {"description": description, "headers": described, **({"content": content} if content else {})}
+
+
+def _refusal(method: str, status: int, contract: Contract) -> tuple[str, dict[str, Any]]:
+    own = contract.problems.get(status)
+    if status == 403:
+        own = problems.SCOPE if method in SAFE else problems.OF_CHANGES
+    if own is None and (status in contract.errors or status != 409):
+        own = problems.codes_of(status, contract.body is not None, contract.form is not None)
+    codes = (*(own or ()), *(problems.IDEMPOTENCY.get(status, ()) if method == "POST" else ()))
+    description = f"{problems.DESCRIPTIONS[status]}: {', '.join(f'`{code}`' for code in codes)}"
+    schema = {"$ref": REF.format(model="Problem"), "properties": {"code": {"enum": list(codes)}}}
+    examples = {code: {"value": problems.example(status, code)} for code in codes}
+    return _response(
+        status,
+        description,
+        {PROBLEM: {"schema": schema, "examples": examples}},
+        {"WWW-Authenticate": True} if status == 401 else {"Retry-After": True} if status in (429, 503) else {},
+    )
+
+
+def _schema_of(media: str) -> dict[str, Any]:
+    """Of a file: its text, its bytes, or any JSON."""
+    if media == JSON:
+        return {}
+    return {"type": "string"} if media.startswith("text/") else BINARY
+
+
+def _json(model: type[BaseModel]) -> dict[str, Any]:
+    examples = {name: {"$ref": f"#/components/examples/{model.__name__}_{name}"} for name in _samples(model)}
+    return {"schema": _reference(model), **({"examples": examples} if examples else {})}
+
+
+def _samples(model: type[BaseModel]) -> dict[str, Any]:
+    """Answers of this model by what they show; none for a body."""
+    file = SAMPLES / f"{model.__name__}.json"
+    samples: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
+    return samples
+
+
+def _link(paths: dict[str, Any], operation: dict[str, Any], method: str, contract: Contract) -> None:
+    """From an answer to every call that takes the id which it holds."""
+    given = LINKED.get(contract.answer) if contract.answer is not None else None
+    if given is None:
+        return
+    links = {}
+    for path, operations in paths.items():
+        wanted = set(re.findall(r"{(\w+)}", path))
+        if wanted and wanted <= given.keys():
+            for other in operations.values():
+                parameters = {name: given[name] for name in sorted(wanted)}
+                links[other["operationId"]] = {"operationId": other["operationId"], "parameters": parameters}
+    operation["responses"][str(contract.status)]["links"] = links
+
+
+# --- schemas ----------------------------------------------------------------------------------------------------------
+
+
+def _models(contract: Contract) -> Iterator[type[BaseModel]]:
+    for model in (contract.answer, contract.body, contract.form, *contract.other_answers.values()):
+        if model is not None:
+            yield model
+
+
+def _reference(model: type[BaseModel]) -> dict[str, Any]:
+    return {"$ref": REF.format(model=model.__name__)}
+
+
+def _schemas(models: Iterable[type[BaseModel]]) -> dict[str, Any]:
+    ordered = sorted(models, key=lambda model: model.__name__)
+    _, document = models_json_schema([(model, "validation") for model in ordered], ref_template=REF)
+    definitions: dict[str, Any] = document["$defs"]
+    for spec in KINDS.values():
+        fields = definitions[spec.__name__]["properties"]
+        for name in fields.keys() & set(SHORT_FORMS):
+            fields[name] = _with_short_form(spec, name, fields[name], definitions)
+        for name in fields.keys() & set(SHORT_ITEMS):
+            fields[name]["items"] = _with_short_form(spec, name, fields[name]["items"], definitions)
+        for field in fields.values():
+            _tell_default(field)
+    return definitions
+
+
+def _tell_default(field: dict[str, Any]) -> None:
+    """What a client could not send, or a generator could not read, is said in words: a text that the server makes up,
+    and an object as the default of a choice, of which nobody knows to which branch it belongs."""
+    if field.get("default") == "" and field.get("minLength"):
+        del field["default"]
+        _say(field, "default: made of the other fields")
+    if ("oneOf" in field or "anyOf" in field) and isinstance(field.get("default"), dict):
+        _say(field, f"default: {json.dumps(field.pop('default'))}")
+
+
+def _say(field: dict[str, Any], more: str) -> None:
+    field["description"] = "; ".join(filter(None, (field.get("description"), more)))
+
+
+def _with_short_form(
+    spec: type[BaseModel], field: str, whole: dict[str, Any], definitions: dict[str, Any]
+) -> dict[str, Any]:
+    """The name alone stands for an object that needs nothing but its type, so it is the default too.
+
+    Fields that take the same names share the list of them; one that takes others has its own.
+    """
+    said = {"default": whole.pop("default")["type"]} if "default" in whole else {}
+    if "description" in whole:
+        said["description"] = whole.pop("description")
+    branches = whole["discriminator"]["mapping"].items()
+    short = [name for name, branch in branches if not definitions[branch.rpartition("/")[2]].get("required")]
+    title = f"{field.title()}Name"
+    if title in definitions and definitions[title]["enum"] != sorted(short):
+        title = spec.__name__.removesuffix("Spec") + title
+    definitions[title] = {"title": title, "type": "string", "enum": sorted(short)}
+    return {"anyOf": [{"$ref": REF.format(model=title)}, whole], **said}

@@ -1,0 +1,579 @@
+"""The shapes of the answers, for the OpenAPI document and the tests. Views render dicts, unchecked: it is cheaper."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from api.http.requests import UtcTime
+from api.openapi.result_schemas import FailedGradientCheck, GradientCheckResult, TrainingResult, WalkResult
+from api.uploads.fields import UploadFields
+from shared.artifacts import KINDS
+from shared.jobs.queue import Cause
+from shared.spec.job_spec import (
+    JOB_ID,
+    NO_CONTROLS,
+    GradientCheckSpec,
+    JobSpec,
+    LabelKey,
+    LabelValue,
+    Name,
+    Priority,
+    WalkSpec,
+)
+from shared.spec.job_spec import Architecture as Net
+from shared.tokens import NAME as OWNER
+from shared.tokens import Scope
+
+Timestamp = Annotated[str, Field(json_schema_extra={"format": "date-time"}, examples=["2026-11-23T12:00:00.123Z"])]
+Part = Annotated[str, Field(json_schema_extra={"format": "binary"})]  # of a multipart form
+Status = Literal["queued", "running", "cancelling", "pausing", "paused", "succeeded", "failed", "cancelled"]
+EventType = Literal["status", "metric", "log", "checkpoint", "artifact", "warning"]
+Level = Literal["info", "warning", "error"]
+Outcome = Literal["succeeded", "failed", "cancelled", "paused", "drained", Cause]
+ArtifactKind = Annotated[str, Field(json_schema_extra={"enum": sorted({*KINDS.values(), "file"})})]
+Point = Annotated[list[float | None], Field(min_length=3, max_length=3)]
+
+
+class Answer(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Links(BaseModel):
+    """Paths, by what they lead to."""
+
+    self: str
+    model_config = ConfigDict(extra="allow")
+
+
+class StatusReason(Answer):
+    """Why a job ended as it did."""
+
+    code: Literal[
+        "worker_lost",
+        "out_of_memory_gpu",
+        "out_of_memory_host",
+        "diverged",
+        "data_error",
+        "deadline_exceeded",
+        "cancelled_by_user",
+        "too_many_attempts",
+        "gradient_check_failed",
+        "internal_error",
+    ]
+    detail: str
+
+
+class QueueReason(Answer):
+    """Why a queued job does not run yet."""
+
+    code: Literal["no_live_worker", "waiting_for_device", "no_such_device", "retry_backoff", "owner_at_limit"]
+    detail: str
+
+
+class Attempt(Answer):
+    """One try at the job by one worker."""
+
+    attempt: int
+    worker: str
+    device: str
+    started_at: Timestamp
+    finished_at: Timestamp | None
+    resumed_from_step: int | None
+    outcome: Outcome | None = Field(description="how it ended; null while it runs")
+
+
+class QueueStanding(Answer):
+    """`position` 1 is the next to run."""
+
+    position: int
+    reason: QueueReason
+
+
+class Progress(Answer):
+    """How far the job is. `eta_seconds` is null unless it runs."""
+
+    epoch: int
+    epochs: int
+    step: int
+    total_steps: int
+    percent: float
+    examples_per_second: float
+    eta_seconds: float | None
+
+
+class Article(Answer):
+    """Figures that the reference article printed; lists go by epoch."""
+
+    untrained_accuracy: float | None = None
+    val_accuracy: list[float] | None = None
+    first_val_accuracy: float | None = None
+    last_val_accuracy: float | None = None
+    train_loss: list[float] | None = None
+
+
+class Job(Answer):
+    """`status` is the state, or the wish that stands on a running job. `result` follows the job's `kind`."""
+
+    object: Literal["job"]
+    id: str
+    name: str
+    kind: Literal["training", "gradient_check", "walk"]
+    status: Status
+    terminal: bool
+    status_reason: StatusReason | None
+    spec: JobSpec | GradientCheckSpec | WalkSpec
+    attempt: int = Field(description="how many attempts there were; 0 before the first")
+    attempts: list[Attempt]
+    queue: QueueStanding | None
+    progress: Progress | None
+    result: TrainingResult | GradientCheckResult | WalkResult | FailedGradientCheck | None
+    article: Article | None = Field(None, description="what the article printed, where the spec names a preset")
+    reproduces: str | None = Field(description="the job that this one repeats")
+    labels: dict[str, str]
+    priority: int
+    owner: str | None = Field(description="whose token submitted it; null where none was asked for")
+    created_at: Timestamp
+    started_at: Timestamp | None
+    finished_at: Timestamp | None
+    cancel_requested_at: Timestamp | None
+    pause_requested_at: Timestamp | None
+    links: Links
+
+
+class JobList(Answer):
+    """Newest first."""
+
+    object: Literal["list"]
+    data: list[Job]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+
+
+class DryRun(Answer):
+    """What a job would cost. Parameters and steps are exact; seconds and bytes are of the right order."""
+
+    object: Literal["dry_run"]
+    spec: JobSpec
+    parameters: int
+    steps: int
+    estimated_seconds: float
+    estimated_memory_bytes: int
+    basis: str
+
+
+class DeletedJob(Answer):
+    """`freed_bytes`: of its files and checkpoints."""
+
+    object: Literal["job"]
+    id: str
+    deleted: Literal[True]
+    freed_bytes: int
+
+
+class JobFilter(BaseModel):
+    """Which jobs: those for which all of it holds."""
+
+    status: tuple[Status, ...] = Field((), description="any of these")
+    name: Name | None = Field(None, description="`*` stands for any text; upper and lower case are one")
+    owner: Annotated[str, Field(pattern=f"^{OWNER}$")] | None = Field(None, description="whose token submitted it")
+    labels: dict[LabelKey, LabelValue] = Field({}, max_length=16, description="all of these")
+    created_after: UtcTime | None = None
+    created_before: UtcTime | None = None
+    after: Annotated[str, Field(pattern=JOB_ID)] | None = Field(None, description="the last id of the page before")
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def _without_default(schema: dict[str, Any]) -> None:
+    """What is not sent is not changed: the value that stands for it here is nobody's business."""
+    del schema["default"]
+
+
+class JobPatch(BaseModel):
+    """A merge patch (RFC 7396) of what may be changed of a job that is there. A label that is null is removed."""
+
+    name: Name = Field("", json_schema_extra=_without_default)
+    priority: Priority = Field(50, json_schema_extra=_without_default)
+    labels: dict[LabelKey, LabelValue | None] | None = Field(None, json_schema_extra=_without_default)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class BulkRequest(BaseModel):
+    """Either `ids` or a `filter`."""
+
+    action: Literal["cancel", "delete", "retry", "pause", "resume"]
+    ids: (
+        Annotated[list[Annotated[str, Field(max_length=64, pattern=NO_CONTROLS)]], Field(min_length=1, max_length=1000)]
+        | None
+    ) = None
+    filter: JobFilter | None = None
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class BulkError(BaseModel):
+    """Some codes bring members of their own, as `state` and `allowed` of `wrong_state`."""
+
+    code: str
+    detail: str
+    model_config = ConfigDict(extra="allow")
+
+
+class BulkOutcome(Answer):
+    """`status` where it is `ok`, else `error`."""
+
+    id: str
+    ok: bool
+    status: Status | Literal["deleted"] | None = None
+    error: BulkError | None = None
+
+
+class BulkAnswer(Answer):
+    """One outcome a job, in the order of the ids."""
+
+    object: Literal["bulk"]
+    action: str
+    data: list[BulkOutcome]
+    succeeded: int
+    failed: int
+    last_id: str | None
+    has_more: bool
+    freed_bytes: int | None = None
+
+
+class ReasonToWait(QueueReason):
+    """And how many jobs wait for it."""
+
+    jobs: int
+
+
+class Queue(Answer):
+    """The jobs with one device wish, and the slots that could grant it. Slots are shared: `auto` has all of them."""
+
+    object: Literal["queue"]
+    name: Literal["auto", "cpu", "cuda"]
+    queued: int
+    running: int
+    paused: int
+    oldest_queued_at: Timestamp | None
+    slots: int
+    free_slots: int
+    reasons: list[ReasonToWait]
+
+
+class QueueList(Answer):
+    object: Literal["list"]
+    data: list[Queue]
+    has_more: Literal[False]
+
+
+class AuditEntry(Answer):
+    """A change that was made, or a call that was refused (`status` 403). Of what the command line did on the service's
+    own host there is no address."""
+
+    object: Literal["audit_entry"]
+    at: Timestamp
+    id: str
+    owner: str | None
+    token_id: str | None
+    address: str | None
+    action: str
+    object_id: str | None
+    status: int | None
+    request_id: str | None
+
+
+class AuditList(Answer):
+    """Newest first."""
+
+    object: Literal["list"]
+    data: list[AuditEntry]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+
+
+class Event(Answer):
+    """One line of a job's log. `seq` grows by the order of commits; `data` is what `message` says, for programs."""
+
+    id: str
+    seq: int
+    attempt: int
+    type: EventType
+    level: Level
+    message: str
+    data: dict[str, Any] = Field(
+        description="of a `metric`: step, epoch, series, metrics; `status`: status and what goes with it; "
+        "`checkpoint`: step, epoch; `artifact`: name, size_bytes; `log`, `warning`: as the message has it"
+    )
+    created_at: Timestamp
+
+
+class EventList(Answer):
+    """In order; ask again with `after=next_after`."""
+
+    object: Literal["list"]
+    data: list[Event]
+    next_after: int
+    has_more: bool
+
+
+class Metrics(Answer):
+    """Points [step, epoch, value] by the metric's name; a value that is not finite is null."""
+
+    object: Literal["metrics"]
+    series: dict[str, list[Point]]
+
+
+class Artifact(Answer):
+    """A file of a finished job; `links.self` has its bytes."""
+
+    object: Literal["artifact"]
+    name: str
+    kind: ArtifactKind
+    media_type: str
+    size_bytes: int
+    sha256: str
+    created_at: Timestamp
+    links: Links
+
+
+class ArtifactList(Answer):
+    """Every file of the job, by name."""
+
+    object: Literal["list"]
+    data: list[Artifact]
+    has_more: Literal[False]
+
+
+class Images(BaseModel):
+    """One image or many of the model's size, (H,W) for one channel or (C,H,W). Whole numbers are pixels from 0 to the
+    data set's white; other numbers must lie in [0, 1]."""
+
+    images: list[Any] = Field(examples=[[[0, 0.5], [1, 0.5]]])
+    invert: bool = Field(False, description="black on white, where the model learnt white on black")
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class Prediction(Answer):
+    """`label` is the most probable class's number, `class` its name, `probabilities` those of all classes."""
+
+    label: int
+    class_: str = Field(alias="class")
+    probabilities: list[float]
+    file: str | None = Field(None, description="the name that a file of a form was sent under")
+
+
+class Predictions(Answer):
+    """In the order in which the images came."""
+
+    object: Literal["predictions"]
+    job: str
+    classes: list[str]
+    predictions: list[Prediction]
+
+
+class Slot(Answer):
+    """A place for one job. On a GPU, `uuid` is NVML's."""
+
+    kind: Literal["cpu", "cuda"]
+    name: str
+    uuid: str | None
+
+
+class DeviceMemory(Answer):
+    """Of a GPU all of its memory; of the CPU the host's. As of the worker's last heartbeat."""
+
+    device: str
+    used_bytes: int
+    total_bytes: int
+
+
+class Devices(Answer):
+    """`kinds`: the device wishes, beside `auto`, that the worker can grant."""
+
+    kinds: list[Literal["cpu", "cuda"]]
+    slots: list[Slot]
+    memory: list[DeviceMemory] = []
+
+
+class Worker(Answer):
+    """A worker that said within GRADQ_LEASE_SECONDS that it lives. `running`: the jobs on its slots that are yours,
+    `others_running`: how many are not."""
+
+    object: Literal["worker"]
+    id: str
+    host: str
+    pid: int
+    slots: int
+    free_slots: int
+    draining: bool
+    devices: Devices
+    running: list[str]
+    others_running: int
+    version: str
+    started_at: Timestamp
+    seen_at: Timestamp
+
+
+class WorkerList(Answer):
+    """The oldest first."""
+
+    object: Literal["list"]
+    data: list[Worker]
+    has_more: Literal[False]
+
+
+class UploadOptions(Answer):
+    """How an upload was read."""
+
+    format: Literal["npz", "idx", "folders"]
+    files: dict[str, str] = Field(description="the sha256 of each part")
+    test_fraction: float | None = None
+    seed: int | None = None
+    size: int | None = None
+
+
+class Dataset(Answer):
+    """`id` is what a job's `dataset` names. Built-in sets have no sha256, options, size and date."""
+
+    object: Literal["dataset"]
+    id: str
+    name: str
+    source: Literal["builtin", "upload"]
+    description: str
+    shape: Annotated[list[int], Field(min_length=3, max_length=3)] = Field(description="channels, height, width")
+    classes: list[str]
+    train_examples: int
+    test_examples: int
+    dtype: Literal["uint8", "float32"]
+    white: float
+    sha256: str | None
+    options: UploadOptions | None
+    size_bytes: int | None
+    created_at: Timestamp | None
+    available: bool
+    missing_files: list[str]
+    links: Links
+
+
+class DatasetUpload(UploadFields):
+    """Either `file`, a .npz or a zip of class folders; or `images` and `labels`, an IDX pair, each plain or gzipped."""
+
+    file: Part | None = None
+    images: Part | None = None
+    labels: Part | None = None
+    test_images: Part | None = None
+    test_labels: Part | None = None
+
+
+class DeletedDataset(Answer):
+    """`freed_bytes`: of its arrays."""
+
+    object: Literal["dataset"]
+    id: str
+    deleted: Literal[True]
+    freed_bytes: int
+
+
+class DatasetList(Answer):
+    """Built-in ones first."""
+
+    object: Literal["list"]
+    data: list[Dataset]
+    has_more: Literal[False]
+
+
+class Architecture(Answer):
+    """`fields` is the JSON schema of what the object takes besides its type; `example` has every default."""
+
+    object: Literal["architecture"]
+    type: str
+    description: str
+    gradients: list[Literal["autograd", "manual"]]
+    fields: dict[str, Any]
+    example: Net
+
+
+class ArchitectureList(Answer):
+    """All that there are."""
+
+    object: Literal["list"]
+    data: list[Architecture]
+    has_more: Literal[False]
+
+
+class Preset(Answer):
+    """`spec`: every field but the seed and the name, which each job gets of its own. `article`: what was printed.
+
+    `continues` names the preset from whose finished job `init_from` has to take the weights."""
+
+    object: Literal["preset"]
+    name: str
+    description: str
+    spec: JobSpec
+    article: Article
+    continues: str | None
+
+
+class PresetList(Answer):
+    """All that there are."""
+
+    object: Literal["list"]
+    data: list[Preset]
+    has_more: Literal[False]
+
+
+class Health(Answer):
+    """The process answers."""
+
+    status: Literal["ok"]
+
+
+class Readiness(Answer):
+    """A broker that is away keeps no job from being taken."""
+
+    ready: Literal[True]
+    database: Literal["ok"]
+    broker: Literal["ok", "away"]
+    workers: int
+
+
+class WhoAmI(Answer):
+    """Whose token this is, and what it allows. Where none was asked for and none came, `owner` is null."""
+
+    object: Literal["principal"]
+    owner: str | None
+    scopes: list[Scope]
+    token_id: str | None
+
+
+class Version(Answer):
+    """`version` is gradq's, `api` that of the paths."""
+
+    version: str
+    python: str
+    api: Literal["v1"]
+
+
+class WrongField(Answer):
+    """`pointer` is a JSON pointer (RFC 6901) into the body, or `/` and the name of a parameter."""
+
+    pointer: str
+    code: str
+    detail: str
+
+
+class Problem(BaseModel):
+    """RFC 9457. Some codes bring members of their own, as `state` and `allowed` of `wrong_state`."""
+
+    type: str
+    title: str
+    status: int
+    code: str
+    detail: str
+    instance: str
+    request_id: str | None
+    errors: list[WrongField] | None = None
+    model_config = ConfigDict(extra="allow")

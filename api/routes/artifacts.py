@@ -1,0 +1,145 @@
+"""The files of a finished job: the list; the bytes of one, whole or in ranges; and all of them as a zip."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from apiflask import APIBlueprint
+from flask import Response, jsonify, request
+from werkzeug.exceptions import HTTPException
+from werkzeug.wsgi import wrap_file
+from zipstream import ZipStream
+
+from api.http.render import timestamp, whole_list
+from api.openapi import schemas
+from api.openapi.endpoint import endpoint
+from api.services import services
+from shared.artifacts import CHUNK, ArtifactStore, media_types
+from shared.db.tables import ArtifactRow
+from shared.errors import NoArtifacts, NotFound
+from shared.jobs import jobs
+
+ZIP = "application/zip"
+SERVED_RANGE = re.compile(r"bytes=\s*(\d+-\d*|-\d+)\s*")
+
+bp = APIBlueprint("artifacts", __name__, tag="Artifacts")
+
+
+@bp.get("/v1/jobs/<job_id>/artifacts")
+@endpoint(schemas.ArtifactList, scope="read", errors=(404, 503))
+def index(job_id: str) -> Response:
+    """List a job's files"""
+    with services().database.read() as session:
+        jobs.get(session, job_id)
+        rows = jobs.artifacts_of(session, job_id)
+    return jsonify(whole_list([_artifact(row) for row in rows]))
+
+
+@bp.get("/v1/jobs/<job_id>/artifacts/<name>")
+@endpoint(
+    None,
+    scope="read",
+    media=media_types(),
+    errors=(404, 416, 503),
+    conditional=True,
+    ranges=True,
+    headers=("Accept-Ranges", "Content-Disposition"),
+    name="download_artifact",
+)
+def download(job_id: str, name: str) -> Response:
+    """Fetch a file; the ETag is its SHA-256, ranges are served"""
+    with services().database.read() as session:
+        jobs.get(session, job_id)
+        row = jobs.artifact(session, job_id, name)
+    try:
+        file = services().store.open(row.key)
+    except FileNotFoundError as error:
+        raise NotFound(f"the file {name} of job {job_id} has been removed") from error
+    response = Response(wrap_file(request.environ, file), mimetype=row.media_type, direct_passthrough=True)
+    response.call_on_close(file.close)
+    response.content_length = row.size_bytes
+    response.last_modified = row.created_at
+    response.set_etag(row.sha256)
+    response.headers.set("Content-Disposition", "attachment", filename=row.name)
+    try:
+        response.make_conditional(_request(), accept_ranges=True, complete_length=row.size_bytes)
+    except HTTPException:  # 416
+        file.close()
+        raise
+    return response
+
+
+def _request() -> dict[str, Any]:
+    """This request without a Range that is not served here, of other units or of several parts: RFC 9110 has a server
+    pass over it and send the whole, where Werkzeug would say 416."""
+    served = SERVED_RANGE.fullmatch(request.headers.get("Range", ""))
+    return {name: value for name, value in request.environ.items() if served or name != "HTTP_RANGE"}
+
+
+@bp.get("/v1/jobs/<job_id>/artifacts.zip")
+@endpoint(
+    None,
+    scope="read",
+    media=(ZIP,),
+    errors=(404, 503),
+    problems={404: ("not_found", "no_artifacts")},
+    conditional=True,
+    headers=("Content-Disposition",),
+)
+def download_all(job_id: str) -> Response:
+    """Fetch all files as a zip
+
+    Sent as it is put together: stored, since most of it is weights, which do not get smaller. The ETag is made of the
+    files' SHA-256s.
+    """
+    with services().database.read() as session:
+        jobs.get(session, job_id)
+        rows = jobs.artifacts_of(session, job_id)
+    if not rows:
+        raise NoArtifacts(f"job {job_id} has no files yet; they are stored when it ends")
+    response = Response(mimetype=ZIP)
+    response.set_etag(_etag(rows), weak=True)  # a zip also holds the time at which it was made
+    response.headers.set("Content-Disposition", "attachment", filename=f"{job_id}.zip")
+    response.make_conditional(request)
+    if response.status_code != 304:
+        archive = _archive(job_id, rows)
+        response.content_length = len(archive)
+        response.response = archive
+    return response
+
+
+def _archive(job_id: str, rows: Sequence[ArtifactRow]) -> ZipStream:
+    if gone := [row.name for row in rows if not services().store.has(row.key)]:
+        raise NotFound(f"of the files of job {job_id} these have been removed: {', '.join(gone)}")
+    archive = ZipStream(sized=True)
+    for row in rows:
+        archive.add(_content(services().store, row.key), f"{job_id}/{row.name}", size=row.size_bytes)
+    return archive
+
+
+def _content(store: ArtifactStore, key: str) -> Iterator[bytes]:
+    """Opened when its turn comes, closed before the next one's."""
+    with store.open(key) as file:
+        while chunk := file.read(CHUNK):
+            yield chunk
+
+
+def _etag(rows: Sequence[ArtifactRow]) -> str:
+    lines = "".join(f"{row.name} {row.sha256}\n" for row in rows)
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def _artifact(row: ArtifactRow) -> dict[str, Any]:
+    return {
+        "object": "artifact",
+        "name": row.name,
+        "kind": row.kind,
+        "media_type": row.media_type,
+        "size_bytes": row.size_bytes,
+        "sha256": row.sha256,
+        "created_at": timestamp(row.created_at),
+        "links": {"self": f"/v1/jobs/{row.job_id}/artifacts/{row.name}", "job": f"/v1/jobs/{row.job_id}"},
+    }

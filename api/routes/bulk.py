@@ -1,0 +1,121 @@
+"""Steering many jobs in one call, by their ids or by a filter; each with an outcome of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from apiflask import APIBlueprint
+from flask import Response, jsonify
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from api.access.auth import whose
+from api.http.errors import members
+from api.http.idempotency import amend, once, settle
+from api.http.requests import parse_body
+from api.jobs.job_filter import matching, shows_one_of
+from api.openapi import schemas
+from api.openapi.endpoint import endpoint
+from api.routes import audit
+from api.routes.jobs import remove_files
+from api.routes.steering import queue_again, queue_paused
+from api.services import services
+from shared.db.tables import Job
+from shared.errors import FieldError, GradqError, InvalidBody
+from shared.jobs import jobs
+from shared.jobs.states import ALLOWED_ACTIONS
+
+MOST = 1000  # jobs a call
+STANDS_ALREADY = {"cancel": ("cancelling",), "pause": ("pausing", "paused")}  # nothing is left to be done in these
+RINGS = ("retry", "resume")
+ACTIONS: dict[str, Callable[[Session, str], Job | None]] = {
+    "cancel": jobs.request_cancel,
+    "delete": jobs.remove,
+    "pause": jobs.request_pause,
+    "resume": queue_paused,
+    "retry": queue_again,
+}
+
+bp = APIBlueprint("bulk", __name__, tag="Jobs")
+
+
+@bp.post("/v1/jobs/bulk")
+@endpoint(
+    schemas.BulkAnswer,
+    scope="submit",
+    body=schemas.BulkRequest,
+    errors=(400, 413, 415, 503),
+    problems={422: ("invalid_query", "invalid_body")},
+)
+@once
+def bulk() -> Response:
+    """Cancel, delete, pause, resume or retry many jobs
+
+    Either `ids`, or a `filter` with the fields of the list's query: then of the jobs that it matches those that the
+    action suits, newest first, a thousand a call. As long as `has_more` says so, call again with `last_id` as the
+    filter's `after`.
+    """
+    asked = parse_body(schemas.BulkRequest)
+    if (asked.ids is None) == (asked.filter is None):
+        raise InvalidBody([FieldError("/ids", "either_or", "give either 'ids' or 'filter'")])
+    with services().database.write() as session:
+        ids, has_more = (asked.ids, False) if asked.ids is not None else _found(session, asked)
+        # in one order for everybody: two calls that lock the same rows cannot wait for each other
+        by_id = {job_id: _outcome(session, asked.action, job_id) for job_id in sorted(set(ids))}
+        outcomes = [by_id[job_id] for job_id in ids]
+        response = _answer(asked.action, outcomes, has_more)
+        done = [job_id for job_id, outcome in by_id.items() if outcome["ok"]]
+        for job_id in done:
+            audit.note(session, job_id, response.status_code, f"bulk.{asked.action}")
+        settle(session, response)
+    if asked.action == "delete":
+        response = _answer(asked.action, outcomes, has_more, freed=sum(remove_files(job_id) for job_id in done))
+        amend(response)
+    elif asked.action in RINGS:
+        _ring(len(done))
+    return response
+
+
+def _found(session: Session, asked: schemas.BulkRequest) -> tuple[list[str], bool]:
+    assert asked.filter is not None
+    suits = [
+        status
+        for status, actions in ALLOWED_ACTIONS.items()
+        if asked.action in actions and status not in STANDS_ALREADY.get(asked.action, ())
+    ]
+    wanted = (
+        select(Job.id).where(*matching(session, asked.filter, whose()), shows_one_of(suits)).order_by(Job.id.desc())
+    )
+    found = list(session.scalars(wanted.limit(MOST + 1)))
+    return found[:MOST], len(found) > MOST
+
+
+def _outcome(session: Session, action: str, job_id: str) -> dict[str, Any]:
+    """What became of one job. Its changes alone are rolled back where it refuses."""
+    try:
+        with session.begin_nested():
+            jobs.check_owner(session, job_id, whose())
+            job = ACTIONS[action](session, job_id)
+    except GradqError as error:
+        return {"id": job_id, "ok": False, "error": members(error)}
+    return {"id": job_id, "ok": True, "status": "deleted" if job is None else jobs.status_of(job)}
+
+
+def _answer(action: str, outcomes: list[dict[str, Any]], has_more: bool, freed: int = 0) -> Response:
+    body = {
+        "object": "bulk",
+        "action": action,
+        "data": outcomes,
+        "succeeded": sum(outcome["ok"] for outcome in outcomes),
+        "failed": sum(not outcome["ok"] for outcome in outcomes),
+        "last_id": outcomes[-1]["id"] if outcomes else None,
+        "has_more": has_more,
+    }
+    return jsonify({**body, "freed_bytes": freed} if action == "delete" else body)
+
+
+def _ring(times: int) -> None:
+    for _ in range(times):
+        if not services().broker.ring():
+            return

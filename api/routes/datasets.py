@@ -1,0 +1,214 @@
+"""What can be trained on: the built-in data sets and uploaded ones; and what can be trained: the architectures."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import structlog
+from apiflask import APIBlueprint
+from flask import Response, jsonify
+
+from api.access.auth import principal, whose
+from api.http.idempotency import answer_once
+from api.http.render import timestamp, whole_list
+from api.openapi import schemas
+from api.openapi.endpoint import endpoint
+from api.routes import audit
+from api.services import services
+from api.uploads.fields import UploadFields, digest_of, id_of
+from api.uploads.multipart import Upload, content_of, name_of, receive
+from api.uploads.staging import staging
+from shared.artifacts import dataset_folder
+from shared.datasets import dataset_store
+from shared.datasets.catalog import ARRAYS, DATASETS, FACTS, DatasetInfo
+from shared.db.tables import DatasetRow
+from shared.errors import DatabaseAway, Forbidden
+from shared.spec.job_spec import Cnn, Linear, Mlp, Model, Torchvision
+
+EXAMPLES: tuple[Model, ...] = (Linear(), Mlp(), Cnn(), Torchvision(name="resnet18"))
+
+bp = APIBlueprint("datasets", __name__, tag="Data sets")
+log = structlog.get_logger()
+
+
+@bp.get("/v1/datasets")
+@endpoint(schemas.DatasetList, scope="read", errors=(503,))
+def index() -> Response:
+    """List the data sets: built-in ones, and whether their files are here; then uploaded ones, newest first"""
+    folder = services().settings.datasets_dir
+    with services().database.read() as session:
+        uploaded = [_uploaded(row) for row in dataset_store.everything(session, whose())]
+    return jsonify(whole_list([*(_built_in(info, folder) for info in DATASETS.values()), *uploaded]))
+
+
+@bp.post("/v1/datasets")
+@endpoint(
+    schemas.Dataset,
+    scope="submit",
+    status=201,
+    form=schemas.DatasetUpload,
+    other_answers={200: schemas.Dataset},
+    errors=(400, 413, 415, 503),
+    headers=("Location",),
+    name="upload_dataset",
+)
+def add() -> Response:
+    """Upload a data set
+
+    A .npz with `x_train`, `y_train`, `x_test`, `y_test` or with `x` and `y`; an IDX pair; or a zip with a folder of PNG
+    or JPEG images a class. The same upload with the same fields is the same data set: 200 instead of 201.
+    """
+    from api.uploads.ingest import PARTS  # NumPy and Pillow: most processes never need them
+
+    settings = services().settings
+    with staging(settings.uploads_dir) as folder:
+        upload = receive(folder, PARTS, tuple(UploadFields.model_fields), settings.max_upload_bytes)
+        return answer_once(lambda: content_of(upload), lambda: _add(upload, folder))
+
+
+def _add(upload: Upload, folder: Path) -> tuple[Response, int, dict[str, str]]:
+    from api.uploads.ingest import check_parts, ingest
+
+    check_parts(upload.files)
+    fields = UploadFields.parse(upload.fields)
+    sha256 = digest_of(upload.digests)
+    dataset_id = id_of(sha256, fields)
+    name, owner = fields.name or name_of(upload), principal().owner or dataset_store.NOBODY
+    with services().database.write() as session:
+        created = dataset_store.take(session, dataset_id, owner, name)
+        if created is not None:
+            audit.note(session, dataset_id, 201 if created else 200)
+    if created is None:
+        decoded = folder / "decoded"
+        info, options = ingest(upload.files, fields, name, decoded, services().settings.max_unpacked_bytes)
+        created = _store(decoded, dataset_id, info, sha256, {**options, "files": upload.digests}, owner, name)
+    with services().database.read() as session:
+        body = _uploaded(dataset_store.get(session, dataset_id, owner))
+    return jsonify(body), 201 if created else 200, {"Location": body["links"]["self"]}
+
+
+@bp.get("/v1/datasets/<dataset_id>")
+@endpoint(schemas.Dataset, scope="read", errors=(404, 503))
+def show(dataset_id: str) -> Response:
+    """Show a data set: a built-in one by its name, an uploaded one by its id"""
+    if (info := DATASETS.get(dataset_id)) is not None:
+        return jsonify(_built_in(info, services().settings.datasets_dir))
+    with services().database.read() as session:
+        return jsonify(_uploaded(dataset_store.get(session, dataset_id, whose())))
+
+
+@bp.delete("/v1/datasets/<dataset_id>")
+@endpoint(schemas.DeletedDataset, scope="submit", errors=(403, 404, 409, 503), problems={409: ("dataset_in_use",)})
+def delete(dataset_id: str) -> Response:
+    """Delete an uploaded data set; refused while a job that has not ended needs it
+
+    Its files go with it, unless somebody else has uploaded the same: `freed_bytes` is then 0.
+    """
+    if dataset_id in DATASETS:
+        raise Forbidden(f"{dataset_id} is built in; its files, if it has any, lie in GRADQ_DATA_DIR")
+    with services().database.write() as session:
+        row = dataset_store.remove(session, dataset_id, whose())
+        audit.note(session, dataset_id, 200)
+    try:  # after the row: nobody is shown a data set that is gone
+        freed = services().store.remove_folder(row.folder) if row is not None else 0
+    except OSError as error:
+        log.warning("files of a deleted data set remain", dataset_id=dataset_id, error=str(error))
+        freed = 0
+    return jsonify({"object": "dataset", "id": dataset_id, "deleted": True, "freed_bytes": freed})
+
+
+@bp.get("/v1/architectures")
+@endpoint(schemas.ArchitectureList, scope="read")
+def architectures() -> Response:
+    """List the architectures with their fields and defaults"""
+    return jsonify(whole_list([_architecture(example) for example in EXAMPLES]))
+
+
+# --- into the store ---------------------------------------------------------------------------------------------------
+
+
+def _store(
+    decoded: Path, dataset_id: str, info: DatasetInfo, sha256: str, options: dict[str, Any], owner: str, name: str
+) -> bool:
+    """Files first, row second: no row names a file that is not there. False: somebody else was quicker."""
+    store, database, folder = services().store, services().database, dataset_folder(dataset_id)
+    recorded = False
+    try:
+        files = [store.put(f"{folder}/{name}", decoded / name) for name in (*ARRAYS, FACTS)]
+        with database.write() as session:
+            recorded = dataset_store.add(session, dataset_id, info, sha256, options, folder, files, owner)
+            created = recorded or bool(dataset_store.take(session, dataset_id, owner, name))
+            audit.note(session, dataset_id, 201 if created else 200)
+    finally:
+        if not recorded and not _is_recorded(dataset_id, folder):
+            store.remove_folder(folder)
+    return created
+
+
+def _is_recorded(dataset_id: str, folder: str) -> bool:
+    """Whether a write that failed was committed all the same. A database that does not say is not to lose files."""
+    try:
+        with services().database.read() as session:
+            row = dataset_store.find(session, dataset_id)
+    except DatabaseAway as error:
+        log.warning("files of an upload may remain", dataset_id=dataset_id, folder=folder, error=error.detail)
+        return True
+    return row is not None and row.folder == folder
+
+
+# --- the objects ------------------------------------------------------------------------------------------------------
+
+
+def _built_in(info: DatasetInfo, folder: Path) -> dict[str, Any]:
+    missing = info.missing_files(folder)
+    nothing = dict.fromkeys(("sha256", "options", "size_bytes", "created_at"))
+    here = {
+        "available": not missing,
+        "missing_files": [path.relative_to(folder).as_posix() for path in missing],  # below GRADQ_DATA_DIR
+    }
+    return {**_facts(info.name, info), **nothing, **here, "links": {"self": f"/v1/datasets/{info.name}"}}
+
+
+def _uploaded(row: DatasetRow) -> dict[str, Any]:
+    held = dataset_store.as_held(row, whose())
+    return {
+        **_facts(row.id, replace(dataset_store.info_of(row), name=held.name)),
+        "sha256": row.sha256,
+        "options": row.options,
+        "size_bytes": row.size_bytes,
+        "created_at": timestamp(held.created_at),
+        "available": True,
+        "missing_files": [],
+        "links": {"self": f"/v1/datasets/{row.id}"},
+    }
+
+
+def _facts(dataset_id: str, info: DatasetInfo) -> dict[str, Any]:
+    return {
+        "object": "dataset",
+        "id": dataset_id,
+        "name": info.name,
+        "source": info.source,
+        "description": info.description,
+        "shape": info.shape,
+        "classes": info.classes,
+        "train_examples": info.train_examples,
+        "test_examples": info.test_examples,
+        "dtype": info.dtype,
+        "white": info.white,
+    }
+
+
+def _architecture(example: Model) -> dict[str, Any]:
+    fields = type(example).model_json_schema()["properties"]
+    kind = fields.pop("type")["default"]
+    return {
+        "object": "architecture",
+        "type": kind,
+        "description": example.__doc__,
+        "gradients": ("autograd",) if isinstance(example, Torchvision) else ("autograd", "manual"),
+        "fields": fields,
+        "example": example.model_dump(mode="json"),
+    }

@@ -1,0 +1,64 @@
+"""The page /docs: Swagger UI from its pip package, told where the document is. Nothing comes from another host."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+from pathlib import Path
+
+from apiflask import APIBlueprint
+from flask import Response, send_from_directory
+from werkzeug.exceptions import NotFound
+
+from api.access.auth import needs
+
+bp = APIBlueprint("docs", __name__, enable_openapi=False)
+
+DOCS_CSP = (
+    "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'; object-src 'none'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+FILES = {"swagger-ui.css": "css", "swagger-ui-bundle.js": "js"}
+START = 'SwaggerUIBundle({url: "/v1/openapi.json", dom_id: "#docs", deepLinking: true, validatorUrl: null})\n'
+PAGE = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
+<title>gradq: the API</title>
+<link rel="icon" href="data:,">
+<link rel="stylesheet" href="/docs/swagger-ui.css">
+<main id="docs">This page needs JavaScript; the document is at <a href="/v1/openapi.json">/v1/openapi.json</a>.</main>
+<script src="/docs/swagger-ui-bundle.js"></script>
+<script src="/docs/start.js"></script>
+</html>
+"""
+
+
+@bp.get("/docs")
+@needs("read")
+def page() -> Response:
+    return _docs(Response(PAGE, mimetype="text/html"))
+
+
+@bp.get("/docs/<name>")
+@needs("read")
+def asset(name: str) -> Response:
+    if name == "start.js":
+        return _docs(Response(START, mimetype="text/javascript"))
+    if name not in FILES:
+        raise NotFound
+    return _docs(send_from_directory(_swagger_folder() / FILES[name], name, max_age=3600))
+
+
+def _docs(response: Response) -> Response:
+    response.headers["Content-Security-Policy"] = DOCS_CSP
+    return response
+
+
+@functools.cache
+def _swagger_folder() -> Path:
+    """Where the pip package keeps Swagger UI's files; found without importing it."""
+    spec = importlib.util.find_spec("flask_openapi3_swagger")
+    if spec is None or spec.origin is None:
+        raise NotFound("Swagger UI is not installed")
+    return Path(spec.origin).parent / "templates" / "swagger"

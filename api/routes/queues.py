@@ -1,0 +1,41 @@
+"""The queues: what waits for which kind of device, and why."""
+
+from __future__ import annotations
+
+from apiflask import APIBlueprint
+from flask import Response, jsonify
+
+from api.http.render import timestamp_or_none, whole_list
+from api.openapi import schemas
+from api.openapi.endpoint import endpoint
+from api.services import services
+from shared import roster
+
+bp = APIBlueprint("queues", __name__, tag="Service")
+
+
+@bp.get("/v1/queues")
+@endpoint(schemas.QueueList, scope="read", errors=(503,))
+def index() -> Response:
+    """List the queues: one for each device wish that a job has or a live worker grants"""
+    settings = services().settings
+    with services().database.read() as session:
+        queues = roster.queues(session, settings.lease_seconds, settings.max_running_jobs)
+    return jsonify(
+        whole_list(
+            [
+                {
+                    "object": "queue",
+                    "name": queue.wish,
+                    "queued": queue.queued,
+                    "running": queue.running,
+                    "paused": queue.paused,
+                    "oldest_queued_at": timestamp_or_none(queue.oldest_queued_at),
+                    "slots": queue.slots,
+                    "free_slots": queue.free_slots,
+                    "reasons": queue.reasons,
+                }
+                for queue in queues
+            ]
+        )
+    )

@@ -1,0 +1,99 @@
+"""Whom the service takes somebody for; and signing in with a browser: the token goes into a cookie that no script
+reads and no other site can have sent."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from apiflask import APIBlueprint
+from flask import Response, jsonify, request
+from pydantic import BaseModel, ConfigDict, Field
+from werkzeug.datastructures import MultiDict
+
+from api.access import auth_throttle
+from api.access.auth import COOKIE, authenticate, needs, principal
+from api.dashboard.frame import asks_for_page
+from api.dashboard.sign_in import path_of_ours, sign_in_page
+from api.http.requests import parse_body, read_body
+from api.openapi import schemas
+from api.openapi.endpoint import endpoint
+from shared.errors import FieldError, InvalidBody, RateLimited, TokenInvalid, Unauthenticated
+from shared.tokens import SCOPES
+
+FORM = "application/x-www-form-urlencoded"
+
+bp = APIBlueprint("session", __name__, tag="Service")
+
+
+class SignIn(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    token: str = Field(min_length=1, max_length=1024)
+
+
+@bp.get("/v1/whoami")
+@endpoint(schemas.WhoAmI, scope="read", name="show_whoami")
+def whoami() -> Response:
+    """Whom this service takes you for"""
+    who = principal()
+    scopes = [scope for scope in SCOPES if who.may(scope)]
+    return jsonify({"object": "principal", "owner": who.owner, "scopes": scopes, "token_id": who.token_id})
+
+
+@bp.post("/session")
+@bp.doc(hide=True)
+@needs(None)
+def sign_in() -> Response:
+    """JSON `{"token": "…"}` is answered with 204, a form with the way to its `next`; a wrong token is a 401, and to the
+    form the page with the form again."""
+    form = _form()
+    try:
+        token = _token(form)
+        _check(token)
+    except (Unauthenticated, InvalidBody, RateLimited) as error:
+        if form is None or not asks_for_page():
+            raise
+        detail = error.errors[0].detail if isinstance(error, InvalidBody) else error.detail
+        return sign_in_page(form.get("next", "/"), detail)
+    response = Response(status=204)
+    if form is not None:
+        response.status_code, response.location = 303, path_of_ours(form.get("next", "/"))
+    response.set_cookie(COOKIE, token, **_attributes())
+    return response
+
+
+def _check(token: str) -> None:
+    try:
+        authenticate(token)
+    except TokenInvalid:
+        auth_throttle.count()
+        raise
+
+
+def _token(form: MultiDict[str, str] | None) -> str:
+    text = parse_body(SignIn).token if form is None else form.get("token", "")
+    if not text:
+        raise InvalidBody([FieldError("/token", "missing", "paste a token; `gradq token create` makes one")])
+    return text.strip()
+
+
+@bp.delete("/session")
+@bp.doc(hide=True)
+@needs(None)
+def sign_out() -> Response:
+    response = Response(status=204)
+    response.delete_cookie(COOKIE, **_attributes())
+    return response
+
+
+def _form() -> MultiDict[str, str] | None:
+    """None: JSON was sent, by whatever name curl calls it."""
+    is_form = request.mimetype == FORM and not read_body().lstrip().startswith(b"{")
+    return request.form if is_form else None
+
+
+def _attributes() -> dict[str, Any]:
+    """Without a time: the browser forgets it at its end, the service when the token is over. Of a proxy that speaks
+    TLS its word is taken, wherever it stands: who lies makes his own cookie stricter."""
+    scheme = request.headers.get("X-Forwarded-Proto", request.scheme).partition(",")[0].strip()
+    return {"path": "/", "httponly": True, "samesite": "Strict", "secure": "https" in (scheme, request.scheme)}

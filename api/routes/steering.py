@@ -1,0 +1,185 @@
+"""Steering one job: cancel, pause, resume, retry, reproduce; and what may be changed of it later."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from apiflask import APIBlueprint
+from flask import Response, jsonify, request
+from sqlalchemy.orm import Session
+
+from api.access.auth import whose
+from api.http.idempotency import once
+from api.http.requests import parse_body
+from api.http.transaction import change
+from api.jobs.job_object import to_json
+from api.openapi import schemas
+from api.openapi.endpoint import endpoint
+from api.openapi.problems import QUEUES
+from api.routes.jobs import accept
+from api.services import services
+from shared.datasets import dataset_store
+from shared.db.tables import Job
+from shared.errors import FieldError, InvalidBody, PreconditionFailed
+from shared.jobs import jobs, limits
+from shared.jobs.states import JobState
+from shared.spec.job_spec import MAX_LABELS, MAX_NAME, JobSpec
+
+MERGE_PATCH = "application/merge-patch+json"
+UNCHANGEABLE = f"stays as it is; what can be changed: {', '.join(schemas.JobPatch.model_fields)}"
+REPRODUCED = " reproduced"
+
+bp = APIBlueprint("steering", __name__, tag="Jobs")
+
+
+@bp.post("/v1/jobs/<job_id>/cancel")
+@endpoint(schemas.Job, scope="submit", status=202, errors=(404, 409, 503))
+@once
+def cancel(job_id: str) -> Response:
+    """Cancel a job
+
+    A queued job is cancelled at once; a running one shows `cancelling` until its device is free.
+    """
+    return change(lambda session: to_json(session, jobs.request_cancel(session, job_id)))
+
+
+@bp.post("/v1/jobs/<job_id>/pause")
+@endpoint(schemas.Job, scope="submit", status=202, errors=(404, 409, 503))
+@once
+def pause(job_id: str) -> Response:
+    """Pause a job
+
+    It shows `pausing` until its checkpoint is written and its device is free, and costs no attempt.
+    """
+    return change(lambda session: to_json(session, jobs.request_pause(session, job_id)))
+
+
+@bp.post("/v1/jobs/<job_id>/resume")
+@endpoint(schemas.Job, scope="submit", status=202, errors=(404, 409, 503), problems=QUEUES)
+@once
+def resume(job_id: str) -> Response:
+    """Resume a paused job
+
+    It is queued, and goes on from its checkpoint. A wish to pause that is not yet carried out is taken back.
+    """
+    return change(lambda session: to_json(session, queue_paused(session, job_id)), rings=True)
+
+
+def queue_paused(session: Session, job_id: str) -> Job:
+    """A job that still runs is let run, however many wait."""
+    job = jobs.get(session, job_id)
+    if job.state == JobState.PAUSED:
+        limits.check_queued(session, job.owner, services().settings.max_queued_jobs)
+    return jobs.resume(session, job_id)
+
+
+@bp.post("/v1/jobs/<job_id>/retry")
+@endpoint(
+    schemas.Job,
+    scope="submit",
+    status=202,
+    errors=(404, 409, 503),
+    problems={422: ("invalid_query", "invalid_spec"), **QUEUES},
+)
+@once
+def retry(job_id: str) -> Response:
+    """Try a job that failed or was cancelled again
+
+    The same job is queued: attempts and log go on, from its last checkpoint if one is left, and it may lose as many
+    attempts as a new one.
+    """
+    return change(lambda session: to_json(session, queue_again(session, job_id)), rings=True)
+
+
+def queue_again(session: Session, job_id: str) -> Job:
+    limits.check_queued(session, jobs.get(session, job_id).owner, services().settings.max_queued_jobs)
+    job = jobs.retry(session, job_id)
+    dataset_store.hold(session, job.spec["dataset"], whose())  # it may have been deleted since the job ended
+    return job
+
+
+@bp.post("/v1/jobs/<job_id>/reproduce")
+@endpoint(
+    schemas.Job,
+    scope="submit",
+    status=202,
+    errors=(404, 409, 503),
+    problems={422: ("invalid_query", "invalid_spec"), **QUEUES},
+    headers=("Location",),
+)
+@once
+def reproduce(job_id: str) -> Response:
+    """Run a job again with the same spec and seed
+
+    Its `result.reproduction` says whether it came out the same, or the first step that differs.
+    """
+    return change(lambda session: _repeat(session, jobs.get(session, job_id)), created=True, rings=True)
+
+
+def _repeat(session: Session, original: Job) -> dict[str, Any]:
+    if original.kind != JobSpec.kind:
+        raise jobs.wrong_state(
+            original, "reproduce", f"a {original.kind.replace('_', ' ')} trains nothing to reproduce; submit it again"
+        )
+    if original.state != JobState.SUCCEEDED:
+        raise jobs.wrong_state(original, "reproduce")
+    spec = JobSpec.model_validate(original.spec)
+    name = original.name[: MAX_NAME - len(REPRODUCED)] + REPRODUCED
+    return accept(session, spec.model_copy(update={"name": name}), reproduces=original.id)
+
+
+# --- what may be changed later ----------------------------------------------------------------------------------------
+
+
+@bp.patch("/v1/jobs/<job:job_id>")
+@endpoint(
+    schemas.Job,
+    scope="submit",
+    body=schemas.JobPatch,
+    other_bodies={MERGE_PATCH: schemas.JobPatch},
+    errors=(400, 404, 412, 413, 415, 503),
+    problems={422: ("invalid_query", "invalid_body")},
+    takes=("If-Match",),
+    headers=("ETag",),
+)
+def patch(job_id: str) -> Response:
+    """Change a job's name, priority or labels
+
+    A merge patch (RFC 7396): a label that is null is removed, one that is not named stays. With `If-Match`, and the
+    ETag of the job as it was read, nothing is changed of a job that has changed since.
+    """
+    wanted = parse_body(schemas.JobPatch, MERGE_PATCH, unknown=UNCHANGEABLE)
+    response = change(lambda session: _patched(session, job_id, wanted), status=200)
+    response.add_etag()  # for the next change
+    return response
+
+
+def _patched(session: Session, job_id: str, wanted: schemas.JobPatch) -> dict[str, Any]:
+    job = jobs.to_steer(session, job_id)
+    _check_unchanged(session, job)
+    values = {name: getattr(wanted, name) for name in wanted.model_fields_set}
+    if "labels" in values:
+        values["labels"] = _merged(job.labels, wanted.labels)
+    jobs.edit(session, job, values)
+    return to_json(session, job)
+
+
+def _check_unchanged(session: Session, job: Job) -> None:
+    """`If-Match` is held against the ETag that GET gives: of the very bytes that it would send now."""
+    if not request.if_match:
+        return
+    now = jsonify(to_json(session, job))
+    now.add_etag()
+    if not request.if_match.contains(now.get_etag()[0] or ""):
+        raise PreconditionFailed(f"job {job.id} has changed since it was read; read it again, and send the new ETag")
+
+
+def _merged(labels: dict[str, str], changes: dict[str, str | None] | None) -> dict[str, str]:
+    """RFC 7396: null takes away, a label or all of them."""
+    if changes is None:
+        return {}
+    both = {key: value for key, value in {**labels, **changes}.items() if value is not None}
+    if len(both) > MAX_LABELS:
+        detail = f"the job would have {len(both)} labels, and may have {MAX_LABELS}; take some away with null"
+        raise InvalidBody([FieldError("/labels", "too_long", detail)])
+    return both

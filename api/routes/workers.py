@@ -1,0 +1,58 @@
+"""The workers that say they live, and what runs on each."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from apiflask import APIBlueprint
+from flask import Response, jsonify
+from sqlalchemy import select
+
+from api.access.auth import whose
+from api.http.render import timestamp, whole_list
+from api.openapi import schemas
+from api.openapi.endpoint import endpoint
+from api.services import services
+from shared import roster
+from shared.db.tables import Job
+from shared.jobs.states import JobState
+
+bp = APIBlueprint("workers", __name__, tag="Service")
+
+
+@bp.get("/v1/workers")
+@endpoint(schemas.WorkerList, scope="read", errors=(503,))
+def index() -> Response:
+    """List the live workers"""
+    with services().database.read() as session:
+        workers = roster.live_workers(session, services().settings.lease_seconds)
+        running: dict[str, list[str]] = {}
+        others: Counter[str] = Counter()
+        on_slots = select(Job.id, Job.worker, Job.owner).where(Job.state == JobState.RUNNING)
+        for job_id, worker, owner in session.execute(on_slots):
+            if whose() in (None, owner):
+                running.setdefault(worker, []).append(job_id)
+            else:
+                others[worker] += 1
+    return jsonify(
+        whole_list(
+            [
+                {
+                    "object": "worker",
+                    "id": worker.id,
+                    "host": worker.host,
+                    "pid": worker.pid,
+                    "slots": worker.slots,
+                    "free_slots": worker.free_slots,
+                    "draining": worker.draining,
+                    "devices": worker.devices,
+                    "running": running.get(worker.id, []),
+                    "others_running": others[worker.id],
+                    "version": worker.version,
+                    "started_at": timestamp(worker.started_at),
+                    "seen_at": timestamp(worker.seen_at),
+                }
+                for worker in workers
+            ]
+        )
+    )

@@ -1,0 +1,118 @@
+"""A job's log as server-sent events: the rows of a page, as they come, until the job has ended and all was sent."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import structlog
+from flask import Response, current_app
+from sqlalchemy.orm import Session
+
+from api.http.render import json_of
+from api.services import services
+from api.waiting.change_notifier import Concerns
+from api.waiting.job_fingerprint import Look
+from api.waiting.long_polling import Place, held
+from shared.db.database import Database
+from shared.db.tables import EventRow
+from shared.errors import DatabaseAway, NotFound, TooManyStreams
+from shared.jobs import joblog, jobs
+from shared.jobs.states import TERMINAL
+
+MEDIA_TYPE = "text/event-stream"
+RECONNECT_MS = 1000
+COMMENT_SECONDS = 15.0
+PAGE = 500  # lines in one piece
+HEADERS = {"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no", "Vary": "Accept"}
+
+log = structlog.get_logger()
+Render = Callable[[EventRow], dict[str, Any]]
+
+
+def answer(job_id: str, choice: joblog.Choice, render: Render) -> Response:
+    """The stream from the cursor on; 503 where this process holds as many requests as it may."""
+    place = held().place()
+    if place is None:
+        raise TooManyStreams("no more streams here now; try again later, or read pages with after=<next_after>")
+    log_of = Log(services().database, job_id, choice, render, json_of(current_app).compact_text)
+    response = Response(log_of.follow(place), mimetype=MEDIA_TYPE, headers=HEADERS)
+    response.call_on_close(place.leave)
+    return response
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What to send now, and the last line of it; and, if there is no more yet, the look that will show more."""
+
+    text: str = ""
+    after: int | None = None
+    until: Concerns | None = None
+    last: bool = False
+
+
+@dataclass
+class Log:
+    """What one client has still to be sent."""
+
+    database: Database
+    job_id: str
+    choice: joblog.Choice
+    render: Render
+    text_of: Callable[[Any], str]
+
+    def follow(self, place: Place) -> Iterator[str]:
+        yield f"retry: {RECONNECT_MS}\n\n"
+        comment_at = time.monotonic() + COMMENT_SECONDS
+        while not place.over():
+            piece = self._next()
+            if piece.text:
+                yield piece.text
+            if piece.last:
+                return
+            if piece.until is not None:
+                place.wait(self.job_id, piece.until, comment_at - time.monotonic())
+            if time.monotonic() >= comment_at:
+                yield ":\n\n"
+                comment_at += COMMENT_SECONDS
+
+    def _next(self) -> Piece:
+        try:
+            with self.database.read() as session:
+                piece = self._read(session)
+        except NotFound:  # deleted meanwhile
+            return Piece(self._end(None), last=True)
+        except DatabaseAway as error:
+            log.warning("a stream waits for the database", job_id=self.job_id, error=error.detail)
+            return Piece(until=_anything)
+        if piece.after is not None:
+            self.choice = replace(self.choice, after=piece.after)  # not before: a look whose end fails is made again
+        return piece
+
+    def _read(self, session: Session) -> Piece:
+        job = jobs.get(session, self.job_id)  # before the lines: those of a job that has ended are all there
+        lines = joblog.events_of(session, self.job_id, self.choice, PAGE)
+        after = lines[-1].seq if lines else None
+        text = "".join(map(self._line, lines))
+        if len(lines) == PAGE:
+            return Piece(text, after)
+        if job.state in TERMINAL:
+            return Piece(text + self._end(jobs.status_of(job)), after, last=True)
+        return Piece(text, after, until=grown(job.last_seq))
+
+    def _line(self, row: EventRow) -> str:
+        return f"id: {row.seq}\nevent: {row.type}\ndata: {self.text_of(self.render(row))}\n\n"
+
+    def _end(self, status: str | None) -> str:
+        return f"event: end\ndata: {self.text_of({'status': status})}\n\n"
+
+
+def grown(last_seq: int) -> Concerns:
+    """A look that shows more lines than these, or that there will be no more."""
+    return lambda look: look is None or look.terminal or look.last_seq > last_seq
+
+
+def _anything(look: Look | None) -> bool:
+    return True

@@ -1,0 +1,40 @@
+"""The verb `audit`: who did what."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from gradq.client.blocking import DEFAULT_URL, Client
+from gradq.commands.options import AsJson, Token, Url, as_list, print_json
+from gradq.commands.ps import moment
+from gradq.commands.tables import audit_table
+
+
+def audit(
+    owner: Annotated[str | None, typer.Option(metavar="NAME", help="What this owner did.")] = None,
+    action: Annotated[str | None, typer.Option(metavar="NAME", help="This action: jobs.submit, bulk.delete …")] = None,
+    on: Annotated[str | None, typer.Option(metavar="ID", help="What was done to this job or data set.")] = None,
+    since: Annotated[
+        str | None, typer.Option(metavar="AGE", help="Not older: 30m, 2h, 3d, or a date like 2026-11-24.")
+    ] = None,
+    limit: Annotated[int, typer.Option("-n", "--limit", min=1, help="At most so many.", metavar="N")] = 20,
+    url: Url = DEFAULT_URL,
+    token: Token = None,
+    as_json: AsJson = False,
+) -> None:
+    """List who did what, newest first: changes, and calls that were refused.
+
+    Takes a token with the scope admin, where one is asked for.
+    """
+    after = moment(since) if since is not None else None
+    with Client(url, token) as client:
+        found = list(client.audit(owner=owner, action=action, object=on, since=after, limit=limit))
+    if as_json:
+        print_json(as_list(found))
+    elif found:
+        audit_table(found, Console())
+    else:
+        print("no such entry")

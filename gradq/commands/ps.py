@@ -1,0 +1,109 @@
+"""The verb `ps`: which jobs there are, once or as they change."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.live import Live
+
+from gradq.client.blocking import DEFAULT_URL, Client
+from gradq.commands.completion import complete_state
+from gradq.commands.options import AsJson, Exit, Token, Url, as_list, pairs, print_json, print_json_line
+from gradq.commands.tables import jobs_picture, jobs_table
+from gradq.commands.wait import patiently
+from gradq.commands.words import Job, summary_line
+
+REFRESH_SECONDS = 1.0
+UNITS = {"s": "seconds", "m": "minutes", "min": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+AGO = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z]+)")
+
+
+def ps(
+    status: Annotated[
+        str | None, typer.Option(metavar="STATE,…", help="These states alone.", autocompletion=complete_state)
+    ] = None,
+    name: Annotated[str | None, typer.Option(metavar="TEXT", help="This name; * stands for any text.")] = None,
+    owner: Annotated[str | None, typer.Option(help="Of this owner; an admin's question.")] = None,
+    label: Annotated[
+        list[str] | None, typer.Option("-l", "--label", metavar="K=V", help="With this label. Repeatable.")
+    ] = None,
+    since: Annotated[
+        str | None, typer.Option(metavar="AGE", help="Not older: 30m, 2h, 3d, or a date like 2026-11-24.")
+    ] = None,
+    limit: Annotated[int, typer.Option("-n", "--limit", min=1, help="At most so many.", metavar="N")] = 20,
+    all_: Annotated[bool, typer.Option("-a", "--all", help="All of them, whatever --limit says.")] = False,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Ids alone: gradq cancel $(gradq ps -q …).")] = False,
+    watch: Annotated[bool, typer.Option("-w", "--watch", help="Go on, and show what changes. Ctrl-C ends.")] = False,
+    url: Url = DEFAULT_URL,
+    token: Token = None,
+    as_json: AsJson = False,
+) -> None:
+    """List jobs, newest first.
+
+    --watch redraws the table; in a pipe it prints a line whenever a job
+    changes its state, with --json a JSON object.
+    """
+    filter: dict[str, Any] = {"status": status, "name": name, "owner": owner, "labels": pairs(label, "--label") or None}
+    filter |= {"created_after": moment(since) if since is not None else None}
+    console = Console()
+    with Client(url, token) as client:
+        if not watch:
+            jobs = list(client.jobs(limit=None if all_ else limit, **filter))
+            if as_json:
+                print_json(as_list(jobs))
+            elif quiet:
+                print("".join(f"{job['id']}\n" for job in jobs), end="")
+            else:
+                jobs_table(jobs, console)
+            return
+        try:
+            show(seen(client, None if all_ else limit, filter), console, as_json)
+        except KeyboardInterrupt:
+            raise typer.Exit(Exit.INTERRUPTED) from None
+
+
+def seen(client: Client, limit: int | None, filter: dict[str, Any]) -> Iterator[list[Job]]:
+    """The jobs as they are now, again and again."""
+    while True:
+        yield list(patiently(lambda: list(client.jobs(limit=limit, **filter))))
+        time.sleep(REFRESH_SECONDS)
+
+
+def show(lists: Iterator[list[Job]], console: Console, as_json: bool) -> None:
+    """The table, drawn anew for each list; where nobody draws, what changed."""
+    if console.is_terminal and not as_json:
+        with Live(console=console, auto_refresh=False, screen=True) as live:
+            for jobs in lists:
+                live.update(jobs_picture(jobs[: console.height - 1], console.width), refresh=True)
+        return
+    for job in changed(lists):
+        print_json_line(job) if as_json else print(summary_line(job), flush=True)
+
+
+def changed(lists: Iterator[list[Job]]) -> Iterator[Job]:
+    """Each job when it is first seen, and whenever its state is another; oldest first."""
+    known: dict[str, str] = {}
+    for jobs in lists:
+        for job in reversed(jobs):
+            if known.get(job["id"]) != job["status"]:
+                known[job["id"]] = job["status"]
+                yield job
+
+
+def moment(text: str, now: datetime | None = None) -> datetime:
+    """`2h` is two hours ago; else a date or a time as ISO 8601 has it, in this machine's zone where it names none."""
+    now = now or datetime.now(UTC)
+    ago = AGO.fullmatch(text.strip())
+    try:
+        if ago and ago[2] in UNITS:
+            return now - timedelta(**{UNITS[ago[2]]: float(ago[1])})
+        return datetime.fromisoformat(text).astimezone()
+    except (ValueError, OverflowError):
+        pass
+    raise typer.BadParameter(f"{text!r} is neither an age (30m, 2h, 3d, 1w) nor a date", param_hint="--since")

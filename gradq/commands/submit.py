@@ -1,0 +1,149 @@
+"""The verb `submit`: options and files to job specs. What is right in a spec, the service decides, not this page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any, TypeVar
+
+import typer
+
+from gradq.client.blocking import DEFAULT_URL, Client
+from gradq.client.problems import InvalidRequest
+from gradq.commands.completion import among, complete_dataset, complete_preset
+from gradq.commands.options import AsJson, Token, Url, as_list, outcome, pairs, print_json
+from gradq.commands.specs import Spec, assignments, merged, name_or_json, read_specs
+from gradq.commands.wait import wait_for
+from gradq.commands.watch import watched
+from gradq.commands.words import size, span, summary_line
+
+T = TypeVar("T")
+
+
+def submit(
+    architecture: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help='linear, mlp, cnn, or {"type":"mlp","hidden":[30]}.',
+            autocompletion=among("linear", "mlp", "cnn"),
+        ),
+    ] = None,
+    dataset: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="A name or id that `gradq datasets` lists.", autocompletion=complete_dataset),
+    ] = None,
+    gradients: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WAY",
+            help="autograd, or manual: the chain rule by hand.",
+            autocompletion=among("autograd", "manual"),
+        ),
+    ] = None,
+    lr: Annotated[float | None, typer.Option(metavar="RATE", help="Learning rate, above 0.")] = None,
+    epochs: Annotated[int | None, typer.Option(metavar="N", help="Passes over the data.")] = None,
+    optimizer: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="basic, sgd, adam, adamw, or an object.",
+            autocompletion=among("basic", "sgd", "adam", "adamw"),
+        ),
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option(metavar="N", help="Examples a step.")] = None,
+    seed: Annotated[int | None, typer.Option(metavar="N", help="Same seed, same run. Default: drawn.")] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(metavar="KIND", help="auto, cpu, cuda.", autocompletion=among("auto", "cpu", "cuda")),
+    ] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="article/…: `gradq presets` lists them.", autocompletion=complete_preset),
+    ] = None,
+    name: Annotated[str | None, typer.Option(metavar="TEXT", help="A name to find it by. Default: made up.")] = None,
+    label: Annotated[
+        list[str] | None, typer.Option("-l", "--label", metavar="K=V", help="A label; may be repeated.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="FIELD=JSON", help="Any field: schedule=cosine, architecture.hidden=[64,32]."),
+    ] = None,
+    file: Annotated[
+        list[str] | None,
+        typer.Option("-f", "--file", metavar="FILE", help="A spec in YAML or JSON; - is standard input. Repeatable."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would cost; queue nothing.")] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait for the end; exit like `gradq wait`.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="The same, with the loss curve of the job.")] = False,
+    timeout: Annotated[float | None, typer.Option(min=0, metavar="SECONDS", help="With --wait: then exit 124.")] = None,
+    url: Url = DEFAULT_URL,
+    token: Token = None,
+    as_json: AsJson = False,
+) -> None:
+    """Queue a training job. What you leave out, the service fills in.
+
+    Later sources win: the file, then --set, then the options; a --set with a
+    dot changes a part of what they gave. Each file is a job of its own.
+    """
+    given = {
+        "architecture": name_or_json(architecture),
+        "optimizer": name_or_json(optimizer),
+        **{"dataset": dataset, "gradients": gradients, "lr": lr, "epochs": epochs, "batch_size": batch_size},
+        **{"seed": seed, "device": device, "name": name, "preset": preset},
+    }
+    options = {field: value for field, value in given.items() if value is not None}
+    specs = specs_of(file or [], assignments(set_), options, pairs(label, "--label"))
+    if watch and len(specs) > 1:
+        raise typer.BadParameter("shows one job; with several files take --wait", param_hint="--watch")
+    with Client(url, token) as client:
+        if dry_run or len(specs) > 1:  # of several jobs none is queued before all are known to be right
+            costs = [_named(client.dry_run, spec, source) for source, spec in specs]
+            if dry_run:
+                _print(costs, as_json, cost_of)
+                return
+        jobs = [_named(client.submit, spec, source) for source, spec in specs]
+        if not (as_json and (wait or watch)):
+            _print(jobs, as_json, summary_line)
+        if not (wait or watch):
+            return
+        jobs = (
+            [watched(client, jobs[0].id, as_json)] if watch else wait_for(client, [job["id"] for job in jobs], timeout)
+        )
+        _print(jobs, as_json, summary_line)
+        raise typer.Exit(outcome([job["status"] for job in jobs]))
+
+
+def specs_of(
+    files: list[str], assigned: list[tuple[str, Any]], options: Spec, labels: dict[str, str]
+) -> list[tuple[str, Spec]]:
+    """The spec of each job, behind the file that it came from; without a file there is one job."""
+    found = [(file, spec) for file in files for spec in read_specs(file)] or [("", {})]
+    specs = [(file, merged(spec, assigned, options)) for file, spec in found]
+    for _, spec in specs:
+        if labels and isinstance(spec.get("labels", {}), dict):
+            spec["labels"] = {**spec.get("labels", {}), **labels}
+    return specs
+
+
+def _named(call: Callable[[Spec], T], spec: Spec, file: str) -> T:
+    """What the service answers; a refusal names the file whose fields are wrong."""
+    try:
+        return call(spec)
+    except InvalidRequest as error:
+        if file:
+            error.detail = f"{file}: {error.detail}"
+        raise
+
+
+def _print(rows: list[Any], as_json: bool, words: Callable[[Any], str]) -> None:
+    if as_json:
+        print_json(rows[0] if len(rows) == 1 else as_list(rows))
+        return
+    for row in rows:
+        print(words(row), flush=True)
+
+
+def cost_of(answer: dict[str, Any]) -> str:
+    seconds, memory = span(answer["estimated_seconds"]), size(answer["estimated_memory_bytes"])
+    parameters, steps = (f"{answer[name]:,}".replace(",", " ") for name in ("parameters", "steps"))
+    return f"{parameters} parameters, {steps} steps, about {seconds} and {memory}\n({answer['basis']})"

@@ -1,0 +1,47 @@
+"""Who may listen where: whoever reaches another address than loopback has to say who he is, and must be able to."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+from shared.config import Settings
+from shared.errors import ConfigurationError
+from shared.loopback import is_loopback_address
+
+
+def refuse_strangers(host: str, settings: Settings) -> None:
+    """Refuse an address that others may reach while there is no token with which anybody could come in."""
+    if settings.allow_anonymous or _is_loopback(host) or settings.admin_token is not None or _some_token(settings):
+        return
+    raise ConfigurationError(
+        f"--host {host} is not a loopback address, so a token will be asked for, and there is none yet. Make one with "
+        "`gradq token create NAME` for the same GRADQ_STATE_DIR and GRADQ_DATABASE_URL, or set GRADQ_ADMIN_TOKEN. To "
+        "let in whoever reaches the port, set GRADQ_ALLOW_ANONYMOUS=true."
+    )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        found = socket.getaddrinfo(host, None)
+    except socket.gaierror as error:
+        raise ConfigurationError(f"--host {host}: {error.strerror}") from error
+    return all(is_loopback_address(str(address[0])) for *_, address in found)
+
+
+def _some_token(settings: Settings) -> bool:
+    from sqlalchemy import inspect  # half a second, which a loopback address need not wait for
+    from sqlalchemy.engine import make_url
+
+    from shared import tokens
+    from shared.db.database import Database
+
+    url = make_url(settings.database)
+    if url.get_backend_name() == "sqlite" and not Path(url.database or "").is_file():
+        return False  # to open it would be to make it
+    database = Database(settings.database)
+    try:
+        with database.read() as session:
+            return inspect(session.connection()).has_table("tokens") and tokens.somebody_may(session)
+    finally:
+        database.close()

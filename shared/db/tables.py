@@ -1,0 +1,293 @@
+"""SQLAlchemy rows. What may change, and when, stands in shared/jobs/jobs.py."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    DateTime,
+    Dialect,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    String,
+    Text,
+    TypeDecorator,
+    UniqueConstraint,
+    literal,
+)
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.sql.expression import FunctionElement
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """An aware UTC datetime in Python; naive UTC in SQLite, which has no time zones; timestamptz in PostgreSQL."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        value = value.astimezone(UTC)
+        return value.replace(tzinfo=None) if dialect.name == "sqlite" else value
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+class database_now(FunctionElement[datetime]):
+    """The database's clock, plus `seconds`: leases are compared on one clock, whatever the hosts think the time is."""
+
+    type = UtcDateTime()
+    inherit_cache = True  # the seconds are a parameter, so that a statement is compiled once and not each time
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        super().__init__(literal(float(seconds), Float()))
+
+
+@compiles(database_now, "sqlite")
+def _sqlite_now(element: database_now, compiler: Any, **kw: Any) -> str:
+    # %f ends at milliseconds; SQLAlchemy stores six digits, and text compares digit by digit
+    return f"strftime('%Y-%m-%d %H:%M:%f000', 'now', {compiler.process(element.clauses, **kw)} || ' seconds')"
+
+
+@compiles(database_now, "postgresql")
+def _postgresql_now(element: database_now, compiler: Any, **kw: Any) -> str:
+    return f"(clock_timestamp() + make_interval(secs => {compiler.process(element.clauses, **kw)}))"
+
+
+class Base(DeclarativeBase):
+    type_annotation_map = {  # noqa: RUF012
+        datetime: UtcDateTime(),
+        dict[str, Any]: JSON(none_as_null=True),
+    }
+
+
+class Job(Base):
+    """One job: the truth that every message, process and page only points at."""
+
+    __tablename__ = "jobs"
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    owner: Mapped[str | None] = mapped_column(String(64))  # None: submitted where no token was asked for
+    name: Mapped[str] = mapped_column(String(128))
+    kind: Mapped[str] = mapped_column(String(16), server_default="training")  # a key of shared.spec.job_spec.KINDS
+    state: Mapped[str] = mapped_column(String(16))
+    spec: Mapped[dict[str, Any]]
+    labels: Mapped[dict[str, Any]]
+    priority: Mapped[int] = mapped_column(Integer)
+    device: Mapped[str] = mapped_column(String(8))  # auto, cpu, cuda: what the claim must fit
+
+    attempt: Mapped[int] = mapped_column(Integer, default=0)
+    failures: Mapped[int] = mapped_column(Integer, default=0)  # attempts lost for no fault of ours; drains don't count
+    reproduces: Mapped[str | None] = mapped_column(String(40))  # no foreign key: the original may be deleted
+    worker: Mapped[str | None] = mapped_column(String(128))
+    lease_token: Mapped[str | None] = mapped_column(String(40))
+    lease_until: Mapped[datetime | None]
+
+    progress: Mapped[dict[str, Any] | None]
+    result: Mapped[dict[str, Any] | None]
+    status_reason: Mapped[dict[str, Any] | None]
+    last_seq: Mapped[int] = mapped_column(Integer, default=0)
+
+    created_at: Mapped[datetime]
+    not_before: Mapped[datetime | None]  # retry backoff: not claimed earlier
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+    cancel_requested_at: Mapped[datetime | None]
+    pause_requested_at: Mapped[datetime | None]
+
+    __table_args__ = (
+        Index("ix_jobs_queue", "state", "priority", "created_at"),
+        Index("ix_jobs_created", "created_at", "id"),
+        Index("ix_jobs_owner", "owner", "id"),
+    )
+
+
+class Attempt(Base):
+    """One try at a job by one worker."""
+
+    __tablename__ = "attempts"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    number: Mapped[int] = mapped_column(Integer, primary_key=True)
+    worker: Mapped[str] = mapped_column(String(128))
+    device: Mapped[str] = mapped_column(String(128))
+    started_at: Mapped[datetime]
+    finished_at: Mapped[datetime | None]
+    resumed_from_step: Mapped[int | None] = mapped_column(BigInteger)
+    outcome: Mapped[str | None] = mapped_column(String(32))
+
+
+class EventRow(Base):
+    """One line of a job's append-only log. (job_id, series, step) is unique: no point of the curve stands twice."""
+
+    __tablename__ = "events"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    seq: Mapped[int] = mapped_column(Integer, primary_key=True)
+    attempt: Mapped[int] = mapped_column(Integer)
+    type: Mapped[str] = mapped_column(String(16))
+    level: Mapped[str] = mapped_column(String(8))
+    message: Mapped[str] = mapped_column(Text)
+    data: Mapped[dict[str, Any]]
+    series: Mapped[str | None] = mapped_column(String(8))  # metric events: epoch, batch or final
+    step: Mapped[int | None] = mapped_column(BigInteger)
+    created_at: Mapped[datetime]
+
+    __table_args__ = (UniqueConstraint("job_id", "series", "step", name="uq_events_point"),)
+
+
+class ArtifactRow(Base):
+    """One file of a finished job; its bytes lie under `key` in the artifact store."""
+
+    __tablename__ = "artifacts"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    name: Mapped[str] = mapped_column(String(128), primary_key=True)
+    kind: Mapped[str] = mapped_column(String(32))
+    media_type: Mapped[str] = mapped_column(String(64))
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
+    sha256: Mapped[str] = mapped_column(String(64))
+    key: Mapped[str] = mapped_column(String(256))
+    created_at: Mapped[datetime]
+
+
+class CheckpointRow(Base):
+    """One whole checkpoint, from which a later attempt may go on."""
+
+    __tablename__ = "checkpoints"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    step: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    attempt: Mapped[int] = mapped_column(Integer)
+    epoch: Mapped[int] = mapped_column(Integer)
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
+    sha256: Mapped[str] = mapped_column(String(64))
+    key: Mapped[str] = mapped_column(String(256))
+    created_at: Mapped[datetime]
+
+
+class DatasetRow(Base):
+    """One uploaded data set; its arrays lie in the artifact store, below `folder`."""
+
+    __tablename__ = "datasets"
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)  # made of the upload's sha256 and its options
+    owners: Mapped[dict[str, Any]] = mapped_column(server_default='{"": {}}')  # owner -> what each calls it, since when
+    name: Mapped[str] = mapped_column(String(128))
+    sha256: Mapped[str] = mapped_column(String(64))  # of what was uploaded
+    facts: Mapped[dict[str, Any]]  # what shared.datasets.catalog.DatasetInfo holds
+    options: Mapped[dict[str, Any]]  # how it was read: format, split, size
+    folder: Mapped[str] = mapped_column(String(128))
+    files: Mapped[dict[str, Any]]  # name -> {"size_bytes", "sha256"}
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
+    created_at: Mapped[datetime]
+
+    __table_args__ = (Index("ix_datasets_created", "created_at", "id"),)
+
+
+class Tally(Base):
+    """One change of a counter, or many folded into one: see shared/jobs/counters.py."""
+
+    __tablename__ = "tallies"
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    name: Mapped[str] = mapped_column(String(32))
+    label: Mapped[str] = mapped_column(String(64))
+    count: Mapped[int] = mapped_column(BigInteger)
+    total: Mapped[float] = mapped_column(Float)
+
+
+class IdempotencyKey(Base):
+    """An owner's name for one request, and the answer that it got. `until` on the database's clock: up to then a
+    pending key is its holder's, and a settled one is kept."""
+
+    __tablename__ = "idempotency_keys"
+
+    owner: Mapped[str] = mapped_column(String(64), primary_key=True)  # empty: nobody was asked for a token
+    key: Mapped[str] = mapped_column(String(255), primary_key=True)
+    fingerprint: Mapped[str] = mapped_column(String(64))  # sha256 of method, address and body
+    token: Mapped[str] = mapped_column(String(32))  # of the holder
+    state: Mapped[str] = mapped_column(String(8))  # pending or settled
+    status: Mapped[int | None] = mapped_column(Integer)
+    headers: Mapped[dict[str, Any] | None]
+    body: Mapped[str | None] = mapped_column(Text)
+    created_at: Mapped[datetime]
+    until: Mapped[datetime]
+
+    __table_args__ = (Index("ix_idempotency_keys_until", "until"),)
+
+
+class Token(Base):
+    """Who may do what in whose name. The secret itself is told once, to whoever made the token."""
+
+    __tablename__ = "tokens"
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    name: Mapped[str] = mapped_column(String(64))
+    owner: Mapped[str] = mapped_column(String(64))
+    scope: Mapped[str] = mapped_column(String(16))  # one of shared.tokens.SCOPES
+    sha256: Mapped[str] = mapped_column(String(64))  # of the secret
+    created_at: Mapped[datetime]
+    expires_at: Mapped[datetime | None]
+    revoked_at: Mapped[datetime | None]
+    last_used_at: Mapped[datetime | None]
+
+
+class AuditRow(Base):
+    """One change and who made it, or one refusal: see shared/audit.py."""
+
+    __tablename__ = "audit"
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    at: Mapped[datetime]
+    owner: Mapped[str | None] = mapped_column(String(64))
+    token_id: Mapped[str | None] = mapped_column(String(40))
+    address: Mapped[str | None] = mapped_column(String(64))
+    action: Mapped[str] = mapped_column(String(64))
+    object_id: Mapped[str | None] = mapped_column(String(64))
+    status: Mapped[int | None] = mapped_column(Integer)
+    request_id: Mapped[str | None] = mapped_column(String(128))
+
+    __table_args__ = (
+        Index("ix_audit_at", "at"),
+        Index("ix_audit_object", "object_id", "id"),
+        Index("ix_audit_owner", "owner", "id"),
+    )
+
+
+class Worker(Base):
+    """A worker that says it lives, and what it has. `seen_at` on the database's clock."""
+
+    __tablename__ = "workers"
+
+    id: Mapped[str] = mapped_column(String(128), primary_key=True)
+    host: Mapped[str] = mapped_column(String(128))
+    pid: Mapped[int] = mapped_column(Integer)
+    slots: Mapped[int] = mapped_column(Integer)
+    free_slots: Mapped[int] = mapped_column(Integer)
+    draining: Mapped[bool]
+    devices: Mapped[dict[str, Any]]
+    version: Mapped[str] = mapped_column(String(32))
+    started_at: Mapped[datetime]
+    seen_at: Mapped[datetime]
+
+
+class Leader(Base):
+    """Who holds an office, until when. One row an office; an expired row is up for grabs."""
+
+    __tablename__ = "leaders"
+
+    office: Mapped[str] = mapped_column(String(32), primary_key=True)
+    holder: Mapped[str] = mapped_column(String(128))
+    until: Mapped[datetime]
+    term: Mapped[float] = mapped_column(Float)  # seconds, for whoever reads the table

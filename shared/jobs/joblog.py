@@ -1,0 +1,121 @@
+"""A job's log: lines in the order in which they were committed. `seq` grows by one a line, on the job's row."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import Select, Text, cast, func, insert, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.orm import Session
+
+from shared.db.tables import EventRow, Job
+from shared.events import Level
+from shared.jobs.states import JobState
+
+TOGETHER = 5000  # lines whose points are read at a time
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line for a job's log. A metric names its `series` and `step`."""
+
+    type: str
+    message: str
+    data: dict[str, Any]
+    level: Level = "info"
+    series: str | None = None
+    step: int | None = None
+    at: datetime | None = None
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Lines of these types and levels, of all where none is named, between two cursors."""
+
+    types: tuple[str, ...] = ()
+    levels: tuple[str, ...] = ()
+    after: int = 0
+    before: int | None = None
+
+    def of(self, job_id: str) -> Select[tuple[EventRow]]:
+        query = select(EventRow).where(EventRow.job_id == job_id, EventRow.seq > self.after)
+        if self.before is not None:
+            query = query.where(EventRow.seq < self.before)
+        if self.types:
+            query = query.where(EventRow.type.in_(self.types))
+        return query.where(EventRow.level.in_(self.levels)) if self.levels else query
+
+
+EVERY = Choice()
+
+
+def events_of(session: Session, job_id: str, choice: Choice = EVERY, limit: int = 1000) -> list[EventRow]:
+    """The first `limit` of them."""
+    return list(session.scalars(choice.of(job_id).order_by(EventRow.seq).limit(limit)))
+
+
+def last_events_of(session: Session, job_id: str, choice: Choice, limit: int) -> list[EventRow]:
+    """The last `limit` of them, in order."""
+    return list(session.scalars(choice.of(job_id).order_by(EventRow.seq.desc()).limit(limit)))[::-1]
+
+
+def points_of(session: Session, job_id: str) -> Iterator[dict[str, Any]]:
+    """The job's curve: step, epoch, series and metrics of every metric event, in order.
+
+    Read as one text of many points at a time: as rows, a curve of 100 000 would take seconds.
+    """
+    is_metric = (EventRow.job_id == job_id, EventRow.type == "metric")
+    end = session.scalar(select(Job.last_seq).where(Job.id == job_id)) or 0
+    for first in range(0, end, TOGETHER):
+        here = (EventRow.seq > first, EventRow.seq <= first + TOGETHER)
+        points = (
+            select(cast(EventRow.data, Text).label("text")).where(*is_metric, *here).order_by(EventRow.seq).subquery()
+        )
+        if text := session.scalar(select(func.aggregate_strings(points.c.text, ","))):
+            yield from json.loads(f"[{text}]")
+
+
+def status_line(state: JobState, message: str, **data: Any) -> Line:
+    return Line("status", message, {"status": state.value, **data})
+
+
+def add_line(session: Session, job_id: str, line: Line, attempt: int | None = None) -> None:
+    """Append one line as part of a state change that holds the row's lock already."""
+    last, current = session.execute(
+        update(Job)
+        .where(Job.id == job_id)
+        .values(last_seq=Job.last_seq + 1)
+        .returning(Job.last_seq, Job.attempt)
+        .execution_options(synchronize_session=False)
+    ).one()
+    session.execute(insert(EventRow), [_row(job_id, current if attempt is None else attempt, last, line)])
+
+
+def insert_lines(session: Session, job_id: str, attempt: int, first_seq: int, lines: Sequence[Line]) -> None:
+    rows = [_row(job_id, attempt, first_seq + i, line) for i, line in enumerate(lines)]
+    dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
+    statement = dialect.insert(EventRow).on_conflict_do_nothing(index_elements=["job_id", "series", "step"])
+    session.execute(statement, rows)
+
+
+def _row(job_id: str, attempt: int, seq: int, line: Line) -> dict[str, Any]:
+    return {
+        "job_id": job_id,
+        "seq": seq,
+        "attempt": attempt,
+        "type": line.type,
+        "level": line.level,
+        "message": line.message,
+        "data": line.data,
+        "series": line.series,
+        "step": line.step,
+        "created_at": line.at or now(),
+    }

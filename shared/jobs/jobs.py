@@ -1,0 +1,227 @@
+"""The job store as clients know it: submit, read, steer, delete. Each change comes with its line in the job's log."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import uuid6
+from sqlalchemy import delete, func, select
+from sqlalchemy.orm import Session
+
+from shared.db.tables import ArtifactRow, Attempt, CheckpointRow, EventRow, Job
+from shared.errors import NotFound, WrongState
+from shared.jobs import counters
+from shared.jobs.joblog import Line, add_line, insert_lines, now, status_line
+from shared.jobs.states import ALLOWED_ACTIONS, TERMINAL, JobState, shown_status
+from shared.spec.job_spec import JobSpec, Work
+
+ENDED = {JobState.FAILED: "the job failed", JobState.CANCELLED: "the job was cancelled"}
+
+
+def new_id(prefix: str) -> str:
+    """A sortable id: time first, then chance (UUID version 7)."""
+    return f"{prefix}_{uuid6.uuid7().hex}"
+
+
+def create(session: Session, spec: Work, reproduces: str | None = None, owner: str | None = None) -> Job:
+    job = Job(
+        id=new_id("job"),
+        owner=owner,
+        name=spec.name,
+        kind=spec.kind,
+        reproduces=reproduces,
+        state=JobState.QUEUED,
+        spec=spec.to_json(),
+        labels=spec.labels,
+        priority=spec.priority,
+        device=spec.device,
+        attempt=0,
+        failures=0,
+        last_seq=1,
+        created_at=now(),
+    )
+    session.add(job)
+    session.flush()
+    insert_lines(session, job.id, 0, 1, [status_line(JobState.QUEUED, "job queued")])
+    return job
+
+
+def get(session: Session, job_id: str) -> Job:
+    job = session.get(Job, job_id)
+    if job is None:
+        raise NotFound(f"there is no job {job_id}")
+    return job
+
+
+def check_owner(session: Session, job_id: str, whose: str | None) -> None:
+    """Raise NotFound for another's job, as for one that is not there. `whose` None: everybody's are there."""
+    if whose is not None and session.scalar(select(Job.owner).where(Job.id == job_id)) != whose:
+        raise NotFound(f"there is no job {job_id}")
+
+
+def attempts_of(session: Session, job_id: str) -> Sequence[Attempt]:
+    return session.scalars(select(Attempt).where(Attempt.job_id == job_id).order_by(Attempt.number)).all()
+
+
+LIKE_JOBS = 200  # how far back `speeds_like` looks
+
+
+def speeds_like(session: Session, spec: JobSpec, device: str) -> list[float]:
+    """The examples a second of finished jobs of late with the same net, gradients, data, batch size and device."""
+    query = (
+        select(Job.spec, Job.result)
+        .where(Job.kind == JobSpec.kind, Job.state == JobState.SUCCEEDED)
+        .order_by(Job.id.desc())
+        .limit(LIKE_JOBS)
+    )
+    asked = spec.to_json()
+    same = ("architecture", "gradients", "verify", "dataset", "augment", "batch_size", "precision")
+    return [
+        result["examples_per_second"]
+        for theirs, result in session.execute(query)
+        if result
+        and result.get("examples_per_second")
+        and str(result.get("device", "")).startswith(device)
+        and all(theirs.get(field) == asked[field] for field in same)
+    ]
+
+
+def artifacts_of(session: Session, job_id: str) -> Sequence[ArtifactRow]:
+    return session.scalars(select(ArtifactRow).where(ArtifactRow.job_id == job_id).order_by(ArtifactRow.name)).all()
+
+
+def artifact(session: Session, job_id: str, name: str) -> ArtifactRow:
+    row = session.get(ArtifactRow, (job_id, name))
+    if row is None:
+        raise NotFound(f"job {job_id} has no artifact {name}")
+    return row
+
+
+def request_cancel(session: Session, job_id: str) -> Job:
+    """Cancel a job that waits or is paused at once; leave the wish on a running one. A second wish changes nothing."""
+    job = to_steer(session, job_id)
+    if job.state in (JobState.QUEUED, JobState.PAUSED):
+        message = "cancelled before it started" if job.state == JobState.QUEUED else "cancelled while it was paused"
+        job.state, job.status_reason = JobState.CANCELLED, {"code": "cancelled_by_user", "detail": message}
+        job.cancel_requested_at = job.finished_at = now()
+        counters.job_ended(session, job.state, "cancelled_by_user", None)
+        add_line(session, job_id, status_line(JobState.CANCELLED, message))
+    elif job.state == JobState.RUNNING and job.cancel_requested_at is None:
+        job.cancel_requested_at = now()
+        add_line(session, job_id, Line("status", "cancel requested", {"status": "cancelling"}))
+    elif job.state in TERMINAL and job.state != JobState.CANCELLED:
+        raise wrong_state(job, "cancel")
+    return job
+
+
+def request_pause(session: Session, job_id: str) -> Job:
+    """Leave the wish on a running job. A second wish, or one for a paused job, changes nothing."""
+    job = to_steer(session, job_id)
+    if status_of(job) == "running":
+        job.pause_requested_at = now()
+        add_line(session, job_id, Line("status", "pause requested", {"status": "pausing"}))
+    elif status_of(job) not in ("pausing", "paused"):
+        raise wrong_state(job, "pause")
+    return job
+
+
+def resume(session: Session, job_id: str) -> Job:
+    """Queue a paused job again; take back a wish to pause that is not yet carried out."""
+    job = to_steer(session, job_id)
+    if status_of(job) not in ("pausing", "paused"):
+        raise wrong_state(job, "resume")
+    job.pause_requested_at = None
+    if job.state == JobState.PAUSED:
+        job.state = JobState.QUEUED
+        add_line(session, job_id, status_line(JobState.QUEUED, "resumed; queued again"))
+    else:
+        add_line(session, job_id, status_line(JobState.RUNNING, "the wish to pause was taken back"))
+    return job
+
+
+def retry(session: Session, job_id: str) -> Job:
+    """Queue a job that failed or was cancelled again: attempts and log go on, from the last checkpoint if one is left.
+
+    Its files stay until those of its next end take their place.
+    """
+    job = to_steer(session, job_id)
+    if job.state not in (JobState.FAILED, JobState.CANCELLED):
+        raise wrong_state(job, "retry")
+    message = f"{ENDED[JobState(job.state)]}; queued again on request"
+    job.state, job.failures = JobState.QUEUED, 0
+    job.status_reason = job.result = job.finished_at = job.not_before = None
+    job.cancel_requested_at = job.pause_requested_at = job.worker = None
+    add_line(session, job_id, status_line(JobState.QUEUED, message))
+    return job
+
+
+def edit(session: Session, job: Job, wanted: dict[str, Any]) -> None:
+    """Give a job that `to_steer` returned another name, priority or labels, also in its spec; the log says what."""
+    changed = {name: (old, new) for name, new in wanted.items() if (old := getattr(job, name)) != new}
+    if not changed:
+        return
+    for name, (_, new) in changed.items():
+        setattr(job, name, new)
+    job.spec = {**job.spec, **{name: new for name, (_, new) in changed.items()}}
+    message = "; ".join(f"{name} changed from {_text(old)} to {_text(new)}" for name, (old, new) in changed.items())
+    data = {name: {"from": old, "to": new} for name, (old, new) in changed.items()}
+    add_line(session, job.id, Line("log", message, {"changed": data}))
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, sort_keys=True)
+
+
+def to_steer(session: Session, job_id: str) -> Job:
+    """The row, locked: between a look at its state and the change that suits it, no worker moves it on. What this
+    session has read of it before is read again."""
+    locked = select(Job).where(Job.id == job_id).with_for_update().execution_options(populate_existing=True)
+    job = session.scalar(locked)
+    if job is None:
+        raise NotFound(f"there is no job {job_id}")
+    return job
+
+
+def remove(session: Session, job_id: str) -> None:
+    """Delete a terminal job's rows. The caller must remove its files when that is committed."""
+    job = to_steer(session, job_id)
+    if job.state not in TERMINAL:
+        raise wrong_state(job, "delete")
+    for table in (ArtifactRow, CheckpointRow):
+        counters.stored(session, table.__tablename__, -bytes_of(session, table, job_id))
+    for child in (EventRow, ArtifactRow, CheckpointRow, Attempt):
+        session.execute(delete(child).where(child.job_id == job_id))
+    session.delete(job)
+
+
+def status_of(job: Job) -> str:
+    """What a client sees of the row's state and wishes."""
+    return shown_status(JobState(job.state), job.cancel_requested_at is not None, job.pause_requested_at is not None)
+
+
+def allowed_actions(job: Job) -> list[str]:
+    """What a client may do to it now."""
+    return [name for name in ALLOWED_ACTIONS[status_of(job)] if name != "reproduce" or job.kind == JobSpec.kind]
+
+
+def wrong_state(job: Job, action: str, why: str | None = None) -> WrongState:
+    """`why`: what stands in the way where it is not the status."""
+    status, allowed = status_of(job), allowed_actions(job)
+    detail = f"{why or f'cannot {action} a job that is {status}'}; allowed now: {', '.join(allowed)}"
+    return WrongState(detail, state=status, allowed=allowed)
+
+
+def stored_keys(session: Session, job_id: str) -> set[str]:
+    """The keys of all files of the job that a row names."""
+    return {
+        key
+        for table in (ArtifactRow, CheckpointRow)
+        for key in session.scalars(select(table.key).where(table.job_id == job_id))
+    }
+
+
+def bytes_of(session: Session, table: type[ArtifactRow | CheckpointRow], job_id: str) -> int:
+    """PostgreSQL's sum of bigints is a Decimal, and JSON text."""
+    return int(session.scalar(select(func.sum(table.size_bytes)).where(table.job_id == job_id)) or 0)

@@ -1,0 +1,1 @@
+"""What a job may ask for: the spec, presets, and the estimate of its cost."""

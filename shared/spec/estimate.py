@@ -1,0 +1,205 @@
+"""What a job will cost, before it is queued: parameters and steps to the unit, seconds and bytes to the order.
+
+Counts what a forward pass computes and keeps. A training step is taken for three forward passes: one there, and twice
+as much back. Knows no torch; tests hold the parameter counts against the nets that the trainer builds.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from shared.datasets.catalog import DatasetInfo
+from shared.spec.job_spec import (
+    SMALL_IMAGE,
+    Adam,
+    AdamW,
+    Architecture,
+    Cnn,
+    Fraction,
+    JobSpec,
+    Linear,
+    Mlp,
+    Sgd,
+    Torchvision,
+)
+
+FLOAT_BYTES = 4
+TRAIN_PASSES = 3  # of forward's work: one forward, one for the inputs' gradients, one for the weights'
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How fast a device was measured to be on nets of this size; one thread on the CPU."""
+
+    flops: float  # a second
+    bytes: float  # a second, through weights and optimizer state
+    step_seconds: float  # of a step that computes nothing
+    module_seconds: float  # and for each module of the net
+
+
+PACES = {
+    "cpu": Pace(flops=4e10, bytes=8e9, step_seconds=1e-4, module_seconds=1e-5),
+    "cuda": Pace(flops=2e13, bytes=1e12, step_seconds=3e-4, module_seconds=3e-5),
+}
+START_SECONDS = 0.5  # data, first step, files
+
+
+@dataclass(frozen=True)
+class Net:
+    """What one net weighs. `flops` and `kept` (numbers that backward needs) are those of one example's forward pass."""
+
+    parameters: int
+    flops: float
+    kept: float
+    modules: int
+
+
+@dataclass(frozen=True)
+class Estimate:
+    parameters: int
+    steps: int
+    seconds: float
+    memory_bytes: int
+    basis: str
+
+
+def estimate(spec: JobSpec, info: DatasetInfo, device: str, speeds: Sequence[float] = ()) -> Estimate:
+    """`speeds`: the examples a second of finished jobs like this one; they say more than any count."""
+    net = weigh(spec.architecture, info)
+    train, evaluated = examples_of(spec, info)
+    steps = spec.epochs * -(-train // spec.batch_size)
+    if speeds:
+        per_second = statistics.median(speeds)
+        done = "1 finished job" if len(speeds) == 1 else f"{len(speeds)} finished jobs"
+        basis = f"{per_second:.0f} examples a second, the median of {done} with this net, data set and batch size"
+        training = spec.epochs * train / per_second
+    else:
+        training = steps * _step_seconds(spec, net, PACES[device])
+        basis = "counted operations and bytes, at the pace that was measured"
+    forward = evaluated * net.flops / PACES[device].flops
+    return Estimate(
+        parameters=net.parameters,
+        steps=steps,
+        seconds=START_SECONDS + training + forward,
+        memory_bytes=memory_bytes(spec, info, net),
+        basis=f"{basis} on {device}; memory: weights, gradients, optimizer state, activations and data",
+    )
+
+
+def examples_of(spec: JobSpec, info: DatasetInfo) -> tuple[int, int]:
+    """How many examples an epoch trains on, and how many forward passes of evaluation the whole job makes."""
+    if isinstance(spec.validation, Fraction):
+        held_out = round(info.train_examples * spec.validation.fraction)
+        return info.train_examples - held_out, spec.epochs * held_out + info.test_examples
+    return info.train_examples, (spec.epochs + 1) * info.test_examples
+
+
+def _step_seconds(spec: JobSpec, net: Net, pace: Pace) -> float:
+    computing = TRAIN_PASSES * net.flops * spec.batch_size / pace.flops
+    moving = net.parameters * FLOAT_BYTES * (2 + _optimizer_copies(spec)) / pace.bytes
+    return pace.step_seconds + net.modules * pace.module_seconds + computing + moving
+
+
+def memory_bytes(spec: JobSpec, info: DatasetInfo, net: Net) -> int:
+    copies = 2 + _optimizer_copies(spec) + (1 if spec.checkpoint.keep_best else 0)  # weights, gradients, …, the best
+    channels, height, width = info.shape
+    pixels = channels * height * width
+    data = (info.train_examples + info.test_examples) * pixels
+    activations = spec.batch_size * (net.kept + pixels)
+    return round(FLOAT_BYTES * (copies * net.parameters + data + activations))
+
+
+def _optimizer_copies(spec: JobSpec) -> int:
+    """Tensors of the size of the weights that the optimizer keeps."""
+    if isinstance(spec.optimizer, Adam | AdamW):
+        return 2
+    return 1 if isinstance(spec.optimizer, Sgd) and spec.optimizer.momentum else 0
+
+
+# --- what a net weighs ------------------------------------------------------------------------------------------------
+
+
+def weigh(architecture: Architecture, info: DatasetInfo) -> Net:
+    if isinstance(architecture, Torchvision):
+        return _weigh_torchvision(architecture.name, info)
+    parameters, flops, kept, modules = 0, 0.0, 0.0, 1
+    channels, height, width = info.shape
+    extras = _layers_beside(architecture)
+    if isinstance(architecture, Cnn):
+        for c_in, c_out in pairwise([channels, *architecture.channels]):
+            weights = architecture.kernel**2 * c_in * c_out
+            parameters += weights + c_out + (2 * c_out if architecture.batch_norm else 0)
+            flops += 2 * weights * height * width
+            kept += c_out * height * width * (2 + architecture.batch_norm)
+            modules += 3 + architecture.batch_norm
+            channels, height, width = c_out, height // 2, width // 2
+            kept += channels * height * width
+    features = channels * height * width
+    hidden = [] if isinstance(architecture, Linear) else architecture.hidden
+    for n_in, n_out in pairwise([features, *hidden]):
+        batch_norm = not isinstance(architecture, Linear) and architecture.batch_norm
+        parameters += n_in * n_out + n_out + (2 * n_out if batch_norm else 0)
+        flops += 2 * n_in * n_out
+        kept += n_out * (1 + extras)
+        modules += 1 + extras
+        features = n_out
+    classes = len(info.classes)
+    head = features * classes
+    return Net(parameters + head + classes, flops + 2 * head, kept + classes, modules + 1)
+
+
+def _layers_beside(architecture: Linear | Mlp | Cnn) -> int:
+    """Layers that stand beside each hidden one: activation, batch normalization, dropout."""
+    if isinstance(architecture, Linear):
+        return 0
+    return 1 + architecture.batch_norm + (architecture.dropout > 0)
+
+
+@dataclass(frozen=True)
+class ZooNet:
+    """A net of torchvision's as it comes: 3 channels of 224 x 224 pixels, 1000 classes."""
+
+    parameters: int
+    flops: float
+    kept: float
+    modules: int
+    first: int  # weights of the first convolution a channel of the image
+    head: int  # inputs of the last layer
+
+
+ZOO_CHANNELS, ZOO_CLASSES, ZOO_SIDE = 3, 1000, 224
+
+ZOO = {
+    "resnet18": ZooNet(11_689_512, 3.63e9, 5.4e6, 68, first=64 * 7 * 7, head=512),
+    "resnet34": ZooNet(21_797_672, 7.33e9, 7.9e6, 116, first=64 * 7 * 7, head=512),
+    "resnet50": ZooNet(25_557_032, 8.18e9, 21.4e6, 151, first=64 * 7 * 7, head=2048),
+    "mobilenet_v3_small": ZooNet(2_542_856, 0.113e9, 4.1e6, 209, first=16 * 3 * 3, head=1024),
+    "efficientnet_b0": ZooNet(5_288_548, 0.772e9, 22.1e6, 337, first=32 * 3 * 3, head=1280),
+    "convnext_tiny": ZooNet(28_589_128, 8.91e9, 27.3e6, 203, first=96 * 4 * 4, head=768),
+    "vit_b_16": ZooNet(86_567_656, 33.7e9, 25.8e6, 152, first=768 * 16 * 16, head=768),
+}
+SMALL_RESNET_FIRST = 64 * 3 * 3  # a smaller first convolution,
+SMALL_RESNET_WORK = 16  # and no halving there or behind it, so that all that follows sees 4 x 4 times as many pixels
+PATCH = 16  # pixels, of vit_b_16: each patch has a place, and a place has `head` parameters
+
+
+def _weigh_torchvision(name: str, info: DatasetInfo) -> Net:
+    """The first layer takes the image's channels, the head gives its classes; the work grows with the pixels."""
+    net, (channels, height, width) = ZOO[name], info.shape
+    small = max(height, width) <= SMALL_IMAGE
+    parameters = net.parameters + (len(info.classes) - ZOO_CLASSES) * (net.head + 1)
+    first, work = net.first, 1
+    if name.startswith("resnet"):
+        if small:
+            first, work = SMALL_RESNET_FIRST, SMALL_RESNET_WORK
+    else:
+        height, width = max(height, SMALL_IMAGE), max(width, SMALL_IMAGE)
+    if name == "vit_b_16":
+        height = width = -(-max(height, width) // PATCH) * PATCH
+        parameters += net.head * ((height // PATCH) ** 2 - (ZOO_SIDE // PATCH) ** 2)
+    parameters += channels * first - ZOO_CHANNELS * net.first
+    share = work * height * width / ZOO_SIDE**2
+    return Net(parameters, net.flops * share, net.kept * share, net.modules)

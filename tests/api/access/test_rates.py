@@ -1,0 +1,137 @@
+"""How often one token may ask: counted in a real Redis for all processes together, here while that is away."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+from support.postgres import free_port
+from support.redis_server import Server, redis_server
+
+from api.app import create_app
+from api.services import EXTENSION
+from shared import tokens
+from shared.config import Settings
+from shared.db.database import Database
+
+HOURLY = {"rate_reads": "5/hour", "rate_changes": "2/hour"}  # no test runs as long as that
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with redis_server() as started:
+        yield started
+
+
+@pytest.fixture
+def settings(settings: Settings, server: Server) -> Settings:
+    server.client.flushall()
+    return Settings(**{**settings.model_dump(), **HOURLY, "redis_url": server.url, "allow_anonymous": None})
+
+
+@pytest.fixture
+def bearer(app: Flask) -> Callable[[str], dict[str, str]]:
+    def make(owner: str) -> dict[str, str]:
+        with app.extensions[EXTENSION].database.write() as session:
+            _, text = tokens.create(session, owner, owner, "submit", None)
+        return {"Authorization": f"Bearer {text}"}
+
+    return make
+
+
+def statuses(client: FlaskClient, times: int, headers: dict[str, str], path: str = "/v1/jobs") -> list[int]:
+    return [client.get(path, headers=headers).status_code for _ in range(times)]
+
+
+def test_the_call_beyond_the_rate_is_refused_until_the_time_is_over(client: FlaskClient, bearer) -> None:
+    alice, bob = bearer("alice"), bearer("bob")
+    assert statuses(client, 5, alice) == [200] * 5
+    refused = client.get("/v1/jobs", headers=alice)
+    assert (refused.status_code, refused.json["code"], refused.mimetype) == (
+        429,
+        "rate_limited",
+        "application/problem+json",
+    )
+    assert "5 per 1 hour" in refused.json["detail"]
+    assert 0 < int(refused.headers["Retry-After"]) <= 3601
+    assert statuses(client, 1, bob) == [200]
+    assert client.get("/healthz").status_code == 200
+
+
+def test_reads_and_changes_are_counted_apart_and_over_all_routes(client: FlaskClient, bearer) -> None:
+    alice = bearer("alice")
+    assert client.post("/v1/jobs", json={}, headers=alice).status_code == 202
+    assert client.post("/v1/jobs/bulk", json={"action": "cancel", "ids": []}, headers=alice).status_code != 429
+    assert client.post("/v1/jobs", json={}, headers=alice).status_code == 429
+    paths = ("/v1/jobs", "/v1/workers", "/v1/version", "/v1/jobs/job_nobody", "/nowhere")
+    assert 429 not in [client.get(path, headers=alice).status_code for path in paths]
+    assert statuses(client, 1, alice, "/v1/queues") == [429]
+
+
+def test_processes_count_together(app: Flask, settings: Settings, bearer) -> None:
+    alice, both = bearer("alice"), [app.test_client(), create_app(settings).test_client()]
+    found = [both[turn % 2].get("/v1/jobs", headers=alice).status_code for turn in range(6)]
+    assert found == [200] * 5 + [429]
+
+
+@pytest.mark.parametrize("fault", [signal.SIGSTOP, signal.SIGKILL], ids=["frozen", "killed"])
+def test_without_redis_this_process_counts_and_no_call_fails(settings, new_sqlite, fault: signal.Signals) -> None:
+    new_sqlite(settings.database).close()
+    with redis_server() as server:
+        app = create_app(settings.model_copy(update={"redis_url": type(settings.redis_url)(server.url)}))
+        database: Database = app.extensions[EXTENSION].database
+        with database.write() as session:
+            _, text = tokens.create(session, "alice", "alice", "submit", None)
+        client, alice = app.test_client(), {"Authorization": f"Bearer {text}"}
+        assert statuses(client, 3, alice) == [200] * 3
+        server.process.send_signal(fault)
+        assert statuses(client, 6, alice) == [200] * 5 + [429]
+
+
+def test_a_redis_that_was_never_there_stops_nobody(settings: Settings, new_sqlite) -> None:
+    new_sqlite(settings.database).close()
+    away = type(settings.redis_url)(f"redis://127.0.0.1:{free_port()}/0")
+    app = create_app(settings.model_copy(update={"redis_url": away}))
+    with app.extensions[EXTENSION].database.write() as session:
+        _, text = tokens.create(session, "alice", "alice", "submit", None)
+    assert statuses(app.test_client(), 6, {"Authorization": f"Bearer {text}"}) == [200] * 5 + [429]
+
+
+def test_none_counts_nothing(settings: Settings, new_sqlite) -> None:
+    new_sqlite(settings.database).close()
+    app = create_app(settings.model_copy(update={"rate_reads": "none"}))
+    with app.extensions[EXTENSION].database.write() as session:
+        _, text = tokens.create(session, "alice", "alice", "submit", None)
+    assert statuses(app.test_client(), 12, {"Authorization": f"Bearer {text}"}) == [200] * 12
+
+
+def test_who_needs_no_token_is_not_counted(settings: Settings, new_sqlite, server: Server) -> None:
+    new_sqlite(settings.database).close()
+    app = create_app(settings.model_copy(update={"allow_anonymous": True}))
+    assert statuses(app.test_client(), 12, {}) == [200] * 12
+    assert server.client.keys() == []
+
+
+def test_wrong_tokens_cost_their_address_and_not_those_who_have_a_good_one(client: FlaskClient, bearer) -> None:
+    wrong, good = {"Authorization": "Bearer gq_guess_guess"}, bearer("alice")
+    assert statuses(client, 20, wrong) == [401] * 20
+    refused = client.get("/v1/jobs", headers=wrong)
+    assert (refused.status_code, refused.json["code"]) == (429, "rate_limited")
+    assert 0 < int(refused.headers["Retry-After"]) <= 60
+    assert client.post("/session", json={"token": "gq_guess_guess"}).status_code == 429
+    assert statuses(client, 1, good) == [200]
+    assert client.get("/v1/jobs").status_code == 401  # none is no guess
+    elsewhere = client.get("/v1/jobs", headers=wrong, environ_base={"REMOTE_ADDR": "10.0.0.9"})
+    assert elsewhere.status_code == 401
+
+
+@pytest.mark.parametrize("rate", ["5", "0/second", "5/fortnight", "-1/second", "5/second; 3/minute"])
+def test_a_rate_that_is_none_is_refused_at_the_start(rate: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from shared.errors import ConfigurationError
+
+    monkeypatch.setenv("GRADQ_RATE_READS", rate)
+    with pytest.raises(ConfigurationError, match="GRADQ_RATE_READS"):
+        Settings.from_env()

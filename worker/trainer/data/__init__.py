@@ -1,0 +1,1 @@
+"""Datasets as tensors and as memory maps: loading, normalization, batches, augmentation."""

@@ -1,0 +1,257 @@
+"""Data sets as tensors: read, normalised, split."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import gzip
+import os
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from shared.datasets.catalog import DATASETS, DatasetInfo
+from shared.errors import DataError
+from shared.spec.job_spec import Fraction, GradientCheckSpec, JobSpec, WalkSpec
+from worker.trainer import seeds
+from worker.trainer.data import cifar, memmap
+from worker.trainer.data.augment import Augmenter
+from worker.trainer.data.batches import ShuffledBatches, TrainingBatches, training_batches
+from worker.trainer.data.memmap import Images, Mapped, MappedBatches, Normalised
+from worker.trainer.data.normalization import Normalization, measure
+
+AnySpec = JobSpec | GradientCheckSpec | WalkSpec  # prepare() reads dataset, seed and batch_size of each
+IDX_UINT8 = 0x08  # the type byte of the IDX format: http://yann.lecun.com/exdb/mnist
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """A data set as it lies on disk. images (N,C,H,W) uint8 or float; labels (N) int64; values from 0 to `white`."""
+
+    train_images: Tensor
+    train_labels: Tensor
+    test_images: Tensor
+    test_labels: Tensor
+    white: float
+
+
+@dataclass(frozen=True)
+class Data:
+    """All that a run trains and is measured on; images normalised, evaluation splits on the device, or on their way."""
+
+    info: DatasetInfo
+    device: torch.device
+    normalization: Normalization
+    train: TrainingBatches
+    val_images: Images
+    val_labels: Tensor
+    test_images: Images
+    test_labels: Tensor
+
+
+def prepare(spec: AnySpec, data_dir: Path, download: bool, device: torch.device, uploaded: Path | None = None) -> Data:
+    """Load, normalise and split the spec's data set: `uploaded` is the folder of one that is not built in.
+
+    Raises DataError when its files are missing or broken.
+    """
+    if uploaded is not None:
+        info = memmap.facts(uploaded)
+        if memmap.too_large(info):
+            return prepare_mapped(spec, info, uploaded, device)
+        pixels = load_uploaded(info, uploaded)
+    else:
+        if spec.dataset not in DATASETS:
+            raise DataError(f"{spec.dataset} is no built-in data set, and nobody said where it lies")
+        info = DATASETS[spec.dataset]
+        pixels = load(info, data_dir, download)
+    normalization = measure(pixels.train_images, pixels.white)
+    images = normalization.apply(pixels.train_images)
+    test_images, test_labels = normalization.apply(pixels.test_images).to(device), pixels.test_labels.to(device)
+    train, val = split(len(images), held_out_fraction(spec), spec.seed)
+    order = ShuffledBatches(train, spec.batch_size, spec.seed)
+    if len(val):
+        val_images, val_labels = images[val].to(device), pixels.train_labels[val].to(device)
+    else:
+        val_images, val_labels = test_images, test_labels
+    return Data(
+        info=info,
+        device=device,
+        normalization=normalization,
+        train=training_batches(images, pixels.train_labels, order, device, augmenter(spec, normalization, device)),
+        val_images=val_images,
+        val_labels=val_labels,
+        test_images=test_images,
+        test_labels=test_labels,
+    )
+
+
+def prepare_mapped(spec: AnySpec, info: DatasetInfo, folder: Path, device: torch.device) -> Data:
+    """The same for a data set that stays on disk: nothing but its labels is in memory."""
+    train_images, test_images = memmap.images(folder, info)
+    train_labels, test_labels = memmap.labels(folder, info)
+    normalization = measure(train_images, info.white)
+    train, val = split(len(train_images), held_out_fraction(spec), spec.seed)
+    order = ShuffledBatches(train, spec.batch_size, spec.seed)
+    gathered = Mapped(train_images, train_labels, normalization)
+    test = Normalised(test_images, None, normalization, device), test_labels.to(device)
+    held_out = Normalised(train_images, val, normalization, device), train_labels[val].to(device)
+    val_images, val_labels = held_out if len(val) else test
+    return Data(
+        info=info,
+        device=device,
+        normalization=normalization,
+        train=MappedBatches(gathered, order, device, augmenter(spec, normalization, device)),
+        val_images=val_images,
+        val_labels=val_labels,
+        test_images=test[0],
+        test_labels=test[1],
+    )
+
+
+def held_out_fraction(spec: AnySpec) -> float:
+    """The share of the training split that is held out: 0 when the test split validates, or nothing is validated."""
+    return spec.validation.fraction if isinstance(spec, JobSpec) and isinstance(spec.validation, Fraction) else 0.0
+
+
+def augmenter(spec: AnySpec, normalization: Normalization, device: torch.device) -> Augmenter | None:
+    """What changes the training images; None where nothing does, as in jobs that only look at gradients."""
+    if not isinstance(spec, JobSpec) or not spec.augment:
+        return None
+    black = normalization.apply(torch.zeros(1, len(normalization.mean), 1, 1))
+    return Augmenter(spec.augment, spec.seed, black.to(device))
+
+
+def split(n: int, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Indices of the training and of the held-out examples, each ascending; with the fraction 0 none is held out."""
+    if not fraction:
+        return torch.arange(n), torch.arange(0)
+    shuffled = torch.randperm(n, generator=seeds.generator(seed, "split"))
+    held_out = round(n * fraction)
+    return shuffled[held_out:].sort().values, shuffled[:held_out].sort().values
+
+
+def load(info: DatasetInfo, data_dir: Path, download: bool) -> Pixels:
+    if info.name == "digits":
+        return load_digits()
+    with _whole(info, data_dir, download) as folder:
+        return load_cifar(info, folder) if info.name == "cifar10" else load_idx(info, folder)
+
+
+def load_uploaded(info: DatasetInfo, folder: Path) -> Pixels:
+    train_images, test_images = (stored[:] for stored in memmap.images(folder, info))
+    train_labels, test_labels = memmap.labels(folder, info)
+    return Pixels(train_images, train_labels, test_images, test_labels, info.white)
+
+
+def load_digits() -> Pixels:
+    """scikit-learn's 1797 digits. Sorted by class, every tenth is a test image: 180, an equal share of each class."""
+    from sklearn.datasets import load_digits as load_bunch
+
+    bunch = load_bunch()
+    images = torch.from_numpy(bunch.images.astype(np.float32)).unsqueeze(1)
+    labels = torch.from_numpy(bunch.target.astype(np.int64))
+    by_class = labels.argsort(stable=True)
+    test = by_class[5::10].sort().values
+    train = torch.ones(len(labels), dtype=torch.bool).index_fill_(0, test, False).nonzero().squeeze(1)
+    return Pixels(images[train], labels[train], images[test], labels[test], white=16.0)
+
+
+def load_idx(info: DatasetInfo, folder: Path) -> Pixels:
+    train_images, train_labels, test_images, test_labels = (read_idx(folder / name) for name in info.files)
+    pixels = Pixels(train_images.unsqueeze(1), train_labels.long(), test_images.unsqueeze(1), test_labels.long(), 255.0)
+    return _checked(pixels, info, folder)
+
+
+def load_cifar(info: DatasetInfo, folder: Path) -> Pixels:
+    """Five batches to train on, one to test on; torchvision's layout."""
+    *train, test = (cifar.read_batch(read_file(folder / name), folder / name, info) for name in info.files)
+    train_images, train_labels = (torch.cat(tensors) for tensors in zip(*train, strict=True))
+    return _checked(Pixels(train_images, train_labels, *test, white=255.0), info, folder)
+
+
+def _checked(pixels: Pixels, info: DatasetInfo, folder: Path) -> Pixels:
+    for images, labels in ((pixels.train_images, pixels.train_labels), (pixels.test_images, pixels.test_labels)):
+        if len(images) != len(labels) or tuple(images.shape[1:]) != info.shape:
+            raise DataError(f"{info.name} in {folder}: {tuple(images.shape)} images and {len(labels)} labels")
+        if len(labels) == 0:
+            raise DataError(f"{info.name} in {folder}: there is no image")
+        if not 0 <= labels.min() <= labels.max() < len(info.classes):
+            raise DataError(
+                f"{info.name} in {folder}: labels from {labels.min()} to {labels.max()}, and there are "
+                f"{len(info.classes)} classes"
+            )
+    return pixels
+
+
+# --- files that may have to be fetched --------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _whole(info: DatasetInfo, data_dir: Path, download: bool) -> Iterator[Path]:
+    """The data set's folder, with every file in it."""
+    if missing := info.missing_files(data_dir):
+        if not download:
+            raise DataError(
+                f"{missing[0].name} (or .gz) is missing in {missing[0].parent}; put the files there and set "
+                "GRADQ_DATA_DIR, or allow the download with GRADQ_DOWNLOAD=true",
+                missing=[str(path) for path in missing],
+            )
+        try:
+            with _alone(data_dir):
+                if info.missing_files(data_dir):  # else another job fetched them while this one waited
+                    _download(info, data_dir)
+        except Exception as error:
+            raise DataError(
+                f"{missing[0].name} is missing in {missing[0].parent} and could not be downloaded: {error}; "
+                f"put the files into {missing[0].parent}",
+                missing=[str(path) for path in missing],
+            ) from error
+    yield data_dir / (info.folder or "")
+
+
+@contextlib.contextmanager
+def _alone(data_dir: Path) -> Iterator[None]:
+    """Of several jobs that miss files one fetches them: what it has half written is there for all to see."""
+    data_dir.mkdir(parents=True, exist_ok=True)
+    lock = os.open(data_dir / ".download.lock", os.O_CREAT | os.O_RDWR, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
+
+
+def _download(info: DatasetInfo, data_dir: Path) -> None:
+    from worker.trainer.nets import import_torchvision
+
+    import_torchvision.download(info.name, data_dir)
+    if missing := info.missing_files(data_dir):
+        raise DataError(f"torchvision left no {missing[0].name}")
+
+
+def read_file(path: Path) -> bytes:
+    """Its bytes, plain or gzipped (`path`.gz)."""
+    packed = path.with_name(path.name + ".gz")
+    try:
+        return path.read_bytes() if path.is_file() else gzip.decompress(packed.read_bytes())
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path} cannot be read: {error}") from error
+
+
+def read_idx(path: Path) -> Tensor:
+    """An IDX file of bytes: magic 0 0 type ndim, big-endian sizes, then the values."""
+    raw = read_file(path)
+    if len(raw) < 4 or raw[:2] != b"\0\0" or raw[2] != IDX_UINT8:
+        raise DataError(f"{path} is not an IDX file of bytes")
+    start = 4 + 4 * raw[3]
+    if len(raw) < start:
+        raise DataError(f"{path} is cut short: {len(raw)} bytes, and its header alone has {start}")
+    shape = tuple(np.frombuffer(raw, ">u4", count=raw[3], offset=4).tolist())
+    if len(raw) - start != int(np.prod(shape)):
+        raise DataError(f"{path} is cut short: {len(raw) - start} bytes of {shape}")
+    return torch.from_numpy(np.frombuffer(raw, np.uint8, offset=start).reshape(shape).copy())

@@ -1,0 +1,103 @@
+"""The model itself as files: weights for numpy and for torch, and beside them all that it takes to rebuild the net."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from shared import inference
+from shared.events import Log, Report
+from shared.spec.job_spec import JobSpec
+from worker.trainer.data.datasets import Data
+from worker.trainer.step.state import State
+
+DESCRIBED = (nn.Linear, nn.Conv2d, nn.BatchNorm1d, nn.BatchNorm2d, nn.MaxPool2d, nn.Flatten, nn.Dropout)
+ACTIVATIONS = (nn.ReLU, nn.Tanh, nn.Sigmoid, nn.GELU)
+
+
+def write(folder: Path, spec: JobSpec, data: Data, state: State, report: Report) -> None:
+    weights = plain(state.model.state_dict())
+    save_file(weights, folder / "model.safetensors")
+    with (folder / "model.pt").open("wb") as file:  # given a path, torch says of a full disk just "unexpected pos"
+        torch.save(weights, file)
+    if state.best.weights:
+        save_file(plain(state.best.weights), folder / "best.safetensors")
+    description = describe(state.model, spec, data)
+    (folder / "model.json").write_text(json.dumps(description, indent=2, allow_nan=False) + "\n")
+    if description["layers"] is None:
+        report(Log(message=f"no predict.py: numpy does not compute {name_of(spec)}; model.onnx holds the whole net"))
+    else:
+        shutil.copyfile(inference.__file__, folder / "predict.py")
+
+
+def describe(model: nn.Module, spec: JobSpec, data: Data) -> dict[str, Any]:
+    """`nn.Sequential(*(getattr(nn, l["type"])(**l["arguments"]) for l in layers))` is the net; input as `normalization`
+    says: (pixel / white - mean) / std, a channel each. `layers` is null for a net that is no row of layers; how
+    torchvision's nets were fitted to the data stands in `torchvision`."""
+    layers = None
+    if isinstance(model, nn.Sequential):
+        layers = [{"type": kind(layer).__name__, "arguments": _arguments(layer)} for layer in model]
+    return {
+        "format": "gradq-model/1",
+        "architecture": spec.architecture.model_dump(mode="json"),
+        "layers": layers,
+        "torchvision": getattr(model, "recipe", None),  # worker/trainer/nets/torchvision_nets.py says how to follow it
+        "input_shape": list(data.info.shape),
+        "classes": list(data.info.classes),
+        "normalization": {
+            "mean": data.normalization.mean,
+            "std": data.normalization.std,
+            "white": data.normalization.white,
+        },
+        "dataset": spec.dataset,
+    }
+
+
+def kind(layer: nn.Module) -> type[nn.Module]:
+    """The class of torch.nn that a layer is, or is made from."""
+    for known in (*DESCRIBED, *ACTIVATIONS):
+        if isinstance(layer, known):
+            return known
+    raise TypeError(f"a layer {type(layer).__name__} has no description yet")
+
+
+def _arguments(layer: nn.Module) -> dict[str, Any]:
+    match layer:
+        case nn.Linear():
+            return {"in_features": layer.in_features, "out_features": layer.out_features}
+        case nn.Conv2d():
+            return {
+                "in_channels": layer.in_channels,
+                "out_channels": layer.out_channels,
+                "kernel_size": layer.kernel_size[0],
+                "padding": layer.padding[0],
+            }
+        case nn.BatchNorm1d() | nn.BatchNorm2d():
+            return {"num_features": layer.num_features, "eps": layer.eps}
+        case nn.MaxPool2d():
+            return {"kernel_size": layer.kernel_size}
+        case nn.Dropout():
+            return {"p": layer.p}
+    return {}
+
+
+def name_of(spec: JobSpec) -> str:
+    """`mlp`, or the name of a net from a zoo."""
+    return str(getattr(spec.architecture, "name", spec.architecture.type))
+
+
+def plain(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """On the CPU, in a block each. Parts that share memory become parts of their own: safetensors stores no twins."""
+    seen: set[int] = set()
+    found = {}
+    for name, tensor in weights.items():
+        tensor = tensor.detach().cpu().contiguous()
+        found[name] = tensor.clone() if tensor.data_ptr() in seen else tensor
+        seen.add(tensor.data_ptr())
+    return found

@@ -1,0 +1,123 @@
+"""How far each exported form of the model strays from the net that was trained: measured on the test split."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from shared import inference
+from shared.spec.job_spec import JobSpec
+from worker.trainer.data.datasets import Data
+from worker.trainer.data.normalization import to_pixels
+from worker.trainer.evaluate import CHUNK
+from worker.trainer.exports.model_files import name_of
+from worker.trainer.run import Outcome
+
+MOST_EXAMPLES = 10_000
+PACE = 15e9  # multiplications a second, of numpy on one thread
+BUDGET_SECONDS = 0.02  # a form: 10 000 images of MNIST through the default mlp
+SHARE_OF_TRAINING = 0.05  # and as much of the time that the job trained: all of the test split after any longer job
+FEWEST_EXAMPLES = 20
+
+
+def measure(folder: Path, spec: JobSpec, data: Data, outcome: Outcome) -> dict[str, Any]:
+    """Of each form: the largest difference of a probability, and how many labels differ."""
+    model = outcome.state.model
+    seconds = max(BUDGET_SECONDS, SHARE_OF_TRAINING * outcome.state.training_seconds)
+    chosen = sample(len(data.test_labels), multiplications_of(model, data), seconds)
+    images = data.test_images[chosen.to(data.test_images.device)]
+    if spec.precision == "fp32":
+        reference = outcome.test.logits[chosen]  # those that the job's figures come from
+    else:
+        reference = forward(model, images)  # the files hold fp32, so they are held against fp32
+    expected = torch.softmax(reference.float(), 1).numpy()
+    pixels = to_pixels(images, data.normalization).numpy()
+    return {
+        "reference": f"torch on {data.device.type}, fp32",
+        "examples": len(chosen),
+        "test_examples": len(data.test_labels),
+        "forms": {
+            "model.safetensors with predict.py": by_numpy(folder, spec, pixels, expected),
+            "model.onnx": by_onnxruntime(folder, pixels, expected),
+            "model.pt": by_torch(folder, model, images, expected),
+        },
+    }
+
+
+def sample(n: int, multiplications: int, seconds: float) -> Tensor:
+    """Indices of as many test images as the time allows, evenly spread."""
+    most = min(n, MOST_EXAMPLES)
+    size = min(most, max(FEWEST_EXAMPLES, int(seconds * PACE / max(1, multiplications))))
+    return torch.arange(size) * n // size
+
+
+def multiplications_of(model: nn.Module, data: Data) -> int:
+    """Of one example, near enough: each weight once a place of its output."""
+    total = 0
+
+    def add(layer: nn.Module, _: Any, out: Tensor) -> None:
+        nonlocal total
+        assert isinstance(layer, nn.Linear | nn.Conv2d)
+        total += layer.weight.numel() * out[0].numel() // len(layer.weight)
+
+    layers = [layer for layer in model.modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
+    hooks = [layer.register_forward_hook(add) for layer in layers]
+    forward(model, data.test_images[:1])
+    for hook in hooks:
+        hook.remove()
+    return total
+
+
+def by_numpy(folder: Path, spec: JobSpec, pixels: inference.Array, expected: inference.Array) -> dict[str, Any]:
+    if not (folder / "predict.py").exists():
+        return unchecked(f"numpy does not compute {name_of(spec)}; there is no predict.py")
+    logits = inference.load(folder).logits(pixels)
+    return compared(inference.softmax(logits), expected)
+
+
+def by_onnxruntime(folder: Path, pixels: inference.Array, expected: inference.Array) -> dict[str, Any]:
+    if not (folder / "model.onnx").exists():
+        return unchecked("there is no model.onnx; the job's log says why")
+    if importlib.util.find_spec("onnxruntime") is None:
+        return unchecked("onnxruntime is not installed where the worker runs")
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read at its import; else it keeps a file in the user's home
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1  # as many as it uses now: none is started
+    session = onnxruntime.InferenceSession(folder / "model.onnx", options, providers=["CPUExecutionProvider"])
+    parts = [session.run(["probabilities"], {"images": part})[0] for part in chunks(pixels)]
+    return compared(np.concatenate(parts), expected)
+
+
+def by_torch(folder: Path, model: nn.Module, images: Tensor, expected: inference.Array) -> dict[str, Any]:
+    """Read back into the net itself: a second might not fit beside it on its GPU. What the file lacks is an error."""
+    model.load_state_dict(torch.load(folder / "model.pt", weights_only=True), strict=True)
+    return compared(torch.softmax(forward(model, images).float(), 1).numpy(), expected)
+
+
+@torch.no_grad()
+def forward(model: nn.Module, images: Tensor) -> Tensor:
+    """Logits on the CPU, in evaluation mode."""
+    model.eval()
+    return torch.cat([model(x) for x in images.split(CHUNK)]).cpu()
+
+
+def compared(probabilities: inference.Array, expected: inference.Array) -> dict[str, Any]:
+    difference = np.abs(probabilities - expected).max(initial=0.0)
+    labels = int((probabilities.argmax(1) != expected.argmax(1)).sum())
+    return {"checked": True, "max_probability_difference": float(difference), "differing_labels": labels}
+
+
+def unchecked(why: str) -> dict[str, Any]:
+    return {"checked": False, "why": why}
+
+
+def chunks(pixels: inference.Array) -> list[inference.Array]:
+    return [pixels[i : i + CHUNK] for i in range(0, len(pixels), CHUNK)]

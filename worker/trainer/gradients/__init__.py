@@ -1,0 +1,1 @@
+"""Gradients by hand and by autograd, and the checks that both agree."""

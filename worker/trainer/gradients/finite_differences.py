@@ -1,0 +1,91 @@
+"""Slopes by finite differences: how much a loss really changes when one weight does. Uses no rule of calculus.
+
+The central difference of two losses errs by O(h²) for its step h, and by the loss's rounding divided by h. Ridders'
+method (Numerical Recipes, 3rd edition, section 5.7, `dfridr`) takes a few steps of shrinking size, extrapolates them to
+h = 0 and keeps the extrapolation whose own error estimate is smallest: three digits more than the best single h.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from worker.trainer.gradients.manual_and_autograd import batch_norm_fit_for
+from worker.trainer.nets.losses import ClampedCrossEntropyLoss, Loss
+from worker.trainer.seeds import Moment
+
+FIRST_STEP = 1e-3  # times max(1, |w|); extrapolated from here, what is left of h² is below the rounding
+SHRINK = 4.0
+STEPS = 6  # down to 1e-6: below that the rounding, 2e-16 times the loss over the step, is all that is seen
+ENOUGH = 3  # steps for a smooth loss; two are the least that has an error estimate
+GOOD = 1e-10  # an error estimate, over max(1, loss), that more steps would hardly make smaller
+
+
+class Landscape:
+    """The loss on one batch as a function of the weights, with every random draw of the forward pass held fixed."""
+
+    def __init__(self, model: nn.Module, loss: Loss, x: Tensor, labels: Tensor) -> None:
+        assert isinstance(model, nn.Sequential)
+        self.model, self.loss, self.x, self.labels = model, loss, x, labels
+        self.moment = Moment(x.device)
+        self.height, self.sides = self._look()
+
+    @torch.no_grad()
+    def _look(self) -> tuple[float, list[Tensor]]:
+        """The loss, and on which side of each kink it was computed: where the slope would jump, no step may cross."""
+        self.moment.come_back()  # dropout draws the same masks each time
+        x, sides = self.x, []
+        with batch_norm_fit_for(self.model, len(self.labels)):
+            for layer in self.model:
+                if isinstance(layer, nn.MaxPool2d):
+                    x, winners = F.max_pool2d(x, layer.kernel_size, return_indices=True)
+                    sides.append(winners)
+                else:
+                    x = layer(x)
+                if isinstance(layer, nn.ReLU):
+                    sides.append(x > 0)
+        if isinstance(self.loss, ClampedCrossEntropyLoss):
+            sides.append(x.softmax(1).gather(1, self.labels.unsqueeze(1)) >= self.loss.clamp)
+        return self.loss(x, self.labels).item(), sides
+
+    def height_on_this_side(self) -> float | None:
+        """The loss with the weights as they are now; None beyond a kink."""
+        height, sides = self._look()
+        return height if all(map(torch.equal, sides, self.sides)) else None
+
+    def slope(self, weights: Tensor, i: int) -> float | None:
+        """The derivative after element i of `weights`, a flat view of one of the model's parameters.
+
+        None where there is no derivative to compare with: a kink within the smallest steps.
+        """
+        centre = weights[i].item()
+        best, smallest_error = None, float("inf")
+        before: list[float] = []  # extrapolations of the step before: [plain, without h², without h⁴]
+        for k in range(STEPS):
+            step = FIRST_STEP * max(1.0, abs(centre)) / SHRINK**k
+            above, below = centre + step, centre - step
+            difference = self._difference(weights, i, centre, above, below)
+            if difference is None:
+                before = []
+                continue
+            row = [difference / (above - below)]  # the step as it was made: centre + step has been rounded
+            for j, longer in enumerate(before):
+                row.append(row[j] + (row[j] - longer) / (SHRINK ** (2 * (j + 1)) - 1))
+                error = max(abs(row[j + 1] - row[j]), abs(row[j + 1] - longer))
+                if error < smallest_error:
+                    best, smallest_error = row[j + 1], error
+            if len(row) >= ENOUGH and smallest_error <= GOOD * max(1.0, abs(self.height)):
+                break
+            before = row
+        return best
+
+    def _difference(self, weights: Tensor, i: int, centre: float, above: float, below: float) -> float | None:
+        try:
+            weights[i] = above
+            upper = self.height_on_this_side()
+            weights[i] = below
+            lower = self.height_on_this_side()
+        finally:
+            weights[i] = centre
+        return None if upper is None or lower is None else upper - lower

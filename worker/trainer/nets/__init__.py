@@ -1,0 +1,1 @@
+"""Layers, architectures, losses and initial weights; torchvision's models."""

@@ -1,0 +1,1 @@
+"""One update of the weights: state, optimizers, schedules, and the replay of a recorded step."""

@@ -1,0 +1,55 @@
+"""The optimizers: one by hand, the others PyTorch's. Each reads p.grad and asks not who filled it.
+
+The learning rate is a tensor () on the device of the weights: a schedule writes into it, and a step that is repeated
+from a tape or a CUDA graph reads what was written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from shared.spec import job_spec
+
+
+class Basic(torch.optim.Optimizer):
+    """p -= lr * grad."""
+
+    def __init__(self, params: Iterable[nn.Parameter], lr: Tensor) -> None:
+        super().__init__(params, {"lr": lr})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
+        assert closure is None
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None:
+                    p.addcmul_(p.grad, group["lr"], value=-1)
+
+
+# fused=True does a parameter's whole update in one pass over memory, on CUDA and on the CPU. Microseconds a step for
+# 784-30-10 on one CPU thread, plain / foreach / fused: SGD 14 / 15 / 15, with momentum 29 / 28 / 17, Adam 88 / 79 / 32.
+def build_optimizer(job: job_spec.JobSpec, model: nn.Module) -> torch.optim.Optimizer:
+    params = list(model.parameters())
+    wanted, lr = job.optimizer, torch.tensor(job.lr, device=params[0].device)
+    match wanted:
+        case job_spec.Basic():
+            return Basic(params, lr)
+        case job_spec.Sgd():
+            return torch.optim.SGD(
+                params, lr, wanted.momentum, weight_decay=wanted.weight_decay, nesterov=wanted.nesterov, fused=True
+            )
+        case job_spec.Adam() | job_spec.AdamW():
+            kind = torch.optim.Adam if isinstance(wanted, job_spec.Adam) else torch.optim.AdamW
+            betas = (wanted.betas[0], wanted.betas[1])
+            capturable = lr.device.type == "cuda"  # its step count then lies on the device, where a CUDA graph needs it
+            return kind(params, lr, betas, wanted.eps, wanted.weight_decay, fused=True, capturable=capturable)
+
+
+def set_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Write the learning rate of the next step."""
+    for group in optimizer.param_groups:
+        group["lr"].fill_(lr)

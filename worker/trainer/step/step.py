@@ -1,0 +1,114 @@
+"""One update of the weights: forward, gradients, optimizer. Repeated from a tape or a CUDA graph where one holds it."""
+
+from __future__ import annotations
+
+import math
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from shared.events import Log, Report
+from shared.spec.job_spec import JobSpec
+from worker.trainer.data.batches import ShuffledBatches
+from worker.trainer.gradients.manual_and_autograd import GRADIENTS
+from worker.trainer.nets.losses import Loss
+from worker.trainer.step import tape
+from worker.trainer.step.cuda_graph import Graph
+from worker.trainer.step.optimizers import set_rate
+from worker.trainer.step.state import State
+
+WARM_UP = 3  # steps before one is captured: by then optimizers hold their state, and CUDA's libraries their workspaces
+WORTHWHILE = 100  # steps still to come: capturing costs milliseconds, and saves some 0.1 ms a step
+
+
+class Step:
+    """Callable on batches. Those of the usual size lie in fixed tensors, and are repeated; others run as they are.
+
+    The bits are the same either way: what is repeated are the very kernels of a step that ran.
+    """
+
+    def __init__(self, spec: JobSpec, state: State, loss: Loss, order: ShuffledBatches, report: Report) -> None:
+        self.model, self.optimizer, self.loss, self.report = state.model, state.optimizer, loss, report
+        self.fill_gradients, self.precision = GRADIENTS[spec.gradients], spec.precision
+        self._lr = math.nan
+        self.repeated: tape.Tape | Graph | None = None
+        self._x: Tensor | None = None
+        self._labels: Tensor | None = None
+        self._size = min(spec.batch_size, len(order.indices))  # the last batch of an epoch may be smaller
+        to_come = spec.epochs * len(order) - state.step
+        self._until_capture = WARM_UP if to_come >= WORTHWHILE else -1
+
+    def __call__(self, x: Tensor, labels: Tensor, lr: float) -> Tensor:
+        """Train on x (N,C,H,W) and labels (N); return the batch's loss (), which the next call may overwrite."""
+        if lr != self._lr:
+            set_rate(self.optimizer, lr)
+            self._lr = lr
+        if self.repeated is not None and len(labels) == self._size:
+            if x is not self._x or labels is not self._labels:
+                self._fill(x, labels)
+            return self.repeated.repeat()
+        if len(labels) == self._size and self._until_capture >= 0:
+            self._until_capture -= 1
+            if self._until_capture < 0:
+                return self._capture(x, labels)
+        return self.run(x, labels)
+
+    def run(self, x: Tensor, labels: Tensor) -> Tensor:
+        """The step itself."""
+        self.optimizer.zero_grad(set_to_none=True)
+        with self._autocast(x.device.type):
+            loss = self.fill_gradients(self.model, self.loss, x, labels)
+        self.optimizer.step()
+        return loss
+
+    def _capture(self, x: Tensor, labels: Tensor) -> Tensor:
+        """Capture the step on this batch. Where that cannot be done, say why and go on one by one."""
+        self._x, self._labels = x, labels  # the data set fills the same tensors for the next batch, or `_fill` does
+        if x.device.type == "cuda":
+            return self._capture_graph(x, labels)
+        recorded, loss, obstacle = tape.record(lambda: self.run(x, labels))
+        if recorded is None:
+            self._say(f"steps run one by one: {obstacle}", {"reason": obstacle})
+        else:
+            kept = {"captured": "tape", "operations": len(recorded)}
+            self._say(f"steps are repeated from a tape of {len(recorded)} operations", kept)
+        self.repeated = recorded
+        return loss
+
+    def _capture_graph(self, x: Tensor, labels: Tensor) -> Tensor:
+        if not isinstance(self.model, nn.Sequential):  # kernels that are long, and code that may look at its values
+            self._say("steps run one by one: a net of torchvision's is not captured", {"reason": "not our own layers"})
+            return self.run(x, labels)
+        self._x, self._labels = x.clone(), labels.clone()
+        state = torch.cuda.get_rng_state(x.device)
+        try:
+            self.repeated = Graph(lambda: self.run(self._x, self._labels))  # type: ignore[arg-type]
+        except RuntimeError as error:  # an operation that waits for the device, or allocates what no graph may
+            torch.cuda.synchronize(x.device)
+            torch.cuda.set_rng_state(state, x.device)
+            torch.rand(1, device=x.device)  # raises where the capture could not be left: the attempt ends here and now,
+            torch.cuda.set_rng_state(state, x.device)  # and not in a later step that draws
+            reason = str(error).splitlines()[0]
+            self._say(f"steps run one by one: no CUDA graph holds them ({reason})", {"reason": reason})
+            return self.run(x, labels)
+        self._say("steps are repeated from a CUDA graph", {"captured": "cuda_graph"})
+        return self.repeated.repeat()  # capturing ran nothing: this is the step of this batch
+
+    def _fill(self, x: Tensor, labels: Tensor) -> None:
+        assert self._x is not None
+        assert self._labels is not None
+        if x is not self._x:
+            self._x.copy_(x, non_blocking=True)
+        if labels is not self._labels:
+            self._labels.copy_(labels, non_blocking=True)
+
+    def _autocast(self, device: str) -> AbstractContextManager[Any]:
+        if self.precision == "fp32":
+            return nullcontext()
+        # each weight is cast once a forward anyway; a cache would hand a graph's tensors to a step outside of it
+        return torch.autocast(device, dtype=torch.bfloat16, cache_enabled=False)
+
+    def _say(self, message: str, data: dict[str, Any]) -> None:
+        self.report(Log(message=message, data=data))

@@ -1,0 +1,1 @@
+"""One batch through a small network and back, stage by stage."""
