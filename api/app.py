@@ -15,6 +15,7 @@ from werkzeug.routing import BaseConverter
 from api.access import auth, auth_throttle, rates
 from api.access.auth import EXTENSION as AUTH
 from api.access.auth import NOBODY, Door, admit, identify
+from api.changes import audit_log
 from api.dashboard import assets, pages
 from api.http import errors, security_headers
 from api.http.render import JSON
@@ -130,7 +131,7 @@ def _end(response: Response) -> Response:
     security_headers.add_to(response.headers)
     prometheus.count(response)
     if response.status_code == 403:
-        audit.note_refusal()
+        audit_log.note_refusal()
     log.info(
         "request",
         method=request.method,

@@ -5,12 +5,12 @@ from __future__ import annotations
 from sqlalchemy.orm import Session
 
 from shared.artifacts import MODEL
-from shared.datasets.catalog import DATASETS
+from shared.datasets.catalog import DATASETS, FindDataset
 from shared.db.tables import ArtifactRow, Job
 from shared.errors import FieldError, InvalidSpec, NotFound
 from shared.jobs import jobs
 from shared.jobs.states import JobState
-from shared.spec.job_spec import FindDataset, JobSpec, WalkSpec
+from shared.spec.job_spec import JobSpec, WalkSpec
 
 POINTER = "/init_from/job"
 Beginner = JobSpec | WalkSpec  # what can begin with the weights of another job

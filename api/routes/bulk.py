@@ -11,13 +11,13 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from api.access.auth import whose
+from api.changes import audit_log
+from api.changes.idempotency import amend, once, settle
 from api.http.errors import members
-from api.http.idempotency import amend, once, settle
 from api.http.requests import parse_body
 from api.jobs.job_filter import matching, shows_one_of
 from api.openapi import schemas
 from api.openapi.endpoint import endpoint
-from api.routes import audit
 from api.routes.jobs import remove_files
 from api.routes.steering import queue_again, queue_paused
 from api.services import services
@@ -67,7 +67,7 @@ def bulk() -> Response:
         response = _answer(asked.action, outcomes, has_more)
         done = [job_id for job_id, outcome in by_id.items() if outcome["ok"]]
         for job_id in done:
-            audit.note(session, job_id, response.status_code, f"bulk.{asked.action}")
+            audit_log.note(session, job_id, response.status_code, f"bulk.{asked.action}")
         settle(session, response)
     if asked.action == "delete":
         response = _answer(asked.action, outcomes, has_more, freed=sum(remove_files(job_id) for job_id in done))

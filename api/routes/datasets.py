@@ -11,11 +11,11 @@ from apiflask import APIBlueprint
 from flask import Response, jsonify
 
 from api.access.auth import principal, whose
-from api.http.idempotency import answer_once
+from api.changes import audit_log
+from api.changes.idempotency import answer_once
 from api.http.render import timestamp, whole_list
 from api.openapi import schemas
 from api.openapi.endpoint import endpoint
-from api.routes import audit
 from api.services import services
 from api.uploads.fields import UploadFields, digest_of, id_of
 from api.uploads.multipart import Upload, content_of, name_of, receive
@@ -79,7 +79,7 @@ def _add(upload: Upload, folder: Path) -> tuple[Response, int, dict[str, str]]:
     with services().database.write() as session:
         created = dataset_store.take(session, dataset_id, owner, name)
         if created is not None:
-            audit.note(session, dataset_id, 201 if created else 200)
+            audit_log.note(session, dataset_id, 201 if created else 200)
     if created is None:
         decoded = folder / "decoded"
         info, options = ingest(upload.files, fields, name, decoded, services().settings.max_unpacked_bytes)
@@ -110,7 +110,7 @@ def delete(dataset_id: str) -> Response:
         raise Forbidden(f"{dataset_id} is built in; its files, if it has any, lie in GRADQ_DATA_DIR")
     with services().database.write() as session:
         row = dataset_store.remove(session, dataset_id, whose())
-        audit.note(session, dataset_id, 200)
+        audit_log.note(session, dataset_id, 200)
     try:  # after the row: nobody is shown a data set that is gone
         freed = services().store.remove_folder(row.folder) if row is not None else 0
     except OSError as error:
@@ -140,7 +140,7 @@ def _store(
         with database.write() as session:
             recorded = dataset_store.add(session, dataset_id, info, sha256, options, folder, files, owner)
             created = recorded or bool(dataset_store.take(session, dataset_id, owner, name))
-            audit.note(session, dataset_id, 201 if created else 200)
+            audit_log.note(session, dataset_id, 201 if created else 200)
     finally:
         if not recorded and not _is_recorded(dataset_id, folder):
             store.remove_folder(folder)

@@ -13,9 +13,10 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from api.access.auth import principal, whose
-from api.http.idempotency import once
+from api.changes import audit_log
+from api.changes.idempotency import once
+from api.changes.transaction import change
 from api.http.requests import Query, parse_json
-from api.http.transaction import change
 from api.jobs import job_answers
 from api.jobs.init_from import check_origin
 from api.jobs.job_answers import JobQuery
@@ -24,7 +25,6 @@ from api.jobs.job_object import page_to_json, to_json
 from api.openapi import schemas
 from api.openapi.endpoint import endpoint
 from api.openapi.problems import QUEUES
-from api.routes import audit
 from api.services import services
 from shared import roster
 from shared.datasets import dataset_store
@@ -159,7 +159,7 @@ def delete(job_id: str) -> Response:
     """
     with services().database.write() as session:
         jobs.remove(session, job_id)
-        audit.note(session, job_id, 200)
+        audit_log.note(session, job_id, 200)
     return jsonify({"object": "job", "id": job_id, "deleted": True, "freed_bytes": remove_files(job_id)})
 
 

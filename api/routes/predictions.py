@@ -20,8 +20,8 @@ from flask import Response, jsonify, request
 from pydantic import Field, ValidationError
 from werkzeug.exceptions import UnsupportedMediaType
 
+from api.changes.idempotency import once
 from api.http.errors import InvalidImages, NotBuilt
-from api.http.idempotency import once
 from api.http.requests import Query, from_json, read_body
 from api.openapi import schemas
 from api.openapi.endpoint import JSON, endpoint

@@ -9,9 +9,9 @@ from flask import Response, jsonify, request
 from sqlalchemy.orm import Session
 
 from api.access.auth import whose
-from api.http.idempotency import once
+from api.changes.idempotency import once
+from api.changes.transaction import change
 from api.http.requests import parse_body
-from api.http.transaction import change
 from api.jobs.job_object import to_json
 from api.openapi import schemas
 from api.openapi.endpoint import endpoint

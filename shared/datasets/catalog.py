@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -112,3 +113,5 @@ DATASETS: dict[str, DatasetInfo] = {
         ),
     )
 }
+
+FindDataset = Callable[[str], DatasetInfo | None]  # None: there is no such data set

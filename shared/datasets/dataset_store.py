@@ -17,14 +17,13 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from shared.artifacts import StoredFile
-from shared.datasets.catalog import DATASETS, DatasetInfo
+from shared.datasets.catalog import DATASETS, DatasetInfo, FindDataset
 from shared.db.database import Database
 from shared.db.tables import DatasetRow, Job
 from shared.errors import DatasetInUse, FieldError, InvalidSpec, NotFound
 from shared.jobs import counters
 from shared.jobs.joblog import now
 from shared.jobs.states import TERMINAL
-from shared.spec.job_spec import FindDataset
 
 UPLOADED = "ds_"
 NOBODY = ""  # who uploads where no token is asked for

@@ -5,12 +5,11 @@ from __future__ import annotations
 import difflib
 import math
 import secrets
-from collections.abc import Callable
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, ValidationError
 
-from shared.datasets.catalog import DATASETS, DatasetInfo
+from shared.datasets.catalog import DATASETS, DatasetInfo, FindDataset
 from shared.errors import FieldError, InvalidSpec
 from shared.spec.presets import PRESETS
 from shared.validation_errors import field_error
@@ -21,8 +20,6 @@ JOB_ID = r"^job_[0-9a-f]{32}$"
 SMALLEST, LARGEST = 1e-37, 1e30  # what is told of numbers that float32 takes for 0, or for infinity, would mislead
 SMALL_IMAGE = 64  # pixels: up to here a ResNet leaves its first two halvings out, and others enlarge the image
 DATASET_ID = r"^ds_[0-9a-f]{32}$"
-
-FindDataset = Callable[[str], DatasetInfo | None]  # None: there is no such data set
 
 
 class Model(BaseModel):

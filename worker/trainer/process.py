@@ -38,7 +38,7 @@ with contextlib.suppress(ImportError):
     import onnx  # of the extra gradq[onnx]  # noqa: F401
 
 RUNNERS = {
-    GradientCheckSpec.kind: ("worker.trainer.gradients.gradient_check", "run_check"),
+    GradientCheckSpec.kind: ("worker.trainer.gradient_check_job", "run_check"),
     WalkSpec.kind: ("worker.trainer.walk.walk", "run_walk"),
 }
 PRELOADED = (matplotlib, sklearn, torch)

@@ -316,7 +316,7 @@ def test_a_gradient_check_goes_to_the_part_that_is_imported_when_one_comes(tmp_p
         seen.update(spec=spec, folder=run.folder, **where)
         return {"passed": True}
 
-    monkeypatch.setitem(sys.modules, "worker.trainer.gradients.gradient_check", SimpleNamespace(run_check=run_check))
+    monkeypatch.setitem(sys.modules, "worker.trainer.gradient_check_job", SimpleNamespace(run_check=run_check))
     spec = GradientCheckSpec.parse({"batches": 2, "device": "cuda"})
     assert outcome(tmp_path, spec) == Finished(result={"passed": True}, at=ANY)
     assert (seen["spec"].batches, seen["spec"].device) == (2, "cpu")  # what the slot has, not what was wished for
@@ -327,7 +327,7 @@ def test_a_check_that_fails_ends_with_its_table(tmp_path, monkeypatch):
     def run_check(*_, **where):
         raise GradientCheckFailed("0.weight differs", gradient_check={"passed": False})
 
-    monkeypatch.setitem(sys.modules, "worker.trainer.gradients.gradient_check", SimpleNamespace(run_check=run_check))
+    monkeypatch.setitem(sys.modules, "worker.trainer.gradient_check_job", SimpleNamespace(run_check=run_check))
     failed = outcome(tmp_path, GradientCheckSpec.parse({}))
     assert (failed.code, failed.data) == ("gradient_check_failed", {"gradient_check": {"passed": False}})
 

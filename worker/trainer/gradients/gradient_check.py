@@ -1,36 +1,27 @@
 """The proof that gradients by hand are right: against autograd and against finite differences, parameter by parameter.
 
 All in float64, on copies: the caller's model (running statistics included), its gradients and the global random state
-stay as they were. Three ways in: `gradient_check` gives the table, `verify_step` raises where it fails, `run_check` is
-a job that does nothing else. docs/gradients.md says where the tolerances come from.
+stay as they were. `gradient_check` returns the table, `verify_step` raises where it fails; as a job of its own it is in
+worker/trainer/gradient_check_job.py. docs/gradients.md says where the tolerances come from.
 """
 
 from __future__ import annotations
 
 import copy
-import json
 import math
-import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import count, islice
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from shared.errors import Diverged, GradientCheckFailed
-from shared.events import Log, Progress, Report
-from shared.spec.job_spec import GradientCheckSpec
-from worker.trainer import device, seeds
-from worker.trainer.data import datasets
+from worker.trainer import seeds
 from worker.trainer.gradients.finite_differences import Landscape
 from worker.trainer.gradients.gradient_errors import SMALLEST_SCALE, Line, finite
 from worker.trainer.gradients.manual_and_autograd import autograd_gradients, manual_gradients
-from worker.trainer.nets.architectures import build_model, count_parameters, initialize
-from worker.trainer.nets.losses import Loss, build_loss
-from worker.trainer.run import Run, StopRequested
+from worker.trainer.nets.losses import Loss
 
 TOLERANCE = 1e-9  # float64 keeps 16 digits; two right ways differ in the last few of them, a wrong one in the first
 SLOPE_TOLERANCE = 1e-6  # a finite difference keeps 9 to 12 digits
@@ -188,95 +179,3 @@ def _fault(table: Table) -> str:
 
 def _most(line: Table) -> str:
     return f"{line['max_relative_error']:.3g}"
-
-
-# --- the job ----------------------------------------------------------------------------------------------------------
-
-
-def run_check(
-    spec: GradientCheckSpec,
-    run: Run,
-    report: Report,
-    *,
-    data_dir: Path,
-    download: bool,
-    threads: int,
-    uploaded: Path | None = None,
-) -> dict[str, Any]:
-    """Check a net on batches of real data, write `gradient_check.json` either way, return the result.
-
-    `uploaded`: the folder of a data set that is not built in.
-    Raises GradientCheckFailed, or StopRequested between two parameters.
-    """
-    where = device.choose(spec.device)
-    device.set_up(spec.seed, where, threads)
-    prepared = datasets.prepare(spec, data_dir, download, where, uploaded)
-    model = build_model(spec.architecture, prepared.info.shape, len(prepared.info.classes))
-    initialize(model, spec.init, seeds.generator(spec.seed, "init"))
-    model.to(where)
-
-    batches = islice((batch for epoch in count(1) for batch in prepared.train.epoch(epoch)), spec.batches)
-    sampling = Sampling(spec.samples, seeds.generator(spec.seed, "samples")) if spec.finite_differences else None
-    clock = _Clock(spec, len(list(model.parameters())), run, report)
-    report(Log(message=f"checking {count_parameters(model)} parameters on {spec.batches} batches"))
-    table = gradient_check(
-        model, build_loss(spec.loss), clock.watched(batches), sampling, clock.parameter_done, clock.heed
-    )
-    clock.tell()
-
-    folder = run.folder / "artifacts"
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "gradient_check.json").write_text(json.dumps(table, indent=2, allow_nan=False) + "\n")
-    require_passed(table)
-    report(Log(message=_praise(table), data={"gradient_check": table}))
-    return {
-        "passed": True,
-        "parameters": count_parameters(model),
-        "gradient_check": table,
-        "device": str(where),
-        "environment": device.environment(where),
-    }
-
-
-def _praise(table: Table) -> str:
-    text = f"manual gradients equal autograd's: largest relative error {table['max_relative_error']:.2g}"
-    if "finite_differences" in table:
-        slopes = table["finite_differences"]
-        text += f"; and {slopes['checked']} finite differences: {slopes['max_relative_error']:.2g}"
-    return text
-
-
-class _Clock:
-    """Tells how far the check is, at most a few times a second; stops it when the run is to stop."""
-
-    def __init__(self, spec: GradientCheckSpec, parameters: int, run: Run, report: Report) -> None:
-        self.spec, self.run, self.report = spec, run, report
-        self.total = spec.batches * (parameters if spec.finite_differences else 1)
-        self.started = self.told = time.monotonic()
-        self.batch = self.done = 0
-
-    def watched(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        for batch in batches:
-            self.batch += 1
-            yield batch
-            if not self.spec.finite_differences:
-                self._step()
-
-    def parameter_done(self) -> None:
-        self._step()
-
-    def heed(self) -> None:
-        if self.run.stop():
-            raise StopRequested(self.done)
-
-    def _step(self) -> None:
-        self.done += 1
-        self.heed()
-        if time.monotonic() - self.told > 0.25:
-            self.tell()
-
-    def tell(self) -> None:
-        self.told = time.monotonic()
-        rate = self.batch * self.spec.batch_size / max(self.told - self.started, 1e-9)
-        steps = {"step": self.done, "total_steps": self.total}
-        self.report(Progress(epoch=self.batch, epochs=self.spec.batches, **steps, examples_per_second=rate))

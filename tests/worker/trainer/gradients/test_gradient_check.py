@@ -13,7 +13,8 @@ from shared.errors import Diverged, GradientCheckFailed
 from shared.events import Log, Progress
 from shared.spec import job_spec
 from shared.spec.job_spec import GradientCheckSpec
-from worker.trainer.gradients.gradient_check import Sampling, gradient_check, run_check, verify_step
+from worker.trainer.gradient_check_job import run_check
+from worker.trainer.gradients.gradient_check import Sampling, gradient_check, verify_step
 from worker.trainer.gradients.manual_and_autograd import autograd_gradients
 from worker.trainer.nets import layers
 from worker.trainer.nets.layers import Linear

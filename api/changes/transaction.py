@@ -8,8 +8,8 @@ from typing import Any
 from flask import Response, jsonify
 from sqlalchemy.orm import Session
 
-from api.http.idempotency import settle
-from api.routes import audit
+from api.changes import audit_log
+from api.changes.idempotency import settle
 from api.services import services
 
 
@@ -19,7 +19,7 @@ def change(
     """Answer with what `work` returns. `created`: the answer says where the new object lies."""
     with services().database.write() as session:
         body = work(session)
-        audit.note(session, body["id"], status)
+        audit_log.note(session, body["id"], status)
         response = jsonify(body)
         response.status_code = status
         if created:

@@ -1,0 +1,1 @@
+"""What each change passes through: its idempotency key, its transaction, its audit entry."""
