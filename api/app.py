@@ -14,7 +14,7 @@ from werkzeug.routing import BaseConverter
 
 from api.access import auth, auth_throttle, rates
 from api.access.auth import EXTENSION as AUTH
-from api.access.auth import NOBODY, Door, admit, identify
+from api.access.auth import NOBODY, AccessPolicy, admit, identify
 from api.changes import audit_log
 from api.dashboard import assets, pages
 from api.http import errors, security_headers
@@ -42,7 +42,7 @@ from api.routes import (
 )
 from api.services import EXTENSION, Services
 from api.waiting.long_polling import EXTENSION as HELD
-from api.waiting.long_polling import Held
+from api.waiting.long_polling import LongPolls
 from shared import logs
 from shared.config import Settings
 from shared.version import VERSION
@@ -86,8 +86,8 @@ def create_app(settings: Settings | None = None) -> APIFlask:
         AUTO_VALIDATION_ERROR_RESPONSE=False,
     )
     services = app.extensions[EXTENSION] = Services.from_settings(settings)
-    app.extensions[AUTH] = Door(settings)
-    app.extensions[HELD] = Held(settings, services.database)
+    app.extensions[AUTH] = AccessPolicy(settings)
+    app.extensions[HELD] = LongPolls(settings, services.database)
     app.extensions[JOB_ANSWERS] = JobAnswers()
     errors.register(app)
     app.url_map.converters["job"] = JobId

@@ -20,12 +20,12 @@ from gunicorn.http import errors
 from gunicorn.workers.gthread import ThreadWorker
 
 from api.access.auth import EXTENSION as AUTH
-from api.access.auth import Door
+from api.access.auth import AccessPolicy
 from api.http.errors import PROBLEM
 from api.http.security_headers import HEADERS
 from api.monitoring.request_counts import child_exit, on_exit, on_starting
 from api.waiting.long_polling import EXTENSION as HELD
-from api.waiting.long_polling import Held
+from api.waiting.long_polling import LongPolls
 from shared.loopback import is_loopback_address
 
 # what gunicorn reads
@@ -122,9 +122,9 @@ def post_worker_init(worker: Worker) -> None:
     """What the app cannot know by itself: who can reach it, and when its process ends. Held requests end with that:
     SIGTERM makes `alive` false, and gunicorn then waits for them."""
     extensions = worker.app.callable.extensions
-    door: Door = extensions[AUTH]
-    door.on_loopback = all(_is_private(listener) for listener in worker.sockets)
-    held: Held = extensions[HELD]
+    access_policy: AccessPolicy = extensions[AUTH]
+    access_policy.on_loopback = all(_is_private(listener) for listener in worker.sockets)
+    held: LongPolls = extensions[HELD]
     held.watcher.stopping = lambda: not worker.alive
 
 

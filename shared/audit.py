@@ -32,7 +32,7 @@ HOST = Actor()
 
 
 @dataclass(frozen=True)
-class Wanted:
+class AuditFilter:
     """Of which rows a page is made; None: of all. `after`: the id that it goes on behind, newest first."""
 
     owner: str | None = None
@@ -48,7 +48,7 @@ def note(session: Session, actor: Actor, action: str, object_id: str | None, sta
     session.add(row)
 
 
-def page(session: Session, wanted: Wanted, limit: int) -> Sequence[AuditRow]:
+def page(session: Session, wanted: AuditFilter, limit: int) -> Sequence[AuditRow]:
     """The newest first."""
     query = select(AuditRow).order_by(AuditRow.id.desc()).limit(limit)
     for column, value in (

@@ -36,7 +36,7 @@ _facts = select(
 
 
 @dataclass(frozen=True)
-class Found:
+class TokenInfo:
     """What a token that is good says of whoever sent it. `stale`: its use is to be noted."""
 
     id: str
@@ -62,7 +62,7 @@ def create(session: Session, name: str, owner: str, scope: Scope, expires_at: da
     return row, f"{PREFIX}_{row.id.removeprefix('tok_')}_{secret}"
 
 
-def find(connection: Connection, text: str) -> Found:
+def find(connection: Connection, text: str) -> TokenInfo:
     """Whose token this is. Raises TokenInvalid for one that is unknown or whose secret is wrong, without a difference;
     TokenExpired and TokenRevoked are only said to who has the secret."""
     token_id, secret = _parts(text)
@@ -75,7 +75,7 @@ def find(connection: Connection, text: str) -> Found:
     if row.expires_at is not None and row.expires_at <= at:
         raise TokenExpired(f"this token was good until {row.expires_at:%Y-%m-%d %H:%M} UTC; ask for another one")
     stale = row.last_used_at is None or abs(at - row.last_used_at) >= USED_EVERY
-    return Found(row.id, row.owner, row.scope, stale)
+    return TokenInfo(row.id, row.owner, row.scope, stale)
 
 
 def note_use(session: Session, token_id: str) -> None:

@@ -24,7 +24,7 @@ class Consumer(CeleryConsumer):
 
         def receive(message: Any) -> Any:
             try:
-                check_bell(message)
+                check_message(message)
                 return handle(message)
             except self.connection_errors:
                 raise  # the broker's fault, and not the message's
@@ -35,7 +35,7 @@ class Consumer(CeleryConsumer):
         return receive
 
 
-def check_bell(message: Any) -> None:
+def check_message(message: Any) -> None:
     """Raises whatever reading it raises, ContentDisallowed for all but JSON, or ValueError."""
     arguments, named, _ = message.payload
     headers = message.headers

@@ -33,9 +33,9 @@ class Slot:
         """The device wishes that this slot can grant."""
         return frozenset({"auto", "cpu", "cuda"} if self.kind == "cuda" else {"auto", "cpu"})
 
-    def device_for(self, wish: str) -> Slot:
+    def device_for(self, requested: str) -> Slot:
         """What a job with this wish sees: one that asks for the CPU sees no GPU."""
-        return CPU if wish == "cpu" else self
+        return CPU if requested == "cpu" else self
 
 
 CPU = Slot("cpu", "cpu")

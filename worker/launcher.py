@@ -36,7 +36,7 @@ class Trainer:
     pipe: Connection
     handle: psutil.Process
 
-    def ask_to_stop(self) -> None:
+    def request_stop(self) -> None:
         """SIGTERM: finish the step, write the checkpoint, end."""
         self._signal(os.kill, signal.SIGTERM)
 

@@ -75,10 +75,10 @@ class LeaseKeeper(threading.Thread):
             if self.progress is progress:
                 self.progress = None
         with self.database.read() as session:
-            wish = queue.wish_of(session, self.lease)
-        if wish == "cancel":
+            requested = queue.requested_stop(session, self.lease)
+        if requested == "cancel":
             self.cancelled.set()
-        elif wish == "pause":
+        elif requested == "pause":
             self.paused.set()
         else:
             self.paused.clear()  # this wish can be taken back

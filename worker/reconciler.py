@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import structlog
 
-from shared import audit, idempotency, roster
+from shared import audit, idempotency, leadership, workers
 from shared.broker import Broker
 from shared.config import Settings
 from shared.db.tables import Worker
@@ -25,9 +25,9 @@ from shared.jobs.states import JobState
 from worker.clock_jumps import ClockWatch
 from worker.devices import SlotPool, memory
 from worker.orphaned_files import sweep_strays
-from worker.supervisor import House
+from worker.supervisor import WorkerContext
 
-OFFICE = "reconciler"
+LEADER_ROLE = "reconciler"
 FORGET_WORKERS_SECONDS = 3600.0
 SHORTEST_WAIT_SECONDS = 0.05
 
@@ -37,9 +37,11 @@ log = structlog.get_logger()
 class Reconciler(threading.Thread):
     """`look`: have this worker look for jobs that wait."""
 
-    def __init__(self, house: House, broker: Broker, pool: SlotPool, row: Worker, look: Callable[[], None]) -> None:
+    def __init__(
+        self, context: WorkerContext, broker: Broker, pool: SlotPool, row: Worker, look: Callable[[], None]
+    ) -> None:
         super().__init__(name="reconciler", daemon=True)
-        self.house, self.settings, self.database = house, house.settings, house.database
+        self.context, self.settings, self.database = context, context.settings, context.database
         self.broker, self.pool, self.row, self.look = broker, pool, row, look
         self.clock = ClockWatch(quiet_seconds=self.settings.lease_seconds)
         self.stopped = threading.Event()
@@ -60,14 +62,16 @@ class Reconciler(threading.Thread):
         self.stopped.set()
         self.join()
         with contextlib.suppress(DatabaseAway), self.database.write() as session:
-            roster.retire(session, self.row.id)
+            workers.deregister(session, self.row.id)
 
     def tick(self) -> float:
         """One round; the seconds until the next."""
-        self.beat()
+        self.heartbeat()
         self.sweep_runs()
         with self.database.write() as session:
-            leads = roster.take_office(session, OFFICE, self.row.id, 3 * self.settings.reconcile_seconds)
+            leads = leadership.acquire_leadership(
+                session, LEADER_ROLE, self.row.id, 3 * self.settings.reconcile_seconds
+            )
         expired = self.expired_leases()
         if leads:
             self.take_back(expired)
@@ -75,18 +79,18 @@ class Reconciler(threading.Thread):
         self.look()
         return self.seconds_to_next() if leads else self.settings.reconcile_seconds
 
-    def beat(self) -> None:
+    def heartbeat(self) -> None:
         self.row.free_slots = self.pool.free
-        self.row.draining = self.house.draining.is_set()
+        self.row.draining = self.context.draining.is_set()
         self.row.devices = {**self.pool.describe(), "memory": memory()}
         with self.database.write() as session:
-            roster.beat(session, self.row)
+            workers.heartbeat(session, self.row)
 
     def expired_leases(self) -> list[Lease]:
         """None while the clock that says so has just jumped. It is asked last: it may have jumped in between."""
         with self.database.read() as session:
             expired = queue.expired_leases(session, self.settings.lease_seconds)
-            self.clock.look(lambda: roster.clock(session))
+            self.clock.look(lambda: workers.clock(session))
         return expired if self.clock.steady else []
 
     def take_back(self, expired: list[Lease]) -> None:
@@ -94,18 +98,18 @@ class Reconciler(threading.Thread):
             detail = f"its worker was not heard of for {self.settings.lease_seconds:g} s"
             try:
                 with self.database.write() as session:
-                    state = queue.lose(session, lease, detail)
+                    state = queue.mark_lost(session, lease, detail)
             except LeaseLost:
                 continue  # it was not lost after all: its supervisor wrote in between
             log.warning("lease ran out", job_id=lease.job_id, attempt=lease.attempt, state=state.value)
-            sweep_strays(self.house.store, self.database, lease.job_id, lease.attempt)
+            sweep_strays(self.context.store, self.database, lease.job_id, lease.attempt)
             if state is JobState.QUEUED:
                 self.broker.ring()
 
     def seconds_to_next(self) -> float:
         """A lease that is about to run out is looked at when it does, not up to a whole round later."""
         with self.database.read() as session:
-            expiry, now = queue.next_expiry(session), roster.clock(session)
+            expiry, now = queue.next_expiry(session), workers.clock(session)
         longest = self.settings.reconcile_seconds
         if expiry is None or expiry < now:  # the latter: while the clock is not trusted
             return longest
@@ -113,7 +117,7 @@ class Reconciler(threading.Thread):
 
     def sweep(self) -> None:
         with self.database.write() as session:
-            roster.sweep_workers(session, FORGET_WORKERS_SECONDS)
+            workers.sweep_workers(session, FORGET_WORKERS_SECONDS)
             idempotency.sweep(session)
             audit.sweep(session, self.settings.audit_days)
             counters.fold(session)

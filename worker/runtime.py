@@ -22,7 +22,7 @@ from shared.version import VERSION
 from worker.devices import Slot, SlotPool, find_slots, threads_per_slot
 from worker.launcher import Launcher
 from worker.reconciler import Reconciler, worker_row
-from worker.supervisor import House, Supervisor
+from worker.supervisor import Supervisor, WorkerContext
 
 log = structlog.get_logger()
 
@@ -34,7 +34,7 @@ class Runtime:
         self.database = Database(settings.database)
         self.pool = SlotPool(find_slots(settings))
         self.draining = threading.Event()
-        self.house = House(
+        self.context = WorkerContext(
             settings=settings,
             database=self.database,
             store=ArtifactStore(settings.artifacts),
@@ -44,14 +44,14 @@ class Runtime:
         )
         self.row = worker_row(settings, self.pool, socket.gethostname(), os.getpid(), VERSION)
         self.broker = Broker(settings.broker_url)
-        self.reconciler = Reconciler(self.house, self.broker, self.pool, self.row, self.look)
+        self.reconciler = Reconciler(self.context, self.broker, self.pool, self.row, self.look)
         self._answering: list[threading.Thread] = []
 
     def start(self) -> None:
         """Warm the trainer server up, then let the world know that this worker takes jobs."""
-        self.house.launcher.warm_up()
+        self.context.launcher.warm_up()
         self.reconciler.start()
-        log.info("worker ready", worker=self.row.id, slots=len(self.pool.slots), threads_per_slot=self.house.threads)
+        log.info("worker ready", worker=self.row.id, slots=len(self.pool.slots), threads_per_slot=self.context.threads)
 
     def answer(self) -> None:
         """Run jobs on a free slot until none waits. Returns at once when there is nothing to do."""
@@ -59,7 +59,7 @@ class Runtime:
             with self.pool.take() as slot:
                 if slot is None or (job := self._claim(slot)) is None:
                     return
-                Supervisor(self.house, job, slot).run()
+                Supervisor(self.context, job, slot).run()
 
     def _claim(self, slot: Slot) -> Job | None:
         try:

@@ -51,7 +51,7 @@ log = structlog.get_logger()
 T = TypeVar("T")
 
 
-class Stop(StrEnum):
+class StopReason(StrEnum):
     """Why a trainer was asked to stop."""
 
     CANCEL = "cancel"
@@ -62,7 +62,7 @@ class Stop(StrEnum):
 
 
 @dataclass(frozen=True)
-class House:
+class WorkerContext:
     """What all supervisors of one worker share."""
 
     settings: Settings
@@ -80,15 +80,15 @@ class Watch:
     lines: list[joblog.Line] = field(default_factory=list)
     flushed: float = field(default_factory=time.monotonic)
     ended: events.Finished | events.Stopped | events.Failed | None = None
-    stop: Stop | None = None
+    stop: StopReason | None = None
     kill_at: float = float("inf")
     last_progress: dict[str, Any] | None = None
 
 
 class Supervisor:
-    def __init__(self, house: House, job: Job, slot: Slot) -> None:
-        self.house, self.job, self.slot = house, job, slot
-        self.settings, self.database, self.store = house.settings, house.database, house.store
+    def __init__(self, context: WorkerContext, job: Job, slot: Slot) -> None:
+        self.context, self.job, self.slot = context, job, slot
+        self.settings, self.database, self.store = context.settings, context.database, context.store
         self.lease = queue.lease_of(job)
         self.folder = self.settings.runs_dir / run_name(job.id, job.attempt)
         self.watch = Watch()
@@ -116,7 +116,7 @@ class Supervisor:
         except TrainingError as error:
             self._fail(events.Failed(code=error.code, message=error.detail, data=error.data))
             return
-        trainer = self.house.launcher.start(self._plan())
+        trainer = self.context.launcher.start(self._plan())
         try:
             self._follow(trainer, deadline=started + self.job.spec["max_seconds"])
         finally:
@@ -128,9 +128,9 @@ class Supervisor:
         detail = f"{type(error).__name__}: {error}"
         try:
             if disk_is_full(error):
-                self._lose(f"the disk is full: {detail}", "disk_full")
+                self._mark_lost(f"the disk is full: {detail}", "disk_full")
             else:
-                self._lose(detail, "internal_error")
+                self._mark_lost(detail, "internal_error")
         except LeaseLost:
             self.log.warning("lease lost; this attempt writes nothing more")
 
@@ -200,7 +200,7 @@ class Supervisor:
             "download": self.settings.download,
             "device": device.kind,
             "gpu_uuid": device.uuid,
-            "threads": self.house.threads,
+            "threads": self.context.threads,
             "resume": str(self.resume) if self.resume else None,
             "init_from": str(self.init_from) if self.init_from else None,
             "reported_step": self.reported_step,
@@ -217,7 +217,7 @@ class Supervisor:
             running = self._receive(trainer) if trainer.pipe.poll(TICK_SECONDS) else trainer.alive()
             if time.monotonic() - self.watch.flushed >= FLUSH_SECONDS:
                 self._flush()
-            self._heed_wishes(trainer, deadline)
+            self._apply_stop_requests(trainer, deadline)
         self._receive(
             trainer
         )  # it may have said its last word, and ended, between the look at the pipe and the one at it
@@ -244,28 +244,28 @@ class Supervisor:
             case _:
                 watch.lines.append(line_of(event))
 
-    def _heed_wishes(self, trainer: Trainer, deadline: float) -> None:
+    def _apply_stop_requests(self, trainer: Trainer, deadline: float) -> None:
         """Ask the trainer to stop for the first reason that holds; kill it when its grace is over."""
         watch = self.watch
-        if watch.stop is None and (reason := self._reason_to_stop(deadline)):
+        if watch.stop is None and (reason := self._stop_reason(deadline)):
             self.log.info("stopping the trainer", reason=reason.value)
             watch.stop = reason
             watch.kill_at = time.monotonic() + self.settings.grace_seconds
-            trainer.ask_to_stop()
+            trainer.request_stop()
         if self.keeper.is_lost() or time.monotonic() > watch.kill_at:
             trainer.kill()
             watch.kill_at = float("inf")
 
-    def _reason_to_stop(self, deadline: float) -> Stop | None:
+    def _stop_reason(self, deadline: float) -> StopReason | None:
         if self.keeper.is_lost():
-            return Stop.LOST
+            return StopReason.LOST
         if self.keeper.cancelled.is_set():
-            return Stop.CANCEL
+            return StopReason.CANCEL
         if self.keeper.paused.is_set():
-            return Stop.PAUSE
+            return StopReason.PAUSE
         if time.monotonic() > deadline:
-            return Stop.DEADLINE
-        return Stop.DRAIN if self.house.draining.is_set() else None
+            return StopReason.DEADLINE
+        return StopReason.DRAIN if self.context.draining.is_set() else None
 
     def _flush(self) -> None:
         """Write the lines that wait. While the database is away they go on waiting, in order."""
@@ -318,29 +318,29 @@ class Supervisor:
             case events.Finished() as finished, _:
                 self._succeed(finished, seconds)
             case events.Failed(code="disk_full") as failed, _:
-                self._lose(f"the disk is full: {failed.message}", "disk_full")
+                self._mark_lost(f"the disk is full: {failed.message}", "disk_full")
             case events.Failed() as failed, _:
                 self._fail(failed)
-            case _, Stop.CANCEL:
+            case _, StopReason.CANCEL:
                 reason = {"code": "cancelled_by_user", "detail": "cancelled on request"}
                 self._finish(JobState.CANCELLED, "cancelled on request", reason)
-            case _, Stop.DEADLINE:
+            case _, StopReason.DEADLINE:
                 limit = self.job.spec["max_seconds"]
                 detail = f"not done after max_seconds = {limit:g}"
                 self._finish(JobState.FAILED, detail, {"code": "deadline_exceeded", "detail": detail})
-            case _, Stop.DRAIN:
-                self._write(lambda session: queue.hand_back(session, lease, "handed back: the worker shuts down"))
-            case _, Stop.PAUSE:
+            case _, StopReason.DRAIN:
+                self._write(lambda session: queue.release(session, lease, "handed back: the worker shuts down"))
+            case _, StopReason.PAUSE:
                 message = "queued again: the wish to pause was taken back"
-                state = self._write(lambda session: queue.hand_back(session, lease, message, outcome="paused"))
+                state = self._write(lambda session: queue.release(session, lease, message, outcome="paused"))
                 self.log.info("job paused", state=state.value)
             case _ if trainer.process.exitcode == -signal.SIGKILL and self.oom_kills.lately():
                 self._fail(events.Failed(code="out_of_memory_host", message=OUT_OF_MEMORY))
             case _:
-                self._lose(how_it_ended(trainer.process.exitcode), "trainer_died")
+                self._mark_lost(how_it_ended(trainer.process.exitcode), "trainer_died")
 
-    def _lose(self, detail: str, cause: queue.Cause) -> None:
-        state = self._write(lambda session: queue.lose(session, self.lease, detail, cause))
+    def _mark_lost(self, detail: str, cause: queue.Cause) -> None:
+        state = self._write(lambda session: queue.mark_lost(session, self.lease, detail, cause))
         self.log.warning("attempt lost", cause=cause, detail=detail, state=state.value)
 
     def _succeed(self, finished: events.Finished, seconds: float) -> None:

@@ -57,7 +57,7 @@ class Principal:
         return self.token_id not in (None, ADMIN_TOKEN_ID)
 
     @property
-    def whose(self) -> str | None:
+    def owner_filter(self) -> str | None:
         """The owner whose jobs and data sets are there for this one; None: everybody's."""
         return None if self.may("admin") else self.owner
 
@@ -66,7 +66,7 @@ ANYBODY = Principal(None, frozenset(SCOPES))  # where no token is asked for
 NOBODY = Principal(None, frozenset())  # where a route is open to all
 
 
-class Door:
+class AccessPolicy:
     """What this app asks of those who come in."""
 
     def __init__(self, settings: Settings) -> None:
@@ -99,13 +99,13 @@ def principal() -> Principal:
     return found
 
 
-def whose() -> str | None:
+def owner_filter() -> str | None:
     """The owner whose jobs and data sets are there for this request; None: everybody's."""
-    return principal().whose
+    return principal().owner_filter
 
 
-def door() -> Door:
-    found: Door = current_app.extensions[EXTENSION]
+def access_policy() -> AccessPolicy:
+    found: AccessPolicy = current_app.extensions[EXTENSION]
     return found
 
 
@@ -157,8 +157,8 @@ def admit() -> None:
     if not found.may(scope):
         detail = f"this token may {', '.join(s for s in SCOPES if found.may(s))}, and this takes the scope {scope}"
         raise InsufficientScope(detail, scope=scope)
-    if found.whose is not None:
-        _refuse_anothers(found.whose)
+    if found.owner_filter is not None:
+        _refuse_anothers(found.owner_filter)
 
 
 def _who() -> Principal:
@@ -167,13 +167,15 @@ def _who() -> Principal:
         try:
             return authenticate(text)
         except TokenInvalid:
-            if not (by_cookie and door().open_to_anybody):  # a cookie knows no port: it may be another service's
+            if not (
+                by_cookie and access_policy().open_to_anybody
+            ):  # a cookie knows no port: it may be another service's
                 auth_throttle.count()
                 raise
-    if not door().open_to_anybody:
+    if not access_policy().open_to_anybody:
         raise TokenMissing("send a token: Authorization: Bearer gq_…; `gradq token create` makes one")
     if "Host" in request.headers:  # every browser sends one
-        door().refuse_other_names(request.host)
+        access_policy().refuse_other_names(request.host)
     return ANYBODY
 
 
@@ -190,7 +192,7 @@ def _sent() -> tuple[str, bool]:
 
 def authenticate(text: str) -> Principal:
     """Who sent this token; raises Unauthenticated."""
-    if door().is_admin_token(text):
+    if access_policy().is_admin_token(text):
         return Principal(ADMIN, frozenset(SCOPES), ADMIN_TOKEN_ID)
     found = _look(lambda connection: tokens.find(connection, text))
     if found.stale:

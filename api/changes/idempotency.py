@@ -17,7 +17,7 @@ from flask import Response, g, make_response, request
 from flask.typing import ResponseReturnValue
 from sqlalchemy.orm import Session
 
-from api.access.auth import principal, whose
+from api.access.auth import owner_filter, principal
 from api.http.requests import idempotency_key, read_body
 from api.services import services
 from shared import idempotency
@@ -96,7 +96,7 @@ def _replay(first: Settled) -> Response:
 
 def _fingerprint(content: bytes) -> str:
     reach = (
-        "everybody's " if principal().owner is not None and whose() is None else ""
+        "everybody's " if principal().owner is not None and owner_filter() is None else ""
     )  # what an admin saw, he sees alone
     line = f"{reach}{request.method} {request.full_path}\n"
     return hashlib.sha256(line.encode() + content).hexdigest()

@@ -13,7 +13,7 @@ from flask import Response
 from sqlalchemy import Float, case, cast, func, select
 from sqlalchemy.orm import Session
 
-from api.access.auth import whose
+from api.access.auth import owner_filter
 from api.dashboard.frame import page
 from api.dashboard.job_rows import owned_by
 from api.http.requests import Query, parse_query
@@ -70,13 +70,13 @@ def answer() -> Response:
 def _wanted(session: Session, job_id: str | None) -> Job | None:
     if job_id is None:
         return None
-    jobs.check_owner(session, job_id, whose())
+    jobs.check_owner(session, job_id, owner_filter())
     return jobs.get(session, job_id)
 
 
 def _grey(session: Session) -> dict[str, DatasetInfo]:
     """The data sets of one channel, by what a spec calls them."""
-    uploaded = {row.id: dataset_store.info_of(row) for row in dataset_store.everything(session, whose())}
+    uploaded = {row.id: dataset_store.info_of(row) for row in dataset_store.everything(session, owner_filter())}
     return {name: info for name, info in {**DATASETS, **uploaded}.items() if info.shape[0] == 1}
 
 
@@ -86,7 +86,7 @@ def _readers(session: Session, grey: dict[str, DatasetInfo]) -> list[Reader]:
     wanted = select(Job).where(
         Job.kind == JobSpec.kind,
         Job.state == JobState.SUCCEEDED,
-        *owned_by(whose()),
+        *owned_by(owner_filter()),
         dataset.in_(grey),
         Job.spec[("architecture", "type")].as_string() != "torchvision",  # POST …/predict computes none
     )

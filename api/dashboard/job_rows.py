@@ -11,11 +11,11 @@ from typing import Any
 from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import Session
 
-from api.access.auth import whose
-from api.dashboard.sparklines import Glimpse, glimpses_of
+from api.access.auth import owner_filter
+from api.dashboard.sparklines import Sparkline, sparklines_of
 from api.jobs.job_object import page_to_json
 from api.services import services
-from api.waiting.job_fingerprint import Look, look_at
+from api.waiting.job_fingerprint import Fingerprint, fingerprints_of
 from shared.db.tables import Job
 from shared.jobs.states import ALLOWED_ACTIONS
 from shared.spec.job_spec import JobSpec
@@ -55,48 +55,48 @@ class Row:
 
 
 def rows_of(session: Session, page: Sequence[Job]) -> list[Row]:
-    looks = looks_of(session, [job.id for job in page])
-    glimpses = glimpses_of(session, page)
+    looks = fingerprints_by_id(session, [job.id for job in page])
+    sparklines = sparklines_of(session, page)
     objects = page_to_json(session, page)
     return [
-        _row(job, shown, glimpses.get(job.id, Glimpse()), looks.get(job.id))
+        _row(job, shown, sparklines.get(job.id, Sparkline()), looks.get(job.id))
         for job, shown in zip(page, objects, strict=True)
     ]
 
 
-def looks_of(session: Session, job_ids: Sequence[str]) -> dict[str, Look]:
-    return look_at(session, job_ids, services().settings.lease_seconds) if job_ids else {}
+def fingerprints_by_id(session: Session, job_ids: Sequence[str]) -> dict[str, Fingerprint]:
+    return fingerprints_of(session, job_ids, services().settings.lease_seconds) if job_ids else {}
 
 
-def version_of(look: Look | None) -> str:
+def version_of(look: Fingerprint | None) -> str:
     return hashlib.sha256(repr(look).encode()).hexdigest()[:16]
 
 
-def counts(session: Session, whose: str | None) -> dict[str, int]:
+def counts(session: Session, visible_to: str | None) -> dict[str, int]:
     """How many jobs are in each state, of one owner or (None) of all; the latter read out of an index alone."""
-    found = session.execute(select(Job.state, func.count()).where(*owned_by(whose)).group_by(Job.state))
+    found = session.execute(select(Job.state, func.count()).where(*owned_by(visible_to)).group_by(Job.state))
     return dict(found.tuples().all())
 
 
-def owned_by(whose: str | None) -> list[ColumnElement[bool]]:
-    return [] if whose is None else [Job.owner == whose]
+def owned_by(visible_to: str | None) -> list[ColumnElement[bool]]:
+    return [] if visible_to is None else [Job.owner == visible_to]
 
 
-def _row(job: Job, shown: dict[str, Any], glimpse: Glimpse, look: Look | None) -> Row:
+def _row(job: Job, shown: dict[str, Any], sparkline: Sparkline, look: Fingerprint | None) -> Row:
     result = job.result or {}
     tested = result.get("test_accuracy")
     return Row(
         job=shown,
         version=version_of(look),
-        owner=job.owner if whose() is None else None,
+        owner=job.owner if owner_filter() is None else None,
         created_at=job.created_at,
         net=net_of(job.spec),
         way=job.spec["gradients"] if job.kind == JobSpec.kind else job.kind.replace("_", " "),
         rounds=_rounds(job),
         device=(shown["attempts"] or [{"device": ""}])[-1]["device"],
-        accuracy=glimpse.accuracy if tested is None else tested,
+        accuracy=sparkline.accuracy if tested is None else tested,
         accuracy_of="validation" if tested is None else "test",
-        losses=glimpse.losses,
+        losses=sparkline.losses,
         seconds=(job.finished_at - job.started_at).total_seconds() if job.finished_at and job.started_at else None,
         actions=ALLOWED_ACTIONS[shown["status"]],
     )

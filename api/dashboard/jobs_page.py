@@ -15,7 +15,7 @@ from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 from werkzeug.wrappers import Response
 
-from api.access.auth import whose
+from api.access.auth import owner_filter
 from api.dashboard import jobs_stream
 from api.dashboard.frame import page
 from api.dashboard.job_rows import counts, rows_of
@@ -46,7 +46,7 @@ def answer() -> Response:
         return redirect(_address(_canonical(request.args.to_dict())))
     if request.accept_mimetypes.best_match(["text/html", streams.MEDIA_TYPE]) == streams.MEDIA_TYPE:
         view = parse_query(View)
-        owner = whose()
+        owner = owner_filter()
         return jobs_stream.answer(lambda session: selection(session, view, owner), view.limit, owner)
     try:
         response = _page(parse_query(View), [])
@@ -63,9 +63,9 @@ def selection(session: Session, view: View, owner: str | None) -> Select[tuple[J
 def _page(view: View | None, wrong: list[dict[str, str]]) -> Response:
     """`view`: None where the query is not valid, and `wrong` says why."""
     with services().database.read() as session:
-        found = session.scalars(selection(session, view, whose()).limit(view.limit + 1)).all() if view else []
+        found = session.scalars(selection(session, view, owner_filter()).limit(view.limit + 1)).all() if view else []
         shown = found[: view.limit] if view else []
-        data: dict[str, Any] = {"rows": rows_of(session, shown), "counts": counts(session, whose())}
+        data: dict[str, Any] = {"rows": rows_of(session, shown), "counts": counts(session, owner_filter())}
     given = request.args.to_dict()
     older = _address({**given, "after": shown[-1].id}) if view and len(found) > view.limit else None
     newest = _address({k: v for k, v in given.items() if k != "after"}) if "after" in given else None

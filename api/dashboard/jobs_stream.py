@@ -15,11 +15,11 @@ from flask import Response, current_app, render_template, stream_with_context
 from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
-from api.dashboard.job_rows import counts, looks_of, rows_of, version_of
+from api.dashboard.job_rows import counts, fingerprints_by_id, rows_of, version_of
 from api.http.render import json_of
 from api.services import services
 from api.waiting import streams
-from api.waiting.long_polling import Place, held
+from api.waiting.long_polling import Place, long_polls
 from shared.db.tables import Job
 from shared.errors import DatabaseAway, TooManyStreams
 
@@ -32,16 +32,16 @@ Selection = Callable[[Session], Select[tuple[Job]]]
 
 def answer(selection: Selection, limit: int, owner: str | None) -> Response:
     """503 where this process holds as many requests as it may."""
-    place = held().place()
+    place = long_polls().place()
     if place is None:
         raise TooManyStreams("no more streams here now; the page asks again by itself")
-    news = News(selection, limit, owner)
+    news = RowStream(selection, limit, owner)
     response = Response(stream_with_context(news.follow(place)), mimetype=streams.MEDIA_TYPE, headers=streams.HEADERS)
     response.call_on_close(place.leave)
     return response
 
 
-class News:
+class RowStream:
     """What one page has still to be told."""
 
     def __init__(self, selection: Selection, limit: int, owner: str | None) -> None:
@@ -67,7 +67,7 @@ class News:
     def _look(self) -> str:
         with services().database.read() as session:
             ids = list(session.scalars(self.selection(session).with_only_columns(Job.id).limit(self.limit)))
-            versions = {job_id: version_of(look) for job_id, look in looks_of(session, ids).items()}
+            versions = {job_id: version_of(look) for job_id, look in fingerprints_by_id(session, ids).items()}
             new = [job_id for job_id in versions if self.told.get(job_id) != versions[job_id]]
             rows = rows_of(session, session.scalars(select(Job).where(Job.id.in_(new))).all()) if new else []
             view = {"ids": ids, "counts": counts(session, self.owner)}

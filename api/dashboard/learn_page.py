@@ -10,7 +10,7 @@ from markupsafe import Markup
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from api.access.auth import whose
+from api.access.auth import owner_filter
 from api.dashboard.job_rows import owned_by
 from api.services import services
 from shared.artifacts import MODEL
@@ -53,8 +53,8 @@ def learn_page(job_id: str | None, origin_id: str | None) -> View:
         job = _walk_job(session, job_id) if job_id else None
         origins = _origins(session)
         spec = job.spec if job else _first_spec(session, origin_id)
-        rows = dataset_store.everything(session, whose())
-        uploaded = [(row.id, dataset_store.as_held(row, whose()).name) for row in rows]
+        rows = dataset_store.everything(session, owner_filter())
+        uploaded = [(row.id, dataset_store.as_owned(row, owner_filter()).name) for row in rows]
         file = jobs.artifact(session, job.id, "walk.json") if job and job.state == JobState.SUCCEEDED else None
     folder = services().settings.datasets_dir
     built_in = [
@@ -77,7 +77,7 @@ def learn_page(job_id: str | None, origin_id: str | None) -> View:
 def _job(session: Session, job_id: str) -> Job:
     if "\x00" in job_id:  # PostgreSQL would choke on it
         raise NotFound("there is no such job")
-    jobs.check_owner(session, job_id, whose())
+    jobs.check_owner(session, job_id, owner_filter())
     return jobs.get(session, job_id)
 
 
@@ -94,7 +94,7 @@ def _first_spec(session: Session, origin_id: str | None) -> View:
         job = _job(session, origin_id)
         asked |= {name: job.spec[name] for name in ("architecture", "dataset") if name in job.spec}
         asked["init_from"] = {"job": job.id}
-    return WalkSpec.parse(asked, dataset_store.finder(services().database, whose())).to_json()
+    return WalkSpec.parse(asked, dataset_store.finder(services().database, owner_filter())).to_json()
 
 
 def _origins(session: Session) -> list[View]:
@@ -102,7 +102,7 @@ def _origins(session: Session) -> list[View]:
     wanted = (
         select(Job)
         .join(ArtifactRow, (ArtifactRow.job_id == Job.id) & (ArtifactRow.name == MODEL))
-        .where(Job.kind == JobSpec.kind, Job.state == JobState.SUCCEEDED, *owned_by(whose()))
+        .where(Job.kind == JobSpec.kind, Job.state == JobState.SUCCEEDED, *owned_by(owner_filter()))
         .where(Job.spec["architecture"]["type"].as_string().in_(("linear", "mlp")))
         .order_by(Job.id.desc())
         .limit(ORIGINS)

@@ -21,26 +21,26 @@ Place = tuple[str, str, int]  # job, series, step: the key of a point
 
 
 @dataclass
-class Glimpse:
+class Sparkline:
     """`losses` in order of the steps; `accuracy`: the newest one on the validation data."""
 
     losses: list[float] = field(default_factory=list)
     accuracy: float | None = None
 
 
-def glimpses_of(session: Session, some: Sequence[Job]) -> dict[str, Glimpse]:
+def sparklines_of(session: Session, some: Sequence[Job]) -> dict[str, Sparkline]:
     """By id; of jobs that have no point yet, none. The points are fetched by their key: no curve is read as a whole."""
     drawn = {job.id: _series(job) for job in some if job.progress is not None}
     places = [place for job in some if job.id in drawn for place in _places(job, drawn[job.id])]
     if not places:
         return {}
-    found: dict[str, Glimpse] = {}
+    found: dict[str, Sparkline] = {}
     for job_id, series, data in session.execute(_points_at(session, places)):
-        glimpse, point = found.setdefault(job_id, Glimpse()), data["metrics"]
+        sparkline, point = found.setdefault(job_id, Sparkline()), data["metrics"]
         loss = point.get(LOSS_OF[series])
         if series == drawn[job_id] and loss is not None and math.isfinite(loss):
-            glimpse.losses.append(loss)
-        glimpse.accuracy = point.get("val_accuracy", glimpse.accuracy)
+            sparkline.losses.append(loss)
+        sparkline.accuracy = point.get("val_accuracy", sparkline.accuracy)
     return found
 
 

@@ -11,7 +11,7 @@ from pydantic import Field
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from api.access.auth import whose
+from api.access.auth import owner_filter
 from api.dashboard.frame import page
 from api.dashboard.job_rows import owned_by
 from api.dashboard.spec_form import Choices, groups
@@ -63,7 +63,7 @@ def answer() -> Response:
 
 def begin(session: Session, query: SubmitPageQuery) -> Start:
     if query.source is not None:
-        jobs.check_owner(session, query.source, whose())
+        jobs.check_owner(session, query.source, owner_filter())
         return _copy(jobs.get(session, query.source))
     if query.preset is not None:
         if query.preset not in PRESETS:
@@ -87,7 +87,7 @@ def _copy(job: Job) -> Start:
 
 def _given(body: Any) -> Start:
     try:
-        spec = JobSpec.parse(body, dataset_store.finder(services().database, whose()))
+        spec = JobSpec.parse(body, dataset_store.finder(services().database, owner_filter()))
     except InvalidSpec as error:
         raise InvalidQuery([FieldError(f"/spec{e.pointer}", e.code, e.detail) for e in error.errors]) from error
     left_out = DRAWN - body.keys()
@@ -126,14 +126,14 @@ def _datasets(session: Session) -> list[tuple[str, str]]:
         away = bool(info.missing_files(settings.datasets_dir))
         note = (", is downloaded first" if settings.download else ", not on this machine") if away else ""
         found.append((info.name, f"{info.name}: {info.description}{note}"))
-    for row in dataset_store.everything(session, whose()):
+    for row in dataset_store.everything(session, owner_filter()):
         channels, height, width = row.facts["shape"]
         look = f"{height}x{width} {'grey' if channels == 1 else 'colour'}, {len(row.facts['classes'])} classes"
-        found.append((row.id, f"{dataset_store.as_held(row, whose()).name}: uploaded, {look}"))
+        found.append((row.id, f"{dataset_store.as_owned(row, owner_filter()).name}: uploaded, {look}"))
     return found
 
 
 def _finished(session: Session) -> list[tuple[str, str]]:
-    succeeded = (Job.kind == JobSpec.kind, Job.state == JobState.SUCCEEDED, *owned_by(whose()))
+    succeeded = (Job.kind == JobSpec.kind, Job.state == JobState.SUCCEEDED, *owned_by(owner_filter()))
     wanted = select(Job.id, Job.name).where(*succeeded)
     return [(id, name) for id, name in session.execute(wanted.order_by(Job.id.desc()).limit(RECENT))]

@@ -16,14 +16,14 @@ POINTER = "/init_from/job"
 Beginner = JobSpec | WalkSpec  # what can begin with the weights of another job
 
 
-def check_origin(
-    session: Session, spec: Beginner, find_dataset: FindDataset = DATASETS.get, whose: str | None = None
+def check_init_from(
+    session: Session, spec: Beginner, find_dataset: FindDataset = DATASETS.get, visible_to: str | None = None
 ) -> None:
     """Raise InvalidSpec when the job that `init_from` names has no weights that would fit, or is not of this owner."""
     if spec.init_from is None:
         return
     try:
-        jobs.check_owner(session, spec.init_from.job, whose)
+        jobs.check_owner(session, spec.init_from.job, visible_to)
         job = jobs.get(session, spec.init_from.job)
     except NotFound as error:
         raise InvalidSpec([FieldError(POINTER, "not_found", error.detail)]) from error

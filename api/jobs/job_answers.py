@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 from api.http.render import json_of
 from api.services import services
 from api.waiting.change_notifier import Concerns
-from api.waiting.job_fingerprint import Look, look_at
+from api.waiting.job_fingerprint import Fingerprint, fingerprints_of
 from api.waiting.long_polling import Waiting, hold
 from shared.db.tables import Job
 from shared.errors import NotFound
@@ -118,9 +118,9 @@ def _is_news(answer: JobAnswer, query: JobQuery, first_etag: str) -> bool:
     return answer.etag != first_etag
 
 
-def _look(job_id: str) -> Look | None:
+def _look(job_id: str) -> Fingerprint | None:
     with services().database.read() as session:
-        return look_at(session, [job_id], services().settings.lease_seconds).get(job_id)
+        return fingerprints_of(session, [job_id], services().settings.lease_seconds).get(job_id)
 
 
 def _render(job_id: str, render: Render) -> JobAnswer:

@@ -22,14 +22,14 @@ class ListQuery(schemas.JobFilter, Query):
     limit: Annotated[int, Field(ge=1, le=100)] = 20
 
 
-def matching(session: Session, wanted: schemas.JobFilter, whose: str | None) -> list[ColumnElement[bool]]:
+def matching(session: Session, wanted: schemas.JobFilter, visible_to: str | None) -> list[ColumnElement[bool]]:
     """Of one owner's jobs; None: of everybody's.
 
     Ids begin with the time, so the primary key is the order, and a cursor works on when its job has been deleted.
     """
     found = [_has_label(session, key, value) for key, value in wanted.labels.items()]
-    if whose is not None:
-        found.append(Job.owner == whose)
+    if visible_to is not None:
+        found.append(Job.owner == visible_to)
     if wanted.owner is not None:
         found.append(Job.owner == wanted.owner)
     if wanted.status:

@@ -11,9 +11,8 @@ from sqlalchemy.orm import Session
 
 from api.http.render import timestamp, timestamp_or_none
 from api.services import services
-from shared import roster
 from shared.db.tables import Attempt, Job
-from shared.jobs import jobs
+from shared.jobs import jobs, queue_status
 from shared.jobs.states import TERMINAL, JobState
 from shared.spec.job_spec import JobSpec
 from shared.spec.presets import PRESETS
@@ -29,7 +28,7 @@ def page_to_json(session: Session, page: Sequence[Job]) -> list[dict[str, Any]]:
     """The objects of a whole page in three queries at most."""
     attempts = _attempts_of(session, [job.id for job in page if job.attempt])
     settings = services().settings
-    standings = roster.queue_standings(session, page, settings.lease_seconds, settings.max_running_jobs)
+    standings = queue_status.queue_standings(session, page, settings.lease_seconds, settings.max_running_jobs)
     return [_job(job, attempts.get(job.id, []), standings.get(job.id)) for job in page]
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from shared import roster
+from shared import workers
 from shared.db.tables import Job, Worker
 from shared.jobs import counters
 from shared.jobs.joblog import now
@@ -18,7 +18,7 @@ LIVING = tuple(state for state in JobState if state not in TERMINAL)
 
 
 @dataclass(frozen=True)
-class Census:
+class ServiceStats:
     """`jobs` by (state, device wish); `oldest_seconds`: how long the oldest queued job has waited, by device wish."""
 
     jobs: dict[tuple[str, str], int]
@@ -29,15 +29,15 @@ class Census:
     counters: dict[str, dict[str, counters.Sum]]
 
 
-def take(session: Session, live_within_seconds: float) -> Census:
+def take(session: Session, live_within_seconds: float) -> ServiceStats:
     counts, oldest = _jobs(session)
     examples, steps = _pace(session)
-    return Census(
+    return ServiceStats(
         jobs=counts,
         oldest_seconds=oldest,
         examples_per_second=examples,
         steps_per_second=steps,
-        workers=roster.live_workers(session, live_within_seconds),
+        workers=workers.live_workers(session, live_within_seconds),
         counters=counters.read(session),
     )
 

@@ -14,7 +14,7 @@ from api.openapi import schemas
 from api.openapi.endpoint import endpoint
 from api.services import services
 from shared import audit
-from shared.audit import Wanted
+from shared.audit import AuditFilter
 from shared.db.tables import AuditRow
 
 bp = APIBlueprint("audit", __name__, tag="Service")
@@ -39,7 +39,7 @@ def index(query: AuditQuery) -> Response:
     One entry a change that was made, and one a call that was refused to a token for its scope. They are kept for
     GRADQ_AUDIT_DAYS.
     """
-    wanted = Wanted(query.owner, query.action, query.object, query.since, query.after)
+    wanted = AuditFilter(query.owner, query.action, query.object, query.since, query.after)
     with services().database.read() as session:
         found = audit.page(session, wanted, query.limit + 1)
     page, has_more = found[: query.limit], len(found) > query.limit

@@ -10,7 +10,7 @@ from flask import Response, jsonify
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from api.access.auth import whose
+from api.access.auth import owner_filter
 from api.changes import audit_log
 from api.changes.idempotency import amend, once, settle
 from api.http.errors import members
@@ -85,7 +85,9 @@ def _found(session: Session, asked: schemas.BulkRequest) -> tuple[list[str], boo
         if asked.action in actions and status not in STANDS_ALREADY.get(asked.action, ())
     ]
     wanted = (
-        select(Job.id).where(*matching(session, asked.filter, whose()), shows_one_of(suits)).order_by(Job.id.desc())
+        select(Job.id)
+        .where(*matching(session, asked.filter, owner_filter()), shows_one_of(suits))
+        .order_by(Job.id.desc())
     )
     found = list(session.scalars(wanted.limit(MOST + 1)))
     return found[:MOST], len(found) > MOST
@@ -95,7 +97,7 @@ def _outcome(session: Session, action: str, job_id: str) -> dict[str, Any]:
     """What became of one job. Its changes alone are rolled back where it refuses."""
     try:
         with session.begin_nested():
-            jobs.check_owner(session, job_id, whose())
+            jobs.check_owner(session, job_id, owner_filter())
             job = ACTIONS[action](session, job_id)
     except GradqError as error:
         return {"id": job_id, "ok": False, "error": members(error)}

@@ -10,7 +10,7 @@ import structlog
 from apiflask import APIBlueprint
 from flask import Response, jsonify
 
-from api.access.auth import principal, whose
+from api.access.auth import owner_filter, principal
 from api.changes import audit_log
 from api.changes.idempotency import answer_once
 from api.http.render import timestamp, whole_list
@@ -39,7 +39,7 @@ def index() -> Response:
     """List the data sets: built-in ones, and whether their files are here; then uploaded ones, newest first"""
     folder = services().settings.datasets_dir
     with services().database.read() as session:
-        uploaded = [_uploaded(row) for row in dataset_store.everything(session, whose())]
+        uploaded = [_uploaded(row) for row in dataset_store.everything(session, owner_filter())]
     return jsonify(whole_list([*(_built_in(info, folder) for info in DATASETS.values()), *uploaded]))
 
 
@@ -96,7 +96,7 @@ def show(dataset_id: str) -> Response:
     if (info := DATASETS.get(dataset_id)) is not None:
         return jsonify(_built_in(info, services().settings.datasets_dir))
     with services().database.read() as session:
-        return jsonify(_uploaded(dataset_store.get(session, dataset_id, whose())))
+        return jsonify(_uploaded(dataset_store.get(session, dataset_id, owner_filter())))
 
 
 @bp.delete("/v1/datasets/<dataset_id>")
@@ -109,7 +109,7 @@ def delete(dataset_id: str) -> Response:
     if dataset_id in DATASETS:
         raise Forbidden(f"{dataset_id} is built in; its files, if it has any, lie in GRADQ_DATA_DIR")
     with services().database.write() as session:
-        row = dataset_store.remove(session, dataset_id, whose())
+        row = dataset_store.remove(session, dataset_id, owner_filter())
         audit_log.note(session, dataset_id, 200)
     try:  # after the row: nobody is shown a data set that is gone
         freed = services().store.remove_folder(row.folder) if row is not None else 0
@@ -172,7 +172,7 @@ def _built_in(info: DatasetInfo, folder: Path) -> dict[str, Any]:
 
 
 def _uploaded(row: DatasetRow) -> dict[str, Any]:
-    held = dataset_store.as_held(row, whose())
+    held = dataset_store.as_owned(row, owner_filter())
     return {
         **_facts(row.id, replace(dataset_store.info_of(row), name=held.name)),
         "sha256": row.sha256,

@@ -21,7 +21,7 @@ from api.waiting.long_polling import Waiting, hold
 from shared.db.tables import EventRow
 from shared.errors import FieldError, InvalidQuery
 from shared.jobs import joblog, jobs
-from shared.jobs.joblog import Choice
+from shared.jobs.joblog import EventFilter
 from shared.jobs.states import TERMINAL
 
 MOST_LINES = 2**31
@@ -31,7 +31,7 @@ CURSOR = re.compile(r"\d{1,10}")
 bp = APIBlueprint("events", __name__, tag="Jobs")
 
 
-class EventFilter(Waiting):
+class EventsQuery(Waiting):
     after: Seq = Field(0, description="the `next_after` of the page before")
     before: Seq | None = Field(None, description="lines whose `seq` is less")
     type: Annotated[tuple[schemas.EventType, ...], CommaList] = Field((), description="any of these")
@@ -40,15 +40,15 @@ class EventFilter(Waiting):
     last: bool = Field(False, description="the last `limit` lines, still in order; `has_more`: there are earlier ones")
 
     @property
-    def choice(self) -> Choice:
-        return Choice(self.type, self.level, self.after, self.before)
+    def filter(self) -> EventFilter:
+        return EventFilter(self.type, self.level, self.after, self.before)
 
 
 @bp.get("/v1/jobs/<job_id>/events")
 @endpoint(
     schemas.EventList,
     scope="read",
-    query=EventFilter,
+    query=EventsQuery,
     media=(JSON, streams.MEDIA_TYPE),
     errors=(404, 503),
     problems={503: ("database_away", "too_many_streams")},
@@ -56,7 +56,7 @@ class EventFilter(Waiting):
     takes=("Prefer", "Last-Event-ID"),
     sometimes=("Retry-After", "Preference-Applied"),
 )
-def index(job_id: str, query: EventFilter) -> Response:
+def index(job_id: str, query: EventsQuery) -> Response:
     """Read a job's log from a cursor
 
     `next_after` is where the next call goes on, whether or not there is more already. With `wait` an empty page is held
@@ -71,11 +71,11 @@ def index(job_id: str, query: EventFilter) -> Response:
     return response
 
 
-def _page(job_id: str, query: EventFilter) -> tuple[Response, Concerns | None]:
+def _page(job_id: str, query: EventsQuery) -> tuple[Response, Concerns | None]:
     with services().database.read() as session:
         job = jobs.get(session, job_id)  # before the lines: those of a job that has ended are all there
         read = joblog.last_events_of if query.last else joblog.events_of
-        found = read(session, job_id, query.choice, query.limit + 1)
+        found = read(session, job_id, query.filter, query.limit + 1)
     page = found[-query.limit :] if query.last else found[: query.limit]
     response = jsonify(
         {
@@ -88,14 +88,14 @@ def _page(job_id: str, query: EventFilter) -> tuple[Response, Concerns | None]:
     return response, None if found or job.state in TERMINAL else streams.grown(job.last_seq)
 
 
-def _stream(job_id: str, query: EventFilter) -> Response:
+def _stream(job_id: str, query: EventsQuery) -> Response:
     if unfit := query.model_fields_set & {"wait", "limit", "last", "before"}:
         detail = "a stream takes no such parameter: it sends whatever there is and waits by itself"
         raise InvalidQuery([FieldError(f"/{name}", "not_for_streams", detail) for name in sorted(unfit)])
     with services().database.read() as session:
         jobs.get(session, job_id)
     last = _last_event_id()
-    return streams.answer(job_id, query.choice if last is None else replace(query.choice, after=last), _event)
+    return streams.answer(job_id, query.filter if last is None else replace(query.filter, after=last), _event)
 
 
 def _last_event_id() -> int | None:

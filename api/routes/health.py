@@ -13,9 +13,9 @@ from api.http.errors import RETRY_SECONDS, problem
 from api.openapi import schemas
 from api.openapi.endpoint import endpoint
 from api.services import services
-from shared import roster
 from shared.errors import DatabaseAway
 from shared.version import VERSION
+from shared.workers import live_workers
 
 bp = APIBlueprint("health", __name__, tag="Service")
 log = structlog.get_logger()
@@ -38,7 +38,7 @@ def readyz() -> Response:
     broker = "ok" if services().broker.ping() else "away"
     try:
         with services().database.read() as session:
-            workers = len(roster.live_workers(session, services().settings.lease_seconds))
+            workers = len(live_workers(session, services().settings.lease_seconds))
     except (DatabaseAway, SQLAlchemyError) as error:  # the second: it answers, but holds no tables yet
         log.warning("not ready", error=str(error))
         away = {"ready": False, "database": "away", "broker": broker, "workers": 0}

@@ -12,13 +12,13 @@ from pydantic import Field
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from api.access.auth import principal, whose
+from api.access.auth import owner_filter, principal
 from api.changes import audit_log
 from api.changes.idempotency import once
 from api.changes.transaction import change
 from api.http.requests import Query, parse_json
 from api.jobs import job_answers
-from api.jobs.init_from import check_origin
+from api.jobs.init_from import check_init_from
 from api.jobs.job_answers import JobQuery
 from api.jobs.job_filter import ListQuery, matching
 from api.jobs.job_object import page_to_json, to_json
@@ -26,7 +26,7 @@ from api.openapi import schemas
 from api.openapi.endpoint import endpoint
 from api.openapi.problems import QUEUES
 from api.services import services
-from shared import roster
+from shared import workers
 from shared.datasets import dataset_store
 from shared.datasets.catalog import DatasetInfo
 from shared.db.tables import Job
@@ -61,13 +61,13 @@ def submit(query: SubmitQuery) -> Response:
     Every field has a default; what the server filled in, seed included, comes back in `spec`. With `dry_run=true`
     nothing is stored, and the answer (200) says what the job would cost.
     """
-    find_dataset = dataset_store.finder(services().database, whose())
+    find_dataset = dataset_store.finder(services().database, owner_filter())
     spec = JobSpec.parse(parse_json(), find_dataset)
     if query.dry_run:
         info = find_dataset(spec.dataset)
         assert info is not None, "the spec was parsed with it"
         with services().database.read() as session:
-            check_origin(session, spec, find_dataset, whose())
+            check_init_from(session, spec, find_dataset, owner_filter())
             return jsonify(_dry_run(session, spec, info))
     return change(lambda session: accept(session, spec), created=True, rings=True)
 
@@ -88,7 +88,7 @@ def submit_gradient_check() -> Response:
 
     A job that trains nothing: it holds the gradients by hand against autograd's and finite differences, in float64.
     """
-    spec = GradientCheckSpec.parse(parse_json(), dataset_store.finder(services().database, whose()))
+    spec = GradientCheckSpec.parse(parse_json(), dataset_store.finder(services().database, owner_filter()))
     return change(lambda session: accept(session, spec), created=True, rings=True)
 
 
@@ -101,16 +101,16 @@ def submit_walk() -> Response:
     A job that trains nothing: it takes one batch through a linear or two-layer net and back, by hand and by autograd.
     Its `walk.json` has each stage's formula, shape and numbers, and how far the two ways are apart.
     """
-    spec = WalkSpec.parse(parse_json(), dataset_store.finder(services().database, whose()))
+    spec = WalkSpec.parse(parse_json(), dataset_store.finder(services().database, owner_filter()))
     return change(lambda session: accept(session, spec), created=True, rings=True)
 
 
 def accept(session: Session, spec: Work, reproduces: str | None = None) -> dict[str, Any]:
     """Store a job, and return what is shown of it."""
     limits.check_queued(session, principal().owner, services().settings.max_queued_jobs)
-    dataset_store.hold(session, spec.dataset, whose())
+    dataset_store.lock_for_job(session, spec.dataset, owner_filter())
     if isinstance(spec, JobSpec | WalkSpec):
-        check_origin(session, spec, dataset_store.finder(services().database, whose()), whose())
+        check_init_from(session, spec, dataset_store.finder(services().database, owner_filter()), owner_filter())
     return to_json(session, jobs.create(session, spec, reproduces, principal().owner))
 
 
@@ -119,7 +119,7 @@ def accept(session: Session, spec: Work, reproduces: str | None = None) -> dict[
 def index(query: ListQuery) -> Response:
     """List jobs, newest first"""
     with services().database.read() as session:
-        wanted = select(Job).where(*matching(session, query, whose())).order_by(Job.id.desc())
+        wanted = select(Job).where(*matching(session, query, owner_filter())).order_by(Job.id.desc())
         found = session.scalars(wanted.limit(query.limit + 1)).all()
         page, has_more = found[: query.limit], len(found) > query.limit
         data = page_to_json(session, page)
@@ -190,5 +190,5 @@ def _dry_run(session: Session, spec: JobSpec, info: DatasetInfo) -> dict[str, An
 
 
 def _some_gpu(session: Session) -> bool:
-    live = roster.live_workers(session, services().settings.lease_seconds)
+    live = workers.live_workers(session, services().settings.lease_seconds)
     return any("cuda" in worker.devices["kinds"] for worker in live)

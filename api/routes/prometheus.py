@@ -29,14 +29,14 @@ from prometheus_client.utils import floatToGoString
 from sqlalchemy.exc import SQLAlchemyError
 
 from api.monitoring import service_stats
-from api.monitoring.service_stats import LIVING, Census
+from api.monitoring.service_stats import LIVING, ServiceStats
 from api.openapi.endpoint import endpoint, openapi_path
 from api.services import Services, services
 from shared.errors import DatabaseAway
 from shared.jobs import counters
 from shared.version import VERSION
 
-WISHES = ("auto", "cpu", "cuda")
+REQUESTED_DEVICES = ("auto", "cpu", "cuda")
 METHODS = ("GET", "HEAD", "POST", "PATCH", "PUT", "DELETE", "OPTIONS")
 LABELS = ("method", "route", "status")
 LATENCIES = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
@@ -108,15 +108,15 @@ class ServiceCollector(Collector):
         yield from _of_counters(found.counters)
 
 
-def _of_jobs(found: Census) -> Iterator[Metric]:
+def _of_jobs(found: ServiceStats) -> Iterator[Metric]:
     jobs = GaugeMetricFamily("gradq_jobs", "Jobs that have not ended.", labels=["state", "device"])
     oldest = GaugeMetricFamily(
         "gradq_queue_oldest_seconds", "Since the oldest queued job was submitted; 0: none waits.", labels=["device"]
     )
-    for wish in WISHES:
-        oldest.add_metric([wish], found.oldest_seconds.get(wish, 0.0))
+    for device in REQUESTED_DEVICES:
+        oldest.add_metric([device], found.oldest_seconds.get(device, 0.0))
         for state in LIVING:
-            jobs.add_metric([state.value, wish], found.jobs.get((state.value, wish), 0))
+            jobs.add_metric([state.value, device], found.jobs.get((state.value, device), 0))
     yield jobs
     yield oldest
     yield GaugeMetricFamily(
@@ -125,7 +125,7 @@ def _of_jobs(found: Census) -> Iterator[Metric]:
     yield GaugeMetricFamily("gradq_running_steps_per_second", "Of all running jobs together.", found.steps_per_second)
 
 
-def _of_workers(found: Census) -> Iterator[Metric]:
+def _of_workers(found: ServiceStats) -> Iterator[Metric]:
     yield GaugeMetricFamily("gradq_workers", "Live workers.", len(found.workers))
     slots = GaugeMetricFamily("gradq_worker_slots", "Places for jobs.", labels=["worker"])
     free = GaugeMetricFamily("gradq_worker_free_slots", "Places that no job has.", labels=["worker"])

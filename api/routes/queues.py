@@ -9,7 +9,7 @@ from api.http.render import timestamp_or_none, whole_list
 from api.openapi import schemas
 from api.openapi.endpoint import endpoint
 from api.services import services
-from shared import roster
+from shared.jobs import queue_status
 
 bp = APIBlueprint("queues", __name__, tag="Service")
 
@@ -20,13 +20,13 @@ def index() -> Response:
     """List the queues: one for each device wish that a job has or a live worker grants"""
     settings = services().settings
     with services().database.read() as session:
-        queues = roster.queues(session, settings.lease_seconds, settings.max_running_jobs)
+        queues = queue_status.queues(session, settings.lease_seconds, settings.max_running_jobs)
     return jsonify(
         whole_list(
             [
                 {
                     "object": "queue",
-                    "name": queue.wish,
+                    "name": queue.device,
                     "queued": queue.queued,
                     "running": queue.running,
                     "paused": queue.paused,

@@ -8,7 +8,7 @@ from apiflask import APIBlueprint
 from flask import Response, jsonify, request
 from sqlalchemy.orm import Session
 
-from api.access.auth import whose
+from api.access.auth import owner_filter
 from api.changes.idempotency import once
 from api.changes.transaction import change
 from api.http.requests import parse_body
@@ -94,7 +94,9 @@ def retry(job_id: str) -> Response:
 def queue_again(session: Session, job_id: str) -> Job:
     limits.check_queued(session, jobs.get(session, job_id).owner, services().settings.max_queued_jobs)
     job = jobs.retry(session, job_id)
-    dataset_store.hold(session, job.spec["dataset"], whose())  # it may have been deleted since the job ended
+    dataset_store.lock_for_job(
+        session, job.spec["dataset"], owner_filter()
+    )  # it may have been deleted since the job ended
     return job
 
 
@@ -155,7 +157,7 @@ def patch(job_id: str) -> Response:
 
 
 def _patched(session: Session, job_id: str, wanted: schemas.JobPatch) -> dict[str, Any]:
-    job = jobs.to_steer(session, job_id)
+    job = jobs.lock_job(session, job_id)
     _check_unchanged(session, job)
     values = {name: getattr(wanted, name) for name in wanted.model_fields_set}
     if "labels" in values:

@@ -8,14 +8,14 @@ from apiflask import APIBlueprint
 from flask import Response, jsonify
 from sqlalchemy import select
 
-from api.access.auth import whose
+from api.access.auth import owner_filter
 from api.http.render import timestamp, whole_list
 from api.openapi import schemas
 from api.openapi.endpoint import endpoint
 from api.services import services
-from shared import roster
 from shared.db.tables import Job
 from shared.jobs.states import JobState
+from shared.workers import live_workers
 
 bp = APIBlueprint("workers", __name__, tag="Service")
 
@@ -25,12 +25,12 @@ bp = APIBlueprint("workers", __name__, tag="Service")
 def index() -> Response:
     """List the live workers"""
     with services().database.read() as session:
-        workers = roster.live_workers(session, services().settings.lease_seconds)
+        workers = live_workers(session, services().settings.lease_seconds)
         running: dict[str, list[str]] = {}
         others: Counter[str] = Counter()
         on_slots = select(Job.id, Job.worker, Job.owner).where(Job.state == JobState.RUNNING)
         for job_id, worker, owner in session.execute(on_slots):
-            if whose() in (None, owner):
+            if owner_filter() in (None, owner):
                 running.setdefault(worker, []).append(job_id)
             else:
                 others[worker] += 1

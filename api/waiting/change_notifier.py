@@ -10,7 +10,7 @@ from collections.abc import Callable
 import structlog
 
 from api.waiting import disconnects
-from api.waiting.job_fingerprint import Look, look_at
+from api.waiting.job_fingerprint import Fingerprint, fingerprints_of
 from shared.db.database import Database
 from shared.errors import DatabaseAway
 
@@ -21,7 +21,7 @@ LEISURE = 4  # a look that took long is followed by a pause of so many times tha
 
 log = structlog.get_logger()
 
-Concerns = Callable[[Look | None], bool]  # None: the job is gone
+Concerns = Callable[[Fingerprint | None], bool]  # None: the job is gone
 
 
 class Waiter:
@@ -86,7 +86,7 @@ class Watcher:
             asked = list(self._waiters)
         try:
             with self.database.read() as session:
-                seen = look_at(session, asked, self.live_within_seconds)
+                seen = fingerprints_of(session, asked, self.live_within_seconds)
         except DatabaseAway as error:
             log.warning("the watcher sees nothing", error=error.detail)
             return False
@@ -97,7 +97,7 @@ class Watcher:
             self._tell(job_id, seen.get(job_id))
         return True
 
-    def _tell(self, job_id: str, look: Look | None) -> None:
+    def _tell(self, job_id: str, look: Fingerprint | None) -> None:
         with self._changed:
             waiters = list(self._waiters.get(job_id, ()))
         for waiter in waiters:

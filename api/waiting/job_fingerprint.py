@@ -11,12 +11,12 @@ from sqlalchemy import Select, Text, and_, bindparam, case, cast, func, select
 from sqlalchemy.orm import Session, aliased
 
 from shared.db.tables import Job, Worker, database_now
+from shared.jobs.queue_status import ahead_of
 from shared.jobs.states import TERMINAL, JobState
-from shared.roster import ahead_of
 
 
 @dataclass(frozen=True)
-class Look:
+class Fingerprint:
     """Equal looks: the job shows what it showed before, and its log is as long."""
 
     state: JobState
@@ -28,10 +28,10 @@ class Look:
         return self.state in TERMINAL
 
 
-def look_at(session: Session, job_ids: Iterable[str], live_within_seconds: float) -> dict[str, Look]:
+def fingerprints_of(session: Session, job_ids: Iterable[str], live_within_seconds: float) -> dict[str, Fingerprint]:
     """A job that is gone is left out."""
     rows = session.execute(_query(live_within_seconds), {"job_ids": list(job_ids)})
-    return {id: Look(JobState(state), last_seq, tuple(rest)) for id, state, last_seq, *rest in rows}
+    return {id: Fingerprint(JobState(state), last_seq, tuple(rest)) for id, state, last_seq, *rest in rows}
 
 
 @functools.cache

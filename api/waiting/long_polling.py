@@ -43,7 +43,7 @@ class Waiting(Query):
         return preferred_seconds() if self.wait is None else self.wait
 
 
-class Held:
+class LongPolls:
     """The places of one process. Who waits has a place and a thread; others find a thread because places are few."""
 
     def __init__(self, settings: Settings, database: Database) -> None:
@@ -112,9 +112,9 @@ class Place:
         return self._ask_at == 0.0
 
 
-def held() -> Held:
+def long_polls() -> LongPolls:
     """The places of the app that answers this request."""
-    found: Held = current_app.extensions[EXTENSION]
+    found: LongPolls = current_app.extensions[EXTENSION]
     return found
 
 
@@ -123,7 +123,7 @@ def hold(job_id: str, seconds: float | None, ask: Ask) -> Response:
     deadline = time.monotonic() + (seconds or 0.0)
     response, concerns = ask()
     if seconds and concerns is not None:
-        place = held().place()
+        place = long_polls().place()
         if place is None:
             response.headers["Retry-After"] = str(TooManyStreams.retry_after_seconds)
             return response

@@ -14,8 +14,8 @@ from sqlalchemy.orm import Session
 from api.http.render import json_of
 from api.services import services
 from api.waiting.change_notifier import Concerns
-from api.waiting.job_fingerprint import Look
-from api.waiting.long_polling import Place, held
+from api.waiting.job_fingerprint import Fingerprint
+from api.waiting.long_polling import Place, long_polls
 from shared.db.database import Database
 from shared.db.tables import EventRow
 from shared.errors import DatabaseAway, NotFound, TooManyStreams
@@ -32,12 +32,12 @@ log = structlog.get_logger()
 Render = Callable[[EventRow], dict[str, Any]]
 
 
-def answer(job_id: str, choice: joblog.Choice, render: Render) -> Response:
+def answer(job_id: str, filter: joblog.EventFilter, render: Render) -> Response:
     """The stream from the cursor on; 503 where this process holds as many requests as it may."""
-    place = held().place()
+    place = long_polls().place()
     if place is None:
         raise TooManyStreams("no more streams here now; try again later, or read pages with after=<next_after>")
-    log_of = Log(services().database, job_id, choice, render, json_of(current_app).compact_text)
+    log_of = Log(services().database, job_id, filter, render, json_of(current_app).compact_text)
     response = Response(log_of.follow(place), mimetype=MEDIA_TYPE, headers=HEADERS)
     response.call_on_close(place.leave)
     return response
@@ -59,7 +59,7 @@ class Log:
 
     database: Database
     job_id: str
-    choice: joblog.Choice
+    filter: joblog.EventFilter
     render: Render
     text_of: Callable[[Any], str]
 
@@ -88,12 +88,12 @@ class Log:
             log.warning("a stream waits for the database", job_id=self.job_id, error=error.detail)
             return Piece(until=_anything)
         if piece.after is not None:
-            self.choice = replace(self.choice, after=piece.after)  # not before: a look whose end fails is made again
+            self.filter = replace(self.filter, after=piece.after)  # not before: a look whose end fails is made again
         return piece
 
     def _read(self, session: Session) -> Piece:
         job = jobs.get(session, self.job_id)  # before the lines: those of a job that has ended are all there
-        lines = joblog.events_of(session, self.job_id, self.choice, PAGE)
+        lines = joblog.events_of(session, self.job_id, self.filter, PAGE)
         after = lines[-1].seq if lines else None
         text = "".join(map(self._line, lines))
         if len(lines) == PAGE:
@@ -114,5 +114,5 @@ def grown(last_seq: int) -> Concerns:
     return lambda look: look is None or look.terminal or look.last_seq > last_seq
 
 
-def _anything(look: Look | None) -> bool:
+def _anything(look: Fingerprint | None) -> bool:
     return True

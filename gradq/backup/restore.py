@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 from gradq.backup import OF_THE_MOMENT, NotEmpty, archive, rows
 from gradq.backup.contents import Advance
 from gradq.backup.unpacked import Unpacked
-from shared import roster
+from shared import workers
 from shared.artifacts import ArtifactStore
 from shared.db import migrate
 from shared.db.database import Database
@@ -71,7 +71,7 @@ def _refuse_unless_empty(session: Session, alive_seconds: float) -> None:
     connection = session.connection()
     revision = migrate.revision_of(connection)
     names = migrate.tables_of(revision) if revision else set()
-    if "workers" in names and roster.somebody_works(session, alive_seconds):
+    if "workers" in names and workers.any_worker_alive(session, alive_seconds):
         raise NotEmpty(f"a worker is at work here; stop the service first, or {ELSEWHERE}")
     for table in rows.reflected(connection, names - OF_THE_MOMENT):
         if connection.execute(select(table).limit(1)).first():
@@ -92,7 +92,7 @@ def _restored(session: Session, unpacked: Unpacked) -> Restored:
     head = unpacked.head
     message = f"queued again: restored from the backup of {head.created_at:%Y-%m-%d %H:%M:%S} UTC"
     for job in session.scalars(select(Job).where(Job.state == JobState.RUNNING)).all():
-        queue.hand_back(session, queue.lease_of(job), message)
+        queue.release(session, queue.lease_of(job), message)
     _count_bytes(session)
     states = session.execute(select(Job.state, func.count()).group_by(Job.state).order_by(Job.state))
     by_state = {str(state): int(count) for state, count in states}

@@ -28,7 +28,7 @@ HELD_SECONDS = 10.0  # what a held request may take beyond its wait
 
 
 @dataclass(frozen=True)
-class Look:
+class JobSnapshot:
     """A job as it was; `interval`: after how many seconds the service wants to be asked again."""
 
     job: Json
@@ -59,7 +59,9 @@ class Calls:
     async def job(self, job_id: str, patience: float = 0.0) -> Json:
         return await self._get(path_of(job_id), patience=patience)
 
-    async def look(self, job_id: str, wait: float = 0.0, until: str | None = None, known: Look | None = None) -> Look:
+    async def look(
+        self, job_id: str, wait: float = 0.0, until: str | None = None, known: JobSnapshot | None = None
+    ) -> JobSnapshot:
         """The job now; or within `wait` seconds, when it is no longer as `known` or, with `until`, has ended.
 
         One try: a second one would wait as long again.
@@ -70,7 +72,7 @@ class Calls:
         response = await self.sender.once(request)
         if known is not None and response.status_code == 304:
             return replace(known, interval=retry_after(response))
-        return Look(json_of(response, self.sender.url), response.headers.get("ETag"), retry_after(response))
+        return JobSnapshot(json_of(response, self.sender.url), response.headers.get("ETag"), retry_after(response))
 
     async def page(self, limit: int, after: str | None = None, **filter: Any) -> Json:
         return await self._get("/v1/jobs", {**query_of(filter), "limit": limit, "after": after})

@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 from gradq.client.calls import Calls, path_of
 from gradq.client.problems import ApiError, BadAnswer, ClientError, NotFound, Unreachable
-from gradq.client.sender import Tries
+from gradq.client.sender import RetryState
 from gradq.client.transport import Request, Stream
 from gradq.client.types import Json
 
@@ -63,7 +63,7 @@ async def zipped(calls: Calls, job_id: str, path: Path) -> Path:
 
 async def _receive(calls: Calls, path: str, artifact: Json | None, out: IO[bytes]) -> None:
     """Fill `out` until the answer was whole. An artifact goes on where it broke; a zip does not."""
-    tries = Tries(calls.sender)
+    tries = RetryState(calls.sender)
     while True:
         place = out.tell() if artifact else out.seek(0)
         headers = dict(IDENTITY)

@@ -15,7 +15,7 @@ from typing import Any, Literal, Self, TypeAlias, cast
 
 from gradq.client.calls import Calls, path_of
 from gradq.client.problems import ApiError, BadAnswer, ClientError, NotAcceptable, ServiceUnavailable, Unreachable
-from gradq.client.sender import Tries
+from gradq.client.sender import RetryState
 from gradq.client.transport import Request
 from gradq.client.types import Json
 from gradq.client.waiting import HOLD_SECONDS, PATIENCE_SECONDS, POLL_SECONDS, refuses_to_hold, was_held
@@ -80,7 +80,7 @@ async def page(calls: Calls, job_id: str, after: int, type: str | None) -> list[
 
 async def follow(calls: Calls, job_id: str, after: int = 0, type: str | None = None) -> AsyncGenerator[Event, None]:
     """The lines behind the cursor as they come, until the job has ended and all were given."""
-    cursor, tries = after, Tries(calls.sender)
+    cursor, tries = after, RetryState(calls.sender)
     while True:
         try:
             async with aclosing(_stream(calls, job_id, cursor, type)) as events:

@@ -63,7 +63,7 @@ class Sender:
 
     async def send(self, request: Request, patience: float = 0.0) -> httpx2.Response:
         """The answer, below 400. `patience`: seconds through which the service may be away."""
-        tries = Tries(self, patience)
+        tries = RetryState(self, patience)
         while True:
             try:
                 return await self.once(request)
@@ -101,7 +101,7 @@ class Sender:
 
 
 @dataclass
-class Tries:
+class RetryState:
     """How often something was tried in vain, and since when. `patience` as in `Retries.pause`."""
 
     sender: Sender

@@ -6,9 +6,9 @@ import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
-from gradq.client.calls import Calls, Look
+from gradq.client.calls import Calls, JobSnapshot
 from gradq.client.problems import ApiError, ClientError
-from gradq.client.sender import Tries
+from gradq.client.sender import RetryState
 from gradq.client.types import Json
 
 HOLD_SECONDS = 30.0  # of one held request: below the minute after which proxies hang up
@@ -23,28 +23,28 @@ async def until_terminal(
 
     `poll`: ask every so many seconds, and hold nothing.
     """
-    asking = Asking(calls, job_id, timeout, holds=poll is None)
-    async with aclosing(asking.looks("terminal")) as looks:
-        async for look in looks:
+    poller = Poller(calls, job_id, timeout, holds=poll is None)
+    async with aclosing(poller.snapshots("terminal")) as snapshots:
+        async for look in snapshots:
             yield look.job
-            if look.job["terminal"] or asking.left <= 0:
+            if look.job["terminal"] or poller.left <= 0:
                 return
-            await asking.pause(poll or look.interval)
+            await poller.pause(poll or look.interval)
 
 
 async def until_changed(calls: Calls, job_id: str, seen: Json, seconds: float) -> Json:
     """The job as soon as it is no longer as it was `seen`; after so many seconds, as it is."""
-    asking = Asking(calls, job_id, seconds)
-    async with aclosing(asking.looks()) as looks:
-        async for look in looks:
+    poller = Poller(calls, job_id, seconds)
+    async with aclosing(poller.snapshots()) as snapshots:
+        async for look in snapshots:
             seen_last = look.job
-            if look.job != seen or look.job["terminal"] or asking.left <= 0:
+            if look.job != seen or look.job["terminal"] or poller.left <= 0:
                 break
-            await asking.pause(look.interval)
+            await poller.pause(look.interval)
     return seen_last
 
 
-class Asking:
+class Poller:
     """One question again and again, until its asker has heard enough."""
 
     def __init__(self, calls: Calls, job_id: str, timeout: float | None, holds: bool = True) -> None:
@@ -57,13 +57,13 @@ class Asking:
         """Seconds until time is over."""
         return self.deadline - time.monotonic()
 
-    async def looks(self, until: str | None = None) -> AsyncGenerator[Look, None]:
+    async def snapshots(self, until: str | None = None) -> AsyncGenerator[JobSnapshot, None]:
         """The job, over and over. Without `until` the first look is not held: it tells what has changed already.
 
         Where nobody is, that is an error at once; an absence later on is borne, until time is over.
         """
-        look: Look | None = None
-        tries = Tries(self.calls.sender)
+        look: JobSnapshot | None = None
+        tries = RetryState(self.calls.sender)
         while True:
             held = self.holds and (until is not None or look is not None)
             wait = min(HOLD_SECONDS, max(0.0, self.left)) if held else 0.0

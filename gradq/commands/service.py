@@ -160,11 +160,11 @@ def _refuse_at_work(database: Database, settings: Settings) -> None:
     """Nobody may use tables that are being taken away."""
     from sqlalchemy import inspect
 
-    from shared import roster
+    from shared import workers
 
     with database.read() as session:
         there = inspect(session.connection()).has_table("workers")
-        if there and roster.somebody_works(session, settings.lease_seconds):
+        if there and workers.any_worker_alive(session, settings.lease_seconds):
             raise ConfigurationError("a worker is at work on this database; stop the service first, then migrate --to")
 
 

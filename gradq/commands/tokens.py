@@ -57,12 +57,12 @@ def create(
     """
     from shared import audit, tokens
 
-    whose, until = owner or name, end_of(expires)
-    _check_names({"NAME": name, "--owner": whose})
+    owner_name, until = owner or name, end_of(expires)
+    _check_names({"NAME": name, "--owner": owner_name})
     with _database(state, make=True) as database, database.write() as session:
         if tokens.named(session, name):
             raise ConfigurationError(f"a token called {name} is good already; revoke it, or choose another name")
-        row, text = tokens.create(session, name, whose, scope.value, until)
+        row, text = tokens.create(session, name, owner_name, scope.value, until)
         audit.note(session, audit.HOST, "token.create", row.id)
         shown = to_json(row)
     if as_json:
@@ -71,7 +71,8 @@ def create(
     print(text)
     good = f"until {until:%Y-%m-%d %H:%M} UTC" if until is not None else "for ever"
     print(
-        f"{row.id}: {scope.value} for {whose}, good {good}. It is shown this once: keep it, and set GRADQ_TOKEN to it.",
+        f"{row.id}: {scope.value} for {owner_name}, good {good}. "
+        "It is shown this once: keep it and set GRADQ_TOKEN to it.",
         file=sys.stderr,
     )
 

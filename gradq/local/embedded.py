@@ -27,7 +27,7 @@ from gradq.local.broker_process import BrokerServer, embedded_broker
 from gradq.local.children import Child
 from gradq.local.folders import private
 from gradq.local.instance import only_one
-from shared import roster
+from shared import workers
 from shared.broker import Broker
 from shared.config import Settings
 from shared.db.database import Database
@@ -199,7 +199,7 @@ def _lives(database: Database, settings: Settings, worker: Child) -> bool:
     """True when the worker of this run has said so; one that an earlier run left in the rows does not count."""
     try:
         with database.read() as session:
-            live = roster.live_workers(session, settings.lease_seconds)
+            live = workers.live_workers(session, settings.lease_seconds)
     except DatabaseAway:
         return False
     return any((row.host, row.pid) == (socket.gethostname(), worker.pid) for row in live)

@@ -1,8 +1,8 @@
-"""The store of uploaded data sets: rows come and go whole, and none goes while a job needs it.
+"""The store of uploaded datasets: rows come and go whole, and none goes while a job needs it.
 
-The same upload is one data set, whoever brings it. Each who did holds it under a name of his own, sees nothing of the
-others, and lets go of his hold alone; the bytes go with the last. `whose`: the owner who asks; None: it is asked for
-everybody.
+Uploads are deduplicated and reference-counted by owner: each owner has a name of their own for the dataset and sees
+nothing of the others; the files are deleted with the last reference. `visible_to` is the owner who asks; None means
+all owners.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ NOBODY = ""  # who uploads where no token is asked for
 
 
 @dataclass(frozen=True)
-class Held:
+class OwnedDataset:
     """A data set as one who holds it sees it."""
 
     row: DatasetRow
@@ -38,10 +38,10 @@ class Held:
     created_at: datetime
 
 
-def as_held(row: DatasetRow, whose: str | None) -> Held:
-    mine = row.owners.get(whose, {}) if whose is not None else {}
+def as_owned(row: DatasetRow, visible_to: str | None) -> OwnedDataset:
+    mine = row.owners.get(visible_to, {}) if visible_to is not None else {}
     at = mine.get("created_at")
-    return Held(row, mine.get("name", row.name), datetime.fromisoformat(at) if at else row.created_at)
+    return OwnedDataset(row, mine.get("name", row.name), datetime.fromisoformat(at) if at else row.created_at)
 
 
 def add(
@@ -90,13 +90,13 @@ def _hold(name: str) -> dict[str, Any]:
     return {"name": name, "created_at": now().isoformat()}
 
 
-def find(session: Session, dataset_id: str, whose: str | None = None) -> DatasetRow | None:
+def find(session: Session, dataset_id: str, visible_to: str | None = None) -> DatasetRow | None:
     row = session.get(DatasetRow, dataset_id)
-    return row if row is not None and (whose is None or whose in row.owners) else None
+    return row if row is not None and (visible_to is None or visible_to in row.owners) else None
 
 
-def get(session: Session, dataset_id: str, whose: str | None) -> DatasetRow:
-    row = find(session, dataset_id, whose) if _is_plain(dataset_id) else None
+def get(session: Session, dataset_id: str, visible_to: str | None) -> DatasetRow:
+    row = find(session, dataset_id, visible_to) if _is_plain(dataset_id) else None
     if row is None:
         raise NotFound(f"there is no data set {dataset_id[:80]}; GET /v1/datasets lists them")
     return row
@@ -107,26 +107,26 @@ def _is_plain(dataset_id: str) -> bool:
     return dataset_id.isascii() and dataset_id.isprintable()
 
 
-def everything(session: Session, whose: str | None = None) -> Sequence[DatasetRow]:
+def everything(session: Session, visible_to: str | None = None) -> Sequence[DatasetRow]:
     """All uploaded data sets, newest first."""
     rows = session.scalars(select(DatasetRow).order_by(DatasetRow.created_at.desc(), DatasetRow.id)).all()
-    return [row for row in rows if whose is None or whose in row.owners]
+    return [row for row in rows if visible_to is None or visible_to in row.owners]
 
 
 def known_among(session: Session, dataset_ids: Sequence[str]) -> set[str]:
     return set(session.scalars(select(DatasetRow.id).where(DatasetRow.id.in_(dataset_ids))))
 
 
-def remove(session: Session, dataset_id: str, whose: str | None = None) -> DatasetRow | None:
+def remove(session: Session, dataset_id: str, visible_to: str | None = None) -> DatasetRow | None:
     """Let go of a data set: its owner's hold, or everybody's. Refused while a job needs it.
 
     With the last hold the row goes too, and is returned: the caller must now remove its files.
     """
     row = session.scalar(select(DatasetRow).where(DatasetRow.id == dataset_id).with_for_update())
-    if row is None or not (whose is None or whose in row.owners):
+    if row is None or not (visible_to is None or visible_to in row.owners):
         raise NotFound(f"there is no data set {dataset_id[:80]}; GET /v1/datasets lists them")
-    left = {owner: hold for owner, hold in row.owners.items() if whose is not None and owner != whose}
-    _refuse_in_use(session, dataset_id, whose, last=not left)
+    left = {owner: entry for owner, entry in row.owners.items() if visible_to is not None and owner != visible_to}
+    _refuse_in_use(session, dataset_id, visible_to, last=not left)
     if left:
         row.owners = left
         return None
@@ -135,11 +135,11 @@ def remove(session: Session, dataset_id: str, whose: str | None = None) -> Datas
     return row
 
 
-def _refuse_in_use(session: Session, dataset_id: str, whose: str | None, last: bool) -> None:
+def _refuse_in_use(session: Session, dataset_id: str, visible_to: str | None, last: bool) -> None:
     """Others' jobs, an admin's say, stand in the way of the last hold alone; they are counted and not named."""
     wanted = select(Job.id, Job.owner).where(Job.state.not_in(TERMINAL), Job.spec["dataset"].as_string() == dataset_id)
     users = session.execute(wanted.order_by(Job.id)).all()
-    named = [job_id for job_id, owner in users if whose is None or owner == whose]
+    named = [job_id for job_id, owner in users if visible_to is None or owner == visible_to]
     others = len(users) - len(named) if last else 0
     if not named and not others:
         return
@@ -152,7 +152,7 @@ def _refuse_in_use(session: Session, dataset_id: str, whose: str | None, last: b
 # --- for those who submit ---------------------------------------------------------------------------------------------
 
 
-def finder(database: Database, whose: str | None) -> FindDataset:
+def finder(database: Database, visible_to: str | None) -> FindDataset:
     """What `JobSpec.parse` asks for a data set: the built-in ones cost no look into the database."""
 
     def look_up(name: str) -> DatasetInfo | None:
@@ -161,18 +161,18 @@ def finder(database: Database, whose: str | None) -> FindDataset:
         if not _is_plain(name):
             return None
         with database.read() as session:
-            row = find(session, name, whose)
+            row = find(session, name, visible_to)
         return None if row is None else info_of(row)
 
     return look_up
 
 
-def hold(session: Session, name: str, whose: str | None) -> None:
+def lock_for_job(session: Session, name: str, visible_to: str | None) -> None:
     """Keep the data set from being deleted until this transaction has made its job."""
     if not name.startswith(UPLOADED):
         return
     owners = session.scalar(select(DatasetRow.owners).where(DatasetRow.id == name).with_for_update(read=True))
-    if owners is None or not (whose is None or whose in owners):
+    if owners is None or not (visible_to is None or visible_to in owners):
         raise InvalidSpec([FieldError("/dataset", "not_found", f"the data set '{name}' has been deleted")])
 
 

@@ -37,7 +37,7 @@ def now() -> datetime:
 
 
 @dataclass(frozen=True)
-class Choice:
+class EventFilter:
     """Lines of these types and levels, of all where none is named, between two cursors."""
 
     types: tuple[str, ...] = ()
@@ -54,17 +54,17 @@ class Choice:
         return query.where(EventRow.level.in_(self.levels)) if self.levels else query
 
 
-EVERY = Choice()
+EVERY = EventFilter()
 
 
-def events_of(session: Session, job_id: str, choice: Choice = EVERY, limit: int = 1000) -> list[EventRow]:
+def events_of(session: Session, job_id: str, filter: EventFilter = EVERY, limit: int = 1000) -> list[EventRow]:
     """The first `limit` of them."""
-    return list(session.scalars(choice.of(job_id).order_by(EventRow.seq).limit(limit)))
+    return list(session.scalars(filter.of(job_id).order_by(EventRow.seq).limit(limit)))
 
 
-def last_events_of(session: Session, job_id: str, choice: Choice, limit: int) -> list[EventRow]:
+def last_events_of(session: Session, job_id: str, filter: EventFilter, limit: int) -> list[EventRow]:
     """The last `limit` of them, in order."""
-    return list(session.scalars(choice.of(job_id).order_by(EventRow.seq.desc()).limit(limit)))[::-1]
+    return list(session.scalars(filter.of(job_id).order_by(EventRow.seq.desc()).limit(limit)))[::-1]
 
 
 def points_of(session: Session, job_id: str) -> Iterator[dict[str, Any]]:

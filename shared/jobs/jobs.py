@@ -55,9 +55,9 @@ def get(session: Session, job_id: str) -> Job:
     return job
 
 
-def check_owner(session: Session, job_id: str, whose: str | None) -> None:
-    """Raise NotFound for another's job, as for one that is not there. `whose` None: everybody's are there."""
-    if whose is not None and session.scalar(select(Job.owner).where(Job.id == job_id)) != whose:
+def check_owner(session: Session, job_id: str, visible_to: str | None) -> None:
+    """Raise NotFound for another's job, as for one that is not there. `visible_to` None: everybody's are there."""
+    if visible_to is not None and session.scalar(select(Job.owner).where(Job.id == job_id)) != visible_to:
         raise NotFound(f"there is no job {job_id}")
 
 
@@ -101,7 +101,7 @@ def artifact(session: Session, job_id: str, name: str) -> ArtifactRow:
 
 def request_cancel(session: Session, job_id: str) -> Job:
     """Cancel a job that waits or is paused at once; leave the wish on a running one. A second wish changes nothing."""
-    job = to_steer(session, job_id)
+    job = lock_job(session, job_id)
     if job.state in (JobState.QUEUED, JobState.PAUSED):
         message = "cancelled before it started" if job.state == JobState.QUEUED else "cancelled while it was paused"
         job.state, job.status_reason = JobState.CANCELLED, {"code": "cancelled_by_user", "detail": message}
@@ -118,7 +118,7 @@ def request_cancel(session: Session, job_id: str) -> Job:
 
 def request_pause(session: Session, job_id: str) -> Job:
     """Leave the wish on a running job. A second wish, or one for a paused job, changes nothing."""
-    job = to_steer(session, job_id)
+    job = lock_job(session, job_id)
     if status_of(job) == "running":
         job.pause_requested_at = now()
         add_line(session, job_id, Line("status", "pause requested", {"status": "pausing"}))
@@ -129,7 +129,7 @@ def request_pause(session: Session, job_id: str) -> Job:
 
 def resume(session: Session, job_id: str) -> Job:
     """Queue a paused job again; take back a wish to pause that is not yet carried out."""
-    job = to_steer(session, job_id)
+    job = lock_job(session, job_id)
     if status_of(job) not in ("pausing", "paused"):
         raise wrong_state(job, "resume")
     job.pause_requested_at = None
@@ -146,7 +146,7 @@ def retry(session: Session, job_id: str) -> Job:
 
     Its files stay until those of its next end take their place.
     """
-    job = to_steer(session, job_id)
+    job = lock_job(session, job_id)
     if job.state not in (JobState.FAILED, JobState.CANCELLED):
         raise wrong_state(job, "retry")
     message = f"{ENDED[JobState(job.state)]}; queued again on request"
@@ -158,7 +158,7 @@ def retry(session: Session, job_id: str) -> Job:
 
 
 def edit(session: Session, job: Job, wanted: dict[str, Any]) -> None:
-    """Give a job that `to_steer` returned another name, priority or labels, also in its spec; the log says what."""
+    """Give a job that `lock_job` returned another name, priority or labels, also in its spec; the log says what."""
     changed = {name: (old, new) for name, new in wanted.items() if (old := getattr(job, name)) != new}
     if not changed:
         return
@@ -174,7 +174,7 @@ def _text(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, sort_keys=True)
 
 
-def to_steer(session: Session, job_id: str) -> Job:
+def lock_job(session: Session, job_id: str) -> Job:
     """The row, locked: between a look at its state and the change that suits it, no worker moves it on. What this
     session has read of it before is read again."""
     locked = select(Job).where(Job.id == job_id).with_for_update().execution_options(populate_existing=True)
@@ -186,7 +186,7 @@ def to_steer(session: Session, job_id: str) -> Job:
 
 def remove(session: Session, job_id: str) -> None:
     """Delete a terminal job's rows. The caller must remove its files when that is committed."""
-    job = to_steer(session, job_id)
+    job = lock_job(session, job_id)
     if job.state not in TERMINAL:
         raise wrong_state(job, "delete")
     for table in (ArtifactRow, CheckpointRow):

@@ -23,7 +23,7 @@ from shared.jobs import counters, jobs, limits
 from shared.jobs.joblog import Line, add_line, insert_lines, now, status_line
 from shared.jobs.states import ALLOWED_MOVES, TERMINAL, JobState
 
-Wish = Literal["cancel", "pause"]
+StopRequest = Literal["cancel", "pause"]
 Cause = Literal["worker_lost", "trainer_died", "disk_full", "internal_error"]  # of a loss: the attempt's outcome
 
 FIRST_BACKOFF_SECONDS, LONGEST_BACKOFF_SECONDS = 5.0, 60.0
@@ -114,7 +114,7 @@ def renew(session: Session, lease: Lease, lease_seconds: float, progress: dict[s
     _fenced(session, lease, update(Job).values(**values))
 
 
-def wish_of(session: Session, lease: Lease) -> Wish | None:
+def requested_stop(session: Session, lease: Lease) -> StopRequest | None:
     """What somebody asked of the job, a cancel before a pause; LeaseLost when it is no longer this attempt's."""
     row = session.execute(select(Job.cancel_requested_at, Job.pause_requested_at).where(*_holds(lease))).one_or_none()
     if row is None:
@@ -216,7 +216,7 @@ def finish(
     _end_attempt(session, lease, state.value)
 
 
-def hand_back(session: Session, lease: Lease, message: str, outcome: str = "drained") -> JobState:
+def release(session: Session, lease: Lease, message: str, outcome: str = "drained") -> JobState:
     """The attempt stopped at a checkpoint, through no fault of its own: it costs none of `max_attempts`.
 
     The row says what follows, since a wish may have come or been taken back meanwhile: a cancel wins over a pause, a
@@ -233,7 +233,7 @@ def hand_back(session: Session, lease: Lease, message: str, outcome: str = "drai
     return JobState.QUEUED
 
 
-def lose(session: Session, lease: Lease, detail: str, cause: Cause = "worker_lost") -> JobState:
+def mark_lost(session: Session, lease: Lease, detail: str, cause: Cause = "worker_lost") -> JobState:
     """The attempt died. Cancelled or paused if that was wished, failed after `max_attempts`, else queued again."""
     job = _locked(session, lease)
     if job.cancel_requested_at is not None:

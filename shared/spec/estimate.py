@@ -49,11 +49,11 @@ START_SECONDS = 0.5  # data, first step, files
 
 @dataclass(frozen=True)
 class Net:
-    """What one net weighs. `flops` and `kept` (numbers that backward needs) are those of one example's forward pass."""
+    """The cost of one network. `flops` and `cached` (numbers that backward needs) are those of one example."""
 
     parameters: int
     flops: float
-    kept: float
+    cached: float
     modules: int
 
 
@@ -108,7 +108,7 @@ def memory_bytes(spec: JobSpec, info: DatasetInfo, net: Net) -> int:
     channels, height, width = info.shape
     pixels = channels * height * width
     data = (info.train_examples + info.test_examples) * pixels
-    activations = spec.batch_size * (net.kept + pixels)
+    activations = spec.batch_size * (net.cached + pixels)
     return round(FLOAT_BYTES * (copies * net.parameters + data + activations))
 
 
@@ -125,7 +125,7 @@ def _optimizer_copies(spec: JobSpec) -> int:
 def weigh(architecture: Architecture, info: DatasetInfo) -> Net:
     if isinstance(architecture, Torchvision):
         return _weigh_torchvision(architecture.name, info)
-    parameters, flops, kept, modules = 0, 0.0, 0.0, 1
+    parameters, flops, cached, modules = 0, 0.0, 0.0, 1
     channels, height, width = info.shape
     extras = _layers_beside(architecture)
     if isinstance(architecture, Cnn):
@@ -133,22 +133,22 @@ def weigh(architecture: Architecture, info: DatasetInfo) -> Net:
             weights = architecture.kernel**2 * c_in * c_out
             parameters += weights + c_out + (2 * c_out if architecture.batch_norm else 0)
             flops += 2 * weights * height * width
-            kept += c_out * height * width * (2 + architecture.batch_norm)
+            cached += c_out * height * width * (2 + architecture.batch_norm)
             modules += 3 + architecture.batch_norm
             channels, height, width = c_out, height // 2, width // 2
-            kept += channels * height * width
+            cached += channels * height * width
     features = channels * height * width
     hidden = [] if isinstance(architecture, Linear) else architecture.hidden
     for n_in, n_out in pairwise([features, *hidden]):
         batch_norm = not isinstance(architecture, Linear) and architecture.batch_norm
         parameters += n_in * n_out + n_out + (2 * n_out if batch_norm else 0)
         flops += 2 * n_in * n_out
-        kept += n_out * (1 + extras)
+        cached += n_out * (1 + extras)
         modules += 1 + extras
         features = n_out
     classes = len(info.classes)
     head = features * classes
-    return Net(parameters + head + classes, flops + 2 * head, kept + classes, modules + 1)
+    return Net(parameters + head + classes, flops + 2 * head, cached + classes, modules + 1)
 
 
 def _layers_beside(architecture: Linear | Mlp | Cnn) -> int:
@@ -164,7 +164,7 @@ class ZooNet:
 
     parameters: int
     flops: float
-    kept: float
+    cached: float
     modules: int
     first: int  # weights of the first convolution a channel of the image
     head: int  # inputs of the last layer
@@ -202,4 +202,4 @@ def _weigh_torchvision(name: str, info: DatasetInfo) -> Net:
         parameters += net.head * ((height // PATCH) ** 2 - (ZOO_SIDE // PATCH) ** 2)
     parameters += channels * first - ZOO_CHANNELS * net.first
     share = work * height * width / ZOO_SIDE**2
-    return Net(parameters, net.flops * share, net.kept * share, net.modules)
+    return Net(parameters, net.flops * share, net.cached * share, net.modules)

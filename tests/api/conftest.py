@@ -20,7 +20,7 @@ from werkzeug.test import TestResponse
 from api.app import create_app
 from api.openapi.document import SAMPLES
 from api.services import EXTENSION, Services
-from shared import roster
+from shared import workers
 from shared.artifacts import StoredFile, artifact_key
 from shared.config import Settings
 from shared.db.database import Database
@@ -124,9 +124,9 @@ class Hands:
         with self.services.database.write() as session:
             queue.finish(session, lease, state, f"job {state}", **more)
 
-    def hand_back(self, lease: Lease) -> None:
+    def release(self, lease: Lease) -> None:
         with self.services.database.write() as session:
-            queue.hand_back(session, lease, "stopped", outcome="paused")
+            queue.release(session, lease, "stopped", outcome="paused")
 
     def beat(self, name: str = "w1", **changes: Any) -> None:
         values: dict[str, Any] = {
@@ -141,7 +141,7 @@ class Hands:
             "started_at": joblog.now(),
         }
         with self.services.database.write() as session:
-            roster.beat(session, Worker(**{**values, **changes}))
+            workers.heartbeat(session, Worker(**{**values, **changes}))
 
 
 @pytest.fixture

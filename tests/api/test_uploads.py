@@ -690,13 +690,13 @@ class TestUse:
 
     def test_one_deleted_between_the_check_and_the_job_is_not_found(self, upload, client, problem, monkeypatch):
         dataset = upload(npz(**small())).json
-        real = view.dataset_store.hold
+        real = view.dataset_store.lock_for_job
 
-        def hold(session, name, whose):
+        def delete_then_lock(session, name, visible_to):
             view.dataset_store.remove(session, name)
-            real(session, name, whose)
+            real(session, name, visible_to)
 
-        monkeypatch.setattr(view.dataset_store, "hold", hold)
+        monkeypatch.setattr(view.dataset_store, "lock_for_job", delete_then_lock)
         problem(client.post("/v1/jobs", json={"dataset": dataset["id"]}), 422, "invalid_spec")
 
     def test_the_document_describes_the_form(self, client):

@@ -15,7 +15,7 @@ from support.images import folders, idx, npz, pixels, small, zipped
 from support.service import Service
 from support.waiting import wait_for
 
-from shared import roster
+from shared import workers
 from shared.db.database import Database
 from shared.db.tables import Worker
 
@@ -97,7 +97,7 @@ def tell_of_a_worker(service: Service, **facts: Any) -> None:
     worker = Worker(id="gpu-host-1", devices=devices, started_at=datetime.now(UTC), **{**told, **facts})
     database = Database(f"sqlite:///{service.state / 'gradq.db'}")
     with database.write() as session:
-        roster.beat(session, worker)
+        workers.heartbeat(session, worker)
     database.close()
 
 

@@ -37,7 +37,7 @@ def stream(field: Any) -> Stream:
     database = field.database
     first = running(database, name=KIND, max_attempts=5)
     write(database, queue.append, first, [loss_at(50), loss_at(100)])
-    write(database, queue.lose, first, "lost", "trainer_died")
+    write(database, queue.mark_lost, first, "lost", "trainer_died")
     second = claim_again(database, first.job_id)
     write(database, queue.append, second, [loss_at(150)])
     model = field.state / "model.safetensors"

@@ -44,9 +44,9 @@ class Api:
         with self.database.write() as session:
             queue.append(session, lease, [Line("metric", "", data, series="epoch", step=step)])
 
-    def hand_back(self, lease: Lease) -> None:
+    def release(self, lease: Lease) -> None:
         with self.database.write() as session:
-            queue.hand_back(session, lease, "stopped", outcome="paused")
+            queue.release(session, lease, "stopped", outcome="paused")
 
     def finish(
         self,

@@ -128,7 +128,7 @@ def test_a_job_is_steered_by_its_handle(api):
     job = api.client.submit()
     lease = api.start()
     assert job.pause().status == "pausing"
-    api.hand_back(lease)
+    api.release(lease)
     assert job.refresh().status == "paused"
     assert job.resume().status == "queued"
     assert job.cancel() is job

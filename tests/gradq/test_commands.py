@@ -260,7 +260,7 @@ def test_pause_and_resume_take_jobs_through_their_states(gradq, api):
     lease = api.start()
     result = gradq("pause", job_id)
     assert (result.exit_code, f"{job_id}  pausing" in result.stdout) == (0, True)
-    api.hand_back(lease)
+    api.release(lease)
     assert "paused" in gradq("ps", "--status", "paused,pausing").stdout
     assert "paused" in gradq("show", job_id).stdout
     result = gradq("resume", job_id, "--json")
@@ -274,7 +274,7 @@ def test_wait_goes_on_waiting_for_a_paused_job_and_says_what_it_waits_for(gradq,
     job_id = api.submit()
     lease = api.start()
     api.client.job(job_id).pause()
-    api.hand_back(lease)
+    api.release(lease)
     result = gradq("wait", job_id, "--timeout", "0.5")
     assert result.exit_code == 124
     assert result.stderr.count(f"gradq resume {job_id}") == 1

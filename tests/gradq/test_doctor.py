@@ -29,7 +29,7 @@ from gradq.commands.checkups import machine
 from gradq.local.broker_process import BrokerServer, embedded_broker
 from gradq.local.children import Child
 from gradq.local.instance import only_one
-from shared import roster
+from shared import workers
 from shared.broker import Broker
 from shared.config import Settings
 from shared.datasets.catalog import DATASETS
@@ -90,7 +90,7 @@ def redis(tmp_path: Path) -> Iterator[BrokerServer]:
 def add_worker(api, **values: Any) -> None:
     row = Worker(id="w1@here", version=VERSION, started_at=datetime.now(UTC), **{**WORKER, **values})
     with api.database.write() as session:
-        roster.beat(session, row)
+        workers.heartbeat(session, row)
 
 
 def test_with_nothing_running_it_says_how_to_start_and_leaves_no_trace(doctor, tmp_path: Path):

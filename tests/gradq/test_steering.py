@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from gradq.cli import app
 from gradq.commands.tables import jobs_table
-from shared import roster
+from shared import workers
 from shared.db.tables import Worker
 from shared.jobs.states import JobState
 
@@ -100,7 +100,7 @@ def test_workers_lists_what_lives_and_says_what_to_do_where_nobody_does(gradq, a
     with api.database.write() as session:
         devices = {"kinds": ["cpu"], "slots": [{"kind": "cpu", "name": "cpu", "uuid": None}]}
         facts = {"id": "w1", "host": "gpu1", "pid": 1, "slots": 2, "free_slots": 1, "version": "1.2", "draining": True}
-        roster.beat(session, Worker(**facts, devices=devices, started_at=datetime.now(UTC)))
+        workers.heartbeat(session, Worker(**facts, devices=devices, started_at=datetime.now(UTC)))
     job_id = api.submit()
     api.start()
     api.submit()

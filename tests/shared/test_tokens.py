@@ -13,10 +13,10 @@ from shared import tokens
 from shared.db.database import Database
 from shared.errors import NotFound, TokenExpired, TokenInvalid, TokenRevoked
 from shared.jobs.joblog import now
-from shared.tokens import Found
+from shared.tokens import TokenInfo
 
 
-def find(database: Database, text: str) -> Found:
+def find(database: Database, text: str) -> TokenInfo:
     with database.look() as connection:
         return tokens.find(connection, text)
 

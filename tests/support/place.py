@@ -16,7 +16,7 @@ from support.store import claim, point, running, write
 from gradq.backup import OF_THE_MOMENT, rows
 from gradq.backup.restore import Restored, restore
 from gradq.backup.save import Saved, save
-from shared import idempotency, roster, tokens
+from shared import idempotency, leadership, tokens, workers
 from shared.artifacts import ArtifactStore, artifact_key, checkpoint_key, dataset_folder
 from shared.datasets import dataset_store
 from shared.datasets.catalog import DATASETS
@@ -79,8 +79,8 @@ class Place:
     def beat(self) -> None:
         facts = {"host": "h", "pid": 1, "slots": 1, "free_slots": 1, "draining": False, "version": "1"}
         row = Worker(id="w1", devices={"kinds": ["cpu"]}, started_at=joblog.now(), **facts)
-        write(self.database, roster.beat, row)
-        write(self.database, roster.take_office, "reconciler", "w1", 10)
+        write(self.database, workers.heartbeat, row)
+        write(self.database, leadership.acquire_leadership, "reconciler", "w1", 10)
 
     # --- what there is ------------------------------------------------------------------------------------------------
 
@@ -131,7 +131,7 @@ def full(place: Place) -> dict[str, str]:
     place.dataset()
     done = place.finished("model.safetensors", "metrics.json")
     lost = running(place.database, name="lost once", seed=3)
-    write(place.database, queue.lose, lost, "its worker died")
+    write(place.database, queue.mark_lost, lost, "its worker died")
     write(place.database, lambda session: session.execute(text("UPDATE jobs SET not_before = NULL")))
     again = claim(place.database)
     assert again is not None
@@ -139,7 +139,7 @@ def full(place: Place) -> dict[str, str]:
     place.checkpoint(queue.lease_of(again), 60)
     paused = running(place.database, labels={"team": "vision"})
     write(place.database, jobs.request_pause, paused.job_id)
-    write(place.database, queue.hand_back, paused, "stopped")
+    write(place.database, queue.release, paused, "stopped")
     claimed = write(place.database, idempotency.claim, "my key", "f" * 64)
     write(place.database, idempotency.settle, claimed, idempotency.Settled(202, {"Location": "/v1/jobs/1"}, "{}"))
     write(place.database, idempotency.claim, "our key", "e" * 64, "alice")

@@ -10,11 +10,10 @@ from typing import Any, TypeVar
 from sqlalchemy import update
 from sqlalchemy.orm import Session
 
-from shared import roster
 from shared.artifacts import StoredFile
 from shared.db.database import Database
 from shared.db.tables import EventRow, Job
-from shared.jobs import joblog, jobs, queue
+from shared.jobs import joblog, jobs, queue, queue_status
 from shared.jobs.joblog import Line
 from shared.jobs.queue import Lease
 from shared.spec.job_spec import JobSpec
@@ -80,7 +79,7 @@ def point(series: str, step: int, value: float = 1.0) -> Line:
 
 def standing(database: Database, job_id: str) -> Any:
     def ask(session: Session) -> Any:
-        return roster.queue_standings(session, [jobs.get(session, job_id)], 60).get(job_id)
+        return queue_status.queue_standings(session, [jobs.get(session, job_id)], 60).get(job_id)
 
     return read(database, ask)
 

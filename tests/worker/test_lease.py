@@ -79,7 +79,7 @@ def test_it_is_renewed_for_as_long_as_the_job_runs(moody: Moody, keeper: LeaseKe
 
 
 def test_a_row_that_is_another_s_is_a_lost_lease(moody: Moody, keeper: LeaseKeeper) -> None:
-    write(moody.database, queue.lose, keeper.lease, "lost")
+    write(moody.database, queue.mark_lost, keeper.lease, "lost")
     claim_again(moody.database, keeper.lease.job_id)
     wait_for(keeper.is_lost, 30, "the end of the lease")
 

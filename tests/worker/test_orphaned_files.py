@@ -28,7 +28,7 @@ def test_only_what_no_row_names_goes_and_only_after_its_attempt(database: Databa
         put(store, path, key)
     sweep_strays(store, database, job, 1)
     assert len(store.keys_of(job)) == 4, "the attempt still runs: what it stored may be named yet"
-    write(database, queue.lose, lease, "lost")
+    write(database, queue.mark_lost, lease, "lost")
     second = claim_again(database, job)
     theirs = checkpoint_key(job, second.attempt, 100)
     put(store, path, theirs)

@@ -11,14 +11,14 @@ import pytest
 from sqlalchemy.orm import Session
 from support.store import OVER, claim, job_of, lines_of, running, submit
 
-from shared import roster
+from shared import workers
 from shared.artifacts import ArtifactStore, checkpoint_key
 from shared.broker import Broker
 from shared.config import Settings
 from shared.db.database import Database
 from worker.devices import CPU, SlotPool
 from worker.reconciler import Reconciler, worker_row
-from worker.supervisor import House
+from worker.supervisor import WorkerContext
 
 
 @pytest.fixture
@@ -32,9 +32,9 @@ def reconciler(settings: Settings, database: Database, looked: list[bool]) -> Ca
 
     def reconciler(host: str) -> Reconciler:
         pool, store = SlotPool([CPU]), ArtifactStore(settings.artifacts)
-        house = House(settings, database, store, None, 1, threading.Event())  # type: ignore[arg-type]
+        context = WorkerContext(settings, database, store, None, 1, threading.Event())  # type: ignore[arg-type]
         row, broker = worker_row(settings, pool, host, 1, "0"), Broker("redis+socket:///nobody.sock")
-        return Reconciler(house, broker, pool, row, lambda: looked.append(True))
+        return Reconciler(context, broker, pool, row, lambda: looked.append(True))
 
     return reconciler
 
@@ -90,8 +90,8 @@ def test_a_clock_that_jumps_costs_no_job_its_attempt(
     leader = reconciler("a")
     leader.tick()
     lease = running(database, seconds=OVER)  # or so the clock that has jumped would have it
-    right: Callable[[Session], datetime] = roster.clock
-    monkeypatch.setattr(roster, "clock", lambda session: right(session) + timedelta(hours=hours))
+    right: Callable[[Session], datetime] = workers.clock
+    monkeypatch.setattr(workers, "clock", lambda session: right(session) + timedelta(hours=hours))
     leader.tick()
     assert job_of(database, lease.job_id).state == "running"
     leader.clock.quiet_seconds = leader.clock._trusted_from = 0  # a lease later

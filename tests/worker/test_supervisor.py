@@ -23,7 +23,7 @@ from shared.jobs.states import JobState
 from shared.spec.job_spec import GradientCheckSpec, JobSpec, WalkSpec, Work
 from worker.devices import CPU
 from worker.oom import OomKills
-from worker.supervisor import House, Supervisor
+from worker.supervisor import Supervisor, WorkerContext
 
 TABLE = {"passed": False, "max_relative_error": 0.5, "dtype": "float64", "parameters": {"0.weight": {}}}
 
@@ -68,7 +68,7 @@ def supervise(settings: Settings, database: Database) -> Callable[..., Job]:
         with database.write() as session:
             job = queue.claim(session, "w", "cpu", ["auto", "cpu"], 30)
         assert job is not None
-        Supervisor(House(settings, database, store, launcher, 1, threading.Event()), job, CPU).run()  # type: ignore[arg-type]
+        Supervisor(WorkerContext(settings, database, store, launcher, 1, threading.Event()), job, CPU).run()  # type: ignore[arg-type]
         with database.read() as session:
             return jobs.get(session, job.id)
 

@@ -46,17 +46,17 @@ def load(path: Path) -> dict[str, Any]:
 class Checkpointer:
     """Saves when the spec says so. Two names in turn: the file before stays until the new one has been read back."""
 
-    def __init__(self, wish: Checkpointing, spec: dict[str, Any], folder: Path, report: Report) -> None:
-        self.wish, self.spec, self.folder, self.report = wish, spec, folder, report
+    def __init__(self, requested: Checkpointing, spec: dict[str, Any], folder: Path, report: Report) -> None:
+        self.requested, self.spec, self.folder, self.report = requested, spec, folder, report
         self.saved_at = time.monotonic()
 
     def due(self) -> bool:
         """Whether `every_seconds` have gone by."""
-        every = self.wish.every_seconds
+        every = self.requested.every_seconds
         return every is not None and time.monotonic() - self.saved_at >= every
 
     def due_after_epoch(self, epoch: int) -> bool:
-        every = self.wish.every_epochs
+        every = self.requested.every_epochs
         return (every is not None and epoch % every == 0) or self.due()
 
     def save(self, state: State) -> None:

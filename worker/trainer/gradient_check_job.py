@@ -43,18 +43,18 @@ def run_check(
 
     batches = islice((batch for epoch in count(1) for batch in prepared.train.epoch(epoch)), spec.batches)
     sampling = Sampling(spec.samples, seeds.generator(spec.seed, "samples")) if spec.finite_differences else None
-    clock = _Clock(spec, len(list(model.parameters())), run, report)
+    progress = _ProgressReporter(spec, len(list(model.parameters())), run, report)
     report(Log(message=f"checking {count_parameters(model)} parameters on {spec.batches} batches"))
     table = gradient_check(
-        model, build_loss(spec.loss), clock.watched(batches), sampling, clock.parameter_done, clock.heed
+        model, build_loss(spec.loss), progress.watched(batches), sampling, progress.parameter_done, progress.check_stop
     )
-    clock.tell()
+    progress.tell()
 
     folder = run.folder / "artifacts"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "gradient_check.json").write_text(json.dumps(table, indent=2, allow_nan=False) + "\n")
     require_passed(table)
-    report(Log(message=_praise(table), data={"gradient_check": table}))
+    report(Log(message=_summary(table), data={"gradient_check": table}))
     return {
         "passed": True,
         "parameters": count_parameters(model),
@@ -64,7 +64,7 @@ def run_check(
     }
 
 
-def _praise(table: Table) -> str:
+def _summary(table: Table) -> str:
     text = f"manual gradients equal autograd's: largest relative error {table['max_relative_error']:.2g}"
     if "finite_differences" in table:
         slopes = table["finite_differences"]
@@ -72,7 +72,7 @@ def _praise(table: Table) -> str:
     return text
 
 
-class _Clock:
+class _ProgressReporter:
     """Tells how far the check is, at most a few times a second; stops it when the run is to stop."""
 
     def __init__(self, spec: GradientCheckSpec, parameters: int, run: Run, report: Report) -> None:
@@ -91,13 +91,13 @@ class _Clock:
     def parameter_done(self) -> None:
         self._step()
 
-    def heed(self) -> None:
+    def check_stop(self) -> None:
         if self.run.stop():
             raise StopRequested(self.done)
 
     def _step(self) -> None:
         self.done += 1
-        self.heed()
+        self.check_stop()
         if time.monotonic() - self.told > 0.25:
             self.tell()
 

@@ -14,7 +14,7 @@ from worker.trainer.checkpoint import Checkpointer
 from worker.trainer.data.datasets import Data
 from worker.trainer.evaluate import evaluate
 from worker.trainer.gradients.gradient_check import verify_step
-from worker.trainer.meter import WINDOW
+from worker.trainer.meter import READ_EVERY
 from worker.trainer.nets.losses import Loss, build_loss
 from worker.trainer.nets.weights import load_weights
 from worker.trainer.progress import EpochClock, ProgressReporter
@@ -53,7 +53,7 @@ def train(spec: JobSpec, data: Data, report: Report, run: Run) -> Outcome:
             state.advance(step(x, labels, lr=rate(state.step)))
             if state.step == 1:
                 report(Log(message="first training step done"))
-            if state.step % WINDOW == 0:
+            if state.step % READ_EVERY == 0:
                 state.meter.flush(state.epoch, state.step)
                 add_point(state, report, "batch", batch_loss=state.meter.last)
             if run.stop() or checkpoints.due():

@@ -1,4 +1,4 @@
-"""The epoch's running loss. Losses stay on the device; one copy a step, one transfer every `WINDOW` steps."""
+"""The epoch's running loss. Losses stay on the device; one copy a step, one transfer every `READ_EVERY` steps."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from torch import Tensor
 
 from shared.errors import Diverged
 
-WINDOW = 50  # steps between transfers; also the spacing of the `batch_loss` series
+READ_EVERY = 50  # steps between transfers; also the spacing of the `batch_loss` series
 
 
 class LossMeter:
     """Sums in float64 and strictly in order, so that the sum does not depend on when it was read."""
 
     def __init__(self, device: torch.device) -> None:
-        self._window = torch.zeros(WINDOW, device=device)
-        self._places = self._window.unbind()
+        self._window = torch.zeros(READ_EVERY, device=device)
+        self._slots = self._window.unbind()
         self._filled = 0
         self.total, self.count = 0.0, 0
         self.last = math.nan
 
     def add(self, loss: Tensor) -> None:
-        self._places[self._filled].copy_(loss)
+        self._slots[self._filled].copy_(loss)
         self._filled += 1
 
     def flush(self, epoch: int, step: int) -> None:

@@ -77,7 +77,7 @@ def run(pipe: connection.Connection, plan: Plan) -> None:
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal goes to the service, which then sends SIGTERM
     see_only(plan)
-    offer_to_the_oom_killer()
+    raise_oom_score()
     threading.Thread(target=end_with_supervisor, name="orphan-guard", daemon=True).start()
     spec = KINDS[plan.kind].model_validate(plan.spec)
     pipe.send(Log(message="trainer started", data={"pid": os.getpid(), "threads_at_entry": threads_at_entry}))
@@ -143,7 +143,7 @@ def see_only(plan: Plan) -> None:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
-def offer_to_the_oom_killer() -> None:
+def raise_oom_score() -> None:
     try:
         Path("/proc/self/oom_score_adj").write_text(MEMORY_VICTIM)
     except OSError:

@@ -18,7 +18,7 @@ def generator(seed: int, purpose: str, *numbers: int) -> torch.Generator:
     return torch.Generator().manual_seed(derive(seed, purpose, *numbers))
 
 
-class Moment:
+class RngState:
     """The global random state as it is now, to come back to: then the same numbers are drawn again."""
 
     def __init__(self, device: torch.device) -> None:
@@ -26,7 +26,7 @@ class Moment:
         self.cpu = torch.get_rng_state()
         self.cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
 
-    def come_back(self) -> None:
+    def restore(self) -> None:
         torch.set_rng_state(self.cpu)
         if self.cuda is not None:
             torch.cuda.set_rng_state(self.cuda, self.device)

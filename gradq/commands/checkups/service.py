@@ -14,11 +14,11 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from gradq.commands.checkups.finding import Finding, ok, problem, warning, worst
 from gradq.commands.checkups.targets import Patient
-from shared import roster
 from shared.db.database import Database
 from shared.db.tables import database_now
 from shared.errors import GradqError
 from shared.version import VERSION
+from shared.workers import live_workers
 
 SKEW_SECONDS = 3.0  # a Date header has whole seconds
 
@@ -116,7 +116,7 @@ def _workers_of_the_database(patient: Patient) -> list[dict[str, Any]] | None:
         database = Database(patient.settings.database)
         try:
             with database.read() as session:
-                live = roster.live_workers(session, patient.settings.lease_seconds)
+                live = live_workers(session, patient.settings.lease_seconds)
                 return [{name: getattr(row, name) for name in columns} for row in live]
         finally:
             database.close()

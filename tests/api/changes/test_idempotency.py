@@ -93,7 +93,7 @@ def test_a_steering_call_that_is_sent_again_is_done_once(send, client, hands, da
         lease = hands.start()
     if action == "resume":
         client.post(f"{me}/pause")
-        hands.hand_back(lease)
+        hands.release(lease)
     if action in ("retry", "reproduce"):
         hands.finish(lease, JobState.FAILED if action == "retry" else JobState.SUCCEEDED)
     first = send(f"{me}/{action}")

@@ -36,7 +36,7 @@ class TestActions:
         assert actions(text_of(job)) == ["cancel", "pause", "edit"]
         client.post(f"/v1/jobs/{job['id']}/pause")
         assert actions(text_of(job)) == ["cancel", "resume", "edit"]
-        hands.hand_back(lease)
+        hands.release(lease)
         assert actions(text_of(job)) == ["cancel", "resume", "edit"]
         client.post(f"/v1/jobs/{job['id']}/cancel")
         assert actions(text_of(job)) == ["retry", "edit", "delete"]

@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import event, insert
 from sqlalchemy.orm import Session
 
-from api.dashboard.sparklines import POINTS, Glimpse, glimpses_of
+from api.dashboard.sparklines import POINTS, Sparkline, sparklines_of
 from shared.db.database import Database
 from shared.db.tables import EventRow, Job
 from shared.jobs import joblog, jobs
@@ -41,31 +41,33 @@ def trained(session: Session, epochs: int, of: int | None = None, per_epoch: int
 def test_a_short_curve_is_seen_whole(database: Database) -> None:
     with database.write() as session:
         job = trained(session, epochs=12)
-        assert glimpses_of(session, [job]) == {job.id: Glimpse(losses=[1 / e for e in range(1, 13)], accuracy=12 / 1e6)}
+        assert sparklines_of(session, [job]) == {
+            job.id: Sparkline(losses=[1 / e for e in range(1, 13)], accuracy=12 / 1e6)
+        }
 
 
 def test_of_a_long_curve_a_few_points_are_fetched_the_first_and_the_last_among_them(database: Database) -> None:
     with database.write() as session:
         job = trained(session, epochs=1000)
-        (glimpse,) = glimpses_of(session, [job]).values()
-    assert (glimpse.losses[0], glimpse.losses[-1], glimpse.accuracy) == (1.0, 1 / 1000, 1000 / 1e6)
-    assert POINTS - 2 <= len(glimpse.losses) <= POINTS + 2
-    assert glimpse.losses == sorted(glimpse.losses, reverse=True)
+        (sparkline,) = sparklines_of(session, [job]).values()
+    assert (sparkline.losses[0], sparkline.losses[-1], sparkline.accuracy) == (1.0, 1 / 1000, 1000 / 1e6)
+    assert POINTS - 2 <= len(sparkline.losses) <= POINTS + 2
+    assert sparkline.losses == sorted(sparkline.losses, reverse=True)
 
 
 def test_few_epochs_of_many_steps_are_seen_by_their_batches(database: Database) -> None:
     with database.write() as session:
         job = trained(session, epochs=2, of=5, per_epoch=900)
-        (glimpse,) = glimpses_of(session, [job]).values()
-    assert (glimpse.losses[0], glimpse.losses[-1], glimpse.accuracy) == (1 / 50, 1 / 1800, 2 / 1e6)
-    assert len(glimpse.losses) > 15
+        (sparkline,) = sparklines_of(session, [job]).values()
+    assert (sparkline.losses[0], sparkline.losses[-1], sparkline.accuracy) == (1 / 50, 1 / 1800, 2 / 1e6)
+    assert len(sparkline.losses) > 15
 
 
 def test_while_an_epoch_is_validated_the_accuracy_is_that_of_the_one_before(database: Database) -> None:
     with database.write() as session:
         job = trained(session, epochs=12, of=20)
         job.progress = {**(job.progress or {}), "step": 13 * PER_EPOCH}
-        assert glimpses_of(session, [job])[job.id].accuracy == 12 / 1e6
+        assert sparklines_of(session, [job])[job.id].accuracy == 12 / 1e6
 
 
 def test_a_page_of_jobs_costs_one_query_and_those_without_points_nothing(database: Database) -> None:
@@ -76,8 +78,8 @@ def test_a_page_of_jobs_costs_one_query_and_those_without_points_nothing(databas
         event.listen(session.get_bind(), "before_cursor_execute", lambda *call: asked.append(call[2]))
         session.flush()
         asked.clear()
-        found = glimpses_of(session, page)
-    assert {job_id: len(glimpse.losses) for job_id, glimpse in found.items()} == {
+        found = sparklines_of(session, page)
+    assert {job_id: len(sparkline.losses) for job_id, sparkline in found.items()} == {
         job.id: count for job, count in zip(page, (13, 14, 15), strict=False)
     }
     assert len(asked) == 1, asked
@@ -89,4 +91,4 @@ def test_a_loss_that_is_no_number_is_left_out(database: Database) -> None:
         row = next(row for row in joblog.events_of(session, job.id) if row.series == "epoch")
         row.data = {**row.data, "metrics": {"train_loss": None}}
         session.flush()
-        assert len(glimpses_of(session, [job])[job.id].losses) == 11
+        assert len(sparklines_of(session, [job])[job.id].losses) == 11

@@ -6,14 +6,14 @@ import pytest
 from support.store import CPU, claim, read, running, submit, write
 
 from api.monitoring import service_stats
-from shared import roster
+from shared import workers
 from shared.db.database import Database
 from shared.db.tables import Worker
 from shared.jobs import joblog, jobs, queue
 from shared.jobs.states import JobState
 
 
-def take(database: Database) -> service_stats.Census:
+def take(database: Database) -> service_stats.ServiceStats:
     return read(database, service_stats.take, 30.0)
 
 
@@ -30,7 +30,7 @@ def test_who_waits_who_runs_how_fast_and_who_works(database: Database) -> None:
     for device in ("cuda", "cuda", "cpu"):
         submit(database, device=device)
     row = {"host": "h", "pid": 1, "slots": 2, "free_slots": 1, "draining": False, "devices": {}, "version": "1"}
-    write(database, roster.beat, Worker(id="w1", started_at=joblog.now(), **row))
+    write(database, workers.heartbeat, Worker(id="w1", started_at=joblog.now(), **row))
     found = take(database)
     assert found.jobs == {("running", "auto"): 1, ("queued", "cuda"): 2, ("queued", "cpu"): 1}
     assert found.oldest_seconds.keys() == {"cuda", "cpu"}
@@ -44,6 +44,6 @@ def test_who_waits_who_runs_how_fast_and_who_works(database: Database) -> None:
 def test_a_paused_job_counts_and_one_that_ended_does_not(database: Database, state: str) -> None:
     lease = running(database)
     write(database, jobs.request_pause if state == "paused" else jobs.request_cancel, lease.job_id)
-    write(database, queue.hand_back, lease, "stopped", outcome="paused")
+    write(database, queue.release, lease, "stopped", outcome="paused")
     assert take(database).jobs == ({("paused", "auto"): 1} if state == "paused" else {})
     assert claim(database, fits=CPU) is None

@@ -18,7 +18,7 @@ from api.openapi.request_examples import BODIES
 from shared.errors import TrainingError
 from shared.jobs.queue import Cause
 from shared.jobs.states import TERMINAL
-from worker.supervisor import Stop
+from worker.supervisor import StopReason
 
 
 @pytest.fixture
@@ -163,7 +163,7 @@ def test_the_enums_hold_every_word_that_is_written(document):
     assert {kind.code for kind in kinds} <= reasons
     outcomes = set(get_args(schemas.Outcome))
     assert {state.value for state in TERMINAL} | {"paused", "drained", *get_args(Cause)} == outcomes
-    assert {"drained", "paused"} & {stop.value for stop in Stop} <= outcomes
+    assert {"drained", "paused"} & {stop.value for stop in StopReason} <= outcomes
 
 
 def _below(kind: type[Exception]) -> list[type[Exception]]:

@@ -16,7 +16,7 @@ from gradq.commands.options import Exit
 from shared.errors import UPLOAD_CODES, GradqError
 from shared.jobs.queue import Cause
 from shared.jobs.states import ALLOWED_ACTIONS, ALLOWED_MOVES, JobState
-from worker.supervisor import Stop
+from worker.supervisor import StopReason
 
 RECORDED = Path(__file__).parent / "recorded"
 PROSE = {"description", "summary", "title", "version"}
@@ -60,7 +60,12 @@ def test_error_codes_and_their_statuses_are_the_recorded_ones():
 def test_states_and_the_moves_between_them_are_the_recorded_ones():
     moves = {state.value: sorted(ALLOWED_MOVES[state]) for state in JobState}
     actions = {status: list(allowed) for status, allowed in ALLOWED_ACTIONS.items()}
-    recorded = {"moves": moves, "actions": actions, "causes": list(get_args(Cause)), "stops": [s.value for s in Stop]}
+    recorded = {
+        "moves": moves,
+        "actions": actions,
+        "causes": list(get_args(Cause)),
+        "stops": [s.value for s in StopReason],
+    }
     hold_against_recording("states", recorded)
 
 

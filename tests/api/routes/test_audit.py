@@ -179,7 +179,7 @@ def test_jobs_that_were_paused_come_back_into_a_full_queue_as_little_as_new_ones
     taken_back = client.post(f"/v1/jobs/{job}/resume", headers=alice)
     assert (taken_back.status_code, taken_back.json["status"]) == (202, "running")  # it waits for nothing
     client.post(f"/v1/jobs/{job}/pause", headers=alice)
-    hands.hand_back(lease)
+    hands.release(lease)
     refused = client.post(f"/v1/jobs/{job}/resume", headers=alice)
     assert (refused.status_code, refused.json["code"]) == (429, "too_many_queued_jobs")
     outcome = client.post("/v1/jobs/bulk", json={"action": "resume", "ids": [job]}, headers=alice).json["data"][0]

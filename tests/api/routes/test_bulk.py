@@ -156,7 +156,7 @@ class TestFilter:
         client.post(f"/v1/jobs/{ids[0]}/cancel")
         client.post(f"/v1/jobs/{ids[1]}/pause")
         assert [outcome["id"] for outcome in bulk("pause", filter={})["data"]] == [ids[2]]
-        hands.hand_back(leases[2])
+        hands.release(leases[2])
         assert [outcome["id"] for outcome in bulk("resume", filter={})["data"]] == [ids[2], ids[1]]
 
     def test_more_than_a_thousand_take_several_calls(self, services, bulk, client):

@@ -384,7 +384,7 @@ class TestPauseAndResume:
             conforms(answer.json, "Job")
             assert (answer.status_code, answer.json["status"], answer.json["terminal"]) == (202, "pausing", False)
             assert TIME.fullmatch(answer.json["pause_requested_at"])
-        hands.hand_back(lease)
+        hands.release(lease)
         answer = client.post(pause)
         assert (answer.status_code, answer.json["status"], answer.json["queue"]) == (202, "paused", None)
         assert answer.json["attempts"][0]["outcome"] == "paused"
@@ -397,7 +397,7 @@ class TestPauseAndResume:
         job = hands.submit()
         lease = hands.start()
         client.post(job["links"]["pause"])
-        hands.hand_back(lease)
+        hands.release(lease)
         rung = []
 
         class Bell:
@@ -434,7 +434,7 @@ class TestPauseAndResume:
         job = hands.submit()
         lease = hands.start()
         client.post(job["links"]["pause"])
-        hands.hand_back(lease)
+        hands.release(lease)
         body = problem(client.delete(job["links"]["self"]), 409, "wrong_state")
         assert (body["state"], body["allowed"]) == ("paused", ["cancel", "pause", "resume"])
         answer = client.post(job["links"]["cancel"])
@@ -446,7 +446,7 @@ class TestPauseAndResume:
         hands.start(), hands.start()
         for job in (paused, pausing):
             client.post(job["links"]["pause"])
-        hands.hand_back(lease)
+        hands.release(lease)
 
         def ids(status: str) -> list[str]:
             return [job["id"] for job in client.get(f"/v1/jobs?status={status}").json["data"]]

@@ -53,7 +53,7 @@ def test_a_queue_counts_its_jobs_and_says_since_when_the_first_waits(client, han
         lease = hands.start()
         if job is paused:
             client.post(job["links"]["pause"])
-            hands.hand_back(lease)
+            hands.release(lease)
     hands.submit(device="cpu", priority=99)
     cpu = queues()["cpu"]
     assert (cpu["queued"], cpu["running"], cpu["paused"]) == (2, 1, 1)

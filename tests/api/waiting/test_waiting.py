@@ -18,7 +18,7 @@ from werkzeug.test import TestResponse
 
 from api.app import create_app
 from api.waiting.change_notifier import LOOK_SECONDS
-from api.waiting.long_polling import EXTENSION, Held
+from api.waiting.long_polling import EXTENSION, LongPolls
 from shared.config import Settings
 from shared.db.database import Database
 from shared.jobs import jobs, queue
@@ -37,13 +37,13 @@ def settings(settings: Settings, database: Database) -> Settings:
 
 
 @pytest.fixture
-def held(app: Flask) -> Held:
-    found: Held = app.extensions[EXTENSION]
+def held(app: Flask) -> LongPolls:
+    found: LongPolls = app.extensions[EXTENSION]
     return found
 
 
 @pytest.fixture
-def looks(held: Held, monkeypatch: pytest.MonkeyPatch) -> list[set[str]]:
+def looks(held: LongPolls, monkeypatch: pytest.MonkeyPatch) -> list[set[str]]:
     """Whom each look of the watcher asked about."""
     made: list[set[str]] = []
     look = held.watcher._look
@@ -59,7 +59,7 @@ def looks(held: Held, monkeypatch: pytest.MonkeyPatch) -> list[set[str]]:
 
 
 @pytest.fixture
-def ask(app: Flask, held: Held) -> Iterator[Ask]:
+def ask(app: Flask, held: LongPolls) -> Iterator[Ask]:
     """ask(url, **headers): a request in a thread of its own that has begun to wait, and its answer to come."""
     with ThreadPoolExecutor() as pool:
 
@@ -94,7 +94,7 @@ def still_waits(answer: Future[TestResponse], looks: list[set[str]]) -> bool:
     return not answer.done()
 
 
-def waiting(held: Held) -> int:
+def waiting(held: LongPolls) -> int:
     return sum(map(len, held.watcher._waiters.copy().values()))
 
 
@@ -235,7 +235,7 @@ class TestPollInterval:
         hands.progress(lease, epoch=1, epochs=5, step=0, total_steps=10_000, examples_per_second=1.0)
         client.post(f"{me}/pause")
         assert client.get(me).headers["Retry-After"] == "1"
-        hands.hand_back(lease)
+        hands.release(lease)
         assert client.get(me).headers["Retry-After"] == "10"
 
 
@@ -305,7 +305,7 @@ class TestShares:
 
     def test_one_owner_leaves_a_quarter_of_the_places_to_others(self, app, database):
         anna, bert = (bearer(token_for(database, owner, "submit")) for owner in ("anna", "bert"))
-        held: Held = app.extensions[EXTENSION]
+        held: LongPolls = app.extensions[EXTENSION]
 
         def place(headers: dict[str, str]) -> Any:
             with app.test_request_context("/v1/whoami", headers=headers):
@@ -323,7 +323,7 @@ class TestShares:
         assert place(anna) is not None
 
     def test_where_nobody_is_asked_who_he_is_all_places_are_his(self, app):
-        held: Held = app.extensions[EXTENSION]
+        held: LongPolls = app.extensions[EXTENSION]
         with app.test_request_context("/v1/whoami"):
             app.preprocess_request()
             assert [held.place() is not None for _ in range(5)] == [True, True, True, True, False]
@@ -357,7 +357,7 @@ class TestWatcher:
 def test_who_hangs_up_is_waited_for_no_longer(app: Flask, client: Any, hands: Any) -> None:
     me = hands.submit()["links"]["self"]
     server_end, client_end = socket.socketpair()
-    held: Held = app.extensions[EXTENSION]
+    held: LongPolls = app.extensions[EXTENSION]
     with ThreadPoolExecutor() as pool, server_end:
         environ = {"gunicorn.socket": server_end}
         answer = pool.submit(lambda: app.test_client().get(f"{me}?wait={ENOUGH}", environ_overrides=environ))
@@ -373,7 +373,7 @@ def test_a_connection_that_is_closed_while_the_watcher_listens_costs_nobody_his_
     job = hands.submit()
     closed, other_end = socket.socketpair()
     closed.close()
-    held: Held = app.extensions[EXTENSION]
+    held: LongPolls = app.extensions[EXTENSION]
     with ThreadPoolExecutor() as pool, other_end:
         pool.submit(held.watcher.wait, job["id"], lambda look: False, ENOUGH, closed).result(DEADLINE)
         answer = pool.submit(lambda: app.test_client().get(f"{job['links']['self']}?wait={ENOUGH}"))

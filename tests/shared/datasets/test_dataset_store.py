@@ -45,7 +45,7 @@ def remove(database: Database, dataset_id: str = PETS) -> Any:
 def submit(database: Database) -> str:
     spec = JobSpec.parse({"dataset": PETS}, dataset_store.finder(database, None))
     with database.write() as session:
-        dataset_store.hold(session, spec.dataset, None)
+        dataset_store.lock_for_job(session, spec.dataset, None)
         return jobs.create(session, spec).id
 
 
@@ -115,7 +115,7 @@ def test_a_job_and_a_deletion_at_the_same_moment_exclude_each_other(database: Da
 
         def create(spec: JobSpec) -> str:
             with database.write() as session:
-                dataset_store.hold(session, spec.dataset, None)
+                dataset_store.lock_for_job(session, spec.dataset, None)
                 return jobs.create(session, spec).id
 
         threads = [

@@ -44,15 +44,15 @@ def test_every_end_counts_once_by_state_and_reason(database: Database) -> None:
 
 def test_an_attempt_that_is_lost_ends_no_job(database: Database) -> None:
     lease = running(database, max_attempts=2)
-    write(database, queue.lose, lease, "its worker is gone")
+    write(database, queue.mark_lost, lease, "its worker is gone")
     assert ended(database) == {}
-    write(database, queue.lose, claim_again(database, lease.job_id), "its worker is gone")
+    write(database, queue.mark_lost, claim_again(database, lease.job_id), "its worker is gone")
     assert ended(database) == {"failed/too_many_attempts": 1}
 
 
 def test_a_job_waited_until_its_first_attempt_alone(database: Database) -> None:
     lease = running(database)
-    write(database, queue.hand_back, lease, "drained")
+    write(database, queue.release, lease, "drained")
     assert claim(database) is not None
     waited = read(database, counters.read)[counters.WAITED]
     assert sum(found.count for found in waited.values()) == 1

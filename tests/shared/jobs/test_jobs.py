@@ -30,13 +30,12 @@ from support.store import (
 )
 from support.waiting import wait_for
 
-from shared import roster
 from shared.artifacts import artifact_key, checkpoint_key
 from shared.db.database import Database
 from shared.db.tables import ArtifactRow, Attempt, Base, CheckpointRow, EventRow, Job, database_now
 from shared.errors import LeaseLost, NotFound, WrongState
-from shared.jobs import joblog, jobs, queue
-from shared.jobs.joblog import Choice, Line
+from shared.jobs import joblog, jobs, queue, queue_status
+from shared.jobs.joblog import EventFilter, Line
 from shared.jobs.queue import Lease
 from shared.jobs.states import ALLOWED_ACTIONS, ALLOWED_MOVES, TERMINAL, JobState, shown_status
 from shared.spec.job_spec import GradientCheckSpec, JobSpec
@@ -56,9 +55,9 @@ WRITES: dict[str, Callable[[Session, Lease], Any]] = {
     "renew": lambda session, lease: queue.renew(session, lease, 60, {"step": 99}),
     "finish": lambda session, lease: queue.finish(session, lease, JobState.SUCCEEDED, "late", files=[stored()]),
     "add_checkpoint": lambda session, lease: queue.add_checkpoint(session, lease, stored(), 99, 9, 1),
-    "hand_back": lambda session, lease: queue.hand_back(session, lease, "late"),
-    "lose": lambda session, lease: queue.lose(session, lease, "late"),
-    "wish_of": lambda session, lease: queue.wish_of(session, lease),
+    "release": lambda session, lease: queue.release(session, lease, "late"),
+    "lose": lambda session, lease: queue.mark_lost(session, lease, "late"),
+    "requested_stop": lambda session, lease: queue.requested_stop(session, lease),
 }
 
 
@@ -92,7 +91,7 @@ MOVES: dict[tuple[JobState, JobState], Callable[[Database, str], Any]] = {
     (JobState.RUNNING, JobState.FAILED): end_as(JobState.FAILED),
     (JobState.RUNNING, JobState.CANCELLED): end_as(JobState.CANCELLED),
     (JobState.RUNNING, JobState.QUEUED): lambda database, job_id: write(
-        database, queue.hand_back, lease_now(database, job_id), "drained"
+        database, queue.release, lease_now(database, job_id), "drained"
     ),
     (JobState.RUNNING, JobState.PAUSED): lambda database, job_id: pause(database, lease_now(database, job_id)),
     (JobState.PAUSED, JobState.QUEUED): lambda database, job_id: write(database, jobs.resume, job_id),
@@ -105,7 +104,7 @@ MOVES: dict[tuple[JobState, JobState], Callable[[Database, str], Any]] = {
 def pause(database: Database, lease: Lease) -> None:
     """The whole way: a client's wish, then the worker that stopped at a checkpoint."""
     write(database, jobs.request_pause, lease.job_id)
-    write(database, queue.hand_back, lease, "paused", outcome="paused")
+    write(database, queue.release, lease, "paused", outcome="paused")
 
 
 def test_the_moves_below_are_all_that_are_allowed() -> None:
@@ -244,7 +243,7 @@ def test_whoever_lost_the_lease_can_write_nothing(database: Database) -> None:
     first = running(database)
     write(database, queue.append, first, [point("batch", 50)])
     write(database, queue.add_checkpoint, first, stored(), 50, 1, 2)
-    write(database, queue.lose, first, "not heard of")
+    write(database, queue.mark_lost, first, "not heard of")
     assert_can_write_nothing(database, first)  # queued again
     second = claim_again(database, first.job_id)
     assert_can_write_nothing(database, first)  # somebody else's
@@ -273,7 +272,7 @@ def test_of_the_owner_and_the_one_who_takes_the_job_back_one_wins(database: Data
             return True
 
         done = at_once(
-            lambda t=tried: t(queue.finish, JobState.SUCCEEDED, "done"), lambda t=tried: t(queue.lose, "lost")
+            lambda t=tried: t(queue.finish, JobState.SUCCEEDED, "done"), lambda t=tried: t(queue.mark_lost, "lost")
         )
         assert sorted(done) == [False, True]
         assert job_of(database, lease.job_id).state == ("succeeded" if done[0] else "failed")
@@ -287,13 +286,13 @@ def test_of_the_owner_and_the_one_who_takes_the_job_back_one_wins(database: Data
 def test_a_lost_job_is_queued_again_until_its_attempts_are_used_up(database: Database) -> None:
     lease = running(database, max_attempts=3)
     for attempt in (1, 2):
-        assert write(database, queue.lose, lease, "not heard of") is JobState.QUEUED
+        assert write(database, queue.mark_lost, lease, "not heard of") is JobState.QUEUED
         line = lines_of(database, lease.job_id, "status")[-1]
         assert line.level == "warning"
         assert line.data["reason"]["code"] == "worker_lost"
         lease = claim_again(database, lease.job_id)
         assert lease.attempt == attempt + 1
-    assert write(database, queue.lose, lease, "not heard of") is JobState.FAILED
+    assert write(database, queue.mark_lost, lease, "not heard of") is JobState.FAILED
     job = job_of(database, lease.job_id)
     assert (job.state, job.status_reason["code"]) == ("failed", "too_many_attempts")
     assert job.finished_at is not None
@@ -311,7 +310,7 @@ def test_an_attempt_says_what_it_was_lost_to(database: Database) -> None:
     lease = running(database, max_attempts=9)
     causes = ("worker_lost", "trainer_died", "disk_full", "internal_error")
     for cause in causes:
-        write(database, queue.lose, lease, "why", cause)
+        write(database, queue.mark_lost, lease, "why", cause)
         line = lines_of(database, lease.job_id, "status")[-1]
         assert line.data["reason"] == {"code": cause, "detail": "why"}
         lease = claim_again(database, lease.job_id)
@@ -336,28 +335,28 @@ def test_the_next_lease_to_run_out_is_known(database: Database) -> None:
 
 def test_a_job_is_not_claimed_before_its_backoff_is_over(database: Database) -> None:
     lease = running(database, max_attempts=5)
-    write(database, queue.lose, lease, "lost")
+    write(database, queue.mark_lost, lease, "lost")
     again = claim(database)
     assert again is not None  # at once after the first loss
-    write(database, queue.lose, queue.lease_of(again), "lost")
+    write(database, queue.mark_lost, queue.lease_of(again), "lost")
     assert claim(database) is None
-    assert read(database, roster.queued_count) == 0
+    assert read(database, queue_status.queued_count) == 0
     wait = read(database, lambda s: s.scalar(select(Job.not_before)) - s.scalar(select(database_now())))
     assert 3 < wait.total_seconds() <= 5
     over = update(Job).values(not_before=database_now(-0.01))
     write(database, lambda session: session.execute(over.execution_options(synchronize_session=False)))
-    assert read(database, roster.queued_count) == 1
+    assert read(database, queue_status.queued_count) == 1
     assert claim(database).attempt == 3
 
 
 def test_an_attempt_that_was_drained_costs_nothing(database: Database) -> None:
     lease = running(database, max_attempts=1)
     for attempt in range(2, 6):
-        write(database, queue.hand_back, lease, "drained")
+        write(database, queue.release, lease, "drained")
         lease = queue.lease_of(claim(database))  # at once: no backoff
         assert lease.attempt == attempt
     assert job_of(database, lease.job_id).failures == 0
-    assert write(database, queue.lose, lease, "lost") is JobState.FAILED
+    assert write(database, queue.mark_lost, lease, "lost") is JobState.FAILED
     outcomes = [a.outcome for a in read(database, jobs.attempts_of, lease.job_id)]
     assert outcomes == ["drained"] * 4 + ["failed"]
 
@@ -388,10 +387,10 @@ def test_a_queued_job_is_cancelled_at_once(database: Database) -> None:
 
 def test_a_wish_to_cancel_a_running_job_is_left_for_its_worker(database: Database) -> None:
     lease = running(database)
-    assert read(database, queue.wish_of, lease) is None
+    assert read(database, queue.requested_stop, lease) is None
     job = write(database, jobs.request_cancel, lease.job_id)
     assert job.state == "running"
-    assert read(database, queue.wish_of, lease) == "cancel"
+    assert read(database, queue.requested_stop, lease) == "cancel"
     first_wish = job.cancel_requested_at
     assert first_wish is not None
     assert write(database, jobs.request_cancel, lease.job_id).cancel_requested_at == first_wish
@@ -425,7 +424,7 @@ def test_a_job_that_is_not_there_is_not_found(database: Database) -> None:
 def test_a_wish_to_cancel_wins_over_the_queue_when_the_worker_is_lost(database: Database) -> None:
     lease = running(database)
     write(database, jobs.request_cancel, lease.job_id)
-    assert write(database, queue.lose, lease, "not heard of") is JobState.CANCELLED
+    assert write(database, queue.mark_lost, lease, "not heard of") is JobState.CANCELLED
     job = job_of(database, lease.job_id)
     assert (job.state, job.status_reason["code"]) == ("cancelled", "cancelled_by_user")
     assert claim(database) is None
@@ -434,7 +433,7 @@ def test_a_wish_to_cancel_wins_over_the_queue_when_the_worker_is_lost(database: 
 def test_a_wish_to_cancel_wins_over_the_queue_when_the_worker_is_drained(database: Database) -> None:
     lease = running(database)
     write(database, jobs.request_cancel, lease.job_id)
-    write(database, queue.hand_back, lease, "drained")
+    write(database, queue.release, lease, "drained")
     assert job_of(database, lease.job_id).state == "cancelled"
     assert claim(database) is None
 
@@ -459,7 +458,7 @@ def test_a_wish_to_pause_is_left_for_the_worker_and_heard_by_it_once(database: D
     lease = running(database)
     job = write(database, jobs.request_pause, lease.job_id)
     assert (job.state, jobs.status_of(job)) == ("running", "pausing")
-    assert read(database, queue.wish_of, lease) == "pause"
+    assert read(database, queue.requested_stop, lease) == "pause"
     first_wish = job.pause_requested_at
     assert write(database, jobs.request_pause, lease.job_id).pause_requested_at == first_wish
     statuses = [e.data["status"] for e in lines_of(database, lease.job_id)]
@@ -472,7 +471,7 @@ def test_a_paused_job_holds_no_slot_and_waits_for_nobody_but_its_owner(database:
     job = job_of(database, lease.job_id)
     assert (job.state, job.failures, job.worker) == ("paused", 0, None)
     assert [a.outcome for a in read(database, jobs.attempts_of, job.id)] == ["paused"]
-    assert (claim(database), read(database, roster.queued_count), standing(database, job.id)) == (None, 0, None)
+    assert (claim(database), read(database, queue_status.queued_count), standing(database, job.id)) == (None, 0, None)
     assert write(database, jobs.request_pause, job.id).state == "paused"  # again: no error
     assert_can_write_nothing(database, lease)
     job = write(database, jobs.resume, job.id)
@@ -480,7 +479,7 @@ def test_a_paused_job_holds_no_slot_and_waits_for_nobody_but_its_owner(database:
     again = claim(database)
     assert again is not None
     assert (again.id, again.attempt) == (job.id, 2)  # of one attempt that it was allowed: the pause cost none
-    assert read(database, queue.wish_of, queue.lease_of(again)) is None
+    assert read(database, queue.requested_stop, queue.lease_of(again)) is None
 
 
 def test_a_wish_to_pause_can_be_taken_back_until_it_is_carried_out(database: Database) -> None:
@@ -488,8 +487,8 @@ def test_a_wish_to_pause_can_be_taken_back_until_it_is_carried_out(database: Dat
     write(database, jobs.request_pause, lease.job_id)
     job = write(database, jobs.resume, lease.job_id)
     assert jobs.status_of(job) == "running"
-    assert read(database, queue.wish_of, lease) is None
-    write(database, queue.hand_back, lease, "queued again", outcome="paused")  # the trainer had stopped already
+    assert read(database, queue.requested_stop, lease) is None
+    write(database, queue.release, lease, "queued again", outcome="paused")  # the trainer had stopped already
     assert job_of(database, lease.job_id).state == "queued"
 
 
@@ -498,20 +497,20 @@ def test_a_wish_to_cancel_wins_over_one_to_pause_in_either_order(database: Datab
         lease = running(database)
         for wish in wishes:
             write(database, wish, lease.job_id)
-        assert read(database, queue.wish_of, lease) == "cancel"
+        assert read(database, queue.requested_stop, lease) == "cancel"
         for change in (jobs.request_pause, jobs.resume):
             with pytest.raises(WrongState) as refused:
                 write(database, change, lease.job_id)
             assert refused.value.extra == {"state": "cancelling", "allowed": ["cancel"]}
-        assert write(database, queue.hand_back, lease, "stopped", outcome="paused") is JobState.CANCELLED
+        assert write(database, queue.release, lease, "stopped", outcome="paused") is JobState.CANCELLED
 
 
 def test_a_worker_that_is_lost_or_drained_while_it_pauses_leaves_a_paused_job(database: Database) -> None:
     lost, drained = running(database, max_attempts=3), running(database)
     for lease in (lost, drained):
         write(database, jobs.request_pause, lease.job_id)
-    assert write(database, queue.lose, lost, "not heard of") is JobState.PAUSED
-    assert write(database, queue.hand_back, drained, "the worker shuts down") is JobState.PAUSED
+    assert write(database, queue.mark_lost, lost, "not heard of") is JobState.PAUSED
+    assert write(database, queue.release, drained, "the worker shuts down") is JobState.PAUSED
     assert claim(database) is None
     assert [job_of(database, lease.job_id).failures for lease in (lost, drained)] == [1, 0]
     last = [read(database, jobs.attempts_of, lease.job_id)[-1].outcome for lease in (lost, drained)]
@@ -523,7 +522,7 @@ def test_a_worker_that_is_lost_or_drained_while_it_pauses_leaves_a_paused_job(da
 def test_the_last_attempt_that_is_lost_while_it_pauses_fails_the_job(database: Database) -> None:
     lease = running(database, max_attempts=1)
     write(database, jobs.request_pause, lease.job_id)
-    assert write(database, queue.lose, lease, "not heard of") is JobState.FAILED
+    assert write(database, queue.mark_lost, lease, "not heard of") is JobState.FAILED
 
 
 def test_a_wish_to_pause_a_job_that_ends_first_is_harmless(database: Database) -> None:
@@ -567,7 +566,7 @@ def test_of_a_resume_and_a_worker_that_stops_at_the_same_moment_no_job_is_stuck(
         lease = running(database)
         write(database, jobs.request_pause, lease.job_id)
         state, _ = at_once(
-            lambda held=lease: write(database, queue.hand_back, held, "stopped", outcome="paused"),
+            lambda held=lease: write(database, queue.release, held, "stopped", outcome="paused"),
             lambda held=lease: write(database, jobs.resume, held.job_id),
         )
         assert state in (JobState.PAUSED, JobState.QUEUED)
@@ -579,7 +578,7 @@ def test_of_a_resume_and_a_worker_that_stops_at_the_same_moment_no_job_is_stuck(
 @pytest.mark.parametrize("state", [JobState.FAILED, JobState.CANCELLED])
 def test_a_job_that_is_tried_again_goes_on_with_a_clean_slate(database: Database, state: JobState) -> None:
     lease = running(database, max_attempts=2)
-    write(database, queue.lose, lease, "not heard of")
+    write(database, queue.mark_lost, lease, "not heard of")
     again = claim_again(database, lease.job_id)
     checkpoint(database, again, 100, 2)
     write(database, jobs.request_cancel, lease.job_id)
@@ -603,7 +602,9 @@ def test_a_job_that_is_tried_again_goes_on_with_a_clean_slate(database: Database
     assert (third.id, third.attempt) == (lease.job_id, 3)
     (row,), _ = read(database, queue.resume_point, queue.lease_of(third))
     assert row.step == 100
-    assert write(database, queue.lose, queue.lease_of(third), "not heard of") is JobState.QUEUED  # the first of two
+    assert (
+        write(database, queue.mark_lost, queue.lease_of(third), "not heard of") is JobState.QUEUED
+    )  # the first of two
 
 
 def test_only_what_failed_or_was_cancelled_is_tried_again(database: Database) -> None:
@@ -639,7 +640,7 @@ def test_a_change_is_made_in_the_row_and_in_its_spec_and_is_logged_once(database
     job_id = submit(database, name="old", labels={"a": "1"})
 
     def edit(session: Session, **wanted: Any) -> None:
-        jobs.edit(session, jobs.to_steer(session, job_id), wanted)
+        jobs.edit(session, jobs.lock_job(session, job_id), wanted)
 
     for _ in range(2):  # the second changes nothing
         write(database, edit, name="née", priority=90, labels={"b": "2"})
@@ -655,7 +656,7 @@ def test_a_change_is_made_in_the_row_and_in_its_spec_and_is_logged_once(database
 
 def test_a_change_and_a_claim_at_the_same_moment_lose_neither(database: Database) -> None:
     def edit(session: Session, job_id: str) -> None:
-        jobs.edit(session, jobs.to_steer(session, job_id), {"labels": {"a": "1"}})
+        jobs.edit(session, jobs.lock_job(session, job_id), {"labels": {"a": "1"}})
 
     for _ in range(ROUNDS // 3):
         job_id = submit(database)
@@ -729,7 +730,7 @@ def test_a_curve_is_read_in_order_piece_by_piece(database: Database, monkeypatch
 def test_a_second_attempt_s_points_follow_the_first_s(database: Database) -> None:
     first = running(database)
     write(database, queue.append, first, [point("batch", 50), point("batch", 100)])
-    write(database, queue.lose, first, "lost")
+    write(database, queue.mark_lost, first, "lost")
     second = claim_again(database, first.job_id)
     rows, reported = read(database, queue.resume_point, second)
     assert (rows, reported) == ([], 100)
@@ -764,11 +765,13 @@ def test_seq_grows_strictly_while_a_worker_appends_and_a_client_cancels(database
 def test_the_log_is_read_from_a_cursor_by_type_and_in_pages(database: Database) -> None:
     lease = running(database)
     write(database, queue.append, lease, [Line("log", str(i), {}) for i in range(5)] + [point("batch", 50)])
-    first = read(database, joblog.events_of, lease.job_id, Choice(types=("log",)), 3)
-    rest = read(database, joblog.events_of, lease.job_id, Choice(types=("log",), after=first[-1].seq), 3)
+    first = read(database, joblog.events_of, lease.job_id, EventFilter(types=("log",)), 3)
+    rest = read(database, joblog.events_of, lease.job_id, EventFilter(types=("log",), after=first[-1].seq), 3)
     assert [e.message for e in first + rest] == ["0", "1", "2", "3", "4"]
     assert all(a.seq < b.seq for a, b in pairwise(first + rest))
-    assert read(database, joblog.events_of, lease.job_id, Choice(after=job_of(database, lease.job_id).last_seq)) == []
+    assert (
+        read(database, joblog.events_of, lease.job_id, EventFilter(after=job_of(database, lease.job_id).last_seq)) == []
+    )
 
 
 def test_a_text_of_any_script_and_a_nested_value_come_back_as_they_went_in(database: Database) -> None:
@@ -802,7 +805,7 @@ def test_a_checkpoint_made_again_takes_the_place_of_the_one_before(database: Dat
     first = running(database)
     checkpoint(database, first, 10, 2)
     checkpoint(database, first, 20, 2)
-    write(database, queue.lose, first, "lost")
+    write(database, queue.mark_lost, first, "lost")
     second = claim_again(database, first.job_id)
     freed = checkpoint(database, second, 20, 2)
     rows, _ = read(database, queue.resume_point, second)

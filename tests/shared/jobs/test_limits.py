@@ -5,11 +5,10 @@ from __future__ import annotations
 import pytest
 from support.store import CPU, ROUNDS, at_once, read, write
 
-from shared import roster
 from shared.db.database import Database
 from shared.db.tables import Job
 from shared.errors import TooManyQueuedJobs
-from shared.jobs import jobs, limits, queue
+from shared.jobs import jobs, limits, queue, queue_status
 from shared.jobs.states import JobState
 from shared.spec.job_spec import JobSpec
 
@@ -87,8 +86,8 @@ def test_people_are_told_why_such_a_job_waits(database: Database) -> None:
     held_back, free = submit(database, "alice"), submit(database, "bob")
     with database.read() as session:
         waiting = [jobs.get(session, job_id) for job_id in (held_back, free)]
-        standings = roster.queue_standings(session, waiting, 60, running_limit=1)
-        (auto,) = roster.queues(session, 60, running_limit=1)
+        standings = queue_status.queue_standings(session, waiting, 60, running_limit=1)
+        (auto,) = queue_status.queues(session, 60, running_limit=1)
     assert standings[held_back]["reason"] == {
         "code": "owner_at_limit",
         "detail": "its owner has 1 running jobs, as many as one may have",

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from shared.errors import Diverged
-from worker.trainer.meter import WINDOW, LossMeter
+from worker.trainer.meter import READ_EVERY, LossMeter
 
 CPU = torch.device("cpu")
 
@@ -31,7 +31,7 @@ def test_the_mean_is_that_of_the_losses():
 
 def test_the_mean_does_not_depend_on_when_it_was_read():
     values = losses(173)
-    means = {meter_of(values, every).mean() for every in (1, 7, 49, WINDOW)}
+    means = {meter_of(values, every).mean() for every in (1, 7, 49, READ_EVERY)}
     assert len(means) == 1  # to the last bit
 
 

@@ -147,7 +147,7 @@ def test_a_forked_trainer_ends_with_the_weights_of_one_that_runs_here(start, tmp
 def test_sigterm_saves_a_checkpoint_and_stops_at_a_step(start, tmp_path):
     trainer = start(plan(tmp_path, **FOR_EVER))
     events_of(trainer, until=Metric)
-    trainer.ask_to_stop()
+    trainer.request_stop()
     events = events_of(trainer)
     saved, stopped = events[-2:]
     assert isinstance(saved, CheckpointSaved)
@@ -161,7 +161,7 @@ def test_sigterm_saves_a_checkpoint_and_stops_at_a_step(start, tmp_path):
 def test_sigterm_before_the_first_step_stops_it_as_well(start, tmp_path):
     trainer = start(plan(tmp_path, **FOR_EVER))
     events_of(trainer, until=Log)
-    trainer.ask_to_stop()
+    trainer.request_stop()
     assert isinstance(events_of(trainer)[-1], Stopped)
 
 
@@ -169,7 +169,7 @@ def test_a_stopped_job_goes_on_in_another_process_to_the_same_weights(start, tmp
     fields = {"epochs": 60, "checkpoint": {"every_seconds": None}}
     trainer = start(plan(tmp_path / "1", **fields))
     events_of(trainer, until=Metric)
-    trainer.ask_to_stop()
+    trainer.request_stop()
     saved = next(e for e in events_of(trainer) if isinstance(e, CheckpointSaved))
     assert saved.step < 60 * 23
     resumed = events_of(start({**plan(tmp_path / "2", **fields), "resume": saved.path}))

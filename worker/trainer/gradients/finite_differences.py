@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from worker.trainer.gradients.manual_and_autograd import batch_norm_fit_for
 from worker.trainer.nets.losses import ClampedCrossEntropyLoss, Loss
-from worker.trainer.seeds import Moment
+from worker.trainer.seeds import RngState
 
 FIRST_STEP = 1e-3  # times max(1, |w|); extrapolated from here, what is left of h² is below the rounding
 SHRINK = 4.0
@@ -22,37 +22,37 @@ ENOUGH = 3  # steps for a smooth loss; two are the least that has an error estim
 GOOD = 1e-10  # an error estimate, over max(1, loss), that more steps would hardly make smaller
 
 
-class Landscape:
+class LossSurface:
     """The loss on one batch as a function of the weights, with every random draw of the forward pass held fixed."""
 
-    def __init__(self, model: nn.Module, loss: Loss, x: Tensor, labels: Tensor) -> None:
+    def __init__(self, model: nn.Module, criterion: Loss, x: Tensor, labels: Tensor) -> None:
         assert isinstance(model, nn.Sequential)
-        self.model, self.loss, self.x, self.labels = model, loss, x, labels
-        self.moment = Moment(x.device)
-        self.height, self.sides = self._look()
+        self.model, self.criterion, self.x, self.labels = model, criterion, x, labels
+        self.rng_state = RngState(x.device)
+        self.loss, self.kink_pattern = self._evaluate()
 
     @torch.no_grad()
-    def _look(self) -> tuple[float, list[Tensor]]:
+    def _evaluate(self) -> tuple[float, list[Tensor]]:
         """The loss, and on which side of each kink it was computed: where the slope would jump, no step may cross."""
-        self.moment.come_back()  # dropout draws the same masks each time
-        x, sides = self.x, []
+        self.rng_state.restore()  # dropout draws the same masks each time
+        x, kink_pattern = self.x, []
         with batch_norm_fit_for(self.model, len(self.labels)):
             for layer in self.model:
                 if isinstance(layer, nn.MaxPool2d):
                     x, winners = F.max_pool2d(x, layer.kernel_size, return_indices=True)
-                    sides.append(winners)
+                    kink_pattern.append(winners)
                 else:
                     x = layer(x)
                 if isinstance(layer, nn.ReLU):
-                    sides.append(x > 0)
-        if isinstance(self.loss, ClampedCrossEntropyLoss):
-            sides.append(x.softmax(1).gather(1, self.labels.unsqueeze(1)) >= self.loss.clamp)
-        return self.loss(x, self.labels).item(), sides
+                    kink_pattern.append(x > 0)
+        if isinstance(self.criterion, ClampedCrossEntropyLoss):
+            kink_pattern.append(x.softmax(1).gather(1, self.labels.unsqueeze(1)) >= self.criterion.clamp)
+        return self.criterion(x, self.labels).item(), kink_pattern
 
-    def height_on_this_side(self) -> float | None:
+    def loss_on_this_side(self) -> float | None:
         """The loss with the weights as they are now; None beyond a kink."""
-        height, sides = self._look()
-        return height if all(map(torch.equal, sides, self.sides)) else None
+        loss, kink_pattern = self._evaluate()
+        return loss if all(map(torch.equal, kink_pattern, self.kink_pattern)) else None
 
     def slope(self, weights: Tensor, i: int) -> float | None:
         """The derivative after element i of `weights`, a flat view of one of the model's parameters.
@@ -75,7 +75,7 @@ class Landscape:
                 error = max(abs(row[j + 1] - row[j]), abs(row[j + 1] - longer))
                 if error < smallest_error:
                     best, smallest_error = row[j + 1], error
-            if len(row) >= ENOUGH and smallest_error <= GOOD * max(1.0, abs(self.height)):
+            if len(row) >= ENOUGH and smallest_error <= GOOD * max(1.0, abs(self.loss)):
                 break
             before = row
         return best
@@ -83,9 +83,9 @@ class Landscape:
     def _difference(self, weights: Tensor, i: int, centre: float, above: float, below: float) -> float | None:
         try:
             weights[i] = above
-            upper = self.height_on_this_side()
+            upper = self.loss_on_this_side()
             weights[i] = below
-            lower = self.height_on_this_side()
+            lower = self.loss_on_this_side()
         finally:
             weights[i] = centre
         return None if upper is None or lower is None else upper - lower

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from shared.errors import Diverged, GradientCheckFailed
 from worker.trainer import seeds
-from worker.trainer.gradients.finite_differences import Landscape
+from worker.trainer.gradients.finite_differences import LossSurface
 from worker.trainer.gradients.gradient_errors import SMALLEST_SCALE, Line, finite
 from worker.trainer.gradients.manual_and_autograd import autograd_gradients, manual_gradients
 from worker.trainer.nets.losses import Loss
@@ -47,26 +47,26 @@ def gradient_check(
     batches: Iterable[Batch],
     sampling: Sampling | None = None,
     parameter_done: Callable[[], None] = lambda: None,
-    heed: Callable[[], None] = lambda: None,
+    check_stop: Callable[[], None] = lambda: None,
 ) -> Table:
     """Compare gradients by hand with autograd's on each batch and, given a sampling, with finite differences.
 
     A parameter's relative error is normwise: max|manual - referee| / max|autograd|, since single entries may cancel to
     zero. An error that is not finite fails, and is reported as the largest float (JSON knows no infinity).
-    `heed` is called before each finite difference, and may raise. Raises Diverged where the loss is not finite.
+    `check_stop` is called before each finite difference, and may raise. Raises Diverged where the loss is not finite.
     """
     where = next(model.parameters()).device
     lines = {name: Line(p.shape) for name, p in model.named_parameters()}
     batch_sizes: list[int] = []
     loss_difference, losses_agree = 0.0, True
-    at_entry = seeds.Moment(where)
+    at_entry = seeds.RngState(where)
     try:
         for x, labels in batches:
             x = x.double()
             by_hand, by_autograd = copy.deepcopy(model).double(), copy.deepcopy(model).double()
-            moment = seeds.Moment(where)  # whoever comes back to it draws the same masks of dropout
+            rng_state = seeds.RngState(where)  # whoever comes back to it draws the same masks of dropout
             manual_loss = manual_gradients(by_hand, loss, x, labels).item()
-            moment.come_back()
+            rng_state.restore()
             with torch.enable_grad():
                 autograd_loss = autograd_gradients(by_autograd, loss, x, labels).item()
             if not math.isfinite(autograd_loss):
@@ -82,16 +82,16 @@ def gradient_check(
                 lines[name].against_autograd(manual.grad, _gradient(autograd))
             if sampling is None:
                 continue
-            moment.come_back()
-            landscape = Landscape(by_autograd, loss, x, labels)
+            rng_state.restore()
+            surface = LossSurface(by_autograd, loss, x, labels)
             floor = SMALLEST_SCALE * max(1.0, abs(autograd_loss))  # a difference is as exact as the loss it is taken of
             for name, manual, autograd in _pairs(by_hand, by_autograd):
-                slopes = _slopes(landscape, autograd, lines[name], sampling, heed)
+                slopes = _slopes(surface, autograd, lines[name], sampling, check_stop)
                 scale = max(_gradient(autograd).abs().max().item(), floor)
                 lines[name].against_slopes(manual.grad, slopes, scale)
                 parameter_done()
     finally:
-        at_entry.come_back()
+        at_entry.restore()
 
     table: Table = {
         "passed": losses_agree and all(line.autograd.relative <= TOLERANCE for line in lines.values()),
@@ -126,14 +126,14 @@ def _gradient(p: nn.Parameter) -> Tensor:
 
 
 def _slopes(
-    landscape: Landscape, p: nn.Parameter, line: Line, sampling: Sampling, heed: Callable[[], None]
+    surface: LossSurface, p: nn.Parameter, line: Line, sampling: Sampling, check_stop: Callable[[], None]
 ) -> dict[int, float]:
     """Slopes at drawn elements of p; whoever stands on a kink gives way to the next, for up to twice as many draws."""
     slopes: dict[int, float] = {}
     weights = p.data.view(-1)
     for element in torch.randperm(p.numel(), generator=sampling.generator)[: 2 * sampling.elements].tolist():
-        heed()
-        slope = landscape.slope(weights, element)
+        check_stop()
+        slope = surface.slope(weights, element)
         if slope is None:
             line.skipped += 1
         else:

@@ -28,21 +28,21 @@ def manual_gradients(model: nn.Module, loss: Loss, x: Tensor, labels: Tensor) ->
     """Fill every p.grad with the chain rule written out by hand."""
     assert isinstance(model, nn.Sequential)
     with batch_norm_fit_for(model, len(labels)):
-        saved = []
+        caches = []
         for layer in model:
             forward, _ = PAIRS[type(layer)]
-            x, kept = forward(layer, x)
-            saved.append((layer, kept))
-        value, kept = loss.forward(x, labels)
-        dout = loss.backward(kept)
+            x, cache = forward(layer, x)
+            caches.append((layer, cache))
+        value, cache = loss.forward(x, labels)
+        dout = loss.backward(cache)
         lowest = next(layer for layer in model if isinstance(layer, WITH_WEIGHTS))
-        while saved:
-            layer, kept = saved.pop()  # lets go of each activation as soon as it is used
+        while caches:
+            layer, cache = caches.pop()  # lets go of each activation as soon as it is used
             _, backward = PAIRS[type(layer)]
             if layer is lowest:
-                backward(layer, dout, kept, needs_dx=False)  # below lies only the data, which learns nothing
+                backward(layer, dout, cache, needs_dx=False)  # below lies only the data, which learns nothing
                 break
-            dout = backward(layer, dout, kept)
+            dout = backward(layer, dout, cache)
     return value
 
 

@@ -1,6 +1,6 @@
 """Every layer's forward and backward pass, written by hand. Knows tensors and modules; never calls autograd.
 
-A forward returns its output and what its backward needs (`kept`). A backward takes `dout`, the loss's gradient at the
+A forward returns its output and what its backward needs (`cache`). A backward takes `dout`, the loss's gradient at the
 output, sets the gradients of the layer's own parameters and returns `dx`, the gradient at the input.
 The two layers with weights skip `dx` when told that nobody below wants it: for 784->30 it is a third of the layer's
 arithmetic. docs/gradients.md derives each line.
@@ -102,25 +102,25 @@ def batch_norm_forward(layer: BatchNorm, x: Tensor) -> tuple[Tensor, tuple[Tenso
     else:
         out = F.batch_norm(x, mean, var, layer.weight, layer.bias, False, 0.0, layer.eps)
         inv_std = (var + layer.eps).rsqrt()
-    return out, ((x - _a_channel(mean, x)).mul_(_a_channel(inv_std, x)), inv_std)
+    return out, ((x - _per_channel(mean, x)).mul_(_per_channel(inv_std, x)), inv_std)
 
 
-def batch_norm_backward(layer: BatchNorm, dout: Tensor, kept: tuple[Tensor, Tensor]) -> Tensor:
-    normalized, inv_std = kept
+def batch_norm_backward(layer: BatchNorm, dout: Tensor, cache: tuple[Tensor, Tensor]) -> Tensor:
+    normalized, inv_std = cache
     axes = [axis for axis in range(dout.ndim) if axis != 1]
     dweight, dbias = (dout * normalized).sum(axes), dout.sum(axes)  # (C), (C): both were broadcast over the M numbers
     set_grad(layer.weight, dweight)
     set_grad(layer.bias, dbias)
-    scale = _a_channel(layer.weight * inv_std, dout)
+    scale = _per_channel(layer.weight * inv_std, dout)
     if not layer.training:
         return dout * scale  # the running mean and variance are constants
     # Every x moves the mean, which takes the mean of dout off again, and the variance, which takes off the part of dout
     # that lies along x̂: a channel shifted or stretched as a whole comes out as before, so dx has no such part.
     m = dout.numel() // dout.shape[1]
-    return (dout - _a_channel(dbias / m, dout) - normalized * _a_channel(dweight / m, dout)) * scale
+    return (dout - _per_channel(dbias / m, dout) - normalized * _per_channel(dweight / m, dout)) * scale
 
 
-def _a_channel(values: Tensor, x: Tensor) -> Tensor:
+def _per_channel(values: Tensor, x: Tensor) -> Tensor:
     """values (C) -> (C) or (C,1,1), to meet x (N,C) or (N,C,H,W)"""
     return values.view(-1, *[1] * (x.ndim - 2))
 
@@ -198,8 +198,8 @@ def maxpool2d_forward(layer: nn.MaxPool2d, x: Tensor) -> tuple[Tensor, tuple[Ten
     return out, (winners, x.shape)
 
 
-def maxpool2d_backward(layer: nn.MaxPool2d, dout: Tensor, kept: tuple[Tensor, Size]) -> Tensor:
-    winners, shape = kept
+def maxpool2d_backward(layer: nn.MaxPool2d, dout: Tensor, cache: tuple[Tensor, Size]) -> Tensor:
+    winners, shape = cache
     dx = dout.new_zeros(shape).flatten(2)  # (N,C,HW): who was not passed on changes nothing
     return dx.scatter_(2, winners.flatten(2), dout.flatten(2)).view(shape)  # windows do not overlap: no place twice
 

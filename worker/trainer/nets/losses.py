@@ -13,7 +13,7 @@ from torch import Tensor
 
 from shared.spec import job_spec
 
-Kept: TypeAlias = tuple[Tensor, ...]
+Cache: TypeAlias = tuple[Tensor, ...]
 
 
 def build_loss(spec_loss: job_spec.CrossEntropy | job_spec.ClampedCrossEntropy) -> Loss:
@@ -37,41 +37,41 @@ class CrossEntropyLoss:
         self.reduction = reduction
 
     def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
-        z = _less_largest(logits)
-        return self._reduced(z.exp().sum(0).log() - _of_labels(z, labels))
+        z = _shift_by_max(logits)
+        return self._reduced(z.exp().sum(0).log() - _at_labels(z, labels))
 
     def total(self, logits: Tensor, labels: Tensor) -> Tensor:
         return (logits.logsumexp(1) - logits.gather(1, labels.unsqueeze(1)).squeeze(1)).sum()
 
-    def forward(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Kept]:
+    def forward(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Cache]:
         """loss () = Σ (log Σ exp(z) - z[label]), divided by N for the mean"""
-        z = _less_largest(logits)  # logits of ±1e4 stay finite
+        z = _shift_by_max(logits)  # logits of ±1e4 stay finite
         exps = z.exp()  # (K,N)
         sums = exps.sum(0)  # (N)
-        return self._reduced(sums.log() - _of_labels(z, labels)), (exps, sums, labels)
+        return self._reduced(sums.log() - _at_labels(z, labels)), (exps, sums, labels)
 
-    def backward(self, kept: Kept) -> Tensor:
-        exps, sums, labels = kept
-        shares = _shares(self.reduction, sums)
+    def backward(self, cache: Cache) -> Tensor:
+        exps, sums, labels = cache
+        shares = _example_weights(self.reduction, sums)
         dlogits = exps * (shares / sums)  # (K,N): p / N
         return dlogits.scatter_add_(0, labels.unsqueeze(0), -shares.unsqueeze(0)).T  # (N,K): (p - onehot(label)) / N
 
     def _reduced(self, losses: Tensor) -> Tensor:
-        return losses.dot(_shares(self.reduction, losses))
+        return losses.dot(_example_weights(self.reduction, losses))
 
 
-def _shares(reduction: str, losses: Tensor) -> Tensor:
+def _example_weights(reduction: str, losses: Tensor) -> Tensor:
     """What each example's loss counts in the batch's, (N)"""
     return torch.full_like(losses, 1.0 / len(losses) if reduction == "mean" else 1.0)
 
 
-def _less_largest(logits: Tensor) -> Tensor:
+def _shift_by_max(logits: Tensor) -> Tensor:
     """logits (N,K) -> z (K,N): softmax and its gradient are the same for any number taken off a row."""
     columns = logits.T
     return columns - columns.detach().amax(0)
 
 
-def _of_labels(z: Tensor, labels: Tensor) -> Tensor:
+def _at_labels(z: Tensor, labels: Tensor) -> Tensor:
     """z (K,N) -> each example's value at its label, (N)"""
     return z.gather(0, labels.unsqueeze(0)).squeeze(0)
 
@@ -84,31 +84,32 @@ class ClampedCrossEntropyLoss:
         self.clamp = clamp
 
     def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return self._reduced(_of_labels(softmax(logits), labels))
+        return self._reduced(_at_labels(softmax(logits), labels))
 
     def total(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return -_of_labels(softmax(logits), labels).clamp(self.clamp, 1).log().sum()
+        return -_at_labels(softmax(logits), labels).clamp(self.clamp, 1).log().sum()
 
-    def forward(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Kept]:
+    def forward(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Cache]:
         """loss () = -Σ log(max(p[label], clamp)), divided by N for the mean"""
         p = softmax(logits)  # (K,N)
-        p_label = _of_labels(p, labels)  # (N)
+        p_label = _at_labels(p, labels)  # (N)
         return self._reduced(p_label), (p, p_label, labels)
 
-    def backward(self, kept: Kept) -> Tensor:
-        p, p_label, labels = kept
-        passes = (p_label >= self.clamp) * _shares(self.reduction, p_label)  # (N): below the clamp the loss is flat
+    def backward(self, cache: Cache) -> Tensor:
+        p, p_label, labels = cache
+        # (N): below the clamp the loss is flat
+        passes = (p_label >= self.clamp) * _example_weights(self.reduction, p_label)
         # (N,K): (p - onehot(label)) / N, or a row of zeros
         return (p * passes).scatter_add_(0, labels.unsqueeze(0), -passes.unsqueeze(0)).T
 
     def _reduced(self, p_label: Tensor) -> Tensor:
         losses = -p_label.clamp(self.clamp, 1).log()
-        return losses.dot(_shares(self.reduction, losses))
+        return losses.dot(_example_weights(self.reduction, losses))
 
 
 def softmax(logits: Tensor) -> Tensor:
     """logits (N,K) -> p (K,N)"""
-    exps = _less_largest(logits).exp()
+    exps = _shift_by_max(logits).exp()
     return exps / exps.sum(0)
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class Graph:
-    """A captured step; `repeat` runs it on what now lies in its tensors."""
+    """A captured step; `replay` runs it on what now lies in its tensors."""
 
     def __init__(self, step: Callable[[], Tensor]) -> None:
         """Capture `step` without running it. Raises RuntimeError where it does something that no graph can hold."""
@@ -18,7 +18,7 @@ class Graph:
         with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
             self._result = step()
 
-    def repeat(self) -> Tensor:
+    def replay(self) -> Tensor:
         """Run the step again; the loss () is overwritten by the next repeat."""
         self._graph.replay()
         return self._result

@@ -33,7 +33,7 @@ class Step:
         self.model, self.optimizer, self.loss, self.report = state.model, state.optimizer, loss, report
         self.fill_gradients, self.precision = GRADIENTS[spec.gradients], spec.precision
         self._lr = math.nan
-        self.repeated: tape.Tape | Graph | None = None
+        self.recorded: tape.Tape | Graph | None = None
         self._x: Tensor | None = None
         self._labels: Tensor | None = None
         self._size = min(spec.batch_size, len(order.indices))  # the last batch of an epoch may be smaller
@@ -45,10 +45,10 @@ class Step:
         if lr != self._lr:
             set_rate(self.optimizer, lr)
             self._lr = lr
-        if self.repeated is not None and len(labels) == self._size:
+        if self.recorded is not None and len(labels) == self._size:
             if x is not self._x or labels is not self._labels:
                 self._fill(x, labels)
-            return self.repeated.repeat()
+            return self.recorded.replay()
         if len(labels) == self._size and self._until_capture >= 0:
             self._until_capture -= 1
             if self._until_capture < 0:
@@ -74,7 +74,7 @@ class Step:
         else:
             kept = {"captured": "tape", "operations": len(recorded)}
             self._say(f"steps are repeated from a tape of {len(recorded)} operations", kept)
-        self.repeated = recorded
+        self.recorded = recorded
         return loss
 
     def _capture_graph(self, x: Tensor, labels: Tensor) -> Tensor:
@@ -84,7 +84,7 @@ class Step:
         self._x, self._labels = x.clone(), labels.clone()
         state = torch.cuda.get_rng_state(x.device)
         try:
-            self.repeated = Graph(lambda: self.run(self._x, self._labels))  # type: ignore[arg-type]
+            self.recorded = Graph(lambda: self.run(self._x, self._labels))  # type: ignore[arg-type]
         except RuntimeError as error:  # an operation that waits for the device, or allocates what no graph may
             torch.cuda.synchronize(x.device)
             torch.cuda.set_rng_state(state, x.device)
@@ -94,7 +94,7 @@ class Step:
             self._say(f"steps run one by one: no CUDA graph holds them ({reason})", {"reason": reason})
             return self.run(x, labels)
         self._say("steps are repeated from a CUDA graph", {"captured": "cuda_graph"})
-        return self.repeated.repeat()  # capturing ran nothing: this is the step of this batch
+        return self.recorded.replay()  # capturing ran nothing: this is the step of this batch
 
     def _fill(self, x: Tensor, labels: Tensor) -> None:
         assert self._x is not None

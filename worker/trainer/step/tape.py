@@ -47,7 +47,7 @@ class Tape:
     def __len__(self) -> int:
         return len(self.operations)
 
-    def repeat(self) -> Tensor:
+    def replay(self) -> Tensor:
         """Run the step again on what now lies in its tensors; the loss () is overwritten by the next repeat."""
         for operation in self.operations:
             operation()

@@ -56,21 +56,21 @@ def weights(model: nn.Sequential) -> Tensors:
 def by_hand(model: nn.Sequential, loss: Loss, x: Tensor, labels: Tensor) -> Tensors:
     """x (N,C,H,W), labels (N). Fills every p.grad on its way back."""
     found: Tensors = {}
-    saved = []
+    caches = []
     for name, layer in zip(OUTPUTS[len(model)], model, strict=True):
         forward, _ = PAIRS[type(layer)]
-        x, kept = forward(layer, x)
+        x, cache = forward(layer, x)
         found[name] = x
-        saved.append((name, layer, kept))
+        caches.append((name, layer, cache))
     found["softmax"] = softmax(x).T
     found["losses"] = torch.stack([loss.forward(x[i : i + 1], labels[i : i + 1])[0] for i in range(len(labels))])
-    found["loss"], kept = loss.forward(x, labels)
+    found["loss"], cache = loss.forward(x, labels)
     names = {p: name for name, p in weights(model).items()}
-    dout = loss.backward(kept)
-    for name, layer, kept in reversed(saved[1:]):  # below the lowest layer lies only the data, which learns nothing
+    dout = loss.backward(cache)
+    for name, layer, cache in reversed(caches[1:]):  # below the lowest layer lies only the data, which learns nothing
         found[f"d{name}"] = dout
         _, backward = PAIRS[type(layer)]
-        dout = backward(layer, dout, kept)
+        dout = backward(layer, dout, cache)
         for p in layer.parameters():
             assert p.grad is not None
             found[f"d{names[p]}"] = p.grad

@@ -123,21 +123,21 @@ def mask_relu_from_the_wrong_side(monkeypatch):
 
 def forget_to_divide_by_the_batch_size(monkeypatch):
     right = CrossEntropyLoss.backward
-    monkeypatch.setattr(CrossEntropyLoss, "backward", lambda self, kept: right(self, kept) * len(kept[-1]))
+    monkeypatch.setattr(CrossEntropyLoss, "backward", lambda self, cache: right(self, cache) * len(cache[-1]))
 
 
 def forget_that_the_mean_moves(monkeypatch):
-    def batch_norm_backward(layer, dout, kept):
-        dx = layers.batch_norm_backward(layer, dout, kept)
-        return dx + dout.mean(0) * layer.weight * kept[1]
+    def batch_norm_backward(layer, dout, cache):
+        dx = layers.batch_norm_backward(layer, dout, cache)
+        return dx + dout.mean(0) * layer.weight * cache[1]
 
     plant(monkeypatch, nn.BatchNorm1d, batch_norm_backward)
 
 
 def forget_that_the_variance_moves(monkeypatch):
-    def batch_norm_backward(layer, dout, kept):
-        normalized, inv_std = kept
-        dx = layers.batch_norm_backward(layer, dout, kept)
+    def batch_norm_backward(layer, dout, cache):
+        normalized, inv_std = cache
+        dx = layers.batch_norm_backward(layer, dout, cache)
         return dx + normalized * (dout * normalized).mean(0) * layer.weight * inv_std
 
     plant(monkeypatch, nn.BatchNorm1d, batch_norm_backward)

@@ -59,8 +59,8 @@ def case(request):
 def by_hand(layer: nn.Module, x: Tensor, dout: Tensor, **options: bool) -> tuple[Tensor, Tensor]:
     forward, backward = PAIRS[type(layer)]
     with torch.no_grad():
-        out, kept = forward(layer, x)
-        return out, backward(layer, dout, kept, **options)
+        out, cache = forward(layer, x)
+        return out, backward(layer, dout, cache, **options)
 
 
 def assert_equals_autograd(layer: nn.Module, x: Tensor) -> None:
@@ -187,9 +187,9 @@ def test_dropout_draws_the_mask_that_nn_dropout_draws(dtype):
     out, dx = by_hand(layer, x, torch.ones_like(x))
     assert torch.equal(out, expected)
     assert torch.equal(torch.get_rng_state(), state)
-    kept = dx != 0
-    assert 0.6 < kept.double().mean() < 0.8
-    assert (dx[kept] == dx.max()).all()  # 1 / 0.7: what is kept makes up for what is not
+    cache = dx != 0
+    assert 0.6 < cache.double().mean() < 0.8
+    assert (dx[cache] == dx.max()).all()  # 1 / 0.7: what is kept makes up for what is not
     assert dx.max().item() == pytest.approx(1 / 0.7)
 
 

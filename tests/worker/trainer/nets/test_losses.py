@@ -33,10 +33,10 @@ def autograd(loss, logits, labels):
 @pytest.mark.parametrize("scale", [1.0, 30.0])
 def test_loss_by_hand_equals_autograd(wanted, n, scale):
     loss, (logits, labels) = build_loss(wanted), batch(n, scale=scale)
-    value, kept = loss.forward(logits, labels)
+    value, cache = loss.forward(logits, labels)
     expected_value, expected_gradient = autograd(loss, logits, labels)
     torch.testing.assert_close(value, expected_value)
-    torch.testing.assert_close(loss.backward(kept), expected_gradient)
+    torch.testing.assert_close(loss.backward(cache), expected_gradient)
 
 
 @each_loss
@@ -64,17 +64,17 @@ def test_article_worked_values(p, expected):
 def test_cross_entropy_is_right_at_logits_of_ten_thousand(dtype):
     logits = torch.tensor([[1e4, -1e4, 0.0], [1e4, -1e4, 0.0]], dtype=dtype)
     loss = build_loss(job_spec.CrossEntropy(reduction="sum"))
-    value, kept = loss.forward(logits, torch.tensor([0, 1]))
+    value, cache = loss.forward(logits, torch.tensor([0, 1]))
     assert value.item() == 20_000
-    assert loss.backward(kept).tolist() == [[0, 0, 0], [1, -1, 0]]
+    assert loss.backward(cache).tolist() == [[0, 0, 0], [1, -1, 0]]
 
 
 def test_clamped_cross_entropy_is_right_at_logits_of_ten_thousand():
     logits = torch.tensor([[1e4, -1e4, 0.0], [1e4, -1e4, 0.0]])
     loss = build_loss(job_spec.ClampedCrossEntropy(reduction="sum", clamp=1e-10))
-    value, kept = loss.forward(logits, torch.tensor([0, 1]))
+    value, cache = loss.forward(logits, torch.tensor([0, 1]))
     assert value.item() == pytest.approx(-math.log(1e-10))
-    assert not loss.backward(kept).any()  # the first is learnt, the second lies below the clamp: nobody moves
+    assert not loss.backward(cache).any()  # the first is learnt, the second lies below the clamp: nobody moves
 
 
 def test_clamp_passes_no_gradient_below_and_all_of_it_above():
@@ -104,5 +104,5 @@ def test_mean_is_the_sum_divided_by_the_batch():
 @each_loss
 def test_backward_can_be_asked_twice(wanted):
     loss, (logits, labels) = build_loss(wanted), batch()
-    _, kept = loss.forward(logits, labels)
-    assert torch.equal(loss.backward(kept), loss.backward(kept))
+    _, cache = loss.forward(logits, labels)
+    assert torch.equal(loss.backward(cache), loss.backward(cache))

@@ -10,10 +10,10 @@ from sqlalchemy import update
 from support.store import OVER, ROUNDS, at_once, claim, claim_again, read, running, standing, submit, write
 from support.waiting import wait_for
 
-from shared import roster
+from shared import leadership, workers
 from shared.db.database import Database
 from shared.db.tables import Job, Leader, Worker, database_now
-from shared.jobs import joblog, queue
+from shared.jobs import joblog, queue, queue_status
 
 # --- workers and the one office ---------------------------------------------------------------------------------------
 
@@ -34,13 +34,13 @@ def beat(database: Database) -> Callable[..., None]:
             "started_at": joblog.now(),
             **fields,
         }
-        write(database, roster.beat, Worker(id=worker_id, **row))
+        write(database, workers.heartbeat, Worker(id=worker_id, **row))
 
     return beat
 
 
 def live(database: Database, within: float = 60) -> list[str]:
-    return sorted(worker.id for worker in read(database, roster.live_workers, within))
+    return sorted(worker.id for worker in read(database, workers.live_workers, within))
 
 
 def test_a_worker_lives_as_long_as_it_beats(database: Database, beat: Callable[..., None]) -> None:
@@ -50,9 +50,9 @@ def test_a_worker_lives_as_long_as_it_beats(database: Database, beat: Callable[.
     assert live(database, within=OVER) == []
     beat("w1", free_slots=0, draining=True)
     assert live(database) == ["w1", "w2"]
-    (worker,) = (w for w in read(database, roster.live_workers, 60) if w.id == "w1")
+    (worker,) = (w for w in read(database, workers.live_workers, 60) if w.id == "w1")
     assert (worker.free_slots, worker.draining) == (0, True)
-    write(database, roster.retire, "w1")
+    write(database, workers.deregister, "w1")
     assert live(database) == ["w2"]
 
 
@@ -63,28 +63,33 @@ def test_workers_not_seen_for_long_are_swept_away_and_the_others_stay(
     beat("new")
     gone = update(Worker).where(Worker.id == "old").values(seen_at=database_now(-100))
     write(database, lambda session: session.execute(gone.execution_options(synchronize_session=False)))
-    write(database, roster.sweep_workers, 200)
+    write(database, workers.sweep_workers, 200)
     assert live(database, within=1000) == ["new", "old"]
-    write(database, roster.sweep_workers, 50)
+    write(database, workers.sweep_workers, 50)
     assert live(database, within=1000) == ["new"]
 
 
 def test_an_office_has_one_holder_who_may_stay(database: Database) -> None:
-    assert write(database, roster.take_office, "reconciler", "w1", 60)
-    assert not write(database, roster.take_office, "reconciler", "w2", 60)
-    assert write(database, roster.take_office, "reconciler", "w1", 60)
-    assert write(database, roster.take_office, "another", "w2", 60)
+    assert write(database, leadership.acquire_leadership, "reconciler", "w1", 60)
+    assert not write(database, leadership.acquire_leadership, "reconciler", "w2", 60)
+    assert write(database, leadership.acquire_leadership, "reconciler", "w1", 60)
+    assert write(database, leadership.acquire_leadership, "another", "w2", 60)
 
 
 def test_an_office_is_free_again_when_its_term_is_over(database: Database) -> None:
-    assert write(database, roster.take_office, "reconciler", "w1", 0.05)
-    wait_for(lambda: write(database, roster.take_office, "reconciler", "w2", 60), 30, "the end of a term of 50 ms")
-    assert not write(database, roster.take_office, "reconciler", "w1", 60)
+    assert write(database, leadership.acquire_leadership, "reconciler", "w1", 0.05)
+    wait_for(
+        lambda: write(database, leadership.acquire_leadership, "reconciler", "w2", 60), 30, "the end of a term of 50 ms"
+    )
+    assert not write(database, leadership.acquire_leadership, "reconciler", "w1", 60)
 
 
 def test_of_many_who_take_an_office_at_the_same_moment_one_gets_it(database: Database) -> None:
     for term in range(ROUNDS // 3):
-        calls = [lambda w=w, t=term: write(database, roster.take_office, f"office {t}", w, 60) for w in ("a", "b", "c")]
+        calls = [
+            lambda w=w, t=term: write(database, leadership.acquire_leadership, f"office {t}", w, 60)
+            for w in ("a", "b", "c")
+        ]
         assert sorted(at_once(*calls)) == [False, False, True]
 
 
@@ -135,9 +140,9 @@ def test_a_job_for_a_gpu_that_nobody_has_says_so(database: Database, beat: Calla
 def test_a_job_in_its_backoff_says_so_and_then_waits_like_others(database: Database, beat: Callable[..., None]) -> None:
     beat("w1")
     lease = running(database, max_attempts=5)
-    write(database, queue.lose, lease, "lost")
+    write(database, queue.mark_lost, lease, "lost")
     assert reason(database, lease.job_id) == "waiting_for_device"  # the first loss costs no wait
-    write(database, queue.lose, claim_again(database, lease.job_id), "lost")
+    write(database, queue.mark_lost, claim_again(database, lease.job_id), "lost")
     assert reason(database, lease.job_id) == "retry_backoff"
 
 
@@ -155,13 +160,13 @@ def test_what_was_written_before_the_clock_was_put_back_holds_nobody_up(
     beat("dead")
     an_hour_ahead(Worker, seen_at=ahead)
     assert live(database) == []
-    write(database, roster.take_office, "reconciler", "dead", 6)
+    write(database, leadership.acquire_leadership, "reconciler", "dead", 6)
     an_hour_ahead(Leader, until=ahead)
-    assert write(database, roster.take_office, "reconciler", "w1", 6)
+    assert write(database, leadership.acquire_leadership, "reconciler", "w1", 6)
     lease = running(database, max_attempts=5, seconds=3600)
     assert read(database, queue.expired_leases, 15) == [lease]
     assert read(database, queue.expired_leases, 3600) == []
-    write(database, queue.lose, lease, "lost")
+    write(database, queue.mark_lost, lease, "lost")
     an_hour_ahead(Job, not_before=ahead)
-    assert (read(database, roster.queued_count), read(database, queue.waiting, {"cpu", "auto"}, 9)) == (1, 1)
+    assert (read(database, queue_status.queued_count), read(database, queue.waiting, {"cpu", "auto"}, 9)) == (1, 1)
     assert claim(database) is not None

@@ -1,4 +1,4 @@
-"""Who works and who leads, and how the queue stands between them: what people ask when their job waits."""
+"""The queue as clients see it: the position of each queued job, why it waits, and the queue of each device."""
 
 from __future__ import annotations
 
@@ -7,65 +7,17 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, delete, func, or_, select
+from sqlalchemy import ColumnElement, and_, func, or_, select
 from sqlalchemy.orm import Session
 
-from shared.db.database import upsert
-from shared.db.tables import Job, Leader, Worker, database_now
+from shared.db.tables import Job, Worker, database_now
 from shared.jobs import limits
 from shared.jobs.joblog import now
 from shared.jobs.queue import may_start
 from shared.jobs.states import JobState
+from shared.workers import live_workers
 
-
-def beat(session: Session, worker: Worker) -> None:
-    """Say that this worker lives, on the database's clock."""
-    values = {c.name: getattr(worker, c.name) for c in Worker.__table__.columns if c.name != "seen_at"}
-    upsert(session, Worker, {"id"}, {**values, "seen_at": database_now()})
-
-
-def retire(session: Session, worker_id: str) -> None:
-    session.execute(delete(Worker).where(Worker.id == worker_id))
-
-
-def live_workers(session: Session, within_seconds: float) -> Sequence[Worker]:
-    """Those that were seen of late; nobody was seen in the future, unless the clock has been put back since."""
-    lately = Worker.seen_at.between(database_now(-within_seconds), database_now(within_seconds))
-    return session.scalars(select(Worker).where(lately).order_by(Worker.started_at)).all()
-
-
-def clock(session: Session) -> datetime:
-    """What the database's clock says."""
-    found = session.scalar(select(database_now()))
-    assert found is not None
-    return found
-
-
-def somebody_works(session: Session, within_seconds: float) -> bool:
-    """Whether a worker is alive, read so that it can be asked of every revision of the schema."""
-    query = select(Worker.id).where(Worker.seen_at > database_now(-within_seconds)).limit(1)
-    return session.scalar(query) is not None
-
-
-def sweep_workers(session: Session, older_than_seconds: float) -> None:
-    session.execute(delete(Worker).where(Worker.seen_at < database_now(-older_than_seconds)))
-
-
-def take_office(session: Session, office: str, holder: str, seconds: float) -> bool:
-    """Become or stay the one who holds `office` for the next `seconds`; False: somebody else does.
-
-    A term that ends at ten times that was written before the clock was put back, and is over.
-    """
-    values = {"office": office, "holder": holder, "until": database_now(seconds), "term": seconds}
-    over = or_(Leader.until < database_now(), Leader.until > database_now(10 * seconds))
-    mine_or_free = or_(Leader.holder == holder, over)
-    return upsert(session, Leader, {"office"}, values, where=mine_or_free)
-
-
-# --- the queue as people see it ---------------------------------------------------------------------------------------
-
-
-WISHES = ("auto", "cpu", "cuda")
+REQUESTED_DEVICES = ("auto", "cpu", "cuda")
 IN_QUEUES = (JobState.QUEUED, JobState.RUNNING, JobState.PAUSED)
 
 
@@ -73,7 +25,7 @@ IN_QUEUES = (JobState.QUEUED, JobState.RUNNING, JobState.PAUSED)
 class Queue:
     """The jobs with one device wish, the slots that could grant it, and why those that wait do."""
 
-    wish: str
+    device: str
     queued: int
     running: int
     paused: int
@@ -129,7 +81,7 @@ def _reason_to_wait(job: Job, ahead: int, workers: Sequence[Worker]) -> dict[str
     if job.not_before is not None and job.not_before > now():
         return _backoff(job.not_before)
     jobs_ahead = "1 job" if ahead == 1 else f"{ahead} jobs"
-    return _reason_of_wish(job.device, workers, f"{jobs_ahead} ahead, ")
+    return _reason_of_device(job.device, workers, f"{jobs_ahead} ahead, ")
 
 
 def _at_limit(limit: int | None) -> dict[str, str]:
@@ -140,21 +92,21 @@ def _backoff(until: datetime) -> dict[str, str]:
     return {"code": "retry_backoff", "detail": f"tried again from {until.isoformat(timespec='seconds')}"}
 
 
-def _reason_of_wish(wish: str, workers: Sequence[Worker], ahead: str = "") -> dict[str, str]:
+def _reason_of_device(device: str, workers: Sequence[Worker], ahead: str = "") -> dict[str, str]:
     """Why a job with this device wish waits, whichever it is."""
-    granting = _granting(wish, workers)
+    granting = _granting(device, workers)
     if not _granting("auto", workers):
         return {"code": "no_live_worker", "detail": "no worker is alive; start one with `gradq worker`"}
     if not granting:
-        return {"code": "no_such_device", "detail": f"the job asks for {wish} and no live worker has a GPU"}
+        return {"code": "no_such_device", "detail": f"the job asks for {device} and no live worker has a GPU"}
     free, slots = sum(worker.free_slots for worker in granting), sum(worker.slots for worker in granting)
     return {"code": "waiting_for_device", "detail": f"{ahead}{free} of {slots} slots free"}
 
 
-def _granting(wish: str, workers: Sequence[Worker]) -> list[Worker]:
+def _granting(device: str, workers: Sequence[Worker]) -> list[Worker]:
     """The workers that take jobs with this wish; a worker's slots are of one kind, and a GPU's slot takes any wish."""
     return [
-        worker for worker in workers if not worker.draining and (wish != "cuda" or "cuda" in worker.devices["kinds"])
+        worker for worker in workers if not worker.draining and (device != "cuda" or "cuda" in worker.devices["kinds"])
     ]
 
 
@@ -179,30 +131,30 @@ def queues(session: Session, live_within_seconds: float, running_limit: int | No
     counted = {(device, state): tuple(numbers) for device, state, *numbers in session.execute(query)}
     return [
         _queue(
-            wish,
-            {state: counted.get((wish, state), (0, None, 0, None, 0)) for state in IN_QUEUES},
+            device,
+            {state: counted.get((device, state), (0, None, 0, None, 0)) for state in IN_QUEUES},
             workers,
             running_limit,
         )
-        for wish in WISHES
-        if _granting(wish, workers) or any((wish, state) in counted for state in IN_QUEUES)
+        for device in REQUESTED_DEVICES
+        if _granting(device, workers) or any((device, state) in counted for state in IN_QUEUES)
     ]
 
 
 def _queue(
-    wish: str, counted: dict[JobState, tuple[Any, ...]], workers: Sequence[Worker], running_limit: int | None
+    device: str, counted: dict[JobState, tuple[Any, ...]], workers: Sequence[Worker], running_limit: int | None
 ) -> Queue:
     queued, oldest, backing_off, next_try, held_back = counted[JobState.QUEUED]
     reasons: list[dict[str, Any]] = []
     if queued > backing_off + held_back:
-        reasons.append({**_reason_of_wish(wish, workers), "jobs": queued - backing_off - held_back})
+        reasons.append({**_reason_of_device(device, workers), "jobs": queued - backing_off - held_back})
     if held_back:
         reasons.append({**_at_limit(running_limit), "jobs": held_back})
     if backing_off:
         reasons.append({**_backoff(next_try), "jobs": backing_off})
-    granting = _granting(wish, workers)
+    granting = _granting(device, workers)
     return Queue(
-        wish=wish,
+        device=device,
         queued=queued,
         running=counted[JobState.RUNNING][0],
         paused=counted[JobState.PAUSED][0],
