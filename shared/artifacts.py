@@ -161,7 +161,7 @@ def attempt_of(key: str) -> int:
 
 
 def dataset_folder(dataset_id: str) -> str:
-    """A new folder for the arrays of a data set. Two requests that store the same one do not touch each other's."""
+    """A new folder for the arrays of a dataset. Two requests that store the same one do not touch each other's."""
     return f"datasets/{dataset_id}/{secrets.token_hex(4)}"
 
 

@@ -129,7 +129,7 @@ class Settings(BaseSettings):
 
     @property
     def cache_dir(self) -> Path:
-        """Where a worker keeps uploaded data sets, if the store is no local folder."""
+        """Where a worker keeps uploaded datasets, if the store is no local folder."""
         return self.state_dir / "cache"
 
     @property

@@ -21,7 +21,7 @@ GradqError
 │   ├── InvalidHeader 422   the same for headers
 │   ├── InvalidBody 422     the same for bodies that are no spec
 │   └── InvalidUpload 422   the same for the fields of an upload
-├── UnusableUpload 422      what was uploaded is no data set; `code` says why
+├── UnusableUpload 422      what was uploaded is no dataset; `code` says why
 ├── DatabaseAway 503
 ├── TooManyStreams 503       as many requests as may be are held open
 ├── ConfigurationError      a setting is wrong: the process does not start
@@ -105,7 +105,7 @@ class WrongState(GradqError):
 
 
 class DatasetInUse(GradqError):
-    code, status, title = "dataset_in_use", 409, "A job needs this data set"
+    code, status, title = "dataset_in_use", 409, "A job needs this dataset"
 
 
 class IdempotencyInProgress(GradqError):
@@ -177,7 +177,7 @@ UPLOAD_CODES = (
 class UnusableUpload(GradqError):
     """Each reason has a `code` of its own: see docs/datasets.md. `detail` names the file and the next step."""
 
-    status, title = 422, "This upload cannot become a data set"
+    status, title = 422, "This upload cannot become a dataset"
 
     def __init__(self, code: str, detail: str, **extra: Any) -> None:
         assert code in (*UPLOAD_CODES, "unpacks_too_large"), "the OpenAPI document lists them"

@@ -238,7 +238,7 @@ def load(folder: str | Path, weights: str = "model.safetensors") -> Model:
 def pixels_of(images: Any, shape: tuple[int, int, int], white: float) -> Array:
     """One image or many, of the model's size, as (N,C,H,W) float32 in [0, 1].
 
-    Whole numbers are pixels from 0 (black) to the data set's `white`; other numbers must lie in [0, 1] already.
+    Whole numbers are pixels from 0 (black) to the dataset's `white`; other numbers must lie in [0, 1] already.
     An image is (H,W) or (C,H,W); many are (N,H,W) for one channel, (N,C,H,W), or (N,H,W,C).
     """
     try:

@@ -126,7 +126,7 @@ def database(database_kind: str, request: pytest.FixtureRequest, tmp_path: Path)
 
 @pytest.fixture
 def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    """Settings of a machine where nothing is set but the state folder; no data set is downloaded."""
+    """Settings of a machine where nothing is set but the state folder; no dataset is downloaded."""
     for name in [name for name in os.environ if name.startswith("GRADQ_")]:
         monkeypatch.delenv(name)
     return Settings.from_env(state_dir=tmp_path / "state", download=False)

@@ -1,4 +1,4 @@
-"""Where an uploaded data set lies on this host: in the store itself if that is a local folder, else in a cache."""
+"""Where an uploaded dataset lies on this host: in the store itself if that is a local folder, else in a cache."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from shared.errors import DataError, GradqError
 
 
 def local_folder(dataset_id: str, settings: Settings, database: Database, store: ArtifactStore) -> Path:
-    """A folder with the data set's files. Raises DataError when they are gone; OSError when the store is away."""
+    """A folder with the dataset's files. Raises DataError when they are gone; OSError when the store is away."""
     with database.read() as session:
         row = dataset_store.find(session, dataset_id)
     if row is None:
-        raise DataError(f"the data set {dataset_id} has been deleted; upload it again, and submit a new job")
+        raise DataError(f"the dataset {dataset_id} has been deleted; upload it again, and submit a new job")
     if (folder := store.local_path(row.folder)) is not None:
         _check_sizes(row, folder)
         return folder
@@ -40,9 +40,9 @@ def fetch(row: DatasetRow, cached: Path, store: ArtifactStore) -> None:
             try:
                 store.get(f"{row.folder}/{name}", part / name)
             except FileNotFoundError as error:
-                raise DataError(f"{name} of the data set {row.id} is not in the store any more") from error
+                raise DataError(f"{name} of the dataset {row.id} is not in the store any more") from error
             if sha256_of(part / name) != file["sha256"]:
-                raise DamagedInTransit(f"{name} of the data set {row.id} is not what was stored")
+                raise DamagedInTransit(f"{name} of the dataset {row.id} is not what was stored")
         part.rename(cached)
     except OSError:
         if not cached.is_dir():
@@ -58,7 +58,7 @@ class DamagedInTransit(GradqError):
 
 
 def forget_deleted(cache: Path, database: Database) -> None:
-    """Remove what is cached of data sets that have no row any more."""
+    """Remove what is cached of datasets that have no row any more."""
     there = {folder.name: folder for folder in cache.glob("ds_*")}
     with database.read() as session:
         known = dataset_store.known_among(session, [name.partition("-")[0] for name in there])
@@ -71,7 +71,7 @@ def _check_sizes(row: DatasetRow, folder: Path) -> None:
     for name, file in row.files.items():
         path = folder / name
         if not path.is_file() or path.stat().st_size != file["size_bytes"]:
-            raise DataError(f"{path} is missing or not whole; delete the data set {row.id} and upload it again")
+            raise DataError(f"{path} is missing or not whole; delete the dataset {row.id} and upload it again")
 
 
 def _cache_name(row: DatasetRow) -> str:

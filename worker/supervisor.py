@@ -169,7 +169,7 @@ class Supervisor:
         return path
 
     def _dataset(self) -> Path | None:
-        """The folder of an uploaded data set; None for a built-in one, which the trainer finds by its name."""
+        """The folder of an uploaded dataset; None for a built-in one, which the trainer finds by its name."""
         dataset_id = self.job.spec["dataset"]
         if dataset_id in DATASETS:
             return None

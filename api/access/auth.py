@@ -1,6 +1,6 @@
 """Who asks, and whether they may: found once a request, before its view.
 
-A route names its scope where it stands, and one without is not served. Whatever has a job or a data set in its path is
+A route names its scope where it stands, and one without is not served. Whatever has a job or a dataset in its path is
 asked for by its owner or by an admin; for anybody else it is not there.
 """
 
@@ -58,7 +58,7 @@ class Principal:
 
     @property
     def owner_filter(self) -> str | None:
-        """The owner whose jobs and data sets are there for this one; None: everybody's."""
+        """The owner whose jobs and datasets are there for this one; None: everybody's."""
         return None if self.may("admin") else self.owner
 
 
@@ -100,7 +100,7 @@ def principal() -> Principal:
 
 
 def owner_filter() -> str | None:
-    """The owner whose jobs and data sets are there for this request; None: everybody's."""
+    """The owner whose jobs and datasets are there for this request; None: everybody's."""
     return principal().owner_filter
 
 
@@ -234,7 +234,7 @@ def _note_use(token_id: str) -> None:
 
 
 def _refuse_anothers(owner: str) -> None:
-    """Another's job or data set is refused as one that is not there is."""
+    """Another's job or dataset is refused as one that is not there is."""
     path = request.view_args or {}
     if (job_id := path.get("job_id")) is not None:
         row = (

@@ -35,7 +35,7 @@ class DrawQuery(Query):
 
 @dataclass(frozen=True)
 class Reader:
-    """A job whose net reads drawings. `manner`: how its data set's images were made of what was written."""
+    """A job whose net reads drawings. `manner`: how its dataset's images were made of what was written."""
 
     id: str
     name: str
@@ -75,7 +75,7 @@ def _wanted(session: Session, job_id: str | None) -> Job | None:
 
 
 def _grey(session: Session) -> dict[str, DatasetInfo]:
-    """The data sets of one channel, by what a spec calls them."""
+    """The datasets of one channel, by what a spec calls them."""
     uploaded = {row.id: dataset_store.info_of(row) for row in dataset_store.everything(session, owner_filter())}
     return {name: info for name, info in {**DATASETS, **uploaded}.items() if info.shape[0] == 1}
 
@@ -99,7 +99,7 @@ def _readers(session: Session, grey: dict[str, DatasetInfo]) -> list[Reader]:
 
 
 def _sorted(readers: Sequence[Reader]) -> list[Reader]:
-    """Each data set's together; the best of all comes first among those that are alike in rank."""
+    """Each dataset's together; the best of all comes first among those that are alike in rank."""
     best: dict[str, float] = {}
     for reader in readers:
         best[reader.dataset] = max(best.get(reader.dataset, -1), reader.accuracy or -1)

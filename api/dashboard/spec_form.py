@@ -22,7 +22,7 @@ GROUPS = (
 REST = "Advanced"  # whatever the spec has besides
 APART = ("preset",)  # chosen above the form, since it fills the others
 TITLES = {
-    "dataset": "Data set",
+    "dataset": "Dataset",
     "augment": "Augmentation",
     "init": "First weights",
     "init_from": "Weights of another job",
@@ -225,7 +225,7 @@ def _required(built: Field) -> Field:
 
 
 def options_of(values: Sequence[Any], chosen: Any, titles: Mapping[Any, str] | None = None) -> tuple[Option, ...]:
-    """A value that is not among those to choose (a data set that was deleted since) is added, so that it is seen."""
+    """A value that is not among those to choose (a dataset that was deleted since) is added, so that it is seen."""
     known = [*values] if chosen is None or chosen in values else [*values, chosen]
     names = titles or {}
     return tuple(Option(value, names.get(value, written(value)), chosen=value == chosen) for value in known)

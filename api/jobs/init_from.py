@@ -46,7 +46,7 @@ def _misfit(session: Session, spec: Beginner, job: Job, find_dataset: FindDatase
         return None
     before, now = find_dataset(theirs.dataset), find_dataset(spec.dataset)
     if before is None or now is None:
-        return f"the data set of {job.id}, {theirs.dataset}, is no longer there to be compared with {spec.dataset}"
+        return f"the dataset of {job.id}, {theirs.dataset}, is no longer there to be compared with {spec.dataset}"
     if (before.shape, len(before.classes)) != (now.shape, len(now.classes)):
         return f"{job.id} took images {_size(before.shape, len(before.classes))}, and {spec.dataset} has " + (
             _size(now.shape, len(now.classes))

@@ -38,12 +38,12 @@ Errors are `application/problem+json` (RFC 9457): `code` is for programs, `detai
 wrong field at once. Every answer carries `X-Request-Id`, which the service's log lines carry too.
 
 A token (`Authorization: Bearer …`) is asked for unless the service listens on a loopback address alone. Each call says
-which scope it takes: `read`, `submit` or `admin`. Another owner's job or data set is a 404, except for `admin`.
+which scope it takes: `read`, `submit` or `admin`. Another owner's job or dataset is a 404, except for `admin`.
 """
 TAGS = {
     "Jobs": "Submit, follow and steer jobs. A job is a training, or a check of gradients by hand against autograd's.",
     "Artifacts": "The files of a finished job: weights, curves, tables.",
-    "Data sets": "What can be trained on: built-in and uploaded data sets.",
+    "Datasets": "What can be trained on: built-in and uploaded datasets.",
     "Service": "What there is, who works, and how the service is.",
 }
 SECURITY_SCHEMES = {

@@ -13,7 +13,7 @@ DESCRIPTIONS = {
     400: "the body cannot be read",
     401: "a token is asked for here, and none or no good one came",
     403: "this may not be done",
-    404: "there is no such job, data set or file",
+    404: "there is no such job, dataset or file",
     406: "the Accept header asks for a form that this call does not send",
     409: "what is asked for does not go with the state that things are in",
     412: "it has changed since: the ETag of If-Match is not its ETag any more",

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from api.openapi.schemas import BulkRequest, Images, JobPatch
 from shared.spec.job_spec import GradientCheckSpec, JobSpec, WalkSpec
 
-ZERO = [  # a handwritten 0 of the data set `digits`: 8x8, of float 0…1
+ZERO = [  # a handwritten 0 of the dataset `digits`: 8x8, of float 0…1
     [0.0, 0.0, 0.3, 0.8, 0.6, 0.1, 0.0, 0.0],
     [0.0, 0.0, 0.8, 0.9, 0.6, 0.9, 0.3, 0.0],
     [0.0, 0.2, 0.9, 0.1, 0.0, 0.7, 0.5, 0.0],
@@ -54,13 +54,13 @@ BODIES: dict[type[BaseModel], dict[str, dict[str, Any]]] = {
         ),
     },
     GradientCheckSpec: {
-        "smallest": _example("an mlp on the data set digits", {}),
+        "smallest": _example("an mlp on the dataset digits", {}),
         "cnn": _example(
             "a cnn, at 50 elements of each parameter", {"architecture": "cnn", "batches": 2, "samples": 50}
         ),
     },
     WalkSpec: {
-        "smallest": _example("the two-layer net on the data set digits", {}),
+        "smallest": _example("the two-layer net on the dataset digits", {}),
         "article": _example(
             "the article's linear net and loss, a batch of 64",
             {
@@ -84,6 +84,6 @@ BODIES: dict[type[BaseModel], dict[str, dict[str, Any]]] = {
         ),
     },
     Images: {
-        "digit": _example("one image for a model of the data set digits", {"images": ZERO}),
+        "digit": _example("one image for a model of the dataset digits", {"images": ZERO}),
     },
 }

@@ -349,7 +349,7 @@ class ArtifactList(Answer):
 
 class Images(BaseModel):
     """One image or many of the model's size, (H,W) for one channel or (C,H,W). Whole numbers are pixels from 0 to the
-    data set's white; other numbers must lie in [0, 1]."""
+    dataset's white; other numbers must lie in [0, 1]."""
 
     images: list[Any] = Field(examples=[[[0, 0.5], [1, 0.5]]])
     invert: bool = Field(False, description="black on white, where the model learnt white on black")

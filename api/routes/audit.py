@@ -25,7 +25,7 @@ class AuditQuery(Query):
     action: str | None = Field(
         None, max_length=64, description="what was called, as `jobs.submit`", examples=["jobs.submit"]
     )
-    object: str | None = Field(None, max_length=64, description="what was done to this job or data set")
+    object: str | None = Field(None, max_length=64, description="what was done to this job or dataset")
     since: UtcTime | None = Field(None, description="not before this time")
     after: str | None = Field(None, max_length=64, description="the id that the page goes on behind")
     limit: Annotated[int, Field(ge=1, le=100)] = 20

@@ -1,4 +1,4 @@
-"""What can be trained on: the built-in data sets and uploaded ones; and what can be trained: the architectures."""
+"""What can be trained on: the built-in datasets and uploaded ones; and what can be trained: the architectures."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ from shared.spec.job_spec import Cnn, Linear, Mlp, Model, Torchvision
 
 EXAMPLES: tuple[Model, ...] = (Linear(), Mlp(), Cnn(), Torchvision(name="resnet18"))
 
-bp = APIBlueprint("datasets", __name__, tag="Data sets")
+bp = APIBlueprint("datasets", __name__, tag="Datasets")
 log = structlog.get_logger()
 
 
 @bp.get("/v1/datasets")
 @endpoint(schemas.DatasetList, scope="read", errors=(503,))
 def index() -> Response:
-    """List the data sets: built-in ones, and whether their files are here; then uploaded ones, newest first"""
+    """List the datasets: built-in ones, and whether their files are here; then uploaded ones, newest first"""
     folder = services().settings.datasets_dir
     with services().database.read() as session:
         uploaded = [_uploaded(row) for row in dataset_store.everything(session, owner_filter())]
@@ -55,10 +55,10 @@ def index() -> Response:
     name="upload_dataset",
 )
 def add() -> Response:
-    """Upload a data set
+    """Upload a dataset
 
     A .npz with `x_train`, `y_train`, `x_test`, `y_test` or with `x` and `y`; an IDX pair; or a zip with a folder of PNG
-    or JPEG images a class. The same upload with the same fields is the same data set: 200 instead of 201.
+    or JPEG images a class. The same upload with the same fields is the same dataset: 200 instead of 201.
     """
     from api.uploads.ingest import PARTS  # NumPy and Pillow: most processes never need them
 
@@ -92,7 +92,7 @@ def _add(upload: Upload, folder: Path) -> tuple[Response, int, dict[str, str]]:
 @bp.get("/v1/datasets/<dataset_id>")
 @endpoint(schemas.Dataset, scope="read", errors=(404, 503))
 def show(dataset_id: str) -> Response:
-    """Show a data set: a built-in one by its name, an uploaded one by its id"""
+    """Show a dataset: a built-in one by its name, an uploaded one by its id"""
     if (info := DATASETS.get(dataset_id)) is not None:
         return jsonify(_built_in(info, services().settings.datasets_dir))
     with services().database.read() as session:
@@ -102,7 +102,7 @@ def show(dataset_id: str) -> Response:
 @bp.delete("/v1/datasets/<dataset_id>")
 @endpoint(schemas.DeletedDataset, scope="submit", errors=(403, 404, 409, 503), problems={409: ("dataset_in_use",)})
 def delete(dataset_id: str) -> Response:
-    """Delete an uploaded data set; refused while a job that has not ended needs it
+    """Delete an uploaded dataset; refused while a job that has not ended needs it
 
     Its files go with it, unless somebody else has uploaded the same: `freed_bytes` is then 0.
     """
@@ -111,10 +111,10 @@ def delete(dataset_id: str) -> Response:
     with services().database.write() as session:
         row = dataset_store.remove(session, dataset_id, owner_filter())
         audit_log.note(session, dataset_id, 200)
-    try:  # after the row: nobody is shown a data set that is gone
+    try:  # after the row: nobody is shown a dataset that is gone
         freed = services().store.remove_folder(row.folder) if row is not None else 0
     except OSError as error:
-        log.warning("files of a deleted data set remain", dataset_id=dataset_id, error=str(error))
+        log.warning("files of a deleted dataset remain", dataset_id=dataset_id, error=str(error))
         freed = 0
     return jsonify({"object": "dataset", "id": dataset_id, "deleted": True, "freed_bytes": freed})
 

@@ -81,7 +81,7 @@ def predict(job_id: str, query: PredictQuery) -> Response:
     """Let a finished model label images
 
     The body is one PNG or JPEG of any size, an `.npz` with an array `images`, JSON lists, or a form with several files.
-    Arrays have the model's own size; their whole numbers are pixels from 0 to the data set's white, other numbers lie
+    Arrays have the model's own size; their whole numbers are pixels from 0 to the dataset's white, other numbers lie
     in [0, 1].
     """
     model = model_of(job_id)

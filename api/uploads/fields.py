@@ -1,4 +1,4 @@
-"""What is said beside the files of an upload, and the id: the same bytes read in the same way are the same data set."""
+"""What is said beside the files of an upload, and the id: the same bytes read in the same way are the same dataset."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from shared.errors import FieldError, InvalidUpload
 from shared.spec.job_spec import MAX_SEED, NO_CONTROLS
 from shared.validation_errors import field_error
 
-FORMAT = "gradq-dataset/1"  # another way of decoding would be another data set
+FORMAT = "gradq-dataset/1"  # another way of decoding would be another dataset
 MAX_SIDE = 224
 
 

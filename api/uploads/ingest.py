@@ -1,7 +1,7 @@
 """The way of an upload: which format it is, what it holds, whether that can be trained on; then the stored form.
 
 The stored form is four .npy files, train and test images (N,C,H,W) and their labels (N) int64, and the facts as JSON.
-They are written through maps, a chunk at a time, so a data set may be larger than memory.
+They are written through maps, a chunk at a time, so a dataset may be larger than memory.
 """
 
 from __future__ import annotations

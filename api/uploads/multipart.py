@@ -191,7 +191,7 @@ def content_of(upload: Upload) -> bytes:
 
 
 def name_of(upload: Upload) -> str:
-    """What to call a data set that nobody named: its first file, without folders and ending."""
+    """What to call a dataset that nobody named: its first file, without folders and ending."""
     given = next((upload.file_names[part] for part in ("file", "images") if part in upload.file_names), "")
     stem = given.replace("\\", "/").rpartition("/")[2].partition(".")[0]
     plain = "".join(sign for sign in stem if sign.isprintable()).strip()[:128]

@@ -3,7 +3,7 @@
 The file is a plain tar, written and read from front to end, so it may be a pipe:
 
     backup.json                 which format, which gradq, which revision of the schema; how much follows
-    files/<key>                 artifacts, checkpoints and data sets, under their keys in the store
+    files/<key>                 artifacts, checkpoints and datasets, under their keys in the store
     database/<table>.jsonl.gz   one JSON object a row, the same whichever database it came from
     manifest.json               the tables' sha256 and what was left out; a file that was cut short ends without it
 

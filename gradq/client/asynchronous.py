@@ -132,15 +132,15 @@ class AsyncClient:
         return await self._calls.all_of("datasets")
 
     async def dataset(self, id: str, /) -> Json:
-        """One data set, by its name or ds_… id."""
+        """One dataset, by its name or ds_… id."""
         return await self._calls.dataset(id)
 
     async def add_dataset(self, files: Part | Mapping[str, Part], /, **fields: Any) -> Json:
-        """Upload a data set, as `Client.add_dataset`."""
+        """Upload a dataset, as `Client.add_dataset`."""
         return await self._calls.add_dataset(files, fields)
 
     async def delete_dataset(self, id: str, /) -> int:
-        """Delete an uploaded data set, as `Client.delete_dataset`."""
+        """Delete an uploaded dataset, as `Client.delete_dataset`."""
         return await self._calls.delete_dataset(id)
 
     async def workers(self) -> list[Json]:
@@ -162,7 +162,7 @@ class AsyncClient:
     ) -> AsyncGenerator[Json, None]:
         """Who did what, newest first: for a token with the scope `admin`.
 
-        `action`: as `jobs.submit`. `object`: the id of a job or data set. `since`: a datetime, or RFC 3339.
+        `action`: as `jobs.submit`. `object`: the id of a job or dataset. `since`: a datetime, or RFC 3339.
         """
         filter = {"owner": owner, "action": action, "object": object, "since": since}
         async with aclosing(self._calls.audit(limit, **filter)) as found:

@@ -147,15 +147,15 @@ class Client:
         return finish(self._calls.all_of("architectures"))
 
     def datasets(self) -> list[Json]:
-        """What can be trained on: built-in data sets first, then uploaded ones, newest first."""
+        """What can be trained on: built-in datasets first, then uploaded ones, newest first."""
         return finish(self._calls.all_of("datasets"))
 
     def dataset(self, id: str, /) -> Json:
-        """One data set, by its name or ds_… id."""
+        """One dataset, by its name or ds_… id."""
         return finish(self._calls.dataset(id))
 
     def add_dataset(self, files: Part | Mapping[str, Part], /, **fields: Any) -> Json:
-        """Upload a data set; the `id` that comes back is what a job's `dataset` names.
+        """Upload a dataset; the `id` that comes back is what a job's `dataset` names.
 
         `files` is the path of an .npz or of a zip of class folders, or an IDX pair: {"images": path, "labels": path},
         with "test_images" and "test_labels". Instead of a path: (file name, open file). Files are streamed. Fields:
@@ -164,7 +164,7 @@ class Client:
         return finish(self._calls.add_dataset(files, fields))
 
     def delete_dataset(self, id: str, /) -> int:
-        """Delete an uploaded data set; returns how many bytes that freed. DatasetInUse: a job still needs it."""
+        """Delete an uploaded dataset; returns how many bytes that freed. DatasetInUse: a job still needs it."""
         return finish(self._calls.delete_dataset(id))
 
     def workers(self) -> list[Json]:
@@ -186,7 +186,7 @@ class Client:
     ) -> Iterator[Json]:
         """Who did what, newest first: for a token with the scope `admin`.
 
-        `action`: as `jobs.submit`. `object`: the id of a job or data set. `since`: a datetime, or RFC 3339.
+        `action`: as `jobs.submit`. `object`: the id of a job or dataset. `since`: a datetime, or RFC 3339.
         """
         filter = {"owner": owner, "action": action, "object": object, "since": since}
         yield from iterate(self._calls.audit(limit, **filter))

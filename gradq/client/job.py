@@ -104,7 +104,7 @@ class Job(JobView):
         """What the finished model sees: `label`, `class` and `probabilities` of each image.
 
         Images are one or a list of paths or Pillow images of any size; or an array or nested lists of the model's size,
-        (N,H,W) or (N,C,H,W): whole numbers from 0 to the data set's white, or fractions in [0, 1]. `invert`: black on
+        (N,H,W) or (N,C,H,W): whole numbers from 0 to the dataset's white, or fractions in [0, 1]. `invert`: black on
         white, where the model learnt white on black.
         """
         return Predictions(finish(self._calls.predict(self.id, images.body_of(images_), invert)))

@@ -105,7 +105,7 @@ class InsufficientScope(Forbidden):
 
 
 class NotFound(ApiError):
-    """404: there is no such job, file or data set."""
+    """404: there is no such job, file or dataset."""
 
 
 class NotAcceptable(ApiError):
@@ -131,7 +131,7 @@ class WrongState(Conflict):
 
 
 class DatasetInUse(Conflict):
-    """409: a job that has not ended needs this data set."""
+    """409: a job that has not ended needs this dataset."""
 
 
 class RequestInProgress(Conflict):

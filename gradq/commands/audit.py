@@ -16,7 +16,7 @@ from gradq.commands.tables import audit_table
 def audit(
     owner: Annotated[str | None, typer.Option(metavar="NAME", help="What this owner did.")] = None,
     action: Annotated[str | None, typer.Option(metavar="NAME", help="This action: jobs.submit, bulk.delete …")] = None,
-    on: Annotated[str | None, typer.Option(metavar="ID", help="What was done to this job or data set.")] = None,
+    on: Annotated[str | None, typer.Option(metavar="ID", help="What was done to this job or dataset.")] = None,
     since: Annotated[
         str | None, typer.Option(metavar="AGE", help="Not older: 30m, 2h, 3d, or a date like 2026-11-24.")
     ] = None,

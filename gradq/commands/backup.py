@@ -41,7 +41,7 @@ State = Annotated[Path | None, typer.Option(help="Folder of the service. [GRADQ_
 
 
 def backup(file: To, state: State = None, as_json: AsJson = False) -> None:
-    """Save jobs, models, checkpoints and data sets to one file, while the service runs.
+    """Save jobs, models, checkpoints and datasets to one file, while the service runs.
 
     Reads the database and the artifact store that the settings name, as
     the service does; it asks no API. Exit 1: the store has lost a file;
@@ -220,7 +220,7 @@ def _tell_restored(restored: Restored, as_json: bool) -> None:
 
 
 def _amount(jobs: int, datasets: int, files: int, size_bytes: int) -> str:
-    counted = (_count(jobs, "job"), _count(datasets, "data set"), _count(files, "file"))
+    counted = (_count(jobs, "job"), _count(datasets, "dataset"), _count(files, "file"))
     return f"{', '.join(counted)}, {size(size_bytes)}"
 
 

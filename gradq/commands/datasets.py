@@ -17,12 +17,12 @@ from gradq.commands.steer import deleted, one_by_one
 from gradq.commands.tables import dataset_line, datasets_table
 from gradq.commands.verbs import Verb, Verbs
 
-app = typer.Typer(cls=Verbs, help="List data sets, upload one, delete one.", rich_markup_mode=None)
+app = typer.Typer(cls=Verbs, help="List datasets, upload one, delete one.", rich_markup_mode=None)
 
 
 @app.callback(invoke_without_command=True)
 def index(context: typer.Context, url: Url = DEFAULT_URL, token: Token = None, as_json: AsJson = False) -> None:
-    """List what can be trained on; `add` uploads a data set, `rm` deletes one."""
+    """List what can be trained on; `add` uploads a dataset, `rm` deletes one."""
     if context.invoked_subcommand is not None:
         _refuse_options(context)
         return
@@ -57,7 +57,7 @@ def add(
     token: Token = None,
     as_json: AsJson = False,
 ) -> None:
-    """Upload a data set; the id that comes back is what a job's `dataset` names."""
+    """Upload a dataset; the id that comes back is what a job's `dataset` names."""
     pair = labels is not None or test_images is not None or test_labels is not None
     paths = {"images" if pair else "file": file, "labels": labels, "test_images": test_images}
     paths["test_labels"] = test_labels
@@ -85,7 +85,7 @@ def rm(
     token: Token = None,
     as_json: AsJson = False,
 ) -> None:
-    """Delete uploaded data sets, unless a job still needs them."""
+    """Delete uploaded datasets, unless a job still needs them."""
     with Client(url, token) as client:
         one_by_one(dataset_ids, lambda id: deleted("dataset", id, client.delete_dataset(id)), as_json)
 

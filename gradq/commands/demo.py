@@ -144,7 +144,7 @@ def _wait_until_ready(process: subprocess.Popen[bytes], output: Path) -> str:
 
 # --- progress ---------------------------------------------------------------------------------------------------------
 
-Key = tuple[str, str]  # (data set, gradients)
+Key = tuple[str, str]  # (dataset, gradients)
 
 
 def follow(client: Client, job_ids: dict[Key, str], console: Console) -> dict[Key, Job]:

@@ -116,7 +116,7 @@ def in_words(error: Exception) -> str:
 
 def next_step_of(error: ApiError) -> str | None:
     if error.status == 404 and str(error.problem.get("instance", "")).startswith("/v1/datasets"):
-        return "`gradq datasets` lists the data sets."
+        return "`gradq datasets` lists the datasets."
     if not error.errors:
         return NEXT_STEP.get(error.status)
     if error.code in ("invalid_query", "invalid_images"):

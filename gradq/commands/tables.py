@@ -56,7 +56,7 @@ def jobs_picture(jobs: Sequence[Job], screen: int) -> RenderableType:
 
 
 def datasets_table(datasets: list[dict[str, Any]], console: Console | None = None) -> None:
-    """One data set a line, with what a job's `dataset` must say for it in the first column."""
+    """One dataset a line, with what a job's `dataset` must say for it in the first column."""
     _table(DATASET_COLUMNS, [_dataset_row(dataset) for dataset in datasets], console or Console())
 
 

@@ -1,4 +1,4 @@
-"""Data sets as facts: shape, classes, sizes, files; the built-in ones by name. Reads no pixel; the trainer does."""
+"""Datasets as facts: shape, classes, sizes, files; the built-in ones by name. Reads no pixel; the trainer does."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class DatasetInfo:
         return [path for path in paths if not path.is_file() and not path.with_name(path.name + ".gz").is_file()]
 
     def to_json(self) -> dict[str, Any]:
-        """The facts of an uploaded data set as plain values, for a row or a file."""
+        """The facts of an uploaded dataset as plain values, for a row or a file."""
         facts = asdict(self)
         return {**facts, "shape": list(self.shape), "classes": list(self.classes), "files": list(self.files)}
 
@@ -114,4 +114,4 @@ DATASETS: dict[str, DatasetInfo] = {
     )
 }
 
-FindDataset = Callable[[str], DatasetInfo | None]  # None: there is no such data set
+FindDataset = Callable[[str], DatasetInfo | None]  # None: there is no such dataset

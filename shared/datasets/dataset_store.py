@@ -31,7 +31,7 @@ NOBODY = ""  # who uploads where no token is asked for
 
 @dataclass(frozen=True)
 class OwnedDataset:
-    """A data set as one who holds it sees it."""
+    """A dataset as one who holds it sees it."""
 
     row: DatasetRow
     name: str
@@ -54,7 +54,7 @@ def add(
     files: Sequence[StoredFile],
     owner: str = NOBODY,
 ) -> bool:
-    """Record a data set whose files are stored. False: somebody else recorded the same one meanwhile."""
+    """Record a dataset whose files are stored. False: somebody else recorded the same one meanwhile."""
     dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
     values = {
         "id": dataset_id,
@@ -76,7 +76,7 @@ def add(
 
 
 def take(session: Session, dataset_id: str, owner: str, name: str) -> bool | None:
-    """Let one more hold a data set that is there. False: he does already; None: there is no such data set."""
+    """Let one more hold a dataset that is there. False: he does already; None: there is no such dataset."""
     row = session.scalar(select(DatasetRow).where(DatasetRow.id == dataset_id).with_for_update())
     if row is None:
         return None
@@ -98,7 +98,7 @@ def find(session: Session, dataset_id: str, visible_to: str | None = None) -> Da
 def get(session: Session, dataset_id: str, visible_to: str | None) -> DatasetRow:
     row = find(session, dataset_id, visible_to) if _is_plain(dataset_id) else None
     if row is None:
-        raise NotFound(f"there is no data set {dataset_id[:80]}; GET /v1/datasets lists them")
+        raise NotFound(f"there is no dataset {dataset_id[:80]}; GET /v1/datasets lists them")
     return row
 
 
@@ -108,7 +108,7 @@ def _is_plain(dataset_id: str) -> bool:
 
 
 def everything(session: Session, visible_to: str | None = None) -> Sequence[DatasetRow]:
-    """All uploaded data sets, newest first."""
+    """All uploaded datasets, newest first."""
     rows = session.scalars(select(DatasetRow).order_by(DatasetRow.created_at.desc(), DatasetRow.id)).all()
     return [row for row in rows if visible_to is None or visible_to in row.owners]
 
@@ -118,13 +118,13 @@ def known_among(session: Session, dataset_ids: Sequence[str]) -> set[str]:
 
 
 def remove(session: Session, dataset_id: str, visible_to: str | None = None) -> DatasetRow | None:
-    """Let go of a data set: its owner's hold, or everybody's. Refused while a job needs it.
+    """Let go of a dataset: its owner's hold, or everybody's. Refused while a job needs it.
 
     With the last hold the row goes too, and is returned: the caller must now remove its files.
     """
     row = session.scalar(select(DatasetRow).where(DatasetRow.id == dataset_id).with_for_update())
     if row is None or not (visible_to is None or visible_to in row.owners):
-        raise NotFound(f"there is no data set {dataset_id[:80]}; GET /v1/datasets lists them")
+        raise NotFound(f"there is no dataset {dataset_id[:80]}; GET /v1/datasets lists them")
     left = {owner: entry for owner, entry in row.owners.items() if visible_to is not None and owner != visible_to}
     _refuse_in_use(session, dataset_id, visible_to, last=not left)
     if left:
@@ -153,7 +153,7 @@ def _refuse_in_use(session: Session, dataset_id: str, visible_to: str | None, la
 
 
 def finder(database: Database, visible_to: str | None) -> FindDataset:
-    """What `JobSpec.parse` asks for a data set: the built-in ones cost no look into the database."""
+    """What `JobSpec.parse` asks for a dataset: the built-in ones cost no look into the database."""
 
     def look_up(name: str) -> DatasetInfo | None:
         if not name.startswith(UPLOADED):
@@ -168,12 +168,12 @@ def finder(database: Database, visible_to: str | None) -> FindDataset:
 
 
 def lock_for_job(session: Session, name: str, visible_to: str | None) -> None:
-    """Keep the data set from being deleted until this transaction has made its job."""
+    """Keep the dataset from being deleted until this transaction has made its job."""
     if not name.startswith(UPLOADED):
         return
     owners = session.scalar(select(DatasetRow.owners).where(DatasetRow.id == name).with_for_update(read=True))
     if owners is None or not (visible_to is None or visible_to in owners):
-        raise InvalidSpec([FieldError("/dataset", "not_found", f"the data set '{name}' has been deleted")])
+        raise InvalidSpec([FieldError("/dataset", "not_found", f"the dataset '{name}' has been deleted")])
 
 
 def info_of(row: DatasetRow) -> DatasetInfo:

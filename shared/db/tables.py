@@ -177,7 +177,7 @@ class CheckpointRow(Base):
 
 
 class DatasetRow(Base):
-    """One uploaded data set; its arrays lie in the artifact store, below `folder`."""
+    """One uploaded dataset; its arrays lie in the artifact store, below `folder`."""
 
     __tablename__ = "datasets"
 

@@ -74,7 +74,7 @@ def estimate(spec: JobSpec, info: DatasetInfo, device: str, speeds: Sequence[flo
     if speeds:
         per_second = statistics.median(speeds)
         done = "1 finished job" if len(speeds) == 1 else f"{len(speeds)} finished jobs"
-        basis = f"{per_second:.0f} examples a second, the median of {done} with this net, data set and batch size"
+        basis = f"{per_second:.0f} examples a second, the median of {done} with this net, dataset and batch size"
         training = spec.epochs * train / per_second
     else:
         training = steps * _step_seconds(spec, net, PACES[device])

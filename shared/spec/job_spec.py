@@ -89,7 +89,7 @@ class Cnn(Model):
 
 
 class Torchvision(Model):
-    """A network of torchvision's model zoo, untrained; first layer and head fitted to the data set. Autograd only.
+    """A network of torchvision's model zoo, untrained; first layer and head fitted to the dataset. Autograd only.
 
     Small images: up to 64 pixels, a resnet begins as is usual for CIFAR, with a 3x3 convolution of stride 1 and without
     the max-pooling after it. The other nets see smaller images enlarged to 64 pixels (bilinear), vit_b_16 in squares
@@ -340,7 +340,7 @@ class Work(Model):
     name: Name = ""
     """what people call the job; left out, it is made of the other fields"""
     dataset: DatasetName = "digits"
-    """what is trained on: a built-in data set, or the id of an uploaded one"""
+    """what is trained on: a built-in dataset, or the id of an uploaded one"""
     init: Init = PytorchInit()
     """where the weights begin, drawn from the seed"""
     loss: Loss = CrossEntropy()
@@ -389,7 +389,7 @@ class Work(Model):
         return self.model_dump(mode="json")
 
     def conflicts(self, info: DatasetInfo) -> list[FieldError]:
-        """What is right field by field and wrong together, or wrong for this data set."""
+        """What is right field by field and wrong together, or wrong for this dataset."""
         raise NotImplementedError
 
     def generated_name(self) -> str:
@@ -612,4 +612,4 @@ def _no_such_preset(name: str) -> FieldError:
 def _no_such_dataset(name: str) -> FieldError:
     guess = difflib.get_close_matches(name, DATASETS, n=1)
     hint = f"; did you mean '{guess[0]}'?" if guess else f"; built in: {', '.join(DATASETS)}"
-    return FieldError("/dataset", "not_found", f"there is no data set '{name[:80]}'{hint}")
+    return FieldError("/dataset", "not_found", f"there is no dataset '{name[:80]}'{hint}")

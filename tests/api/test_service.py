@@ -1,4 +1,4 @@
-"""The service as a whole: health, workers, data sets, the document, the docs page, and every way to fail."""
+"""The service as a whole: health, workers, datasets, the document, the docs page, and every way to fail."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Uploading data sets over HTTP: what is taken, what it becomes, and that nothing remains of what is refused."""
+"""Uploading datasets over HTTP: what is taken, what it becomes, and that nothing remains of what is refused."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def upload(client):
 
 @pytest.fixture
 def arrays(services):
-    """The stored arrays of a data set, by name."""
+    """The stored arrays of a dataset, by name."""
 
     def load(dataset: dict[str, Any]) -> dict[str, Any]:
         with services.database.read() as session:
@@ -560,7 +560,7 @@ class TestRefused:
         def fail(*_):
             raise RuntimeError("disk on fire")
 
-        upload(npz(**small(44)))  # the folder of data sets is there
+        upload(npz(**small(44)))  # the folder of datasets is there
         before = lying(settings.state_dir)
         monkeypatch.setattr(view.dataset_store, "add", fail)
         problem(upload(npz(**small())), 500, "internal_error")

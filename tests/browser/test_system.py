@@ -1,4 +1,4 @@
-"""System: workers, queues and data sets as they are, and uploads from the first byte to what the service finds."""
+"""System: workers, queues and datasets as they are, and uploads from the first byte to what the service finds."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """What keeps the machine alive while jobs are made at random, and lets the random calls get somewhere.
 
 Loaded by schemathesis's command. Jobs that are right are made small. Of what a schema cannot know to be there or to go
-together (data sets, jobs to begin with, a second device) every other one gives way to what is there, and so does every
+together (datasets, jobs to begin with, a second device) every other one gives way to what is there, and so does every
 other upload to a true one. Everything else that is wrong with a body stays wrong.
 """
 

@@ -121,7 +121,7 @@ def test_a_backup_under_load_is_restored_elsewhere_and_every_job_goes_on(
     with crawling(here.trainer(long)), Load(here) as load:
         said = command(here, "backup", str(tmp_path / "gradq.tar"))
         assert here.job(long)["status"] == "running"
-    assert "1 data set" in said
+    assert "1 dataset" in said
     assert load.ids
 
     command(there, "restore", str(tmp_path / "gradq.tar"))

@@ -1,4 +1,4 @@
-"""An uploaded data set through the whole service: 40 000 PNG files in a zip, up over HTTP, one epoch, files back."""
+"""An uploaded dataset through the whole service: 40 000 PNG files in a zip, up over HTTP, one epoch, files back."""
 
 from __future__ import annotations
 

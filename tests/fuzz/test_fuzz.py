@@ -42,7 +42,7 @@ class Run:
     url: str
     sent: int = 0
     answers: Counter[int | None] = field(default_factory=Counter)
-    taken: list[str] = field(default_factory=list)  # ids of jobs, or of data sets
+    taken: list[str] = field(default_factory=list)  # ids of jobs, or of datasets
     wrong: list[str] = field(default_factory=list)
     sizes: list[int] = field(default_factory=list)  # of the API process, in bytes
 
@@ -146,7 +146,7 @@ def test_nothing_breaks_whatever_is_sent_and_what_is_taken_can_run(service: Serv
     service.start_worker()
     ends = [ends_as_it_should(service, job_id) for job_id in kept]
     print(
-        f"{len(jobs.taken)} jobs, {len(datasets.taken)} data sets taken; {len(kept)} run, {len(sets)} of these on sets"
+        f"{len(jobs.taken)} jobs, {len(datasets.taken)} datasets taken; {len(kept)} run, {len(sets)} of these on sets"
     )
     assert not any(ends), "\n".join(end for end in ends if end)
 

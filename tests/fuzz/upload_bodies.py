@@ -1,4 +1,4 @@
-"""Bodies for POST /v1/datasets: true data sets of each format, damaged; archives that lie; forms that are none."""
+"""Bodies for POST /v1/datasets: true datasets of each format, damaged; archives that lie; forms that are none."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class _Runs:
 
 @functools.cache
 def true_ones() -> list[Parts]:
-    """Data sets that are right, small."""
+    """Datasets that are right, small."""
     split = {f"{name}_{part}": array for part in ("train", "test") for name, array in small().items()}
     floats = small(x=pixels(40, 6, 6) / 255)
     photos = folders(6) | {f"cats/{i}.jpg": picture(pixels(1, 6, 6, 3)[0], "JPEG") for i in range(3)}

@@ -69,7 +69,7 @@ def test_a_backup_is_one_file_that_this_user_alone_may_read(served: Any, tmp_pat
     folder.mkdir()
     result = run("backup", str(folder / "gradq.tar"))
     assert (result.exit_code, result.stderr) == (0, "")
-    assert result.stdout == f"{folder / 'gradq.tar'}: 1 job, 0 data sets, 2 files, 30.0 kB\n"
+    assert result.stdout == f"{folder / 'gradq.tar'}: 1 job, 0 datasets, 2 files, 30.0 kB\n"
     assert os.listdir(folder) == ["gradq.tar"]
     assert stat.S_IMODE((folder / "gradq.tar").stat().st_mode) == 0o600
     assert not list(served.settings.state_dir.glob("backup-*"))
@@ -122,7 +122,7 @@ def test_a_file_that_the_store_has_lost_is_named_and_the_exit_code_tells(served:
     assert result.exit_code == 1
     assert result.stderr.endswith("/1/model.json, lost by the artifact store\n")
     assert result.stderr.startswith("left out: artifacts job_")
-    assert "1 job, 0 data sets, 1 file, 20.0 kB" in result.stdout
+    assert "1 job, 0 datasets, 1 file, 20.0 kB" in result.stdout
 
 
 def test_where_no_service_lives_nothing_is_made(tmp_path: Path) -> None:
@@ -158,7 +158,7 @@ def test_a_backup_is_restored_and_says_what_is_there(served: Any, tmp_path: Path
     result = run("restore", str(file), "--state", str(state))
     assert result.exit_code == 0, result.output
     first, second, third = result.stdout.splitlines()
-    assert first == "restored 2 jobs, 0 data sets, 2 files, 30.0 kB"
+    assert first == "restored 2 jobs, 0 datasets, 2 files, 30.0 kB"
     assert re.fullmatch(r"as of \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC: 1 queued, 1 succeeded", second)
     assert third == "Start the service; jobs that wait in the queue run then."
     assert stored(state) == sorted(FILES.values())
@@ -222,7 +222,7 @@ def test_a_backup_goes_through_a_pipe(served: Any, tmp_path: Path) -> None:
     out, err = put_back.communicate(timeout=150)
     assert (put_back.returncode, made.wait(60)) == (0, 0), err
     assert out.startswith(b"restored 1 job, ")
-    assert made.communicate()[1] == b"the backup: 1 job, 0 data sets, 2 files, 30.0 kB\n"
+    assert made.communicate()[1] == b"the backup: 1 job, 0 datasets, 2 files, 30.0 kB\n"
     assert stored(state) == sorted(FILES.values())
 
 

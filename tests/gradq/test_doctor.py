@@ -114,7 +114,7 @@ def test_a_service_that_is_whole_gets_a_clean_bill(doctor, api, redis):
     assert report["broker"]["facts"]["maxmemory_policy"] == "noeviction"
     assert report["workers"]["detail"] == "1 worker, 1 of 2 slots free, cpu"
     assert report["clock"]["detail"] == "agrees with the service"
-    assert "digits" in report["data sets"]["detail"]
+    assert "digits" in report["datasets"]["detail"]
 
 
 def test_it_finds_the_service_in_the_state_folder_by_itself(api, tmp_path: Path, monkeypatch):
@@ -215,22 +215,22 @@ def test_files_of_a_data_set_that_are_missing_are_named(doctor, tmp_path: Path):
     for name in there:
         (folder / f"{name}.gz").touch()
     report = doctor(DATA_DIR=str(tmp_path / "data"))
-    assert report["data sets"]["verdict"] == "warning"
-    assert f"mnist lacks MNIST/raw/{missing} in {tmp_path}/data" in report["data sets"]["detail"]
+    assert report["datasets"]["verdict"] == "warning"
+    assert f"mnist lacks MNIST/raw/{missing} in {tmp_path}/data" in report["datasets"]["detail"]
     (folder / missing).touch()
-    assert doctor(DATA_DIR=str(tmp_path / "data"))["data sets"]["verdict"] == "ok"
+    assert doctor(DATA_DIR=str(tmp_path / "data"))["datasets"]["verdict"] == "ok"
     report = doctor(DATA_DIR=str(tmp_path / "data"), DOWNLOAD="false")
-    assert "fashion_mnist, kmnist, cifar10" in report["data sets"]["detail"]
-    assert "GRADQ_DOWNLOAD=true" in report["data sets"]["mend"]
+    assert "fashion_mnist, kmnist, cifar10" in report["datasets"]["detail"]
+    assert "GRADQ_DOWNLOAD=true" in report["datasets"]["mend"]
 
 
 def test_an_uploaded_data_set_that_has_lost_a_file_is_named(doctor, api, tmp_path: Path):
     (tmp_path / "a.npz").write_bytes(npz(**small()))
     dataset_id = api.client.add_dataset(tmp_path / "a.npz")["id"]
     here = {"STATE_DIR": str(api.settings.state_dir)}
-    assert doctor(**here)["data sets"]["verdict"] == "ok"
+    assert doctor(**here)["datasets"]["verdict"] == "ok"
     next((api.settings.state_dir / "artifacts").rglob("train_labels.npy")).unlink()
-    found = doctor(**here)["data sets"]
+    found = doctor(**here)["datasets"]
     assert found["facts"]["lost_uploads"] == {dataset_id: ["train_labels.npy"]}
     assert "gradq datasets rm" in found["mend"]
 
@@ -331,8 +331,8 @@ def test_clocks_that_disagree_are_warned_of(doctor, hours, words):
 def test_a_service_elsewhere_is_asked_for_its_workers_and_data_sets(doctor):
     with answering(service()) as url:
         report = doctor(URL=url)
-    assert report.wrong() == {"data sets": "warning"}
-    assert f"mnist lacks MNIST/raw/a in the data folder of {url}" in report["data sets"]["detail"]
+    assert report.wrong() == {"datasets": "warning"}
+    assert f"mnist lacks MNIST/raw/a in the data folder of {url}" in report["datasets"]["detail"]
     assert report["api"]["detail"] == f"{url} takes jobs, gradq {VERSION}"
 
 

@@ -1,4 +1,4 @@
-"""Small data sets in the true formats, made on the spot: npz, IDX, zips of PNG and JPEG."""
+"""Small datasets in the true formats, made on the spot: npz, IDX, zips of PNG and JPEG."""
 
 from __future__ import annotations
 

@@ -127,7 +127,7 @@ def sqlite_place_in(folder: Path) -> Iterator[Place]:
 
 
 def full(place: Place) -> dict[str, str]:
-    """A job of every kind, a data set, and people at work; the jobs' ids by what they are."""
+    """A job of every kind, a dataset, and people at work; the jobs' ids by what they are."""
     place.dataset()
     done = place.finished("model.safetensors", "metrics.json")
     lost = running(place.database, name="lost once", seed=3)

@@ -1,4 +1,4 @@
-"""Where a worker finds an uploaded data set: in a local store as it lies, from any other once, checked, in a cache."""
+"""Where a worker finds an uploaded dataset: in a local store as it lies, from any other once, checked, in a cache."""
 
 from __future__ import annotations
 

@@ -28,19 +28,19 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m worker.trainer", description=__doc__)
     parser.add_argument("spec", type=Path, help="a job spec as JSON")
     parser.add_argument("--out", type=Path, default=Path("run"), help="where checkpoints and artifacts go")
-    parser.add_argument("--data", type=Path, default=Path("data"), help="data sets in torchvision's layout")
-    parser.add_argument("--dataset", type=Path, help="the folder of an uploaded data set, for a spec that names one")
+    parser.add_argument("--data", type=Path, default=Path("data"), help="datasets in torchvision's layout")
+    parser.add_argument("--dataset", type=Path, help="the folder of an uploaded dataset, for a spec that names one")
     parser.add_argument("--resume", type=Path, help="a checkpoint to go on from")
     parser.add_argument("--init-from", type=Path, help="model.safetensors of the job that the spec's init_from names")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--download", action="store_true", help="download data sets that are missing")
+    parser.add_argument("--download", action="store_true", help="download datasets that are missing")
     options = parser.parse_args()
     try:
         body = json.loads(options.spec.read_text())
         info = memmap.facts(options.dataset) if options.dataset else None
         spec = JobSpec.parse(body, lambda name: info if name.startswith("ds_") else DATASETS.get(name))
         if info is not None and spec.dataset in DATASETS:
-            parser.error(f"--dataset is for a spec that names an uploaded data set; this one names {spec.dataset}")
+            parser.error(f"--dataset is for a spec that names an uploaded dataset; this one names {spec.dataset}")
         if (spec.init_from is None) != (options.init_from is None) and options.resume is None:
             parser.error("--init-from FILE and the spec's init_from belong together")
         run = Run(options.out, resume=options.resume, init_from=options.init_from)

@@ -31,7 +31,7 @@ def run_check(
 ) -> dict[str, Any]:
     """Check a net on batches of real data, write `gradient_check.json` either way, return the result.
 
-    `uploaded`: the folder of a data set that is not built in.
+    `uploaded`: the folder of a dataset that is not built in.
     Raises GradientCheckFailed, or StopRequested between two parameters.
     """
     where = device.choose(spec.device)

@@ -30,7 +30,7 @@ def run_job(
 ) -> dict[str, Any]:
     """Train, write every artifact into `run.folder`/artifacts, return the result.
 
-    `uploaded`: the folder of a data set that is not built in.
+    `uploaded`: the folder of a dataset that is not built in.
     """
     where = device.choose(spec.device)
     device.set_up(spec.seed, where, threads, spec.deterministic)

@@ -60,7 +60,7 @@ class Plan:
     reported_step: int = -1
     kind: str = JobSpec.kind
     init_from: str | None = None  # a safetensors file: the weights to begin with
-    dataset: str | None = None  # the folder of an uploaded data set
+    dataset: str | None = None  # the folder of an uploaded dataset
 
 
 def warm_up(pipe: connection.Connection) -> None:

@@ -15,7 +15,7 @@ CHECKS: dict[str, Callable[[Patient], Finding]] = {
     "database": stores.database,
     "broker": stores.broker,
     "artifacts": files.artifacts,
-    "data sets": files.data_sets,
+    "datasets": files.data_sets,
     "api": service.api,
     "token": service.token,
     "port": service.port,

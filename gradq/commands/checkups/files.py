@@ -1,4 +1,4 @@
-"""Checks of files: the artifact store, and the data sets, built in and uploaded. Leaves nothing changed."""
+"""Checks of files: the artifact store, and the datasets, built in and uploaded. Leaves nothing changed."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def data_sets(patient: Patient) -> Finding:
 
 
 def lost_uploads(patient: Patient) -> dict[str, list[str]]:
-    """Uploaded data sets whose arrays are not in the store, as far as database and store answer: id -> files."""
+    """Uploaded datasets whose arrays are not in the store, as far as database and store answer: id -> files."""
     if not patient.has_database:
         return {}
     with suppress(GradqError, SQLAlchemyError, OSError, ImportError, ValueError):  # other checks tell of these

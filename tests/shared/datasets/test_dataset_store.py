@@ -1,4 +1,4 @@
-"""Rows of uploaded data sets on both databases: recorded once, held by jobs, gone when nobody needs them."""
+"""Rows of uploaded datasets on both databases: recorded once, held by jobs, gone when nobody needs them."""
 
 from __future__ import annotations
 

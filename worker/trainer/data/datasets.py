@@ -1,4 +1,4 @@
-"""Data sets as tensors: read, normalised, split."""
+"""Datasets as tensors: read, normalised, split."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ IDX_UINT8 = 0x08  # the type byte of the IDX format: http://yann.lecun.com/exdb/
 
 @dataclass(frozen=True)
 class Pixels:
-    """A data set as it lies on disk. images (N,C,H,W) uint8 or float; labels (N) int64; values from 0 to `white`."""
+    """A dataset as it lies on disk. images (N,C,H,W) uint8 or float; labels (N) int64; values from 0 to `white`."""
 
     train_images: Tensor
     train_labels: Tensor
@@ -55,7 +55,7 @@ class Data:
 
 
 def prepare(spec: AnySpec, data_dir: Path, download: bool, device: torch.device, uploaded: Path | None = None) -> Data:
-    """Load, normalise and split the spec's data set: `uploaded` is the folder of one that is not built in.
+    """Load, normalise and split the spec's dataset: `uploaded` is the folder of one that is not built in.
 
     Raises DataError when its files are missing or broken.
     """
@@ -66,7 +66,7 @@ def prepare(spec: AnySpec, data_dir: Path, download: bool, device: torch.device,
         pixels = load_uploaded(info, uploaded)
     else:
         if spec.dataset not in DATASETS:
-            raise DataError(f"{spec.dataset} is no built-in data set, and nobody said where it lies")
+            raise DataError(f"{spec.dataset} is no built-in dataset, and nobody said where it lies")
         info = DATASETS[spec.dataset]
         pixels = load(info, data_dir, download)
     normalization = measure(pixels.train_images, pixels.white)
@@ -91,7 +91,7 @@ def prepare(spec: AnySpec, data_dir: Path, download: bool, device: torch.device,
 
 
 def prepare_mapped(spec: AnySpec, info: DatasetInfo, folder: Path, device: torch.device) -> Data:
-    """The same for a data set that stays on disk: nothing but its labels is in memory."""
+    """The same for a dataset that stays on disk: nothing but its labels is in memory."""
     train_images, test_images = memmap.images(folder, info)
     train_labels, test_labels = memmap.labels(folder, info)
     normalization = measure(train_images, info.white)
@@ -193,7 +193,7 @@ def _checked(pixels: Pixels, info: DatasetInfo, folder: Path) -> Pixels:
 
 @contextlib.contextmanager
 def _whole(info: DatasetInfo, data_dir: Path, download: bool) -> Iterator[Path]:
-    """The data set's folder, with every file in it."""
+    """The dataset's folder, with every file in it."""
     if missing := info.missing_files(data_dir):
         if not download:
             raise DataError(

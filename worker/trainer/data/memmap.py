@@ -1,4 +1,4 @@
-"""Uploaded data sets: their files as tensors where they fit into memory, else read through maps, a batch at a time.
+"""Uploaded datasets: their files as tensors where they fit into memory, else read through maps, a batch at a time.
 
 Both ways give the same batches in the same order, and the same bits: a batch is normalised as the whole would be.
 """
@@ -25,7 +25,7 @@ from shared.errors import DataError
 from worker.trainer.data.batches import Augment, Batch, ShuffledBatches
 from worker.trainer.data.normalization import Normalization
 
-SHARE_OF_MEMORY = 0.25  # that one data set may take as float32; a larger one stays on disk
+SHARE_OF_MEMORY = 0.25  # that one dataset may take as float32; a larger one stays on disk
 CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 MAX_WORKERS = 4
 WAIT_SECONDS = 300.0  # for one batch, from a disk that is busy; a worker that died would otherwise be waited for
@@ -48,7 +48,7 @@ def facts(folder: Path) -> DatasetInfo:
     try:
         return DatasetInfo.from_json(json.loads((folder / FACTS).read_text()))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{folder} holds no data set that was uploaded: {error}") from error
+        raise DataError(f"{folder} holds no dataset that was uploaded: {error}") from error
 
 
 def open_array(path: Path, n: int, dtype: str, shape: tuple[int, ...]) -> np.memmap[Any, Any]:
@@ -76,7 +76,7 @@ def images(folder: Path, info: DatasetInfo) -> tuple[Stored, Stored]:
 
 
 def too_large(info: DatasetInfo) -> bool:
-    """Whether the data set, decoded to float32, would take more than its share of this machine's memory."""
+    """Whether the dataset, decoded to float32, would take more than its share of this machine's memory."""
     examples = info.train_examples + info.test_examples
     return examples * int(np.prod(info.shape)) * 4 > SHARE_OF_MEMORY * memory_bytes()
 

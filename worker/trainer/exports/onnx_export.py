@@ -56,7 +56,7 @@ def properties(data: Data) -> dict[str, str]:
     return {
         "gradq_version": VERSION,
         "classes": json.dumps(list(data.info.classes), ensure_ascii=False),
-        "input": "pixels in [0, 1]: a pixel of the data set divided by its white",
+        "input": "pixels in [0, 1]: a pixel of the dataset divided by its white",
         "white": json.dumps(scale.white),
         "normalization": json.dumps({"mean": scale.mean, "std": scale.std, "inside": True}),
     }

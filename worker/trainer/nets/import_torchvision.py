@@ -18,7 +18,7 @@ def import_torchvision() -> ModuleType:
     """Import torchvision, also where its wheel was built for CUDA and torch was not.
 
     Such a wheel cannot load its compiled operators, and torchvision's own import then fails on
-    "operator torchvision::nms does not exist". Data sets, transforms and models need none of them, so the two
+    "operator torchvision::nms does not exist". Datasets, transforms and models need none of them, so the two
     missing schemas are declared first; box operators stay unusable (pytorch/vision#9085).
     """
     if torch.version.cuda is None and not _libraries and not hasattr(torch.ops.torchvision, "nms"):
@@ -30,7 +30,7 @@ def import_torchvision() -> ModuleType:
 
 
 def download(name: str, data_dir: Path) -> None:
-    """Fetch a built-in data set into torchvision's layout; torchvision checks the md5 of what came."""
+    """Fetch a built-in dataset into torchvision's layout; torchvision checks the md5 of what came."""
     datasets = import_torchvision().datasets
     if name in IDX_CLASSES:
         getattr(datasets, IDX_CLASSES[name])(root=str(data_dir), download=True)

@@ -1,4 +1,4 @@
-"""torchvision's nets, untrained and fitted to a data set: its channels, its classes, its image size. Autograd only.
+"""torchvision's nets, untrained and fitted to a dataset: its channels, its classes, its image size. Autograd only.
 
 A net is built from its recipe, plain values that need nothing but torch and torchvision:
 

@@ -65,7 +65,7 @@ class Step:
 
     def _capture(self, x: Tensor, labels: Tensor) -> Tensor:
         """Capture the step on this batch. Where that cannot be done, say why and go on one by one."""
-        self._x, self._labels = x, labels  # the data set fills the same tensors for the next batch, or `_fill` does
+        self._x, self._labels = x, labels  # the dataset fills the same tensors for the next batch, or `_fill` does
         if x.device.type == "cuda":
             return self._capture_graph(x, labels)
         recorded, loss, obstacle = tape.record(lambda: self.run(x, labels))

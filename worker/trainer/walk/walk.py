@@ -51,7 +51,7 @@ def run_walk(
 ) -> dict[str, Any]:
     """Take the walk, write `walk.json`, return the result.
 
-    `uploaded`: the folder of a data set that is not built in.
+    `uploaded`: the folder of a dataset that is not built in.
     Raises StopRequested before it sets out, and Diverged where something on the way is not finite.
     """
     where = device.choose(spec.device)

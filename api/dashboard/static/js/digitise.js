@@ -1,5 +1,5 @@
-// A drawing as a net was taught to see one: the size, the place and the thickness that its data set gave to what was
-// written by hand. Pixels are whole numbers, 0 (black) to the data set's white.
+// A drawing as a net was taught to see one: the size, the place and the thickness that its dataset gave to what was
+// written by hand. Pixels are whole numbers, 0 (black) to the dataset's white.
 
 import { trace } from "./pad.js";
 

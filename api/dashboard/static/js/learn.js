@@ -40,7 +40,7 @@ async function walk() {
   }
 }
 
-/** What does not count is not shown; weights that somebody learnt bring their net and their data set with them. */
+/** What does not count is not shown; weights that somebody learnt bring their net and their dataset with them. */
 function arrange() {
   const origin = field("origin").selectedOptions[0];
   const net = origin.dataset.net ? JSON.parse(origin.dataset.net) : null;

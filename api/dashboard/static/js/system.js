@@ -1,4 +1,4 @@
-// The page System: what the service says of itself, its workers and queues, its data sets; asked for every few seconds.
+// The page System: what the service says of itself, its workers and queues, its datasets; asked for every few seconds.
 
 import "./copy.js";
 import { age } from "./age.js";

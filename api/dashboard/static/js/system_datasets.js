@@ -1,4 +1,4 @@
-// The data sets on System: what each holds, and a way to delete those that were uploaded.
+// The datasets on System: what each holds, and a way to delete those that were uploaded.
 
 import { age } from "./age.js";
 import { confirm, element, toast } from "./dialog.js";

@@ -1,4 +1,4 @@
-// The form that uploads a data set: files by chooser or drop, each in its part; bytes as they go, then what the service finds.
+// The form that uploads a dataset: files by chooser or drop, each in its part; bytes as they go, then what the service finds.
 
 import { element, toast } from "./dialog.js";
 import { number, size } from "./format.js";

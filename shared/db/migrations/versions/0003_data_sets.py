@@ -1,4 +1,4 @@
-"""data sets
+"""datasets
 
 Revision: 0003, after 0002
 """

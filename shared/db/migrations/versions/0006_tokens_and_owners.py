@@ -1,4 +1,4 @@
-"""tokens; owners of jobs, of data sets and of idempotency keys
+"""tokens; owners of jobs, of datasets and of idempotency keys
 
 What is there already becomes nobody's: it is seen where no token is asked for, and by admins.
 

@@ -1,4 +1,4 @@
-"""The built-in data sets beyond MNIST: read from small files in the true layout, fetched by torchvision if allowed."""
+"""The built-in datasets beyond MNIST: read from small files in the true layout, fetched by torchvision if allowed."""
 
 from __future__ import annotations
 

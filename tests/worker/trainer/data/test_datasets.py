@@ -1,4 +1,4 @@
-"""Data sets as tensors, and batches in an order that is a pure function of (seed, epoch)."""
+"""Datasets as tensors, and batches in an order that is a pure function of (seed, epoch)."""
 
 import gzip
 import hashlib

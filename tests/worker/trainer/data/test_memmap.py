@@ -1,4 +1,4 @@
-"""Uploaded data sets: in memory or through maps of their files, the same batches and bits; no worker left over."""
+"""Uploaded datasets: in memory or through maps of their files, the same batches and bits; no worker left over."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def prepare(folder: Path, spec: JobSpec) -> datasets.Data:
 
 @pytest.fixture
 def on_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every data set counts as too large for memory."""
+    """Every dataset counts as too large for memory."""
     monkeypatch.setattr(memmap, "SHARE_OF_MEMORY", 0.0)
 
 
@@ -177,7 +177,7 @@ def test_a_broken_file_is_a_data_error(tmp_path: Path, name: str, damage: str) -
 
 def test_a_folder_without_facts_and_a_spec_without_a_folder_are_data_errors(tmp_path: Path) -> None:
     _, info = uploaded(tmp_path, CONTENTS["grey bytes"])
-    with pytest.raises(DataError, match="holds no data set"):
+    with pytest.raises(DataError, match="holds no dataset"):
         prepare(tmp_path, spec_for(info))
     with pytest.raises(DataError, match=NAME):
         datasets.prepare(spec_for(info), tmp_path, False, CPU)
@@ -190,7 +190,7 @@ def test_the_trainer_runs_alone_on_an_uploaded_data_set(
     (tmp_path / "spec.json").write_text(json.dumps({"dataset": NAME, "epochs": 1, "seed": 1}))
     arguments = [tmp_path / "spec.json", "--out", tmp_path / "run", "--threads", 1]
     assert command_line(*arguments) == 2
-    assert "there is no data set" in capsys.readouterr().err
+    assert "there is no dataset" in capsys.readouterr().err
     assert command_line(*arguments, "--dataset", folder) == 0
     assert (tmp_path / "run" / "artifacts" / "model.safetensors").is_file()
 
