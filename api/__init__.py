@@ -1,1 +1,1 @@
-"""HTTP only: parse, call shared, render. Never imports torch."""
+"""The HTTP API: parses requests, calls `shared`, renders responses. Never imports torch."""

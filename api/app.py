@@ -1,4 +1,4 @@
-"""The HTTP app: `create_app` puts the parts together. Opens no connection before the first request."""
+"""The Flask app: `create_app` assembles it. No connection is opened before the first request."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from werkzeug.routing import BaseConverter
 
 from api.access import auth, auth_throttle, rates
 from api.access.auth import EXTENSION as AUTH
-from api.access.auth import NOBODY, AccessPolicy, admit, identify
+from api.access.auth import UNIDENTIFIED, AccessPolicy, authorize, identify
 from api.changes import audit_log
 from api.dashboard import assets, pages
 from api.http import errors, security_headers
@@ -41,7 +41,7 @@ from api.routes import (
     workers,
 )
 from api.services import EXTENSION, Services
-from api.waiting.long_polling import EXTENSION as HELD
+from api.waiting.long_polling import EXTENSION as LONG_POLLS
 from api.waiting.long_polling import LongPolls
 from shared import logs
 from shared.config import Settings
@@ -61,14 +61,14 @@ log = structlog.get_logger()
 
 
 class JobId(BaseConverter):
-    """Where a job's id stands last in a path, the words that have a route of their own are none."""
+    """Matches a job id at the end of a path, except the names of routes next to it: `/v1/jobs/bulk`."""
 
     regex = r"(?!bulk$)[^/]+"
 
 
 def create_app(settings: Settings | None = None) -> APIFlask:
     settings = settings or Settings.from_env()
-    if not structlog.is_configured():  # else whoever owns this process has said how it logs
+    if not structlog.is_configured():  # else the process that embeds the app has configured the log
         logs.configure(settings.log_level)
     app = APIFlask(
         "api",
@@ -77,7 +77,7 @@ def create_app(settings: Settings | None = None) -> APIFlask:
         spec_path="/v1/openapi.json",
         docs_path=None,
         json_errors=False,
-        static_folder=None,  # type: ignore[arg-type]  # Flask takes it: api/dashboard/assets.py serves files
+        static_folder=None,  # type: ignore[arg-type]  # Flask accepts None: api/dashboard/assets.py serves files
     )
     app.json = JSON(app)
     app.config.update(
@@ -87,7 +87,7 @@ def create_app(settings: Settings | None = None) -> APIFlask:
     )
     services = app.extensions[EXTENSION] = Services.from_settings(settings)
     app.extensions[AUTH] = AccessPolicy(settings)
-    app.extensions[HELD] = LongPolls(settings, services.database)
+    app.extensions[LONG_POLLS] = LongPolls(settings, services.database)
     app.extensions[JOB_ANSWERS] = JobAnswers()
     errors.register(app)
     app.url_map.converters["job"] = JobId
@@ -98,32 +98,34 @@ def create_app(settings: Settings | None = None) -> APIFlask:
     app.before_request(_begin)
     app.before_request(identify)
     auth_throttle.register(app)
-    rates.register(app, settings)  # before anything is said of what there is, and before refusals are noted
-    app.before_request(admit)
-    app.before_request(_refuse_other_sites)
+    rates.register(
+        app, settings
+    )  # before authorize: guessed ids and refusals, which the audit log notes, count as well
+    app.before_request(authorize)
+    app.before_request(_refuse_cross_site)
     app.after_request(_end)
     return app
 
 
 def _begin() -> None:
     g.began = time.perf_counter()
-    g.principal = NOBODY
+    g.principal = UNIDENTIFIED
     given = request.headers.get("X-Request-Id", "")
     g.request_id = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
 
 
-def _refuse_other_sites() -> None:
-    """No web page that a user happens to read may submit or cancel: on a loopback address no token is asked for, and
-    elsewhere the browser sends its cookie along."""
+def _refuse_cross_site() -> None:
+    """Protection against cross-site request forgery: on a loopback address no token is required, and elsewhere the
+    browser sends its cookie with the request."""
     if request.method in SAFE_METHODS:
         return
     site, origin = request.headers.get("Sec-Fetch-Site"), request.headers.get("Origin")
-    if site is not None:  # what the browser itself says; programs send neither header
+    if site is not None:  # set by browsers; other clients send neither header
         foreign = site not in ("none", "same-origin")
     else:
         foreign = origin is not None and origin.partition("://")[2] != request.host
     if foreign:
-        raise Forbidden("a page of another site must not change anything here")
+        raise Forbidden("cross-site requests must not change anything")
 
 
 def _end(response: Response) -> Response:

@@ -1,7 +1,7 @@
-"""How gunicorn serves the app: its configuration file, `gunicorn -c python:api.server`.
+"""gunicorn's configuration file: `gunicorn -c python:api.server`.
 
-What gunicorn refuses by itself, as no HTTP or as too long, is a problem like any other. Connections are spread evenly,
-or one process would run out of places for held requests while another has them free.
+Requests that gunicorn itself refuses, as malformed or too long, are answered with a problem as well. Connections are
+spread evenly over the processes, or one would run out of places for held requests while another has free ones.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from api.access.auth import AccessPolicy
 from api.http.errors import PROBLEM
 from api.http.security_headers import HEADERS
 from api.monitoring.request_counts import child_exit, on_exit, on_starting
-from api.waiting.long_polling import EXTENSION as HELD
+from api.waiting.long_polling import EXTENSION as LONG_POLLS
 from api.waiting.long_polling import LongPolls
 from shared.loopback import is_loopback_address
 
@@ -39,11 +39,12 @@ __all__ = [
     "worker_class",
 ]
 
-limit_request_line = 8190  # gunicorn's most: a filter by a few labels is long
+limit_request_line = 8190  # gunicorn's maximum: a filter with several labels is long
 
-MOST_PROCESSES = 1024
-HEAD_START_SECONDS = 0.001  # what a process gives to the others for each connection that it has more than they
-MOST_SECONDS = 0.02
+MAX_PROCESSES = 1024
+# delay of accept() per connection that a process has more than the process with the fewest
+HEAD_START_SECONDS = 0.001
+MAX_DELAY_SECONDS = 0.02
 
 REFUSALS: dict[type[errors.ParseException], HTTPStatus] = {
     errors.LimitRequestLine: HTTPStatus.REQUEST_URI_TOO_LONG,
@@ -51,42 +52,44 @@ REFUSALS: dict[type[errors.ParseException], HTTPStatus] = {
     errors.ExpectationFailed: HTTPStatus.EXPECTATION_FAILED,
     errors.UnsupportedTransferCoding: HTTPStatus.NOT_IMPLEMENTED,
 }
-OURS = (
+# not caused by the request
+SERVER_ERRORS = (
     errors.InvalidResponseHeader,
     errors.InvalidResponseHeaderName,
     errors.ConfigurationProblem,
-)  # no client's fault
+)
 
-_connections = memoryview(mmap.mmap(-1, 4 * MOST_PROCESSES)).cast("i")  # of each process; all of them share these pages
+# number of connections per process, in memory shared by all processes
+_connections = memoryview(mmap.mmap(-1, 4 * MAX_PROCESSES)).cast("i")
 
 
 class Worker(ThreadWorker):
-    """Lets processes that hold fewer connections take the next one."""
+    """Lets processes with fewer connections accept the next one."""
 
-    number: int  # its place among the processes, given before the fork
+    number: int  # index in `_connections`, set before the fork
 
     def notify(self) -> None:
-        """Called once a turn of the loop."""
+        """Called once per iteration of the worker's loop."""
         super().notify()
         _connections[self.number] = self.nr_conns
 
     def accept(self, listener: Any) -> None:
         if (more := self.nr_conns - min(_connections[: self.cfg.workers])) > 0:
-            time.sleep(min(more * HEAD_START_SECONDS, MOST_SECONDS))
+            time.sleep(min(more * HEAD_START_SECONDS, MAX_DELAY_SECONDS))
         super().accept(listener)
         _connections[self.number] = self.nr_conns
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
-        """Called for what never reaches the app."""
-        if not isinstance(exc, errors.ParseException) or isinstance(exc, OURS):
+        """Called for requests that do not reach the app."""
+        if not isinstance(exc, errors.ParseException) or isinstance(exc, SERVER_ERRORS):
             super().handle_error(req, client, addr, exc)
             return
-        self.log.warning("refused: %s", exc)
+        self.log.warning("request refused: %s", exc)
         util.write_nonblock(client, refusal(REFUSALS.get(type(exc), HTTPStatus.BAD_REQUEST), str(exc)[:200]))
 
 
 def refusal(status: HTTPStatus, detail: str) -> bytes:
-    """A whole answer, after which the connection is closed."""
+    """The bytes of a complete response with a problem; the connection is closed after it."""
     code, request_id = status.phrase.lower().replace(" ", "_").replace("-", "_"), uuid.uuid4().hex
     body = {
         "type": f"/problems/{code.replace('_', '-')}",
@@ -94,7 +97,7 @@ def refusal(status: HTTPStatus, detail: str) -> bytes:
         "status": status.value,
         "code": code,
         "detail": detail,
-        "instance": "",  # the line that would name it could not be read
+        "instance": "",  # the path is unknown: the request line could not be parsed
         "request_id": request_id,
     }
     content = json.dumps(body).encode()
@@ -119,17 +122,17 @@ def pre_fork(server: Any, worker: Worker) -> None:
 
 
 def post_worker_init(worker: Worker) -> None:
-    """What the app cannot know by itself: who can reach it, and when its process ends. Held requests end with that:
-    SIGTERM makes `alive` false, and gunicorn then waits for them."""
+    """Set in the app whether it listens on loopback addresses only, and when its process shuts down. Held requests end
+    then: SIGTERM sets `alive` to False, and gunicorn waits for them."""
     extensions = worker.app.callable.extensions
     access_policy: AccessPolicy = extensions[AUTH]
     access_policy.on_loopback = all(_is_private(listener) for listener in worker.sockets)
-    held: LongPolls = extensions[HELD]
-    held.watcher.stopping = lambda: not worker.alive
+    long_polls: LongPolls = extensions[LONG_POLLS]
+    long_polls.notifier.stopping = lambda: not worker.alive
 
 
 def _is_private(listener: Any) -> bool:
-    """Whether this machine alone can reach the socket, whoever has bound it."""
+    """Whether the socket is reachable from this machine only, also if another process has bound it."""
     if listener.family == socket.AF_UNIX:
         return True
     return listener.family in (socket.AF_INET, socket.AF_INET6) and is_loopback_address(listener.getsockname()[0])

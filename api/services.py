@@ -1,4 +1,5 @@
-"""What a view needs besides its request: settings, database, broker, files. Made once an app, opened at first use."""
+"""The services that views use: settings, database, broker, artifact store. Made once per app, connected at first
+use."""
 
 from __future__ import annotations
 
@@ -29,6 +30,6 @@ class Services:
 
 
 def services() -> Services:
-    """The services of the app that answers this request."""
+    """The services of the app that handles this request."""
     found: Services = current_app.extensions[EXTENSION]
     return found

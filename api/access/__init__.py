@@ -1,1 +1,1 @@
-"""Who may do what: tokens and scopes, request rates, and the throttle on failed attempts."""
+"""Access control: tokens and scopes, rate limits, and the throttle on failed authentication."""

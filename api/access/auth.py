@@ -1,7 +1,7 @@
-"""Who asks, and whether they may: found once a request, before its view.
+"""Authentication and authorization, once per request, before the view runs.
 
-A route names its scope where it stands, and one without is not served. Whatever has a job or a dataset in its path is
-asked for by its owner or by an admin; for anybody else it is not there.
+Each route declares the scope that it requires; an app with a route that does not is refused at its start. A route with
+a job or a dataset in its path is open to the owner and to admins; for other tokens the job or dataset does not exist.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from shared.tokens import SCOPES, Scope
 
 EXTENSION = "gradq.auth"
 COOKIE = "gradq_token"
-ADMIN, ADMIN_TOKEN_ID = "admin", "tok_admin"  # who GRADQ_ADMIN_TOKEN stands for; it is in no table
-FRAMEWORK: dict[str, Scope] = {"openapi.spec": "read"}  # views that are not ours to decorate
+ADMIN, ADMIN_TOKEN_ID = "admin", "tok_admin"  # owner and id of GRADQ_ADMIN_TOKEN, which has no row
+FRAMEWORK: dict[str, Scope] = {"openapi.spec": "read"}  # scopes of APIFlask's own views
 
 View = TypeVar("View", bound=Callable[..., object])
 log = structlog.get_logger()
@@ -42,7 +42,8 @@ _owned_job = select(Job.id).where(Job.id == bindparam("id"), Job.owner == bindpa
 
 @dataclass(frozen=True)
 class Principal:
-    """Who asks. `owner` None: nobody by name. `token_id` None: no token was sent, or the route asks for none."""
+    """The caller of a request. `owner` None: anonymous. `token_id` None: no token was sent, or the route requires
+    none."""
 
     owner: str | None
     scopes: frozenset[Scope]
@@ -53,54 +54,55 @@ class Principal:
 
     @property
     def can_end(self) -> bool:
-        """Whether it came with a token that may be revoked, or whose time may be over."""
+        """Whether the caller has a token that can be revoked or expire."""
         return self.token_id not in (None, ADMIN_TOKEN_ID)
 
     @property
     def owner_filter(self) -> str | None:
-        """The owner whose jobs and datasets are there for this one; None: everybody's."""
+        """The owner whose jobs and datasets this caller can access; None: those of all owners."""
         return None if self.may("admin") else self.owner
 
 
-ANYBODY = Principal(None, frozenset(SCOPES))  # where no token is asked for
-NOBODY = Principal(None, frozenset())  # where a route is open to all
+ANONYMOUS = Principal(None, frozenset(SCOPES))  # the service requires no token
+UNIDENTIFIED = Principal(None, frozenset())  # the route requires no token
 
 
 class AccessPolicy:
-    """What this app asks of those who come in."""
+    """Whether this app requires tokens, and the host names that it accepts without one."""
 
     def __init__(self, settings: Settings) -> None:
         self._anonymous, self._hosts = settings.allow_anonymous, settings.allowed_hosts
         self._admin = settings.admin_token
-        self.on_loopback = False  # whether this machine alone can reach the API; the server knows
+        self.on_loopback = False  # whether the API is reachable from this machine only; set by the server
 
     @property
-    def open_to_anybody(self) -> bool:
+    def allows_anonymous(self) -> bool:
         return self.on_loopback if self._anonymous is None else self._anonymous
 
     def is_admin_token(self, text: str) -> bool:
         given = text.encode("utf-8", "surrogatepass")
         return self._admin is not None and hmac.compare_digest(self._admin.get_secret_value().encode(), given)
 
-    def refuse_other_names(self, host: str) -> None:
-        """A page can have its own name point to 127.0.0.1, and its browser then takes it for the same site."""
+    def check_host(self, host: str) -> None:
+        """Refuse unknown host names, against DNS rebinding: a site can let its own name resolve to 127.0.0.1, and
+        browsers then take this service for the same site. Raises UnknownHost."""
         with suppress(ValueError):
             name = urlsplit(f"//{host}").hostname or ""
             if name in self._hosts or "*" in self._hosts or is_loopback_name(name):
                 return
             if self._anonymous and not self._hosts:
-                return  # anybody may come, under any name, by the word of whoever runs it
-        raise UnknownHost(f"no service here is called {host[:200]!r}; name it in GRADQ_ALLOWED_HOSTS, or send a token")
+                return  # the operator allows anonymous access and set no host list
+        raise UnknownHost(f"unknown host name {host[:200]!r}; add it to GRADQ_ALLOWED_HOSTS, or send a token")
 
 
 def principal() -> Principal:
-    """Who sent this request."""
+    """The caller of this request."""
     found: Principal = g.principal
     return found
 
 
 def owner_filter() -> str | None:
-    """The owner whose jobs and datasets are there for this request; None: everybody's."""
+    """The owner whose jobs and datasets this request can access; None: those of all owners."""
     return principal().owner_filter
 
 
@@ -109,11 +111,11 @@ def access_policy() -> AccessPolicy:
     return found
 
 
-# --- what a route asks for --------------------------------------------------------------------------------------------
+# --- the scope of a route ---------------------------------------------------------------------------------------------
 
 
 def needs(scope: Scope | None) -> Callable[[View], View]:
-    """For a view that has no contract. None: it is open to all."""
+    """Decorator of a view without a contract: the scope that it requires; None: it requires no token."""
 
     def decorate(view: View) -> View:
         view.scope = scope  # type: ignore[attr-defined]
@@ -123,14 +125,15 @@ def needs(scope: Scope | None) -> Callable[[View], View]:
 
 
 def complete(app: Flask) -> None:
-    """Refuse an app with a route that does not say who may call it."""
+    """Assert that each route of the app declares a scope."""
     for rule in app.url_map.iter_rules():
         scoped = rule.endpoint in FRAMEWORK or hasattr(app.view_functions[rule.endpoint], "scope")
-        assert scoped, f"{rule.rule} names no scope: give it one with @endpoint or @needs"
+        assert scoped, f"{rule.rule} has no scope: declare it with @endpoint or @needs"
 
 
 def _needed() -> Scope | None:
-    """What no route answers, or Flask itself, is no way to learn which routes there are: that takes a token too."""
+    """The scope that this request requires. Unknown paths and OPTIONS require `read`, so that routes cannot be
+    enumerated without a token."""
     endpoint = request.endpoint
     if endpoint is None or request.method == "OPTIONS":
         return "read"
@@ -141,67 +144,66 @@ def _needed() -> Scope | None:
     return scope
 
 
-# --- who asks ---------------------------------------------------------------------------------------------------------
+# --- the caller -------------------------------------------------------------------------------------------------------
 
 
 def identify() -> None:
-    """Find out who asks, where the route asks for that: 401 without a good token."""
-    g.principal = NOBODY if _needed() is None else _who()
+    """Set the request's principal. Raises Unauthenticated without a valid token, if the route requires one."""
+    g.principal = UNIDENTIFIED if _needed() is None else _caller()
 
 
-def admit() -> None:
-    """Let whoever asks in or refuse it: 403 without the scope, 404 for what is another's."""
+def authorize() -> None:
+    """Raises InsufficientScope without the route's scope, and NotFound for another owner's job or dataset."""
     scope, found = _needed(), principal()
     if scope is None:
         return
     if not found.may(scope):
-        detail = f"this token may {', '.join(s for s in SCOPES if found.may(s))}, and this takes the scope {scope}"
+        detail = f"this call requires the scope {scope}; the token has {', '.join(s for s in SCOPES if found.may(s))}"
         raise InsufficientScope(detail, scope=scope)
     if found.owner_filter is not None:
-        _refuse_anothers(found.owner_filter)
+        _check_owner(found.owner_filter)
 
 
-def _who() -> Principal:
-    text, by_cookie = _sent()
+def _caller() -> Principal:
+    text, by_cookie = _sent_token()
     if text:
         try:
             return authenticate(text)
         except TokenInvalid:
-            if not (
-                by_cookie and access_policy().open_to_anybody
-            ):  # a cookie knows no port: it may be another service's
+            # cookies ignore the port, so this one may be another service's
+            if not (by_cookie and access_policy().allows_anonymous):
                 auth_throttle.count()
                 raise
-    if not access_policy().open_to_anybody:
+    if not access_policy().allows_anonymous:
         raise TokenMissing("send a token: Authorization: Bearer gq_…; `gradq token create` makes one")
     if "Host" in request.headers:  # every browser sends one
-        access_policy().refuse_other_names(request.host)
-    return ANYBODY
+        access_policy().check_host(request.host)
+    return ANONYMOUS
 
 
-def _sent() -> tuple[str, bool]:
-    """The token that came, and whether a browser sent it by itself."""
+def _sent_token() -> tuple[str, bool]:
+    """The token of the request, or an empty text, and whether it is from the cookie."""
     given = request.headers.get("Authorization")
     if given is None:
         return request.cookies.get(COOKIE, ""), True
     kind, _, text = given.strip().partition(" ")
     if kind.lower() != "bearer" or not text.strip():
-        raise TokenInvalid("the Authorization header must read: Bearer gq_…")
+        raise TokenInvalid("the Authorization header must have the form: Bearer gq_…")
     return text.strip(), False
 
 
 def authenticate(text: str) -> Principal:
-    """Who sent this token; raises Unauthenticated."""
+    """The owner and scopes of a token. Raises TokenInvalid, TokenExpired or TokenRevoked."""
     if access_policy().is_admin_token(text):
         return Principal(ADMIN, frozenset(SCOPES), ADMIN_TOKEN_ID)
-    found = _look(lambda connection: tokens.find(connection, text))
+    found = _query(lambda connection: tokens.find(connection, text))
     if found.stale:
         _note_use(found.id)
     return Principal(found.owner, frozenset(SCOPES[: SCOPES.index(found.scope) + 1]), found.id)
 
 
-def is_still_good(who: Principal, database: Database) -> bool:
-    """Asked for requests that are held open. A database that is away has revoked nothing."""
+def is_still_valid(who: Principal, database: Database) -> bool:
+    """Whether the token of a held request is neither expired nor revoked. True while the database is unreachable."""
     if not who.can_end:
         return True
     try:
@@ -214,11 +216,11 @@ def is_still_good(who: Principal, database: Database) -> bool:
 T = TypeVar("T")
 
 
-def _look(question: Callable[[Connection], T]) -> T:
+def _query(run: Callable[[Connection], T]) -> T:
     try:
         with services().database.look() as connection:
-            return question(connection)
-    except DBAPIError as error:  # it answers, but holds no tables yet
+            return run(connection)
+    except DBAPIError as error:  # reachable, but without tables yet
         raise DatabaseAway(str(error.orig)) from error
 
 
@@ -227,21 +229,21 @@ def _note_use(token_id: str) -> None:
         with services().database.write() as session:
             tokens.note_use(session, token_id)
     except DatabaseAway as error:
-        log.warning("a token's use was not noted", token_id=token_id, error=error.detail)
+        log.warning("the last use of a token was not recorded", token_id=token_id, error=error.detail)
 
 
-# --- what is whose ----------------------------------------------------------------------------------------------------
+# --- ownership --------------------------------------------------------------------------------------------------------
 
 
-def _refuse_anothers(owner: str) -> None:
-    """Another's job or dataset is refused as one that is not there is."""
+def _check_owner(owner: str) -> None:
+    """Raise NotFound for another owner's job or dataset, with the same message as for one that does not exist."""
     path = request.view_args or {}
     if (job_id := path.get("job_id")) is not None:
-        row = (
-            None if "\x00" in job_id else _look(lambda c: c.execute(_owned_job, {"id": job_id, "owner": owner}).first())
-        )
+        row = None
+        if "\x00" not in job_id:
+            row = _query(lambda c: c.execute(_owned_job, {"id": job_id, "owner": owner}).first())
         if row is None:
-            raise NotFound(f"there is no job {job_id}")
+            raise NotFound(f"job {job_id} not found")
     if (dataset_id := path.get("dataset_id")) is not None and dataset_id not in DATASETS:
         with services().database.read() as session:
             dataset_store.get(session, dataset_id, owner)

@@ -1,4 +1,4 @@
-"""Wrong tokens cost the address that they come from; those who have a good one come in from there as before."""
+"""Limits wrong tokens per address; requests with a valid token from the same address are not affected."""
 
 from __future__ import annotations
 
@@ -10,18 +10,20 @@ from limits.strategies import FixedWindowRateLimiter
 from api.http.render import seconds_until
 from shared.errors import RateLimited
 
-EXTENSION = "gradq.guesses"
+EXTENSION = "gradq.auth_throttle"
 ALLOWED = RateLimitItemPerMinute(20)
 
 
 def register(app: Flask) -> None:
-    app.extensions[EXTENSION] = FixedWindowRateLimiter(MemoryStorage())  # a flood does not reach Redis
+    app.extensions[EXTENSION] = FixedWindowRateLimiter(
+        MemoryStorage()
+    )  # in memory, so that a flood does not reach Redis
 
 
 def count() -> None:
-    """Raise RateLimited where this address has sent too many in the last minute."""
+    """Count a wrong token. Raises RateLimited after more than 20 in a minute from this address."""
     counter: FixedWindowRateLimiter = current_app.extensions[EXTENSION]
     address = request.remote_addr or "this host"
     if not counter.hit(ALLOWED, address):
-        detail = f"more than {ALLOWED.amount} wrong tokens in a minute from this address"
+        detail = f"more than {ALLOWED.amount} wrong tokens within a minute from this address"
         raise RateLimited(detail, seconds_until(counter.get_window_stats(ALLOWED, address).reset_time))

@@ -1,6 +1,6 @@
-"""How often one caller may ask: Flask-Limiter, counting in Redis, or in this process while Redis is away.
+"""Rate limits per token: Flask-Limiter with its counters in Redis, or in this process while Redis is unreachable.
 
-Whoever sent a token is counted by it. Where none is asked for nobody is counted, and nothing is spent on it.
+Requests without a token are not counted.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from shared.errors import RateLimited
 
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 NONE = "none"
-REDIS_SECONDS = 0.3  # for a Redis that is silent; it is then left alone for 1 s, 2 s … 32 s
+REDIS_SECONDS = 0.3  # timeout; Flask-Limiter then tries Redis again after 1 s, 2 s … 32 s
 
 
 def register(app: APIFlask, settings: Settings) -> None:
-    """Count each request from here on: to be called when the app knows who asks. Connects at the first request."""
+    """Add the limits to the app. Call it after `identify` is registered; it connects to Redis at the first request."""
     options: dict[str, Any] = {
         "socket_connect_timeout": REDIS_SECONDS,
         "socket_timeout": REDIS_SECONDS,
@@ -43,7 +43,7 @@ def register(app: APIFlask, settings: Settings) -> None:
         storage_options=options,
         in_memory_fallback_enabled=True,
         on_breach=_refusal,
-        request_identifier=lambda: request.endpoint or "nothing",  # to ask for what is not there counts as well
+        request_identifier=lambda: request.endpoint or "nothing",  # requests without a route count as well
         key_prefix="gradq",
     )
     limiter.request_filter(_is_not_counted)
@@ -67,7 +67,7 @@ def _changes() -> bool:
 
 
 def _refusal(breached: RequestLimit) -> Response:
-    detail = f"more than {breached.limit} by one token; ask again later, or less often"
+    detail = f"more than {breached.limit} with one token; retry later, or send fewer requests"
     response = problem(RateLimited.status, RateLimited.code, RateLimited.title, detail)
     response.headers["Retry-After"] = str(seconds_until(breached.reset_at))
     return response

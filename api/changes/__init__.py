@@ -1,1 +1,1 @@
-"""What each change passes through: its idempotency key, its transaction, its audit entry."""
+"""Parts of each change: its idempotency key, its transaction, its audit entry."""

@@ -1,4 +1,4 @@
-"""Audit entries of this request: one for each change, in its transaction, and one for a refused scope."""
+"""Audit entries of a request: one per change, in the change's transaction, and one for a refused scope."""
 
 from __future__ import annotations
 
@@ -15,29 +15,31 @@ from shared import audit
 from shared.audit import Actor
 from shared.errors import DatabaseAway
 
-OBJECT = re.compile(r"[a-z0-9_]{1,64}")  # ids, and the names of what is built in
+OBJECT = re.compile(r"[a-z0-9_]{1,64}")  # ids, and names of built-in datasets
 
 log = structlog.get_logger()
 
 
 def note(session: Session, object_id: str, status: int, action: str | None = None) -> None:
-    """That this request changes that object. In the transaction of the change. `action`: else the route's name."""
+    """Record that this request changes the object, in the transaction of the change. `action` defaults to the route's
+    name."""
     audit.note(session, _actor(), action or _route(), object_id, status)
 
 
 def note_refusal() -> None:
-    """Of a token, as many as its rate allows. What comes without one could fill the table; the log has it."""
+    """Record a refused call, if it has a token, whose rate limit applies. Refusals without a token could fill the table
+    and are only in the log."""
     if principal().token_id is None:
         return
     try:
         with services().database.write() as session:
             audit.note(session, _actor(), _route(), _object_of_path(), 403)
     except DatabaseAway as error:
-        log.warning("a refusal was not noted", error=error.detail, request_id=request_id())
+        log.warning("a refusal is missing in the audit log", error=error.detail, request_id=request_id())
 
 
 def _object_of_path() -> str | None:
-    """What the call was about; None for what can be no id: nobody has looked for it, and PostgreSQL takes no NUL."""
+    """The job or dataset in the path; None if it cannot be an id, such as a text with NUL, which PostgreSQL refuses."""
     path = request.view_args or {}
     named = path.get("job_id") or path.get("dataset_id") or ""
     return named if OBJECT.fullmatch(named) else None

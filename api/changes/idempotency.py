@@ -1,8 +1,8 @@
-"""`Idempotency-Key`: a POST that is sent again gets the answer of the first time, and nothing is done twice.
+"""`Idempotency-Key`: a repeated POST gets the response of the first one, and is not executed again.
 
-First the key is claimed, in a transaction of its own and for a short time. Then the view runs, and its answer is
-settled in the very transaction that does what was asked: both are committed or neither, whatever dies in between.
-An error gives the key back, since nothing has happened.
+The key is first claimed, in a transaction of its own and for a limited time. Then the view runs, and its response is
+stored in the transaction of the change, so both are committed or neither. An error releases the key, since nothing has
+changed.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ log = structlog.get_logger()
 
 
 def once(view: Callable[..., ResponseReturnValue]) -> Callable[..., Response]:
-    """For a POST whose body is read whole."""
+    """Decorator of a POST view whose body is read into memory: handles the Idempotency-Key."""
 
     @functools.wraps(view)
-    def held(**arguments: Any) -> Response:
+    def wrapped(**arguments: Any) -> Response:
         return answer_once(_body, functools.partial(view, **arguments))
 
-    return held
+    return wrapped
 
 
 def answer_once(content: Callable[[], bytes], view: Callable[[], ResponseReturnValue]) -> Response:
-    """The first answer to this request's key, if there is one; else what `view` answers. `content`: what makes the
-    body the same body."""
+    """The stored response to this request's key, or else that of `view`. `content`: the bytes that identify the body.
+    Raises IdempotencyInProgress and IdempotencyKeyReused."""
     key = idempotency_key()
     if key is None:
         return make_response(view())
@@ -54,17 +54,17 @@ def answer_once(content: Callable[[], bytes], view: Callable[[], ResponseReturnV
     g.claim = found
     try:
         response = make_response(view())
-        if "claim" in g:  # the view changed nothing, or nothing that a second time would not do again
+        if "claim" in g:  # the view has not settled it: its change, if any, may be repeated
             with services().database.write() as session:
                 settle(session, response)
     except Exception:
-        _give_back(found)
+        _release(found)
         raise
     return response
 
 
 def settle(session: Session, response: Response) -> None:
-    """Keep the answer under this request's key, if it has one. In the transaction that does what the answer says."""
+    """Store the response under this request's key, if it has one, in the transaction of the change."""
     claim: Claim | None = g.pop("claim", None)
     if claim is None:
         return
@@ -72,22 +72,22 @@ def settle(session: Session, response: Response) -> None:
     headers = {name: response.headers[name] for name in KEPT_HEADERS if name in response.headers}
     answer = Settled(response.status_code, headers, response.get_data(as_text=True))
     if not idempotency.settle(session, claim, answer):
-        raise IdempotencyInProgress("this request took so long that another one with the same key took its place")
+        raise IdempotencyInProgress("this request took too long, and another one with the same key has replaced it")
 
 
 def amend(response: Response) -> None:
-    """Keep this answer instead of the one that was settled: it also says what came out after the transaction."""
+    """Replace the stored response, with results that are known only after the transaction."""
     if "settled" in g:
         with services().database.write() as session:
             idempotency.amend(session, g.settled, response.get_data(as_text=True))
 
 
-def _give_back(claim: Claim) -> None:
+def _release(claim: Claim) -> None:
     try:
         with services().database.write() as session:
             idempotency.release(session, claim)
-    except DatabaseAway as error:  # then it runs out
-        log.warning("an idempotency key was not given back", error=error.detail)
+    except DatabaseAway as error:  # the claim expires
+        log.warning("an idempotency key was not released", error=error.detail)
 
 
 def _replay(first: Settled) -> Response:
@@ -95,14 +95,13 @@ def _replay(first: Settled) -> Response:
 
 
 def _fingerprint(content: bytes) -> str:
-    reach = (
-        "everybody's " if principal().owner is not None and owner_filter() is None else ""
-    )  # what an admin saw, he sees alone
+    # the response to an admin may show other owners' jobs, and is replayed to admins only
+    reach = "everybody's " if principal().owner is not None and owner_filter() is None else ""
     line = f"{reach}{request.method} {request.full_path}\n"
     return hashlib.sha256(line.encode() + content).hexdigest()
 
 
 def _body() -> bytes:
-    """A form's boundary is drawn anew each time that it is sent, and says nothing."""
+    """The body without a form's boundary, which is random and differs when the form is sent again."""
     boundary = request.mimetype_params.get("boundary", "")
     return read_body().replace(boundary.encode(), b"") if boundary else read_body()

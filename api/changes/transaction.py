@@ -1,4 +1,5 @@
-"""How a view changes jobs: the change, its answer and the request's key in one transaction; then the bell."""
+"""A view's change: the change, its audit entry and its idempotency key in one transaction, then the doorbell
+message."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ from api.services import services
 def change(
     work: Callable[[Session], dict[str, Any]], *, status: int = 202, created: bool = False, rings: bool = False
 ) -> Response:
-    """Answer with what `work` returns. `created`: the answer says where the new object lies."""
+    """Run `work` in a transaction; return the response with the object that it returns. `created`: set the Location
+    header to the object's path; `rings`: notify the workers."""
     with services().database.write() as session:
         body = work(session)
         audit_log.note(session, body["id"], status)
@@ -26,5 +28,6 @@ def change(
             response.headers["Location"] = body["links"]["self"]
         settle(session, response)
     if rings:
-        services().broker.ring()  # after the commit: whoever answers finds the row; a dead broker is no error
+        # after the commit, so that workers find the row; an unreachable broker is not an error
+        services().broker.ring()
     return response

@@ -1,1 +1,1 @@
-"""Requests to values, values and errors to answers: parsing, rendering, idempotency, the transaction of a change."""
+"""Parsing of requests, rendering of values and errors, response headers."""

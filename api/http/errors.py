@@ -1,4 +1,4 @@
-"""One handler for every error: whatever was raised becomes application/problem+json (RFC 9457)."""
+"""One handler for all errors: each exception becomes an application/problem+json response (RFC 9457)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from shared.errors import (
 
 PROBLEM = "application/problem+json"
 BEARER = 'Bearer realm="gradq"'
-RETRY_SECONDS = 2  # what a client is asked to wait for a database that is away
+RETRY_SECONDS = 2  # Retry-After while the database is unreachable
 
 CODES = {
     400: "bad_request",
@@ -39,13 +39,13 @@ log = structlog.get_logger()
 
 
 class NotBuilt(InvalidSpec):
-    """The contract names it and this version does not build it: refused by name, never ignored."""
+    """The contract has it, but this version does not implement it."""
 
-    code, title = "not_built", "This version does not build what was asked for"
+    code, title = "not_built", "Not supported by this version"
 
 
 class InvalidImages(InvalidSpec):
-    """What was sent to be looked at is no image, or none that the model takes."""
+    """Images sent for prediction that cannot be read or do not fit the model."""
 
     code, title = "invalid_images", "The images cannot be used"
 
@@ -62,7 +62,7 @@ def register(app: APIFlask) -> None:
 def render_error(error: Exception) -> Response:
     if isinstance(error, DatabaseAway):
         log.warning("database away", error=error.detail, request_id=request_id())
-        detail = f"{error.title}; ask again in {RETRY_SECONDS} s"  # the driver's words name hosts and users
+        detail = f"{error.title}; retry in {RETRY_SECONDS} s"  # the driver's message names hosts and users
         response = problem(error.status, error.code, error.title, detail)
         response.headers["Retry-After"] = str(RETRY_SECONDS)
         return response
@@ -76,11 +76,11 @@ def render_error(error: Exception) -> Response:
     if isinstance(error, HTTPException) and error.code is not None and error.code < 500:
         return _from_werkzeug(error)
     log.error("request failed", exc_info=error, path=request.path, request_id=request_id())
-    return problem(500, GradqError.code, GradqError.title, "the log of the API holds the details under this request_id")
+    return problem(500, GradqError.code, GradqError.title, "the API's log has the details under this request_id")
 
 
 def _challenge(error: GradqError) -> str:
-    """As RFC 6750 has it: who sent no token is told no error."""
+    """The WWW-Authenticate header; without a token it names no error (RFC 6750, section 3.1)."""
     if isinstance(error, TokenMissing):
         return BEARER
     if isinstance(error, InsufficientScope):
@@ -89,11 +89,11 @@ def _challenge(error: GradqError) -> str:
 
 
 def _from_werkzeug(error: HTTPException) -> Response:
-    if isinstance(error.response, Response):  # one of ours already: api/access/rates.py
+    if isinstance(error.response, Response):  # already rendered by api/access/rates.py
         return error.response
     status = error.code or InternalServerError.code
     detail = {
-        404: f"there is nothing at {request.path}",
+        404: f"no resource at {request.path}",
         405: f"{request.method} is not allowed at {request.path}",
     }.get(status, error.description or error.name)
     response = problem(status, CODES.get(status, "http_error"), error.name, detail)
@@ -104,7 +104,7 @@ def _from_werkzeug(error: HTTPException) -> Response:
 
 
 def members(error: GradqError) -> dict[str, Any]:
-    """What an error says of itself: code, detail, and what its kind adds."""
+    """The members of an error: code, detail, and those that its class adds."""
     wrong = {"errors": [field.to_json() for field in error.errors]} if isinstance(error, InvalidSpec) else {}
     return {"code": error.code, "detail": error.detail, **error.extra, **wrong}
 
@@ -124,5 +124,5 @@ def problem(status: int, code: str, title: str, detail: str, **extra: Any) -> Re
 
 
 def request_id() -> str | None:
-    """None for what fails before the request got its id."""
+    """The id of this request; None if it failed before it had one."""
     return g.get("request_id")

@@ -1,4 +1,4 @@
-"""How values look on the wire: times, lists, JSON without NaN."""
+"""Rendering of values: times, lists, JSON without NaN."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from flask.json.provider import DefaultJSONProvider
 
 
 class JSON(DefaultJSONProvider):
-    """Keys in the order they were written; NaN and infinities, which JSON has not, as null."""
+    """Keeps the order of keys; NaN and infinities, which JSON does not have, become null."""
 
     sort_keys = False
 
@@ -24,7 +24,7 @@ class JSON(DefaultJSONProvider):
             return super().dumps(finite(obj), allow_nan=False, **kwargs)
 
     def compact_text(self, obj: Any) -> str:
-        """On one line and without spaces, as `jsonify` sends it."""
+        """JSON on one line without spaces, as `jsonify` sends it."""
         return self.dumps(obj, separators=(",", ":"))
 
 
@@ -34,7 +34,7 @@ def json_of(app: Flask) -> JSON:
 
 
 def finite(value: Any) -> Any:
-    """The same value with null in place of every number that is not finite."""
+    """The same value with None in place of each number that is not finite."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
@@ -45,7 +45,7 @@ def finite(value: Any) -> Any:
 
 
 def timestamp(at: datetime) -> str:
-    """2026-11-23T12:00:00.123Z"""
+    """RFC 3339 in UTC, with milliseconds: 2026-11-23T12:00:00.123Z"""
     return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
@@ -54,10 +54,10 @@ def timestamp_or_none(at: datetime | None) -> str | None:
 
 
 def whole_list(data: Sequence[Any]) -> dict[str, Any]:
-    """A list that has no further page."""
+    """The list object for a list that has a single page."""
     return {"object": "list", "data": list(data), "has_more": False}
 
 
 def seconds_until(moment: float) -> int:
-    """For a Retry-After: whole seconds until a time.time(), at least one."""
+    """Whole seconds until `moment`, a time.time(), at least 1: for a Retry-After header."""
     return max(1, math.ceil(moment - time.time()))

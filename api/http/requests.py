@@ -1,4 +1,4 @@
-"""Text from outside becomes checked values here: JSON bodies and query strings. Names everything wrong at once."""
+"""Parses and validates JSON bodies, query strings and headers; reports all wrong fields at once."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from shared.errors import BadRequest, FieldError, InvalidBody, InvalidHeader, In
 from shared.validation_errors import field_error
 
 JSON = "application/json"
-LABELS = "label."  # a model with a field of this alias takes label.KEY=value into it
+LABELS = "label."  # a model's field with this alias collects the parameters label.KEY=value
 MAX_KEY = 255  # characters of an Idempotency-Key
-NUL = "\x00"  # PostgreSQL refuses it in any text
+NUL = "\x00"  # PostgreSQL does not store it in text
 NO_NUL = r"^[^\x00]*$"
 NUMBER = re.compile(r"\s*[+-]?[\d.]+\s*")
 
 
 class Query(BaseModel):
-    """The parameters of one call. Text in, so numbers are read out of it."""
+    """The query parameters of one call; numbers are parsed from text."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -42,10 +42,10 @@ B = TypeVar("B", bound=BaseModel)
 CommaList = BeforeValidator(lambda text: text.split(",") if isinstance(text, str) else text)
 
 
-def _no_number(given: Any) -> Any:
-    """A bare number would be read as the seconds since 1970."""
+def _refuse_number(given: Any) -> Any:
+    """Refuses a bare number, which pydantic would read as seconds since 1970."""
     if isinstance(given, int | float) or (isinstance(given, str) and NUMBER.fullmatch(given)):
-        raise ValueError("must be a time with its zone, as 2026-11-23T12:00:00Z")
+        raise ValueError("must be a time with a time zone, such as 2026-11-23T12:00:00Z")
     return given
 
 
@@ -53,10 +53,10 @@ def _in_utc(at: datetime) -> datetime:
     try:
         return at.astimezone(UTC)
     except OverflowError as error:
-        raise ValueError("must lie between the years 1 and 9999 in UTC") from error
+        raise ValueError("must be between the years 1 and 9999 in UTC") from error
 
 
-UtcTime = Annotated[AwareDatetime, AfterValidator(_in_utc), BeforeValidator(_no_number)]
+UtcTime = Annotated[AwareDatetime, AfterValidator(_in_utc), BeforeValidator(_refuse_number)]
 
 
 # --- the query string and the rest of the request line ----------------------------------------------------------------
@@ -66,9 +66,9 @@ def parse_query(model: type[Q]) -> Q:
     errors, values = [], {}
     for name, given in request.args.lists():
         if len(given) > 1:
-            errors.append(FieldError(_pointer(name), "repeated", "must stand once"))
+            errors.append(FieldError(_pointer(name), "repeated", "must be given only once"))
         elif NUL in name + given[0]:
-            errors.append(FieldError(_pointer(name), "nul", "must not hold a NUL character"))
+            errors.append(FieldError(_pointer(name), "nul", "must not contain a NUL character"))
         else:
             values[name] = given[0]
     try:
@@ -82,7 +82,7 @@ def parse_query(model: type[Q]) -> Q:
 
 def check_path(values: dict[str, Any]) -> None:
     if any(NUL in str(value) for value in values.values()):
-        raise NotFound("no name here holds a NUL character")
+        raise NotFound("no name contains a NUL character")
 
 
 def check_headers() -> None:
@@ -90,12 +90,12 @@ def check_headers() -> None:
 
 
 def idempotency_key() -> str | None:
-    """What the client calls this POST, so that it can be sent again; None for one that is sent once."""
+    """The Idempotency-Key of a POST; None without one. Raises InvalidHeader."""
     key = request.headers.get("Idempotency-Key")
     if request.method != "POST" or key is None:
         return None
     if not 1 <= len(key) <= MAX_KEY or NUL in key:
-        detail = f"must be a text of 1 to {MAX_KEY} characters, got {len(key)}; a UUID is a good one"
+        detail = f"must have 1 to {MAX_KEY} characters and no NUL, got {len(key)}; use a UUID"
         raise InvalidHeader([FieldError("/Idempotency-Key", "length", detail)])
     return key
 
@@ -129,7 +129,7 @@ def _pointer(name: str) -> str:
 
 
 def close_to(name: str, known: Sequence[str]) -> str:
-    """`; did you mean 'x'?`, or nothing."""
+    """`; did you mean 'x'?`, or an empty text."""
     guess = difflib.get_close_matches(name, known, n=1)
     return f"; did you mean '{guess[0]}'?" if guess else ""
 
@@ -138,8 +138,8 @@ def close_to(name: str, known: Sequence[str]) -> str:
 
 
 def parse_body(model: type[B], *also: str, unknown: str | None = None) -> B:
-    """The request's JSON as `model`. `also`: other media types that it may be sent as; `unknown`: what is said of a
-    field that the model has not."""
+    """The request's JSON as `model`. `also`: further media types that are accepted; `unknown`: the message for a field
+    that the model does not have. Raises BadRequest, UnsupportedMediaType and InvalidBody."""
     try:
         return model.model_validate(parse_json(*also))
     except ValidationError as error:
@@ -150,33 +150,36 @@ def parse_body(model: type[B], *also: str, unknown: str | None = None) -> B:
 
 
 def parse_json(*also: str) -> Any:
-    """The request's JSON. `curl -d '{…}'` calls its body a form; a form that starts with `{` is taken for JSON."""
+    """The request's JSON. `curl -d '{…}'` sends the media type of a form; a form that starts with `{` is read as
+    JSON."""
     body = read_body()
     is_form = request.mimetype == "application/x-www-form-urlencoded"
     if request.mimetype not in (JSON, *also) and not (is_form and body.lstrip().startswith(b"{")):
         got = request.mimetype or "none"
-        raise UnsupportedMediaType(f"send JSON, with Content-Type: application/json; got {got}")
+        raise UnsupportedMediaType(f"send JSON with Content-Type: application/json; got {got}")
     return from_json(body)
 
 
 def read_body() -> bytes:
     try:
-        body = request.get_data()  # kept: whoever told one request from another has read it before the view does
-    except (OSError, ParseException) as error:  # gunicorn's: it reads the chunks while the app reads the body
-        raise BadRequest("the body cannot be read: it is cut short, or sent in chunks that are none") from error
+        body = request.get_data()  # cached: the idempotency fingerprint reads it before the view does
+    except (OSError, ParseException) as error:  # gunicorn parses the chunks while the app reads the body
+        raise BadRequest(
+            "the body cannot be read: it is truncated, or has malformed chunked transfer encoding"
+        ) from error
     if body:
         refuse_encoded()
     limit = request.max_content_length
     if request.content_length is None and limit is not None and len(body) >= limit:
-        raise RequestEntityTooLarge  # sent in chunks: werkzeug does not refuse what lies over the limit, it cuts it off
+        raise RequestEntityTooLarge  # of a chunked body, werkzeug cuts off what exceeds the limit and raises nothing
     return body
 
 
 def refuse_encoded() -> None:
-    """Nothing here unpacks a body: what gzip makes of a few bytes has no limit that could be told beforehand."""
+    """Refuse a Content-Encoding: a few compressed bytes can unpack to any size."""
     coding = request.headers.get("Content-Encoding", "").strip().lower()
     if coding not in ("", "identity"):
-        raise UnsupportedMediaType(f"send the body as it is, without Content-Encoding; got {coding[:40]}")
+        raise UnsupportedMediaType(f"send the body uncompressed, without Content-Encoding; got {coding[:40]}")
 
 
 def from_json(body: bytes) -> Any:
@@ -185,20 +188,20 @@ def from_json(body: bytes) -> Any:
     except json.JSONDecodeError as error:
         raise BadRequest(f"the body is not JSON: {error}") from error
     except UnicodeDecodeError as error:
-        raise BadRequest(f"the body is not UTF-8: byte {error.start} cannot be read") from error
+        raise BadRequest(f"the body is not UTF-8: invalid byte at position {error.start}") from error
     except RecursionError as error:
         raise BadRequest("the body is nested too deeply") from error
-    except ValueError as error:  # an integer of thousands of digits, which Python does not read
-        raise BadRequest(f"the body holds a number that cannot be read: {error}") from error
+    except ValueError as error:  # an integer of thousands of digits, which Python refuses
+        raise BadRequest(f"the body contains a number that cannot be read: {error}") from error
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """JSON leaves open which of two equal keys counts; a training job should not depend on it."""
+    """Refuse duplicate keys: JSON does not define which one counts (RFC 8259, section 4)."""
     result = dict(pairs)
     if len(result) != len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise BadRequest(f"the body is ambiguous: the key {json.dumps(twice)} stands twice in one object")
+        raise BadRequest(f"the body is ambiguous: duplicate key {json.dumps(twice)} in an object")
     return result
 
 

@@ -1,8 +1,8 @@
-"""What every answer tells a browser: that it is data, belongs to nobody's page, and runs nothing.
+"""Security headers of every response: no sniffing, no embedding, no scripts.
 
-A page of our own says its own policy before; `setdefault` leaves it. Whatever else is opened as a document, an SVG or
-the file of a job, gets the policy here: `sandbox` gives it an origin of its own, so that a script in it, which may not
-run anyway, would find neither cookies nor this API.
+The dashboard's pages and /docs set a Content-Security-Policy of their own, which `setdefault` keeps. Any other response
+that a browser opens as a document, an SVG or the file of a job, gets the policy here. Its `sandbox` gives the document
+an opaque origin: even a script that ran in it would have neither the cookies nor access to this API.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from werkzeug.datastructures import Headers
 DATA_CSP = "; ".join(
     [
         "default-src 'none'",
-        "style-src 'unsafe-inline'",  # of the pictures that matplotlib draws as SVG
+        "style-src 'unsafe-inline'",  # in the SVGs that matplotlib draws
         "base-uri 'none'",
         "form-action 'none'",
         "frame-ancestors 'none'",
@@ -27,7 +27,7 @@ HEADERS = {
     "Permissions-Policy": NO_DEVICES,
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
-    "Cache-Control": "no-cache",  # kept, but asked about: that is what the ETags are for
+    "Cache-Control": "no-cache",  # may be cached, but is revalidated by its ETag
 }
 
 

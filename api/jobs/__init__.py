@@ -1,1 +1,1 @@
-"""What routes of jobs share: the job object, filters, ETags, and the check of `init_from`."""
+"""Shared by the routes of jobs: the job object, filters, ETags, and the check of `init_from`."""

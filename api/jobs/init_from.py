@@ -1,4 +1,4 @@
-"""`init_from`: whether the weights that one job ended with can begin another. Asked at the border, of rows alone."""
+"""Validation of `init_from`, from database rows alone: whether a job can start from the weights of another job."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from shared.jobs.states import JobState
 from shared.spec.job_spec import JobSpec, WalkSpec
 
 POINTER = "/init_from/job"
-Beginner = JobSpec | WalkSpec  # what can begin with the weights of another job
+Initialized = JobSpec | WalkSpec  # specs that have the field `init_from`
 
 
 def check_init_from(
-    session: Session, spec: Beginner, find_dataset: FindDataset = DATASETS.get, visible_to: str | None = None
+    session: Session, spec: Initialized, find_dataset: FindDataset = DATASETS.get, visible_to: str | None = None
 ) -> None:
-    """Raise InvalidSpec when the job that `init_from` names has no weights that would fit, or is not of this owner."""
+    """Raise InvalidSpec if the job that `init_from` names has no fitting weights or is not visible to `visible_to`."""
     if spec.init_from is None:
         return
     try:
@@ -31,9 +31,10 @@ def check_init_from(
         raise InvalidSpec([FieldError(POINTER, "conflict", why)])
 
 
-def _misfit(session: Session, spec: Beginner, job: Job, find_dataset: FindDataset) -> str | None:
+def _misfit(session: Session, spec: Initialized, job: Job, find_dataset: FindDataset) -> str | None:
+    """Why the job's weights cannot be used; None if they can."""
     if job.kind != JobSpec.kind:
-        return f"{job.id} is a {job.kind.replace('_', ' ')}, and trained no weights"
+        return f"{job.id} is a {job.kind.replace('_', ' ')} and has no trained weights"
     if job.state != JobState.SUCCEEDED:
         return f"must have succeeded; {job.id} is {jobs.status_of(job)}"
     if session.get(ArtifactRow, (job.id, MODEL)) is None:
@@ -41,14 +42,14 @@ def _misfit(session: Session, spec: Beginner, job: Job, find_dataset: FindDatase
     theirs = JobSpec.model_validate(job.spec)
     if theirs.architecture != spec.architecture:
         one, other = (s.architecture.model_dump_json() for s in (theirs, spec))
-        return f"{job.id} trained another net: {one}, and this job asks for {other}"
+        return f"{job.id} has another architecture: {one}, this job has {other}"
     if theirs.dataset == spec.dataset:
         return None
     before, now = find_dataset(theirs.dataset), find_dataset(spec.dataset)
     if before is None or now is None:
-        return f"the dataset of {job.id}, {theirs.dataset}, is no longer there to be compared with {spec.dataset}"
+        return f"the dataset of {job.id}, {theirs.dataset}, no longer exists and cannot be compared with {spec.dataset}"
     if (before.shape, len(before.classes)) != (now.shape, len(now.classes)):
-        return f"{job.id} took images {_size(before.shape, len(before.classes))}, and {spec.dataset} has " + (
+        return f"{job.id} has images of {_size(before.shape, len(before.classes))}, {spec.dataset} of " + (
             _size(now.shape, len(now.classes))
         )
     return None

@@ -1,4 +1,4 @@
-"""Which jobs a list shows, and a bulk call steers: the filter's fields as SQL."""
+"""The filter of job lists and bulk calls as SQL conditions."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ from shared.spec.job_spec import LabelKey, LabelValue
 
 class ListQuery(schemas.JobFilter, Query):
     status: Annotated[tuple[schemas.Status, ...], CommaList] = Field((), description="any of these")
-    labels: dict[LabelKey, LabelValue] = Field({}, alias=LABELS, max_length=16, description="the label KEY's value")
+    labels: dict[LabelKey, LabelValue] = Field({}, alias=LABELS, max_length=16, description="value of the label KEY")
     limit: Annotated[int, Field(ge=1, le=100)] = 20
 
 
 def matching(session: Session, wanted: schemas.JobFilter, visible_to: str | None) -> list[ColumnElement[bool]]:
-    """Of one owner's jobs; None: of everybody's.
+    """Conditions for the jobs that match `wanted`. `visible_to`: only this owner's jobs; None: the jobs of all owners.
 
-    Ids begin with the time, so the primary key is the order, and a cursor works on when its job has been deleted.
+    Ids begin with the time of creation, so lists are ordered by primary key, and a cursor stays valid when its job is
+    deleted.
     """
     found = [_has_label(session, key, value) for key, value in wanted.labels.items()]
     if visible_to is not None:
@@ -50,15 +51,15 @@ def shows_one_of(statuses: Iterable[str]) -> ColumnElement[bool]:
 
 
 def _shows(status: str) -> ColumnElement[bool]:
-    """The rows for which `shown_status` says so."""
+    """Condition for the rows whose shown status, as of `shown_status`, is this one."""
     cancel, pause = Job.cancel_requested_at, Job.pause_requested_at
-    wishes = {
+    requested = {
         "cancelling": (cancel.is_not(None),),
         "pausing": (cancel.is_(None), pause.is_not(None)),
         "running": (cancel.is_(None), pause.is_(None)),
     }
-    if status in wishes:
-        return and_(Job.state == JobState.RUNNING, *wishes[status])
+    if status in requested:
+        return and_(Job.state == JobState.RUNNING, *requested[status])
     return Job.state == status
 
 
@@ -71,6 +72,6 @@ def _like(pattern: str) -> str:
 def _has_label(session: Session, key: str, value: str) -> ColumnElement[bool]:
     if session.get_bind().dialect.name == "postgresql":
         return Job.labels[key].as_string() == value
-    # SQLite's JSON paths cannot name a key that JSON writes with an escape, as é or a quote
+    # SQLite's JSON paths cannot address keys that JSON escapes, such as é or a quote
     pair = func.json_each(Job.labels).table_valued("key", "value")
     return exists().where(pair.c.key == key, pair.c.value == value)

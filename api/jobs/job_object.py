@@ -1,4 +1,4 @@
-"""The job object: a row, its attempts and its place in the queue as a client sees them."""
+"""The job object of the API: a row, its attempts and its position in the queue."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def to_json(session: Session, job: Job) -> dict[str, Any]:
 
 
 def page_to_json(session: Session, page: Sequence[Job]) -> list[dict[str, Any]]:
-    """The objects of a whole page in three queries at most."""
+    """The job objects of a page, with at most three queries."""
     attempts = _attempts_of(session, [job.id for job in page if job.attempt])
     settings = services().settings
     standings = queue_status.queue_standings(session, page, settings.lease_seconds, settings.max_running_jobs)
@@ -87,7 +87,7 @@ def _attempt(attempt: Attempt) -> dict[str, Any]:
 
 
 def _progress(job: Job) -> dict[str, Any] | None:
-    """What the worker stored, with the share that is done and, while the job runs, the time that is left."""
+    """The progress that the worker stored, with the percentage done and, while the job runs, the remaining seconds."""
     if job.progress is None:
         return None
     done, total, speed = (job.progress[key] for key in ("step", "total_steps", "examples_per_second"))
@@ -106,9 +106,9 @@ def _progress(job: Job) -> dict[str, Any] | None:
 
 
 def _article(job: Job) -> dict[str, Any]:
-    """What the article printed of the run that this job's preset stands for; nothing where the body changed the run.
+    """The article's results for the job's preset; empty if the spec differs from the preset.
 
-    The number of epochs may differ: the figures are then compared as far as both go.
+    The number of epochs may differ: results are then compared for the epochs that both have.
     """
     preset = PRESETS.get(job.spec.get("preset") or "")
     if preset is None:
@@ -119,7 +119,7 @@ def _article(job: Job) -> dict[str, Any]:
 
 @functools.cache
 def _fields_of(preset: str) -> dict[str, Any]:
-    """What a preset says, short forms written out; the same for every job that a list shows."""
+    """The fields that a preset sets, short forms expanded; cached, since it is the same for each job of a list."""
     given = PRESETS[preset].spec
     whole = JobSpec.model_validate(given).to_json()
     return {field: whole[field] for field in given}

@@ -1,1 +1,1 @@
-"""What Prometheus is told: the service in numbers, and the requests of each server process."""
+"""Metrics for Prometheus: statistics of the service, and request counts of the server processes."""

@@ -1,7 +1,7 @@
-"""One folder for the counts of requests of all server processes of this API, which gunicorn's hooks make and remove.
+"""The folder for request counts of all server processes of this API, made and removed by gunicorn's hooks.
 
-prometheus_client decides at its import whether counts lie in files that processes share, so the folder is there before
-the app is imported. It is new at each start; counters that begin anew are what Prometheus expects of a restart.
+prometheus_client decides when it is imported whether counts are in files shared by processes, so the folder is made
+before the app is imported. It is new at each start; Prometheus expects counters to restart at 0.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 PREFIX, LOCK = "gradq-metrics-", "lock"
 FOLDER = "PROMETHEUS_MULTIPROC_DIR"
-MEMORY = Path("/dev/shm")  # mkdtemp makes what lies in it ours alone  # nosec B108
+MEMORY = Path("/dev/shm")  # mkdtemp: the folder is accessible to this user only  # nosec B108
 
 
 def on_starting(server: Any) -> None:
@@ -35,7 +35,8 @@ def on_exit(server: Any) -> None:
 
 
 def _make(parent: Path) -> Path:
-    """Locked before it has the name that others sweep. The lock lives as long as this process or a child of it."""
+    """Make the folder; it gets the name that `_sweep` looks for once it is locked. The lock is held until this process
+    and its children have ended."""
     new = Path(tempfile.mkdtemp(prefix=f".{PREFIX}", dir=parent))
     lock = os.open(new / LOCK, os.O_CREAT | os.O_RDWR, 0o600)
     fcntl.flock(lock, fcntl.LOCK_EX)
@@ -43,11 +44,11 @@ def _make(parent: Path) -> Path:
 
 
 def _sweep(parent: Path) -> None:
-    """Remove what servers that were killed left behind."""
+    """Remove the folders of servers that were killed."""
     for folder in parent.glob(f"{PREFIX}*"):
         try:
             with (folder / LOCK).open("rb") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(folder, ignore_errors=True)
         except OSError:
-            continue  # in use, or somebody else's
+            continue  # in use, or another user's

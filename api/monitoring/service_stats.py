@@ -1,4 +1,4 @@
-"""The service in numbers, as one look at the database finds it: few queries, none of them over all that ever was."""
+"""A snapshot of the service for /metrics: a few queries, none of which scans all jobs."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from shared.jobs import counters
 from shared.jobs.joblog import now
 from shared.jobs.states import TERMINAL, JobState
 
-LIVING = tuple(state for state in JobState if state not in TERMINAL)
+UNFINISHED = tuple(state for state in JobState if state not in TERMINAL)
 
 
 @dataclass(frozen=True)
 class ServiceStats:
-    """`jobs` by (state, device wish); `oldest_seconds`: how long the oldest queued job has waited, by device wish."""
+    """`jobs`: number by (state, requested device); `oldest_seconds`: age of the oldest queued job, by requested
+    device."""
 
     jobs: dict[tuple[str, str], int]
     oldest_seconds: dict[str, float]
@@ -30,8 +31,9 @@ class ServiceStats:
 
 
 def take(session: Session, live_within_seconds: float) -> ServiceStats:
+    """Read the statistics. A worker is live if its last heartbeat is less than `live_within_seconds` old."""
     counts, oldest = _jobs(session)
-    examples, steps = _pace(session)
+    examples, steps = _throughput(session)
     return ServiceStats(
         jobs=counts,
         oldest_seconds=oldest,
@@ -45,7 +47,7 @@ def take(session: Session, live_within_seconds: float) -> ServiceStats:
 def _jobs(session: Session) -> tuple[dict[tuple[str, str], int], dict[str, float]]:
     query = (
         select(Job.state, Job.device, func.count(), func.min(Job.created_at))
-        .where(Job.state.in_(LIVING))
+        .where(Job.state.in_(UNFINISHED))
         .group_by(Job.state, Job.device)
     )
     counts, oldest, moment = {}, {}, now()
@@ -56,8 +58,8 @@ def _jobs(session: Session) -> tuple[dict[tuple[str, str], int], dict[str, float
     return counts, oldest
 
 
-def _pace(session: Session) -> tuple[float, float]:
-    """Examples and steps a second of all running jobs together, as they last told."""
+def _throughput(session: Session) -> tuple[float, float]:
+    """Examples and steps per second of all running jobs together, as of their last progress report."""
     examples = steps = 0.0
     for progress, spec in session.execute(select(Job.progress, Job.spec).where(Job.state == JobState.RUNNING)):
         if progress is not None:

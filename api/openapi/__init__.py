@@ -1,1 +1,1 @@
-"""The contract of each route, the models of bodies and answers, and the OpenAPI document made from them."""
+"""The contract of each route, the models of request and response bodies, and the OpenAPI document made from them."""

@@ -1,4 +1,5 @@
-"""The OpenAPI document: each route's contract, the models that check requests, examples, links between the calls."""
+"""Builds the OpenAPI document: the contract of each route, schemas of all models, examples, links between
+operations."""
 
 from __future__ import annotations
 
@@ -24,51 +25,52 @@ from shared.artifacts import MODEL
 from shared.spec.job_spec import JOB_ID, KINDS, NO_CONTROLS
 
 REF = "#/components/schemas/{model}"
-SAMPLES = Path(__file__).parent / "samples"  # answers that a live service gave, by model
+RESPONSE_EXAMPLES = Path(__file__).parent / "response_examples"  # responses recorded from a live service, by model
 BINARY = {"type": "string", "format": "binary"}
 SAFE = ("GET", "HEAD")
 SHORT_FORMS = ("architecture", "init", "loss", "optimizer", "schedule")  # "mlp" is short for {"type": "mlp"}
-SHORT_ITEMS = ("augment",)  # lists of such values
+SHORT_ITEMS = ("augment",)  # fields that are lists of such values
 
 DESCRIPTION = """\
-Submit training jobs, follow them, fetch their models.
+Submit training jobs, follow their progress, download their models.
 
-JSON in, JSON out; times are RFC 3339 in UTC, units stand in the names. What a call does not know, it refuses by name.
-Errors are `application/problem+json` (RFC 9457): `code` is for programs, `detail` for people, `errors` names every
-wrong field at once. Every answer carries `X-Request-Id`, which the service's log lines carry too.
+Requests and responses are JSON; times are RFC 3339 in UTC; names of fields contain their units. Unknown fields and
+parameters are refused. Errors are `application/problem+json` (RFC 9457): `code` is for programs, `detail` for people,
+and `errors` lists all wrong fields. Every response has an `X-Request-Id`, which is also in the service's log.
 
-A token (`Authorization: Bearer …`) is asked for unless the service listens on a loopback address alone. Each call says
-which scope it takes: `read`, `submit` or `admin`. Another owner's job or dataset is a 404, except for `admin`.
+A token (`Authorization: Bearer …`) is required unless the service listens on a loopback address only. Each operation
+lists the scope that it requires: `read`, `submit` or `admin`. Another owner's job or dataset is a 404, except with the
+scope `admin`.
 """
 TAGS = {
-    "Jobs": "Submit, follow and steer jobs. A job is a training, or a check of gradients by hand against autograd's.",
+    "Jobs": "Submit, follow and control jobs. A job is a training, a check of manual gradients, or a walk.",
     "Artifacts": "The files of a finished job: weights, curves, tables.",
-    "Datasets": "What can be trained on: built-in and uploaded datasets.",
-    "Service": "What there is, who works, and how the service is.",
+    "Datasets": "Datasets to train on: built-in and uploaded.",
+    "Service": "Workers, queues, presets, the audit log, and the state of the service.",
 }
 SECURITY_SCHEMES = {
-    "bearer": {"type": "http", "scheme": "bearer", "description": "a token that `gradq token create` has made"},
-    "cookie": {"type": "apiKey", "in": "cookie", "name": COOKIE, "description": "for browsers: the same token"},
+    "bearer": {"type": "http", "scheme": "bearer", "description": "a token made by `gradq token create`"},
+    "cookie": {"type": "apiKey", "in": "cookie", "name": COOKIE, "description": "the same token, for browsers"},
 }
 SETTINGS = {
     "AUTO_SERVERS": False,
     "DESCRIPTION": DESCRIPTION,
     "LICENSE": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
-    "SERVERS": [{"url": "/", "description": "the service that this document came from"}],
+    "SERVERS": [{"url": "/", "description": "the service that serves this document"}],
 }
 PATH_PARAMETERS: dict[str, dict[str, Any]] = {
     "job_id": {"description": "the job's `id`", "schema": {"type": "string", "pattern": JOB_ID}},
     "dataset_id": {"description": "a built-in name, or the `id` of an upload", "schema": {"type": "string"}},
-    "name": {"description": "a name from the list", "schema": {"type": "string"}},
+    "name": {"description": "a file name from the list of artifacts", "schema": {"type": "string"}},
 }
-LINKED: dict[type[BaseModel], dict[str, str]] = {  # what an answer lends the calls that take it
-    schemas.Job: {"job_id": "$response.body#/id", "name": MODEL},  # of the files the one that every training has
+LINKED: dict[type[BaseModel], dict[str, str]] = {  # path parameters that a response supplies, by its model
+    schemas.Job: {"job_id": "$response.body#/id", "name": MODEL},  # every training has this file
     schemas.Dataset: {"dataset_id": "$response.body#/id"},
 }
 
 
 def complete(app: APIFlask) -> None:
-    """Have APIFlask's document filled with what it cannot know."""
+    """Register a processor that fills APIFlask's document from the contracts."""
     app.config.update(SETTINGS)
 
     @app.spec_processor
@@ -97,7 +99,7 @@ def complete(app: APIFlask) -> None:
             "examples": {
                 f"{model.__name__}_{name}": {"value": value}
                 for model in sorted(models, key=lambda model: model.__name__)
-                for name, value in _samples(model).items()
+                for name, value in _response_examples(model).items()
             },
             "securitySchemes": SECURITY_SCHEMES,
             "headers": {"X-Request-Id": {**RESPONSE_HEADERS["X-Request-Id"], "required": True}},
@@ -106,7 +108,7 @@ def complete(app: APIFlask) -> None:
 
 
 def _routes(app: APIFlask) -> Iterator[tuple[str, str, Contract]]:
-    """Method, path and contract of every route that has one."""
+    """Method, path and contract of each route that has a contract."""
     for rule in app.url_map.iter_rules():
         contract = getattr(app.view_functions[rule.endpoint], "contract", None)
         if contract is not None:
@@ -120,7 +122,7 @@ VERBS = {"POST": "submit", "PATCH": "update", "PUT": "replace", "DELETE": "delet
 
 
 def operation_id(method: str, path: str, contract: Contract) -> str:
-    """`GET /v1/jobs`: list_jobs; `POST /v1/jobs/{job_id}/cancel`: cancel_job. Client generators name methods so."""
+    """`GET /v1/jobs`: list_jobs; `POST /v1/jobs/{job_id}/cancel`: cancel_job. Client generators name methods by it."""
     if contract.name is not None:
         return contract.name
     parts = path.removeprefix("/v1").strip("/").split("/")
@@ -139,7 +141,7 @@ def _one(noun: str) -> str:
 
 
 def _security(contract: Contract) -> list[dict[str, list[str]]]:
-    """The scope that a token needs. The empty choice: on a loopback address none is asked for."""
+    """The scope that a token needs; the empty alternative: no token is required on a loopback address."""
     if contract.scope is None:
         return []
     return [{}, *({scheme: [str(contract.scope)]} for scheme in SECURITY_SCHEMES)]
@@ -170,7 +172,7 @@ def _query_parameters(contract: Contract) -> list[dict[str, Any]]:
 
 
 def _as_text(schema: dict[str, Any]) -> dict[str, Any]:
-    """A parameter that is left out is None; there is no way to send one."""
+    """The schema of a query parameter: without null, which cannot be sent, and without its title."""
     if "anyOf" in schema:
         (schema,) = [branch for branch in schema["anyOf"] if branch.get("type") != "null"]
     schema = {key: value for key, value in schema.items() if key not in ("title", "default") or value not in (None, [])}
@@ -204,7 +206,7 @@ def _body(what: type[BaseModel] | dict[str, Any]) -> dict[str, Any]:
 
 
 def _responses(method: str, contract: Contract) -> Iterator[tuple[str, dict[str, Any]]]:
-    """By status. What was asked for first, then what it may be instead, then the refusals."""
+    """Responses by status: successes first, then problems."""
     content = {media: {"schema": _schema_of(media)} for media in contract.media}
     if contract.answer is not None:
         content[JSON] = _json(contract.answer)
@@ -216,9 +218,9 @@ def _responses(method: str, contract: Contract) -> Iterator[tuple[str, dict[str,
         headers["Idempotent-Replayed"] = False
     yield _response(contract.status, described or "the file", content, headers)
     if contract.ranges:
-        yield _response(206, "the part that was asked for", content, headers | {"Content-Range": True})
+        yield _response(206, "the requested range", content, headers | {"Content-Range": True})
     if contract.conditional:
-        yield _response(304, "it is what If-None-Match says; no body", {}, {"ETag": True})
+        yield _response(304, "the ETag matches If-None-Match; no body", {}, {"ETag": True})
     for status, other in contract.other_answers.items():
         yield _response(status, inspect.getdoc(other) or "", {JSON: _json(other)}, {})
     asked = () if contract.scope is None else (401, 403, 429, 503)
@@ -230,7 +232,7 @@ def _responses(method: str, contract: Contract) -> Iterator[tuple[str, dict[str,
 def _response(
     status: int, description: str, content: dict[str, Any], headers: dict[str, bool]
 ) -> tuple[str, dict[str, Any]]:
-    """`headers`: whether they always come, by name."""
+    """Status and response object. `headers`: by name, whether every response has it."""
     described: dict[str, Any] = {"X-Request-Id": {"$ref": "#/components/headers/X-Request-Id"}}
     described |= {name: {**RESPONSE_HEADERS[name], "required": always} for name, always in headers.items()}
     return str(status), {"description": description, "headers": described, **({"content": content} if content else {})}
@@ -255,26 +257,26 @@ def _refusal(method: str, status: int, contract: Contract) -> tuple[str, dict[st
 
 
 def _schema_of(media: str) -> dict[str, Any]:
-    """Of a file: its text, its bytes, or any JSON."""
+    """Schema of a file by its media type: text, bytes, or any JSON."""
     if media == JSON:
         return {}
     return {"type": "string"} if media.startswith("text/") else BINARY
 
 
 def _json(model: type[BaseModel]) -> dict[str, Any]:
-    examples = {name: {"$ref": f"#/components/examples/{model.__name__}_{name}"} for name in _samples(model)}
+    examples = {name: {"$ref": f"#/components/examples/{model.__name__}_{name}"} for name in _response_examples(model)}
     return {"schema": _reference(model), **({"examples": examples} if examples else {})}
 
 
-def _samples(model: type[BaseModel]) -> dict[str, Any]:
-    """Answers of this model by what they show; none for a body."""
-    file = SAMPLES / f"{model.__name__}.json"
-    samples: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
-    return samples
+def _response_examples(model: type[BaseModel]) -> dict[str, Any]:
+    """Recorded responses of this model, by name; none for the model of a request body."""
+    file = RESPONSE_EXAMPLES / f"{model.__name__}.json"
+    examples: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
+    return examples
 
 
 def _link(paths: dict[str, Any], operation: dict[str, Any], method: str, contract: Contract) -> None:
-    """From an answer to every call that takes the id which it holds."""
+    """Add links from a response to each operation whose path parameters it supplies."""
     given = LINKED.get(contract.answer) if contract.answer is not None else None
     if given is None:
         return
@@ -312,38 +314,38 @@ def _schemas(models: Iterable[type[BaseModel]]) -> dict[str, Any]:
         for name in fields.keys() & set(SHORT_ITEMS):
             fields[name]["items"] = _with_short_form(spec, name, fields[name]["items"], definitions)
         for field in fields.values():
-            _tell_default(field)
+            _describe_default(field)
     return definitions
 
 
-def _tell_default(field: dict[str, Any]) -> None:
-    """What a client could not send, or a generator could not read, is said in words: a text that the server makes up,
-    and an object as the default of a choice, of which nobody knows to which branch it belongs."""
+def _describe_default(field: dict[str, Any]) -> None:
+    """Move a default from the schema to the description where it is not usable: an empty text for which the server
+    derives a value, and an object as the default of a union, which client generators do not support."""
     if field.get("default") == "" and field.get("minLength"):
         del field["default"]
-        _say(field, "default: made of the other fields")
+        _append_description(field, "default: derived from the other fields")
     if ("oneOf" in field or "anyOf" in field) and isinstance(field.get("default"), dict):
-        _say(field, f"default: {json.dumps(field.pop('default'))}")
+        _append_description(field, f"default: {json.dumps(field.pop('default'))}")
 
 
-def _say(field: dict[str, Any], more: str) -> None:
+def _append_description(field: dict[str, Any], more: str) -> None:
     field["description"] = "; ".join(filter(None, (field.get("description"), more)))
 
 
 def _with_short_form(
     spec: type[BaseModel], field: str, whole: dict[str, Any], definitions: dict[str, Any]
 ) -> dict[str, Any]:
-    """The name alone stands for an object that needs nothing but its type, so it is the default too.
+    """Allow the type's name alone for an object with no other required fields; the default is the name too.
 
-    Fields that take the same names share the list of them; one that takes others has its own.
+    Fields with the same names share one enum; a field with other names has an enum of its own.
     """
-    said = {"default": whole.pop("default")["type"]} if "default" in whole else {}
+    described = {"default": whole.pop("default")["type"]} if "default" in whole else {}
     if "description" in whole:
-        said["description"] = whole.pop("description")
+        described["description"] = whole.pop("description")
     branches = whole["discriminator"]["mapping"].items()
     short = [name for name, branch in branches if not definitions[branch.rpartition("/")[2]].get("required")]
     title = f"{field.title()}Name"
     if title in definitions and definitions[title]["enum"] != sorted(short):
         title = spec.__name__.removesuffix("Spec") + title
     definitions[title] = {"title": title, "type": "string", "enum": sorted(short)}
-    return {"anyOf": [{"$ref": REF.format(model=title)}, whole], **said}
+    return {"anyOf": [{"$ref": REF.format(model=title)}, whole], **described}

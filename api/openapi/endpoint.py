@@ -1,6 +1,6 @@
-"""Each route's contract, declared where the view stands: what `endpoint` is told is both checked and documented.
+"""The contract of each route, declared by the decorator `endpoint`: it both validates requests and documents them.
 
-api/openapi/document.py makes the OpenAPI document of it.
+api/openapi/document.py makes the OpenAPI document from it.
 """
 
 from __future__ import annotations
@@ -23,16 +23,24 @@ JSON, FORM = "application/json", "multipart/form-data"
 
 @dataclass(frozen=True)
 class Contract:
-    """What one route takes and gives.
+    """What one route accepts and returns.
 
-    `scope`: what a token has to allow; None: the route is open to all. `answer`: the model of the JSON that a success
-    (`status`) holds; `media`: what else it may be. `other_answers`: by status, where the route has two kinds of
-    success. `other_bodies`: models or schemas of what may be sent instead of JSON, by media type. `errors`: the
-    statuses of refusals, beside those that every route has; `problems` their codes, where they are not those that
-    `DEFAULTS` in api/openapi/problems.py gives the status. `takes`: headers of the request, beside those that the rest
-    implies; a POST takes an Idempotency-Key. `headers` always come with a success, `sometimes` only where they apply.
-    `conditional`: it has an ETag, and If-None-Match is answered with 304; `ranges`: Range with 206. `name`: the
-    operationId, where the one made of the path would not read well.
+    answer         model of the JSON body of a success, None if the body is a file
+    scope          scope that a token needs; None: the route needs no token
+    status         HTTP status of a success
+    query          model of the query parameters
+    body, form     model of the request's JSON body; of its multipart form
+    other_bodies   models or schemas of bodies that are accepted besides JSON, by media type
+    media          media types of a success
+    other_answers  models of the route's further kinds of success, by status
+    errors         statuses of problems, in addition to those that every route has
+    problems       codes by status, where they differ from `DEFAULTS` in api/openapi/problems.py
+    takes          request headers, in addition to those implied by the fields below; a POST takes an Idempotency-Key
+    headers        response headers that every success has
+    sometimes      response headers that a success may have
+    conditional    a success has an ETag, and If-None-Match is answered with 304
+    ranges         Range is answered with 206
+    name           operationId, where the one derived from the path would not read well
     """
 
     answer: type[BaseModel] | None
@@ -59,11 +67,10 @@ class Contract:
 
 
 def endpoint(answer: type[BaseModel] | None, *, scope: Scope | None, **contract: Any) -> Callable[[View], View]:
-    """Check path, headers and query before the view runs, and document it; api/access/auth.py
-    has checked the token by then.
+    """Decorator of a view: validates path, headers and query before the view runs, and documents the route.
 
-    Takes the fields of `Contract`. A view whose `query` has fields receives it as keyword `query`; any other parameter
-    is a 422.
+    Takes the fields of `Contract`. A view whose contract has a `query` receives it as keyword `query`; an unknown
+    parameter is a 422. api/access/auth.py has checked the token before.
     """
     whole = Contract(answer, scope, **contract)
 
@@ -83,5 +90,5 @@ def endpoint(answer: type[BaseModel] | None, *, scope: Scope | None, **contract:
 
 @functools.cache
 def openapi_path(rule: str) -> str:
-    """A route of Flask's, `/v1/jobs/<job_id>`, as OpenAPI writes it: `/v1/jobs/{job_id}`."""
+    """A Flask rule, `/v1/jobs/<job_id>`, in OpenAPI's syntax: `/v1/jobs/{job_id}`."""
     return re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule)

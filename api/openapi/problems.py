@@ -1,4 +1,4 @@
-"""Every problem that a route may answer with: its code, title and an example. For the OpenAPI document."""
+"""The problems that routes return, with code, title and an example, for the OpenAPI document."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ from typing import Any
 
 from werkzeug.http import HTTP_STATUS_CODES
 
-from api.http.errors import CODES
-from shared.errors import UPLOAD_CODES, GradqError, UnusableUpload
+from api.http.errors import CODES, RETRY_SECONDS
+from shared.errors import UPLOAD_CODES, DatabaseAway, GradqError, UnusableUpload
 
 DESCRIPTIONS = {
     400: "the body cannot be read",
-    401: "a token is asked for here, and none or no good one came",
-    403: "this may not be done",
-    404: "there is no such job, dataset or file",
-    406: "the Accept header asks for a form that this call does not send",
-    409: "what is asked for does not go with the state that things are in",
-    412: "it has changed since: the ETag of If-Match is not its ETag any more",
+    401: "a token is required, and it is missing or not valid",
+    403: "the request is not allowed",
+    404: "the job, dataset or file does not exist",
+    406: "the Accept header names no media type that this call returns",
+    409: "the request conflicts with the current state",
+    412: "the job has changed since it was read: its ETag does not match If-Match",
     413: "the body is too large",
-    415: "the body is not sent in a form that this call takes",
-    416: "the range lies outside of the file",
-    422: "what was sent is not valid; `errors`, where it stands, names every wrong field",
-    429: "too many at once; `Retry-After` says when to ask again",
-    503: "not now; `Retry-After` says when to ask again",
+    415: "the body's media type is not supported by this call",
+    416: "the range is outside of the file",
+    422: "the request is not valid; `errors`, if present, names every wrong field",
+    429: "a limit is exceeded; `Retry-After` says when to retry",
+    503: "temporarily unavailable; `Retry-After` says when to retry",
 }
 IDEMPOTENCY = {409: ("idempotency_in_progress",), 422: ("invalid_header", "idempotency_key_reused")}  # of every POST
 DEFAULTS = {
@@ -42,19 +42,19 @@ FORM_CODES = {413: ("payload_too_large", "unpacks_too_large"), 422: ("invalid_qu
 
 JOB = "job_0199aa3c5d7e7c1e8f2b6a4d9c3e1f70"
 Members = dict[str, Any]
-EXAMPLES: dict[str, Members] = {  # what is not said by the title alone
+EXAMPLES: dict[str, Members] = {  # the members beside the title; without an entry the detail is the title
     "bad_request": {"detail": "the body is not JSON: Expecting ',' delimiter: line 1 column 24 (char 23)"},
     "token_missing": {"detail": "send a token: Authorization: Bearer gq_…; `gradq token create` makes one"},
-    "rate_limited": {"detail": "more than 50 per 1 second by one token; ask again later, or less often"},
+    "rate_limited": {"detail": "more than 50 per 1 second with one token; retry later, or send fewer requests"},
     "too_many_queued_jobs": {
         "detail": "alice has 10000 queued jobs and may have 10000; wait until some have started, or cancel some "
         "(GRADQ_MAX_QUEUED_JOBS)",
         "queued": 10_000,
         "limit": 10_000,
     },
-    "insufficient_scope": {"detail": "this token may read, and this takes the scope submit", "scope": "submit"},
-    "forbidden": {"detail": "a page of another site must not change anything here"},
-    "not_found": {"detail": f"there is no job {JOB}"},
+    "insufficient_scope": {"detail": "this call requires the scope submit; the token has read", "scope": "submit"},
+    "forbidden": {"detail": "cross-site requests must not change anything"},
+    "not_found": {"detail": f"job {JOB} not found"},
     "not_acceptable": {"detail": "this call sends JSON"},
     "wrong_state": {
         "detail": "cannot pause a job that is succeeded; allowed now: delete, reproduce",
@@ -63,7 +63,7 @@ EXAMPLES: dict[str, Members] = {  # what is not said by the title alone
     },
     "dataset_in_use": {"detail": f"needed by {JOB}; cancel the jobs or wait for their end", "jobs": [JOB]},
     "payload_too_large": {"detail": "the data value transmitted exceeds the capacity limit"},
-    "unsupported_media_type": {"detail": "send JSON, with Content-Type: application/json; got text/plain"},
+    "unsupported_media_type": {"detail": "send JSON with Content-Type: application/json; got text/plain"},
     "range_not_satisfiable": {"detail": "the requested range cannot be served"},
     "invalid_query": {
         "detail": "1 field is wrong",
@@ -83,24 +83,25 @@ EXAMPLES: dict[str, Members] = {  # what is not said by the title alone
         "errors": [{"pointer": "", "code": "not_built", "detail": "a torchvision net is not computed here"}],
     },
     "invalid_images": {
-        "detail": "there is no image",
-        "errors": [{"pointer": "", "code": "invalid_images", "detail": "there is no image"}],
+        "detail": "no image was sent",
+        "errors": [{"pointer": "", "code": "invalid_images", "detail": "no image was sent"}],
     },
     "invalid_upload": {
         "detail": "1 field is wrong",
         "errors": [{"pointer": "/fiel", "code": "extra_forbidden", "detail": "unknown part; did you mean 'file'?"}],
     },
-    "database_away": {"detail": "The database does not answer; ask again in 2 s"},
+    "database_away": {"detail": f"{DatabaseAway.title}; retry in {RETRY_SECONDS} s"},
 }
 
 
 def codes_of(status: int, takes_json: bool, takes_form: bool) -> tuple[str, ...]:
-    """The codes that a route's refusal of this status has, unless the route says otherwise."""
+    """The codes of a route's problems with this status, unless its contract names others."""
     special = FORM_CODES if takes_form else BODY_CODES if takes_json else {}
     return special.get(status) or DEFAULTS[status]
 
 
 def example(status: int, code: str) -> Members:
+    """An example of a problem: all its members by name."""
     title = TITLES.get(code) or HTTP_STATUS_CODES[status]
     return {
         "type": f"/problems/{code.replace('_', '-')}",

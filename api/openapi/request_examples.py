@@ -1,4 +1,4 @@
-"""Request bodies to start from, by their model. Each one is accepted as it stands: tests send them."""
+"""Examples of request bodies, by model, for the OpenAPI document. The tests send those that submit jobs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from api.openapi.schemas import BulkRequest, Images, JobPatch
 from shared.spec.job_spec import GradientCheckSpec, JobSpec, WalkSpec
 
-ZERO = [  # a handwritten 0 of the dataset `digits`: 8x8, of float 0…1
+ZERO = [  # a handwritten 0 of the dataset `digits`: 8x8 floats in [0, 1]
     [0.0, 0.0, 0.3, 0.8, 0.6, 0.1, 0.0, 0.0],
     [0.0, 0.0, 0.8, 0.9, 0.6, 0.9, 0.3, 0.0],
     [0.0, 0.2, 0.9, 0.1, 0.0, 0.7, 0.5, 0.0],
@@ -31,11 +31,11 @@ BODIES: dict[type[BaseModel], dict[str, dict[str, Any]]] = {
     JobSpec: {
         "smallest": _example("every field has a default", {}),
         "manual": _example(
-            "an mlp with gradients by hand",
+            "an MLP with manual gradients",
             {"architecture": "mlp", "lr": 0.1, "epochs": 5, "gradients": "manual"},
         ),
         "cnn": _example(
-            "a cnn with a schedule, augmentation and early stopping",
+            "a CNN with a schedule, augmentation and early stopping",
             {
                 "name": "small-cnn",
                 "architecture": {"type": "cnn", "channels": [16, 32], "kernel": 3, "hidden": [64], "dropout": 0.1},
@@ -49,20 +49,20 @@ BODIES: dict[type[BaseModel], dict[str, dict[str, Any]]] = {
             },
         ),
         "preset": _example(
-            "an experiment of the reference article, for one epoch more",
+            "an experiment of the reference article, trained for one more epoch",
             {"preset": "article/manual-linear", "epochs": 2, "seed": 7},
         ),
     },
     GradientCheckSpec: {
-        "smallest": _example("an mlp on the dataset digits", {}),
+        "smallest": _example("an MLP on the dataset digits", {}),
         "cnn": _example(
-            "a cnn, at 50 elements of each parameter", {"architecture": "cnn", "batches": 2, "samples": 50}
+            "a CNN, at 50 elements of each parameter", {"architecture": "cnn", "batches": 2, "samples": 50}
         ),
     },
     WalkSpec: {
-        "smallest": _example("the two-layer net on the dataset digits", {}),
+        "smallest": _example("the two-layer network on the dataset digits", {}),
         "article": _example(
-            "the article's linear net and loss, a batch of 64",
+            "the article's linear model and loss, with a batch of 64",
             {
                 "architecture": "linear",
                 "init": "normal",
@@ -74,12 +74,12 @@ BODIES: dict[type[BaseModel], dict[str, dict[str, Any]]] = {
     },
     JobPatch: {
         "priority": _example("before all jobs of the default priority, 50", {"priority": 80}),
-        "labels": _example("one label is set, one is taken away", {"labels": {"team": "vision", "draft": None}}),
+        "labels": _example("one label is set, one is removed", {"labels": {"team": "vision", "draft": None}}),
     },
     BulkRequest: {
         "ids": _example("two jobs, by their ids", {"action": "cancel", "ids": [ONE, OTHER]}),
         "filter": _example(
-            "every job of a team that failed",
+            "all failed jobs of a team",
             {"action": "retry", "filter": {"status": ["failed"], "labels": {"team": "vision"}}},
         ),
     },

@@ -1,4 +1,4 @@
-"""What a job's `result` holds, by the job's kind: the figures, the table of a gradient check, the environment."""
+"""Models of a job's `result`, by the job's kind: metrics, the table of a gradient check, the environment."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
 class Figures(BaseModel):
-    """What a worker measured. Numbers that are not finite are null, since JSON has no word for them."""
+    """Measured by the worker. Numbers that are not finite are null, since JSON cannot represent them."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -19,7 +19,7 @@ class Figures(BaseModel):
 
 
 class SlopeErrors(Figures):
-    """One parameter's gradient by hand against finite differences at elements drawn from the seed."""
+    """Manual gradient of one parameter against finite differences, at elements drawn from the seed."""
 
     max_absolute_error: float
     max_relative_error: float
@@ -31,7 +31,7 @@ class SlopeErrors(Figures):
 
 
 class ParameterErrors(Figures):
-    """One parameter's gradient by hand against autograd's, the worst of all batches."""
+    """Manual gradient of one parameter against autograd's: the largest errors over all batches."""
 
     shape: list[int]
     max_absolute_error: float
@@ -43,7 +43,7 @@ class ParameterErrors(Figures):
 
 
 class SlopeSummary(Figures):
-    """The finite differences of all parameters together."""
+    """Comparison with finite differences over all parameters."""
 
     tolerance: float
     max_relative_error: float
@@ -53,7 +53,7 @@ class SlopeSummary(Figures):
 
 
 class GradientTable(Figures):
-    """Gradients by hand against autograd's, in float64, parameter by parameter."""
+    """Manual gradients against autograd's, in float64, by parameter."""
 
     passed: bool
     dtype: Literal["float64"]
@@ -71,7 +71,7 @@ class GradientTable(Figures):
 
 
 class Environment(Figures):
-    """What the bits of a result depend on, beside the spec."""
+    """What a bit-identical result depends on besides the spec."""
 
     gradq: str
     torch: str
@@ -88,7 +88,7 @@ class Environment(Figures):
 
 
 class FirstDifference(Figures):
-    """The first step at which the runs part, and the metric or hash that says so."""
+    """The first step at which the runs differ, and the metric or hash that differs."""
 
     step: int
     metric: str
@@ -102,7 +102,7 @@ class EnvironmentDifference(Figures):
 
 
 class Reproduction(Figures):
-    """This run held against the one that it repeats. `identical` is null where that one has been deleted."""
+    """Comparison of this run with the one that it reproduces. `identical` is null if the original has been deleted."""
 
     of: str
     identical: bool | None
@@ -115,7 +115,7 @@ class Reproduction(Figures):
 
 
 class Normalization(Figures):
-    """By channel, of pixels in [0, 1]."""
+    """Mean and standard deviation per channel, of pixels in [0, 1]."""
 
     mean: list[float]
     std: list[float]
@@ -130,7 +130,7 @@ class BestEpoch(Figures):
 
 
 class TrainingResult(Figures):
-    """Of a training that succeeded. Losses and accuracies are those of the last epoch."""
+    """Result of a training that succeeded. Losses and accuracies are those of the last epoch."""
 
     parameters: int
     train_loss: float | None
@@ -141,20 +141,20 @@ class TrainingResult(Figures):
     best: BestEpoch | None
     normalization: Normalization
     training_seconds: float
-    duration_seconds: float = Field(description="of the attempt, with reading the data and writing the files")
+    duration_seconds: float = Field(description="of the attempt, including reading data and writing files")
     examples_per_second: float | None
     stopped_early: bool
     device: str
     pinned_memory: bool
     weights_sha256: Sha256
     data_order_sha256: Sha256
-    gradient_check: GradientTable | None = Field(description="of the first step, where the gradients are by hand")
+    gradient_check: GradientTable | None = Field(description="of the first step, if `gradients` is `manual`")
     environment: Environment
     reproduction: Reproduction | None = None
 
 
 class GradientCheckResult(Figures):
-    """Of a gradient check that passed."""
+    """Result of a gradient check that passed."""
 
     passed: Literal[True]
     parameters: int
@@ -165,11 +165,11 @@ class GradientCheckResult(Figures):
 
 
 class WalkResult(Figures):
-    """Of a walk. Its numbers are in `walk.json`."""
+    """Result of a walk. The values of each stage are in `walk.json`."""
 
-    agrees: bool = Field(description="whether every stage by hand is that by autograd, within 1e-9")
+    agrees: bool = Field(description="whether every manual stage equals autograd's within 1e-9")
     loss: float
-    max_relative_difference: float = Field(description="max|manual - autograd| / max|autograd|, of all stages the most")
+    max_relative_difference: float = Field(description="largest max|manual - autograd| / max|autograd| over all stages")
     stages: int
     parameters: int
     device: str
@@ -178,7 +178,7 @@ class WalkResult(Figures):
 
 
 class FailedGradientCheck(Figures):
-    """Of a training or a check that failed with `gradient_check_failed`."""
+    """Result of a training or a gradient check that failed with `gradient_check_failed`."""
 
     passed: Literal[False]
     gradient_check: GradientTable

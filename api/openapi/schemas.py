@@ -1,4 +1,5 @@
-"""The shapes of the answers, for the OpenAPI document and the tests. Views render dicts, unchecked: it is cheaper."""
+"""Models of responses and request bodies, for the OpenAPI document and the tests. Views render dicts, and no response
+is validated when it is sent, which is faster."""
 
 from __future__ import annotations
 
@@ -27,7 +28,7 @@ from shared.tokens import NAME as OWNER
 from shared.tokens import Scope
 
 Timestamp = Annotated[str, Field(json_schema_extra={"format": "date-time"}, examples=["2026-11-23T12:00:00.123Z"])]
-Part = Annotated[str, Field(json_schema_extra={"format": "binary"})]  # of a multipart form
+Part = Annotated[str, Field(json_schema_extra={"format": "binary"})]  # a file in a multipart form
 Status = Literal["queued", "running", "cancelling", "pausing", "paused", "succeeded", "failed", "cancelled"]
 EventType = Literal["status", "metric", "log", "checkpoint", "artifact", "warning"]
 Level = Literal["info", "warning", "error"]
@@ -41,7 +42,7 @@ class Answer(BaseModel):
 
 
 class Links(BaseModel):
-    """Paths, by what they lead to."""
+    """Paths of related resources, by name."""
 
     self: str
     model_config = ConfigDict(extra="allow")
@@ -73,7 +74,7 @@ class QueueReason(Answer):
 
 
 class Attempt(Answer):
-    """One try at the job by one worker."""
+    """One run of the job on one worker."""
 
     attempt: int
     worker: str
@@ -81,18 +82,18 @@ class Attempt(Answer):
     started_at: Timestamp
     finished_at: Timestamp | None
     resumed_from_step: int | None
-    outcome: Outcome | None = Field(description="how it ended; null while it runs")
+    outcome: Outcome | None = Field(description="how the attempt ended; null while it runs")
 
 
 class QueueStanding(Answer):
-    """`position` 1 is the next to run."""
+    """Position in the queue, 1 is the next job to run, and why the job waits."""
 
     position: int
     reason: QueueReason
 
 
 class Progress(Answer):
-    """How far the job is. `eta_seconds` is null unless it runs."""
+    """The job's progress. `eta_seconds` is null unless the job runs."""
 
     epoch: int
     epochs: int
@@ -104,7 +105,7 @@ class Progress(Answer):
 
 
 class Article(Answer):
-    """Figures that the reference article printed; lists go by epoch."""
+    """Results printed in the reference article; lists have one value per epoch."""
 
     untrained_accuracy: float | None = None
     val_accuracy: list[float] | None = None
@@ -114,7 +115,8 @@ class Article(Answer):
 
 
 class Job(Answer):
-    """`status` is the state, or the wish that stands on a running job. `result` follows the job's `kind`."""
+    """`status` is the state, or `cancelling` or `pausing` while such a request to a running job is pending. The fields
+    of `result` depend on the job's `kind`."""
 
     object: Literal["job"]
     id: str
@@ -124,16 +126,16 @@ class Job(Answer):
     terminal: bool
     status_reason: StatusReason | None
     spec: JobSpec | GradientCheckSpec | WalkSpec
-    attempt: int = Field(description="how many attempts there were; 0 before the first")
+    attempt: int = Field(description="number of attempts so far; 0 before the first")
     attempts: list[Attempt]
     queue: QueueStanding | None
     progress: Progress | None
     result: TrainingResult | GradientCheckResult | WalkResult | FailedGradientCheck | None
-    article: Article | None = Field(None, description="what the article printed, where the spec names a preset")
-    reproduces: str | None = Field(description="the job that this one repeats")
+    article: Article | None = Field(None, description="the article's results, if the spec names a preset")
+    reproduces: str | None = Field(description="id of the job that this one reproduces")
     labels: dict[str, str]
     priority: int
-    owner: str | None = Field(description="whose token submitted it; null where none was asked for")
+    owner: str | None = Field(description="owner of the token that submitted the job; null if none was required")
     created_at: Timestamp
     started_at: Timestamp | None
     finished_at: Timestamp | None
@@ -153,7 +155,8 @@ class JobList(Answer):
 
 
 class DryRun(Answer):
-    """What a job would cost. Parameters and steps are exact; seconds and bytes are of the right order."""
+    """The estimated cost of a job. Parameters and steps are exact; seconds and bytes are right in order of
+    magnitude."""
 
     object: Literal["dry_run"]
     spec: JobSpec
@@ -165,7 +168,7 @@ class DryRun(Answer):
 
 
 class DeletedJob(Answer):
-    """`freed_bytes`: of its files and checkpoints."""
+    """`freed_bytes`: size of the job's files and checkpoints."""
 
     object: Literal["job"]
     id: str
@@ -174,25 +177,27 @@ class DeletedJob(Answer):
 
 
 class JobFilter(BaseModel):
-    """Which jobs: those for which all of it holds."""
+    """Selects the jobs that match all given fields."""
 
     status: tuple[Status, ...] = Field((), description="any of these")
-    name: Name | None = Field(None, description="`*` stands for any text; upper and lower case are one")
-    owner: Annotated[str, Field(pattern=f"^{OWNER}$")] | None = Field(None, description="whose token submitted it")
-    labels: dict[LabelKey, LabelValue] = Field({}, max_length=16, description="all of these")
+    name: Name | None = Field(None, description="`*` matches any text; case is ignored")
+    owner: Annotated[str, Field(pattern=f"^{OWNER}$")] | None = Field(
+        None, description="owner of the token that submitted the job"
+    )
+    labels: dict[LabelKey, LabelValue] = Field({}, max_length=16, description="all of these labels")
     created_after: UtcTime | None = None
     created_before: UtcTime | None = None
-    after: Annotated[str, Field(pattern=JOB_ID)] | None = Field(None, description="the last id of the page before")
+    after: Annotated[str, Field(pattern=JOB_ID)] | None = Field(None, description="the last id of the previous page")
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 def _without_default(schema: dict[str, Any]) -> None:
-    """What is not sent is not changed: the value that stands for it here is nobody's business."""
+    """Fields that are not sent are unchanged; the default is a placeholder and is left out of the schema."""
     del schema["default"]
 
 
 class JobPatch(BaseModel):
-    """A merge patch (RFC 7396) of what may be changed of a job that is there. A label that is null is removed."""
+    """A merge patch (RFC 7396) of a job's name, priority and labels. A label that is null is removed."""
 
     name: Name = Field("", json_schema_extra=_without_default)
     priority: Priority = Field(50, json_schema_extra=_without_default)
@@ -201,7 +206,7 @@ class JobPatch(BaseModel):
 
 
 class BulkRequest(BaseModel):
-    """Either `ids` or a `filter`."""
+    """An action on many jobs, given by either `ids` or a `filter`."""
 
     action: Literal["cancel", "delete", "retry", "pause", "resume"]
     ids: (
@@ -213,7 +218,7 @@ class BulkRequest(BaseModel):
 
 
 class BulkError(BaseModel):
-    """Some codes bring members of their own, as `state` and `allowed` of `wrong_state`."""
+    """Some codes have further members, such as `state` and `allowed` of `wrong_state`."""
 
     code: str
     detail: str
@@ -221,7 +226,7 @@ class BulkError(BaseModel):
 
 
 class BulkOutcome(Answer):
-    """`status` where it is `ok`, else `error`."""
+    """Has `status` if `ok` is true, else `error`."""
 
     id: str
     ok: bool
@@ -230,7 +235,7 @@ class BulkOutcome(Answer):
 
 
 class BulkAnswer(Answer):
-    """One outcome a job, in the order of the ids."""
+    """One outcome per job, in the order of the ids."""
 
     object: Literal["bulk"]
     action: str
@@ -243,13 +248,14 @@ class BulkAnswer(Answer):
 
 
 class ReasonToWait(QueueReason):
-    """And how many jobs wait for it."""
+    """Why queued jobs do not run yet; `jobs` is how many wait for this reason."""
 
     jobs: int
 
 
 class Queue(Answer):
-    """The jobs with one device wish, and the slots that could grant it. Slots are shared: `auto` has all of them."""
+    """The jobs with one requested device, and the slots that can run them. Slots are shared: `auto` counts all of
+    them."""
 
     object: Literal["queue"]
     name: Literal["auto", "cpu", "cuda"]
@@ -269,8 +275,8 @@ class QueueList(Answer):
 
 
 class AuditEntry(Answer):
-    """A change that was made, or a call that was refused (`status` 403). Of what the command line did on the service's
-    own host there is no address."""
+    """A change that was made, or a call that was refused (`status` 403). `address` is null for changes that the command
+    line made on the service's own host."""
 
     object: Literal["audit_entry"]
     at: Timestamp
@@ -295,7 +301,8 @@ class AuditList(Answer):
 
 
 class Event(Answer):
-    """One line of a job's log. `seq` grows by the order of commits; `data` is what `message` says, for programs."""
+    """One line of a job's log. `seq` increases in the order of commits; `data` is the machine-readable form of
+    `message`."""
 
     id: str
     seq: int
@@ -304,14 +311,14 @@ class Event(Answer):
     level: Level
     message: str
     data: dict[str, Any] = Field(
-        description="of a `metric`: step, epoch, series, metrics; `status`: status and what goes with it; "
-        "`checkpoint`: step, epoch; `artifact`: name, size_bytes; `log`, `warning`: as the message has it"
+        description="by type. `metric`: step, epoch, series, metrics; `status`: status and its details; "
+        "`checkpoint`: step, epoch; `artifact`: name, size_bytes; `log`, `warning`: the values in the message"
     )
     created_at: Timestamp
 
 
 class EventList(Answer):
-    """In order; ask again with `after=next_after`."""
+    """In the order of `seq`; the next page is at `after=next_after`."""
 
     object: Literal["list"]
     data: list[Event]
@@ -320,14 +327,14 @@ class EventList(Answer):
 
 
 class Metrics(Answer):
-    """Points [step, epoch, value] by the metric's name; a value that is not finite is null."""
+    """Points [step, epoch, value] by metric name; a value that is not finite is null."""
 
     object: Literal["metrics"]
     series: dict[str, list[Point]]
 
 
 class Artifact(Answer):
-    """A file of a finished job; `links.self` has its bytes."""
+    """A file of a finished job; `links.self` downloads it."""
 
     object: Literal["artifact"]
     name: str
@@ -340,7 +347,7 @@ class Artifact(Answer):
 
 
 class ArtifactList(Answer):
-    """Every file of the job, by name."""
+    """All files of the job, ordered by name."""
 
     object: Literal["list"]
     data: list[Artifact]
@@ -348,25 +355,25 @@ class ArtifactList(Answer):
 
 
 class Images(BaseModel):
-    """One image or many of the model's size, (H,W) for one channel or (C,H,W). Whole numbers are pixels from 0 to the
-    dataset's white; other numbers must lie in [0, 1]."""
+    """One or more images of the model's size, (H,W) for one channel or (C,H,W). Integers are pixels from 0 to the
+    dataset's white; other numbers must be in [0, 1]."""
 
     images: list[Any] = Field(examples=[[[0, 0.5], [1, 0.5]]])
-    invert: bool = Field(False, description="black on white, where the model learnt white on black")
+    invert: bool = Field(False, description="invert the images: black on white, for a model trained on white on black")
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
 class Prediction(Answer):
-    """`label` is the most probable class's number, `class` its name, `probabilities` those of all classes."""
+    """`label` is the number of the most probable class, `class` its name; `probabilities` has one value per class."""
 
     label: int
     class_: str = Field(alias="class")
     probabilities: list[float]
-    file: str | None = Field(None, description="the name that a file of a form was sent under")
+    file: str | None = Field(None, description="file name in the form that was sent")
 
 
 class Predictions(Answer):
-    """In the order in which the images came."""
+    """One prediction per image, in the order in which the images were sent."""
 
     object: Literal["predictions"]
     job: str
@@ -375,7 +382,7 @@ class Predictions(Answer):
 
 
 class Slot(Answer):
-    """A place for one job. On a GPU, `uuid` is NVML's."""
+    """Capacity for one job on a device. `uuid` is the GPU's, as NVML reports it."""
 
     kind: Literal["cpu", "cuda"]
     name: str
@@ -383,7 +390,7 @@ class Slot(Answer):
 
 
 class DeviceMemory(Answer):
-    """Of a GPU all of its memory; of the CPU the host's. As of the worker's last heartbeat."""
+    """Memory of a GPU, or of the host for the CPU, as of the worker's last heartbeat."""
 
     device: str
     used_bytes: int
@@ -391,7 +398,7 @@ class DeviceMemory(Answer):
 
 
 class Devices(Answer):
-    """`kinds`: the device wishes, beside `auto`, that the worker can grant."""
+    """`kinds`: the values of a spec's `device`, besides `auto`, that the worker supports."""
 
     kinds: list[Literal["cpu", "cuda"]]
     slots: list[Slot]
@@ -399,8 +406,8 @@ class Devices(Answer):
 
 
 class Worker(Answer):
-    """A worker that said within GRADQ_LEASE_SECONDS that it lives. `running`: the jobs on its slots that are yours,
-    `others_running`: how many are not."""
+    """A worker whose last heartbeat is less than GRADQ_LEASE_SECONDS old. `running`: your jobs on its slots,
+    `others_running`: the number of other owners' jobs."""
 
     object: Literal["worker"]
     id: str
@@ -418,7 +425,7 @@ class Worker(Answer):
 
 
 class WorkerList(Answer):
-    """The oldest first."""
+    """Oldest first."""
 
     object: Literal["list"]
     data: list[Worker]
@@ -429,14 +436,15 @@ class UploadOptions(Answer):
     """How an upload was read."""
 
     format: Literal["npz", "idx", "folders"]
-    files: dict[str, str] = Field(description="the sha256 of each part")
+    files: dict[str, str] = Field(description="the SHA-256 of each uploaded part")
     test_fraction: float | None = None
     seed: int | None = None
     size: int | None = None
 
 
 class Dataset(Answer):
-    """`id` is what a job's `dataset` names. Built-in sets have no sha256, options, size and date."""
+    """`id` is the value for a job's `dataset`. Built-in datasets have no `sha256`, `options`, `size_bytes` and
+    `created_at`."""
 
     object: Literal["dataset"]
     id: str
@@ -459,7 +467,7 @@ class Dataset(Answer):
 
 
 class DatasetUpload(UploadFields):
-    """Either `file`, a .npz or a zip of class folders; or `images` and `labels`, an IDX pair, each plain or gzipped."""
+    """Either `file`, a .npz or a zip of class folders; or `images` and `labels`, an IDX pair, plain or gzipped."""
 
     file: Part | None = None
     images: Part | None = None
@@ -469,7 +477,7 @@ class DatasetUpload(UploadFields):
 
 
 class DeletedDataset(Answer):
-    """`freed_bytes`: of its arrays."""
+    """`freed_bytes`: size of the dataset's arrays."""
 
     object: Literal["dataset"]
     id: str
@@ -478,7 +486,7 @@ class DeletedDataset(Answer):
 
 
 class DatasetList(Answer):
-    """Built-in ones first."""
+    """Built-in datasets first."""
 
     object: Literal["list"]
     data: list[Dataset]
@@ -486,7 +494,7 @@ class DatasetList(Answer):
 
 
 class Architecture(Answer):
-    """`fields` is the JSON schema of what the object takes besides its type; `example` has every default."""
+    """`fields`: JSON schema of the fields besides `type`; `example`: an object with all defaults."""
 
     object: Literal["architecture"]
     type: str
@@ -497,7 +505,7 @@ class Architecture(Answer):
 
 
 class ArchitectureList(Answer):
-    """All that there are."""
+    """All architectures."""
 
     object: Literal["list"]
     data: list[Architecture]
@@ -505,9 +513,9 @@ class ArchitectureList(Answer):
 
 
 class Preset(Answer):
-    """`spec`: every field but the seed and the name, which each job gets of its own. `article`: what was printed.
+    """`spec`: all fields except `seed` and `name`, which are chosen per job. `article`: the results that it printed.
 
-    `continues` names the preset from whose finished job `init_from` has to take the weights."""
+    `continues`: the preset whose finished job `init_from` has to name."""
 
     object: Literal["preset"]
     name: str
@@ -518,7 +526,7 @@ class Preset(Answer):
 
 
 class PresetList(Answer):
-    """All that there are."""
+    """All presets."""
 
     object: Literal["list"]
     data: list[Preset]
@@ -526,13 +534,13 @@ class PresetList(Answer):
 
 
 class Health(Answer):
-    """The process answers."""
+    """The process responds."""
 
     status: Literal["ok"]
 
 
 class Readiness(Answer):
-    """A broker that is away keeps no job from being taken."""
+    """Jobs are accepted while the broker is `away`."""
 
     ready: Literal[True]
     database: Literal["ok"]
@@ -541,7 +549,7 @@ class Readiness(Answer):
 
 
 class WhoAmI(Answer):
-    """Whose token this is, and what it allows. Where none was asked for and none came, `owner` is null."""
+    """The token's owner and scopes. `owner` is null if no token was required or sent."""
 
     object: Literal["principal"]
     owner: str | None
@@ -550,7 +558,7 @@ class WhoAmI(Answer):
 
 
 class Version(Answer):
-    """`version` is gradq's, `api` that of the paths."""
+    """`version` is the version of gradq, `api` that of the paths."""
 
     version: str
     python: str
@@ -558,7 +566,7 @@ class Version(Answer):
 
 
 class WrongField(Answer):
-    """`pointer` is a JSON pointer (RFC 6901) into the body, or `/` and the name of a parameter."""
+    """`pointer` is a JSON pointer (RFC 6901) into the body, or `/` and a parameter's name."""
 
     pointer: str
     code: str
@@ -566,7 +574,7 @@ class WrongField(Answer):
 
 
 class Problem(BaseModel):
-    """RFC 9457. Some codes bring members of their own, as `state` and `allowed` of `wrong_state`."""
+    """Problem details (RFC 9457). Some codes have further members, such as `state` and `allowed` of `wrong_state`."""
 
     type: str
     title: str

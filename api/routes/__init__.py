@@ -1,1 +1,1 @@
-"""The routes, one file per resource: parse, call `shared`, render."""
+"""The routes, one file per resource: parse the request, call `shared`, render the response."""

@@ -1,4 +1,4 @@
-"""The files of a finished job: the list; the bytes of one, whole or in ranges; and all of them as a zip."""
+"""The files of a finished job: list, download of one file with ranges, and all files as a zip."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def index(job_id: str) -> Response:
     name="download_artifact",
 )
 def download(job_id: str, name: str) -> Response:
-    """Fetch a file; the ETag is its SHA-256, ranges are served"""
+    """Download a file; the ETag is its SHA-256, and range requests are supported"""
     with services().database.read() as session:
         jobs.get(session, job_id)
         row = jobs.artifact(session, job_id, name)
@@ -73,8 +73,8 @@ def download(job_id: str, name: str) -> Response:
 
 
 def _request() -> dict[str, Any]:
-    """This request without a Range that is not served here, of other units or of several parts: RFC 9110 has a server
-    pass over it and send the whole, where Werkzeug would say 416."""
+    """The WSGI environment without a Range in other units or of several parts: such a Range may be ignored (RFC 9110,
+    section 14.2), and the whole file is sent, where Werkzeug would answer 416."""
     served = SERVED_RANGE.fullmatch(request.headers.get("Range", ""))
     return {name: value for name, value in request.environ.items() if served or name != "HTTP_RANGE"}
 
@@ -90,18 +90,18 @@ def _request() -> dict[str, Any]:
     headers=("Content-Disposition",),
 )
 def download_all(job_id: str) -> Response:
-    """Fetch all files as a zip
+    """Download all files as a zip
 
-    Sent as it is put together: stored, since most of it is weights, which do not get smaller. The ETag is made of the
-    files' SHA-256s.
+    The zip is streamed and not compressed, since most of it is weights, which do not compress. The ETag is derived from
+    the files' SHA-256s.
     """
     with services().database.read() as session:
         jobs.get(session, job_id)
         rows = jobs.artifacts_of(session, job_id)
     if not rows:
-        raise NoArtifacts(f"job {job_id} has no files yet; they are stored when it ends")
+        raise NoArtifacts(f"job {job_id} has no files yet; they are stored when the job ends")
     response = Response(mimetype=ZIP)
-    response.set_etag(_etag(rows), weak=True)  # a zip also holds the time at which it was made
+    response.set_etag(_etag(rows), weak=True)  # the zip's bytes also depend on the time at which it is made
     response.headers.set("Content-Disposition", "attachment", filename=f"{job_id}.zip")
     response.make_conditional(request)
     if response.status_code != 304:
@@ -113,7 +113,7 @@ def download_all(job_id: str) -> Response:
 
 def _archive(job_id: str, rows: Sequence[ArtifactRow]) -> ZipStream:
     if gone := [row.name for row in rows if not services().store.has(row.key)]:
-        raise NotFound(f"of the files of job {job_id} these have been removed: {', '.join(gone)}")
+        raise NotFound(f"files of job {job_id} have been removed: {', '.join(gone)}")
     archive = ZipStream(sized=True)
     for row in rows:
         archive.add(_content(services().store, row.key), f"{job_id}/{row.name}", size=row.size_bytes)
@@ -121,7 +121,7 @@ def _archive(job_id: str, rows: Sequence[ArtifactRow]) -> ZipStream:
 
 
 def _content(store: ArtifactStore, key: str) -> Iterator[bytes]:
-    """Opened when its turn comes, closed before the next one's."""
+    """Chunks of a file, which is open only while it is sent."""
     with store.open(key) as file:
         while chunk := file.read(CHUNK):
             yield chunk

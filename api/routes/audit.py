@@ -1,4 +1,4 @@
-"""The audit log: each change, by whom; and what was refused to somebody with a token."""
+"""The audit log: each change and who made it, and each call refused for a token's scope."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ bp = APIBlueprint("audit", __name__, tag="Service")
 
 
 class AuditQuery(Query):
-    owner: str | None = Field(None, max_length=64, description="what this owner did")
+    owner: str | None = Field(None, max_length=64, description="changes and refusals of this owner")
     action: str | None = Field(
-        None, max_length=64, description="what was called, as `jobs.submit`", examples=["jobs.submit"]
+        None, max_length=64, description="the name of the action, such as `jobs.submit`", examples=["jobs.submit"]
     )
-    object: str | None = Field(None, max_length=64, description="what was done to this job or dataset")
-    since: UtcTime | None = Field(None, description="not before this time")
-    after: str | None = Field(None, max_length=64, description="the id that the page goes on behind")
+    object: str | None = Field(None, max_length=64, description="the id of the job or dataset that was changed")
+    since: UtcTime | None = Field(None, description="entries at or after this time")
+    after: str | None = Field(None, max_length=64, description="the last id of the previous page")
     limit: Annotated[int, Field(ge=1, le=100)] = 20
 
 
 @bp.get("/v1/audit")
 @endpoint(schemas.AuditList, scope="admin", query=AuditQuery, errors=(503,))
 def index(query: AuditQuery) -> Response:
-    """List who did what, newest first
+    """List the audit log, newest first
 
-    One entry a change that was made, and one a call that was refused to a token for its scope. They are kept for
+    One entry per change, and one per call that was refused for the token's scope. Entries are kept for
     GRADQ_AUDIT_DAYS.
     """
     wanted = AuditFilter(query.owner, query.action, query.object, query.since, query.after)

@@ -1,4 +1,4 @@
-"""Steering many jobs in one call, by their ids or by a filter; each with an outcome of its own."""
+"""One action on many jobs, by ids or by a filter; each job has an outcome of its own."""
 
 from __future__ import annotations
 
@@ -26,8 +26,9 @@ from shared.errors import FieldError, GradqError, InvalidBody
 from shared.jobs import jobs
 from shared.jobs.states import ALLOWED_ACTIONS
 
-MOST = 1000  # jobs a call
-STANDS_ALREADY = {"cancel": ("cancelling",), "pause": ("pausing", "paused")}  # nothing is left to be done in these
+MOST = 1000  # jobs per call
+# statuses in which the action is allowed and changes nothing: a filter leaves such jobs out
+ALREADY_DONE = {"cancel": ("cancelling",), "pause": ("pausing", "paused")}
 RINGS = ("retry", "resume")
 ACTIONS: dict[str, Callable[[Session, str], Job | None]] = {
     "cancel": jobs.request_cancel,
@@ -52,16 +53,16 @@ bp = APIBlueprint("bulk", __name__, tag="Jobs")
 def bulk() -> Response:
     """Cancel, delete, pause, resume or retry many jobs
 
-    Either `ids`, or a `filter` with the fields of the list's query: then of the jobs that it matches those that the
-    action suits, newest first, a thousand a call. As long as `has_more` says so, call again with `last_id` as the
-    filter's `after`.
+    Takes either `ids` or a `filter` with the parameters of the job list. A filter selects the matching jobs that the
+    action applies to, newest first, at most 1000 per call. While `has_more` is true, repeat the call with `last_id` as
+    the filter's `after`.
     """
     asked = parse_body(schemas.BulkRequest)
     if (asked.ids is None) == (asked.filter is None):
         raise InvalidBody([FieldError("/ids", "either_or", "give either 'ids' or 'filter'")])
     with services().database.write() as session:
         ids, has_more = (asked.ids, False) if asked.ids is not None else _found(session, asked)
-        # in one order for everybody: two calls that lock the same rows cannot wait for each other
+        # every call locks rows in the order of their ids, so two calls on the same rows cannot deadlock
         by_id = {job_id: _outcome(session, asked.action, job_id) for job_id in sorted(set(ids))}
         outcomes = [by_id[job_id] for job_id in ids]
         response = _answer(asked.action, outcomes, has_more)
@@ -82,7 +83,7 @@ def _found(session: Session, asked: schemas.BulkRequest) -> tuple[list[str], boo
     suits = [
         status
         for status, actions in ALLOWED_ACTIONS.items()
-        if asked.action in actions and status not in STANDS_ALREADY.get(asked.action, ())
+        if asked.action in actions and status not in ALREADY_DONE.get(asked.action, ())
     ]
     wanted = (
         select(Job.id)
@@ -94,7 +95,7 @@ def _found(session: Session, asked: schemas.BulkRequest) -> tuple[list[str], boo
 
 
 def _outcome(session: Session, action: str, job_id: str) -> dict[str, Any]:
-    """What became of one job. Its changes alone are rolled back where it refuses."""
+    """The outcome of the action on one job, in a savepoint: an error rolls back this job's changes only."""
     try:
         with session.begin_nested():
             jobs.check_owner(session, job_id, owner_filter())

@@ -1,4 +1,4 @@
-"""What can be trained on: the built-in datasets and uploaded ones; and what can be trained: the architectures."""
+"""Datasets, built-in and uploaded, and the architectures."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ log = structlog.get_logger()
 @bp.get("/v1/datasets")
 @endpoint(schemas.DatasetList, scope="read", errors=(503,))
 def index() -> Response:
-    """List the datasets: built-in ones, and whether their files are here; then uploaded ones, newest first"""
+    """List the datasets: first built-in ones, with `available` and `missing_files`, then uploaded ones, newest first"""
     folder = services().settings.datasets_dir
     with services().database.read() as session:
         uploaded = [_uploaded(row) for row in dataset_store.everything(session, owner_filter())]
@@ -57,10 +57,11 @@ def index() -> Response:
 def add() -> Response:
     """Upload a dataset
 
-    A .npz with `x_train`, `y_train`, `x_test`, `y_test` or with `x` and `y`; an IDX pair; or a zip with a folder of PNG
-    or JPEG images a class. The same upload with the same fields is the same dataset: 200 instead of 201.
+    Accepts a .npz with `x_train`, `y_train`, `x_test`, `y_test` or with `x` and `y`; an IDX pair; or a zip with one
+    folder of PNG or JPEG images per class. The same upload with the same fields is the same dataset: 200 instead of
+    201.
     """
-    from api.uploads.ingest import PARTS  # NumPy and Pillow: most processes never need them
+    from api.uploads.ingest import PARTS  # imports NumPy and Pillow, which most processes never need
 
     settings = services().settings
     with staging(settings.uploads_dir) as folder:
@@ -92,7 +93,7 @@ def _add(upload: Upload, folder: Path) -> tuple[Response, int, dict[str, str]]:
 @bp.get("/v1/datasets/<dataset_id>")
 @endpoint(schemas.Dataset, scope="read", errors=(404, 503))
 def show(dataset_id: str) -> Response:
-    """Show a dataset: a built-in one by its name, an uploaded one by its id"""
+    """Show a dataset, a built-in one by name, an uploaded one by id"""
     if (info := DATASETS.get(dataset_id)) is not None:
         return jsonify(_built_in(info, services().settings.datasets_dir))
     with services().database.read() as session:
@@ -102,16 +103,16 @@ def show(dataset_id: str) -> Response:
 @bp.delete("/v1/datasets/<dataset_id>")
 @endpoint(schemas.DeletedDataset, scope="submit", errors=(403, 404, 409, 503), problems={409: ("dataset_in_use",)})
 def delete(dataset_id: str) -> Response:
-    """Delete an uploaded dataset; refused while a job that has not ended needs it
+    """Delete an uploaded dataset; refused while an unfinished job needs it
 
-    Its files go with it, unless somebody else has uploaded the same: `freed_bytes` is then 0.
+    Its files are deleted too, unless another owner has uploaded the same dataset: `freed_bytes` is then 0.
     """
     if dataset_id in DATASETS:
-        raise Forbidden(f"{dataset_id} is built in; its files, if it has any, lie in GRADQ_DATA_DIR")
+        raise Forbidden(f"{dataset_id} is built in; its files, if it has any, are in GRADQ_DATA_DIR")
     with services().database.write() as session:
         row = dataset_store.remove(session, dataset_id, owner_filter())
         audit_log.note(session, dataset_id, 200)
-    try:  # after the row: nobody is shown a dataset that is gone
+    try:  # after the row, so that no row refers to deleted files
         freed = services().store.remove_folder(row.folder) if row is not None else 0
     except OSError as error:
         log.warning("files of a deleted dataset remain", dataset_id=dataset_id, error=str(error))
@@ -132,7 +133,8 @@ def architectures() -> Response:
 def _store(
     decoded: Path, dataset_id: str, info: DatasetInfo, sha256: str, options: dict[str, Any], owner: str, name: str
 ) -> bool:
-    """Files first, row second: no row names a file that is not there. False: somebody else was quicker."""
+    """Store the files, then the row, so that no row refers to a missing file. True if this request created the dataset,
+    False if a concurrent upload did."""
     store, database, folder = services().store, services().database, dataset_folder(dataset_id)
     recorded = False
     try:
@@ -148,7 +150,8 @@ def _store(
 
 
 def _is_recorded(dataset_id: str, folder: str) -> bool:
-    """Whether a write that failed was committed all the same. A database that does not say is not to lose files."""
+    """Whether the row was committed although the write raised. True while the database is unreachable: files are
+    kept."""
     try:
         with services().database.read() as session:
             row = dataset_store.find(session, dataset_id)
@@ -172,13 +175,13 @@ def _built_in(info: DatasetInfo, folder: Path) -> dict[str, Any]:
 
 
 def _uploaded(row: DatasetRow) -> dict[str, Any]:
-    held = dataset_store.as_owned(row, owner_filter())
+    owned = dataset_store.as_owned(row, owner_filter())
     return {
-        **_facts(row.id, replace(dataset_store.info_of(row), name=held.name)),
+        **_facts(row.id, replace(dataset_store.info_of(row), name=owned.name)),
         "sha256": row.sha256,
         "options": row.options,
         "size_bytes": row.size_bytes,
-        "created_at": timestamp(held.created_at),
+        "created_at": timestamp(owned.created_at),
         "available": True,
         "missing_files": [],
         "links": {"self": f"/v1/datasets/{row.id}"},

@@ -1,4 +1,4 @@
-"""The page /docs: Swagger UI from its pip package, told where the document is. Nothing comes from another host."""
+"""The page /docs: Swagger UI, served from its pip package; it loads nothing from other hosts."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ PAGE = """<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width">
-<title>gradq: the API</title>
+<title>gradq API</title>
 <link rel="icon" href="data:,">
 <link rel="stylesheet" href="/docs/swagger-ui.css">
-<main id="docs">This page needs JavaScript; the document is at <a href="/v1/openapi.json">/v1/openapi.json</a>.</main>
+<main id="docs">This page needs JavaScript. Document: <a href="/v1/openapi.json">/v1/openapi.json</a>.</main>
 <script src="/docs/swagger-ui-bundle.js"></script>
 <script src="/docs/start.js"></script>
 </html>
@@ -57,7 +57,7 @@ def _docs(response: Response) -> Response:
 
 @functools.cache
 def _swagger_folder() -> Path:
-    """Where the pip package keeps Swagger UI's files; found without importing it."""
+    """Folder of Swagger UI's files in the pip package, found without importing the package."""
     spec = importlib.util.find_spec("flask_openapi3_swagger")
     if spec is None or spec.origin is None:
         raise NotFound("Swagger UI is not installed")

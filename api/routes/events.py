@@ -1,4 +1,4 @@
-"""A job's log, read from a cursor: page by page, or as a stream."""
+"""A job's log from a cursor, in pages or as a stream of server-sent events."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from api.openapi import schemas
 from api.openapi.endpoint import JSON, endpoint
 from api.services import services
 from api.waiting import streams
-from api.waiting.change_notifier import Concerns
-from api.waiting.long_polling import Waiting, hold
+from api.waiting.change_notifier import Predicate
+from api.waiting.long_polling import WaitQuery, hold
 from shared.db.tables import EventRow
 from shared.errors import FieldError, InvalidQuery
 from shared.jobs import joblog, jobs
@@ -31,13 +31,15 @@ CURSOR = re.compile(r"\d{1,10}")
 bp = APIBlueprint("events", __name__, tag="Jobs")
 
 
-class EventsQuery(Waiting):
-    after: Seq = Field(0, description="the `next_after` of the page before")
-    before: Seq | None = Field(None, description="lines whose `seq` is less")
+class EventsQuery(WaitQuery):
+    after: Seq = Field(0, description="the `next_after` of the previous page")
+    before: Seq | None = Field(None, description="lines with a smaller `seq`")
     type: Annotated[tuple[schemas.EventType, ...], CommaList] = Field((), description="any of these")
     level: Annotated[tuple[schemas.Level, ...], CommaList] = Field((), description="any of these")
     limit: Annotated[int, Field(ge=1, le=1000)] = 1000
-    last: bool = Field(False, description="the last `limit` lines, still in order; `has_more`: there are earlier ones")
+    last: bool = Field(
+        False, description="return the last `limit` lines, in order of `seq`; `has_more`: there are earlier ones"
+    )
 
     @property
     def filter(self) -> EventFilter:
@@ -59,10 +61,11 @@ class EventsQuery(Waiting):
 def index(job_id: str, query: EventsQuery) -> Response:
     """Read a job's log from a cursor
 
-    `next_after` is where the next call goes on, whether or not there is more already. With `wait` an empty page is held
-    back until there is a line, or the job has ended. With `last` the page is the end of the log; `before` its first
-    line's `seq`, and the call answers the page above. `Accept: text/event-stream` sends the same lines as server-sent
-    events, as they come: `id` is `seq`, `Last-Event-ID` goes on where a stream was cut, the last event is `end`.
+    `next_after` is the cursor for the next call, whether or not there are more lines yet. With `wait` the call waits
+    until there is a line or the job has ended, instead of returning an empty page. With `last` the page is the end of
+    the log; `before` with the `seq` of its first line returns the page above. `Accept: text/event-stream` sends the
+    same lines as server-sent events while they are written: `id` is `seq`, `Last-Event-ID` resumes an interrupted
+    stream, and the last event is `end`.
     """
     if request.accept_mimetypes.best_match([JSON, streams.MEDIA_TYPE]) == streams.MEDIA_TYPE:
         return _stream(job_id, query)
@@ -71,9 +74,9 @@ def index(job_id: str, query: EventsQuery) -> Response:
     return response
 
 
-def _page(job_id: str, query: EventsQuery) -> tuple[Response, Concerns | None]:
+def _page(job_id: str, query: EventsQuery) -> tuple[Response, Predicate | None]:
     with services().database.read() as session:
-        job = jobs.get(session, job_id)  # before the lines: those of a job that has ended are all there
+        job = jobs.get(session, job_id)  # before the lines: a job that has ended gets no further lines
         read = joblog.last_events_of if query.last else joblog.events_of
         found = read(session, job_id, query.filter, query.limit + 1)
     page = found[-query.limit :] if query.last else found[: query.limit]
@@ -90,7 +93,7 @@ def _page(job_id: str, query: EventsQuery) -> tuple[Response, Concerns | None]:
 
 def _stream(job_id: str, query: EventsQuery) -> Response:
     if unfit := query.model_fields_set & {"wait", "limit", "last", "before"}:
-        detail = "a stream takes no such parameter: it sends whatever there is and waits by itself"
+        detail = "not a parameter of streams, which send all lines and wait for new ones"
         raise InvalidQuery([FieldError(f"/{name}", "not_for_streams", detail) for name in sorted(unfit)])
     with services().database.read() as session:
         jobs.get(session, job_id)
@@ -99,12 +102,12 @@ def _stream(job_id: str, query: EventsQuery) -> Response:
 
 
 def _last_event_id() -> int | None:
-    """What a client that was cut off says it had last."""
+    """The Last-Event-ID header as `seq`; None without it. Raises InvalidQuery."""
     given = request.headers.get("Last-Event-ID", "").strip()
     if not given:
         return None
     if not CURSOR.fullmatch(given) or int(given) >= MOST_LINES:
-        detail = f"must be the `id` of an event of this stream, a whole number, got {given[:80]!r}"
+        detail = f"must be the `id` of an event of this stream, an integer, got {given[:80]!r}"
         raise InvalidQuery([FieldError("/Last-Event-ID", "not_an_event", detail)])
     return int(given)
 

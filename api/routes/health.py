@@ -1,4 +1,4 @@
-"""Is it alive, is it ready, which one is it."""
+"""Liveness, readiness, version."""
 
 from __future__ import annotations
 
@@ -24,25 +24,26 @@ log = structlog.get_logger()
 @bp.get("/healthz")
 @endpoint(schemas.Health, scope=None, name="check_health")
 def healthz() -> Response:
-    """Alive: this process answers"""
+    """Check liveness: this process responds"""
     return jsonify({"status": "ok"})
 
 
 @bp.get("/readyz")
 @endpoint(schemas.Readiness, scope="read", errors=(503,), name="check_readiness")
 def readyz() -> Response:
-    """Ready: jobs are taken
+    """Check readiness: jobs are accepted
 
-    That needs the database. A broker that is away is told, but jobs are stored all the same and run when it is back.
+    Requires the database. If the broker is unreachable, `broker` is `away`: jobs are still stored, and workers find
+    them by polling the database.
     """
     broker = "ok" if services().broker.ping() else "away"
     try:
         with services().database.read() as session:
             workers = len(live_workers(session, services().settings.lease_seconds))
-    except (DatabaseAway, SQLAlchemyError) as error:  # the second: it answers, but holds no tables yet
+    except (DatabaseAway, SQLAlchemyError) as error:  # SQLAlchemyError: reachable, but without tables yet
         log.warning("not ready", error=str(error))
         away = {"ready": False, "database": "away", "broker": broker, "workers": 0}
-        response = problem(503, DatabaseAway.code, DatabaseAway.title, "jobs cannot be stored now", **away)
+        response = problem(503, DatabaseAway.code, DatabaseAway.title, "jobs cannot be stored at the moment", **away)
         response.headers["Retry-After"] = str(RETRY_SECONDS)
         return response
     return jsonify({"ready": True, "database": "ok", "broker": broker, "workers": workers})
@@ -51,5 +52,5 @@ def readyz() -> Response:
 @bp.get("/v1/version")
 @endpoint(schemas.Version, scope="read")
 def version() -> Response:
-    """Which gradq this is"""
+    """Show the version of gradq"""
     return jsonify({"version": VERSION, "python": platform.python_version(), "api": "v1"})

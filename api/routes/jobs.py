@@ -39,7 +39,7 @@ log = structlog.get_logger()
 
 
 class SubmitQuery(Query):
-    dry_run: bool = Field(False, description="say what the job would cost, and store nothing")
+    dry_run: bool = Field(False, description="estimate what the job would cost, and store nothing")
 
 
 @bp.post("/v1/jobs")
@@ -58,8 +58,8 @@ class SubmitQuery(Query):
 def submit(query: SubmitQuery) -> Response:
     """Submit a job
 
-    Every field has a default; what the server filled in, seed included, comes back in `spec`. With `dry_run=true`
-    nothing is stored, and the answer (200) says what the job would cost.
+    Every field has a default; `spec` in the response has all values, including those that the server chose, such as the
+    seed. With `dry_run=true` nothing is stored, and the response (200) estimates what the job would cost.
     """
     find_dataset = dataset_store.finder(services().database, owner_filter())
     spec = JobSpec.parse(parse_json(), find_dataset)
@@ -86,7 +86,7 @@ def submit(query: SubmitQuery) -> Response:
 def submit_gradient_check() -> Response:
     """Submit a gradient check
 
-    A job that trains nothing: it holds the gradients by hand against autograd's and finite differences, in float64.
+    The job does not train: it compares manual gradients with autograd's and with finite differences, in float64.
     """
     spec = GradientCheckSpec.parse(parse_json(), dataset_store.finder(services().database, owner_filter()))
     return change(lambda session: accept(session, spec), created=True, rings=True)
@@ -98,15 +98,15 @@ def submit_gradient_check() -> Response:
 def submit_walk() -> Response:
     """Submit a walk
 
-    A job that trains nothing: it takes one batch through a linear or two-layer net and back, by hand and by autograd.
-    Its `walk.json` has each stage's formula, shape and numbers, and how far the two ways are apart.
+    The job does not train: it runs one batch forward and backward through a linear or two-layer network, manually and
+    with autograd. Its `walk.json` has the formula, shape and values of each stage, and the difference between the two.
     """
     spec = WalkSpec.parse(parse_json(), dataset_store.finder(services().database, owner_filter()))
     return change(lambda session: accept(session, spec), created=True, rings=True)
 
 
 def accept(session: Session, spec: Work, reproduces: str | None = None) -> dict[str, Any]:
-    """Store a job, and return what is shown of it."""
+    """Store a job; return its JSON object. Raises TooManyQueuedJobs, InvalidSpec and NotFound."""
     limits.check_queued(session, principal().owner, services().settings.max_queued_jobs)
     dataset_store.lock_for_job(session, spec.dataset, owner_filter())
     if isinstance(spec, JobSpec | WalkSpec):
@@ -144,8 +144,8 @@ def index(query: ListQuery) -> Response:
 def show(job_id: str, query: JobQuery) -> Response:
     """Show a job
 
-    `Retry-After` says how soon it is worth asking again. With `wait` the answer is held back until the job has changed
-    (is no longer what `If-None-Match` names), or, with `until=terminal`, has ended; then it says what is true by then.
+    `Retry-After` is a polling interval. With `wait` the call waits until the job has changed (its ETag is no longer the
+    one in `If-None-Match`) or, with `until=terminal`, has ended, and returns the job's state at that time.
     """
     return job_answers.show(job_id, query, to_json)
 
@@ -153,9 +153,9 @@ def show(job_id: str, query: JobQuery) -> Response:
 @bp.delete("/v1/jobs/<job:job_id>")
 @endpoint(schemas.DeletedJob, scope="submit", errors=(404, 409, 503))
 def delete(job_id: str) -> Response:
-    """Delete a job that has ended, with its log, its files and its checkpoints
+    """Delete a job that has ended, with its log, files and checkpoints
 
-    `freed_bytes` is what lay on the disk, whatever attempt had left it there.
+    `freed_bytes` is the disk space freed, over all attempts.
     """
     with services().database.write() as session:
         jobs.remove(session, job_id)
@@ -164,7 +164,8 @@ def delete(job_id: str) -> Response:
 
 
 def remove_files(job_id: str) -> int:
-    """Remove the files of a job whose rows are gone, so that nobody is shown a file that is gone; the bytes freed."""
+    """Remove the files of a deleted job; return the bytes freed. Called after the rows are deleted, so that no row
+    refers to a missing file."""
     try:
         return services().store.remove_job(job_id)
     except OSError as error:
@@ -172,7 +173,7 @@ def remove_files(job_id: str) -> int:
         return 0
 
 
-# --- what a job would cost --------------------------------------------------------------------------------------------
+# --- the estimate of a dry run ----------------------------------------------------------------------------------------
 
 
 def _dry_run(session: Session, spec: JobSpec, info: DatasetInfo) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A job's curve: as JSON, as CSV, as a picture."""
+"""A job's metrics as JSON or CSV, and its loss curve as PNG or SVG."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from shared.version import VERSION
 
 CSV = "text/csv"
 PICTURES = {"png": "image/png", "svg": "image/svg+xml"}
-JSON_POINTS = 1000  # what a JSON answer is thinned to; CSV is whole, unless max_points says otherwise
-NO_POINTS, NO_CURVE = "no points yet", "a {kind} trains nothing and has no curve"
+JSON_POINTS = 1000  # default of max_points for JSON; CSV has all points by default
+NO_POINTS, NO_CURVE = "no points yet", "a {kind} has no loss curve"
 KNOWN = (
     "train_loss",
     "val_loss",
@@ -36,16 +36,17 @@ KNOWN = (
     "test_loss",
     "test_accuracy",
 )
-Key = Annotated[str, Field(json_schema_extra={"enum": [*KNOWN]})]  # the view refuses others, with a guess
+Key = Annotated[str, Field(json_schema_extra={"enum": [*KNOWN]})]  # the view refuses others, and suggests a close one
 
 bp = APIBlueprint("metrics", __name__, tag="Jobs")
-_pencil = threading.Lock()  # matplotlib's text layout is not made for two threads
+_matplotlib = threading.Lock()  # its text layout is not thread-safe
 
 
 class MetricFilter(Query):
-    keys: Annotated[tuple[Key, ...], CommaList] = Field((), description="these metrics alone")
+    keys: Annotated[tuple[Key, ...], CommaList] = Field((), description="only these metrics")
     max_points: Annotated[int, Field(ge=2, le=1_000_000)] | None = Field(
-        None, description="thin each curve, so that minima and maxima stay (JSON: 1000 unless given; CSV: whole)"
+        None,
+        description="downsample each curve, keeping minima and maxima (default: 1000 for JSON, all points for CSV)",
     )
 
 
@@ -61,11 +62,11 @@ class MetricFilter(Query):
     sometimes=("Content-Disposition",),
 )
 def show(job_id: str, query: MetricFilter) -> Response:
-    """Read a job's curve, as JSON or (Accept: text/csv) as CSV"""
+    """Read a job's metrics, as JSON or, with `Accept: text/csv`, as CSV"""
     as_csv = request.accept_mimetypes.best_match([JSON, CSV]) == CSV
     limit = query.max_points or (None if as_csv else JSON_POINTS)
     with services().database.read() as session:
-        log_ends = jobs.get(session, job_id).last_seq  # points are lines of the log: where it ends names the curve
+        log_ends = jobs.get(session, job_id).last_seq  # points are lines of the log: its end identifies them
         etag = hashlib.sha256(f"{job_id} {log_ends} {as_csv} {limit} {query.keys} {VERSION}".encode()).hexdigest()
         known = request.if_none_match.contains_weak(etag)
         series = {} if known else _series(session, job_id)
@@ -96,19 +97,19 @@ def _written(job_id: str, series: curves.Series, as_csv: bool) -> Response:
 @bp.get("/v1/jobs/<job_id>/loss_curve.png")
 @endpoint(None, scope="read", media=(PICTURES["png"],), errors=(404, 503), conditional=True)
 def png(job_id: str) -> Response:
-    """The loss curve as a PNG, drawn from the points that are there now"""
+    """Draw the loss curve so far as a PNG"""
     return _picture(job_id, "png")
 
 
 @bp.get("/v1/jobs/<job_id>/loss_curve.svg")
 @endpoint(None, scope="read", media=(PICTURES["svg"],), errors=(404, 503), conditional=True)
 def svg(job_id: str) -> Response:
-    """The loss curve as an SVG, drawn from the points that are there now"""
+    """Draw the loss curve so far as an SVG"""
     return _picture(job_id, "svg")
 
 
 def _picture(job_id: str, format: str) -> Response:
-    """The last point and the job's name, which is its title, name the picture: one that the client has is not drawn."""
+    """The picture. Its ETag is made of the last point and the job's name, its title; nothing is drawn for a 304."""
     with services().database.read() as session:
         job = jobs.get(session, job_id)
         is_metric = (EventRow.job_id == job_id, EventRow.type == "metric")
@@ -121,7 +122,7 @@ def _picture(job_id: str, format: str) -> Response:
     if known:
         response.status_code = 304
     else:
-        with _pencil:
+        with _matplotlib:
             empty = NO_POINTS if job.kind == JobSpec.kind else NO_CURVE.format(kind=job.kind.replace("_", " "))
             response.set_data(curves.draw(series, job.name, [format], empty)[0])
     response.set_etag(etag)

@@ -1,4 +1,4 @@
-"""What a finished model sees in images that are sent to it: numpy on the stored weights, no torch and no worker."""
+"""Predictions of a finished model for images in the request: numpy on the stored weights, without torch or a worker."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ from shared.validation_errors import field_error
 
 MAX_IMAGES = 10_000
 MAX_PICTURE_PIXELS = 1 << 24  # of one PNG or JPEG: 4096 x 4096
-MAX_REQUEST_PIXELS = 1 << 26  # of all of them
-MAX_UNPACKED_BYTES = 1 << 28  # of an array in an npz
-MAX_MODEL_BYTES = 1 << 29  # of the models that are kept loaded, and so of each
+MAX_REQUEST_PIXELS = 1 << 26  # of all PNGs and JPEGs of a request
+MAX_UNPACKED_BYTES = 1 << 28  # of the array in an npz
+MAX_MODEL_BYTES = 1 << 29  # of all models in the cache, and so of each one
 
 FORM, URLENCODED = "multipart/form-data", "application/x-www-form-urlencoded"
 NPZ = ("application/octet-stream", "application/zip", "application/x-npz", "application/x-numpy-data")
@@ -50,17 +50,17 @@ FORM_SCHEMA = {
     "properties": {"files": {"type": "array", "items": BYTES}, "invert": {"type": "boolean"}},
 }
 MAGIC = {"png": b"\x89PNG\r\n\x1a\n", "jpeg": b"\xff\xd8\xff", "npz": b"PK\x03\x04"}
-ARRAYS = ("images", "x")  # an npz holds them under one of these names
+ARRAYS = ("images", "x")  # names of the array in an npz
 
 bp = APIBlueprint("predictions", __name__, tag="Jobs")
 
 
 class PredictQuery(Query):
-    invert: bool = Field(False, description="black on white, where the model learnt white on black")
+    invert: bool = Field(False, description="invert the images: black on white, for a model trained on white on black")
 
 
 @bp.before_request
-def _take_more() -> None:
+def _raise_body_limits() -> None:
     request.max_content_length = services().settings.predict_bytes
     request.max_form_parts = MAX_IMAGES + 2
 
@@ -78,11 +78,10 @@ def _take_more() -> None:
 )
 @once
 def predict(job_id: str, query: PredictQuery) -> Response:
-    """Let a finished model label images
+    """Classify images with a finished model
 
-    The body is one PNG or JPEG of any size, an `.npz` with an array `images`, JSON lists, or a form with several files.
-    Arrays have the model's own size; their whole numbers are pixels from 0 to the dataset's white, other numbers lie
-    in [0, 1].
+    The body is a PNG or JPEG of any size, an `.npz` with an array `images`, JSON lists, or a form with several files.
+    Arrays must have the model's size; integers are pixels from 0 to the dataset's white, other numbers are in [0, 1].
     """
     model = model_of(job_id)
     sent = read(model, query.invert)
@@ -97,7 +96,7 @@ def predict(job_id: str, query: PredictQuery) -> Response:
 
 
 class ModelCache:
-    """The models used last, by the sha256 of their files, as many as `limit_bytes` hold."""
+    """LRU cache of models by the SHA-256 of their files, up to `limit_bytes` in all."""
 
     def __init__(self, limit_bytes: int) -> None:
         self.limit_bytes = limit_bytes
@@ -109,7 +108,7 @@ class ModelCache:
             if key in self._models:
                 self._models.move_to_end(key)
                 return self._models[key]
-        model = load()  # without the lock: that two requests read one file at once does no harm
+        model = load()  # without the lock: two requests may load the same file at once
         with self._lock:
             self._models[key] = model
             while len(self._models) > 1 and self.size_bytes > self.limit_bytes:
@@ -128,11 +127,11 @@ def model_of(job_id: str) -> Model:
     with services().database.read() as session:
         job = jobs.get(session, job_id)
         if job.state != JobState.SUCCEEDED:
-            detail = f"job {job_id} is {job.state}; a model is there once it has succeeded"
+            detail = f"job {job_id} is {job.state}; only a job that has succeeded has a model"
             raise WrongState(detail, state=str(job.state), allowed=[])
         description, weights = (jobs.artifact(session, job_id, name) for name in ("model.json", "model.safetensors"))
     if weights.size_bytes > MAX_MODEL_BYTES:
-        detail = f"the model has {weights.size_bytes} bytes, and models up to {MAX_MODEL_BYTES} are served here"
+        detail = f"the model has {weights.size_bytes} bytes; models of at most {MAX_MODEL_BYTES} bytes are served"
         raise NotBuilt([FieldError("", "model_too_large", f"{detail}; download it and run its predict.py")])
     return _models.get(weights.sha256 + description.sha256, lambda: _load(description, weights))
 
@@ -154,15 +153,15 @@ def _bytes_of(row: ArtifactRow) -> bytes:
         raise NotFound(f"the file {row.name} of job {row.job_id} has been removed") from error
 
 
-# --- what was sent ----------------------------------------------------------------------------------------------------
+# --- the images in the request ----------------------------------------------------------------------------------------
 
 
 @dataclass
 class Sent:
-    """Images as the model takes them: `parts` of (N,C,H,W) in [0, 1]."""
+    """Images of the request as input of the model: `parts` of shape (N,C,H,W) in [0, 1]."""
 
     parts: list[Array]
-    names: list[str] | None = None  # of the files of a form, one an image
+    names: list[str] | None = None  # file names of a form, one per image
 
 
 def read(model: Model, invert: bool) -> Sent:
@@ -174,14 +173,14 @@ def read(model: Model, invert: bool) -> Sent:
         got = request.mimetype or "none"
         raise UnsupportedMediaType(f"send JSON, a PNG or JPEG, an npz, or a form with files; got {got}")
     if not (n := sum(map(len, sent.parts))):
-        raise InvalidImages("there is no image")
+        raise InvalidImages("no image was sent")
     if n > MAX_IMAGES:
-        raise InvalidImages(f"{n} images; at most {MAX_IMAGES} are taken at once")
+        raise InvalidImages(f"{n} images; at most {MAX_IMAGES} are accepted per request")
     return sent
 
 
 def _read_body(body: bytes, model: Model, invert: bool) -> Array:
-    """What a file is, its first bytes say; curl calls each a form unless it is told."""
+    """Images of a body, whose format is found by its first bytes: curl sends the media type of a form by default."""
     if request.mimetype == JSON or (_kind(body) is None and body.lstrip().startswith(b"{")):
         return _read_json(from_json(body), model, invert)
     return _read_file(body, model, PixelBudget(), invert)
@@ -200,15 +199,15 @@ def _read_form(model: Model, invert: bool) -> Sent:
     files = [file for _, file in request.files.items(multi=True)]
     if unknown := [name for name in request.form if name != "invert"]:
         raise InvalidImages(f"unknown field {unknown[0][:80]!r}; a form has files and `invert`", "/" + unknown[0][:80])
-    said = request.form.get("invert", "false").lower()
-    if said not in ("true", "false", "1", "0"):
-        raise InvalidImages(f"invert must be true or false, got {said[:20]!r}", "/invert")
+    inverted = request.form.get("invert", "false").lower()
+    if inverted not in ("true", "false", "1", "0"):
+        raise InvalidImages(f"invert must be true or false, got {inverted[:20]!r}", "/invert")
     sent, budget = Sent([], []), PixelBudget()
     assert sent.names is not None
     for i, file in enumerate(files):
         name = file.filename or f"file {i + 1}"
         try:
-            sent.parts.append(_read_file(file.read(), model, budget, invert or said in ("true", "1")))
+            sent.parts.append(_read_file(file.read(), model, budget, invert or inverted in ("true", "1")))
         except InvalidImages as error:
             raise InvalidImages(f"{name}: {error.detail}", f"/files/{i}") from error
         sent.names += [name] * len(sent.parts[-1])
@@ -216,17 +215,19 @@ def _read_form(model: Model, invert: bool) -> Sent:
 
 
 class PixelBudget:
-    """A few kilobytes of PNG can hold a picture of gigabytes: counted before it is unpacked."""
+    """Limits the pixels of a request, before decoding: a PNG of a few kilobytes can unpack to gigabytes."""
 
     def __init__(self) -> None:
         self.left = MAX_REQUEST_PIXELS
 
     def spend(self, width: int, height: int) -> None:
         if width * height > MAX_PICTURE_PIXELS:
-            raise InvalidImages(f"a picture of {width} x {height}; at most {MAX_PICTURE_PIXELS} pixels are taken")
+            raise InvalidImages(f"an image of {width} x {height}; at most {MAX_PICTURE_PIXELS} pixels are accepted")
         self.left -= width * height
         if self.left < 0:
-            raise InvalidImages(f"the pictures have more than {MAX_REQUEST_PIXELS} pixels in all; send fewer at once")
+            raise InvalidImages(
+                f"the images have more than {MAX_REQUEST_PIXELS} pixels in total; send fewer per request"
+            )
 
 
 def _kind(content: bytes) -> str | None:
@@ -254,14 +255,14 @@ def _checked(images: Any, model: Model, invert: bool, pointer: str = "") -> Arra
 
 
 def read_picture(content: bytes, budget: PixelBudget) -> Array:
-    """(h,w,1..4) float32 in [0, 1] from a PNG or JPEG."""
+    """Decode a PNG or JPEG to (H,W,C) float32 in [0, 1], C from 1 to 4. Raises InvalidImages."""
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
         with Image.open(io.BytesIO(content), formats=("PNG", "JPEG")) as opened:
             budget.spend(*opened.size)
             picture = ImageOps.exif_transpose(opened)
-            if picture.mode.startswith("I"):  # 16 bits of grey
+            if picture.mode.startswith("I"):  # 16-bit grey
                 return (np.asarray(picture, np.float32) / 65535)[..., None]
             if picture.has_transparency_data and picture.mode != "LA":
                 picture = picture.convert("RGBA")
@@ -270,29 +271,30 @@ def read_picture(content: bytes, budget: PixelBudget) -> Array:
             pixels = np.asarray(picture, np.float32) / 255
     except InvalidImages:
         raise
-    except UnidentifiedImageError as error:  # whose own words name an object in memory
+    except UnidentifiedImageError as error:  # its message contains the address of an object
         raise InvalidImages("not a PNG or JPEG image; is the file whole?") from error
     except Exception as error:  # decoders fail in many ways on bytes from outside
-        raise InvalidImages(f"a picture that cannot be read: {error}"[:300]) from error
+        raise InvalidImages(f"the image cannot be read: {error}"[:300]) from error
     return pixels.reshape(*pixels.shape[:2], -1)
 
 
 def read_npz(content: bytes) -> Array:
-    """The array `images` (or `x`). Its header is read first: nothing is unpickled, and a bomb is not unpacked."""
+    """The array `images` (or `x`) of an npz. Its header is checked first: nothing is unpickled, and the unpacked size
+    is limited. Raises InvalidImages."""
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             names = archive.namelist()
             wanted = next((f"{name}.npy" for name in ARRAYS if f"{name}.npy" in names), None)
             if wanted is None:
                 there = ", ".join(name.removesuffix(".npy") for name in names[:8]) or "nothing"
-                raise InvalidImages(f"the npz must hold an array `images` (or `x`), and holds {there[:200]}")
+                raise InvalidImages(f"the npz must contain an array `images` (or `x`), and contains {there[:200]}")
             info = archive.getinfo(wanted)
-            if info.file_size > MAX_UNPACKED_BYTES:  # what is read of the file never exceeds this number
+            if info.file_size > MAX_UNPACKED_BYTES:  # zipfile never reads more than this
                 raise InvalidImages(
-                    f"{wanted} unpacks to {info.file_size} bytes; at most {MAX_UNPACKED_BYTES} are taken"
+                    f"{wanted} unpacks to {info.file_size} bytes; at most {MAX_UNPACKED_BYTES} are accepted"
                 )
             if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                raise InvalidImages("the npz is compressed in a way that numpy does not use")
+                raise InvalidImages("the npz has a compression method that numpy does not write")
             with archive.open(info) as file:
                 shape, fortran, dtype = read_header(file, wanted)
                 if dtype.hasobject or dtype.kind not in "biuf":
@@ -303,10 +305,12 @@ def read_npz(content: bytes) -> Array:
     except UnusableUpload as error:
         raise InvalidImages(error.detail) from error
     except (zipfile.BadZipFile, zlib.error, struct.error, ValueError, OSError, EOFError, RuntimeError) as error:
-        raise InvalidImages(f"an npz that cannot be read: {error}"[:300]) from error  # NotImplementedError too
-    if len(raw) != math.prod(shape) * dtype.itemsize:  # of Python's integers, which do not overflow
+        raise InvalidImages(
+            f"the npz cannot be read: {error}"[:300]
+        ) from error  # RuntimeError: NotImplementedError too
+    if len(raw) != math.prod(shape) * dtype.itemsize:  # math.prod: Python's integers do not overflow
         raise InvalidImages(f"the npz is damaged: {len(raw)} bytes for {shape} of {dtype}")
     try:
         return np.frombuffer(raw, dtype).reshape(shape, order="F" if fortran else "C")
-    except (ValueError, TypeError, OverflowError) as error:  # no array has that many dimensions, or such sizes
+    except (ValueError, TypeError, OverflowError) as error:  # too many dimensions, or sizes too large
         raise InvalidImages(f"{wanted} has the shape {str(shape)[:200]}: {error}") from error

@@ -1,4 +1,4 @@
-"""Presets: the article's experiments as specs, beside the figures that it printed."""
+"""Presets: the article's experiments as specs, with the results that it printed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ bp = APIBlueprint("presets", __name__, tag="Service")
 @bp.get("/v1/presets")
 @endpoint(schemas.PresetList, scope="read")
 def index() -> Response:
-    """List the presets, each with its whole spec and the article's figures"""
+    """List the presets, each with its full spec and the article's results"""
     return jsonify(whole_list([_preset(preset) for preset in PRESETS.values()]))
 
 

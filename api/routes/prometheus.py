@@ -1,7 +1,7 @@
-"""GET /metrics for Prometheus: requests as this API counts them, everything else as the database has it.
+"""GET /metrics for Prometheus: requests are counted by the server processes, all other metrics come from the database.
 
-All server processes of one API count requests in shared files, whose folder api/monitoring/request_counts.py makes; a
-lone process, as in tests, counts in memory.
+The server processes of one API count requests in shared files, in a folder that api/monitoring/request_counts.py makes;
+a single process, as in tests, counts in memory.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from prometheus_client.utils import floatToGoString
 from sqlalchemy.exc import SQLAlchemyError
 
 from api.monitoring import service_stats
-from api.monitoring.service_stats import LIVING, ServiceStats
+from api.monitoring.service_stats import UNFINISHED, ServiceStats
 from api.openapi.endpoint import endpoint, openapi_path
 from api.services import Services, services
 from shared.errors import DatabaseAway
@@ -41,24 +41,30 @@ METHODS = ("GET", "HEAD", "POST", "PATCH", "PUT", "DELETE", "OPTIONS")
 LABELS = ("method", "route", "status")
 LATENCIES = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 MEDIA = CONTENT_TYPE_PLAIN_0_0_4.partition(";")[0]
+UP = "1 while the database is reachable, else 0."
 
 bp = APIBlueprint("prometheus", __name__, tag="Service")
 log = structlog.get_logger()
 
-disable_created_metrics()  # a second series for each, which shared files do not have anyway
+disable_created_metrics()  # no `_created` series: multiprocess mode does not have them
 _own = CollectorRegistry()
-REQUESTS = Counter("gradq_http_requests", "Requests answered.", LABELS, registry=_own)
+REQUESTS = Counter("gradq_http_requests", "HTTP requests answered.", LABELS, registry=_own)
 SECONDS = Histogram(
-    "gradq_http_request_seconds", "From request to answer's head.", LABELS, buckets=LATENCIES, registry=_own
+    "gradq_http_request_seconds",
+    "Time from the request to the headers of its response.",
+    LABELS,
+    buckets=LATENCIES,
+    registry=_own,
 )
 
 
 @bp.get("/metrics")
 @endpoint(None, scope="read", media=(MEDIA,), name="scrape_metrics")
 def metrics() -> Response:
-    """What Prometheus scrapes
+    """Export metrics for Prometheus
 
-    Text format 0.0.4. While the database is away `gradq_database_up` is 0, and what is read from it is left out.
+    Text format 0.0.4. While the database is unreachable, `gradq_database_up` is 0 and the metrics that are read from it
+    are left out.
     """
     registry = CollectorRegistry()
     registry.register(ServiceCollector(services()))
@@ -67,7 +73,7 @@ def metrics() -> Response:
 
 
 def count(response: Response) -> None:
-    """Called once for each answer. Routes, not paths, and only known methods: labels must stay few."""
+    """Count a response. The labels are the route and a known method, not the path, to limit the number of series."""
     route = openapi_path(request.url_rule.rule) if request.url_rule is not None else "none"
     method = request.method if request.method in METHODS else "other"
     labels = (method, route, str(response.status_code))
@@ -76,7 +82,7 @@ def count(response: Response) -> None:
 
 
 def _requests() -> CollectorRegistry:
-    """Of all server processes together, those that ended included."""
+    """The counts of all server processes together, including those that have ended."""
     if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
         return _own
     registry = CollectorRegistry()
@@ -84,7 +90,7 @@ def _requests() -> CollectorRegistry:
     return registry
 
 
-# --- what the database knows ------------------------------------------------------------------------------------------
+# --- metrics from the database ----------------------------------------------------------------------------------------
 
 
 class ServiceCollector(Collector):
@@ -93,16 +99,16 @@ class ServiceCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         yield InfoMetricFamily(
-            "gradq_build", "Which gradq this is.", {"version": VERSION, "python": platform.python_version()}
+            "gradq_build", "Version of gradq and of Python.", {"version": VERSION, "python": platform.python_version()}
         )
         try:
             with self.services.database.read() as session:
                 found = service_stats.take(session, self.services.settings.lease_seconds)
-        except (DatabaseAway, SQLAlchemyError) as error:  # the second: it answers, but holds no tables yet
-            log.warning("scraped without a database", error=str(error))
-            yield GaugeMetricFamily("gradq_database_up", "1 while the database answers.", 0)
+        except (DatabaseAway, SQLAlchemyError) as error:  # SQLAlchemyError: reachable, but without tables yet
+            log.warning("metrics exported without the database", error=str(error))
+            yield GaugeMetricFamily("gradq_database_up", UP, 0)
             return
-        yield GaugeMetricFamily("gradq_database_up", "1 while the database answers.", 1)
+        yield GaugeMetricFamily("gradq_database_up", UP, 1)
         yield from _of_jobs(found)
         yield from _of_workers(found)
         yield from _of_counters(found.counters)
@@ -111,28 +117,32 @@ class ServiceCollector(Collector):
 def _of_jobs(found: ServiceStats) -> Iterator[Metric]:
     jobs = GaugeMetricFamily("gradq_jobs", "Jobs that have not ended.", labels=["state", "device"])
     oldest = GaugeMetricFamily(
-        "gradq_queue_oldest_seconds", "Since the oldest queued job was submitted; 0: none waits.", labels=["device"]
+        "gradq_queue_oldest_seconds", "Age of the oldest queued job; 0 if none is queued.", labels=["device"]
     )
     for device in REQUESTED_DEVICES:
         oldest.add_metric([device], found.oldest_seconds.get(device, 0.0))
-        for state in LIVING:
+        for state in UNFINISHED:
             jobs.add_metric([state.value, device], found.jobs.get((state.value, device), 0))
     yield jobs
     yield oldest
     yield GaugeMetricFamily(
-        "gradq_running_examples_per_second", "Of all running jobs together.", found.examples_per_second
+        "gradq_running_examples_per_second",
+        "Training examples per second, of all running jobs.",
+        found.examples_per_second,
     )
-    yield GaugeMetricFamily("gradq_running_steps_per_second", "Of all running jobs together.", found.steps_per_second)
+    yield GaugeMetricFamily(
+        "gradq_running_steps_per_second", "Training steps per second, of all running jobs.", found.steps_per_second
+    )
 
 
 def _of_workers(found: ServiceStats) -> Iterator[Metric]:
     yield GaugeMetricFamily("gradq_workers", "Live workers.", len(found.workers))
-    slots = GaugeMetricFamily("gradq_worker_slots", "Places for jobs.", labels=["worker"])
-    free = GaugeMetricFamily("gradq_worker_free_slots", "Places that no job has.", labels=["worker"])
-    draining = GaugeMetricFamily("gradq_worker_draining", "1: it takes no more jobs.", labels=["worker"])
+    slots = GaugeMetricFamily("gradq_worker_slots", "Slots of the worker, each for one job.", labels=["worker"])
+    free = GaugeMetricFamily("gradq_worker_free_slots", "Slots without a job.", labels=["worker"])
+    draining = GaugeMetricFamily("gradq_worker_draining", "1 while the worker takes no new jobs.", labels=["worker"])
     used, total = (
         GaugeMetricFamily(f"gradq_device_memory_{name}_bytes", text, labels=["worker", "device"])
-        for name, text in (("used", "Memory in use; of the CPU the host's."), ("total", "Memory that there is."))
+        for name, text in (("used", "Memory in use; for the CPU, the host's."), ("total", "Total memory."))
     )
     for worker in found.workers:
         slots.add_metric([worker.id], worker.slots)
@@ -145,13 +155,13 @@ def _of_workers(found: ServiceStats) -> Iterator[Metric]:
 
 
 def _of_counters(found: dict[str, dict[str, counters.Sum]]) -> Iterator[Metric]:
-    ended = CounterMetricFamily("gradq_jobs_ended", "Jobs that ended.", labels=["state", "reason"])
+    ended = CounterMetricFamily("gradq_jobs_ended", "Jobs that have ended.", labels=["state", "reason"])
     for label, ends in sorted(found.get(counters.ENDED, {}).items()):
         ended.add_metric(label.split("/"), ends.count)
     yield ended
     trained, waited = (found.get(name, {}) for name in (counters.TRAINED, counters.WAITED))
-    yield _histogram("gradq_job_training_seconds", "In training steps, of jobs that succeeded.", trained)
-    yield _histogram("gradq_job_queue_seconds", "From submission to the first attempt.", waited)
+    yield _histogram("gradq_job_training_seconds", "Seconds in training steps, of jobs that succeeded.", trained)
+    yield _histogram("gradq_job_queue_seconds", "Seconds from submission to the first attempt.", waited)
     stored = GaugeMetricFamily("gradq_stored_bytes", "Bytes in the artifact store.", labels=["kind"])
     for kind in ("artifacts", "checkpoints", "datasets"):
         stored.add_metric([kind], found.get(counters.STORED, {}).get(kind, counters.Sum(0, 0.0)).total)

@@ -1,4 +1,4 @@
-"""The queues: what waits for which kind of device, and why."""
+"""The queues: queued and running jobs by requested device, and why jobs wait."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ bp = APIBlueprint("queues", __name__, tag="Service")
 @bp.get("/v1/queues")
 @endpoint(schemas.QueueList, scope="read", errors=(503,))
 def index() -> Response:
-    """List the queues: one for each device wish that a job has or a live worker grants"""
+    """List the queues, one per device that a job requests or a live worker offers"""
     settings = services().settings
     with services().database.read() as session:
         queues = queue_status.queues(session, settings.lease_seconds, settings.max_running_jobs)

@@ -1,5 +1,5 @@
-"""Whom the service takes somebody for; and signing in with a browser: the token goes into a cookie that no script
-reads and no other site can have sent."""
+"""The caller's identity, and the sign-in of browsers: the token is stored in a cookie that scripts cannot read and
+that browsers do not send with cross-site requests."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class SignIn(BaseModel):
 @bp.get("/v1/whoami")
 @endpoint(schemas.WhoAmI, scope="read", name="show_whoami")
 def whoami() -> Response:
-    """Whom this service takes you for"""
+    """Show the owner, scopes and token of the caller"""
     who = principal()
     scopes = [scope for scope in SCOPES if who.may(scope)]
     return jsonify({"object": "principal", "owner": who.owner, "scopes": scopes, "token_id": who.token_id})
@@ -44,8 +44,8 @@ def whoami() -> Response:
 @bp.doc(hide=True)
 @needs(None)
 def sign_in() -> Response:
-    """JSON `{"token": "…"}` is answered with 204, a form with the way to its `next`; a wrong token is a 401, and to the
-    form the page with the form again."""
+    """Set the cookie. JSON `{"token": "…"}` is answered with 204, a form with a redirect to its `next`; a wrong token
+    with 401, or for a form with the sign-in page again."""
     form = _form()
     try:
         token = _token(form)
@@ -87,13 +87,14 @@ def sign_out() -> Response:
 
 
 def _form() -> MultiDict[str, str] | None:
-    """None: JSON was sent, by whatever name curl calls it."""
+    """The form of the request; None if it is JSON, also with the media type of a form, as curl sends it."""
     is_form = request.mimetype == FORM and not read_body().lstrip().startswith(b"{")
     return request.form if is_form else None
 
 
 def _attributes() -> dict[str, Any]:
-    """Without a time: the browser forgets it at its end, the service when the token is over. Of a proxy that speaks
-    TLS its word is taken, wherever it stands: who lies makes his own cookie stricter."""
+    """Attributes of the cookie. Without an expiry: it ends with the browser's session, and the token expires on the
+    server. X-Forwarded-Proto is trusted from any client, since a false value only makes that client's cookie
+    stricter."""
     scheme = request.headers.get("X-Forwarded-Proto", request.scheme).partition(",")[0].strip()
     return {"path": "/", "httponly": True, "samesite": "Strict", "secure": "https" in (scheme, request.scheme)}

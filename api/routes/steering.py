@@ -1,4 +1,4 @@
-"""Steering one job: cancel, pause, resume, retry, reproduce; and what may be changed of it later."""
+"""Actions on one job: cancel, pause, resume, retry, reproduce; and changes of its name, priority and labels."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from shared.jobs.states import JobState
 from shared.spec.job_spec import MAX_LABELS, MAX_NAME, JobSpec
 
 MERGE_PATCH = "application/merge-patch+json"
-UNCHANGEABLE = f"stays as it is; what can be changed: {', '.join(schemas.JobPatch.model_fields)}"
+UNCHANGEABLE = f"cannot be changed; fields that can be changed: {', '.join(schemas.JobPatch.model_fields)}"
 REPRODUCED = " reproduced"
 
 bp = APIBlueprint("steering", __name__, tag="Jobs")
@@ -38,7 +38,7 @@ bp = APIBlueprint("steering", __name__, tag="Jobs")
 def cancel(job_id: str) -> Response:
     """Cancel a job
 
-    A queued job is cancelled at once; a running one shows `cancelling` until its device is free.
+    A queued job is cancelled at once; a running one has the status `cancelling` until its device is free.
     """
     return change(lambda session: to_json(session, jobs.request_cancel(session, job_id)))
 
@@ -49,7 +49,8 @@ def cancel(job_id: str) -> Response:
 def pause(job_id: str) -> Response:
     """Pause a job
 
-    It shows `pausing` until its checkpoint is written and its device is free, and costs no attempt.
+    A running job has the status `pausing` until its checkpoint is written and its device is free. A pause does not
+    count as a failed attempt.
     """
     return change(lambda session: to_json(session, jobs.request_pause(session, job_id)))
 
@@ -60,13 +61,14 @@ def pause(job_id: str) -> Response:
 def resume(job_id: str) -> Response:
     """Resume a paused job
 
-    It is queued, and goes on from its checkpoint. A wish to pause that is not yet carried out is taken back.
+    The job is queued and resumes from its checkpoint. A pending request to pause is withdrawn.
     """
     return change(lambda session: to_json(session, queue_paused(session, job_id)), rings=True)
 
 
 def queue_paused(session: Session, job_id: str) -> Job:
-    """A job that still runs is let run, however many wait."""
+    """Queue a paused job again. The limit on queued jobs does not apply to one that still runs, with a pending
+    pause."""
     job = jobs.get(session, job_id)
     if job.state == JobState.PAUSED:
         limits.check_queued(session, job.owner, services().settings.max_queued_jobs)
@@ -83,10 +85,10 @@ def queue_paused(session: Session, job_id: str) -> Job:
 )
 @once
 def retry(job_id: str) -> Response:
-    """Try a job that failed or was cancelled again
+    """Retry a job that failed or was cancelled
 
-    The same job is queued: attempts and log go on, from its last checkpoint if one is left, and it may lose as many
-    attempts as a new one.
+    The same job is queued again and resumes from its last checkpoint, if there is one. Its attempts and log continue,
+    and it may lose as many attempts as a new job.
     """
     return change(lambda session: to_json(session, queue_again(session, job_id)), rings=True)
 
@@ -94,9 +96,8 @@ def retry(job_id: str) -> Response:
 def queue_again(session: Session, job_id: str) -> Job:
     limits.check_queued(session, jobs.get(session, job_id).owner, services().settings.max_queued_jobs)
     job = jobs.retry(session, job_id)
-    dataset_store.lock_for_job(
-        session, job.spec["dataset"], owner_filter()
-    )  # it may have been deleted since the job ended
+    # the dataset may have been deleted since the job ended
+    dataset_store.lock_for_job(session, job.spec["dataset"], owner_filter())
     return job
 
 
@@ -111,9 +112,9 @@ def queue_again(session: Session, job_id: str) -> Job:
 )
 @once
 def reproduce(job_id: str) -> Response:
-    """Run a job again with the same spec and seed
+    """Reproduce a job: run a new one with the same spec and seed
 
-    Its `result.reproduction` says whether it came out the same, or the first step that differs.
+    Its `result.reproduction` has whether the results are identical, or else the first step that differs.
     """
     return change(lambda session: _repeat(session, jobs.get(session, job_id)), created=True, rings=True)
 
@@ -121,7 +122,9 @@ def reproduce(job_id: str) -> Response:
 def _repeat(session: Session, original: Job) -> dict[str, Any]:
     if original.kind != JobSpec.kind:
         raise jobs.wrong_state(
-            original, "reproduce", f"a {original.kind.replace('_', ' ')} trains nothing to reproduce; submit it again"
+            original,
+            "reproduce",
+            f"a {original.kind.replace('_', ' ')} does not train and cannot be reproduced; submit it again",
         )
     if original.state != JobState.SUCCEEDED:
         raise jobs.wrong_state(original, "reproduce")
@@ -130,7 +133,7 @@ def _repeat(session: Session, original: Job) -> dict[str, Any]:
     return accept(session, spec.model_copy(update={"name": name}), reproduces=original.id)
 
 
-# --- what may be changed later ----------------------------------------------------------------------------------------
+# --- changes of a job -------------------------------------------------------------------------------------------------
 
 
 @bp.patch("/v1/jobs/<job:job_id>")
@@ -147,8 +150,8 @@ def _repeat(session: Session, original: Job) -> dict[str, Any]:
 def patch(job_id: str) -> Response:
     """Change a job's name, priority or labels
 
-    A merge patch (RFC 7396): a label that is null is removed, one that is not named stays. With `If-Match`, and the
-    ETag of the job as it was read, nothing is changed of a job that has changed since.
+    A merge patch (RFC 7396): a label that is null is removed, labels that are not given are unchanged. With `If-Match`
+    and the ETag of the job as it was read, the call is refused if the job has changed since.
     """
     wanted = parse_body(schemas.JobPatch, MERGE_PATCH, unknown=UNCHANGEABLE)
     response = change(lambda session: _patched(session, job_id, wanted), status=200)
@@ -167,21 +170,21 @@ def _patched(session: Session, job_id: str, wanted: schemas.JobPatch) -> dict[st
 
 
 def _check_unchanged(session: Session, job: Job) -> None:
-    """`If-Match` is held against the ETag that GET gives: of the very bytes that it would send now."""
+    """Compare `If-Match` with the ETag that GET would return now. Raises PreconditionFailed."""
     if not request.if_match:
         return
     now = jsonify(to_json(session, job))
     now.add_etag()
     if not request.if_match.contains(now.get_etag()[0] or ""):
-        raise PreconditionFailed(f"job {job.id} has changed since it was read; read it again, and send the new ETag")
+        raise PreconditionFailed(f"job {job.id} has changed since it was read; read it again and send the new ETag")
 
 
 def _merged(labels: dict[str, str], changes: dict[str, str | None] | None) -> dict[str, str]:
-    """RFC 7396: null takes away, a label or all of them."""
+    """Labels after a merge patch (RFC 7396): null removes a label, or all of them. Raises InvalidBody."""
     if changes is None:
         return {}
     both = {key: value for key, value in {**labels, **changes}.items() if value is not None}
     if len(both) > MAX_LABELS:
-        detail = f"the job would have {len(both)} labels, and may have {MAX_LABELS}; take some away with null"
+        detail = f"the job would have {len(both)} labels; at most {MAX_LABELS} are allowed. Remove some with null"
         raise InvalidBody([FieldError("/labels", "too_long", detail)])
     return both

@@ -1,4 +1,4 @@
-"""The workers that say they live, and what runs on each."""
+"""The live workers and the jobs that run on each."""
 
 from __future__ import annotations
 

@@ -1,9 +1,10 @@
-"""From what a client uploaded to arrays that a trainer maps: `ingest` reads, checks and decodes, once. Without torch.
+"""Uploads: validates and decodes them, once, into arrays that the trainer maps into memory. Without torch.
 
-fields.py    what is said beside the files; the id that both give together
-budget.py    counts every byte that comes out of an archive
-npz.py  idx.py  folders.py    one format each; nothing is ever unpickled, no path of an archive is ever opened
-pixels.py  labels.py    what an image is, what a class is, who is held out
-ingest.py    the way of an upload
-staging.py   a folder for one request, gone with it
+multipart.py   streams the request's body into files
+staging.py     a temporary folder per request
+fields.py      form fields of an upload; the dataset id, made of files and fields
+ingest.py      detects the format, validates, writes the stored form
+npz.py  idx.py  folders.py   one format each; nothing is unpickled, and no path in an archive is opened
+archive.py  budget.py        safe reading of zips; the limit on unpacked bytes
+pixels.py  labels.py         validation of images and of labels; the train/test split
 """

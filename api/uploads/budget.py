@@ -1,4 +1,4 @@
-"""Counts the bytes that come out of archives. Headers say what they like; only bytes that are there are believed."""
+"""The limit on bytes unpacked from archives. Counts the bytes that are read; sizes in headers are not trusted."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ class Readable(Protocol):
 
 
 class Budget:
+    """Bytes that an upload may unpack to. `spend` raises UnusableUpload once more than `limit` are spent."""
+
     def __init__(self, limit: int) -> None:
         self.limit, self.spent = limit, 0
 
@@ -29,7 +31,7 @@ class Budget:
 
 
 def unpack(stream: Readable, target: Path, budget: Budget, what: str) -> int:
-    """Write what `stream` gives to `target`, chunk by chunk; return how much it was."""
+    """Copy `stream` to `target` in chunks; return the number of bytes. Raises UnusableUpload over the budget."""
     size = 0
     with target.open("wb") as file:
         while chunk := stream.read(CHUNK):
@@ -40,7 +42,7 @@ def unpack(stream: Readable, target: Path, budget: Budget, what: str) -> int:
 
 
 def gunzipped(path: Path, target: Path, budget: Budget, what: str) -> Path:
-    """`path` itself where it is not gzipped, else its contents at `target`."""
+    """`path` itself if it is not gzipped, else `target` with the unpacked contents. Raises UnusableUpload."""
     with path.open("rb") as file:
         if file.read(2) != GZIP_MAGIC:
             return path
@@ -48,5 +50,5 @@ def gunzipped(path: Path, target: Path, budget: Budget, what: str) -> Path:
         with gzip.open(path) as stream:
             unpack(stream, target, budget, what)
     except (OSError, EOFError, zlib.error) as error:
-        raise UnusableUpload("unreadable_file", f"{what} cannot be unpacked: {error}; is it cut short?") from error
+        raise UnusableUpload("unreadable_file", f"{what} cannot be unpacked: {error}; is it truncated?") from error
     return target

@@ -1,4 +1,4 @@
-"""What is said beside the files of an upload, and the id: the same bytes read in the same way are the same dataset."""
+"""The form fields of an upload, and the dataset id: the same files with the same fields are the same dataset."""
 
 from __future__ import annotations
 
@@ -13,42 +13,43 @@ from shared.errors import FieldError, InvalidUpload
 from shared.spec.job_spec import MAX_SEED, NO_CONTROLS
 from shared.validation_errors import field_error
 
-FORMAT = "gradq-dataset/1"  # another way of decoding would be another dataset
+FORMAT = "gradq-dataset/1"  # part of the id: change it when the decoding changes
 MAX_SIDE = 224
 
 
 class UploadFields(BaseModel):
-    """Text in, as forms are; numbers are read out of it."""
+    """The form fields of an upload; numbers are parsed from text."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     name: Annotated[str, Field(min_length=1, max_length=128, pattern=NO_CONTROLS)] | None = Field(
-        None, description="what people call it; default: the name of the file"
+        None, description="display name; default: the name of the file"
     )
     test_fraction: Annotated[float, Field(gt=0, lt=1)] = Field(
-        0.1, description="share of each class that becomes the test split, where the upload brings none"
+        0.1, description="share of each class for the test split, if the upload has none"
     )
-    seed: Annotated[int, Field(ge=0, le=MAX_SEED)] = Field(0, description="draws that share")
+    seed: Annotated[int, Field(ge=0, le=MAX_SEED)] = Field(0, description="seed for drawing the test split")
     size: Annotated[int, Field(ge=1, le=MAX_SIDE)] | None = Field(
         None, description="resize each image of a zip of folders to size x size"
     )
 
     @classmethod
     def parse(cls, given: Mapping[str, str]) -> Self:
+        """Raises InvalidUpload with all wrong fields."""
         try:
             return cls.model_validate(dict(given))
         except ValidationError as error:
             raise InvalidUpload([field_error(cls, e) for e in error.errors(include_url=False)]) from error
 
     def refuse(self, names: tuple[str, ...], why: str) -> None:
-        """Refuse those of the fields that were sent: nothing that a client says is ignored."""
+        """Raise InvalidUpload if any of these fields was sent: fields that do not apply are not ignored."""
         wrong = [FieldError(f"/{name}", "conflict", why) for name in names if name in self.model_fields_set]
         if wrong:
             raise InvalidUpload(wrong)
 
 
 def digest_of(parts: Mapping[str, str]) -> str:
-    """The sha256 of a single file; of several, over their names and sha256s."""
+    """The SHA-256 of an upload, in hex: of the single `file`, or of the names and SHA-256s of several parts."""
     if list(parts) == ["file"]:
         return parts["file"]
     lines = [f"{name} {sha256}\n" for name, sha256 in sorted(parts.items())]
@@ -56,5 +57,5 @@ def digest_of(parts: Mapping[str, str]) -> str:
 
 
 def id_of(sha256: str, fields: UploadFields) -> str:
-    told = json.dumps([FORMAT, sha256, fields.model_dump(exclude={"name"})], sort_keys=True)
-    return f"ds_{hashlib.sha256(told.encode()).hexdigest()[:32]}"
+    content = json.dumps([FORMAT, sha256, fields.model_dump(exclude={"name"})], sort_keys=True)
+    return f"ds_{hashlib.sha256(content.encode()).hexdigest()[:32]}"

@@ -1,4 +1,4 @@
-"""A zip with a folder a class: cats/1.png …, or train/cats/1.png … beside test/cats/1.png …; PNG and JPEG."""
+"""Reads a zip with one folder per class: cats/1.png …, or train/cats/1.png … and test/cats/1.png …; PNG and JPEG."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from shared.errors import UnusableUpload
 
 FORMATS = ("PNG", "JPEG")
 SUFFIXES = (".png", ".jpg", ".jpeg")
-SKIPPED = ("__MACOSX", "Thumbs.db", "desktop.ini")  # what operating systems add on their own
+SKIPPED = ("__MACOSX", "Thumbs.db", "desktop.ini")  # added by operating systems
 TRAIN, TEST, SPLITS = "train", "test", {"val", "valid", "validation", "dev", "test"}
 GREY = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L")
 MAX_FILE_BYTES = 64 << 20
-MAX_SOURCE_PIXELS = 1 << 24  # of an image that is made smaller: 4096x4096, far below where Pillow sees a bomb
+MAX_SOURCE_PIXELS = 1 << 24  # of an image that is resized: 4096x4096, far below Pillow's limit for bombs
 SCALE = Scale("uint8", 255.0)
 Parts = tuple[str, ...]
 
@@ -38,17 +38,18 @@ class Picture:
 
 @dataclass(frozen=True)
 class Layout:
-    """Which images there are, of which classes; `split`: whether the zip says which of them are for testing."""
+    """The images and classes of a zip; `split`: whether the zip has a test split."""
 
     classes: list[str]
     pictures: list[Picture]
     split: bool
 
 
-# --- which folder is which --------------------------------------------------------------------------------------------
+# --- the layout of folders --------------------------------------------------------------------------------------------
 
 
 def layout(archive: zipfile.ZipFile) -> Layout:
+    """Find classes and splits from the folder names. Raises UnusableUpload."""
     files, folders = _entries(archive)
     while files and _shares_top(files):
         files = {parts[1:]: entry for parts, entry in files.items()}
@@ -57,18 +58,18 @@ def layout(archive: zipfile.ZipFile) -> Layout:
     tops = {parts[0] for parts in files} | {parts[0] for parts in folders}
     split = tops == {TRAIN, TEST}
     if TRAIN in tops and not split and tops - {TRAIN} <= SPLITS:
-        detail = f"there are the folders {', '.join(sorted(tops))}; put the images for testing into '{TEST}' alone"
+        detail = f"the zip has the folders {', '.join(sorted(tops))}; put all images for testing into '{TEST}'"
         raise UnusableUpload("unknown_format", detail)
-    depth = 2 if split else 1  # folders above an image at least
+    depth = 2 if split else 1  # minimum number of folders above an image
     for parts in files:
         if len(parts) <= depth:
-            detail = f"{'/'.join(parts)} lies in no class folder; put each image into a folder named as its class"
+            detail = f"{'/'.join(parts)} is not in a class folder; put each image into a folder named after its class"
             raise UnusableUpload("unknown_format", detail)
     names = {parts[depth - 1] for parts in files} | {parts[depth - 1] for parts in folders if len(parts) >= depth}
     ordered = sorted(names, key=int) if all(name.isdecimal() for name in names) else sorted(names)
     numbers = {name: i for i, name in enumerate(ordered)}
     if len(files) > MAX_EXAMPLES:
-        raise UnusableUpload("too_many_examples", f"{len(files)} images, and at most {MAX_EXAMPLES} are taken")
+        raise UnusableUpload("too_many_examples", f"{len(files)} images; at most {MAX_EXAMPLES} are accepted")
     pictures = [
         Picture(entry, numbers[parts[depth - 1]], held_out=split and parts[0] == TEST) for parts, entry in files.items()
     ]
@@ -76,7 +77,7 @@ def layout(archive: zipfile.ZipFile) -> Layout:
 
 
 def _entries(archive: zipfile.ZipFile) -> tuple[dict[Parts, zipfile.ZipInfo], list[Parts]]:
-    """Files and folders by their path, without what nobody put there on purpose."""
+    """Files by path, and paths of folders, without hidden files and those that operating systems add."""
     files: dict[Parts, zipfile.ZipInfo] = {}
     folders: list[Parts] = []
     for entry in archive.infolist():
@@ -91,7 +92,7 @@ def _entries(archive: zipfile.ZipFile) -> tuple[dict[Parts, zipfile.ZipInfo], li
 
 
 def _without_notes(files: dict[Parts, zipfile.ZipInfo]) -> dict[Parts, zipfile.ZipInfo]:
-    """A README or a table beside the class folders is no image, and nobody would take it for one."""
+    """Leave out files next to the class folders that are not images, such as a README."""
     return {p: entry for p, entry in files.items() if len(p) > 1 or p[0].lower().endswith(SUFFIXES)}
 
 
@@ -105,14 +106,15 @@ def _shares_top(files: dict[Parts, zipfile.ZipInfo]) -> bool:
 def read(
     archive: zipfile.ZipFile, fields: UploadFields, folder: Path, budget: Budget
 ) -> tuple[Layout, tuple[int, int, int], tuple[Array, Array]]:
-    """Decode every image into its place in the stored arrays; return what there is, and the labels of both splits."""
+    """Decode all images into the stored arrays in `folder`; return the layout, the image shape (C,H,W), and the labels
+    (N) of the train and the test split. Raises UnusableUpload and InvalidUpload."""
     found = layout(archive)
     if not found.pictures:
-        detail = f"there is no image in the zip; put PNG or JPEG files into a folder a class. Folders: {found.classes}"
+        detail = f"the zip has no images; put PNG or JPEG files into one folder per class. Folders: {found.classes}"
         raise UnusableUpload("empty_class" if found.classes else "unknown_format", detail)
     every = np.array([picture.label for picture in found.pictures], dtype=np.int64)
     if found.split:
-        fields.refuse(("test_fraction", "seed"), "the upload has a test folder of its own; leave the field out")
+        fields.refuse(("test_fraction", "seed"), "the upload has its own test folder; leave the field out")
         is_test = np.array([picture.held_out for picture in found.pictures])
         train, test = np.flatnonzero(~is_test), np.flatnonzero(is_test)
         classes.check_classes(every[train], every[test], found.classes)
@@ -131,7 +133,7 @@ def read(
 
 
 class _Colour(Exception):
-    """There is a coloured image among what looked grey so far: all of them need three channels."""
+    """Raised for a colour image after grey ones: all images then need three channels."""
 
 
 def _decode(
@@ -156,7 +158,7 @@ def _decode(
             image = _image(archive, entry, size, budget, colour, (shape[2], shape[1]))
             target[position] = image.transpose(2, 0, 1) if colour else image
     except _Colour:
-        budget.spent = before  # what was written so far is written over
+        budget.spent = before  # the arrays written so far are overwritten
         raise
     return shape
 
@@ -169,13 +171,13 @@ def _image(
     colour: bool,
     like: tuple[int, int] | None,
 ) -> Array:
-    """One image as (H,W) or (H,W,3) bytes. `like`: (width, height) of the ones before it."""
+    """One image as (H,W) or (H,W,3) uint8. `like`: (width, height) of the previous images. Raises UnusableUpload."""
     name = entry.filename
     with entry_stream(archive, entry, "unreadable_image") as stream:
         raw = stream.read(MAX_FILE_BYTES + 1)
     budget.spend(len(raw), name)
     if len(raw) > MAX_FILE_BYTES:
-        raise UnusableUpload("image_too_large", f"{name} is a file of more than {MAX_FILE_BYTES >> 20} MiB", name=name)
+        raise UnusableUpload("image_too_large", f"{name} is larger than {MAX_FILE_BYTES >> 20} MiB", name=name)
     try:
         with Image.open(io.BytesIO(raw), formats=FORMATS) as image:
             _check_size(name, image.size, size, like)
@@ -186,32 +188,34 @@ def _image(
         raise
     except Image.DecompressionBombError as error:
         raise UnusableUpload("image_too_large", f"{name}: {error}", name=name) from error
-    except UnidentifiedImageError as error:  # whose own words name an object in memory
-        detail = f"{name} is not a PNG or JPEG image; leave it out or save it anew"
+    except UnidentifiedImageError as error:  # its message contains the address of an object
+        detail = f"{name} is not a PNG or JPEG image; leave it out or save it again"
         raise UnusableUpload("unreadable_image", detail, name=name) from error
-    except Exception as error:  # Pillow raises whatever its decoders stumble over
-        detail = f"{name} cannot be read as PNG or JPEG: {error}; leave it out or save it anew"
+    except Exception as error:  # Pillow's decoders raise exceptions of many types
+        detail = f"{name} cannot be read as PNG or JPEG: {error}; leave it out or save it again"
         raise UnusableUpload("unreadable_image", detail, name=name) from error
 
 
 def _check_size(name: str, found: tuple[int, int], size: int | None, like: tuple[int, int] | None) -> None:
-    """From the header, before a pixel is decoded."""
+    """Check the size in the header, before decoding. Raises UnusableUpload."""
     width, height = found
     if size is not None:
         if width * height > MAX_SOURCE_PIXELS:
-            detail = f"{name}: {width}x{height} pixels are more than {MAX_SOURCE_PIXELS}; make it smaller first"
+            detail = f"{name}: {width}x{height} is more than {MAX_SOURCE_PIXELS} pixels; make it smaller first"
             raise UnusableUpload("image_too_large", detail, name=name)
         return
     if max(found) > MAX_SIDE:
-        detail = f"{name}: {width}x{height} pixels, at most {MAX_SIDE}x{MAX_SIDE} are taken; 'size' resizes them all"
+        detail = (
+            f"{name}: {width}x{height} pixels; at most {MAX_SIDE}x{MAX_SIDE} are accepted; 'size' resizes all images"
+        )
         raise UnusableUpload("image_too_large", detail, name=name)
     if like is not None and found != like:
-        detail = f"{name}: {width}x{height} pixels, the images before it {like[0]}x{like[1]}; 'size' resizes them all"
+        detail = f"{name}: {width}x{height} pixels, previous images {like[0]}x{like[1]}. 'size' resizes all images"
         raise UnusableUpload("size_mismatch", detail, name=name)
 
 
 def _pixels(image: Image.Image, size: int | None, colour: bool) -> Array:
-    if image.mode.startswith("I"):  # 16 bits: Pillow would clip at 255
+    if image.mode.startswith("I"):  # 16-bit: Pillow would clip at 255
         image = Image.fromarray((np.asarray(image).astype(np.int64).clip(0, 65_535) // 257).astype(np.uint8))
     mode = "RGB" if colour else "L"
     if image.mode != mode:

@@ -1,4 +1,4 @@
-"""The IDX format of MNIST: two zero bytes, a type, a number of dimensions, big-endian sizes, then the values."""
+"""Reads MNIST's IDX format: two zero bytes, a type, a number of dimensions, big-endian sizes, then the values."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ def looks_like(path: Path) -> bool:
 
 
 def read(path: Path, name: str) -> Array:
-    """The values, mapped from the file."""
+    """The values as an array, memory-mapped from the file. Raises UnusableUpload."""
     if not looks_like(path):
-        detail = f"{name} is no IDX file, plain or gzipped: it does not begin with 0, 0, a type and a dimension"
+        detail = f"{name} is not an IDX file, plain or gzipped: it does not begin with 0, 0, type, dimensions"
         raise UnusableUpload("unknown_format", detail)
     with path.open("rb") as file:
         _, _, kind, ndim = file.read(4)
         sizes = file.read(4 * ndim)
     if len(sizes) < 4 * ndim:
-        raise UnusableUpload("unreadable_file", f"{name} is cut short in its header")
+        raise UnusableUpload("unreadable_file", f"the header of {name} is truncated")
     shape, dtype, start = struct.unpack(f">{ndim}I", sizes), np.dtype(TYPES[kind]), 4 + 4 * ndim
     there, wanted = path.stat().st_size - start, math.prod(shape) * dtype.itemsize
     if there != wanted:
-        detail = f"{name} says that it is {shape} of {dtype}, which is {wanted} bytes, and holds {there}"
+        detail = f"{name} has {there} bytes of data; its header says {shape} of {dtype}, which is {wanted} bytes"
         raise UnusableUpload("unreadable_file", detail)
     return mapped(path, name, shape, dtype, offset=start)

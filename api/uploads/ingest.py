@@ -1,7 +1,7 @@
-"""The way of an upload: which format it is, what it holds, whether that can be trained on; then the stored form.
+"""Ingests an upload: detects its format, validates its contents and writes the stored form.
 
-The stored form is four .npy files, train and test images (N,C,H,W) and their labels (N) int64, and the facts as JSON.
-They are written through maps, a chunk at a time, so a dataset may be larger than memory.
+The stored form is four .npy files, train and test images (N,C,H,W) and their labels (N) int64, and a JSON description.
+The images are written through memory maps in chunks, so a dataset may be larger than memory.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ PARTS = (FILE, *PAIR, *TEST_PAIR)
 
 
 def check_parts(parts: Mapping[str, object]) -> None:
-    """Either one file, or images with labels, and perhaps a pair of each for testing."""
+    """Require either `file`, or `images` and `labels` and optionally a pair for testing. Raises InvalidUpload."""
     pairs = set(parts) - {FILE}
     if FILE in parts and not pairs:
         return
@@ -49,15 +49,16 @@ def check_parts(parts: Mapping[str, object]) -> None:
 def ingest(
     parts: Mapping[str, Path], fields: UploadFields, name: str, target: Path, limit: int
 ) -> tuple[DatasetInfo, dict[str, Any]]:
-    """Write the stored form into the folder `target`; return the facts, and how the upload was read.
+    """Write the stored form into the folder `target`; return the dataset's description, and the options it was read
+    with.
 
-    Raises UnusableUpload or InvalidUpload. What lies in `target` then is the caller's to throw away.
+    `limit`: bytes that may be unpacked. Raises UnusableUpload or InvalidUpload; the caller then deletes `target`.
     """
     budget = Budget(limit)
     scratch = target / "unpacked"
     scratch.mkdir(parents=True)
     try:
-        came_as, content = _read(parts, fields, target, scratch, budget)
+        format, content = _read(parts, fields, target, scratch, budget)
     finally:
         shutil.rmtree(scratch)
     info = content.facts(name)
@@ -66,16 +67,16 @@ def ingest(
     (target / FACTS).write_text(json.dumps(info.to_json(), indent=2, ensure_ascii=False) + "\n")
     drawn = {} if content.own_split else {"test_fraction": fields.test_fraction, "seed": fields.seed}
     sized = {} if fields.size is None else {"size": fields.size}
-    return info, {"format": came_as, **drawn, **sized}
+    return info, {"format": format, **drawn, **sized}
 
 
 @dataclass(frozen=True)
 class Content:
-    """What an upload turned out to hold. Its images have been written."""
+    """The contents of an upload, whose images have been written."""
 
     classes: tuple[str, ...]
     shape: tuple[int, int, int]
-    labels: tuple[Array, Array]  # to train on, to test on
+    labels: tuple[Array, Array]  # of the train and the test split
     scale: pixels.Scale
     own_split: bool
 
@@ -102,7 +103,7 @@ def _read(
     if FILE not in parts:
         return "idx", _idx_pair(parts, fields, target, scratch, budget)
     if not zipfile.is_zipfile(parts[FILE]):
-        raise UnusableUpload("unknown_format", _what_it_is(parts[FILE]))
+        raise UnusableUpload("unknown_format", _describe_unknown(parts[FILE]))
     with zips.opened(parts[FILE]) as archive:
         if npz.is_npz(archive):
             return "npz", _npz(npz.read(archive, scratch, budget), fields, target, budget)
@@ -110,14 +111,14 @@ def _read(
         return "folders", Content(tuple(found.classes), shape, numbers, folders.SCALE, found.split)
 
 
-def _what_it_is(path: Path) -> str:
+def _describe_unknown(path: Path) -> str:
     with path.open("rb") as file:
         start = file.read(8)
     if start[:2] == GZIP_MAGIC or idx.looks_like(path):
         return "'file' is gzip or IDX; send IDX files, plain or gzipped, as 'images' and 'labels'"
     if start[:6] == b"\x93NUMPY":
         return "'file' is a single .npy array; save images and labels together with numpy.savez"
-    return "'file' is neither a .npz nor a zip of class folders; is it whole?"
+    return "'file' is neither a .npz nor a zip of class folders; is it complete?"
 
 
 def _npz(arrays: dict[str, Array], fields: UploadFields, target: Path, budget: Budget) -> Content:
@@ -146,19 +147,19 @@ def _arrays(
     target: Path,
     budget: Budget,
 ) -> Content:
-    """Images and their labels by name: of one split, which is then divided, or of two."""
-    fields.refuse(("size",), "resizes the images of a zip of folders; arrays are taken as they are")
+    """Store images, given with their labels by name: of one split, which is then divided, or of two."""
+    fields.refuse(("size",), "applies to a zip of folders only; arrays are not resized")
     images = {key: pixels.as_nchw(array, key) for key, array in images.items()}
     numbers = {key: labels.as_labels(array, label, len(images[key])) for key, (label, array) in given.items()}
     (first, train), *rest = images.items()
     shape = (train.shape[1], train.shape[2], train.shape[3])
     for key, array in rest:
         if array.shape[1:] != shape:
-            detail = f"{key} has images of {array.shape[1:]}, {first} of {shape}; both splits need the same"
+            detail = f"{key} has images of shape {array.shape[1:]}, {first} of {shape}; both splits need the same"
             raise UnusableUpload("bad_shape", detail)
     sources: tuple[tuple[Array, Array | None], tuple[Array, Array | None]]
     if rest:
-        why = "the upload has a test split of its own; leave the field out"
+        why = "the upload has its own test split; leave the field out"
         fields.refuse(("test_fraction", "seed"), why)
         ((other, test),) = rest
         classes = labels.check_classes(numbers[first], numbers[other], names)

@@ -1,4 +1,4 @@
-"""What counts as classes: numbers from 0 on, without a gap, each with something to train on; and who is held out."""
+"""Validation of labels: class numbers from 0 without a gap, each with training examples; and the train/test split."""
 
 from __future__ import annotations
 
@@ -13,29 +13,30 @@ from shared.errors import UnusableUpload
 LEAST_TO_TRAIN, LEAST_TO_TEST = 8, 1
 LONGEST_NAME = 128
 PLAIN = re.compile(r"[\x20-\x7e\xa0-\ud7ff\ue000-\U0010ffff]*")
-MOST_CLASSES = 1000  # ImageNet's; the confusion matrix grows with their square, in every file and on every page
+MOST_CLASSES = 1000  # as ImageNet; the confusion matrix, which is stored and displayed, grows with their square
 
 
 def as_labels(values: Array, name: str, n: int) -> Array:
-    """`values` as (N) int64. Raises when they are not one class number an image."""
+    """`values` as (N) int64. Raises UnusableUpload if they are not one class number per image."""
     if values.ndim == 2 and values.shape[1] == 1:
         values = values[:, 0]
     if values.ndim != 1:
-        detail = f"{name} has the shape {values.shape}; labels are one number an image, shape (N): no one-hot rows"
+        detail = f"{name} has the shape {values.shape}; labels are one number per image, shape (N), not one-hot rows"
         raise UnusableUpload("bad_labels", detail)
     if len(values) != n:
-        detail = f"{name} has {len(values)} labels for {n} images; each image needs one"
+        detail = f"{name} has {len(values)} labels for {n} images; each image needs one label"
         raise UnusableUpload("length_mismatch", detail)
     if values.dtype.kind not in "buif":
-        raise UnusableUpload("bad_labels", f"{name} holds {values.dtype}; number the classes 0, 1, 2 …")
-    # NaN is not equal to itself, so it counts as fractional too
+        raise UnusableUpload("bad_labels", f"{name} has the type {values.dtype}; number the classes 0, 1, 2 …")
+    # NaN is not equal to itself, so it is refused too
     if values.dtype.kind == "f" and (wrong := np.flatnonzero(values != np.floor(values))).size:
-        detail = f"{name}[{wrong[0]}] is {values[wrong[0]]}; classes are whole numbers: 0, 1, 2 …"
+        detail = f"{name}[{wrong[0]}] is {values[wrong[0]]}; classes are integers: 0, 1, 2 …"
         raise UnusableUpload("bad_labels", detail)
     if n and (values < 0).any():
         first = int(np.flatnonzero(values < 0)[0])
         raise UnusableUpload("bad_labels", f"{name}[{first}] is {values[first]}; number the classes 0, 1, 2 …")
-    if n and values.max() >= max(n, 2) * 2:  # more classes than images: there must be a gap, and int64 may not hold it
+    # more classes than images: there must be a gap, and the value may not fit into int64
+    if n and values.max() >= max(n, 2) * 2:
         raise UnusableUpload(
             "bad_labels", f"{name} goes up to {values.max()}; number the classes 0, 1, 2 … without a gap"
         )
@@ -43,55 +44,59 @@ def as_labels(values: Array, name: str, n: int) -> Array:
 
 
 def check_classes(train: Array, test: Array | None, names: Sequence[str] | None) -> tuple[str, ...]:
-    """The classes' names. Raises when a class has no example at all, or none to train on."""
+    """The names of the classes. Raises UnusableUpload if a class has no example, or none to train on."""
     everyone = train if test is None else np.concatenate([train, test])
     n = int(everyone.max()) + 1 if len(everyone) else 0
     if names is None:
         names = [str(i) for i in range(n)]
         if missing := np.flatnonzero(np.bincount(everyone, minlength=n) == 0).tolist():
-            detail = f"no image has the label {missing[0]}, and the labels go up to {n - 1}; number them without a gap"
+            detail = f"no image has the label {missing[0]}, but labels go up to {n - 1}; number them without a gap"
             raise UnusableUpload("bad_labels", detail)
     elif n > len(names):
-        raise UnusableUpload("bad_labels", f"a label is {n - 1}, and there are names for {len(names)} classes")
+        raise UnusableUpload(
+            "bad_labels", f"the largest label is {n - 1}, but there are names for {len(names)} classes only"
+        )
     check_names(names)
     if len(names) < 2:
-        what = f"the only class is '{names[0]}'" if names else "there is no class"
-        raise UnusableUpload("too_few_classes", f"{what}; it takes two to tell them apart")
+        what = f"the only class is '{names[0]}'" if names else "there are no classes"
+        raise UnusableUpload("too_few_classes", f"{what}; at least two are required")
     if len(names) > MOST_CLASSES:
-        detail = f"{len(names)} classes, and at most {MOST_CLASSES} are taken; merge or leave out some"
+        detail = f"{len(names)} classes; at most {MOST_CLASSES} are accepted. Merge or leave out some"
         raise UnusableUpload("too_many_classes", detail)
     if empty := np.flatnonzero(np.bincount(train, minlength=len(names)) == 0).tolist():
-        detail = f"the class '{names[empty[0]]}' has no image to train on; add some, or leave the class out"
+        detail = f"the class '{names[empty[0]]}' has no image to train on; add images, or leave the class out"
         raise UnusableUpload("empty_class", detail, classes=[names[i] for i in empty[:100]])
     return tuple(names)
 
 
 def check_names(names: Sequence[str]) -> None:
-    """Each is shown to people, and kept as JSON in both databases."""
+    """Raise UnusableUpload for names that cannot be displayed, or stored as JSON in both databases."""
     for i, name in enumerate(names):
         if not 1 <= len(name) <= LONGEST_NAME:
-            detail = f"the name of class {i}, {name[:40]!r}, has {len(name)} characters; it takes 1 to {LONGEST_NAME}"
+            detail = (
+                f"the name of class {i}, {name[:40]!r}, has {len(name)} characters; 1 to {LONGEST_NAME} are allowed"
+            )
             raise UnusableUpload("bad_labels", detail)
         if not PLAIN.fullmatch(name):
-            detail = f"the name of class {i}, {name!a}, holds control characters, or what is no Unicode"
+            detail = f"the name of class {i}, {name!a}, contains control characters or invalid Unicode"
             raise UnusableUpload("bad_labels", detail)
     if len(set(names)) < len(names):
         twice = next(name for i, name in enumerate(names) if name in names[:i])
-        raise UnusableUpload("bad_labels", f"two classes are called '{twice}'; name each as no other")
+        raise UnusableUpload("bad_labels", f"two classes have the name '{twice}'; names must be unique")
 
 
 def check_sizes(train: int, test: int) -> None:
     if train < LEAST_TO_TRAIN or test < LEAST_TO_TEST:
         detail = (
-            f"{train} images to train on and {test} to test on; it takes {LEAST_TO_TRAIN} and {LEAST_TO_TEST} at least"
+            f"{train} images to train on and {test} to test on; the minimum is {LEAST_TO_TRAIN} and {LEAST_TO_TEST}"
         )
         raise UnusableUpload("too_few_examples", detail)
 
 
 def split(labels: Array, fraction: float, seed: int) -> tuple[Array, Array]:
-    """Indices to train on and to test on, in their order: of each class the same share, drawn by `seed`.
+    """Indices of the train and the test split, ascending: the same share of each class, drawn with `seed`.
 
-    No class gives its last example away.
+    A class whose examples would all be in the test split keeps one to train on.
     """
     rng = np.random.default_rng(seed)
     shuffled = rng.permutation(len(labels))

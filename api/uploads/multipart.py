@@ -1,4 +1,4 @@
-"""A multipart body, streamed into files as it comes: never held in memory, never longer than it may be."""
+"""Streams a multipart body into files: it is not held in memory, and its size is limited."""
 
 from __future__ import annotations
 
@@ -21,13 +21,14 @@ from shared.errors import BadRequest, FieldError, InvalidUpload, PayloadTooLarge
 
 CHUNK = 1 << 18
 MAX_FIELD_BYTES = 4096
-MAX_HEAD_BYTES = 1 << 16  # of what stands before and between the parts
-DRAINED_BYTES = 32 << 20  # of a refused body: who still sends when the connection closes may never read the answer
+MAX_HEAD_BYTES = 1 << 16  # of the preamble and of the headers of a part
+# of a refused body, read before the connection is closed: a client that is still sending may not read the response
+DRAINED_BYTES = 32 << 20
 
 
 @dataclass
 class Upload:
-    """What came: files by the name of their part, and text fields."""
+    """A received upload: files by the name of their part, and text fields."""
 
     files: dict[str, Path] = field(default_factory=dict)
     digests: dict[str, str] = field(default_factory=dict)
@@ -36,14 +37,15 @@ class Upload:
 
 
 def receive(folder: Path, parts: Sequence[str], fields: Sequence[str], limit: int) -> Upload:
-    """Write the parts of this request's body into `folder`. `parts` are taken as files, `fields` as text."""
+    """Write the parts of this request's body into `folder`. `parts`: names of file parts, `fields`: names of text
+    parts; `limit`: bytes of the body. Raises UnsupportedMediaType, BadRequest, InvalidUpload and PayloadTooLarge."""
     if request.mimetype != "multipart/form-data":
         got = request.mimetype or "none"
         raise UnsupportedMediaType(f"send multipart/form-data, as curl -F file=@data.zip does; got {got}")
     refuse_encoded()
     boundary = request.mimetype_params.get("boundary", "")
     if not boundary.isascii() or not boundary:
-        raise BadRequest("the Content-Type names no boundary for the parts")
+        raise BadRequest("the Content-Type has no boundary")
     body = _Body(limit)
     try:
         return _Receiver(folder, parts, fields).run(body, boundary.encode())
@@ -53,15 +55,16 @@ def receive(folder: Path, parts: Sequence[str], fields: Sequence[str], limit: in
 
 
 class _Body:
-    """The request's body in chunks, counted: sent in chunks or with a length that is not true, it is the same."""
+    """The request's body in chunks. Its bytes are counted, so the limit holds without or with a wrong Content-Length
+    too."""
 
     def __init__(self, limit: int) -> None:
         self.limit, self.read = limit, 0
-        # werkzeug's own limit lies further on, so that ours is the one that speaks
+        # higher than our limit, so that our error is returned instead of werkzeug's
         request.max_content_length = limit + DRAINED_BYTES + CHUNK
         try:
             self.stream: IO[bytes] = request.stream
-        except RequestEntityTooLarge:  # by its Content-Length; nothing is read, and the connection closes
+        except RequestEntityTooLarge:  # by its Content-Length; nothing is read, and the connection is closed
             raise self._too_large() from None
 
     def __iter__(self) -> Iterator[bytes]:
@@ -74,7 +77,7 @@ class _Body:
             yield chunk
 
     def drain(self) -> None:
-        """Take what a refused client is still sending, up to a point, so that it gets to read the answer."""
+        """Read what a refused client is still sending, up to DRAINED_BYTES, so that it reads the response."""
         drained = 0
         with contextlib.suppress(BadRequest, RequestEntityTooLarge):
             while drained < DRAINED_BYTES and (chunk := self._chunk()):
@@ -87,8 +90,8 @@ class _Body:
             raise
         except (ClientDisconnected, OSError) as error:
             raise BadRequest("the connection ended in the middle of the body") from error
-        except ParseException as error:  # gunicorn's: it reads the chunks while the app reads the body
-            raise BadRequest("the body is sent in chunks that are none") from error
+        except ParseException as error:  # gunicorn parses the chunks while the app reads the body
+            raise BadRequest("the body has malformed chunked transfer encoding") from error
 
     def _too_large(self) -> PayloadTooLarge:
         detail = f"the body is larger than {self.limit} bytes; GRADQ_MAX_UPLOAD_BYTES sets the limit"
@@ -96,7 +99,7 @@ class _Body:
 
 
 class _Receiver:
-    """Feeds the body to the decoder and what comes out to a file or a field."""
+    """Feeds the body to the decoder, and decoded parts to files and fields."""
 
     def __init__(self, folder: Path, parts: Sequence[str], fields: Sequence[str]) -> None:
         self.folder, self.parts, self.fields = folder, parts, fields
@@ -120,12 +123,12 @@ class _Receiver:
         while True:
             try:
                 event = decoder.next_event()
-            except (ValueError, AttributeError) as error:  # the second where a part has a header and no line break
-                raise BadRequest(f"the body is not multipart/form-data, or is cut short: {error}") from error
+            except (ValueError, AttributeError) as error:  # AttributeError: a part has a header without a line break
+                raise BadRequest(f"the body is not multipart/form-data, or is truncated: {error}") from error
             match event:
                 case NeedData():
                     if len(decoder.buffer) > MAX_HEAD_BYTES + CHUNK:
-                        raise BadRequest("the body is not multipart/form-data: a part has no end of its headers")
+                        raise BadRequest("the body is not multipart/form-data: the headers of a part have no end")
                     return
                 case Epilogue():
                     self.ended = True
@@ -140,7 +143,7 @@ class _Receiver:
     def _begin(self, part: Field | File) -> None:
         name, upload = part.name or "", self.upload
         if name in upload.files or name in upload.fields:
-            raise InvalidUpload([FieldError(f"/{name}", "repeated", "must stand once")])
+            raise InvalidUpload([FieldError(f"/{name}", "repeated", "must be given only once")])
         if name in self.parts:
             self._begin_file(name, part)
         elif name in self.fields:
@@ -148,7 +151,7 @@ class _Receiver:
         else:
             known = [*self.parts, *self.fields]
             guess = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean '{guess[0]}'?" if guess else f"known are {', '.join(known)}"
+            hint = f"did you mean '{guess[0]}'?" if guess else f"known parts: {', '.join(known)}"
             raise InvalidUpload([FieldError(f"/{name[:80]}", "extra_forbidden", f"unknown part; {hint}")])
 
     def _begin_file(self, name: str, part: Field | File) -> None:
@@ -186,12 +189,12 @@ class _Receiver:
 
 
 def content_of(upload: Upload) -> bytes:
-    """What makes one upload the same as another, however its parts were put together."""
+    """Bytes that identify an upload, independent of the order and the boundary of its parts."""
     return json.dumps([upload.digests, upload.file_names, upload.fields], sort_keys=True).encode()
 
 
 def name_of(upload: Upload) -> str:
-    """What to call a dataset that nobody named: its first file, without folders and ending."""
+    """Default name of a dataset: that of its first file, without folders and suffix."""
     given = next((upload.file_names[part] for part in ("file", "images") if part in upload.file_names), "")
     stem = given.replace("\\", "/").rpartition("/")[2].partition(".")[0]
     plain = "".join(sign for sign in stem if sign.isprintable()).strip()[:128]

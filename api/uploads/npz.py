@@ -1,6 +1,6 @@
-"""NumPy archives: x_train, y_train, x_test, y_test; or x and y. Members are streamed to files and mapped from there.
+"""Reads NumPy archives: x_train, y_train, x_test, y_test; or x and y. Members are streamed to files, which are mapped.
 
-`np.load` would hold a whole member in memory, believe its header, and unpickle objects if it were allowed to.
+`np.load` is not used: it reads a whole member into memory and trusts the size in its header.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from api.uploads.pixels import Array, mapped
 from shared.errors import UnusableUpload
 
 SPLIT, WHOLE, NAMES = ("x_train", "y_train", "x_test", "y_test"), ("x", "y"), "classes"
-HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}  # 3.0 is for named columns alone
+HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}  # 3.0 is for structured types only
 SUFFIX = ".npy"
-WIDEST_NAME = 1 << 14  # bytes of one name, at 4 a character, with what fills it up to the longest
+WIDEST_NAME = 1 << 14  # bytes of one name at 4 per character, including padding to the longest name
 BROKEN_STREAM = (zipfile.BadZipFile, zlib.error, EOFError, OSError)
 
 
@@ -34,13 +34,13 @@ def is_npz(archive: zipfile.ZipFile) -> bool:
 
 
 def read(archive: zipfile.ZipFile, scratch: Path, budget: Budget) -> dict[str, Array]:
-    """The members by name, mapped from files in `scratch`."""
+    """The arrays by name, memory-mapped from files in `scratch`. Raises UnusableUpload."""
     names = [name.removesuffix(SUFFIX) for name in archive.namelist()]
     found = set(names)
     if len(found) != len(names) or found - {NAMES} not in (set(SPLIT), set(WHOLE)):
         detail = (
-            f"the archive holds {', '.join(sorted(names))[:200]}; it must hold {', '.join(SPLIT)}, or x and y, "
-            f"and may hold {NAMES}, the classes' names"
+            f"the archive contains {', '.join(sorted(names))[:200]}; it must contain {', '.join(SPLIT)}, or x and y, "
+            f"and may contain {NAMES}, the names of the classes"
         )
         raise UnusableUpload("unknown_format", detail)
     return {
@@ -50,17 +50,20 @@ def read(archive: zipfile.ZipFile, scratch: Path, budget: Budget) -> dict[str, A
 
 
 def class_names(array: Array) -> list[str]:
+    """The names in the array `classes`. Raises UnusableUpload."""
     if array.ndim != 1 or array.dtype.kind != "U":
-        detail = f"{NAMES} holds {array.dtype} of shape {array.shape}; it must be a list of texts"
+        detail = f"{NAMES} is {array.dtype} of shape {array.shape}; it must be a list of strings"
         raise UnusableUpload("bad_labels", detail)
-    if len(array) > MOST_CLASSES:  # before they become texts, of which a small file can hold a great many
-        detail = f"{NAMES} holds {len(array)} names, and at most {MOST_CLASSES} classes are taken"
+    if len(array) > MOST_CLASSES:  # before the conversion to strings: a small file can contain very many
+        detail = f"{NAMES} has {len(array)} names; at most {MOST_CLASSES} classes are accepted"
         raise UnusableUpload("too_many_classes", detail)
     if array.dtype.itemsize > WIDEST_NAME:
-        raise UnusableUpload("bad_labels", f"{NAMES} holds {array.dtype}; a name has 1 to {LONGEST_NAME} characters")
+        raise UnusableUpload(
+            "bad_labels", f"{NAMES} has the type {array.dtype}; names have 1 to {LONGEST_NAME} characters"
+        )
     codes = np.frombuffer(array.astype(array.dtype.newbyteorder("<")).tobytes(), "<u4")
-    if codes.size and codes.max() > sys.maxunicode:  # Python would make a text of it that breaks whoever touches it
-        raise UnusableUpload("bad_labels", f"{NAMES} holds the code {codes.max():#x}, which is no Unicode")
+    if codes.size and codes.max() > sys.maxunicode:  # Python's str with such a code raises in most operations
+        raise UnusableUpload("bad_labels", f"{NAMES} contains the code {codes.max():#x}, which is not in Unicode")
     return [str(name) for name in array]
 
 
@@ -68,27 +71,28 @@ def _member(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, name: str, raw: Pa
     with entry_stream(archive, entry) as stream:
         shape, fortran, dtype = read_header(stream, name)
         if dtype.hasobject:
-            detail = f"{name} holds Python objects, which would have to be unpickled; save it as numbers"
+            detail = f"{name} contains Python objects, which are not unpickled; save it as numbers"
             raise UnusableUpload("object_array", detail)
         if dtype.kind not in ("buifU" if name == NAMES else "buif"):
             code = "bad_labels" if name.startswith("y") or name == NAMES else "bad_pixels"
-            raise UnusableUpload(code, f"{name} holds {dtype}; save it as integers or floats")
+            raise UnusableUpload(code, f"{name} has the type {dtype}; save it as integers or floats")
         if not shape or min(shape) < 0:
             raise UnusableUpload("bad_shape", f"{name} has the shape {shape}")
         size = unpack(stream, raw, budget, name)
     if size != math.prod(shape) * dtype.itemsize:
-        detail = f"{name} says that it is {shape} of {dtype}, and holds {size} bytes; is the file whole?"
+        detail = f"{name} has {size} bytes of data, which is not {shape} of {dtype}; is the file complete?"
         raise UnusableUpload("unreadable_file", detail)
     return mapped(raw, name, shape, dtype, order="F" if fortran else "C")
 
 
 def read_header(stream: IO[bytes], name: str) -> tuple[tuple[int, ...], bool, np.dtype]:
-    """Shape, Fortran order and type of a .npy that begins here; only NumPy's parser of literals reads it."""
+    """Shape, Fortran order and type of a .npy at the start of `stream`. NumPy parses the header as a literal and
+    evaluates nothing. Raises UnusableUpload."""
     try:
         version = npy.read_magic(stream)
         shape, fortran, dtype = HEADERS[version](stream)
     except BROKEN_STREAM:
         raise  # `entry_stream` names the entry
-    except Exception as error:  # NumPy's parser raises whatever it stumbles over: tokens, indices, types, recursion
-        raise UnusableUpload("unreadable_file", f"{name} is no array that NumPy wrote: {error}") from error
+    except Exception as error:  # NumPy's parser raises exceptions of many types
+        raise UnusableUpload("unreadable_file", f"{name} is not an array in NumPy's format: {error}") from error
     return shape, fortran, dtype

@@ -1,4 +1,4 @@
-"""A folder for one upload: whatever way the request ends, it is gone, and what a killed process left goes later."""
+"""A temporary folder per upload. It is removed with the request; those of killed processes are removed later."""
 
 from __future__ import annotations
 
@@ -15,33 +15,34 @@ LOCK, NEW, TRIES = ".lock", "new-", 10
 
 @contextlib.contextmanager
 def staging(uploads: Path) -> Iterator[Path]:
-    """A new folder below `uploads`. Its lock is held as long as this process lives: see `sweep`."""
+    """Context manager: a new folder below `uploads`. It is locked until it is removed or the process ends: see
+    `sweep`."""
     sweep(uploads)
     new = _make(uploads)
     folder = new.with_name(new.name.removeprefix(NEW))
     lock = os.open(new / LOCK, os.O_CREAT | os.O_RDWR, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        new.rename(folder)  # from here on others may look whether it is locked
+        new.rename(folder)  # from here on, `sweep` of another process checks its lock
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         os.close(lock)
         with contextlib.suppress(OSError):
-            uploads.rmdir()  # where nobody else uploads at this moment
+            uploads.rmdir()  # fails if there is another upload
 
 
 def sweep(uploads: Path) -> None:
-    """Remove the folders of processes that died; the system let go of their locks."""
-    for folder in uploads.glob("[!n]*"):  # not those that are new: nobody has locked them yet
+    """Remove the folders of processes that have died, whose locks the kernel has released."""
+    for folder in uploads.glob("[!n]*"):  # not `new-…`, which is not locked yet
         try:
             lock = os.open(folder / LOCK, os.O_RDWR)
         except OSError:
-            continue  # it has just been made, or is just going
+            continue  # it is being removed
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            continue  # somebody works there
+            continue  # in use
         else:
             shutil.rmtree(folder, ignore_errors=True)
         finally:
@@ -50,7 +51,7 @@ def sweep(uploads: Path) -> None:
 
 def _make(uploads: Path) -> Path:
     folder = uploads / f"{NEW}{secrets.token_hex(8)}"
-    for _ in range(TRIES):  # the last upload before this one may take the parent away in between
+    for _ in range(TRIES):  # the end of another upload may remove the parent in between
         with contextlib.suppress(FileNotFoundError):
             uploads.mkdir(mode=0o700, parents=True, exist_ok=True)
             folder.mkdir(mode=0o700)

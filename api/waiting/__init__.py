@@ -1,1 +1,1 @@
-"""Requests that wait for news: long polls, streams, and the one thread that watches for all of them."""
+"""Long polls and streams, and the thread that polls the database for all of them."""

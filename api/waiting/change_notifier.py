@@ -1,4 +1,4 @@
-"""Who waits for which job. One thread a process asks the database for all of them, and wakes those whom it concerns."""
+"""Notifies waiting requests of changes of their jobs: one thread per process polls the database for all of them."""
 
 from __future__ import annotations
 
@@ -14,45 +14,45 @@ from api.waiting.job_fingerprint import Fingerprint, fingerprints_of
 from shared.db.database import Database
 from shared.errors import DatabaseAway
 
-LOOK_SECONDS = 0.1
-LISTEN_SECONDS = 1.0  # between two looks whether the clients are still there
-AWAY_SECONDS = 1.0  # the pause after a look that failed
-LEISURE = 4  # a look that took long is followed by a pause of so many times that: a fifth of a core at most
+POLL_SECONDS = 0.1
+DISCONNECT_CHECK_SECONDS = 1.0  # between two checks for clients that have disconnected
+ERROR_PAUSE_SECONDS = 1.0  # after a poll that failed
+IDLE_FACTOR = 4  # the pause after a poll is at least 4 times its duration, so the thread uses a fifth of a core at most
 
 log = structlog.get_logger()
 
-Concerns = Callable[[Fingerprint | None], bool]  # None: the job is gone
+Predicate = Callable[[Fingerprint | None], bool]  # whether to wake up for this fingerprint; None: the job is deleted
 
 
 class Waiter:
-    """Somebody who sleeps until a look concerns him."""
+    """A request that sleeps until its predicate holds."""
 
-    def __init__(self, concerns: Concerns, client: socket.socket | None) -> None:
-        self.concerns, self.client = concerns, client
+    def __init__(self, predicate: Predicate, client: socket.socket | None) -> None:
+        self.predicate, self.client = predicate, client
         self.woken = threading.Event()
 
 
-class Watcher:
-    """Asks nothing while nobody waits. Its thread starts with the first who does."""
+class ChangeNotifier:
+    """Polls only while there are waiters. The thread starts with the first one."""
 
     def __init__(self, database: Database, live_within_seconds: float) -> None:
         self.database, self.live_within_seconds = database, live_within_seconds
-        self.stopping: Callable[[], bool] = lambda: False  # whether this process ends; the server knows
+        self.stopping: Callable[[], bool] = lambda: False  # whether this process is shutting down; set by the server
         self._waiters: dict[str, set[Waiter]] = {}
         self._changed = threading.Condition()
-        self._listen_at = 0.0
+        self._check_clients_at = 0.0
         self._thread: threading.Thread | None = None
 
-    def wait(self, job_id: str, concerns: Concerns, seconds: float, client: socket.socket | None = None) -> bool:
-        """Sleep until a look at the job `concerns`, its client hangs up, the database is away, this process ends, or
-        time is over: False."""
+    def wait(self, job_id: str, predicate: Predicate, seconds: float, client: socket.socket | None = None) -> bool:
+        """Sleep until `predicate` holds for the job's fingerprint. Returns False after `seconds`; True also when the
+        client disconnects, the database is unreachable or the process shuts down."""
         if self.stopping():
             return True
-        waiter = Waiter(concerns, client)
+        waiter = Waiter(predicate, client)
         with self._changed:
             self._waiters.setdefault(job_id, set()).add(waiter)
             self._changed.notify()
-            self._begin()
+            self._start_thread()
         try:
             return waiter.woken.wait(seconds)
         finally:
@@ -61,61 +61,62 @@ class Watcher:
                 if not self._waiters[job_id]:
                     del self._waiters[job_id]
 
-    def _begin(self) -> None:
+    def _start_thread(self) -> None:
         if self._thread is None:
-            self._thread = threading.Thread(target=self._watch, name="watcher", daemon=True)
+            self._thread = threading.Thread(target=self._run, name="change-notifier", daemon=True)
             self._thread.start()
 
-    def _watch(self) -> None:
+    def _run(self) -> None:
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._waiters)
             began = time.monotonic()
-            if began >= self._listen_at:
-                self._listen()
-                self._listen_at = began + LISTEN_SECONDS
-            pause = LOOK_SECONDS
-            if self.stopping() or not self._look():
+            if began >= self._check_clients_at:
+                self._wake_disconnected()
+                self._check_clients_at = began + DISCONNECT_CHECK_SECONDS
+            pause = POLL_SECONDS
+            if self.stopping() or not self._poll():
                 self._wake_all()
-                pause = AWAY_SECONDS
-            time.sleep(max(pause, LEISURE * (time.monotonic() - began)))
+                pause = ERROR_PAUSE_SECONDS
+            time.sleep(max(pause, IDLE_FACTOR * (time.monotonic() - began)))
 
-    def _look(self) -> bool:
-        """False: the database did not answer. Whoever waits is to ask it himself, and tell his client."""
+    def _poll(self) -> bool:
+        """Notify the waiters of all jobs. False if the query failed: each request then queries by itself and returns
+        the error to its client."""
         with self._changed:
-            asked = list(self._waiters)
+            job_ids = list(self._waiters)
         try:
             with self.database.read() as session:
-                seen = fingerprints_of(session, asked, self.live_within_seconds)
+                fingerprints = fingerprints_of(session, job_ids, self.live_within_seconds)
         except DatabaseAway as error:
-            log.warning("the watcher sees nothing", error=error.detail)
+            log.warning("cannot poll for changes of jobs", error=error.detail)
             return False
-        except Exception:  # this thread must outlive whatever happens here: nobody else would wake those who wait
-            log.exception("the watcher sees nothing")
+        except Exception:  # this thread must survive any error, since no other one wakes the waiters
+            log.exception("cannot poll for changes of jobs")
             return False
-        for job_id in asked:
-            self._tell(job_id, seen.get(job_id))
+        for job_id in job_ids:
+            self._notify(job_id, fingerprints.get(job_id))
         return True
 
-    def _tell(self, job_id: str, look: Fingerprint | None) -> None:
+    def _notify(self, job_id: str, fingerprint: Fingerprint | None) -> None:
         with self._changed:
             waiters = list(self._waiters.get(job_id, ()))
         for waiter in waiters:
-            if waiter.concerns(look):
+            if waiter.predicate(fingerprint):
                 waiter.woken.set()
 
-    def _listen(self) -> None:
-        """Let those go whose clients have hung up."""
-        waiters = self._all()
+    def _wake_disconnected(self) -> None:
+        """Wake the waiters whose clients have closed the connection."""
+        waiters = self._all_waiters()
         gone = disconnects.gone_among(waiter.client for waiter in waiters if waiter.client is not None)
         for waiter in waiters:
             if waiter.client in gone:
                 waiter.woken.set()
 
     def _wake_all(self) -> None:
-        for waiter in self._all():
+        for waiter in self._all_waiters():
             waiter.woken.set()
 
-    def _all(self) -> list[Waiter]:
+    def _all_waiters(self) -> list[Waiter]:
         with self._changed:
-            return [waiter for those in self._waiters.values() for waiter in those]
+            return [waiter for of_job in self._waiters.values() for waiter in of_job]

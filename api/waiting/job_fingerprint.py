@@ -1,4 +1,4 @@
-"""A look at jobs that somebody waits for: what of them a client would notice, for any number of them in one query."""
+"""Fingerprints of jobs: all that a client sees of a job and that can change, for any number of jobs in one query."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from shared.jobs.states import TERMINAL, JobState
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """Equal looks: the job shows what it showed before, and its log is as long."""
+    """Equal fingerprints: nothing visible of the job has changed, and its log has the same length."""
 
     state: JobState
     last_seq: int
@@ -29,14 +29,14 @@ class Fingerprint:
 
 
 def fingerprints_of(session: Session, job_ids: Iterable[str], live_within_seconds: float) -> dict[str, Fingerprint]:
-    """A job that is gone is left out."""
+    """Fingerprints by job id, without jobs that do not exist."""
     rows = session.execute(_query(live_within_seconds), {"job_ids": list(job_ids)})
     return {id: Fingerprint(JobState(state), last_seq, tuple(rest)) for id, state, last_seq, *rest in rows}
 
 
 @functools.cache
 def _query(live_within_seconds: float) -> Select[Any]:
-    """The row's own columns; for a queued job also its place in the queue, and the slots that it waits for."""
+    """Columns of the job's row; for a queued job also its position in the queue and the slots of the live workers."""
     queued = Job.state == JobState.QUEUED
     other = aliased(Job)
     ahead = select(func.count()).where(other.state == JobState.QUEUED, ahead_of(other, Job)).correlate(Job)
@@ -50,11 +50,11 @@ def _query(live_within_seconds: float) -> Select[Any]:
         .subquery()
     )
     own = (Job.attempt, Job.name, Job.priority, cast(Job.labels, Text), cast(Job.progress, Text))
-    wishes = (Job.cancel_requested_at, Job.pause_requested_at)
-    waits = (
+    requests = (Job.cancel_requested_at, Job.pause_requested_at)
+    queue = (
         case((queued, ahead.scalar_subquery())),
         case((and_(queued, Job.not_before > database_now()), 1), else_=0),
         *(case((queued, column)) for column in slots.c),
     )
-    rows = select(Job.id, Job.state, Job.last_seq, *own, *wishes, *waits).select_from(Job)
+    rows = select(Job.id, Job.state, Job.last_seq, *own, *requests, *queue).select_from(Job)
     return rows.join(slots, queued, isouter=True).where(Job.id.in_(bindparam("job_ids", expanding=True)))

@@ -1,4 +1,4 @@
-"""Requests that are held open until their job moves on: how many there may be, how long one may wait, when it ends."""
+"""Long polling: the limits on requests that are held open, and when such a request ends."""
 
 from __future__ import annotations
 
@@ -16,38 +16,40 @@ from pydantic import Field
 from api.access import auth
 from api.http.requests import Query
 from api.waiting import disconnects
-from api.waiting.change_notifier import LISTEN_SECONDS, Concerns, Watcher
+from api.waiting.change_notifier import DISCONNECT_CHECK_SECONDS, ChangeNotifier, Predicate
 from shared.config import Settings
 from shared.db.database import Database
 from shared.errors import TooManyStreams
 
-EXTENSION = "gradq.held"
+EXTENSION = "gradq.long_polls"
 LONGEST_SECONDS = 60
-SHARE = 0.75  # of the places, for one owner: whatever he does, others can wait too
-TOKEN_SECONDS = 3.0  # between two looks whether the token of a held request is still good
+SHARE = 0.75  # of the places, at most, for one owner; the rest is left to others
+TOKEN_SECONDS = 3.0  # between two checks of a held request's token
 PREFERENCE = re.compile(r'\s*wait\s*=\s*"?(\d{1,9})"?\s*(;.*)?', re.IGNORECASE)
 
-Ask = Callable[[], tuple[Response, Concerns | None]]  # what is true now, and which look would change that; None: none
+# the response as of now, and which fingerprints would change it; None: there is nothing to wait for
+Respond = Callable[[], tuple[Response, Predicate | None]]
 
 
-class Waiting(Query):
-    """The parameters of a call that may be held."""
+class WaitQuery(Query):
+    """The query parameters of a long poll."""
 
     wait: Annotated[float, Field(ge=0, le=LONGEST_SECONDS)] | None = Field(
-        None, description="hold the answer back for up to so many seconds; the header `Prefer: wait=30` does the same"
+        None, description="wait for a change for up to this many seconds; the header `Prefer: wait=30` does the same"
     )
 
     @property
     def seconds(self) -> float | None:
-        """How long the client wants to wait; None: it has not said so."""
+        """How long the client wants to wait; None: neither a parameter nor a header says so."""
         return preferred_seconds() if self.wait is None else self.wait
 
 
 class LongPolls:
-    """The places of one process. Who waits has a place and a thread; others find a thread because places are few."""
+    """The places for held requests in this process. Each occupies a thread; there are fewer places than threads, so
+    that other requests find one."""
 
     def __init__(self, settings: Settings, database: Database) -> None:
-        self.watcher = Watcher(database, settings.lease_seconds)
+        self.notifier = ChangeNotifier(database, settings.lease_seconds)
         self._database = database
         self._places = settings.held_requests
         self._of_one_owner = max(1, round(self._places * SHARE))
@@ -55,84 +57,87 @@ class LongPolls:
         self._lock = threading.Lock()
 
     def place(self) -> Place | None:
-        """A place for this request, which has to leave it again; None: all are taken, or all of this owner's share."""
+        """A place for this request, to be left with `leave()`; None if all places, or all of this owner's share, are
+        taken."""
         who = auth.principal()
         with self._lock:
             share = self._places if who.owner is None else self._of_one_owner
             if self._taken.total() >= self._places or self._taken[who.owner] >= share:
                 return None
             self._taken[who.owner] += 1
-        good = (lambda: auth.is_still_good(who, self._database)) if who.can_end else None
-        return Place(self.watcher, lambda: self._leave(who.owner), disconnects.of_this_request(), good)
+        token_is_valid = (lambda: auth.is_still_valid(who, self._database)) if who.can_end else None
+        return Place(self.notifier, lambda: self._leave(who.owner), disconnects.of_this_request(), token_is_valid)
 
     def _leave(self, owner: str | None) -> None:
         with self._lock:
-            self._taken -= Counter((owner,))  # which forgets who has none left
+            self._taken -= Counter((owner,))  # drops owners whose count is 0
 
 
 class Place:
-    """One request's right to wait. It ends with the token that it came with: `good`, where it came with one."""
+    """The place of one held request. `token_is_valid` checks the request's token; None if it has none that can end."""
 
     def __init__(
         self,
-        watcher: Watcher,
+        notifier: ChangeNotifier,
         leave: Callable[[], None],
         client: socket.socket | None,
-        good: Callable[[], bool] | None,
+        token_is_valid: Callable[[], bool] | None,
     ) -> None:
         self.leave = leave
-        self._watcher, self._client, self._good = watcher, client, good
-        self._ask_at = time.monotonic() + TOKEN_SECONDS
+        self._notifier, self._client, self._token_is_valid = notifier, client, token_is_valid
+        self._check_token_at = time.monotonic() + TOKEN_SECONDS
         if client is not None:
-            disconnects.give_up_on_silence(client)
+            disconnects.set_user_timeout(client)
 
-    def wait(self, job_id: str, concerns: Concerns, seconds: float) -> None:
-        """As `Watcher.wait`; with a token for a short time at once, to see whether it is still good."""
+    def wait(self, job_id: str, predicate: Predicate, seconds: float) -> None:
+        """As `ChangeNotifier.wait`, interrupted every TOKEN_SECONDS to check the token."""
         deadline = time.monotonic() + seconds
-        longest = TOKEN_SECONDS if self._good is not None else float("inf")
+        longest = TOKEN_SECONDS if self._token_is_valid is not None else float("inf")
         while not self.over() and (left := deadline - time.monotonic()) > 0:
-            if self._watcher.wait(job_id, concerns, min(left, longest), self._client):
+            if self._notifier.wait(job_id, predicate, min(left, longest), self._client):
                 return
 
     def rest(self, seconds: float) -> None:
-        """Sleep, for somebody who looks for himself; not much longer than there is anything to wait for."""
+        """Sleep, for a stream that polls by itself; returns within DISCONNECT_CHECK_SECONDS once the place is
+        `over()`."""
         end = time.monotonic() + seconds
         while not self.over() and (left := end - time.monotonic()) > 0:
-            time.sleep(min(left, LISTEN_SECONDS))
+            time.sleep(min(left, DISCONNECT_CHECK_SECONDS))
 
     def over(self) -> bool:
-        """Nothing is to be waited for any more: this process ends, the client has hung up, or its token has ended."""
-        gone = self._client is not None and disconnects.has_hung_up(self._client)
-        return self._watcher.stopping() or gone or self.token_has_ended()
+        """Whether the wait has to end: the process shuts down, the client has disconnected, or its token has ended."""
+        gone = self._client is not None and disconnects.has_disconnected(self._client)
+        return self._notifier.stopping() or gone or self.token_has_ended()
 
     def token_has_ended(self) -> bool:
-        """Asked of the database now and then; what it said last holds in between."""
-        if self._good is not None and time.monotonic() >= self._ask_at:
-            self._ask_at = time.monotonic() + TOKEN_SECONDS if self._good() else 0.0
-        return self._ask_at == 0.0
+        """Whether the token has expired or been revoked, as of the last check, at most TOKEN_SECONDS ago."""
+        if self._token_is_valid is not None and time.monotonic() >= self._check_token_at:
+            self._check_token_at = time.monotonic() + TOKEN_SECONDS if self._token_is_valid() else 0.0
+        return self._check_token_at == 0.0
 
 
 def long_polls() -> LongPolls:
-    """The places of the app that answers this request."""
+    """The places of the app that handles this request."""
     found: LongPolls = current_app.extensions[EXTENSION]
     return found
 
 
-def hold(job_id: str, seconds: float | None, ask: Ask) -> Response:
-    """Ask until there is nothing to wait for or time is over. Where all places are taken, ask once."""
+def hold(job_id: str, seconds: float | None, respond: Respond) -> Response:
+    """Call `respond` until there is nothing to wait for or `seconds` are over; return its last response. Called once,
+    with a Retry-After header in the response, if all places are taken."""
     deadline = time.monotonic() + (seconds or 0.0)
-    response, concerns = ask()
-    if seconds and concerns is not None:
+    response, predicate = respond()
+    if seconds and predicate is not None:
         place = long_polls().place()
         if place is None:
             response.headers["Retry-After"] = str(TooManyStreams.retry_after_seconds)
             return response
         try:
-            while concerns is not None and not place.over() and (left := deadline - time.monotonic()) > 0:
-                place.wait(job_id, concerns, left)
+            while predicate is not None and not place.over() and (left := deadline - time.monotonic()) > 0:
+                place.wait(job_id, predicate, left)
                 if place.token_has_ended():
-                    auth.identify()  # says what is wrong with it
-                response, concerns = ask()
+                    auth.identify()  # raises TokenExpired or TokenRevoked
+                response, predicate = respond()
         finally:
             place.leave()
     if "wait" not in request.args and (preferred := preferred_seconds()) is not None:
@@ -141,7 +146,7 @@ def hold(job_id: str, seconds: float | None, ask: Ask) -> Response:
 
 
 def preferred_seconds() -> float | None:
-    """Of `Prefer: wait=30` (RFC 7240): the first one counts, what cannot be read is passed over, more than 60 is 60."""
+    """Seconds of `Prefer: wait=30` (RFC 7240), at most 60; None without one. The first valid `wait` counts."""
     if "Prefer" not in request.headers:
         return None
     for preference in ",".join(request.headers.getlist("Prefer")).split(","):

@@ -1,4 +1,4 @@
-"""A job's log as server-sent events: the rows of a page, as they come, until the job has ended and all was sent."""
+"""A job's log as server-sent events, sent as lines are written, until the job has ended and all lines are sent."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from api.http.render import json_of
 from api.services import services
-from api.waiting.change_notifier import Concerns
+from api.waiting.change_notifier import Predicate
 from api.waiting.job_fingerprint import Fingerprint
 from api.waiting.long_polling import Place, long_polls
 from shared.db.database import Database
@@ -25,7 +25,7 @@ from shared.jobs.states import TERMINAL
 MEDIA_TYPE = "text/event-stream"
 RECONNECT_MS = 1000
 COMMENT_SECONDS = 15.0
-PAGE = 500  # lines in one piece
+PAGE = 500  # lines per piece
 HEADERS = {"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no", "Vary": "Accept"}
 
 log = structlog.get_logger()
@@ -33,10 +33,11 @@ Render = Callable[[EventRow], dict[str, Any]]
 
 
 def answer(job_id: str, filter: joblog.EventFilter, render: Render) -> Response:
-    """The stream from the cursor on; 503 where this process holds as many requests as it may."""
+    """A stream of the lines after the filter's cursor. Raises TooManyStreams if this process holds as many requests as
+    it may."""
     place = long_polls().place()
     if place is None:
-        raise TooManyStreams("no more streams here now; try again later, or read pages with after=<next_after>")
+        raise TooManyStreams("too many open streams; retry later, or read pages with after=<next_after>")
     log_of = Log(services().database, job_id, filter, render, json_of(current_app).compact_text)
     response = Response(log_of.follow(place), mimetype=MEDIA_TYPE, headers=HEADERS)
     response.call_on_close(place.leave)
@@ -45,17 +46,17 @@ def answer(job_id: str, filter: joblog.EventFilter, render: Render) -> Response:
 
 @dataclass(frozen=True)
 class Piece:
-    """What to send now, and the last line of it; and, if there is no more yet, the look that will show more."""
+    """Text to send, the `seq` of its last line, and, if there are no more lines yet, when to read again."""
 
     text: str = ""
     after: int | None = None
-    until: Concerns | None = None
+    until: Predicate | None = None
     last: bool = False
 
 
 @dataclass
 class Log:
-    """What one client has still to be sent."""
+    """The lines of a log that a client has not received yet."""
 
     database: Database
     job_id: str
@@ -82,17 +83,18 @@ class Log:
         try:
             with self.database.read() as session:
                 piece = self._read(session)
-        except NotFound:  # deleted meanwhile
+        except NotFound:  # the job was deleted meanwhile
             return Piece(self._end(None), last=True)
         except DatabaseAway as error:
-            log.warning("a stream waits for the database", job_id=self.job_id, error=error.detail)
+            log.warning("stream waits for the database", job_id=self.job_id, error=error.detail)
             return Piece(until=_anything)
         if piece.after is not None:
-            self.filter = replace(self.filter, after=piece.after)  # not before: a look whose end fails is made again
+            # only now: a read that fails when its transaction ends is repeated
+            self.filter = replace(self.filter, after=piece.after)
         return piece
 
     def _read(self, session: Session) -> Piece:
-        job = jobs.get(session, self.job_id)  # before the lines: those of a job that has ended are all there
+        job = jobs.get(session, self.job_id)  # before the lines: a job that has ended gets no further lines
         lines = joblog.events_of(session, self.job_id, self.filter, PAGE)
         after = lines[-1].seq if lines else None
         text = "".join(map(self._line, lines))
@@ -109,10 +111,10 @@ class Log:
         return f"event: end\ndata: {self.text_of({'status': status})}\n\n"
 
 
-def grown(last_seq: int) -> Concerns:
-    """A look that shows more lines than these, or that there will be no more."""
-    return lambda look: look is None or look.terminal or look.last_seq > last_seq
+def grown(last_seq: int) -> Predicate:
+    """Holds if the log has lines after `last_seq`, or will not get any."""
+    return lambda fingerprint: fingerprint is None or fingerprint.terminal or fingerprint.last_seq > last_seq
 
 
-def _anything(look: Fingerprint | None) -> bool:
+def _anything(fingerprint: Fingerprint | None) -> bool:
     return True

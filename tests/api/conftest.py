@@ -18,7 +18,7 @@ from pydantic import SecretStr
 from werkzeug.test import TestResponse
 
 from api.app import create_app
-from api.openapi.document import SAMPLES
+from api.openapi.document import RESPONSE_EXAMPLES
 from api.services import EXTENSION, Services
 from shared import workers
 from shared.artifacts import StoredFile, artifact_key
@@ -154,7 +154,7 @@ def hands(client: FlaskClient, services: Services, tmp_path: Path) -> Hands:
 @pytest.fixture(scope="session")
 def results() -> dict[str, Any]:
     """Real results, by the names of the recorded jobs."""
-    jobs = json.loads((SAMPLES / "Job.json").read_text())
+    jobs = json.loads((RESPONSE_EXAMPLES / "Job.json").read_text())
     return {name: job["result"] for name, job in jobs.items()}
 
 

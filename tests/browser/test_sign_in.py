@@ -106,7 +106,7 @@ def test_a_token_that_may_only_read_is_told_why_nothing_is_cancelled(
     sign_in(page, token_for(database, "alice", "read"))
     page.locator(f"#{job}").get_by_role("checkbox").check()
     page.get_by_role("button", name="Cancel").click()
-    expect(page.get_by_role("alert")).to_contain_text("this token may read")
+    expect(page.get_by_role("alert")).to_contain_text("this call requires the scope")
 
 
 def test_a_page_whose_token_is_revoked_asks_for_another(

@@ -8,15 +8,15 @@ import os
 from support.recording import record, shape
 from support.service import Service
 
-from api.openapi.document import SAMPLES
+from api.openapi.document import RESPONSE_EXAMPLES
 
 
 def test_the_documents_examples_are_what_the_service_answers(steady: Service) -> None:
     found = record(steady)
     if os.environ.get("GRADQ_RECORD"):
         for model, samples in found.items():
-            (SAMPLES / f"{model}.json").write_text(json.dumps(samples, indent=1, ensure_ascii=False) + "\n")
-    stored = {path.stem: json.loads(path.read_text()) for path in SAMPLES.glob("*.json")}
+            (RESPONSE_EXAMPLES / f"{model}.json").write_text(json.dumps(samples, indent=1, ensure_ascii=False) + "\n")
+    stored = {path.stem: json.loads(path.read_text()) for path in RESPONSE_EXAMPLES.glob("*.json")}
     assert found.keys() == stored.keys()
     for model, samples in found.items():
         for name, answer in samples.items():

@@ -11,7 +11,7 @@ import jsonschema
 import pytest
 
 from api.openapi import schemas
-from api.openapi.document import SAMPLES
+from api.openapi.document import RESPONSE_EXAMPLES
 from api.openapi.endpoint import Contract
 from api.openapi.problems import TITLES
 from api.openapi.request_examples import BODIES
@@ -70,7 +70,9 @@ def test_every_json_answer_and_every_json_body_has_an_example(document):
 
 
 def test_every_recorded_answer_is_shown(document):
-    stored = {f"{path.stem}_{name}" for path in SAMPLES.glob("*.json") for name in json.loads(path.read_text())}
+    stored = {
+        f"{path.stem}_{name}" for path in RESPONSE_EXAMPLES.glob("*.json") for name in json.loads(path.read_text())
+    }
     assert stored == document["components"]["examples"].keys()
 
 

@@ -480,7 +480,7 @@ class TestReproduce:
         hands.finish(hands.start())
         body = problem(client.post(check["links"]["reproduce"]), 409, "wrong_state")
         assert body["allowed"] == ["delete"]
-        assert "a gradient check trains nothing to reproduce" in body["detail"]
+        assert "a gradient check does not train and cannot be reproduced" in body["detail"]
         problem(client.post("/v1/jobs/job_0/reproduce"), 404, "not_found")
 
 
@@ -533,7 +533,7 @@ class TestWalks:
         body = problem(client.post("/v1/walks", json={**origin, "architecture": "linear"}), 422, "invalid_spec")
         (error,) = body["errors"]
         assert error["pointer"] == "/init_from/job"
-        assert "trained another net" in error["detail"]
+        assert "has another architecture" in error["detail"]
 
     def test_it_has_neither_a_curve_nor_anything_to_reproduce(self, client, hands, problem):
         links = client.post("/v1/walks", json={}).json["links"]
@@ -541,7 +541,7 @@ class TestWalks:
         assert client.get(f"{links['self']}/loss_curve.svg").status_code == 200
         hands.finish(hands.start())
         body = problem(client.post(links["reproduce"]), 409, "wrong_state")
-        assert "a walk trains nothing to reproduce" in body["detail"]
+        assert "a walk does not train and cannot be reproduced" in body["detail"]
 
 
 class TestInitFrom:

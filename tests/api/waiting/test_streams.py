@@ -153,7 +153,7 @@ class TestRunning:
     def test_a_process_that_ends_leaves_the_end_to_another(self, app, stream, hands):
         pieces = stream(hands.submit()["links"]["events"])
         assert len([next(pieces) for _ in range(2)]) == 2
-        app.extensions[EXTENSION].watcher.stopping = lambda: True
+        app.extensions[EXTENSION].notifier.stopping = lambda: True
         assert "".join(pieces) == ""
 
 

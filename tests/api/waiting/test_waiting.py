@@ -17,7 +17,7 @@ from support.waiting import wait_for
 from werkzeug.test import TestResponse
 
 from api.app import create_app
-from api.waiting.change_notifier import LOOK_SECONDS
+from api.waiting.change_notifier import POLL_SECONDS
 from api.waiting.long_polling import EXTENSION, LongPolls
 from shared.config import Settings
 from shared.db.database import Database
@@ -37,73 +37,75 @@ def settings(settings: Settings, database: Database) -> Settings:
 
 
 @pytest.fixture
-def held(app: Flask) -> LongPolls:
+def long_polls(app: Flask) -> LongPolls:
     found: LongPolls = app.extensions[EXTENSION]
     return found
 
 
 @pytest.fixture
-def looks(held: LongPolls, monkeypatch: pytest.MonkeyPatch) -> list[set[str]]:
+def polls(long_polls: LongPolls, monkeypatch: pytest.MonkeyPatch) -> list[set[str]]:
     """Whom each look of the watcher asked about."""
     made: list[set[str]] = []
-    look = held.watcher._look
+    poll = long_polls.notifier._poll
 
     def counted() -> bool:
-        asked = set(held.watcher._waiters)
-        answered = look()
+        asked = set(long_polls.notifier._waiters)
+        answered = poll()
         made.append(asked)
         return answered
 
-    monkeypatch.setattr(held.watcher, "_look", counted)
+    monkeypatch.setattr(long_polls.notifier, "_poll", counted)
     return made
 
 
 @pytest.fixture
-def ask(app: Flask, held: LongPolls) -> Iterator[Ask]:
+def ask(app: Flask, long_polls: LongPolls) -> Iterator[Ask]:
     """ask(url, **headers): a request in a thread of its own that has begun to wait, and its answer to come."""
     with ThreadPoolExecutor() as pool:
 
         def begin(url: str, **headers: str) -> Future[TestResponse]:
-            before = waiting(held)
+            before = waiting(long_polls)
             answer = pool.submit(lambda: app.test_client().get(url, headers=headers))
-            wait_for(lambda: waiting(held) > before or answer.done(), DEADLINE, "a request that waits")
+            wait_for(lambda: waiting(long_polls) > before or answer.done(), DEADLINE, "a request that waits")
             return answer
 
         yield begin
-        held.watcher.stopping = lambda: True  # whatever is still held ends with its test, as it does with its process
+        long_polls.notifier.stopping = lambda: (
+            True
+        )  # whatever is still held ends with its test, as it does with its process
 
 
 @pytest.mark.parametrize(("how", "code"), [(revoke, "token_revoked"), (expire, "token_expired")])
-def test_a_request_that_waits_ends_with_its_token(app: Flask, database: Database, hands, held, how, code) -> None:
+def test_a_request_that_waits_ends_with_its_token(app: Flask, database: Database, hands, long_polls, how, code) -> None:
     token = token_for(database, "alice")
     job = app.test_client().post("/v1/jobs", json={}, headers=bearer(token)).json["id"]
     url = f"/v1/jobs/{job}?until=terminal&wait={ENOUGH}"
     with ThreadPoolExecutor() as pool:
         answer = pool.submit(lambda: app.test_client().get(url, headers=bearer(token)))
-        wait_for(lambda: waiting(held) or answer.done(), DEADLINE, "a request that waits")
+        wait_for(lambda: waiting(long_polls) or answer.done(), DEADLINE, "a request that waits")
         assert not answer.done()
         how(database, token)
         refused = answer.result(DEADLINE)
     assert (refused.status_code, refused.json["code"]) == (401, code)
 
 
-def still_waits(answer: Future[TestResponse], looks: list[set[str]]) -> bool:
-    """After two more looks: the first may have been under way before the change."""
-    before = len(looks)
-    wait_for(lambda: answer.done() or len(looks) >= before + 2, DEADLINE, "two looks")
+def still_waits(answer: Future[TestResponse], polls: list[set[str]]) -> bool:
+    """After two more polls: the first may have been under way before the change."""
+    before = len(polls)
+    wait_for(lambda: answer.done() or len(polls) >= before + 2, DEADLINE, "two polls")
     return not answer.done()
 
 
-def waiting(held: LongPolls) -> int:
-    return sum(map(len, held.watcher._waiters.copy().values()))
+def waiting(long_polls: LongPolls) -> int:
+    return sum(map(len, long_polls.notifier._waiters.copy().values()))
 
 
 class TestJob:
-    def test_until_terminal_passes_over_what_comes_before(self, ask, hands, looks):
+    def test_until_terminal_passes_over_what_comes_before(self, ask, hands, polls):
         job = hands.submit()
         answer = ask(f"{job['links']['self']}?wait={ENOUGH}&until=terminal")
         lease = hands.start()
-        assert still_waits(answer, looks)
+        assert still_waits(answer, polls)
         hands.finish(lease, JobState.FAILED)
         assert answer.result(DEADLINE).json["status"] == "failed"
 
@@ -115,12 +117,12 @@ class TestJob:
         conforms(answer.json, "Job")
         assert answer.json["status"] == "running"
 
-    def test_a_line_of_the_log_is_no_change_of_the_job(self, ask, hands, looks):
+    def test_a_line_of_the_log_is_no_change_of_the_job(self, ask, hands, polls):
         job = hands.submit()
         lease = hands.start()
         answer = ask(f"{job['links']['self']}?wait={ENOUGH}")
         hands.append(lease, Line("log", "hello", {}))
-        assert still_waits(answer, looks)
+        assert still_waits(answer, polls)
         hands.progress(lease, epoch=1, epochs=5, step=3, total_steps=9, examples_per_second=1.0)
         assert answer.result(DEADLINE).json["progress"]["step"] == 3
 
@@ -144,10 +146,10 @@ class TestJob:
         answer = ask(f"{me}?wait={ENOUGH}", If_None_Match=etag).result(DEADLINE)
         assert (answer.status_code, answer.json["status"]) == (200, "running")
 
-    def test_a_known_etag_waits_for_another(self, client, ask, hands, looks):
+    def test_a_known_etag_waits_for_another(self, client, ask, hands, polls):
         me = hands.submit()["links"]["self"]
         answer = ask(f"{me}?wait={ENOUGH}", If_None_Match=client.get(me).headers["ETag"])
-        assert still_waits(answer, looks)
+        assert still_waits(answer, polls)
         hands.start()
         assert answer.result(DEADLINE).json["status"] == "running"
 
@@ -160,9 +162,9 @@ class TestJob:
         answer = client.get(f"{hands.submit()['links']['self']}?wait=0.15&until=terminal")
         assert (answer.status_code, answer.json["status"]) == (200, "queued")
 
-    def test_until_alone_waits_too(self, ask, hands, looks):
+    def test_until_alone_waits_too(self, ask, hands, polls):
         answer = ask(f"{hands.submit()['links']['self']}?until=terminal")
-        assert still_waits(answer, looks)
+        assert still_waits(answer, polls)
         hands.finish(hands.start())
         assert answer.result(DEADLINE).json["terminal"]
 
@@ -179,12 +181,12 @@ class TestJob:
         answer = ask(f"{me}?wait={ENOUGH}", If_None_Match=client.get(me).headers["ETag"]).result(DEADLINE)
         assert answer.status_code == 304
 
-    def test_a_job_deleted_meanwhile_is_a_404(self, ask, hands, looks, problem):
+    def test_a_job_deleted_meanwhile_is_a_404(self, ask, hands, polls, problem):
         me = hands.submit()["links"]["self"]
         lease = hands.start()
         answer = ask(f"{me}?wait={ENOUGH}")
-        assert still_waits(answer, looks)
-        with hands.services.database.write() as session:  # ended and gone between two looks
+        assert still_waits(answer, polls)
+        with hands.services.database.write() as session:  # ended and gone between two polls
             queue.finish(session, lease, JobState.CANCELLED, "cancelled")
             jobs.remove(session, lease.job_id)
         problem(answer.result(DEADLINE), 404, "not_found")
@@ -198,9 +200,9 @@ class TestJob:
         assert "Preference-Applied" not in client.get(f"{me}?wait=0", headers={"Prefer": "wait=20"}).headers
         assert "Preference-Applied" not in client.get(me, headers={"Prefer": "wait=soon, await=3"}).headers
 
-    def test_a_preference_is_waited_for(self, ask, hands, looks):
+    def test_a_preference_is_waited_for(self, ask, hands, polls):
         answer = ask(hands.submit()["links"]["self"], Prefer=f"wait={ENOUGH}")
-        assert still_waits(answer, looks)
+        assert still_waits(answer, polls)
         hands.start()
         assert answer.result(DEADLINE).json["status"] == "running"
 
@@ -240,22 +242,22 @@ class TestPollInterval:
 
 
 class TestLog:
-    def test_the_first_new_line_is_the_answer(self, ask, hands, looks, conforms):
+    def test_the_first_new_line_is_the_answer(self, ask, hands, polls, conforms):
         events = hands.submit()["links"]["events"]
         lease = hands.start()
         answer = ask(f"{events}?after=2&wait={ENOUGH}")
-        assert still_waits(answer, looks)
+        assert still_waits(answer, polls)
         hands.append(lease, Line("log", "hello", {}))
         body = answer.result(DEADLINE).json
         conforms(body, "EventList")
         assert ([line["message"] for line in body["data"]], body["next_after"]) == (["hello"], 3)
 
-    def test_a_line_of_another_type_is_not_waited_for(self, ask, hands, looks):
+    def test_a_line_of_another_type_is_not_waited_for(self, ask, hands, polls):
         events = hands.submit()["links"]["events"]
         lease = hands.start()
         answer = ask(f"{events}?after=2&type=metric&wait={ENOUGH}")
         hands.append(lease, Line("log", "hello", {}))
-        assert still_waits(answer, looks)
+        assert still_waits(answer, polls)
         hands.point(lease, 5, 1, train_loss=0.5)
         assert [line["seq"] for line in answer.result(DEADLINE).json["data"]] == [4]
 
@@ -278,13 +280,13 @@ class TestPlaces:
 
     def test_without_a_place_the_answer_comes_at_once_and_says_when_to_ask_again(self, ask, hands):
         job, other = hands.submit(), hands.submit()
-        held = ask(f"{job['links']['self']}?wait={ENOUGH}")
+        waiting_one = ask(f"{job['links']['self']}?wait={ENOUGH}")
         for url in (other["links"]["self"], f"{other['links']['events']}?after=1"):
             answer = ask(f"{url}{'&' if '?' in url else '?'}wait={ENOUGH}").result(DEADLINE)
             assert (answer.status_code, answer.headers["Retry-After"]) == (200, "2")
-        assert not held.done()
+        assert not waiting_one.done()
         hands.start()
-        held.result(DEADLINE)
+        waiting_one.result(DEADLINE)
         lease = hands.start()
         assert lease.job_id == other["id"]
         again = ask(f"{other['links']['self']}?wait={ENOUGH}")
@@ -305,12 +307,12 @@ class TestShares:
 
     def test_one_owner_leaves_a_quarter_of_the_places_to_others(self, app, database):
         anna, bert = (bearer(token_for(database, owner, "submit")) for owner in ("anna", "bert"))
-        held: LongPolls = app.extensions[EXTENSION]
+        long_polls: LongPolls = app.extensions[EXTENSION]
 
         def place(headers: dict[str, str]) -> Any:
             with app.test_request_context("/v1/whoami", headers=headers):
                 app.preprocess_request()
-                return held.place()
+                return long_polls.place()
 
         of_anna = [place(anna) for _ in range(4)]
         assert [found is not None for found in of_anna] == [True, True, True, False]
@@ -323,32 +325,32 @@ class TestShares:
         assert place(anna) is not None
 
     def test_where_nobody_is_asked_who_he_is_all_places_are_his(self, app):
-        held: LongPolls = app.extensions[EXTENSION]
+        long_polls: LongPolls = app.extensions[EXTENSION]
         with app.test_request_context("/v1/whoami"):
             app.preprocess_request()
-            assert [held.place() is not None for _ in range(5)] == [True, True, True, True, False]
+            assert [long_polls.place() is not None for _ in range(5)] == [True, True, True, True, False]
 
 
 class TestWatcher:
-    def test_nobody_waits_and_nothing_is_asked(self, ask, hands, held, monkeypatch):
+    def test_nobody_waits_and_nothing_is_asked(self, ask, hands, long_polls, monkeypatch):
         job = hands.submit()
         answer = ask(f"{job['links']['self']}?wait={ENOUGH}")
         hands.start()
         answer.result(DEADLINE)
         asked = threading.Event()
-        monkeypatch.setattr(held.watcher, "_look", lambda: asked.set() or True)
-        assert not asked.wait(5 * LOOK_SECONDS)
+        monkeypatch.setattr(long_polls.notifier, "_poll", lambda: asked.set() or True)
+        assert not asked.wait(5 * POLL_SECONDS)
 
-    def test_all_who_wait_are_one_look(self, ask, hands, looks):
+    def test_all_who_wait_are_one_look(self, ask, hands, polls):
         jobs = [hands.submit() for _ in range(3)]
         for job in jobs:
             ask(f"{job['links']['self']}?wait={ENOUGH}&until=terminal")
-        wait_for(lambda: looks and looks[-1] == {job["id"] for job in jobs}, DEADLINE, "a look at all of them")
+        wait_for(lambda: polls and polls[-1] == {job["id"] for job in jobs}, DEADLINE, "a look at all of them")
 
-    def test_a_process_that_ends_holds_nobody(self, ask, hands, held):
+    def test_a_process_that_ends_holds_nobody(self, ask, hands, long_polls):
         job = hands.submit()
         answer = ask(f"{job['links']['self']}?wait={ENOUGH}")
-        held.watcher.stopping = lambda: True
+        long_polls.notifier.stopping = lambda: True
         assert answer.result(DEADLINE).json["status"] == "queued"
         again = ask(f"{job['links']['self']}?wait={ENOUGH}")
         assert again.result(DEADLINE).json["status"] == "queued"
@@ -357,11 +359,11 @@ class TestWatcher:
 def test_who_hangs_up_is_waited_for_no_longer(app: Flask, client: Any, hands: Any) -> None:
     me = hands.submit()["links"]["self"]
     server_end, client_end = socket.socketpair()
-    held: LongPolls = app.extensions[EXTENSION]
+    long_polls: LongPolls = app.extensions[EXTENSION]
     with ThreadPoolExecutor() as pool, server_end:
         environ = {"gunicorn.socket": server_end}
         answer = pool.submit(lambda: app.test_client().get(f"{me}?wait={ENOUGH}", environ_overrides=environ))
-        wait_for(lambda: waiting(held), DEADLINE, "a request that waits")
+        wait_for(lambda: waiting(long_polls), DEADLINE, "a request that waits")
         client_end.close()
         assert answer.result(DEADLINE).json["status"] == "queued"
 
@@ -373,11 +375,11 @@ def test_a_connection_that_is_closed_while_the_watcher_listens_costs_nobody_his_
     job = hands.submit()
     closed, other_end = socket.socketpair()
     closed.close()
-    held: LongPolls = app.extensions[EXTENSION]
+    long_polls: LongPolls = app.extensions[EXTENSION]
     with ThreadPoolExecutor() as pool, other_end:
-        pool.submit(held.watcher.wait, job["id"], lambda look: False, ENOUGH, closed).result(DEADLINE)
+        pool.submit(long_polls.notifier.wait, job["id"], lambda fingerprint: False, ENOUGH, closed).result(DEADLINE)
         answer = pool.submit(lambda: app.test_client().get(f"{job['links']['self']}?wait={ENOUGH}"))
-        wait_for(lambda: waiting(held), DEADLINE, "a request that waits")
+        wait_for(lambda: waiting(long_polls), DEADLINE, "a request that waits")
         hands.start()
         assert answer.result(DEADLINE).json["status"] == "running"
 
@@ -388,11 +390,11 @@ def test_a_database_that_goes_away_is_a_503_to_those_who_wait(tmp_path: Path, pr
         Settings(state_dir=tmp_path / "state", database_url=f"sqlite:///{folder}/gradq.db", allow_anonymous=True)
     )
     app.extensions["gradq"].database.migrate()
-    client, held = app.test_client(), app.extensions[EXTENSION]
+    client, long_polls = app.test_client(), app.extensions[EXTENSION]
     me = client.post("/v1/jobs", json={}).json["links"]["self"]
     with ThreadPoolExecutor() as pool:
         answer = pool.submit(lambda: app.test_client().get(f"{me}?wait={ENOUGH}"))
-        wait_for(lambda: waiting(held), DEADLINE, "a request that waits")
-        held.watcher.database.close()
+        wait_for(lambda: waiting(long_polls), DEADLINE, "a request that waits")
+        long_polls.notifier.database.close()
         folder.rename(tmp_path / "away")
         problem(answer.result(DEADLINE), 503, "database_away")
