@@ -24,7 +24,7 @@ from shared.artifacts import MODEL
 from shared.spec.job_spec import JOB_ID, KINDS, NO_CONTROLS
 
 REF = "#/components/schemas/{model}"
-SAMPLES = Path(__file__).parent / "samples"  # answers that a live service gave, by model
+SAMPLES = Path(__file__).parent / "response_examples"  # answers that a live service gave, by model
 BINARY = {"type": "string", "format": "binary"}
 SAFE = ("GET", "HEAD")
 SHORT_FORMS = ("architecture", "init", "loss", "optimizer", "schedule")  # "mlp" is short for {"type": "mlp"}
