@@ -19,14 +19,18 @@ from gradq.commands.listing import AGO, UNITS
 from gradq.commands.options import AsJson, as_list, print_json
 from gradq.commands.tables import tokens_table
 from gradq.commands.verbs import Verb, Verbs
-from shared.config import Settings
-from shared.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from shared.database import Database
     from shared.tables import Token
 
-app = typer.Typer(cls=Verbs, help="Make tokens, list them, revoke one.", rich_markup_mode=None, no_args_is_help=True)
+app = typer.Typer(
+    cls=Verbs,
+    help="Make tokens, list them, revoke one.",
+    rich_markup_mode=None,
+    no_args_is_help=True,
+    add_completion=False,
+)
 
 State = Annotated[Path | None, typer.Option(help="The service's folder. [GRADQ_STATE_DIR]")]
 
@@ -56,6 +60,7 @@ def create(
     GRADQ_TOKEN=$(gradq token create laptop --owner alice)
     """
     from shared import audit, tokens
+    from shared.errors import ConfigurationError
 
     whose, until = owner or name, end_of(expires)
     _check_names({"NAME": name, "--owner": whose})
@@ -161,7 +166,9 @@ def _database(state: Path | None, make: bool = False) -> Iterator[Database]:
     from sqlalchemy.engine import make_url
 
     from shared import revisions
+    from shared.config import Settings
     from shared.database import Database
+    from shared.errors import ConfigurationError
 
     settings = Settings.from_env(**({} if state is None else {"state_dir": state}))
     url = make_url(settings.database)
