@@ -12,7 +12,7 @@ from gradq.commands.verbs import SECTIONS, Line
 from gradq.version import VERSION
 
 FIRST, JOBS, RESULTS, DATA, SERVICE = SECTIONS
-VERBS = (  # the last word on each is its own docstring's first sentence
+VERBS = (  # help: the first paragraph of the verb's docstring; a test compares the two
     Line(FIRST, "up", "service:up", "Run everything on this machine: broker, API and one worker."),
     Line(FIRST, "submit", "submission:submit", "Queue a training job. What you leave out, the service fills in."),
     Line(FIRST, "ps", "listing:ps", "List jobs, newest first."),

@@ -34,7 +34,7 @@ def python(*arguments: str) -> list[str]:
 
 
 def environment(env: Mapping[str, str]) -> dict[str, str]:
-    """`env` for `python`, in which it finds gradq's packages, and those of nobody else.
+    """`env` for the command of `python`, with a PYTHONPATH by which it imports gradq's own packages.
 
     PYTHONPATH stays as it is, unless a folder in it holds a package of the same name, or nothing but the folder that
     this process was started in leads to gradq: then ROOT comes first. It does so only then, since PYTHONPATH comes
@@ -49,4 +49,6 @@ def environment(env: Mapping[str, str]) -> dict[str, str]:
 
 
 def _holds_a_package(folder: str) -> bool:
-    return any(PathFinder.find_spec(name, [folder]) is not None for name in NAMES)
+    """Whether an import would take it from there: a folder without an __init__.py gives way to a package elsewhere."""
+    found = (PathFinder.find_spec(name, [folder]) for name in NAMES)
+    return any(spec is not None and spec.origin is not None for spec in found)

@@ -1,3 +1,3 @@
-"""Which gradq this is, for the service; gradq/version.py says the same, and a test that it does."""
+"""The version of gradq, for the service. gradq/version.py holds the same; a test compares the two."""
 
 VERSION = "0.1.0"

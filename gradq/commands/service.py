@@ -188,4 +188,5 @@ def _say_json(line: str) -> None:
 def _become(module: str, *arguments: str, env: dict[str, str]) -> NoReturn:
     """Turn this process into `python -m module`, so that signals reach it and nothing stands in between."""
     command = own_packages.python("-m", "gradq.local.program", module, *arguments)
-    os.execve(command[0], command, own_packages.environment(env))  # no shell is wanted  # nosec B606
+    env = own_packages.environment(env)
+    os.execve(command[0], command, env)  # no shell is wanted  # nosec B606

@@ -26,7 +26,7 @@ TOKEN_COLUMNS = ("id", "name", "owner", "scope", "state", "expires", "used")
 AUDIT_COLUMNS = ("at (UTC)", "who", "token", "from", "action", "on", "answer")
 QUEUE_COLUMNS = ("queue", "queued", "running", "paused", "slots", "free", "oldest", "why")
 LIKELIEST = 3
-TERMINAL_ALL_THE_SAME = ("FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE")  # rich draws into a pipe where one is set
+TERMINAL_ALL_THE_SAME = ("FORCE_COLOR", "TTY_COMPATIBLE")  # rich draws into a pipe where one is set
 
 
 def is_pipe(stream: IO[str]) -> bool:

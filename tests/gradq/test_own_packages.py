@@ -32,7 +32,7 @@ def hostile(folder: Path, names: tuple[str, ...]) -> Path:
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """With packages that are called as gradq's, and as those that gradq needs, and a module as well."""
+    """Has packages with the names of gradq's, and of those that gradq needs, and a module `shared`."""
     folder = hostile(tmp_path / "project", (*OURS, *THEIRS))
     (folder / "shared.py").write_text(HOSTILE)
     return folder
@@ -101,6 +101,7 @@ def test_a_service_that_is_started_in_a_project_trains(project: Path, env: dict[
 
 
 def test_a_path_that_leads_to_gradq_stays_as_it_is(tmp_path: Path):
+    (tmp_path / "shared").mkdir()  # data, and no package
     for path in (ROOT, os.pathsep.join([str(tmp_path), ROOT]), os.pathsep.join([ROOT, str(tmp_path)])):
         assert own_packages.environment({"PYTHONPATH": path, "A": "b"}) == {"PYTHONPATH": path, "A": "b"}
 
