@@ -32,20 +32,20 @@ class Verb(TyperCommand):
 
 
 def as_they_are(params: list[Any]) -> list[Any]:
-    """The parameters, whose values skip pydantic where they can."""
+    """The parameters, each with `AsItIs` as its conversion."""
     for param in params:
-        typers = getattr(param, "get_runtime_param", None)  # where another typer calls it otherwise, all is slower
-        if typers is not None and not isinstance(typers, AsItIs):
+        conversion = getattr(param, "get_runtime_param", None)  # a typer without this method is slower, not wrong
+        if conversion is not None and not isinstance(conversion, AsItIs):
             param.get_runtime_param = AsItIs(param)
     return params
 
 
 class AsItIs:
-    """Typer's way from a word to a parameter's value, without what it need not do: to no value, and to one that has the
-    type already, typer would apply pydantic, whose import takes as long as the rest of a verb's start."""
+    """Converts a parameter's value as typer does, but returns None, and a value that has its type already, as it is:
+    typer converts those with pydantic, whose import takes as long as the rest of a verb's start."""
 
     def __init__(self, param: Any) -> None:
-        self._type, self._typers = param.type_descriptor.annotation, param.get_runtime_param
+        self._type, self._conversion = param.type_descriptor.annotation, param.get_runtime_param
 
     def __call__(self) -> AsItIs:
         return self
@@ -55,7 +55,7 @@ class AsItIs:
             return () if param.multiple or param.nargs == -1 else None
         if type(value) is self._type and self._type in (str, int, float):
             return value
-        return self._typers().coerce(value, param=param, ctx=ctx)
+        return self._conversion().coerce(value, param=param, ctx=ctx)
 
 
 class Verbs(TyperGroup):

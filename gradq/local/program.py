@@ -1,7 +1,7 @@
 """`python -P -m gradq.local.program MODULE …` runs what `python -m MODULE …` does, from any folder.
 
-gunicorn and Celery put the folder that they are started in first on `sys.path`, unless it is there: last, it shadows
-nothing that is installed.
+gunicorn and Celery insert the current folder at the start of `sys.path`, unless `sys.path` has it. Appended here, it
+comes last, and hides nothing that is installed.
 """
 
 from __future__ import annotations

@@ -69,13 +69,17 @@ def test_verbs_that_ask_a_service_work(light: Installed, url: str):
     files = light.run(light.gradq, "download", job_id, GRADQ_URL=url)
     assert files.returncode == 0, files.stderr
     assert (light.empty / job_id / "model.safetensors").stat().st_size > 1000
+    assert "weights: the same, bit for bit" in light.run(light.gradq, "compare", job_id, job_id, GRADQ_URL=url).stdout
+    drawn = light.run(light.gradq, "compare", job_id, job_id, "-o", "curve.png", GRADQ_URL=url)
+    assert (drawn.returncode, "matplotlib" in drawn.stderr, "gradq[server]" in drawn.stderr) == (2, True, True)
     with Client(url) as client:
         assert client.job(job_id)["spec"]["optimizer"]["momentum"] == 0.5
 
 
 def test_a_terminal_is_drawn_on(light: Installed, url: str):
     """What is imported for a picture alone is there as well."""
-    assert "gradients" not in light.run(light.gradq, "ps", GRADQ_URL=url, FORCE_COLOR="1").stderr
+    drawn = light.run(light.gradq, "ps", GRADQ_URL=url, FORCE_COLOR="1")
+    assert (drawn.returncode, "\x1b[" in drawn.stdout) == (0, True), drawn.stderr
     spec = light.empty / "spec.yaml"
     spec.write_text("dataset: digits\nepochs: 1\n")
     assert light.run(light.gradq, "submit", "-f", str(spec), "--dry-run", GRADQ_URL=url).returncode == 0
