@@ -33,7 +33,6 @@ from shared.tokens import SCOPES, Scope
 EXTENSION = "gradq.auth"
 COOKIE = "gradq_token"
 ADMIN, ADMIN_TOKEN_ID = "admin", "tok_admin"  # owner and id of GRADQ_ADMIN_TOKEN, which has no row
-FRAMEWORK: dict[str, Scope] = {"openapi.spec": "read"}  # scopes of APIFlask's own views
 
 View = TypeVar("View", bound=Callable[..., object])
 log = structlog.get_logger()
@@ -127,7 +126,7 @@ def needs(scope: Scope | None) -> Callable[[View], View]:
 def complete(app: Flask) -> None:
     """Assert that each route of the app declares a scope."""
     for rule in app.url_map.iter_rules():
-        scoped = rule.endpoint in FRAMEWORK or hasattr(app.view_functions[rule.endpoint], "scope")
+        scoped = hasattr(app.view_functions[rule.endpoint], "scope")
         assert scoped, f"{rule.rule} has no scope: declare it with @endpoint or @needs"
 
 
@@ -137,8 +136,6 @@ def _needed() -> Scope | None:
     endpoint = request.endpoint
     if endpoint is None or request.method == "OPTIONS":
         return "read"
-    if endpoint in FRAMEWORK:
-        return FRAMEWORK[endpoint]
     view: Any = current_app.view_functions[endpoint]
     scope: Scope | None = view.scope
     return scope
