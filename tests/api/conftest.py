@@ -1,4 +1,5 @@
-"""The app on SQLite in a temporary folder, its broker away; and a worker's hands, to drive jobs through states."""
+"""The app on SQLite in a temporary folder, with its broker unreachable; and a fake worker that moves jobs through
+states."""
 
 from __future__ import annotations
 
@@ -33,7 +34,7 @@ from shared.jobs.states import JobState
 
 @contextlib.contextmanager
 def quietly() -> Iterator[None]:
-    """No app must configure the log of the whole test run."""
+    """Keep apps from configuring the log of the whole test run."""
     before = structlog.get_config() if structlog.is_configured() else None
     structlog.configure(processors=[structlog.processors.JSONRenderer()], cache_logger_on_first_use=False)
     yield
@@ -45,7 +46,7 @@ def quietly() -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="module")
 def quiet_log() -> Iterator[None]:
-    """For those of whole modules too."""
+    """Of module scope, since there are apps of module scope."""
     with quietly():
         yield
 
@@ -68,7 +69,7 @@ def app(settings: Settings, new_sqlite: Callable[[str], Database]) -> Flask:
 
 @pytest.fixture
 def app_on_each_database(database: Database, settings: Settings) -> Iterator[Flask]:
-    """For a module that holds the app against both: `def app(app_on_each_database): return app_on_each_database`."""
+    """For modules that test both databases: `def app(app_on_each_database): return app_on_each_database`."""
     app = create_app(settings.model_copy(update={"database_url": SecretStr(database.url)}))
     yield app
     app.extensions[EXTENSION].database.close()
@@ -86,7 +87,7 @@ def services(app: Flask) -> Services:
 
 
 class Hands:
-    """What a worker does to rows and files, without a worker."""
+    """Changes rows and files as a worker does."""
 
     def __init__(self, client: FlaskClient, services: Services, folder: Path) -> None:
         self.client, self.services, self.folder = client, services, folder
@@ -153,14 +154,14 @@ def hands(client: FlaskClient, services: Services, tmp_path: Path) -> Hands:
 
 @pytest.fixture(scope="session")
 def results() -> dict[str, Any]:
-    """Real results, by the names of the recorded jobs."""
+    """Results of the recorded jobs, by the name of the recording."""
     jobs = json.loads((RESPONSE_EXAMPLES / "Job.json").read_text())
     return {name: job["result"] for name, job in jobs.items()}
 
 
 @pytest.fixture(scope="session")
 def components(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Those of the OpenAPI document, which is the same for all settings."""
+    """Components of the OpenAPI document, which is the same for all settings."""
     with quietly():
         app = create_app(Settings(state_dir=tmp_path_factory.mktemp("document"), allow_anonymous=True))
         found: dict[str, Any] = app.test_client().get("/v1/openapi.json").json["components"]
@@ -169,7 +170,7 @@ def components(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def conforms(components: dict[str, Any]):
-    """Check an answer against the schema of that name in the OpenAPI document."""
+    """Validate a response against the schema of this name in the OpenAPI document."""
 
     @functools.cache
     def validator(name: str) -> jsonschema.Draft202012Validator:
@@ -183,7 +184,7 @@ def conforms(components: dict[str, Any]):
 
 @pytest.fixture
 def problem(conforms):
-    """Check that an answer is a problem of that status and code, in the contract's shape and nothing else."""
+    """Check that a response is a valid problem with this status and code; return its body."""
 
     def check(answer: TestResponse, status: int, code: str) -> dict[str, Any]:
         assert answer.status_code == status, answer.text

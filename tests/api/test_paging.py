@@ -1,4 +1,4 @@
-"""The list of jobs, page by page, on both databases: while new ones come, and in a number of queries that stays."""
+"""Pages of the job list on both databases: while jobs are submitted, and with a constant number of queries."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def submit_many(services, n: int, **fields: Any) -> list[str]:
 
 
 def test_two_hundred_jobs_come_once_each_while_others_are_submitted(app, client, services):
-    """Between two pages at least one job comes; none of them may move a page's border."""
+    """At least one job is submitted between two pages, and none may shift the next page."""
     there = submit_many(services, 200)
     new: list[str] = []
     done = threading.Event()
@@ -73,10 +73,10 @@ def test_a_page_takes_as_many_queries_as_one_job(client, hands, services):
     one = queries(1)
     submit_many(services, 99)
     hands.start(), hands.start()
-    assert queries(100) <= one + 1 <= 4  # one more: for the attempts of those that run
+    assert queries(100) <= one + 1 <= 4  # one more, for the attempts of running jobs
 
 
-def test_each_job_of_a_page_stands_where_it_stands_alone(client, hands):
+def test_each_job_of_a_page_has_the_queue_position_that_it_has_alone(client, hands):
     hands.beat()
     ids = [hands.submit(priority=p)["id"] for p in (50, 50, 90, 10, 0, 100)]
     hands.start()

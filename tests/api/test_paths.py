@@ -1,4 +1,4 @@
-"""Ids and names in paths are looked up and never opened: whatever stands there, nobody gets at another file."""
+"""Ids and names in URL paths are looked up in the database and never used as file paths."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PIECES = st.one_of(st.lists(SIGNS, min_size=1, max_size=5).map("".join), st.text
 
 @pytest.fixture
 def outside(tmp_path, client, hands):
-    """Files beside and above the store, and a job with one file."""
+    """Files next to and above the store, and a job with one file."""
     job = hands.submit()
     lease = hands.start()
     hands.finish(lease, files=[hands.store(lease, "spec.json", b"{}")])
@@ -27,7 +27,7 @@ def outside(tmp_path, client, hands):
 
 
 def paths(app, job_id):
-    """Each route with something in its path, as (rule, the path with a place to fill)."""
+    """Each route with path parameters, as (rule, path with a placeholder)."""
     for rule in app.url_map.iter_rules():
         for name in sorted(rule.arguments):
             path = str(rule)

@@ -1,4 +1,4 @@
-"""Events, metrics, pictures, files: what is read of one job."""
+"""Events, metrics, loss curves and files of a job."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ class TestMetrics:
         assert client.get(f"{metrics}?max_points=5", headers=known).status_code == 200
         assert client.get(metrics, headers={"Accept": "text/csv", **known}).status_code == 200
         with monkeypatch.context() as patch:
-            patch.delattr("shared.jobs.joblog.points_of")  # nothing is read
+            patch.delattr("shared.jobs.joblog.points_of")  # no points are read
             again = client.get(metrics, headers=known)
         assert (again.status_code, again.data, again.headers["ETag"]) == (304, b"", first.headers["ETag"])
         hands.point(lease, 10, 2, train_loss=0.4)
@@ -138,7 +138,7 @@ class TestMetrics:
         assert points[-1][0] == 1199
         assert {9.0, -9.0} <= {value for _, _, value in points}
 
-    def test_csv_has_a_line_a_step(self, client, job):
+    def test_csv_has_one_line_per_step(self, client, job):
         answer = client.get(job["links"]["metrics"], headers={"Accept": "text/csv"})
         assert answer.mimetype == "text/csv"
         assert answer.headers["Vary"] == "Accept"
@@ -225,7 +225,7 @@ class TestArtifacts:
         problem(answer, 416, "range_not_satisfiable")
         assert answer.headers["Content-Range"] == f"bytes */{len(CONTENT)}"
 
-    def test_a_download_goes_on_only_with_the_same_file(self, client, job):
+    def test_a_download_resumes_only_with_the_same_file(self, client, job):
         url = f"{job['links']['artifacts']}/model.safetensors"
         etag = client.get(url).headers["ETag"]
         same = client.get(url, headers={"Range": "bytes=5-", "If-Range": etag})
@@ -243,10 +243,10 @@ class TestArtifacts:
         assert (answer.status_code, answer.data, answer.content_length) == (200, b"", len(CONTENT))
 
     @pytest.mark.parametrize("name", ["other", "..%2F..%2Fgradq.db", "%00"])
-    def test_a_name_that_is_no_row_is_a_404(self, client, job, problem, name):
+    def test_an_unknown_name_is_a_404(self, client, job, problem, name):
         problem(client.get(f"{job['links']['artifacts']}/{name}"), 404, "not_found")
 
-    def test_a_file_that_is_gone_is_a_404_and_no_500(self, client, job, hands, problem):
+    def test_a_file_that_is_gone_is_a_404(self, client, job, hands, problem):
         hands.services.store.remove_job(job["id"])
         answer = client.get(f"{job['links']['artifacts']}/model.safetensors")
         assert "removed" in problem(answer, 404, "not_found")["detail"]
@@ -292,7 +292,7 @@ class TestZip:
 
         monkeypatch.setattr(type(services.store), "open", note)
         answer = client.get(job["links"]["artifacts_zip"])
-        assert opened == []  # not before somebody reads
+        assert opened == []  # opened when it is read
         assert len(answer.data) > 256 * 9000
         assert len(opened) == 3
         assert all(file.closed for file in opened)
@@ -303,7 +303,7 @@ class TestZip:
         answer = client.head(job["links"]["artifacts_zip"])
         assert (answer.status_code, answer.data, answer.content_length) == (200, b"", size)
 
-    def test_a_store_that_is_no_folder_works_too(self, app, client, hands, services, tmp_path):
+    def test_a_store_that_is_not_a_folder_works_too(self, app, client, hands, services, tmp_path):
         store = ArtifactStore(f"memory://{tmp_path.name}")
         app.extensions[EXTENSION] = replace(services, store=store)
         hands.services = app.extensions[EXTENSION]

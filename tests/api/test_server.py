@@ -1,4 +1,4 @@
-"""What the server tells the app about its sockets: who can reach them, whoever has bound them."""
+"""Whether the server's sockets are reachable from this machine only."""
 
 from __future__ import annotations
 

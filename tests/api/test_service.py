@@ -1,4 +1,4 @@
-"""The service as a whole: health, workers, datasets, the document, the docs page, and every way to fail."""
+"""The service as a whole: health, workers, datasets, the OpenAPI document, the docs page, and errors."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ FOREIGN = re.compile(r"(?:https?:)?//[a-z]", re.IGNORECASE)
 def client_without_database(tmp_path):
     folder = tmp_path / "gone"
     folder.mkdir()
-    (folder / "gradq.db").mkdir()  # a folder where the file should be: SQLite cannot open it
+    (folder / "gradq.db").mkdir()  # a folder in place of the file: SQLite cannot open it
     return create_app(
         Settings(state_dir=folder, redis_url=f"redis+socket://{tmp_path}/nobody.sock", allow_anonymous=True)
     ).test_client()
@@ -73,7 +73,7 @@ def test_workers_show_what_runs_on_them(client, hands, conforms):
     assert body["data"][0]["devices"]["slots"] == [{"kind": "cpu", "name": "cpu", "uuid": None}]
 
 
-def test_a_data_set_whose_files_are_not_here_says_which(client, settings, conforms):
+def test_a_dataset_lists_its_missing_files(client, settings, conforms):
     digits, mnist, *_ = client.get("/v1/datasets").json["data"]
     assert (digits["available"], digits["missing_files"]) == (True, [])
     assert mnist["available"] is False
@@ -114,14 +114,14 @@ class TestErrors:
             ("PATCH", "/v1/jobs/bulk", 405, "method_not_allowed"),
         ],
     )
-    def test_what_is_not_there_is_a_problem_too(self, client, problem, method, path, status, code):
+    def test_unknown_paths_are_a_problem_too(self, client, problem, method, path, status, code):
         problem(client.open(path, method=method), status, code)
 
     @pytest.mark.parametrize("path", ["/v1/jobs/%00", "/v1/jobs/job_0/artifacts/a%00b", "/jobs/a%00b"])
-    def test_a_nul_never_reaches_the_database_where_postgresql_would_choke_on_it(
+    def test_a_nul_never_reaches_the_database_where_postgresql_would_refuse_it(
         self, client_without_database, problem, path
     ):
-        problem(client_without_database.get(path), 404, "not_found")  # not 503: nobody asked the database
+        problem(client_without_database.get(path), 404, "not_found")  # not 503: the database was not queried
 
     def test_405_says_what_is_allowed(self, client):
         allowed = client.put("/v1/jobs").headers["Allow"]
@@ -140,7 +140,7 @@ class TestErrors:
     def test_a_submission_without_a_database_is_a_503(self, client_without_database, problem):
         problem(client_without_database.post("/v1/jobs", json={}), 503, "database_away")
 
-    def test_an_accident_is_a_500_that_tells_the_log_and_not_the_client(self, client, problem, monkeypatch):
+    def test_an_unexpected_error_is_a_500_with_details_in_the_log_only(self, client, problem, monkeypatch):
         def fail(*_):
             raise RuntimeError("the secret is swordfish")
 
@@ -159,7 +159,7 @@ class TestErrors:
 
 
 class TestRequestId:
-    def test_a_given_id_comes_back_and_stands_in_the_log(self, client):
+    def test_a_given_request_id_is_in_the_response_and_in_the_log(self, client):
         with capture_logs() as lines:
             answer = client.get("/healthz", headers={"X-Request-Id": "abc-1"})
         assert answer.headers["X-Request-Id"] == "abc-1"
@@ -167,7 +167,7 @@ class TestRequestId:
         assert (line["request_id"], line["path"], line["status"]) == ("abc-1", "/healthz", 200)
 
     @pytest.mark.parametrize("given", ["", "a b", "x" * 200, '"><script>'])
-    def test_an_odd_id_is_replaced(self, client, given):
+    def test_a_malformed_request_id_is_replaced(self, client, given):
         made = client.get("/healthz", headers={"X-Request-Id": given}).headers["X-Request-Id"]
         assert re.fullmatch(r"[0-9a-f]{32}", made)
 
@@ -185,7 +185,7 @@ class TestDocument:
         assert documented == served
         assert len(served) == 35
 
-    def test_no_reference_leads_nowhere_and_every_operation_is_whole(self, client):
+    def test_every_reference_resolves_and_every_operation_is_complete(self, client):
         answer = client.get("/v1/openapi.json")
         document = answer.json
         assert document["openapi"].startswith("3.1")
@@ -208,7 +208,7 @@ class TestDocument:
         with pytest.raises(Exception, match="optimiser"):
             conforms({"optimiser": "sgd"}, "JobSpec")
 
-    def test_short_forms_stand_where_an_object_needs_nothing_but_its_type(self, client, conforms):
+    def test_short_forms_are_for_objects_that_require_only_their_type(self, client, conforms):
         conforms({"schedule": "cosine", "augment": ["flip", {"type": "crop", "padding": 2}]}, "JobSpec")
         conforms({"architecture": {"type": "torchvision", "name": "resnet18"}, "init_from": None}, "JobSpec")
         conforms({"architecture": "cnn", "batches": 2}, "GradientCheckSpec")
@@ -238,7 +238,7 @@ class TestDocument:
 
 
 class TestDocs:
-    def test_the_page_and_its_files_come_from_here_alone(self, client):
+    def test_the_page_loads_files_from_this_service_only(self, client):
         page = client.get("/docs")
         assert page.status_code == 200
         assert not FOREIGN.search(page.text)

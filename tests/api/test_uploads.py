@@ -1,4 +1,4 @@
-"""Uploading datasets over HTTP: what is taken, what it becomes, and that nothing remains of what is refused."""
+"""Uploading datasets over HTTP: what is accepted, its stored form, and that refused uploads leave no files."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def settings(settings):
 
 
 def form(*, fields: dict[str, Any] | None = None, **parts: Any) -> dict[str, Any]:
-    """Bytes by the name of their part; a tuple names the file too."""
+    """Bytes by the name of their part; a tuple has the file name too."""
     files = {}
     for name, given in parts.items():
         content, file_name = given if isinstance(given, tuple) else (given, f"{name}.bin")
@@ -67,9 +67,9 @@ def arrays(services):
 
 
 def lying(folder: Path) -> dict[str, bytes | None]:
-    """Every path below `folder` that is not the database's, with what it holds; None where it went in this moment.
+    """Every path below `folder`, except the database's files, with its contents; None if it was removed meanwhile.
 
-    os.walk, unlike Path.rglob, passes over a folder that is gone by the time it gets there."""
+    os.walk, unlike Path.rglob, ignores folders that are removed meanwhile."""
     found: dict[str, bytes | None] = {}
     for place, inside, files in os.walk(folder):
         found |= {str((Path(place) / name).relative_to(folder)): b"" for name in inside}
@@ -230,7 +230,7 @@ class TestTaken:
 
 
 class TestOnce:
-    def test_the_same_upload_with_the_same_fields_is_the_same_data_set(self, upload, settings):
+    def test_the_same_upload_with_the_same_fields_is_the_same_dataset(self, upload, settings):
         content = npz(**small())
         first = upload((content, "a.npz"))
         before = lying(settings.state_dir)
@@ -250,7 +250,7 @@ class TestOnce:
         content, real = npz(**small()), view.dataset_store.take
         upload(content)
         before = lying(settings.state_dir)
-        calls = iter([None])  # the first look finds nothing, as if the other had not been done by then
+        calls = iter([None])  # the first query finds nothing, as if the other upload had not finished
         monkeypatch.setattr(view.dataset_store, "take", lambda *args: next(calls, "no") and real(*args))
         answer = upload(content)
         assert answer.status_code == 200
@@ -272,7 +272,7 @@ def with_link() -> bytes:
 
 
 def lying_header(size: int) -> bytes:
-    """A zip whose member says that it unpacks to `size` bytes, and unpacks to more than all that may be."""
+    """A zip whose header declares `size` bytes, and whose member unpacks to more than the limit."""
     content = bytearray(zipped({"x.npy": npy(np.zeros((2 * UNPACKED // 36, 6, 6), np.uint8)), "y.npy": npy(Y)}))
     for magic, offset in ((b"PK\x03\x04", 22), (b"PK\x01\x02", 24)):
         at = content.index(magic)
@@ -288,7 +288,7 @@ def encrypted() -> bytes:
 
 
 def png_that_says(width: int, height: int) -> bytes:
-    """A PNG with a header and no pixel to speak of."""
+    """A PNG with a header and hardly any pixels."""
     content = bytearray(picture(pixels(1, 6, 6)[0]))
     content[16:24] = struct.pack(">II", width, height)
     content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
@@ -296,12 +296,12 @@ def png_that_says(width: int, height: int) -> bytes:
 
 
 def said(shape: tuple[int, ...], kind: str = "'|u1'") -> bytes:
-    """An archive whose x has such a header, over the pixels of 40 images."""
+    """An archive whose x has this header, with the pixels of 40 images."""
     return zipped({"x.npy": npy_that_says(shape, kind, b"" if 0 in shape else bytes(1440)), "y.npy": npy(Y)})
 
 
 def named(code: int) -> bytes:
-    """An archive whose third class is called by one character of that code."""
+    """An archive whose third class has the name of a single character with this code."""
     content = bytearray(npz(**small(classes=["a", "b", "c", "d"])))
     at = content.index(struct.pack("<4I", *b"abcd")) + 8
     content[at : at + 4] = struct.pack("<I", code)
@@ -327,7 +327,7 @@ WHOLE_IDX = idx(pixels(20, 6, 6))
 BLANK = picture(np.zeros((2, 2), np.uint8))
 
 REFUSED: dict[str, tuple[str, str, bytes]] = {
-    # name: code, a word of the detail, the file
+    # name: code, part of the detail, the file
     "objects": ("object_array", "x contains Python objects", npz(**small(x=np.array([{}] * 40, dtype=object)))),
     "labels of objects": ("object_array", "y contains", npz(**small(y=np.array([0, "a"] * 20, dtype=object)))),
     "too few labels": ("length_mismatch", "39 labels for 40 images", npz(**small(y=Y[:39]))),
@@ -481,7 +481,7 @@ class TestRefused:
         assert lying(settings.state_dir) == before
 
     @pytest.mark.parametrize("part", ["images", "labels"])
-    def test_a_gzip_bomb_is_put_out(self, upload, problem, settings, part):
+    def test_a_gzip_bomb_is_refused(self, upload, problem, settings, part):
         parts = {"images": WHOLE_IDX, "labels": idx(np.zeros(20, np.uint8))}
         parts[part] = idx(np.zeros((UNPACKED, 2), np.uint8), packed=True)
         before = lying(settings.state_dir)
@@ -504,7 +504,7 @@ class TestRefused:
             ({"test_fraction": "half"}, "/test_fraction", "float_parsing"),
             ({"seed": "-1"}, "/seed", "greater_than_equal"),
             ({"size": "225"}, "/size", "less_than_equal"),
-            ({"size": "28"}, "/size", "conflict"),  # resizes folders of images alone
+            ({"size": "28"}, "/size", "conflict"),  # for folders of images only
             ({"name": "a\x00b"}, "/name", "string_pattern_mismatch"),
             ({"name": ""}, "/name", "string_too_short"),
             ({"name": "x" * 5000}, "/name", "too_long"),
@@ -534,7 +534,7 @@ class TestRefused:
             ({"data": b"x"}, ["/data"]),
         ],
     )
-    def test_parts_that_do_not_make_a_data_set_are_named(self, upload, problem, settings, parts, pointers):
+    def test_incomplete_parts_are_refused(self, upload, problem, settings, parts, pointers):
         before = lying(settings.state_dir)
         body = problem(upload(**parts, fields={"name": "x"}), 422, "invalid_upload")
         assert [error["pointer"] for error in body["errors"]] == pointers
@@ -564,17 +564,17 @@ class TestRefused:
         assert lying(settings.state_dir) == before
         assert upload(bytes(LIMIT - 1000)).json["code"] == "unknown_format"
 
-    def test_an_accident_in_the_middle_leaves_nothing(self, upload, problem, settings, services, monkeypatch):
+    def test_an_error_in_the_middle_leaves_no_files(self, upload, problem, settings, services, monkeypatch):
         def fail(*_):
             raise RuntimeError("disk on fire")
 
-        upload(npz(**small(44)))  # the folder of datasets is there
+        upload(npz(**small(44)))  # the folder of datasets exists
         before = lying(settings.state_dir)
         monkeypatch.setattr(view.dataset_store, "add", fail)
         problem(upload(npz(**small())), 500, "internal_error")
         assert lying(settings.state_dir) == before
 
-    def test_a_write_whose_outcome_nobody_knows_keeps_its_files(self, upload, problem, settings, services, monkeypatch):
+    def test_a_write_with_an_unknown_outcome_keeps_its_files(self, upload, problem, settings, services, monkeypatch):
         real = view.dataset_store.add
 
         def away(*_):
@@ -600,7 +600,7 @@ class TestRefused:
 
 
 class TestOverASocket:
-    """A real server, since a test client can neither send in chunks nor hang up."""
+    """A real server, since a test client can neither send chunks nor disconnect."""
 
     @pytest.fixture
     def address(self, app):
@@ -644,7 +644,7 @@ class TestOverASocket:
         assert lying(settings.state_dir) == before
 
     @pytest.mark.parametrize("how", ["Content-Length: 2000000", "Transfer-Encoding: chunked"])
-    def test_who_hangs_up_in_the_middle_leaves_nothing(self, address, settings, how):
+    def test_a_client_that_disconnects_in_the_middle_leaves_no_files(self, address, settings, how):
         before = lying(settings.state_dir)
         body = self.PART + os.urandom(1_000_000)
         pieces = [body] if "Length" in how else self.chunked(body)
@@ -657,7 +657,7 @@ class TestOverASocket:
 
 
 class TestUse:
-    def test_a_job_names_it_and_what_is_wrong_for_it_is_told(self, upload, hands, client, problem):
+    def test_a_job_with_it_is_validated_against_it(self, upload, hands, client, problem):
         dataset = upload(zipped(folders(12))).json
         job = hands.submit(dataset=dataset["id"])
         assert job["spec"]["dataset"] == dataset["id"]
@@ -671,7 +671,7 @@ class TestUse:
         (error,) = problem(client.post("/v1/jobs", json={"dataset": name}), 422, "invalid_spec")["errors"]
         assert (error["pointer"], error["code"]) == ("/dataset", "not_found")
 
-    def test_it_stays_while_a_job_needs_it_and_goes_after(self, upload, hands, client, problem, settings, conforms):
+    def test_it_cannot_be_deleted_while_a_job_needs_it(self, upload, hands, client, problem, settings, conforms):
         dataset = upload(npz(**small())).json
         path = f"/v1/datasets/{dataset['id']}"
         job = hands.submit(dataset=dataset["id"])

@@ -9,7 +9,7 @@ from support.compose import Composed, require_parts
 
 @pytest.fixture(scope="module")
 def composed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Composed]:
-    """The services of docker-compose.yml, not started yet. Short leases make short tests; they go the way of a .env."""
+    """The services of docker-compose.yml, not started yet, with short leases set as in a .env, for short tests."""
     require_parts()
     folder: Path = tmp_path_factory.mktemp("compose")
     variables = {

@@ -1,4 +1,4 @@
-"""docker-compose.yml, compose.gpu.yaml, .env.example and the Dockerfile: valid, and as careful as they claim to be."""
+"""docker-compose.yml, compose.gpu.yaml, .env.example and the Dockerfile: valid, and hardened as documented."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def test_secret_files_are_kept_out_of_git_and_of_the_image() -> None:
     assert not {"!secrets", "!.env", "!.git"} & set(kept)
 
 
-# --- who reaches whom -------------------------------------------------------------------------------------------------
+# --- the network ------------------------------------------------------------------------------------------------------
 
 
 def test_the_api_alone_has_a_port_and_only_on_the_loopback_address() -> None:
@@ -145,7 +145,7 @@ def test_the_api_alone_has_a_port_and_only_on_the_loopback_address() -> None:
     assert published == {"api": ["127.0.0.1:8080:8080"]}
 
 
-def test_a_token_is_asked_for_and_no_setting_moves_the_port_off_the_loopback_address() -> None:
+def test_a_token_is_required_and_no_setting_moves_the_port_off_the_loopback_address() -> None:
     assert "GRADQ_ALLOW_ANONYMOUS" not in SERVICES["api"]["environment"]
     assert SERVICES["api"]["environment"]["GRADQ_ADMIN_TOKEN_FILE"] == "/run/secrets/admin_token"
     (raw,) = yaml.safe_load(BASE.read_text())["services"]["api"]["ports"]
@@ -177,7 +177,7 @@ def test_api_and_worker_share_files_and_lease() -> None:
     assert [longer[name]["environment"]["GRADQ_LEASE_SECONDS"] for name in ("api", "worker")] == ["60", "60"]
 
 
-def test_a_folder_of_data_sets_is_mounted_read_only_and_without_one_downloads_have_a_volume() -> None:
+def test_a_folder_of_datasets_is_mounted_read_only_and_without_one_downloads_have_a_volume() -> None:
     given = load(BASE, variables={"DATASETS_DIR": "/srv/data"})["services"]
     path = SERVICES["worker"]["environment"]["GRADQ_DATA_DIR"]
     assert f"/srv/data:{path}:ro" in given["worker"]["volumes"]
@@ -239,7 +239,7 @@ def test_the_image_runs_gradq_itself_as_the_user_that_compose_names() -> None:
     assert {SERVICES[name]["user"] for name in OWN} == {user}
 
 
-def test_what_the_image_writes_lies_in_the_state_folder() -> None:
+def test_the_image_writes_to_the_state_folder_only() -> None:
     environment = dockerfile_environment()
     state = environment["GRADQ_STATE_DIR"]
     assert environment["MPLCONFIGDIR"].startswith(state)

@@ -1,4 +1,4 @@
-"""The commands, environments and health checks of docker-compose.yml, run for real; support/compose.py says how."""
+"""Runs the commands, environments and health checks of docker-compose.yml, as support/compose.py describes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ARTIFACTS = {
 
 @pytest.fixture(scope="module")
 def unhealthy_at_first(composed: Composed) -> set[str]:
-    """The services whose health check fails while nothing runs."""
+    """The services whose health checks must fail while they do not run."""
     return {name for name in composed.checked if not composed.healthy(name)}
 
 
@@ -81,14 +81,14 @@ def test_a_job_trains_and_its_artifacts_reach_the_client_whole(http: httpx2.Clie
         assert hashlib.sha256(content).hexdigest() == artifact["sha256"], artifact["name"]
 
 
-def test_jobs_and_files_lie_in_the_volumes_and_nowhere_else(running: Composed, http: httpx2.Client) -> None:
+def test_jobs_and_files_are_in_the_volumes_and_nowhere_else(running: Composed, http: httpx2.Client) -> None:
     job_id = ended(http, submit(http, epochs=1))["id"]
     assert list((running.folder / "volumes" / "artifacts" / job_id).rglob("model.safetensors"))
     assert not list((running.folder / "tmpfs").rglob("*.safetensors"))
     assert not list(running.folder.rglob("*.db"))
 
 
-def test_redis_asks_for_its_password_and_drops_nothing(running: Composed) -> None:
+def test_redis_requires_its_password_and_evicts_nothing(running: Composed) -> None:
     password = (running.secrets / "redis_password").read_text()
     never = Retry(NoBackoff(), 0)
     with Redis(port=running.ports["6379"], retry=never) as stranger, pytest.raises(AuthenticationError):
@@ -98,7 +98,7 @@ def test_redis_asks_for_its_password_and_drops_nothing(running: Composed) -> Non
             assert client.config_get(name) == {name: value}
 
 
-def test_without_a_token_nothing_but_the_health_check_answers(running: Composed) -> None:
+def test_without_a_token_only_the_health_check_answers(running: Composed) -> None:
     paths = ("/healthz", "/readyz", "/metrics", "/v1/jobs", "/docs", "/nothing")
     assert [httpx2.get(running.url + path).status_code for path in paths] == [200, *[401] * (len(paths) - 1)]
 
@@ -113,7 +113,7 @@ def test_no_secret_shows_in_a_list_of_processes(running: Composed) -> None:
             assert not any(password in shown for password in passwords)
 
 
-def test_a_worker_that_hangs_is_unhealthy_and_one_that_goes_on_is_healthy_again(running: Composed) -> None:
+def test_a_stopped_worker_is_unhealthy_and_healthy_again_once_continued(running: Composed) -> None:
     worker = running.processes["worker"]
     worker.send_signal(signal.SIGSTOP)
     try:
@@ -132,7 +132,7 @@ def test_a_job_that_was_submitted_while_redis_was_away_runs_when_it_is_back(
     assert ended(http, job_id)["status"] == "succeeded"
 
 
-def test_down_in_mid_job_and_up_again_goes_on_where_it_stopped(running: Composed, http: httpx2.Client) -> None:
+def test_a_job_resumes_after_down_and_up(running: Composed, http: httpx2.Client) -> None:
     job_id = submit(http, epochs=10_000)
     wait_for(lambda: (job(http, job_id)["progress"] or {}).get("epoch", 0) > 2, 60, "the third epoch")
 

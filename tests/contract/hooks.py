@@ -1,8 +1,8 @@
-"""What keeps the machine alive while jobs are made at random, and lets the random calls get somewhere.
+"""Hooks for schemathesis: they limit the size of random jobs and let random calls succeed more often.
 
-Loaded by schemathesis's command. Jobs that are right are made small. Of what a schema cannot know to be there or to go
-together (datasets, jobs to begin with, a second device) every other one gives way to what is there, and so does every
-other upload to a true one. Everything else that is wrong with a body stays wrong.
+Valid jobs are made small. Half of the values that a schema cannot check for existence or consistency (datasets, jobs in
+`init_from`, a second device) are replaced by existing ones, and half of the uploads by valid ones. All other errors in
+bodies are kept.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ import schemathesis
 
 MAX_SECONDS = 1.0
 MAX_KEY = 255
-HELD_SECONDS = 0.3  # a request that is held longer says nothing more
+HELD_SECONDS = 0.3  # longer waits test nothing more
 NUMBER = re.compile(r"\d+(\.\d+)?", re.ASCII)
 PREFERS_TO_WAIT = re.compile(r"\bwait\s*=", re.IGNORECASE)
-REQUEST_LINE = 4094  # gunicorn answers longer ones itself, before the service hears of them
+REQUEST_LINE = 4094  # gunicorn refuses longer ones before they reach the app
 _number = itertools.count()
 SUBMITS = ("submit_job", "submit_gradient_check", "submit_walk")
 
@@ -39,9 +39,10 @@ def map_body(context: Any, body: Any) -> Any:
 
 @schemathesis.hook
 def before_call(context: Any, case: Any, kwargs: Any) -> None:
-    """A key that two different requests share is refused, as it should be: each request gets one of its own.
+    """Make idempotency keys unique, since a key shared by two different requests is refused.
 
-    Control characters go: what becomes of them differs by client and server, and no schema of a header says it.
+    Control characters are removed: clients and servers treat them differently, and a header's schema cannot exclude
+    them.
     """
     _hold_briefly(case)
     key = (case.headers or {}).get("Idempotency-Key")
@@ -59,7 +60,7 @@ def filter_case(context: Any, case: Any) -> bool:
 def _hold_briefly(case: Any) -> None:
     query = case.query or {}
     if "until" in query or "wait" in query:
-        if NUMBER.fullmatch(str(query.get("wait"))):  # some phases write what they drew
+        if NUMBER.fullmatch(str(query.get("wait"))):  # some phases record the drawn values
             query["wait"] = float(query["wait"])
         _cap(query, "wait", HELD_SECONDS, 60)
     if PREFERS_TO_WAIT.search(str((case.headers or {}).get("Prefer"))):
@@ -86,7 +87,7 @@ def _ground(body: dict[str, Any]) -> None:
 
 
 def _every_other(value: Any) -> bool:
-    """A toss that depends on the drawn value alone, so that a seed repeats it."""
+    """A random choice that depends on the drawn value only, so that a seed repeats it."""
     return zlib.crc32(repr(value).encode(errors="replace")) % 2 == 0
 
 
@@ -98,7 +99,7 @@ def _npz() -> bytes:
 
 
 def _cap(body: dict[str, Any], name: str, ours: float, theirs: float) -> None:
-    """A value that the service would take becomes at most `ours`; one that is not said becomes that."""
+    """Limit a valid value to `ours`; a missing one becomes `ours`."""
     value = body.get(name, ours)
     if _is_number(value) and 0 < value <= theirs:
         body[name] = min(value, ours)

@@ -1,4 +1,4 @@
-"""Bodies for POST /v1/jobs: specs that are right, with one thing broken or many things drawn; and what is no JSON."""
+"""Bodies for POST /v1/jobs: valid specs with one error or many random values; and bodies that are not JSON."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fuzz.message import FRAMINGS, JSON, Message
 from hypothesis import strategies as st
 
 PATH = "/v1/jobs"
-DRAWN: dict[str, list[Any]] = {  # values that the contract takes, each by itself; together they may contradict
+DRAWN: dict[str, list[Any]] = {  # values that are valid by themselves; combinations may not be
     "name": ["x", "grüße \U0001f40c", "x" * 128],
     "dataset": ["digits", "digits", "digits", "mnist", "cifar10"],
     "architecture": [
@@ -50,7 +50,7 @@ DRAWN: dict[str, list[Any]] = {  # values that the contract takes, each by itsel
     "labels": [{"team": "vision"}, {"k" * 64: "v" * 512}],
     "preset": ["article/manual-linear"],
 }
-SMALL = {"epochs": 1, "max_seconds": 3}  # what each spec begins with: an accepted one is to train here
+SMALL = {"epochs": 1, "max_seconds": 3}  # base of each spec: an accepted job has to train quickly
 TEXT = st.one_of(
     st.text(max_size=20),
     st.sampled_from(["\ud800", "a\udfffb", "\x00", "‮", "x" * 5000, "NaN", "../../etc", "ds_" + "f" * 32, "job_"]),
@@ -72,14 +72,14 @@ VALUES = st.recursive(
 
 @st.composite
 def specs(draw: st.DrawFn) -> dict[str, Any]:
-    """Some fields of the contract, each with a value that it takes."""
+    """Random fields of a spec, each with a valid value."""
     names = draw(st.lists(st.sampled_from(sorted(DRAWN)), max_size=5, unique=True))
     return {**SMALL, **{name: copy.deepcopy(draw(st.sampled_from(DRAWN[name]))) for name in names}}
 
 
 @st.composite
 def broken(draw: st.DrawFn) -> Any:
-    """A spec with one place changed: another value, another key, one too many, none at all."""
+    """A spec with one change: another value, another key, an additional or a missing one."""
     spec = draw(specs())
     holder: Any = spec
     while True:
@@ -102,7 +102,7 @@ def broken(draw: st.DrawFn) -> Any:
 
 
 def _near(value: Any) -> list[Any]:
-    """What somebody may have meant who wrote `value`, and the contract does not."""
+    """Invalid variants of `value` that a client may send."""
     others: list[Any] = [str(value), [value], {"type": value}, {"value": value}, None]
     if isinstance(value, bool | int | float):
         others += [-value, value + 1, value * 1000, value / 3, float(value), int(value)]
@@ -130,7 +130,7 @@ def _encoded(draw: st.DrawFn, value: Any) -> tuple[bytes, dict[str, str]]:
 
 @st.composite
 def damaged(draw: st.DrawFn, content: bytes) -> bytes:
-    """Bytes with a few of them changed, a piece gone, or a piece twice."""
+    """Bytes with a few changes, a piece removed, or a piece duplicated."""
     data = bytearray(content)
     for _ in range(draw(st.integers(1, 3))):
         at = draw(st.integers(0, len(data)))

@@ -1,4 +1,4 @@
-"""One request as it goes over the wire, byte for byte, and what came back; a client library would mend it."""
+"""Sends a request byte by byte, since a client library would correct it, and reads the response."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 JSON, PROBLEM = "application/json", "application/problem+json"
 SECONDS = 60.0
-PIECE = 5_000  # bytes of a chunk
+PIECE = 5_000  # bytes per chunk
 
 Framing = Literal["length", "chunked", "bad chunks", "cut", "says less", "says more"]
 FRAMINGS: tuple[Framing, ...] = ("length", "chunked", "bad chunks", "cut", "says less", "says more")
@@ -29,7 +29,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Message:
-    """A POST. `framing`: how the end of the body is told, or lied about."""
+    """A POST. `framing`: how the length of the body is declared, correctly or not."""
 
     path: str
     body: bytes
@@ -40,7 +40,7 @@ class Message:
         return replace(self, headers={**self.headers, **headers})
 
     def send(self, url: str) -> Answer | None:
-        """None: the service closed the connection without a word, as it may on one that does not end its request."""
+        """The response; None if the service closed the connection without one, as it may for an incomplete request."""
         parts = urlsplit(url)
         assert parts.hostname is not None
         assert parts.port is not None
@@ -50,7 +50,7 @@ class Message:
                 connection.sendall(self._content())
                 connection.shutdown(socket.SHUT_WR)
             except OSError:
-                pass  # refused before all of it was sent; the answer is there
+                pass  # refused before it was sent completely; there is a response
             return _read(connection)
 
     def __str__(self) -> str:

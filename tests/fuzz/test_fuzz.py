@@ -1,7 +1,7 @@
-"""Random and mutated bodies on the two calls that take the most: nothing breaks, nothing that cannot run is taken.
+"""Random and mutated bodies for job submissions and uploads: no 5xx, and no accepted job that cannot run.
 
-The API is the real one behind gunicorn, spoken to byte by byte. A share of what it took is then run by a real worker.
-`make fuzz` sends ten thousand bodies, the suite some five hundred; GRADQ_FUZZ_SEED repeats a run.
+The API runs behind gunicorn, and requests are sent byte by byte. A share of the accepted jobs is run by a real worker.
+`make fuzz` sends 10 000 bodies, the test suite about 500; GRADQ_FUZZ_SEED repeats a run.
 """
 
 from __future__ import annotations
@@ -26,25 +26,25 @@ pytestmark = pytest.mark.long
 
 FULL = os.environ.get("GRADQ_FUZZ") == "full"
 JOBS, UPLOADS = (6000, 4000) if FULL else (300, 200)
-TRAINED_JOBS, TRAINED_SETS = (200, 60) if FULL else (6, 3)  # at least, of those that were taken
-WARM_UP = 0.3  # of the bodies: by then every module is loaded and every pool is full
+TRAINED_JOBS, TRAINED_SETS = (200, 60) if FULL else (6, 3)  # at least, of the accepted ones
+WARM_UP = 0.3  # of the bodies: then all modules are loaded and all pools are filled
 GROWTH_BYTES = 20_000_000
-SECONDS = 3000 if FULL else 200  # until the last of them has been trained: the first that is asked for may be the last
-HONEST = {"diverged", "deadline_exceeded", "data_error", "out_of_memory_host"}  # ways to fail that are the spec's own
+SECONDS = 3000 if FULL else 200  # until all of them have been trained
+HONEST = {"diverged", "deadline_exceeded", "data_error", "out_of_memory_host"}  # failures caused by the spec
 SHOWN = 10
 
 
 @dataclass
 class Run:
-    """Sends each message, and keeps what is wrong with the answers."""
+    """Sends the messages and collects errors in the responses."""
 
     service: Service
     url: str
     sent: int = 0
     answers: Counter[int | None] = field(default_factory=Counter)
-    taken: list[str] = field(default_factory=list)  # ids of jobs, or of datasets
+    taken: list[str] = field(default_factory=list)  # ids of jobs or datasets
     wrong: list[str] = field(default_factory=list)
-    sizes: list[int] = field(default_factory=list)  # of the API process, in bytes
+    sizes: list[int] = field(default_factory=list)  # memory of the API process, in bytes
 
     def send(self, message: Message) -> None:
         answer = message.send(self.url)
@@ -74,7 +74,8 @@ class Run:
         return sum(process.memory_info().rss for process in server.handle.children())
 
     def growth(self) -> int:
-        """Bytes that the API grew by after its warm-up, taken by the median of three: a moment's buffer is no leak."""
+        """Growth of the API's memory after the warm-up, in bytes; a median of three, so that temporary buffers do not
+        count."""
         settled = self.sizes[int(len(self.sizes) * WARM_UP) :]
         return sorted(settled[-3:])[1] - sorted(settled[:3])[1]
 
@@ -88,7 +89,7 @@ class Run:
 
 @pytest.fixture
 def service(tmp_path: Path) -> Iterator[Service]:
-    """An API in one process, and no worker yet: what it takes stays where it is."""
+    """An API in one process, without a worker at first, so that accepted jobs stay queued."""
     limits = {"GRADQ_MAX_UPLOAD_BYTES": "1000000", "GRADQ_MAX_UNPACKED_BYTES": str(BOMB_BYTES // 2)}
     service = Service(tmp_path, {**limits, "GRADQ_SLOTS": "2"}).start(workers=0)
     yield service
@@ -103,7 +104,7 @@ def seed() -> int:
 
 
 def fuzz(run: Run, messages: st.SearchStrategy[Message], count: int, seed: int) -> None:
-    """Every draw is sent; nothing is shrunk, so that one run names all that is wrong."""
+    """Sends every draw and shrinks nothing, so that one run reports all errors."""
 
     @hypothesis.seed(seed)
     @hypothesis.settings(
@@ -130,7 +131,7 @@ def fuzz(run: Run, messages: st.SearchStrategy[Message], count: int, seed: int) 
 
 
 @pytest.mark.timeout(5400 if FULL else 300)
-def test_nothing_breaks_whatever_is_sent_and_what_is_taken_can_run(service: Service, seed: int) -> None:
+def test_no_body_causes_a_5xx_and_accepted_jobs_can_run(service: Service, seed: int) -> None:
     url = str(service.http.base_url)
     jobs, datasets = Run(service, url), Run(service, url)
     fuzz(jobs, job_messages(), JOBS, seed)
@@ -156,7 +157,7 @@ def some(taken: list[str], count: int, chosen: random.Random) -> list[str]:
 
 
 def can_be_afforded(service: Service, job_id: str) -> bool:
-    """Whether this machine can run it in passing. What the answer to a job says of its spec is a spec again."""
+    """Whether this machine can run the job quickly. The spec in a job's response is itself a valid body."""
     spec = service.job(job_id)["spec"]
     answer = service.http.post("/v1/jobs?dry_run=true", json=spec)
     assert answer.status_code == 200, f"{answer.text}\n{spec}"
@@ -165,7 +166,7 @@ def can_be_afforded(service: Service, job_id: str) -> bool:
 
 
 def ends_as_it_should(service: Service, job_id: str) -> str | None:
-    """What is wrong with the end of a job that was taken; None where nothing is."""
+    """The error in the outcome of an accepted job; None if there is none."""
     job = service.wait(job_id, SECONDS)
     if job["status"] == "succeeded" or job["status_reason"]["code"] in HONEST:
         return None
@@ -173,7 +174,7 @@ def ends_as_it_should(service: Service, job_id: str) -> str | None:
 
 
 def assert_nothing_lies_about(service: Service, datasets: list[str]) -> None:
-    """Of what was refused no file is left, and of what was taken four arrays and their facts."""
+    """Refused uploads leave no files; accepted ones leave four arrays and their description."""
     uploads, stored = service.state / "uploads", service.state / "artifacts"
     assert not uploads.exists() or not list(uploads.rglob("*"))
     files = [path.relative_to(stored).parts for path in stored.rglob("*") if path.is_file()]

@@ -1,4 +1,4 @@
-"""Bodies for POST /v1/datasets: true datasets of each format, damaged; archives that lie; forms that are none."""
+"""Bodies for POST /v1/datasets: damaged datasets of each format, archives with false headers, malformed forms."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BOUNDARY = "b0undary"
 LABELS = np.arange(20).astype(np.uint8) % 2
 IDX = {"images": idx(pixels(20, 6, 6)), "labels": idx(LABELS)}
 PACKED = {"images": idx(pixels(20, 6, 6), packed=True), "labels": idx(LABELS, packed=True)}
-BOMB_BYTES = 12_000_000  # what comes out of the bombs here
+BOMB_BYTES = 12_000_000  # unpacked size of the bombs
 SLIPS = ("../../evil.png", "/etc/evil.png", "..\\..\\evil.png", "C:\\evil.png", "cats/\x01.png", "cats/..", "\udcff/a")
 SIZES = (0, 1, 2, 6, 36, 40, 1440, -1, 2**40, 10**30, True)
 KINDS = ("'|u1'", "'<f8'", "'>i2'", "'|b1'", "'<f2'", "'<f16'", "'<c8'", "'<U3'", "'|S4'", "'|O'", "'|V8'", "'<M8[s]'")
@@ -30,7 +30,7 @@ Parts = dict[str, bytes]
 
 
 class _Runs:
-    """Would leave a mark, were it ever unpickled."""
+    """Creates a file if it is ever unpickled."""
 
     def __reduce__(self) -> tuple[Any, tuple[str]]:
         return exec, ("raise SystemExit('unpickled')",)
@@ -38,7 +38,7 @@ class _Runs:
 
 @functools.cache
 def true_ones() -> list[Parts]:
-    """Datasets that are right, small."""
+    """Small valid datasets."""
     split = {f"{name}_{part}": array for part in ("train", "test") for name, array in small().items()}
     floats = small(x=pixels(40, 6, 6) / 255)
     photos = folders(6) | {f"cats/{i}.jpg": picture(pixels(1, 6, 6, 3)[0], "JPEG") for i in range(3)}
@@ -49,7 +49,7 @@ def true_ones() -> list[Parts]:
 
 @functools.cache
 def liars() -> list[Parts]:
-    """Archives that are right in form, and mean harm."""
+    """Malicious archives of valid form."""
     objects = small(x=np.array([_Runs()] * 40, dtype=object))
     pickled = zipped({"x.npy": pickle.dumps(_Runs()), "y.npy": npy(np.arange(40) % 4)})
     bomb = _packed({"x.npy": npy(np.zeros((BOMB_BYTES, 1, 1), np.uint8)), "y.npy": npy(LABELS)})
@@ -77,7 +77,7 @@ def _packed(files: Parts) -> bytes:
 
 @st.composite
 def inner_damage(draw: st.DrawFn) -> Parts:
-    """A zip that is whole, around members that are not: damage that no checksum of the archive gives away."""
+    """A valid zip with damaged members, so that the archive's checksums match."""
     outer = draw(st.sampled_from([parts for parts in true_ones() if parts.get("file", b"")[:2] == b"PK"]))
     with zipfile.ZipFile(io.BytesIO(outer["file"])) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
@@ -85,14 +85,14 @@ def inner_damage(draw: st.DrawFn) -> Parts:
     if draw(st.booleans()):
         members[chosen] = draw(damaged(members[chosen]))
     else:
-        name = draw(st.text(min_size=1, max_size=12).filter(lambda name: name[0] != "\0"))  # zipfile ends it there
+        name = draw(st.text(min_size=1, max_size=12).filter(lambda name: name[0] != "\0"))  # zipfile truncates it there
         members[name.encode(errors="replace").decode()] = members.pop(chosen)
     return {"file": zipped(members)}
 
 
 @st.composite
 def odd_arrays(draw: st.DrawFn) -> Parts:
-    """An archive that is whole, with one array whose header NumPy would not write, or class names of any codes."""
+    """A valid archive with one array whose header NumPy would not write, or class names of arbitrary codes."""
     members = {"x.npy": npy(pixels(40, 6, 6)), "y.npy": npy(np.arange(40) % 4)}
     if draw(st.booleans()):
         codes = draw(st.lists(st.integers(0, 2**32 - 1) | st.integers(0, 0x11FFFF), min_size=12, max_size=12))

@@ -1,5 +1,5 @@
-"""Every route and method of the app, as it lists them itself, against everybody who may not: a new route is in here by
-itself."""
+"""Every route and method of the app, read from its URL map, with every kind of token that must be refused. New routes
+are included automatically."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def database(app: Flask) -> Database:
 
 @pytest.fixture(scope="module")
 def things(app: Flask) -> dict[str, str]:
-    """What is alice's."""
+    """A job and a dataset of alice, by path parameter."""
     alice = client_for(app, "alice")
     job = alice.post("/v1/jobs", json={}).json["id"]
     dataset = alice.post("/v1/datasets", data={"file": (io.BytesIO(npz(**small())), "a.npz")})
@@ -76,7 +76,7 @@ def things(app: Flask) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def calls(app: Flask, things: dict[str, str]) -> list[Call]:
-    """Deletions last: whoever is let through finds the rest."""
+    """One call per route and method, deletions last, so that the objects exist for all other calls."""
     found = []
     for rule in app.url_map.iter_rules():
         path = rule.rule
@@ -102,7 +102,7 @@ def guarded(calls: list[Call]) -> list[Call]:
 
 
 def answers(app: Flask, calls: list[Call], token: str) -> dict[str, tuple[int, str]]:
-    """Status and code by call; HEAD has no body, and so no code."""
+    """Status and code by call; the code of HEAD is empty, since it has no body."""
     found = {}
     for call in calls:
         answer = send(app, call, **bearer(token))
@@ -115,19 +115,19 @@ def expected(calls: list[Call], status: int, code: str) -> dict[str, tuple[int, 
     return {f"{c.method} {c.rule}": (status, "" if c.method == "HEAD" else code) for c in calls}
 
 
-def test_what_is_open_to_all_is_the_health_check_and_the_sign_in(calls: list[Call]) -> None:
-    asked_of_nobody = {(call.method, call.rule) for call in calls if call.scope is None}
-    assert asked_of_nobody == OPEN
+def test_only_the_health_check_and_the_sign_in_require_no_token(calls: list[Call]) -> None:
+    open_calls = {(call.method, call.rule) for call in calls if call.scope is None}
+    assert open_calls == OPEN
 
 
-def test_reading_takes_read_and_changing_takes_submit(calls: list[Call]) -> None:
+def test_reads_require_the_scope_read_and_changes_submit(calls: list[Call]) -> None:
     for call in guarded(calls):
         reads = call.method in ("GET", "HEAD", "OPTIONS")
         usual = "read" if reads else "submit"
         assert call.scope == ("admin" if call.rule in ADMINS and call.method != "OPTIONS" else usual), call
 
 
-def test_without_a_token_nothing_answers(app: Flask, calls: list[Call]) -> None:
+def test_every_call_without_a_token_is_a_401(app: Flask, calls: list[Call]) -> None:
     for call in guarded(calls):
         answer = send(app, call)
         assert answer.status_code == 401, call
@@ -138,7 +138,7 @@ def test_without_a_token_nothing_answers(app: Flask, calls: list[Call]) -> None:
     assert app.test_client().get("/healthz").json == {"status": "ok"}
 
 
-def test_a_token_that_is_none_is_refused(app: Flask, calls: list[Call], database: Database) -> None:
+def test_malformed_and_unknown_tokens_are_refused(app: Flask, calls: list[Call], database: Database) -> None:
     good = token_for(database, "alice", "admin")
     prefix, number, secret = good.split("_", 2)
     for wrong in (
@@ -155,7 +155,7 @@ def test_a_token_that_is_none_is_refused(app: Flask, calls: list[Call], database
     assert answers(app, chosen, f"{prefix}_{number}_{secret[::-1]}") == expected(chosen, 401, "token_invalid")
 
 
-def test_who_guesses_learns_nothing_from_the_answer(app: Flask, database: Database) -> None:
+def test_unknown_tokens_and_wrong_secrets_get_the_same_response(app: Flask, database: Database) -> None:
     _, number, secret = token_for(database, "alice").split("_", 2)
 
     def told(token: str) -> tuple[int, dict[str, Any], str]:
@@ -170,7 +170,7 @@ def test_who_guesses_learns_nothing_from_the_answer(app: Flask, database: Databa
 
 
 @pytest.mark.parametrize(("how", "code"), [(expire, "token_expired"), (revoke, "token_revoked")])
-def test_a_token_whose_time_is_over_is_refused(app: Flask, calls: list[Call], database: Database, how, code) -> None:
+def test_expired_and_revoked_tokens_are_refused(app: Flask, calls: list[Call], database: Database, how, code) -> None:
     token = token_for(database, "alice", "admin")
     assert app.test_client().get("/v1/jobs", headers=bearer(token)).status_code == 200
     how(database, token)
@@ -192,8 +192,8 @@ def test_a_scope_that_is_too_small_is_refused_and_the_right_one_named(
         assert f'scope="{call.scope}"' in answer.headers["WWW-Authenticate"]
 
 
-def test_what_is_anothers_is_not_there(app: Flask, calls: list[Call], database: Database, things) -> None:
-    """Word for word as what is not there at all."""
+def test_another_owners_objects_are_a_404(app: Flask, calls: list[Call], database: Database, things) -> None:
+    """With the same text as for an object that does not exist."""
     token = token_for(database, "bob")
     chosen = [call for call in guarded(calls) if call.of_an_owner and call.method != "OPTIONS"]
     assert len(chosen) >= 20
@@ -213,8 +213,8 @@ def test_what_is_anothers_is_not_there(app: Flask, calls: list[Call], database: 
 
 
 @pytest.mark.parametrize("who", ["owner", "admin", "the service's own"])
-def test_the_right_one_is_let_through(app: Flask, calls: list[Call], database: Database, who: str) -> None:
-    """It may lack a body or name no file, and it may be too late to do it twice; but nobody says that he may not."""
+def test_sufficient_tokens_are_accepted(app: Flask, calls: list[Call], database: Database, things, who: str) -> None:
+    """The call may fail for other reasons, such as a missing body, file or state, but not with 401 or 403."""
     token = {
         "owner": lambda: token_for(database, "alice", "submit"),
         "admin": lambda: token_for(database, "carol", "admin"),
@@ -228,11 +228,12 @@ def test_the_right_one_is_let_through(app: Flask, calls: list[Call], database: D
         answer = send(app, call, **bearer(token))
         assert answer.status_code < 500, (call, answer.text)
         assert answer.status_code not in (401, 403), (call, answer.text)
-        missing = answer.status_code == 404 and "there is no job" not in answer.text and "artifact" in call.rule
+        no_job = f"{things['job_id']} not found" in answer.text
+        missing = answer.status_code == 404 and not no_job and "artifact" in call.rule
         assert missing or answer.status_code != 404, (call, answer.text)
 
 
-def test_a_read_token_reads_all_that_is_its_owners(app: Flask, calls: list[Call], database: Database) -> None:
+def test_a_read_token_reads_all_objects_of_its_owner(app: Flask, calls: list[Call], database: Database) -> None:
     token = token_for(database, "alice", "read")
     for call in guarded(calls):
         if call.scope == "read" and call.rule not in ("/nothing", "/static/<version>/<path:name>"):
@@ -241,15 +242,15 @@ def test_a_read_token_reads_all_that_is_its_owners(app: Flask, calls: list[Call]
             assert answer.status_code != 404 or "artifact" in call.rule, (call, answer.text)
 
 
-def test_a_route_that_names_no_scope_is_not_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_route_without_a_scope_is_refused_at_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from api.routes import presets
 
     monkeypatch.delattr(presets.index, "scope")
-    with pytest.raises(AssertionError, match="/v1/presets names no scope"):
+    with pytest.raises(AssertionError, match="/v1/presets has no scope"):
         create_app(Settings(state_dir=tmp_path))
 
 
-def test_the_document_says_what_each_call_takes(app: Flask, calls: list[Call], database: Database) -> None:
+def test_the_openapi_document_has_the_scope_of_each_call(app: Flask, calls: list[Call], database: Database) -> None:
     document = app.test_client().get("/v1/openapi.json", headers=bearer(token_for(database, "alice"))).json
     assert document["components"]["securitySchemes"].keys() == {"bearer", "cookie"}
     for call in calls:

@@ -1,4 +1,4 @@
-"""What one owner has is not there for another, by whatever way they come; admins and whoever needs no token see all."""
+"""Owners cannot access each other's objects through any route; admins and anonymous callers access all."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from shared.jobs.states import JobState
 
 @pytest.fixture
 def app(database: Database, settings: Settings) -> Iterator[Flask]:
-    """On each kind of database; who sends no token is nobody by name, and sees all."""
+    """On each kind of database; callers without a token are anonymous and access all objects."""
     app = create_app(settings.model_copy(update={"database_url": SecretStr(database.url)}))
     yield app
     app.extensions[EXTENSION].database.close()
@@ -63,7 +63,7 @@ def uploaded(client: FlaskClient) -> list[str]:
 
 
 class TestJobs:
-    def test_a_job_is_its_owners_and_the_list_says_whose(self, alice, bob, admin, client):
+    def test_a_job_has_the_tokens_owner_and_the_list_shows_it(self, alice, bob, admin, client):
         mine, theirs, nobodys = submit(alice), submit(bob), submit(client)
         assert alice.get(f"/v1/jobs/{mine}").json["owner"] == "alice"
         assert (listed(alice), listed(bob)) == ([mine], [theirs])
@@ -76,7 +76,7 @@ class TestJobs:
         job = submit(alice)
         assert client_for(app, "alice", "read").get(f"/v1/jobs/{job}").status_code == 200
 
-    def test_pages_are_of_ones_own_jobs_whatever_lies_between(self, alice, bob):
+    def test_pages_contain_only_ones_own_jobs(self, alice, bob):
         mine = []
         for _ in range(3):
             submit(bob)
@@ -92,10 +92,10 @@ class TestJobs:
         assert seen == mine[::-1]
         assert listed(alice, f"?after={submit(bob)}") == mine[::-1]
 
-    def test_the_kept_answer_of_an_ended_job_is_not_anothers(self, alice, bob, hands):
+    def test_the_cached_response_of_an_ended_job_is_not_sent_to_another_owner(self, alice, bob, hands):
         job = submit(alice)
         hands.finish(hands.start())
-        for _ in range(2):  # the second one is kept
+        for _ in range(2):  # the second response is cached
             assert alice.get(f"/v1/jobs/{job}").status_code == 200
         etag = alice.get(f"/v1/jobs/{job}").headers["ETag"]
         assert bob.get(f"/v1/jobs/{job}").status_code == 404
@@ -130,14 +130,14 @@ class TestJobs:
         for who in (alice, admin):
             assert who.post(f"/v1/jobs{query}", json=body).status_code in (200, 202)
 
-    def test_who_reproduces_a_job_owns_what_comes_of_it(self, alice, admin, hands):
+    def test_a_reproduction_belongs_to_the_caller(self, alice, admin, hands):
         job = submit(alice)
         hands.finish(hands.start())
         assert admin.post(f"/v1/jobs/{job}/reproduce").json["owner"] == "carol"
         again = alice.post(f"/v1/jobs/{job}/reproduce").json
         assert (again["owner"], again["reproduces"]) == ("alice", job)
 
-    def test_an_owner_deletes_a_job_and_an_admin_anybodys(self, alice, bob, admin, hands):
+    def test_owners_delete_their_own_jobs_and_admins_any(self, alice, bob, admin, hands):
         mine, theirs = submit(alice), submit(bob)
         for _ in range(2):
             hands.finish(hands.start(), JobState.FAILED)
@@ -169,7 +169,7 @@ class TestKeys:
         again = alice.post("/v1/jobs", json={}, headers=key)
         assert (again.json["id"], again.headers["Idempotent-Replayed"]) == (mine, "true")
 
-    def test_what_an_admin_was_told_is_not_told_to_a_lesser_token_of_the_same_owner(self, app, bob, problem):
+    def test_a_response_to_an_admin_is_not_replayed_to_a_lesser_token_of_the_same_owner(self, app, bob, problem):
         theirs, key = submit(bob), {"Idempotency-Key": "sweep"}
         body = {"action": "cancel", "ids": [theirs]}
         admin, lesser = client_for(app, "alice", "admin"), client_for(app, "alice")
@@ -180,7 +180,7 @@ class TestKeys:
 class TestDatasets:
     @pytest.fixture
     def shared(self, alice, bob) -> str:
-        """Uploaded by both, with names of their own."""
+        """A dataset that both have uploaded, under different names."""
         content = npz(**small())
         one, other = upload(alice, content, "cats"), upload(bob, content, "dogs")
         assert one.status_code == other.status_code == 201, "to bob it is new"
@@ -202,7 +202,7 @@ class TestDatasets:
         assert bob.get(f"/v1/datasets/{shared}").json["name"] == "dogs"
         assert len(list(folder_of(services).iterdir())) == 1
 
-    def test_deleting_drops_ones_own_hold_and_the_bytes_go_with_the_last(self, alice, bob, services, shared):
+    def test_files_are_deleted_with_the_last_owners_reference(self, alice, bob, services, shared):
         gone = alice.delete(f"/v1/datasets/{shared}")
         assert (gone.status_code, gone.json["freed_bytes"]) == (200, 0)
         assert alice.get(f"/v1/datasets/{shared}").status_code == 404
@@ -212,7 +212,7 @@ class TestDatasets:
         assert bob.delete(f"/v1/datasets/{shared}").json["freed_bytes"] > 0
         assert list(folder_of(services).rglob("*.npy")) == []
 
-    def test_an_admin_deletes_it_for_everybody(self, alice, bob, admin, shared):
+    def test_an_admin_deletes_it_for_all_owners(self, alice, bob, admin, shared):
         assert admin.delete(f"/v1/datasets/{shared}").json["freed_bytes"] > 0
         assert uploaded(alice) == uploaded(bob) == []
 
@@ -226,7 +226,7 @@ class TestDatasets:
         body = problem(alice.delete(f"/v1/datasets/{shared}"), 409, "dataset_in_use")
         assert (body["jobs"], anothers in body["detail"]) == ([], False)
 
-    def test_a_job_is_not_tried_again_with_what_its_owner_has_let_go(self, alice, bob, shared, problem):
+    def test_a_job_is_not_retried_with_a_dataset_that_its_owner_has_deleted(self, alice, bob, shared, problem):
         mine = submit(alice, dataset=shared)
         alice.post(f"/v1/jobs/{mine}/cancel")
         alice.delete(f"/v1/datasets/{shared}")
@@ -249,7 +249,7 @@ def test_a_tokens_use_is_noted_once_a_minute(app: Flask, services: Services, mon
         assert [token.last_used_at is not None for token in tokens.all_of_them(session)] == [True]
 
 
-def test_whoami_says_whom_the_service_takes_one_for(app, alice, admin, client, conforms):
+def test_whoami_shows_owner_scopes_and_token(app, alice, admin, client, conforms):
     for who, owner, scopes in (
         (alice, "alice", ["read", "submit"]),
         (admin, "carol", ["read", "submit", "admin"]),

@@ -1,4 +1,4 @@
-"""How often one token may ask: counted in a real Redis for all processes together, here while that is away."""
+"""Rate limits per token, counted in a real Redis over all processes, or in the process while Redis is unreachable."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from shared import tokens
 from shared.config import Settings
 from shared.db.database import Database
 
-HOURLY = {"rate_reads": "5/hour", "rate_changes": "2/hour"}  # no test runs as long as that
+HOURLY = {"rate_reads": "5/hour", "rate_changes": "2/hour"}  # longer than any test runs
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +91,7 @@ def test_without_redis_this_process_counts_and_no_call_fails(settings, new_sqlit
         assert statuses(client, 6, alice) == [200] * 5 + [429]
 
 
-def test_a_redis_that_was_never_there_stops_nobody(settings: Settings, new_sqlite) -> None:
+def test_a_redis_that_never_was_reachable_fails_no_call(settings: Settings, new_sqlite) -> None:
     new_sqlite(settings.database).close()
     away = type(settings.redis_url)(f"redis://127.0.0.1:{free_port()}/0")
     app = create_app(settings.model_copy(update={"redis_url": away}))
@@ -108,14 +108,14 @@ def test_none_counts_nothing(settings: Settings, new_sqlite) -> None:
     assert statuses(app.test_client(), 12, {"Authorization": f"Bearer {text}"}) == [200] * 12
 
 
-def test_who_needs_no_token_is_not_counted(settings: Settings, new_sqlite, server: Server) -> None:
+def test_calls_without_a_token_are_not_counted(settings: Settings, new_sqlite, server: Server) -> None:
     new_sqlite(settings.database).close()
     app = create_app(settings.model_copy(update={"allow_anonymous": True}))
     assert statuses(app.test_client(), 12, {}) == [200] * 12
     assert server.client.keys() == []
 
 
-def test_wrong_tokens_cost_their_address_and_not_those_who_have_a_good_one(client: FlaskClient, bearer) -> None:
+def test_wrong_tokens_are_limited_per_address_and_valid_ones_are_not_affected(client: FlaskClient, bearer) -> None:
     wrong, good = {"Authorization": "Bearer gq_guess_guess"}, bearer("alice")
     assert statuses(client, 20, wrong) == [401] * 20
     refused = client.get("/v1/jobs", headers=wrong)
@@ -123,13 +123,13 @@ def test_wrong_tokens_cost_their_address_and_not_those_who_have_a_good_one(clien
     assert 0 < int(refused.headers["Retry-After"]) <= 60
     assert client.post("/session", json={"token": "gq_guess_guess"}).status_code == 429
     assert statuses(client, 1, good) == [200]
-    assert client.get("/v1/jobs").status_code == 401  # none is no guess
+    assert client.get("/v1/jobs").status_code == 401  # a missing token is not a wrong one
     elsewhere = client.get("/v1/jobs", headers=wrong, environ_base={"REMOTE_ADDR": "10.0.0.9"})
     assert elsewhere.status_code == 401
 
 
 @pytest.mark.parametrize("rate", ["5", "0/second", "5/fortnight", "-1/second", "5/second; 3/minute"])
-def test_a_rate_that_is_none_is_refused_at_the_start(rate: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_malformed_rate_is_refused_at_the_start(rate: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from shared.errors import ConfigurationError
 
     monkeypatch.setenv("GRADQ_RATE_READS", rate)

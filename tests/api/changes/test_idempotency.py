@@ -1,4 +1,4 @@
-"""Idempotency-Key on both databases: a POST that is sent again is answered as before, and what it did is done once."""
+"""Idempotency-Key on both databases: a repeated POST gets the first response, and is executed once."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def assert_replayed(again: TestResponse, first: TestResponse) -> None:
 def test_a_submission_that_is_sent_again_makes_one_job(send, database, hands) -> None:
     first = send(json={"name": "née", "epochs": 2})
     assert first.status_code == 202
-    hands.start()  # what was answered stays what was answered
+    hands.start()  # the stored response does not change
     again = send(json={"name": "née", "epochs": 2})
     assert_replayed(again, first)
     assert again.headers["X-Request-Id"] != first.headers["X-Request-Id"]
@@ -147,7 +147,7 @@ def test_images_in_a_form_are_the_same_whatever_the_boundary(send, hands) -> Non
 
 
 def test_an_upload_that_is_sent_again_is_answered_as_before(send) -> None:
-    def upload(**fields: str) -> TestResponse:  # with a new boundary each time
+    def upload(**fields: str) -> TestResponse:  # each with a new boundary
         form = {"file": (io.BytesIO(npz(**small())), "a.npz"), **fields}
         return send("/v1/datasets", data=form, json=None, content_type="multipart/form-data")
 
@@ -195,7 +195,7 @@ def test_an_error_leaves_the_key_free(send, problem, hands, client) -> None:
 
 
 @pytest.mark.parametrize("key", ["", "x" * 256])
-def test_a_key_that_is_none_is_named(send, problem, key) -> None:
+def test_an_invalid_key_is_refused(send, problem, key) -> None:
     (error,) = problem(send(key=key), 422, "invalid_header")["errors"]
     assert error["pointer"] == "/Idempotency-Key"
     assert f"got {len(key)}" in error["detail"]
@@ -220,7 +220,7 @@ def test_other_methods_do_not_look_at_it(client, hands) -> None:
 
 @pytest.fixture
 def slow_parse(monkeypatch):
-    """The next submission waits between the claim of its key and its effect, until it is let go."""
+    """Makes the next submission wait between the claim of its key and its change, until it is released."""
     arrived, go, parse, lock = threading.Event(), threading.Event(), view.parse_json, threading.Lock()
 
     def wait() -> Any:
@@ -234,7 +234,7 @@ def slow_parse(monkeypatch):
     go.set()
 
 
-def test_while_the_first_is_under_way_the_second_is_told_when_to_ask_again(send, problem, slow_parse, database) -> None:
+def test_a_second_request_during_the_first_is_told_when_to_retry(send, problem, slow_parse, database) -> None:
     arrived, go = slow_parse
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(send)
@@ -249,9 +249,7 @@ def test_while_the_first_is_under_way_the_second_is_told_when_to_ask_again(send,
     assert count(database) == 1
 
 
-def test_of_one_that_took_too_long_and_one_that_took_its_place_one_makes_the_job(
-    send, problem, slow_parse, database
-) -> None:
+def test_of_a_slow_request_and_the_one_that_replaced_it_one_makes_the_job(send, problem, slow_parse, database) -> None:
     arrived, go = slow_parse
     with ThreadPoolExecutor(1) as pool:
         slow = pool.submit(send)
@@ -307,27 +305,29 @@ app.test_client().post("/v1/jobs", json={}, headers={"Idempotency-Key": "k"})
         ("after the commit", True),
     ],
 )
-def test_whatever_dies_in_between_the_job_is_made_once(send, problem, database, tmp_path, moment, was_done) -> None:
+def test_a_process_that_is_killed_at_any_moment_makes_the_job_once(
+    send, problem, database, tmp_path, moment, was_done
+) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     arguments = [sys.executable, "-c", DYING, str(tmp_path / "state"), database.url, moment]
     died = subprocess.run(arguments, env=environment, capture_output=True, text=True, timeout=150)
     assert died.returncode == 9, died.stderr[-2000:]
     assert count(database) == int(was_done)
     if not was_done:
-        problem(send(), 409, "idempotency_in_progress")  # nobody knows yet that it died
+        problem(send(), 409, "idempotency_in_progress")  # the claim has not expired yet
         run_out(database)
         assert "Idempotent-Replayed" not in send().headers
     assert send().headers["Idempotent-Replayed"] == "true"
     assert count(database) == 1
 
 
-def test_a_key_that_cannot_be_given_back_runs_out(send, problem, services, monkeypatch, database) -> None:
+def test_a_key_that_cannot_be_released_expires(send, problem, services, monkeypatch, database) -> None:
     def fail(*_: Any) -> None:
         raise DatabaseAway("gone")
 
     with monkeypatch.context() as broken:
         broken.setattr(idempotency, "release", fail)
-        problem(send(json={"lr": -1}), 422, "invalid_spec")  # what was wrong, and not what went wrong after it
+        problem(send(json={"lr": -1}), 422, "invalid_spec")  # the error of the view, not the one of the release
     problem(send(json={"lr": -1}), 409, "idempotency_in_progress")
     run_out(database)
     assert send().status_code == 202
@@ -335,7 +335,7 @@ def test_a_key_that_cannot_be_given_back_runs_out(send, problem, services, monke
 
 @pytest.fixture
 def served(database: Database, tmp_path: Path) -> Iterator[str]:
-    """A real server in a process of its own; no broker and no worker."""
+    """A real server in a separate process, without broker and worker."""
     service = Service(tmp_path, {"GRADQ_DATABASE_URL": database.url})
     service.start_api()
     yield str(service.http.base_url)

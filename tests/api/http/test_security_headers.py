@@ -1,4 +1,4 @@
-"""What keeps a browser from running anything that is not ours: the headers of every answer, and of what jobs made."""
+"""Security headers of every response, and of the files of jobs."""
 
 from __future__ import annotations
 

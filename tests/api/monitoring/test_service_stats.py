@@ -1,4 +1,4 @@
-"""One look at the service, on both databases."""
+"""The statistics of the service, on both databases."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ def take(database: Database) -> service_stats.ServiceStats:
     return read(database, service_stats.take, 30.0)
 
 
-def test_nothing_is_nothing(database: Database) -> None:
+def test_an_empty_service(database: Database) -> None:
     found = take(database)
     assert (found.jobs, found.oldest_seconds, found.examples_per_second, list(found.workers)) == ({}, {}, 0, [])
 
 
-def test_who_waits_who_runs_how_fast_and_who_works(database: Database) -> None:
+def test_queued_and_running_jobs_throughput_and_workers(database: Database) -> None:
     lease = running(database, batch_size=32)
     pace = {"epoch": 1, "epochs": 5, "step": 1, "total_steps": 9, "examples_per_second": 96.0}
     write(database, queue.renew, lease, 60, pace)

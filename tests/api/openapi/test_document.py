@@ -1,4 +1,4 @@
-"""The OpenAPI document: whole, valid, with examples that hold, and with links that lead somewhere."""
+"""The OpenAPI document: complete and valid, with valid examples and links."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from worker.supervisor import StopReason
 
 @pytest.fixture
 def document(client) -> dict[str, Any]:
-    """The OpenAPI document as a client gets it."""
+    """The OpenAPI document, as served."""
     found: dict[str, Any] = client.get("/v1/openapi.json").json
     return found
 
@@ -42,7 +42,7 @@ def validator(document: dict[str, Any], schema: dict[str, Any]) -> jsonschema.Dr
 
 
 def contents(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every schema with its examples, of bodies and answers, under a name for the message."""
+    """The contents of all request and response bodies, each with a name for messages."""
     for method, path, operation in operations(document):
         for media, content in operation.get("requestBody", {}).get("content", {}).items():
             yield f"{method} {path} takes {media}", content
@@ -142,7 +142,7 @@ def test_a_submission_links_to_all_that_can_be_done_with_its_job(document):
                 assert link["operationId"] in named
 
 
-def test_a_parameter_that_is_left_out_is_not_called_null(document):
+def test_no_parameter_can_be_null(document):
     for *_, operation in operations(document):
         for parameter in operation["parameters"]:
             assert "null" not in json.dumps(parameter["schema"])
@@ -159,7 +159,7 @@ def test_every_default_is_a_value_that_may_be_sent(document):
     assert seen > 50
 
 
-def test_the_enums_hold_every_word_that_is_written(document):
+def test_the_enums_contain_every_value_that_is_written(document):
     reasons = set(schemas.StatusReason.model_fields["code"].annotation.__args__)
     kinds = _below(TrainingError)
     assert {kind.code for kind in kinds} <= reasons

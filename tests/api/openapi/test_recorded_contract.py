@@ -1,5 +1,5 @@
-"""The contract that scripts rely on, against a recording: error codes, exit codes, states, and the OpenAPI document
-without its prose. A change of words leaves this test green; a change of the contract is recorded on purpose:
+"""The contract that scripts rely on, compared with a recording: error codes, exit codes, states, and the OpenAPI
+document without its prose. Changes of wording pass; a change of the contract has to be recorded:
 
     GRADQ_RECORD=1 .venv/bin/python -m pytest tests/api/openapi/test_recorded_contract.py
 """
@@ -20,10 +20,8 @@ from worker.supervisor import StopReason
 
 RECORDED = Path(__file__).parent / "recorded"
 PROSE = {"description", "summary", "title", "version"}
-EXAMPLES = {
-    "example",
-    "examples",
-}  # recorded answers and problems, which tests/api/openapi/test_document.py holds to the schemas
+# recorded responses and problems, which tests/api/openapi/test_document.py validates
+EXAMPLES = {"example", "examples"}
 
 
 def hold_against_recording(name: str, now: Any) -> None:
@@ -35,8 +33,7 @@ def hold_against_recording(name: str, now: Any) -> None:
 
 
 def without_prose(value: Any) -> Any:
-    """The same JSON value without examples and the strings that people read. A property named `title` is an object, and
-    stays."""
+    """The JSON value without examples and prose. A property named `title` is an object and is kept."""
     if isinstance(value, dict):
         kept = {key: v for key, v in value.items() if key not in EXAMPLES and not (key in PROSE and isinstance(v, str))}
         return {key: without_prose(v) for key, v in kept.items()}

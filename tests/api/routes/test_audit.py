@@ -1,4 +1,4 @@
-"""Who did what, over HTTP: each change leaves its entry in its own transaction, each refusal of a token one."""
+"""The audit log over HTTP: one entry per change, in its transaction, and one per call refused for a token's scope."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def bearer(services: Services) -> Callable[[str, Scope], dict[str, str]]:
 
 @pytest.fixture
 def entries(client: FlaskClient) -> Get:
-    """The entries, oldest first, as (action, object, status)."""
+    """The entries as (action, object, status), oldest first."""
 
     def get(**query: Any) -> list[dict[str, Any]]:
         answer = client.get("/v1/audit", query_string={"limit": 100, **query})
@@ -86,7 +86,7 @@ def test_what_changes_nothing_leaves_none(client: FlaskClient, entries: Get) -> 
     assert told(entries()) == [("jobs.submit", first, 202)]
 
 
-def test_a_change_that_cannot_be_noted_is_not_made(
+def test_a_change_whose_entry_cannot_be_written_is_rolled_back(
     client: FlaskClient, services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: Any) -> None:
@@ -97,7 +97,9 @@ def test_a_change_that_cannot_be_noted_is_not_made(
     assert client.get("/v1/jobs").json["data"] == []
 
 
-def test_a_token_that_may_not_is_noted_and_a_stranger_is_not(client: FlaskClient, entries: Get, bearer: Any) -> None:
+def test_refusals_with_a_token_are_recorded_and_those_without_are_not(
+    client: FlaskClient, entries: Get, bearer: Any
+) -> None:
     reader = bearer("bob", "read")
     assert client.post("/v1/jobs/job_1/cancel", headers=reader).status_code == 403
     assert client.get("/v1/audit", headers=reader).status_code == 403
@@ -109,7 +111,7 @@ def test_a_token_that_may_not_is_noted_and_a_stranger_is_not(client: FlaskClient
 
 
 @pytest.mark.parametrize("name", ["a%00b", "job_1%0aforged", "%3Cb%3E", "%ff", "x" * 65])
-def test_a_refusal_names_no_object_that_is_none(
+def test_a_refusal_names_no_object_if_the_path_has_no_valid_id(
     client: FlaskClient, entries: Get, bearer: Any, name: str, problem: Any
 ) -> None:
     reader = bearer("bob", "read")
@@ -118,7 +120,7 @@ def test_a_refusal_names_no_object_that_is_none(
     assert told(entries()) == [("steering.cancel", None, 403), ("datasets.delete", None, 403)]
 
 
-def test_data_sets_are_noted_too(client: FlaskClient, entries: Get) -> None:
+def test_changes_of_datasets_are_recorded_too(client: FlaskClient, entries: Get) -> None:
     file = io.BytesIO()
     x, y = np.zeros((20, 4, 4), np.uint8), np.arange(20) % 2
     np.savez(file, x_train=x, y_train=y, x_test=x[:4], y_test=y[:4])
@@ -149,7 +151,7 @@ def test_pages_and_filters(client: FlaskClient, entries: Get) -> None:
     assert client.get("/v1/audit?sinse=1").status_code == 422
 
 
-def test_a_queue_that_is_full_is_said_to_be(client: FlaskClient, services: Services, bearer: Any) -> None:
+def test_a_full_queue_is_a_429(client: FlaskClient, services: Services, bearer: Any) -> None:
     object.__setattr__(services.settings, "max_queued_jobs", 2)
     alice, bob = bearer("alice", "submit"), bearer("bob", "submit")
     made = [client.post("/v1/jobs", json={}, headers=alice).json["id"] for _ in range(2)]
@@ -158,7 +160,7 @@ def test_a_queue_that_is_full_is_said_to_be(client: FlaskClient, services: Servi
     assert (refused.json["queued"], refused.json["limit"]) == (2, 2)
     assert int(refused.headers["Retry-After"]) > 0
     assert client.post("/v1/jobs", json={}, headers=bob).status_code == 202
-    assert client.post("/v1/jobs", json={}).status_code == 202  # nobody's
+    assert client.post("/v1/jobs", json={}).status_code == 202  # an anonymous caller's
     with services.database.write() as session:
         jobs.request_cancel(session, made[0])
     assert client.post("/v1/jobs", json={}, headers=alice).status_code == 202
@@ -167,7 +169,7 @@ def test_a_queue_that_is_full_is_said_to_be(client: FlaskClient, services: Servi
     assert (outcome["ok"], outcome["error"]["code"]) == (False, "too_many_queued_jobs")
 
 
-def test_jobs_that_were_paused_come_back_into_a_full_queue_as_little_as_new_ones(
+def test_paused_jobs_cannot_be_resumed_into_a_full_queue(
     client: FlaskClient, services: Services, bearer: Any, hands: Any
 ) -> None:
     object.__setattr__(services.settings, "max_queued_jobs", 1)
@@ -177,7 +179,7 @@ def test_jobs_that_were_paused_come_back_into_a_full_queue_as_little_as_new_ones
     client.post(f"/v1/jobs/{job}/pause", headers=alice)
     other = client.post("/v1/jobs", json={}, headers=alice).json["id"]
     taken_back = client.post(f"/v1/jobs/{job}/resume", headers=alice)
-    assert (taken_back.status_code, taken_back.json["status"]) == (202, "running")  # it waits for nothing
+    assert (taken_back.status_code, taken_back.json["status"]) == (202, "running")  # it is running, not queued
     client.post(f"/v1/jobs/{job}/pause", headers=alice)
     hands.release(lease)
     refused = client.post(f"/v1/jobs/{job}/resume", headers=alice)

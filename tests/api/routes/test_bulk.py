@@ -1,4 +1,4 @@
-"""Many jobs in one call, on both databases: one outcome a job, in one transaction."""
+"""Bulk calls on both databases: one outcome per job, in one transaction."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class TestIds:
         assert statuses(body) == ["cancelled"] * 2
         assert len(client.get(job["links"]["events"]).json["data"]) == 2
 
-    def test_what_refuses_after_its_change_takes_back_its_own_change_alone(self, client, hands, bulk, services):
+    def test_an_error_rolls_back_the_changes_of_its_own_job_only(self, client, hands, bulk, services):
         good, bad = hands.submit(), hands.submit()
         bulk("cancel", ids=[good["id"], bad["id"]])
         spec = {**bad["spec"], "dataset": "ds_" + "0" * 32}
@@ -87,7 +87,7 @@ class TestIds:
         assert client.get(bad["links"]["self"]).json["status"] == "cancelled"
         assert len(client.get(bad["links"]["events"]).json["data"]) == 2
 
-    def test_delete_frees_what_lay_on_the_disk(self, client, hands, bulk, services):
+    def test_delete_frees_the_files(self, client, hands, bulk, services):
         ids, paths = [], []
         for size in (10, 20):
             ids.append(hands.submit()["id"])
@@ -114,7 +114,7 @@ class TestIds:
         monkeypatch.setattr(type(services.store), "remove_job", fail)
         assert bulk("delete", ids=[job["id"]])["freed_bytes"] == 0
 
-    def test_the_bell_rings_for_each_job_that_waits_again(self, app, client, services, hands, bulk):
+    def test_a_doorbell_message_is_sent_for_each_job_that_is_queued_again(self, app, client, services, hands, bulk):
         ids = [hands.submit()["id"] for _ in range(3)]
         bulk("cancel", ids=ids)
         rung = []
@@ -147,7 +147,7 @@ class TestFilter:
         body = bulk("cancel", filter={})
         assert [outcome["status"] for outcome in body["data"]] == ["cancelled", "cancelling"]
         assert body["data"][0]["id"] == other
-        assert bulk("cancel", filter={})["data"] == []  # nothing is left to be done
+        assert bulk("cancel", filter={})["data"] == []  # already done
         assert bulk("retry", filter={"status": ["cancelled"], "labels": {"team": "b"}})["data"][0]["id"] == other
 
     def test_a_pause_leaves_alone_what_pauses_or_is_cancelled(self, hands, bulk, client):

@@ -23,7 +23,7 @@ TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 
 
 class TestSubmit:
-    def test_answers_with_the_whole_job_and_where_it_lies(self, client, conforms):
+    def test_the_response_has_the_job_and_its_location(self, client, conforms):
         answer = client.post("/v1/jobs", json={"architecture": "mlp", "lr": 0.1, "epochs": 5, "gradients": "manual"})
         assert answer.status_code == 202
         job = answer.json
@@ -37,7 +37,7 @@ class TestSubmit:
         assert TIME.fullmatch(job["created_at"])
         assert client.get(job["links"]["self"]).json == job
 
-    def test_keys_stand_in_the_order_of_the_contract(self, hands):
+    def test_keys_are_in_the_order_of_the_contract(self, hands):
         assert list(hands.submit()) == [
             *("object", "id", "name", "kind", "status", "terminal", "status_reason", "spec", "attempt", "attempts"),
             *("queue", "progress", "result", "reproduces", "labels", "priority", "owner", "created_at"),
@@ -56,9 +56,9 @@ class TestSubmit:
             began = time.perf_counter()
             assert client.post("/v1/jobs", json={}).status_code == 202
             took.append(time.perf_counter() - began)
-        assert min(took) < 1  # the machine may have other things to do
+        assert min(took) < 1  # the machine may be busy
 
-    def test_the_bell_rings_after_the_commit(self, app, client, services):
+    def test_the_doorbell_message_is_sent_after_the_commit(self, app, client, services):
         seen = []
 
         class Bell:
@@ -107,7 +107,7 @@ class TestSubmit:
             *('{"dataset": "ds_\\u0000"}', '{"dataset": "ds_\\ud800"}', '{"init_from": {"job": "\\ud800"}}'),
         ],
     )
-    def test_json_that_is_no_spec_is_a_422(self, client, problem, body):
+    def test_json_that_is_not_a_spec_is_a_422(self, client, problem, body):
         answer = client.post("/v1/jobs", data=body, content_type="application/json")
         assert problem(answer, 422, "invalid_spec")["errors"]
 
@@ -137,7 +137,7 @@ class TestSubmit:
         problem(answer, 413, "payload_too_large")
 
     def test_a_body_in_chunks_is_refused_rather_than_cut_off(self, client, problem):
-        # as gunicorn marks a body whose length nobody told
+        # as gunicorn marks a body without Content-Length
         chunks = {"wsgi.input_terminated": True, "HTTP_TRANSFER_ENCODING": "chunked"}
         small = io.BytesIO(b'{"epochs": 2}')
         answer = client.post("/v1/jobs", input_stream=small, content_type="application/json", environ_overrides=chunks)
@@ -162,7 +162,7 @@ class TestShow:
         body = problem(client.get("/v1/jobs/job_0"), 404, "not_found")
         assert body["detail"] == "there is no job job_0"
 
-    def test_a_queued_job_says_where_it_stands_and_why_it_waits(self, client, hands):
+    def test_a_queued_job_has_its_position_and_the_reason_to_wait(self, client, hands):
         hands.submit(priority=60)
         second = hands.submit()
         assert second["queue"]["position"] == 2
@@ -262,7 +262,7 @@ class TestList:
         conforms(empty, "JobList")
         assert empty == {"object": "list", "data": [], "first_id": None, "last_id": None, "has_more": False}
 
-    def test_cancelling_and_running_are_told_apart(self, client, hands):
+    def test_cancelling_and_running_are_different_filters(self, client, hands):
         stopping, going, waiting = (hands.submit()["id"] for _ in range(3))
         hands.start(), hands.start()
         client.post(f"/v1/jobs/{stopping}/cancel")
@@ -353,10 +353,10 @@ class TestCancel:
         assert (answer.json["status"], answer.json["terminal"]) == ("cancelled", True)
         assert answer.json["status_reason"]["code"] == "cancelled_by_user"
 
-    def test_a_running_job_is_cancelling_until_its_worker_lets_go(self, client, hands):
+    def test_a_running_job_is_cancelling_until_its_worker_has_stopped_it(self, client, hands):
         cancel = hands.submit()["links"]["cancel"]
         lease = hands.start()
-        for _ in range(2):  # a second wish changes nothing
+        for _ in range(2):  # a second request changes nothing
             answer = client.post(cancel)
             assert (answer.status_code, answer.json["status"], answer.json["terminal"]) == (202, "cancelling", False)
             assert TIME.fullmatch(answer.json["cancel_requested_at"])
@@ -379,7 +379,7 @@ class TestPauseAndResume:
         job = hands.submit()
         lease = hands.start()
         pause, resume = job["links"]["pause"], job["links"]["resume"]
-        for _ in range(2):  # a second wish changes nothing
+        for _ in range(2):  # a second request changes nothing
             answer = client.post(pause)
             conforms(answer.json, "Job")
             assert (answer.status_code, answer.json["status"], answer.json["terminal"]) == (202, "pausing", False)
@@ -393,7 +393,7 @@ class TestPauseAndResume:
         assert (answer.status_code, answer.json["status"], answer.json["queue"]["position"]) == (202, "queued", 1)
         assert answer.json["pause_requested_at"] is None
 
-    def test_resume_rings_the_bell(self, app, client, services, hands):
+    def test_resume_sends_the_doorbell_message(self, app, client, services, hands):
         job = hands.submit()
         lease = hands.start()
         client.post(job["links"]["pause"])
@@ -409,7 +409,7 @@ class TestPauseAndResume:
         client.post(job["links"]["resume"])
         assert rung == ["queued"]
 
-    def test_a_wish_that_is_not_carried_out_yet_is_taken_back(self, client, hands):
+    def test_a_pending_request_to_pause_is_withdrawn(self, client, hands):
         job = hands.submit()
         hands.start()
         client.post(job["links"]["pause"])
@@ -579,7 +579,7 @@ class TestInitFrom:
         queued = hands.submit()["id"]
         assert "is queued" in self.refusal(client, problem, queued)["detail"]
 
-    def test_a_preset_that_goes_on_asks_for_the_job_that_it_goes_on_from(self, client, problem):
+    def test_a_preset_that_continues_another_requires_init_from(self, client, problem):
         body = problem(client.post("/v1/jobs", json={"preset": "article/sgd"}), 422, "invalid_spec")
         (error,) = body["errors"]
         assert error["pointer"] == "/init_from/job"
@@ -655,8 +655,8 @@ class TestDelete:
         for link in ("self", "events", "metrics", "artifacts"):
             assert client.get(job["links"][link]).status_code == 404
 
-    def test_what_it_frees_is_what_lay_on_the_disk(self, client, hands, services, tmp_path):
-        """Checkpoints, and what a lost attempt left half-written, which no row names."""
+    def test_the_freed_bytes_are_those_on_the_disk(self, client, hands, services, tmp_path):
+        """Including checkpoints and half-written files of a lost attempt, which have no row."""
         job = hands.submit()
         lease = hands.start()
         for key, size in ((checkpoint_key(job["id"], 1, 100), 300), (artifact_key(job["id"], 1, "half.part"), 50)):
@@ -671,7 +671,7 @@ class TestDelete:
         assert not services.store.local_path(job["id"]).exists()
 
     @pytest.mark.parametrize("running", [False, True])
-    def test_a_job_that_goes_on_is_a_409(self, client, hands, problem, running):
+    def test_an_unfinished_job_is_a_409(self, client, hands, problem, running):
         job = hands.submit()
         if running:
             hands.start()

@@ -1,4 +1,4 @@
-"""POST …/predict: every form that images may have, every refusal, and the models that are kept loaded."""
+"""POST …/predict: all formats of images, all refusals, and the cache of models."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def empty_cache(monkeypatch):
 
 @pytest.fixture
 def finished(hands):
-    """finished(description=…): the path of a job that has a model."""
+    """finished(description=…): the path of a finished job with a model."""
 
     def make(description: dict[str, Any] = DESCRIPTION, weights: bytes | None = None) -> str:
         job = hands.submit()
@@ -119,7 +119,7 @@ class TestImagesIn:
     def test_json_lists_of_one_image_in_each_shape(self, client, path, images):
         assert classes(client.post(path, json={"images": images})) == ["bright"]
 
-    def test_curl_s_name_for_a_body_does_not_matter(self, client, path):
+    def test_curl_s_media_type_does_not_matter(self, client, path):
         form = "application/x-www-form-urlencoded"
         assert classes(client.post(path, data=json.dumps({"images": DARK}), content_type=form)) == ["dark"]
         assert classes(client.post(path, data=picture(255), content_type=form)) == ["bright"]
@@ -174,12 +174,12 @@ class TestImagesIn:
             "dark"
         ]
 
-    def test_a_phone_s_turned_picture_is_turned_back(self, client, finished):
+    def test_the_orientation_of_a_photo_is_applied(self, client, finished):
         left = {"1.weight": np.array([[1, -1, 1, -1], [-1, 1, -1, 1]], np.float32), "1.bias": np.zeros(2, np.float32)}
         path = finished(weights=save(left))
         drawing = Image.new("L", (20, 20))
         drawing.paste(255, (0, 0, 10, 20))  # bright on the left
-        for orientation, expected in ((1, "bright"), (3, "dark")):  # 3: turned by half
+        for orientation, expected in ((1, "bright"), (3, "dark")):  # orientation 3: rotated by 180 degrees
             exif = Image.Exif()
             exif[0x0112] = orientation
             out = io.BytesIO()
@@ -227,7 +227,7 @@ class TestRefused:
             ({"images": [[10**400, 1], [1, 1]]}, "must be numbers"),
         ],
     )
-    def test_json_that_holds_no_images(self, client, path, problem, body, words):
+    def test_json_without_images(self, client, path, problem, body, words):
         answer = problem(client.post(path, json=body), 422, "invalid_images")
         assert words in answer["detail"]
         assert answer["errors"]
@@ -251,7 +251,7 @@ class TestRefused:
             (zipped("images.npy", BOMB), "damaged"),
             (zipped("images.npy", NEGATIVE), "damaged"),
             (zipped("images.npy", STRUCTURED), "must be numbers"),
-            (lambda: zipped("images.npy", b"\0" * (300 << 20)), "unpacks to"),  # a second's work: not at the import
+            (lambda: zipped("images.npy", b"\0" * (300 << 20)), "unpacks to"),  # takes a second: not at the import
             (zipped("images.npy", BOMB, zipfile.ZIP_LZMA), "compressed in a way"),
             (said((0, 10**30)), "the shape (0, 1"),
             (said((1,) * 70, content=b"x"), "the shape (1, 1"),
@@ -262,7 +262,7 @@ class TestRefused:
         ],
         ids=range(24),
     )
-    def test_bytes_that_hold_no_images(self, client, path, problem, body, words, capsys):
+    def test_bytes_that_are_not_images(self, client, path, problem, body, words, capsys):
         data = body() if callable(body) else body
         answer = problem(client.post(path, data=data, content_type=NPZ), 422, "invalid_images")
         assert words in answer["detail"]
@@ -285,7 +285,7 @@ class TestRefused:
             answer = client.post(path, data=form, content_type="multipart/form-data")
             assert words in problem(answer, 422, "invalid_images")["detail"]
 
-    def test_text_that_is_no_json(self, client, path, problem):
+    def test_text_that_is_not_json(self, client, path, problem):
         problem(client.post(path, data="{", content_type="application/json"), 400, "bad_request")
         problem(client.post(path, data="{", content_type="application/x-www-form-urlencoded"), 400, "bad_request")
 
@@ -359,7 +359,7 @@ class TestModelCache:
         assert cache.get("a", lambda: self.model(1)) is a
         cache.get("c", lambda: self.model(100))
         assert cache.size_bytes <= cache.limit_bytes
-        assert cache.get("a", lambda: self.model(1)) is a  # b went: it was used before a
+        assert cache.get("a", lambda: self.model(1)) is a  # b was evicted: it was used before a
         assert cache.get("b", lambda: self.model(100)) is not b
 
     def test_one_that_is_larger_than_all_is_served_and_the_next_one_takes_its_place(self):

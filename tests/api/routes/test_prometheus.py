@@ -1,4 +1,4 @@
-"""GET /metrics: what Prometheus reads, by what happened to jobs, workers and requests."""
+"""GET /metrics: the metrics after changes of jobs, workers and requests."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def scrape(client):
     return scrape
 
 
-def test_promtool_has_nothing_to_say_against_it(client, hands, scrape, results):
+def test_promtool_accepts_the_text(client, hands, scrape, results):
     hands.submit()
     hands.beat("w1", devices=DEVICES)
     hands.finish(hands.start(), result=results["succeeded"])
@@ -40,7 +40,7 @@ def test_promtool_has_nothing_to_say_against_it(client, hands, scrape, results):
     check("metrics", text=scrape())
 
 
-def test_jobs_by_state_and_device_wish(hands, scrape):
+def test_jobs_by_state_and_requested_device(hands, scrape):
     assert value(scrape(), "gradq_jobs", state="queued", device="cuda") == 0
     hands.submit()
     hands.submit(device="cpu")
@@ -75,7 +75,7 @@ def test_ends_are_counted_by_reason_and_stay_when_the_jobs_are_deleted(client, h
     assert all(after[key] >= count for key, count in counters.items())
 
 
-def test_the_pace_of_what_runs(hands, scrape):
+def test_the_throughput_of_running_jobs(hands, scrape):
     hands.submit(batch_size=32)
     lease = hands.start()
     assert value(scrape(), "gradq_running_examples_per_second") == 0
@@ -136,7 +136,7 @@ def test_a_scrape_asks_few_questions_however_much_there_is(app, hands, scrape):
     assert len([statement for statement in asked if statement.lstrip().startswith("SELECT")]) == 4, asked
 
 
-def test_promtool_accepts_the_alerting_rules_and_they_speak_of_metrics_that_there_are(hands, scrape, results):
+def test_promtool_accepts_the_alerting_rules_and_their_metrics_exist(hands, scrape, results):
     rules = ROOT / "docs" / "prometheus-alerts.yml"
     check("rules", str(rules))
     hands.submit()
@@ -149,7 +149,7 @@ def test_promtool_accepts_the_alerting_rules_and_they_speak_of_metrics_that_ther
     assert spoken <= known
 
 
-def test_every_metric_stands_in_the_manual(hands, scrape, results):
+def test_every_metric_is_in_the_manual(hands, scrape, results):
     hands.beat(devices=DEVICES)
     manual = (ROOT / "docs" / "operations.md").read_text()
     described = set(re.findall(r"`(gradq_\w+)[{`]", manual))
@@ -158,7 +158,7 @@ def test_every_metric_stands_in_the_manual(hands, scrape, results):
     assert families == described
 
 
-def test_without_a_database_it_says_so_and_goes_on_counting_requests(tmp_path):
+def test_without_a_database_requests_are_still_counted(tmp_path):
     client = create_app(Settings(state_dir=tmp_path / "new", allow_anonymous=True)).test_client()
     text = client.get("/metrics").text
     assert value(text, "gradq_database_up") == 0

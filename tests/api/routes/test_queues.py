@@ -1,4 +1,4 @@
-"""GET /v1/queues on both databases: what waits for which device, and why."""
+"""GET /v1/queues on both databases: jobs by requested device, and why they wait."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def queues(client, conforms):
     return ask
 
 
-def test_nothing_waits_and_nobody_works(queues):
+def test_without_jobs_and_workers_there_are_no_queues(queues):
     assert queues() == {}
 
 
-def test_a_live_worker_s_queues_are_there_though_they_are_empty(hands, queues):
+def test_a_live_worker_s_queues_are_listed_though_they_are_empty(hands, queues):
     hands.beat()
     assert list(queues()) == ["auto", "cpu"]
     empty = {"queued": 0, "running": 0, "paused": 0, "oldest_queued_at": None, "reasons": []}

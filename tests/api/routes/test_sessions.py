@@ -1,4 +1,4 @@
-"""Browsers: the sign-in, its cookie, other sites; and under which names a service that asks for no token is reached."""
+"""Browsers: the sign-in, its cookie, cross-site requests; and the host names of a service that requires no token."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def token(database: Database) -> str:
 
 @pytest.fixture
 def loopback(app: Flask, settings: Settings) -> FlaskClient:
-    """As on a socket that this machine alone can reach."""
+    """As on a socket that is reachable from this machine only."""
     app.extensions[AUTH].on_loopback = True
     return app.test_client()
 
@@ -113,14 +113,14 @@ class TestSignIn:
 
 
 class TestWithoutATokenOnLoopback:
-    def test_nobody_is_asked(self, loopback):
+    def test_no_token_is_required(self, loopback):
         assert loopback.post("/v1/jobs", json={}).json["owner"] is None
 
     def test_a_token_that_is_sent_counts_and_a_wrong_one_is_refused(self, loopback, token, problem):
         assert loopback.post("/v1/jobs", json={}, headers=bearer(token)).json["owner"] == "alice"
         problem(loopback.get("/v1/jobs", headers=bearer("gq_x_y")), 401, "token_invalid")
 
-    def test_a_cookie_of_another_service_on_this_machine_is_no_hindrance(self, loopback):
+    def test_the_cookie_of_another_service_on_this_machine_is_ignored(self, loopback):
         loopback.set_cookie(COOKIE, "gq_x_y")
         assert loopback.get("/v1/whoami").json["owner"] is None
 
@@ -135,7 +135,7 @@ class TestWithoutATokenOnLoopback:
         "host",
         ["evil.example", "evil.example:8080", "192.0.2.1", "127.0.0.1.evil.example", "localhost.evil", "[::2]", "["],
     )
-    def test_another_name_is_a_page_that_has_it_point_here(self, loopback, problem, host):
+    def test_other_names_are_refused_against_dns_rebinding(self, loopback, problem, host):
         assert loopback.get("/v1/jobs", headers={"Host": host}).status_code in (400, 421)
         assert loopback.post("/v1/jobs", json={}, headers={"Host": host}).status_code in (400, 421)
         if host == "evil.example":
@@ -153,11 +153,13 @@ class TestWithoutATokenOnLoopback:
     [
         ("gradq.example, b.example", None, ["gradq.example", "B.example:80", "localhost"], ["evil.example"]),
         ("*", None, ["evil.example"], []),
-        ("", True, ["evil.example"], []),  # whoever runs it lets in anybody, from anywhere
+        ("", True, ["evil.example"], []),  # the operator allows anonymous access from anywhere
         ("gradq.example", True, ["gradq.example"], ["evil.example"]),
     ],
 )
-def test_the_names_of_a_service_that_asks_for_no_token(tmp_path: Path, hosts, anonymous, open_to, closed_to) -> None:
+def test_the_host_names_of_a_service_that_requires_no_token(
+    tmp_path: Path, hosts, anonymous, open_to, closed_to
+) -> None:
     app = create_app(Settings(state_dir=tmp_path, allow_anonymous=anonymous, allowed_hosts=hosts))
     app.extensions[AUTH].on_loopback = True
     app.extensions[EXTENSION].database.migrate()
@@ -172,7 +174,7 @@ def test_the_names_of_a_service_that_asks_for_no_token(tmp_path: Path, hosts, an
     ("setting", "on_loopback", "status"),
     [(None, True, 200), (None, False, 401), (True, False, 200), (False, True, 401)],
 )
-def test_when_a_token_is_asked_for(tmp_path: Path, setting, on_loopback: bool, status: int) -> None:
+def test_when_a_token_is_required(tmp_path: Path, setting, on_loopback: bool, status: int) -> None:
     app = create_app(Settings(state_dir=tmp_path, allow_anonymous=setting))
     app.extensions[AUTH].on_loopback = on_loopback
     assert app.test_client().get("/v1/presets").status_code == status

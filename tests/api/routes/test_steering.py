@@ -1,4 +1,4 @@
-"""Trying a job again and changing what may be changed of it, over HTTP, on both databases."""
+"""Retrying a job, and changing its name, priority and labels, over HTTP on both databases."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class TestRetry:
         messages = [line["message"] for line in client.get(job["links"]["events"]).json["data"]]
         assert messages[-1] == "the job failed; queued again on request"
 
-    def test_a_cancelled_job_is_queued_again_and_the_bell_rings(self, app, client, services, hands):
+    def test_a_cancelled_job_is_queued_again_and_the_doorbell_message_sent(self, app, client, services, hands):
         job = hands.submit()
         client.post(job["links"]["cancel"])
         rung = []
@@ -60,7 +60,7 @@ class TestRetry:
         lease = hands.start()
         hands.finish(lease, files=[hands.store(lease, "model.json", b"{}")])
         assert names() == ["model.json"]
-        assert client.delete(job["links"]["self"]).json["freed_bytes"] == 4  # those of both attempts
+        assert client.delete(job["links"]["self"]).json["freed_bytes"] == 4  # the files of both attempts
 
     @pytest.mark.parametrize("state", ["queued", "running", "succeeded"])
     def test_any_other_state_is_a_409_that_says_what_is_allowed(self, client, hands, problem, state):
@@ -73,7 +73,7 @@ class TestRetry:
         assert body["state"] == state
         assert "retry" not in body["allowed"]
 
-    def test_a_job_whose_data_set_was_deleted_stays_as_it_is(self, client, hands, problem, services):
+    def test_a_job_whose_dataset_was_deleted_is_unchanged(self, client, hands, problem, services):
         job = hands.submit()
         client.post(job["links"]["cancel"])
         gone = {**job["spec"], "dataset": "ds_" + "0" * 32}

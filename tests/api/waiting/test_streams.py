@@ -1,4 +1,4 @@
-"""A job's log as server-sent events: the lines of a page, each once and in order, and an end that says how it ended."""
+"""A job's log as server-sent events: each line once and in order, and an event `end` with the final status."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ STREAM = {"Accept": "text/event-stream"}
 
 
 def parse(text: str) -> list[dict[str, str]]:
-    """The blocks of a stream, field by field; a comment's field is empty."""
+    """The fields of each block of a stream; a comment has an empty field name."""
     return [dict(line.partition(":")[::2] for line in block.splitlines()) for block in text.split("\n\n") if block]
 
 
@@ -66,7 +66,7 @@ class TestEnded:
         monkeypatch.setattr(streams, "PAGE", page)
         assert client.get(ended["links"]["events"], headers=STREAM).text == whole
 
-    def test_the_last_event_id_goes_on_and_outweighs_after(self, client, ended):
+    def test_last_event_id_resumes_and_takes_precedence_over_after(self, client, ended):
         def ids(query: str, **headers: str) -> list[str]:
             return [
                 e["id"] for e in events(client.get(ended["links"]["events"] + query, headers=STREAM | headers).text)
@@ -111,7 +111,7 @@ class TestEnded:
 class TestRunning:
     @pytest.fixture
     def stream(self, client, hands) -> Iterator[Any]:
-        """stream(url): the pieces of an answer as they come."""
+        """stream(url): the pieces of a response as they are sent."""
         opened = []
 
         def begin(url: str) -> Iterator[str]:
@@ -137,7 +137,7 @@ class TestRunning:
         assert list(pieces) == []
 
     def test_a_job_that_is_deleted_ends_its_stream(self, client, stream, hands, monkeypatch):
-        monkeypatch.setattr(streams, "PAGE", 1)  # so that there is still something to send when it goes
+        monkeypatch.setattr(streams, "PAGE", 1)  # so that there are lines left to send when it is deleted
         job = hands.submit()
         hands.finish(hands.start())
         pieces = stream(job["links"]["events"])
@@ -150,7 +150,7 @@ class TestRunning:
         pieces = stream(hands.submit()["links"]["events"])
         assert [next(pieces) for _ in range(4)][2:] == [":\n\n", ":\n\n"]
 
-    def test_a_process_that_ends_leaves_the_end_to_another(self, app, stream, hands):
+    def test_a_process_that_shuts_down_ends_the_stream_without_an_end_event(self, app, stream, hands):
         pieces = stream(hands.submit()["links"]["events"])
         assert len([next(pieces) for _ in range(2)]) == 2
         app.extensions[EXTENSION].notifier.stopping = lambda: True
@@ -162,7 +162,7 @@ class TestPlaces:
     def settings(self, settings):
         return settings.model_copy(update={"held_requests": 1})
 
-    def test_without_a_place_a_stream_is_refused_and_told_when_to_come_again(self, client, hands, problem):
+    def test_without_a_free_place_a_stream_is_refused_with_retry_after(self, client, hands, problem):
         url = hands.submit()["links"]["events"]
         first = client.get(url, headers=STREAM)
         second = client.get(url, headers=STREAM)
@@ -176,7 +176,7 @@ class TestPlaces:
 
 @pytest.mark.parametrize("how", [revoke, expire])
 def test_a_stream_ends_with_its_token_and_does_not_say_that_the_job_has(app, services, how):
-    """What is sent after that is nothing: the client comes back, and is refused."""
+    """No further lines are sent; the client reconnects and is refused."""
     token = token_for(services.database, "alice")
     client = app.test_client()
     job = client.post("/v1/jobs", json={}, headers=bearer(token)).json
@@ -195,12 +195,12 @@ class TestDatabase:
         url = SecretStr(f"sqlite:///{tmp_path / 'database' / 'gradq.db'}")
         return settings.model_copy(update={"database_url": url})
 
-    def test_one_that_is_away_for_a_while_is_waited_for(self, client, hands, services, tmp_path, monkeypatch):
+    def test_an_outage_of_the_database_is_waited_for(self, client, hands, services, tmp_path, monkeypatch):
         monkeypatch.setattr(streams, "COMMENT_SECONDS", 0.05)
         answer = client.get(hands.submit()["links"]["events"], headers=STREAM)
         pieces = (piece.decode() for piece in answer.iter_encoded())
         assert [next(pieces) for _ in range(2)][1].startswith("id: 1\n")
-        services.database.close()  # or the pool would go on with the files that it has open
+        services.database.close()  # else the pool would keep using its open files
         (tmp_path / "database").rename(tmp_path / "away")
         assert [next(pieces) for _ in range(3)] == [":\n\n"] * 3
         (tmp_path / "away").rename(tmp_path / "database")
@@ -208,19 +208,19 @@ class TestDatabase:
         assert [event["type"] for event in events("".join(pieces))] == ["status", "status", "end"]
         answer.close()
 
-    def test_one_that_goes_away_just_after_a_look_takes_no_line_with_it(self, client, ended, services, monkeypatch):
-        read, looks = services.database.read, []
+    def test_an_outage_at_the_end_of_a_read_loses_no_line(self, client, ended, services, monkeypatch):
+        read, reads = services.database.read, []
 
         @contextlib.contextmanager
         def breaks_off_once():
             with read() as session:
                 yield session
-                looks.append(session)
-            if len(looks) == 2:  # the first one is before the stream begins
+                reads.append(session)
+            if len(reads) == 2:  # the first read is before the stream begins
                 raise DatabaseAway("the connection ended before the transaction did")
 
         page = client.get(ended["links"]["events"]).json["data"]
         monkeypatch.setattr(services.database, "read", breaks_off_once)
         answer = client.get(ended["links"]["events"], headers=STREAM)
         assert [event["seq"] for event in events(answer.text)[:-1]] == [line["seq"] for line in page]
-        assert len(looks) > 2
+        assert len(reads) > 2

@@ -1,4 +1,4 @@
-"""Answers that are held back until there is news: what counts as news, and what cannot be waited for."""
+"""Long polls: which changes end the wait, and when a request does not wait."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from shared.jobs.joblog import Line
 from shared.jobs.states import JobState
 
 Ask = Callable[..., "Future[TestResponse]"]
-ENOUGH = 60  # seconds that no test waits: an answer that comes only when they are over fails by the deadline
+ENOUGH = 60  # seconds, longer than the deadline: a response that comes only when they are over fails the test
 DEADLINE = 20
 
 
@@ -44,7 +44,7 @@ def long_polls(app: Flask) -> LongPolls:
 
 @pytest.fixture
 def polls(long_polls: LongPolls, monkeypatch: pytest.MonkeyPatch) -> list[set[str]]:
-    """Whom each look of the watcher asked about."""
+    """The job ids of each poll of the notifier."""
     made: list[set[str]] = []
     poll = long_polls.notifier._poll
 
@@ -60,7 +60,7 @@ def polls(long_polls: LongPolls, monkeypatch: pytest.MonkeyPatch) -> list[set[st
 
 @pytest.fixture
 def ask(app: Flask, long_polls: LongPolls) -> Iterator[Ask]:
-    """ask(url, **headers): a request in a thread of its own that has begun to wait, and its answer to come."""
+    """ask(url, **headers): the future response of a request in a thread of its own, which has begun to wait."""
     with ThreadPoolExecutor() as pool:
 
         def begin(url: str, **headers: str) -> Future[TestResponse]:
@@ -70,9 +70,7 @@ def ask(app: Flask, long_polls: LongPolls) -> Iterator[Ask]:
             return answer
 
         yield begin
-        long_polls.notifier.stopping = lambda: (
-            True
-        )  # whatever is still held ends with its test, as it does with its process
+        long_polls.notifier.stopping = lambda: True  # ends the requests that are still held
 
 
 @pytest.mark.parametrize(("how", "code"), [(revoke, "token_revoked"), (expire, "token_expired")])
@@ -90,7 +88,7 @@ def test_a_request_that_waits_ends_with_its_token(app: Flask, database: Database
 
 
 def still_waits(answer: Future[TestResponse], polls: list[set[str]]) -> bool:
-    """After two more polls: the first may have been under way before the change."""
+    """Whether it waits after two more polls; the first may have begun before the change."""
     before = len(polls)
     wait_for(lambda: answer.done() or len(polls) >= before + 2, DEADLINE, "two polls")
     return not answer.done()
@@ -117,7 +115,7 @@ class TestJob:
         conforms(answer.json, "Job")
         assert answer.json["status"] == "running"
 
-    def test_a_line_of_the_log_is_no_change_of_the_job(self, ask, hands, polls):
+    def test_a_line_of_the_log_is_not_a_change_of_the_job(self, ask, hands, polls):
         job = hands.submit()
         lease = hands.start()
         answer = ask(f"{job['links']['self']}?wait={ENOUGH}")
@@ -139,7 +137,7 @@ class TestJob:
             hands.beat(free_slots=0)
         assert answer.result(DEADLINE).json["queue"] != before
 
-    def test_what_changed_before_the_request_is_news_to_an_old_etag(self, client, ask, hands):
+    def test_an_old_etag_gets_earlier_changes_at_once(self, client, ask, hands):
         me = hands.submit()["links"]["self"]
         etag = client.get(me).headers["ETag"]
         hands.start()
@@ -158,7 +156,7 @@ class TestJob:
         answer = client.get(f"{me}?wait=0.15", headers={"If-None-Match": client.get(me).headers["ETag"]})
         assert (answer.status_code, answer.data) == (304, b"")
 
-    def test_time_that_is_over_brings_what_is_true(self, client, hands):
+    def test_a_timeout_returns_the_current_state(self, client, hands):
         answer = client.get(f"{hands.submit()['links']['self']}?wait=0.15&until=terminal")
         assert (answer.status_code, answer.json["status"]) == (200, "queued")
 
@@ -169,7 +167,7 @@ class TestJob:
         assert answer.result(DEADLINE).json["terminal"]
 
     @pytest.mark.parametrize("until", ["", "&until=terminal"])
-    def test_nobody_waits_for_a_job_that_has_ended(self, ask, hands, until):
+    def test_a_job_that_has_ended_is_not_waited_for(self, ask, hands, until):
         job = hands.submit()
         hands.finish(hands.start())
         answer = ask(f"{job['links']['self']}?wait={ENOUGH}{until}")
@@ -186,12 +184,12 @@ class TestJob:
         lease = hands.start()
         answer = ask(f"{me}?wait={ENOUGH}")
         assert still_waits(answer, polls)
-        with hands.services.database.write() as session:  # ended and gone between two polls
+        with hands.services.database.write() as session:  # ended and deleted between two polls
             queue.finish(session, lease, JobState.CANCELLED, "cancelled")
             jobs.remove(session, lease.job_id)
         problem(answer.result(DEADLINE), 404, "not_found")
 
-    def test_prefer_asks_for_the_same_and_is_told_so(self, client, hands):
+    def test_prefer_works_like_wait_and_is_confirmed(self, client, hands):
         me = hands.submit()["links"]["self"]
         hands.finish(hands.start())
         answer = client.get(f"{me}?until=terminal", headers={"Prefer": 'respond-async, Wait="20"; x=1, wait=5'})
@@ -278,7 +276,7 @@ class TestPlaces:
     def settings(self, settings: Settings) -> Settings:
         return settings.model_copy(update={"held_requests": 1})
 
-    def test_without_a_place_the_answer_comes_at_once_and_says_when_to_ask_again(self, ask, hands):
+    def test_without_a_free_place_the_response_is_immediate_with_retry_after(self, ask, hands):
         job, other = hands.submit(), hands.submit()
         waiting_one = ask(f"{job['links']['self']}?wait={ENOUGH}")
         for url in (other["links"]["self"], f"{other['links']['events']}?after=1"):
@@ -290,7 +288,7 @@ class TestPlaces:
         lease = hands.start()
         assert lease.job_id == other["id"]
         again = ask(f"{other['links']['self']}?wait={ENOUGH}")
-        assert not again.done(), "the place is not free again"
+        assert not again.done(), "the place was not released"
 
     def test_what_needs_no_wait_needs_no_place(self, ask, hands):
         ended, other = hands.submit(), hands.submit()
@@ -324,15 +322,15 @@ class TestShares:
         of_anna[0].leave()
         assert place(anna) is not None
 
-    def test_where_nobody_is_asked_who_he_is_all_places_are_his(self, app):
+    def test_anonymous_callers_may_take_all_places(self, app):
         long_polls: LongPolls = app.extensions[EXTENSION]
         with app.test_request_context("/v1/whoami"):
             app.preprocess_request()
             assert [long_polls.place() is not None for _ in range(5)] == [True, True, True, True, False]
 
 
-class TestWatcher:
-    def test_nobody_waits_and_nothing_is_asked(self, ask, hands, long_polls, monkeypatch):
+class TestNotifier:
+    def test_without_waiters_there_are_no_polls(self, ask, hands, long_polls, monkeypatch):
         job = hands.submit()
         answer = ask(f"{job['links']['self']}?wait={ENOUGH}")
         hands.start()
@@ -341,13 +339,13 @@ class TestWatcher:
         monkeypatch.setattr(long_polls.notifier, "_poll", lambda: asked.set() or True)
         assert not asked.wait(5 * POLL_SECONDS)
 
-    def test_all_who_wait_are_one_look(self, ask, hands, polls):
+    def test_one_poll_is_for_all_waiters(self, ask, hands, polls):
         jobs = [hands.submit() for _ in range(3)]
         for job in jobs:
             ask(f"{job['links']['self']}?wait={ENOUGH}&until=terminal")
-        wait_for(lambda: polls and polls[-1] == {job["id"] for job in jobs}, DEADLINE, "a look at all of them")
+        wait_for(lambda: polls and polls[-1] == {job["id"] for job in jobs}, DEADLINE, "a poll for all of them")
 
-    def test_a_process_that_ends_holds_nobody(self, ask, hands, long_polls):
+    def test_a_process_that_shuts_down_holds_no_requests(self, ask, hands, long_polls):
         job = hands.submit()
         answer = ask(f"{job['links']['self']}?wait={ENOUGH}")
         long_polls.notifier.stopping = lambda: True
@@ -356,7 +354,7 @@ class TestWatcher:
         assert again.result(DEADLINE).json["status"] == "queued"
 
 
-def test_who_hangs_up_is_waited_for_no_longer(app: Flask, client: Any, hands: Any) -> None:
+def test_the_wait_ends_when_the_client_disconnects(app: Flask, client: Any, hands: Any) -> None:
     me = hands.submit()["links"]["self"]
     server_end, client_end = socket.socketpair()
     long_polls: LongPolls = app.extensions[EXTENSION]
@@ -368,10 +366,10 @@ def test_who_hangs_up_is_waited_for_no_longer(app: Flask, client: Any, hands: An
         assert answer.result(DEADLINE).json["status"] == "queued"
 
 
-def test_a_connection_that_is_closed_while_the_watcher_listens_costs_nobody_his_news(
+def test_a_connection_closed_during_the_check_for_disconnects_does_not_stop_the_notifier(
     app: Flask, client: Any, hands: Any
 ) -> None:
-    """Between the list of those who wait and the look at their connections one may have been answered and closed."""
+    """Between the list of waiters and the check of their sockets, one may have been answered and closed."""
     job = hands.submit()
     closed, other_end = socket.socketpair()
     closed.close()
@@ -384,7 +382,7 @@ def test_a_connection_that_is_closed_while_the_watcher_listens_costs_nobody_his_
         assert answer.result(DEADLINE).json["status"] == "running"
 
 
-def test_a_database_that_goes_away_is_a_503_to_those_who_wait(tmp_path: Path, problem: Any) -> None:
+def test_an_outage_of_the_database_is_a_503_for_waiting_requests(tmp_path: Path, problem: Any) -> None:
     folder = tmp_path / "database"
     app = create_app(
         Settings(state_dir=tmp_path / "state", database_url=f"sqlite:///{folder}/gradq.db", allow_anonymous=True)
