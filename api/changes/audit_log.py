@@ -27,8 +27,8 @@ def note(session: Session, object_id: str, status: int, action: str | None = Non
 
 
 def note_refusal() -> None:
-    """Record a refused call, if it has a token, whose rate limit applies. Refusals without a token could fill the table
-    and are only in the log."""
+    """Record a refused call that has a token, so that its rate limit bounds the entries; other refusals are in the log
+    only."""
     if principal().token_id is None:
         return
     try:

@@ -132,8 +132,8 @@ def architectures() -> Response:
 def _store(
     decoded: Path, dataset_id: str, info: DatasetInfo, sha256: str, options: dict[str, Any], owner: str, name: str
 ) -> bool:
-    """Store the files, then the row, so that no row refers to a missing file. True if this request created the dataset,
-    False if a concurrent upload did."""
+    """Store the files, then the row, so that no row refers to a missing file. False if a concurrent
+    upload of the same owner was first."""
     store, database, folder = services().store, services().database, dataset_folder(dataset_id)
     recorded = False
     try:

@@ -105,7 +105,7 @@ def submit_walk() -> Response:
 
 
 def accept(session: Session, spec: Work, reproduces: str | None = None) -> dict[str, Any]:
-    """Store a job; return its JSON object. Raises TooManyQueuedJobs, InvalidSpec and NotFound."""
+    """Store a job; return its JSON object. Raises TooManyQueuedJobs and InvalidSpec."""
     limits.check_queued(session, principal().owner, services().settings.max_queued_jobs)
     dataset_store.lock_for_job(session, spec.dataset, owner_filter())
     if isinstance(spec, JobSpec | WalkSpec):

@@ -160,7 +160,7 @@ class TestSubmit:
 class TestShow:
     def test_a_job_that_is_not_there_is_a_404(self, client, problem):
         body = problem(client.get("/v1/jobs/job_0"), 404, "not_found")
-        assert body["detail"] == "there is no job job_0"
+        assert body["detail"] == "job job_0 not found"
 
     def test_a_queued_job_has_its_position_and_the_reason_to_wait(self, client, hands):
         hands.submit(priority=60)

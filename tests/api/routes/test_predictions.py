@@ -273,7 +273,7 @@ class TestRefused:
         monkeypatch.setattr(predictions, "MAX_REQUEST_PIXELS", 100)
         files = [(io.BytesIO(picture(0)), f"{i}.png") for i in range(3)]
         answer = problem(client.post(path, data={"files": files}), 422, "invalid_images")
-        assert "2.png: the pictures have more than 100 pixels in all" in answer["detail"]
+        assert "2.png: the images have more than 100 pixels in total" in answer["detail"]
         assert answer["errors"][0]["pointer"] == "/files/2"
 
     def test_a_form_without_files_or_with_other_fields(self, client, path, problem):
