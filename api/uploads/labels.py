@@ -38,7 +38,7 @@ def as_labels(values: Array, name: str, n: int) -> Array:
     # more classes than images: there must be a gap, and the value may not fit into int64
     if n and values.max() >= max(n, 2) * 2:
         raise UnusableUpload(
-            "bad_labels", f"{name} goes up to {values.max()}; number the classes 0, 1, 2 … without a gap"
+            "bad_labels", f"the largest label in {name} is {values.max()}; number the classes 0, 1, 2 … without a gap"
         )
     return values.astype(np.int64)
 

@@ -161,7 +161,7 @@ def test_postgres_and_redis_have_no_way_out_and_none_in() -> None:
 def test_who_needs_the_database_waits_for_it_and_for_its_schema() -> None:
     assert SERVICES["migrate"]["depends_on"] == {"postgres": {"condition": "service_healthy"}}
     for name in ("api", "worker"):
-        wanted = {other: wish["condition"] for other, wish in SERVICES[name]["depends_on"].items()}
+        wanted = {other: dependency["condition"] for other, dependency in SERVICES[name]["depends_on"].items()}
         assert wanted == {
             "migrate": "service_completed_successfully",
             "postgres": "service_healthy",

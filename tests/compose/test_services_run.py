@@ -141,7 +141,7 @@ def test_a_job_resumes_after_down_and_up(running: Composed, http: httpx2.Client)
     assert codes == dict.fromkeys(running.services, 0)
     for port in (*running.ports.values(), running.postgres.port):
         with socket.socket() as probe:
-            assert probe.connect_ex(("127.0.0.1", port)) != 0, f"somebody still listens on {port}"
+            assert probe.connect_ex(("127.0.0.1", port)) != 0, f"port {port} is still in use"
 
     running.up()
 

@@ -62,7 +62,7 @@ class Run:
             return f"{answer.status}: {answer.body[:500]!r}"
         if answer.status >= 400:
             told = answer.media_type == PROBLEM and answer.json()["status"] == answer.status and answer.json()["detail"]
-            return None if told else f"{answer.status} is no problem that says why: {answer.body[:500]!r}"
+            return None if told else f"{answer.status} is not a problem with a detail: {answer.body[:500]!r}"
         if answer.status not in (200, 201, 202):
             return f"an answer of {answer.status}"
         if (made := answer.json()["id"]) not in self.taken:

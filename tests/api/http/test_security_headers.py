@@ -27,7 +27,7 @@ def test_every_answer_of_every_route_and_method_carries_them(app, client):
         for method in sorted(rule.methods | {"PUT"}):
             answer = client.open(path, method=method)
             for name in HEADERS:
-                assert answer.headers.get(name), f"{method} {path} says no {name}"
+                assert answer.headers.get(name), f"{method} {path} lacks {name}"
             found = policy(answer.headers["Content-Security-Policy"])
             assert found["frame-ancestors"] == "'none'"
             assert "'unsafe-eval'" not in str(found)

@@ -47,7 +47,7 @@ def entries(client: FlaskClient) -> Get:
     return get
 
 
-def told(entries: list[dict[str, Any]]) -> list[tuple[str, str | None, int | None]]:
+def compact(entries: list[dict[str, Any]]) -> list[tuple[str, str | None, int | None]]:
     return [(entry["action"], entry["object_id"], entry["status"]) for entry in entries]
 
 
@@ -60,7 +60,7 @@ def test_every_change_of_a_job_leaves_one_entry(client: FlaskClient, entries: Ge
     client.post("/v1/jobs/bulk", json={"action": "cancel", "ids": [job, "job_nobody"]}, headers=alice)
     client.delete(f"/v1/jobs/{job}", headers=alice)
     found = entries()
-    assert told(found) == [
+    assert compact(found) == [
         ("jobs.submit", job, 202),
         ("steering.patch", job, 200),
         ("steering.cancel", job, 202),
@@ -83,7 +83,7 @@ def test_what_changes_nothing_leaves_none(client: FlaskClient, entries: Get) -> 
     key = {"Idempotency-Key": "one"}
     first = client.post("/v1/jobs", json={}, headers=key).json["id"]
     assert client.post("/v1/jobs", json={}, headers=key).headers["Idempotent-Replayed"] == "true"
-    assert told(entries()) == [("jobs.submit", first, 202)]
+    assert compact(entries()) == [("jobs.submit", first, 202)]
 
 
 def test_a_change_whose_entry_cannot_be_written_is_rolled_back(
@@ -106,7 +106,7 @@ def test_refusals_with_a_token_are_recorded_and_those_without_are_not(
     assert client.post("/v1/jobs", json={}, headers={"Authorization": "Bearer gq_no_no"}).status_code == 401
     assert client.post("/v1/jobs", json={}, headers={"Origin": "https://evil.example"}).status_code == 403
     found = entries()
-    assert told(found) == [("steering.cancel", "job_1", 403), ("audit.index", None, 403)]
+    assert compact(found) == [("steering.cancel", "job_1", 403), ("audit.index", None, 403)]
     assert {entry["owner"] for entry in found} == {"bob"}
 
 
@@ -117,7 +117,7 @@ def test_a_refusal_names_no_object_if_the_path_has_no_valid_id(
     reader = bearer("bob", "read")
     problem(client.post(f"/v1/jobs/{name}/cancel", headers=reader), 403, "insufficient_scope")
     problem(client.delete(f"/v1/datasets/{name}", headers=reader), 403, "insufficient_scope")
-    assert told(entries()) == [("steering.cancel", None, 403), ("datasets.delete", None, 403)]
+    assert compact(entries()) == [("steering.cancel", None, 403), ("datasets.delete", None, 403)]
 
 
 def test_changes_of_datasets_are_recorded_too(client: FlaskClient, entries: Get) -> None:
@@ -128,7 +128,7 @@ def test_changes_of_datasets_are_recorded_too(client: FlaskClient, entries: Get)
     made = client.post("/v1/datasets", data={"file": (io.BytesIO(again), "a.npz")}).json["id"]
     client.post("/v1/datasets", data={"file": (io.BytesIO(again), "a.npz")})
     client.delete(f"/v1/datasets/{made}")
-    assert told(entries()) == [
+    assert compact(entries()) == [
         ("datasets.add", made, 201),
         ("datasets.add", made, 200),
         ("datasets.delete", made, 200),
@@ -146,7 +146,7 @@ def test_pages_and_filters(client: FlaskClient, entries: Get) -> None:
         if not page["has_more"]:
             break
     assert seen == made[::-1]
-    assert told(entries(object=made[2])) == [("jobs.submit", made[2], 202)]
+    assert compact(entries(object=made[2])) == [("jobs.submit", made[2], 202)]
     assert entries(owner="alice") == entries(action="jobs.delete") == entries(since="2099-01-01T00:00:00Z") == []
     assert client.get("/v1/audit?sinse=1").status_code == 422
 
