@@ -97,6 +97,8 @@ class FirstDifference(Figures):
 
 
 class EnvironmentDifference(Figures):
+    """One field of the environment in which the runs differ: the original's value, and that of this run."""
+
     expected: Any = None
     found: Any = None
 

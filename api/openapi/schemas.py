@@ -269,6 +269,8 @@ class Queue(Answer):
 
 
 class QueueList(Answer):
+    """One queue per requested device."""
+
     object: Literal["list"]
     data: list[Queue]
     has_more: Literal[False]
