@@ -1,6 +1,6 @@
 # The commands of this repository. Everything happens in .venv; nothing needs root.
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-long lint check contract faults fuzz bench pictures clean
+.PHONY: help install demo test test-random test-long lint check contract faults fuzz bench pictures clean
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -14,6 +14,7 @@ help:
 	@echo "make demo      install, train twice (gradients by hand, autograd), show the results"
 	@echo "make test      install, run the test suite: under ten minutes on two cores"
 	@echo "make test-long install, run the tests that take long: kills, restores, random calls, training"
+	@echo "make test-random  the tests of make test in random order; SEED=7 repeats an order"
 	@echo "make install   make .venv; the command is .venv/bin/gradq"
 	@echo "make lint      format, lint, types, import contracts, security lint (bandit)"
 	@echo "make check     lint, test and test-long: what CI runs"
@@ -32,6 +33,10 @@ demo: $(RUNTIME)
 # four at once on any machine, also where there are two cores: much of a test's time is waiting for processes
 test: $(DEV)
 	@$(PY) -m pytest -n 4 --dist worksteal -m "not long"
+
+# an order that fails shows a test that needs another, or leaves something behind; pytest prints the seed
+test-random: $(DEV)
+	@$(PY) -m pytest -n 4 --dist worksteal -m "not long" -p randomly $(addprefix --randomly-seed=,$(SEED))
 
 test-long: $(DEV)
 	@$(PY) -m pytest -n 4 --dist worksteal -m long
