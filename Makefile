@@ -9,6 +9,7 @@ DEV := $(VENV)/.installed-dev
 PINS := pyproject.toml constraints.txt scripts/install.sh
 
 export PYTHON
+unexport PYTHONDONTWRITEBYTECODE  # the tests start hundreds of Python processes; compiled files spare each a tenth of a second
 
 help:
 	@echo "make demo      install, train twice (gradients by hand, autograd), show the results"
