@@ -208,7 +208,7 @@ class Postgres:
             return False
         return self.alive
 
-    def _execute(self, statement: sql.Composable) -> None:
+    def _execute(self, statement: sql.SQL | sql.Composed) -> None:
         with psycopg.connect(
             f"postgresql://{self._address('postgres')}", autocommit=True, connect_timeout=5
         ) as connection:

@@ -26,6 +26,7 @@ from shared.events import Event, Log
 from shared.spec import JobSpec
 from worker.trainer import model_files, onnx_export, parity
 from worker.trainer.architectures import build_model, initialize
+from worker.trainer.batches import ResidentBatches
 from worker.trainer.data import Data, Normalization, prepare
 from worker.trainer.pixels import to_pixels
 
@@ -91,6 +92,7 @@ def trained(model: nn.Module, images: Tensor, labels: Tensor, steps: int, lr: fl
 
 
 def training_tensors(data: Data) -> tuple[Tensor, Tensor]:
+    assert isinstance(data.train, ResidentBatches)
     order = data.train.order.order(1)
     return data.train.images[order], data.train.labels[order]
 
