@@ -22,10 +22,21 @@ hypothesis.settings.register_profile("gradq", deadline=None, derandomize=os.envi
 hypothesis.settings.load_profile("gradq")
 
 
-SLOW = (  # where tests mostly wait for processes
+SLOW = (  # where a test takes seconds: for processes, browsers and nets; each is marked slow
     *("tests/browser/", "tests/compose/", "tests/contract/", "tests/end_to_end/", "tests/faults/", "tests/fuzz/"),
-    "tests/gradq/test_up.py",
+    *(
+        "tests/gradq/test_demo.py",
+        "tests/gradq/test_up.py",
+        "tests/worker/test_imports.py",
+        "tests/worker/test_launcher.py",
+    ),
+    *(f"tests/worker/trainer/test_{name}.py" for name in ("exports", "forms", "killed", "mapped", "process", "zoo")),
 )
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    if any(part in item.path.as_posix() for part in SLOW):
+        item.add_marker(pytest.mark.slow)
 
 
 @pytest.hookimpl(trylast=True)
@@ -36,7 +47,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     workers = getattr(config, "workerinput", {}).get("workercount", 1)
     if workers == 1:
         return
-    slow = [item for item in items if any(part in item.path.as_posix() for part in SLOW)]
+    slow = [item for item in items if item.get_closest_marker("slow")]
     waits = set(slow)
     quick = [item for item in items if item not in waits]
     files = sorted(dict.fromkeys(item.path for item in slow), key=lambda path: path.parent)  # of a folder, one service
