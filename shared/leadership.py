@@ -1,4 +1,7 @@
-"""Leader election: one row per role, taken for a term and renewed; a term that has run out is free to take."""
+"""Leader election through the database: one row per role, held for a term and renewed before the term ends.
+
+Once a term has ended, any process may take the role.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +12,13 @@ from shared.db.database import upsert
 from shared.db.tables import Leader, database_now
 
 
-def acquire_leadership(session: Session, office: str, holder: str, seconds: float) -> bool:
-    """Become or stay the one who holds `office` for the next `seconds`; False: somebody else does.
+def acquire_leadership(session: Session, role: str, holder: str, seconds: float) -> bool:
+    """Take or renew the leadership of `role` for `seconds`. Returns False if another holder has it.
 
-    A term that ends at ten times that was written before the clock was put back, and is over.
+    A term that ends more than ten times `seconds` from now was written before the database's clock was set back, and
+    counts as ended.
     """
-    values = {"office": office, "holder": holder, "until": database_now(seconds), "term": seconds}
-    over = or_(Leader.until < database_now(), Leader.until > database_now(10 * seconds))
-    mine_or_free = or_(Leader.holder == holder, over)
+    values = {"office": role, "holder": holder, "until": database_now(seconds), "term": seconds}
+    ended = or_(Leader.until < database_now(), Leader.until > database_now(10 * seconds))
+    mine_or_free = or_(Leader.holder == holder, ended)
     return upsert(session, Leader, {"office"}, values, where=mine_or_free)

@@ -1,4 +1,4 @@
-"""The one place that says which gradq this is."""
+"""The version of the installed package."""
 
 from importlib.metadata import version
 

@@ -1,4 +1,4 @@
-"""Who works, who leads and how the queue stands, on both databases."""
+"""Heartbeats, leadership and the status of the queue, on both databases."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from shared.db.database import Database
 from shared.db.tables import Job, Leader, Worker, database_now
 from shared.jobs import joblog, queue, queue_status
 
-# --- workers and the one office ---------------------------------------------------------------------------------------
+# --- heartbeats and leadership ----------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def beat(database: Database) -> Callable[..., None]:
-    """beat("w1", slots=2): a worker says that it lives."""
+    """beat("w1", slots=2): write the heartbeat of a worker."""
 
     def beat(worker_id: str, **fields: Any) -> None:
         row = {
@@ -69,14 +69,14 @@ def test_workers_not_seen_for_long_are_swept_away_and_the_others_stay(
     assert live(database, within=1000) == ["new"]
 
 
-def test_an_office_has_one_holder_who_may_stay(database: Database) -> None:
+def test_a_role_has_one_leader_who_can_renew(database: Database) -> None:
     assert write(database, leadership.acquire_leadership, "reconciler", "w1", 60)
     assert not write(database, leadership.acquire_leadership, "reconciler", "w2", 60)
     assert write(database, leadership.acquire_leadership, "reconciler", "w1", 60)
     assert write(database, leadership.acquire_leadership, "another", "w2", 60)
 
 
-def test_an_office_is_free_again_when_its_term_is_over(database: Database) -> None:
+def test_a_role_is_free_again_when_its_term_has_ended(database: Database) -> None:
     assert write(database, leadership.acquire_leadership, "reconciler", "w1", 0.05)
     wait_for(
         lambda: write(database, leadership.acquire_leadership, "reconciler", "w2", 60), 30, "the end of a term of 50 ms"
@@ -84,16 +84,16 @@ def test_an_office_is_free_again_when_its_term_is_over(database: Database) -> No
     assert not write(database, leadership.acquire_leadership, "reconciler", "w1", 60)
 
 
-def test_of_many_who_take_an_office_at_the_same_moment_one_gets_it(database: Database) -> None:
+def test_of_many_concurrent_candidates_one_becomes_leader(database: Database) -> None:
     for term in range(ROUNDS // 3):
         calls = [
-            lambda w=w, t=term: write(database, leadership.acquire_leadership, f"office {t}", w, 60)
+            lambda w=w, t=term: write(database, leadership.acquire_leadership, f"role {t}", w, 60)
             for w in ("a", "b", "c")
         ]
         assert sorted(at_once(*calls)) == [False, False, True]
 
 
-# --- the queue as people see it ---------------------------------------------------------------------------------------
+# --- the queue as clients see it --------------------------------------------------------------------------------------
 
 
 def reason(database: Database, job_id: str) -> str:
@@ -129,7 +129,7 @@ def test_a_job_that_waits_for_a_device_is_told_how_many_are_free(database: Datab
     }
 
 
-def test_a_job_for_a_gpu_that_nobody_has_says_so(database: Database, beat: Callable[..., None]) -> None:
+def test_a_job_for_a_missing_gpu_has_that_reason(database: Database, beat: Callable[..., None]) -> None:
     job_id = submit(database, device="cuda")
     beat("w1")
     assert reason(database, job_id) == "no_such_device"
@@ -141,15 +141,15 @@ def test_a_job_in_its_backoff_says_so_and_then_waits_like_others(database: Datab
     beat("w1")
     lease = running(database, max_attempts=5)
     write(database, queue.mark_lost, lease, "lost")
-    assert reason(database, lease.job_id) == "waiting_for_device"  # the first loss costs no wait
+    assert reason(database, lease.job_id) == "waiting_for_device"  # the first loss has no backoff
     write(database, queue.mark_lost, claim_again(database, lease.job_id), "lost")
     assert reason(database, lease.job_id) == "retry_backoff"
 
 
-# --- a clock that was put back ----------------------------------------------------------------------------------------
+# --- a clock that was set back ----------------------------------------------------------------------------------------
 
 
-def test_what_was_written_before_the_clock_was_put_back_holds_nobody_up(
+def test_rows_written_before_the_clock_was_set_back_do_not_block_the_queue(
     database: Database, beat: Callable[..., None]
 ) -> None:
     def an_hour_ahead(table: Any, **values: Any) -> None:

@@ -160,7 +160,7 @@ class TestSubmit:
 class TestShow:
     def test_a_job_that_is_not_there_is_a_404(self, client, problem):
         body = problem(client.get("/v1/jobs/job_0"), 404, "not_found")
-        assert body["detail"] == "there is no job job_0"
+        assert body["detail"] == "job job_0 not found"
 
     def test_a_queued_job_says_where_it_stands_and_why_it_waits(self, client, hands):
         hands.submit(priority=60)
@@ -609,7 +609,7 @@ class TestDryRun:
             device = "cpu" if speed > 9 or "lr" not in spec else "cuda:0"
             hands.finish(hands.start(), result={"examples_per_second": speed, "device": device})
         body = client.post("/v1/jobs?dry_run=true", json={"epochs": 100}).json
-        assert "2000 examples a second, the median of 3 finished jobs" in body["basis"]
+        assert "2000 examples per second, the median of 3 finished jobs" in body["basis"]
         assert body["estimated_seconds"] == pytest.approx(100 * 1455 / 2000, rel=0.05)
 
 
