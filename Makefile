@@ -1,4 +1,4 @@
-# The commands of this repository. Everything happens in .venv; nothing needs root.
+# The commands of this repository. Everything is installed into .venv; no command needs root.
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-long lint check contract faults fuzz bench pictures clean
 
@@ -11,17 +11,17 @@ PINS := pyproject.toml constraints.txt scripts/install.sh
 export PYTHON
 
 help:
-	@echo "make demo      install, train twice (gradients by hand, autograd), show the results"
+	@echo "make demo      install, train twice (manual gradients, autograd), show the results"
 	@echo "make test      install, run the test suite: under ten minutes on two cores"
-	@echo "make test-long install, run the tests that take long: kills, restores, random calls, training"
-	@echo "make install   make .venv; the command is .venv/bin/gradq"
-	@echo "make lint      format, lint, types, import contracts, security lint (bandit)"
-	@echo "make check     lint, test and test-long: what CI runs"
-	@echo "make contract  thousands of random calls against a live service, on both databases: the OpenAPI document holds"
-	@echo "make faults    a campaign of faults against the real parts: SEED=7 FAULTS=200 DATABASE=sqlite or postgresql"
-	@echo "make fuzz      ten thousand random and mutated bodies against a live API: SEED=7"
-	@echo "make bench     the benchmarks, one line of JSON each"
-	@echo "make pictures  the pictures of the dashboard in docs/, anew"
+	@echo "make test-long install, run the long tests: kills, restores, random requests, training"
+	@echo "make install   create .venv; the command is .venv/bin/gradq"
+	@echo "make lint      formatting, lint, types, import contracts, security lint (bandit), prose"
+	@echo "make check     lint, test and test-long, as CI does"
+	@echo "make contract  check a live service against the OpenAPI document with thousands of random requests"
+	@echo "make faults    inject faults into a running service: SEED=7 FAULTS=200 DATABASE=sqlite or postgresql"
+	@echo "make fuzz      send ten thousand random and mutated bodies to a live API: SEED=7"
+	@echo "make bench     run the benchmarks; each prints one line of JSON"
+	@echo "make pictures  take the screenshots of the dashboard in docs/ again"
 	@echo "make clean     remove .venv, caches and demo-output"
 
 install: $(RUNTIME)
@@ -29,7 +29,7 @@ install: $(RUNTIME)
 demo: $(RUNTIME)
 	@$(VENV)/bin/gradq demo
 
-# four at once on any machine, also where there are two cores: much of a test's time is waiting for processes
+# four processes on any machine, even with two cores: tests spend much of their time waiting for processes
 test: $(DEV)
 	@$(PY) -m pytest -n 4 --dist worksteal -m "not long"
 
@@ -42,13 +42,14 @@ lint: $(DEV)
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
 	$(VENV)/bin/bandit --quiet --configfile pyproject.toml --recursive api shared worker gradq
+	$(PY) scripts/check_prose.py
 
 check: lint test test-long
 
 contract: $(DEV)
 	@GRADQ_CONTRACT=full $(PY) -m pytest tests/contract -s
 
-# some minutes: the campaign, then a thousand queued jobs whose broker is wiped and killed
+# takes some minutes: the fault campaign, then a queue of a thousand jobs whose broker is emptied and killed
 faults: $(DEV)
 	PYTHONPATH=tests $(PY) -m faults --faults $(or $(FAULTS),200) --database $(or $(DATABASE),sqlite) $(addprefix --seed ,$(SEED))
 	QUEUED=1000 $(PY) -m pytest tests/faults/test_queue.py -q
@@ -61,7 +62,7 @@ bench: $(RUNTIME)
 		$(PY) -m benchmarks.$$(basename $$script .py) || exit 1; \
 	done
 
-# of a service that holds nothing else; needs Chromium
+# of a service without other jobs; needs Chromium
 pictures: $(DEV)
 	@GRADQ_PICTURES=1 $(PY) -m pytest tests/browser/test_pictures.py -q
 
