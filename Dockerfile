@@ -9,7 +9,8 @@ FROM python:${PYTHON} AS build
 # platform CPU). Empty: pip's default index, whose Linux wheels are CUDA builds. An image has one of the two: both builds
 # have the same package name and would overwrite each other's files.
 ARG TORCH_INDEX=
-# Optional dependencies of pyproject.toml, comma-separated: onnx writes model.onnx, s3 stores artifacts in a bucket.
+# Optional dependencies of pyproject.toml in addition to `server`, comma-separated: onnx writes model.onnx, s3 stores
+# artifacts in a bucket.
 ARG EXTRAS=onnx
 
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
@@ -22,7 +23,7 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     pip --python /opt/gradq/bin/python install -c constraints.txt \
         ${TORCH_INDEX:+--no-deps --index-url "$TORCH_INDEX"} torch torchvision
 RUN --mount=type=cache,target=/root/.cache/pip \
-    python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"], sep="\n")' \
+    python -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; print(*p["dependencies"], *p["optional-dependencies"]["server"], sep="\n")' \
         > requirements.txt \
     && pip --python /opt/gradq/bin/python install -c constraints.txt -r requirements.txt
 
@@ -32,7 +33,7 @@ COPY gradq gradq
 COPY shared shared
 COPY worker worker
 RUN --mount=type=cache,target=/root/.cache/pip \
-    pip --python /opt/gradq/bin/python install -c constraints.txt ".${EXTRAS:+[$EXTRAS]}"
+    pip --python /opt/gradq/bin/python install -c constraints.txt ".[server${EXTRAS:+,$EXTRAS}]"
 
 
 FROM python:${PYTHON}
