@@ -51,6 +51,15 @@ def may_start() -> ColumnElement[bool]:
     return and_(Job.state == JobState.QUEUED, ready)
 
 
+def ahead_of(other: Any, job: Any) -> ColumnElement[bool]:
+    """Whether `other` is claimed before `job` if both are queued; each is a row or the table."""
+    return or_(
+        other.priority > job.priority,
+        and_(other.priority == job.priority, other.created_at < job.created_at),
+        and_(other.priority == job.priority, other.created_at == job.created_at, other.id < job.id),
+    )
+
+
 def waiting(session: Session, fits: Iterable[str], most: int, running_limit: int | None = None) -> int:
     """How many jobs a slot could claim now, counted up to `most`. `fits`: the requested devices that it can run."""
     claimable = (may_start(), Job.device.in_(list(fits)), *limits.may_run_more(running_limit))

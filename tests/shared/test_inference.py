@@ -191,7 +191,7 @@ class TestPixels:
             ([[1, 2], [1]], "different sizes"),
             ([[None, 1, 1], [1, 1, 1]], "numbers, got object"),
             ([["a", "b", "c"], ["a", "b", "c"]], "must be numbers"),
-            ([[0, 17, 0], [0, 0, 0]], "from 0 to 16, got 0 to 17"),
+            ([[0, 17, 0], [0, 0, 0]], "between 0 and 16, got 0 to 17"),
             ([[0, -1, 0], [0, 0, 0]], "got -1 to 0"),
             ([[0, 1.5, 0], [0, 0, 0]], "between 0 and 1, got 0 to 1.5"),
             ([[0, math.nan, 0], [0, 0, 0]], "between 0 and 1"),

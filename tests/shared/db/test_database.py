@@ -212,8 +212,7 @@ def test_sqlite_s_log_is_folded_in_on_purpose_alone(sqlite: Database, tmp_path: 
 
 HAMMER = """
 import random, sys, time
-from shared import jobs, queue
-from shared.jobs import queue_status
+from shared.jobs import jobs, queue
 from shared.db.database import Database
 from shared.jobs.joblog import Line
 from shared.spec.job_spec import JobSpec
@@ -221,14 +220,14 @@ from shared.jobs.states import JobState
 url, part, seconds = sys.argv[1], sys.argv[2], float(sys.argv[3])
 database = Database(url)
 with database.read() as session:
-    queue_status.queued_count(session)
+    queue.waiting(session, {"auto"}, 1000)
 print("ready", flush=True)
 sys.stdin.readline()
 end, done = time.monotonic() + seconds, 0
 while time.monotonic() < end:
     if part == "write":
         with database.write() as session:
-            queue_status.queued_count(session)  # reads, then writes: a deferred transaction would fail here
+            queue.waiting(session, {"auto"}, 1000)  # reads, then writes: a deferred transaction would fail here
             jobs.create(session, JobSpec.parse({}))
         with database.write() as session:
             job = queue.claim(session, "w", "cpu", {"auto"}, 60)
@@ -240,7 +239,7 @@ while time.monotonic() < end:
                 queue.finish(session, lease, JobState.SUCCEEDED, "done")
     elif part == "read":
         with database.read() as session:
-            waiting = queue_status.queued_count(session)
+            waiting = queue.waiting(session, {"auto"}, 1000)
             assert waiting >= 0
             queue.expired_leases(session)
     else:

@@ -34,7 +34,7 @@ from shared.artifacts import artifact_key, checkpoint_key
 from shared.db.database import Database
 from shared.db.tables import ArtifactRow, Attempt, Base, CheckpointRow, EventRow, Job, database_now
 from shared.errors import LeaseLost, NotFound, WrongState
-from shared.jobs import joblog, jobs, queue, queue_status
+from shared.jobs import joblog, jobs, queue
 from shared.jobs.joblog import EventFilter, Line
 from shared.jobs.queue import Lease
 from shared.jobs.states import ALLOWED_ACTIONS, ALLOWED_MOVES, TERMINAL, JobState, shown_status
@@ -345,12 +345,12 @@ def test_a_job_is_not_claimed_before_its_backoff_is_over(database: Database) -> 
     assert again is not None  # at once after the first loss
     write(database, queue.mark_lost, queue.lease_of(again), "lost")
     assert claim(database) is None
-    assert read(database, queue_status.queued_count) == 0
+    assert read(database, queue.waiting, {"cpu", "auto"}, 9) == 0
     wait = read(database, lambda s: s.scalar(select(Job.not_before)) - s.scalar(select(database_now())))
     assert 3 < wait.total_seconds() <= 5
     over = update(Job).values(not_before=database_now(-0.01))
     write(database, lambda session: session.execute(over.execution_options(synchronize_session=False)))
-    assert read(database, queue_status.queued_count) == 1
+    assert read(database, queue.waiting, {"cpu", "auto"}, 9) == 1
     assert claim(database).attempt == 3
 
 
@@ -364,6 +364,17 @@ def test_an_attempt_that_was_drained_costs_nothing(database: Database) -> None:
     assert write(database, queue.mark_lost, lease, "lost") is JobState.FAILED
     outcomes = [a.outcome for a in read(database, jobs.attempts_of, lease.job_id)]
     assert outcomes == ["drained"] * 4 + ["failed"]
+
+
+def test_leases_and_backoffs_from_before_the_clock_was_set_back_are_over(database: Database) -> None:
+    lease = running(database, max_attempts=5, seconds=3600)
+    assert read(database, queue.expired_leases, 15) == [lease]
+    assert read(database, queue.expired_leases, 3600) == []
+    write(database, queue.mark_lost, lease, "lost")
+    ahead = update(Job).values(not_before=database_now(3600)).execution_options(synchronize_session=False)
+    write(database, lambda session: session.execute(ahead))
+    assert read(database, queue.waiting, {"cpu", "auto"}, 9) == 1
+    assert claim(database) is not None
 
 
 # --- cancel -----------------------------------------------------------------------------------------------------------
@@ -476,7 +487,11 @@ def test_a_paused_job_has_no_slot_and_stays_paused_until_it_is_resumed(database:
     job = job_of(database, lease.job_id)
     assert (job.state, job.failures, job.worker) == ("paused", 0, None)
     assert [a.outcome for a in read(database, jobs.attempts_of, job.id)] == ["paused"]
-    assert (claim(database), read(database, queue_status.queued_count), standing(database, job.id)) == (None, 0, None)
+    assert (claim(database), read(database, queue.waiting, {"cpu", "auto"}, 9), standing(database, job.id)) == (
+        None,
+        0,
+        None,
+    )
     assert write(database, jobs.request_pause, job.id).state == "paused"  # again: no error
     assert_can_write_nothing(database, lease)
     job = write(database, jobs.resume, job.id)
@@ -724,7 +739,7 @@ def test_the_same_step_of_two_jobs_is_two_points(database: Database) -> None:
 
 
 def test_a_curve_is_read_in_order_piece_by_piece(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(joblog, "TOGETHER", 4)
+    monkeypatch.setattr(joblog, "READ_LINES", 4)
     lease = running(database)
     for step in range(1, 11):
         write(database, queue.append, lease, [point("batch", step), Line("log", "between", {})])

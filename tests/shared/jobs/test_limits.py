@@ -8,7 +8,7 @@ from support.store import CPU, ROUNDS, at_once, read, write
 from shared.db.database import Database
 from shared.db.tables import Job
 from shared.errors import TooManyQueuedJobs
-from shared.jobs import jobs, limits, queue, queue_status
+from shared.jobs import jobs, limits, queue
 from shared.jobs.states import JobState
 from shared.spec.job_spec import JobSpec
 
@@ -79,18 +79,3 @@ def test_a_refusal_says_how_many_wait_and_how_many_may(database: Database) -> No
     read(database, limits.check_queued, "bob", 3)
     read(database, limits.check_queued, None, 3)
     read(database, limits.check_queued, "alice", None)
-
-
-def test_people_are_told_why_such_a_job_waits(database: Database) -> None:
-    submit(database, "alice"), claim(database, 1)
-    held_back, free = submit(database, "alice"), submit(database, "bob")
-    with database.read() as session:
-        waiting = [jobs.get(session, job_id) for job_id in (held_back, free)]
-        standings = queue_status.queue_standings(session, waiting, 60, running_limit=1)
-        (auto,) = queue_status.queues(session, 60, running_limit=1)
-    assert standings[held_back]["reason"] == {
-        "code": "owner_at_limit",
-        "detail": "its owner has 1 running jobs, the limit per owner",
-    }
-    assert standings[free]["reason"]["code"] == "no_live_worker"
-    assert {reason["code"]: reason["jobs"] for reason in auto.reasons} == {"no_live_worker": 1, "owner_at_limit": 1}

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, func, or_, select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from shared.db.tables import Job, Worker, database_now
 from shared.jobs import limits
 from shared.jobs.joblog import now
-from shared.jobs.queue import may_start
+from shared.jobs.queue import ahead_of, may_start
 from shared.jobs.states import JobState
 from shared.workers import live_workers
 
@@ -70,15 +70,6 @@ def _jobs_ahead(session: Session, waiting: list[Job]) -> dict[str, int]:
     line = select(Job.id, place.label("place")).where(Job.state == JobState.QUEUED).subquery()
     found = session.execute(select(line.c.id, line.c.place).where(line.c.id.in_([job.id for job in waiting])))
     return {job_id: place - 1 for job_id, place in found}
-
-
-def ahead_of(other: Any, job: Any) -> ColumnElement[bool]:
-    """Whether `other` is claimed before `job` if both are queued; each is a row or the table."""
-    return or_(
-        other.priority > job.priority,
-        and_(other.priority == job.priority, other.created_at < job.created_at),
-        and_(other.priority == job.priority, other.created_at == job.created_at, other.id < job.id),
-    )
 
 
 def _reason_to_wait(job: Job, ahead: int, workers: Sequence[Worker]) -> dict[str, str]:
@@ -167,8 +158,3 @@ def _queue(
         free_slots=sum(worker.free_slots for worker in granting),
         reasons=reasons,
     )
-
-
-def queued_count(session: Session) -> int:
-    """How many jobs could be claimed now."""
-    return session.scalar(select(func.count()).select_from(Job).where(may_start())) or 0
