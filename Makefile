@@ -1,6 +1,6 @@
 # The commands of this repository. Everything is installed into .venv; no command needs root.
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-long lint check contract faults fuzz bench pictures clean
+.PHONY: help install demo quick test test-random test-long coverage lint check contract faults fuzz bench pictures clean
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -9,11 +9,16 @@ DEV := $(VENV)/.installed-dev
 PINS := pyproject.toml constraints.txt scripts/install.sh
 
 export PYTHON
+# the tests start hundreds of Python processes; compiled files save each a tenth of a second
+unexport PYTHONDONTWRITEBYTECODE
 
 help:
 	@echo "make demo      install, train twice (manual gradients, autograd), show the results"
+	@echo "make quick     install, run the tests to pass before a commit: no service, browser, PostgreSQL or large model"
 	@echo "make test      install, run the test suite: under ten minutes on two cores"
 	@echo "make test-long install, run the long tests: kills, restores, random requests, training"
+	@echo "make test-random  the tests of make test in random order; SEED=7 repeats an order"
+	@echo "make coverage  percentage of lines that make quick reaches; make test-long ends with it"
 	@echo "make install   create .venv; the command is .venv/bin/gradq"
 	@echo "make lint      formatting, lint, types, import contracts, security lint (bandit), prose"
 	@echo "make check     lint, test and test-long, as CI does"
@@ -29,17 +34,35 @@ install: $(RUNTIME)
 demo: $(RUNTIME)
 	@$(VENV)/bin/gradq demo
 
+# on SQLite only
+QUICK := -m "not slow and not long and not postgres"
+
+quick: $(DEV)
+	@$(PY) -m pytest -n 2 --dist worksteal $(QUICK)
+
 # four processes on any machine, even with two cores: tests spend much of their time waiting for processes
 test: $(DEV)
 	@$(PY) -m pytest -n 4 --dist worksteal -m "not long"
 
+# a failing order shows a test that depends on another one; pytest prints the seed
+test-random: $(DEV)
+	@$(PY) -m pytest -n 4 --dist worksteal -m "not long" -p randomly $(addprefix --randomly-seed=,$(SEED))
+
 test-long: $(DEV)
 	@$(PY) -m pytest -n 4 --dist worksteal -m long
+	@$(MAKE) --no-print-directory coverage
+
+# of the quick tests, in the test processes only: lines that run in processes of services, trainers and browsers are not
+# counted. Takes half as long again as make quick.
+coverage: $(DEV)
+	@$(PY) -m pytest -n 2 --dist worksteal $(QUICK) -q --cov --cov-report=
+	@echo "make quick reaches $$($(PY) -m coverage report --format=total) % of the lines of api, shared, worker and gradq"
 
 lint: $(DEV)
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
+	$(VENV)/bin/mypy --config-file tests/mypy.ini
 	$(VENV)/bin/lint-imports
 	$(VENV)/bin/bandit --quiet --configfile pyproject.toml --recursive api shared worker gradq
 	$(PY) scripts/check_prose.py
@@ -67,7 +90,7 @@ pictures: $(DEV)
 	@GRADQ_PICTURES=1 $(PY) -m pytest tests/browser/test_pictures.py -q
 
 clean:
-	rm -rf $(VENV) demo-output build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) demo-output build dist *.egg-info .pytest_cache .coverage .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find api worker shared gradq tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(RUNTIME): $(PINS)

@@ -22,6 +22,7 @@ from shared.errors import ConfigurationError, DatabaseAway
 
 BUSY_TIMEOUT_MS = 10_000
 SILENCE_MS = 10_000
+LONG_SILENCE_MS = 60_000  # for transactions that also read or write files, which can take 10 s on a busy disk
 WAL_RETRY_SECONDS = 0.01
 NETWORK_FILESYSTEMS = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.sshfs", "fuse.s3fs", "glusterfs", "ceph")
 SQLITE_AWAY = ("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_CANTOPEN", "SQLITE_IOERR", "SQLITE_FULL", "SQLITE_READONLY")
@@ -69,6 +70,8 @@ class Database:
         options: dict[str, Any] = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
         engine = self.engine if self.is_sqlite else self.engine.execution_options(**options)
         with _raise_database_away(), engine.connect() as connection, connection.begin():
+            if not self.is_sqlite:
+                _allow_long_silence(connection)
             yield connection
 
     def migrate(self, to: str = migrate.NEWEST) -> str:
@@ -82,8 +85,9 @@ class Database:
 
     def lock_schema(self, connection: Connection) -> None:
         """Lock the schema against other migrations and restores until the transaction ends."""
-        if not self.is_sqlite:
-            connection.execute(text("SELECT pg_advisory_xact_lock(7470001)"))  # SQLite: BEGIN IMMEDIATE is the lock
+        if not self.is_sqlite:  # SQLite: BEGIN IMMEDIATE is the lock
+            _allow_long_silence(connection)
+            connection.execute(text("SELECT pg_advisory_xact_lock(7470001)"))
 
     def checkpoint_wal(self) -> None:
         """Copy SQLite's write-ahead log into the database file. Only the leader calls this: see `_on_connect`."""
@@ -144,6 +148,11 @@ def _on_postgresql_connect(connection: Any, _record: Any) -> None:
     connection.autocommit = True
     connection.execute(f"SET idle_in_transaction_session_timeout = {SILENCE_MS}")
     connection.autocommit = False
+
+
+def _allow_long_silence(connection: Connection) -> None:
+    """Raise PostgreSQL's idle timeout for this transaction, a migration or a snapshot, for which no request waits."""
+    connection.execute(text(f"SET LOCAL idle_in_transaction_session_timeout = {LONG_SILENCE_MS}"))
 
 
 def _sqlite_engine(url: str) -> Engine:

@@ -403,16 +403,34 @@ def test_a_wrong_statement_stays_the_error_that_it_is(database: Database) -> Non
 @pytest.mark.postgres
 def test_a_silent_transaction_is_ended_after_a_timeout(postgres: Postgres, monkeypatch: pytest.MonkeyPatch) -> None:
     """As for a worker that is stopped, or loses its network, between two statements."""
-    monkeypatch.setattr(module, "SILENCE_MS", 300)
     database = Database(postgres.database())
     database.migrate()
     with database.write() as session:
         session.execute(text("INSERT INTO leaders VALUES ('office', 'a', now(), 1)"))
-    with pytest.raises(DatabaseAway), database.write() as silent:
+    monkeypatch.setattr(module, "SILENCE_MS", 300)  # only of the silent connection: the other may be slow
+    hasty = Database(database.url)
+    with pytest.raises(DatabaseAway), hasty.write() as silent:
         silent.execute(text("UPDATE leaders SET holder = 'b'"))
         with database.write() as session:
             session.execute(text("UPDATE leaders SET holder = 'c'"))  # waits for the lock, and gets it
         silent.execute(text("UPDATE leaders SET holder = 'd'"))
     with database.read() as session:
         assert session.scalar(text("SELECT holder FROM leaders")) == "c"
+    hasty.close()
+    database.close()
+
+
+@pytest.mark.postgres
+def test_a_migration_and_a_snapshot_may_be_silent_for_longer(postgres: Postgres) -> None:
+    """Both read or write files between two statements, which may take long on a busy disk."""
+    database = Database(postgres.database())
+    allowed = text("SHOW idle_in_transaction_session_timeout")
+    with database.engine.begin() as connection:
+        assert connection.scalar(allowed) == "10s"
+        database.lock_schema(connection)
+        assert connection.scalar(allowed) == "1min"
+    with database.snapshot() as connection:
+        assert connection.scalar(allowed) == "1min"
+    with database.look() as connection:
+        assert connection.scalar(allowed) == "10s"
     database.close()
