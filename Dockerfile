@@ -1,22 +1,23 @@
-# One image for API, worker and migrations; which of them it is, the command says: `gradq api`, `gradq worker`, …
+# One image for API, worker and migrations; the command selects which: `gradq api`, `gradq worker`, …
 # Build: docker compose build, or docker build [--build-arg TORCH_INDEX=…] -t gradq .
 
 ARG PYTHON=3.11-slim-bookworm
 
 FROM python:${PYTHON} AS build
 
-# The index that torch and torchvision are installed from: PyTorch's own for CPU wheels (its address: "Start Locally" on
-# pytorch.org, compute platform CPU). Empty: pip's usual index, whose Linux wheels are the CUDA build. One image holds
-# one of the two, never both: they would share a package name and mix their files.
+# Package index for torch and torchvision: PyTorch's own for CPU wheels (see "Start Locally" on pytorch.org, compute
+# platform CPU). Empty: pip's default index, whose Linux wheels are CUDA builds. An image has one of the two: both builds
+# have the same package name and would overwrite each other's files.
 ARG TORCH_INDEX=
-# Beside `server`, of pyproject.toml's optional dependencies, comma-separated: onnx writes model.onnx, s3 keeps artifacts in a bucket.
+# Optional dependencies of pyproject.toml in addition to `server`, comma-separated: onnx writes model.onnx, s3 stores
+# artifacts in a bucket.
 ARG EXTRAS=onnx
 
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 RUN python -m venv --without-pip /opt/gradq
 WORKDIR /src
 
-# Largest and rarest first: a change of the source below reuses these layers.
+# Dependencies first: a change of the source below reuses these layers.
 COPY constraints.txt pyproject.toml ./
 RUN --mount=type=cache,target=/root/.cache/pip \
     pip --python /opt/gradq/bin/python install -c constraints.txt \
@@ -37,11 +38,11 @@ RUN --mount=type=cache,target=/root/.cache/pip \
 
 FROM python:${PYTHON}
 
-# No build tools are left: the environment has no pip, and the base image loses its own.
+# No build tools remain: the environment has no pip, and that of the base image is removed.
 RUN python -m pip uninstall --yes --quiet --root-user-action=ignore setuptools wheel pip \
     && groupadd --gid 10001 gradq \
     && useradd --uid 10001 --gid gradq --home-dir /var/lib/gradq --no-create-home --shell /usr/sbin/nologin gradq \
-    # a new named volume takes over owner and mode of the folder that it is mounted on
+    # a new named volume takes owner and mode from the folder on which it is mounted
     && install -d -o gradq -g gradq -m 0700 /var/lib/gradq /var/lib/gradq/artifacts /var/lib/gradq/data \
         /var/lib/gradq/uploads
 

@@ -22,7 +22,7 @@ from benchmarks.support import parser, publish, say
 from shared.config import Settings
 from shared.datasets.catalog import DATASETS
 from shared.events import Event, Log, Metric
-from shared.spec.estimate import FLOAT_BYTES, TRAIN_PASSES, weigh
+from shared.spec.estimate import FLOAT_BYTES, TRAIN_PASSES, network_cost
 from shared.spec.job_spec import JobSpec
 from worker.trainer import device
 from worker.trainer.data import datasets
@@ -96,7 +96,7 @@ def case(fields: dict[str, Any], epochs: int, lr: float, settings: Settings, mos
         torch.cuda.synchronize()
         wall = time.perf_counter() - wall
 
-    net = weigh(spec.architecture, prepared.info)
+    net = network_cost(spec.architecture, prepared.info)
     speed = max(p.values["examples_per_second"] for p in points)
     state = 3 if spec.optimizer.type == "sgd" else 7  # read weight and gradient, write weight; adam's moments too
     pixels = prepared.info.shape[0] * prepared.info.shape[1] * prepared.info.shape[2]

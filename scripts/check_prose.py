@@ -1,4 +1,4 @@
-"""Counts wordings to avoid, per 1 000 words of docstrings and comments; docs/contributing.md has the rules.
+"""Counts wordings to avoid, per 1 000 words of docstrings and comments; CONTRIBUTING.md has the rules.
 
     python scripts/check_prose.py               rates of the whole tree; exits with 1 where one is over the limit
     python scripts/check_prose.py api/http -v   the same for some folders, and each place

@@ -1,1 +1,1 @@
-"""The words that api, worker and gradq all speak. Imports none of them, and no torch."""
+"""What at least two of api, worker and gradq use. Imports none of them, and no torch."""

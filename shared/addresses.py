@@ -1,4 +1,4 @@
-"""Addresses of databases, brokers and stores: where they lead, and how they are shown without what nobody may read."""
+"""URLs of databases, brokers and stores: whether they are local, and their text with secrets hidden."""
 
 from __future__ import annotations
 
@@ -9,25 +9,29 @@ from shared.loopback import is_loopback_address
 
 SOCKETS = ("redis+socket", "unix", "socket")
 HIDDEN = "***"
-AUTHORITY = re.compile(r"(?<=://)[^/?#]*@")  # up to the last @: a password may hold one that nobody encoded
+AUTHORITY = re.compile(r"(?<=://)[^/?#]*@")  # up to the last @: a password may contain an unencoded one
 SECRET_PARAMETER = re.compile(r"(?i)([?&;][^=&;]*(?:pass|secret|token|key)[^=&;]*=)[^&;#]*")
 
 
 def without_secrets(url: str) -> str:
-    """The address with its password hidden, wherever it stands: before the host, or among the parameters."""
+    """The URL with passwords and keys replaced by `***`, both before the host and in the query parameters."""
     shown = AUTHORITY.sub(lambda match: _user_alone(match[0]), url, count=1)
     return SECRET_PARAMETER.sub(rf"\g<1>{HIDDEN}", shown)
 
 
 def has_password(url: str) -> bool:
+    """Whether the URL has a password, before the host or as a parameter. Raises ValueError if it is malformed."""
     parts = urlsplit(url)
     return bool(parts.password) or bool(parse_qs(parts.query).get("password"))
 
 
-def stays_here(url: str) -> bool:
-    """Whether it names a socket file or a loopback address: nobody from outside of this machine gets there."""
+def is_local(url: str) -> bool:
+    """Whether the URL names a socket file or a loopback address, which other machines cannot reach.
+
+    Other host names are not resolved: what they resolve to may change. Raises ValueError if the URL is malformed.
+    """
     parts = urlsplit(url)
-    host = parts.hostname or ""  # what another name stands for may change
+    host = parts.hostname or ""
     return parts.scheme in SOCKETS or host == "localhost" or is_loopback_address(host)
 
 

@@ -1,4 +1,7 @@
-"""Files of jobs, through fsspec: a local folder, S3, memory. Keys are made here, never from a client's text."""
+"""The artifact store: files of jobs and datasets through fsspec (a local folder, S3, memory).
+
+Keys are built from ids and names that gradq chooses, never from a client's text.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from typing import IO, Any
 
 import fsspec
 
-MODEL = "model.safetensors"  # the weights that a job ended with
+MODEL = "model.safetensors"  # the weights at the end of the job
 KINDS = {
     MODEL: "model",
     "best.safetensors": "model",
@@ -39,12 +42,13 @@ KINDS = {
 BYTES = "application/octet-stream"
 MEDIA_TYPES = {".safetensors": BYTES, ".pt": BYTES, ".onnx": BYTES, ".csv": "text/csv", ".py": "text/x-python"}
 CHUNK = 1 << 20
-FOREIGN = re.compile(r"[\x00-\x1f\x7f\\*?\[\]:~\ud800-\udfff]")  # ends a path, leads elsewhere, or stands for many
+# characters that end a path, point elsewhere (`:`, `~`, `\`), or match many files
+FOREIGN = re.compile(r"[\x00-\x1f\x7f\\*?\[\]:~\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
 class StoredFile:
-    """A file that lies in the artifact store under `key`."""
+    """A file in the artifact store, under `key`."""
 
     name: str
     kind: str
@@ -55,11 +59,17 @@ class StoredFile:
 
 
 class ArtifactStore:
+    """Reads and writes files below one root: `file://` or `s3://`, or whatever else fsspec has a filesystem for."""
+
     def __init__(self, url: str) -> None:
         self.fs, self.root = fsspec.core.url_to_fs(url)
 
     def put(self, key: str, path: Path) -> StoredFile:
-        """Store a file whole or not at all: under another name first, then renamed."""
+        """Store the file at `path` under `key`; return its record.
+
+        It is written under a temporary name and then renamed, so that `key` never names a partial file. Raises OSError,
+        and removes the temporary file, if it cannot be stored.
+        """
         target = self._path(key)
         self.fs.makedirs(target.rsplit("/", 1)[0], exist_ok=True)
         temporary = f"{target}.{secrets.token_hex(4)}.part"
@@ -67,7 +77,7 @@ class ArtifactStore:
             self.fs.put_file(str(path), temporary)
             self.fs.mv(temporary, target)
         except OSError:
-            with contextlib.suppress(OSError):  # the disk may be full: half a file must not keep it so
+            with contextlib.suppress(OSError):  # the disk may be full: a partial file must not keep it full
                 self.fs.rm_file(temporary)
             raise
         return StoredFile(
@@ -87,14 +97,14 @@ class ArtifactStore:
         return file
 
     def check(self, file: StoredFile) -> None:
-        """Read a file back. Raises OSError when it is not what was stored."""
+        """Read a file back and compare its sha256. Raises OSError if it differs or cannot be read."""
         with self.open(file.key) as stored:
             found = hashlib.file_digest(stored, "sha256").hexdigest()  # type: ignore[arg-type]  # any binary file does
         if found != file.sha256:
-            raise OSError(f"{file.key} reads back as something else than what was stored")
+            raise OSError(f"{file.key}: the stored content differs from what was written")
 
     def keys_of(self, job_id: str) -> list[str]:
-        """The keys of all files under the job's folder, half-written ones included."""
+        """The keys of all files under the job's folder, including partially written ones."""
         root = self._path("")
         return [str(path).removeprefix(root) for path in self.fs.find(self._path(job_id))]
 
@@ -102,26 +112,26 @@ class ArtifactStore:
         return bool(self.fs.exists(self._path(key)))
 
     def local_path(self, key: str) -> Path | None:
-        """The file itself, where the store is a local folder."""
+        """The file's path if the store is a local folder, else None."""
         return Path(self._path(key)) if "file" in _protocols(self.fs) else None
 
     def is_empty(self) -> bool:
-        """Whether no file lies here; folders alone do not count."""
+        """Whether the store has no files; empty folders do not count."""
         return not any(files for _, _, files in self.fs.walk(self.root))
 
     def remove(self, key: str) -> None:
-        """Remove one file; one that is gone already is no error."""
+        """Remove one file; a missing file is not an error."""
         if self.has(key):
             self.fs.rm_file(self._path(key))
 
     def remove_job(self, job_id: str) -> int:
-        """Remove whatever lies under the job's folder, half-written files of lost attempts included."""
+        """Remove the job's folder, including partially written files of lost attempts. Returns the bytes freed."""
         return self.remove_folder(job_id)
 
     def remove_folder(self, key: str) -> int:
-        """Remove a folder, and the one around it if it is empty now: object stores have no empty folders either.
+        """Remove a folder, and its parent if that is now empty, as in object stores, which have no empty folders.
 
-        Returns the bytes of the files that lay there.
+        Returns the bytes freed.
         """
         freed = 0
         if self.has(key):
@@ -137,12 +147,12 @@ class ArtifactStore:
 
 
 def checked(key: str) -> str:
-    """The key, if it stays below the store's root on every system, and means itself alone; else ValueError.
+    """Return the key if it is a path below the store's root on every system, without wildcards; else raise ValueError.
 
-    Keys are made of what this service chose. Rows can be wrong all the same: a restored backup is somebody's file.
+    gradq builds all keys itself, but a row may come from a restored backup, which is untrusted input.
     """
     if key and (FOREIGN.search(key) or any(part in ("", ".", "..") for part in key.split("/"))):
-        raise ValueError(f"{key!r} is no key of the artifact store")
+        raise ValueError(f"{key!r} is not a valid key of the artifact store")
     return key
 
 
@@ -155,13 +165,13 @@ def checkpoint_key(job_id: str, attempt: int, step: int) -> str:
 
 
 def attempt_of(key: str) -> int:
-    """The attempt that a key of one of the two kinds above was made for."""
+    """The attempt number in a key made by `artifact_key` or `checkpoint_key`."""
     _, folder, name = key.split("/", 2)
     return int(name.partition("-")[0] if folder == "checkpoints" else folder)
 
 
 def dataset_folder(dataset_id: str) -> str:
-    """A new folder for the arrays of a dataset. Two requests that store the same one do not touch each other's."""
+    """A new folder key for a dataset's arrays, unique so that concurrent uploads of one dataset do not collide."""
     return f"datasets/{dataset_id}/{secrets.token_hex(4)}"
 
 
@@ -175,7 +185,7 @@ def media_type(name: str) -> str:
 
 
 def media_types() -> list[str]:
-    """Those of all files that a job can have, that of plain bytes first."""
+    """The media types of all files that a job can have, `application/octet-stream` first."""
     known = {media_type(name) for name in KINDS}
     return [BYTES, *sorted(known - {BYTES})]
 

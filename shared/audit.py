@@ -1,7 +1,7 @@
-"""Who did what: one row a change, written in the transaction of the change, so that neither is there without the other.
+"""Audit log: one row per change, written in the transaction of the change, so that neither exists without the other.
 
-Nothing secret stands in it: who, from where, which call, on what, and how it ended. Of what a client writes it has the
-`X-Request-Id` alone, which proves nothing.
+A row holds the owner, token id, address, action, object and status, and no secrets. The only text taken from the client
+is `X-Request-Id`, which is not verified.
 """
 
 from __future__ import annotations
@@ -20,7 +20,10 @@ from shared.jobs.jobs import new_id
 
 @dataclass(frozen=True)
 class Actor:
-    """`owner`, `token_id` None: no token was asked for. `address` None: by the command line, on the service's host."""
+    """Who makes a change.
+
+    `owner` and `token_id` are None for anonymous access, `address` is None for the command line on the service's host.
+    """
 
     owner: str | None = None
     token_id: str | None = None
@@ -33,7 +36,7 @@ HOST = Actor()
 
 @dataclass(frozen=True)
 class AuditFilter:
-    """Of which rows a page is made; None: of all. `after`: the id that it goes on behind, newest first."""
+    """Selects rows; None does not filter. `after` is the cursor: the last id of the previous page, newest first."""
 
     owner: str | None = None
     action: str | None = None
@@ -43,13 +46,13 @@ class AuditFilter:
 
 
 def note(session: Session, actor: Actor, action: str, object_id: str | None, status: int | None = None) -> None:
-    """`action`: what was called, as `jobs.submit`; `status`: how HTTP answered."""
+    """Add a row. `action` is the operation, such as `jobs.submit`; `status` is the HTTP status of the response."""
     row = AuditRow(id=new_id("aud"), at=now(), action=action, object_id=object_id, status=status, **vars(actor))
     session.add(row)
 
 
 def page(session: Session, wanted: AuditFilter, limit: int) -> Sequence[AuditRow]:
-    """The newest first."""
+    """At most `limit` matching rows, newest first."""
     query = select(AuditRow).order_by(AuditRow.id.desc()).limit(limit)
     for column, value in (
         (AuditRow.owner, wanted.owner),
@@ -66,5 +69,5 @@ def page(session: Session, wanted: AuditFilter, limit: int) -> Sequence[AuditRow
 
 
 def sweep(session: Session, days: float) -> None:
-    """Forget what is older."""
+    """Delete rows older than `days`."""
     session.execute(delete(AuditRow).where(AuditRow.at < now() - timedelta(days=days)))

@@ -1,4 +1,5 @@
-"""The doorbell: tells workers that something waits. Carries no job; a broker that is away is no error."""
+"""The doorbell message: wakes a worker when a job is queued. It carries no job data; an unreachable broker is not an
+error, since workers also poll the database."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ log = structlog.get_logger()
 
 
 class Broker:
-    """Rings the bell and says whether it hangs. Connects at the first ring."""
+    """Sends the doorbell message; `ping` reports whether Redis is reachable. Connects on first use."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -38,15 +39,17 @@ class Broker:
         )
 
     def ring(self) -> bool:
-        """Tell one worker to look at the rows. False: the broker is away; the reconciler rings again later."""
+        """Wake one worker, which then claims a queued job. Returns False if the broker cannot be reached; workers then
+        find the job when they next poll the database."""
         try:
             self._app.send_task(DOORBELL, queue=QUEUE, retry=False)
         except (OperationalError, RedisError, OSError) as error:
-            log.warning("bell not rung", error=str(error))
+            log.warning("doorbell message not sent", error=str(error))
             return False
         return True
 
     def ping(self) -> bool:
+        """Whether Redis responds within `ANSWER_SECONDS`."""
         try:
             with Redis.from_url(
                 redis_url(self.url), socket_connect_timeout=CONNECT_SECONDS, socket_timeout=ANSWER_SECONDS
@@ -57,5 +60,5 @@ class Broker:
 
 
 def redis_url(broker_url: str) -> str:
-    """redis-py's spelling of Celery's address: `redis+socket:///path` is `unix:///path`."""
+    """Celery's broker URL as redis-py spells it: `redis+socket:///path` becomes `unix:///path`."""
     return broker_url.replace("redis+socket://", "unix://", 1)

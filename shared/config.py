@@ -1,4 +1,4 @@
-"""Settings: every environment variable, read once by `Settings.from_env()`. Nobody else looks at the environment."""
+"""Settings: every environment variable, read once by `Settings.from_env()`. No other module reads the environment."""
 
 from __future__ import annotations
 
@@ -19,41 +19,41 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from shared.addresses import has_password, stays_here
+from shared.addresses import has_password, is_local
 from shared.errors import ConfigurationError
 
 PREFIX = "GRADQ_"
-MIN_TOKEN = 32  # characters of a token that somebody else has drawn
+MIN_TOKEN = 32  # characters of an admin token, which gradq does not generate itself
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
 
 
-def _guarded(url: SecretStr, info: ValidationInfo) -> SecretStr:
-    """Whoever reaches a Redis without a password reads and writes the queue, and by EVAL fills its machine's memory."""
+def _require_password(url: SecretStr, info: ValidationInfo) -> SecretStr:
+    """Any client of a Redis without a password can read and write the queue, and fill the host's memory with EVAL."""
     address = url.get_secret_value()
     try:
-        open_to_strangers = not stays_here(address) and not has_password(address)
+        unprotected = not is_local(address) and not has_password(address)
     except ValueError:
-        raise ValueError("this is no address; write redis://:PASSWORD@host:6379/0") from None
-    if open_to_strangers and not info.data.get("redis_without_password"):
+        raise ValueError("not a valid URL; write redis://:PASSWORD@host:6379/0") from None
+    if unprotected and not info.data.get("redis_without_password"):
         raise ValueError(
-            "this Redis is on another machine, and the address has no password. Set requirepass there and write "
-            "redis://:PASSWORD@host:6379/0, best in a file that GRADQ_REDIS_URL_FILE names; where something else "
-            "keeps strangers out, accept it with GRADQ_REDIS_WITHOUT_PASSWORD=true"
+            "this Redis is on another machine, and the URL has no password. Set requirepass there and write "
+            "redis://:PASSWORD@host:6379/0, best in a file that GRADQ_REDIS_URL_FILE names; if the Redis is protected "
+            "by other means, accept it with GRADQ_REDIS_WITHOUT_PASSWORD=true"
         )
     return url
 
 
-def _long_enough(token: SecretStr) -> SecretStr:
+def _strong_enough(token: SecretStr) -> SecretStr:
     text = token.get_secret_value()
     if len(text) < MIN_TOKEN or not text.isascii() or not text.isprintable() or " " in text:
         raise ValueError(
-            f"must be {MIN_TOKEN} or more ASCII characters without spaces, as `openssl rand -hex 32` gives"
+            f"must be {MIN_TOKEN} or more ASCII characters without spaces, such as `openssl rand -hex 32` prints"
         )
     return token
 
 
-def _names(given: Any) -> Any:
-    """`a.example, b.example`, as an environment variable has it."""
+def _split_names(given: Any) -> Any:
+    """A comma-separated text (`a.example, b.example`) as a list; any other value is returned unchanged."""
     return [name.strip().lower() for name in given.split(",") if name.strip()] if isinstance(given, str) else given
 
 
@@ -61,7 +61,7 @@ Rate = Annotated[str, Field(pattern=r"^(none|[1-9]\d{0,8}/(second|minute|hour|da
 
 
 class Settings(BaseSettings):
-    """What varies by machine. What varies by job is in the spec."""
+    """Settings of a machine; settings of a job are in the job spec. docs/operations.md describes each."""
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX, env_ignore_empty=True, extra="ignore", frozen=True, hide_input_in_errors=True
@@ -71,7 +71,7 @@ class Settings(BaseSettings):
     data_dir: Path | None = None
     database_url: SecretStr | None = None
     redis_without_password: bool = False
-    redis_url: Annotated[SecretStr, AfterValidator(_guarded)] | None = None
+    redis_url: Annotated[SecretStr, AfterValidator(_require_password)] | None = None
     artifacts_url: str | None = None
     slots: Annotated[int, Field(ge=1, le=256)] | None = None
     threads_per_slot: Annotated[int, Field(ge=1, le=1024)] | None = None
@@ -83,14 +83,14 @@ class Settings(BaseSettings):
     predict_bytes: Annotated[int, Field(ge=1024)] = 16 << 20
     max_upload_bytes: Annotated[int, Field(ge=1)] = 2 << 30
     max_unpacked_bytes: Annotated[int, Field(ge=1)] = 8 << 30
-    allow_anonymous: bool | None = None  # None: where nobody but this machine can reach the API
-    allowed_hosts: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_names)] = ()
-    max_queued_jobs: Annotated[int, Field(ge=1)] = 10_000  # of one owner; nobody's have no limit
+    allow_anonymous: bool | None = None  # None: only where the API listens on a loopback address
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_names)] = ()
+    max_queued_jobs: Annotated[int, Field(ge=1)] = 10_000  # per owner; anonymous jobs have no limit
     max_running_jobs: Annotated[int, Field(ge=1)] | None = None
-    rate_reads: Rate = "200/second"  # of one token; `none` counts nothing
+    rate_reads: Rate = "200/second"  # per token; `none` disables the limit
     rate_changes: Rate = "50/second"
     audit_days: Annotated[float, Field(ge=1, le=36_500)] = 365.0
-    admin_token: Annotated[SecretStr, AfterValidator(_long_enough)] | None = None
+    admin_token: Annotated[SecretStr, AfterValidator(_strong_enough)] | None = None
     log_level: Annotated[LogLevel, BeforeValidator(lambda value: str(value).upper())] = "INFO"
 
     @model_validator(mode="after")
@@ -103,33 +103,36 @@ class Settings(BaseSettings):
             "artifacts_url": self.artifacts_url or f"file://{state / 'artifacts'}",
         }
         for name, value in filled.items():
-            object.__setattr__(self, name, value)  # frozen for everyone but this constructor
+            object.__setattr__(self, name, value)  # the model is frozen
         return self
 
     @classmethod
     def from_env(cls, **overrides: Any) -> Settings:
-        """Read the environment; `GRADQ_X_FILE` names a file that holds the value of `GRADQ_X`."""
+        """Read the environment; `GRADQ_X_FILE` names a file that holds the value of `GRADQ_X`.
+
+        Raises ConfigurationError, which names each wrong setting.
+        """
         try:
             values: dict[str, Any] = {**_values_from_files(), **overrides}
             return cls(**values)
         except ValidationError as error:
             wrong = [(f"{PREFIX}{'_'.join(map(str, e['loc'])).upper()}", e["msg"]) for e in error.errors()]
             lines = [f"{name}: {text.removeprefix('Value error, ')}" for name, text in wrong]
-            raise ConfigurationError("; ".join(lines)) from None  # its own words may hold what was set
+            raise ConfigurationError("; ".join(lines)) from None  # pydantic's message may contain the value
 
     @property
     def runs_dir(self) -> Path:
-        """Where trainers work: one folder an attempt, removed when its outcome is stored."""
+        """Working folders of trainers: one per attempt, removed when its outcome is stored."""
         return self.state_dir / "runs"
 
     @property
     def uploads_dir(self) -> Path:
-        """Where uploads are received and decoded: one folder a request, removed when it has been answered."""
+        """Where uploads are received and decoded: one folder per request, removed with the response."""
         return self.state_dir / "uploads"
 
     @property
     def cache_dir(self) -> Path:
-        """Where a worker keeps uploaded datasets, if the store is no local folder."""
+        """Where a worker caches uploaded datasets if the artifact store is not a local folder."""
         return self.state_dir / "cache"
 
     @property
@@ -138,7 +141,7 @@ class Settings(BaseSettings):
 
     @property
     def broker_url(self) -> str:
-        """Where the bell hangs: the Redis that was named, else the embedded one on its private socket."""
+        """URL of the broker: `redis_url` if set, else the embedded Redis on its private socket."""
         if self.redis_url is not None:
             return self.redis_url.get_secret_value()
         return f"redis+socket://{self.broker_socket}"
@@ -159,7 +162,7 @@ class Settings(BaseSettings):
         return self.artifacts_url
 
     def make_state_dir(self) -> None:
-        """Create the state folder for this user alone; it holds jobs, models and the broker's socket."""
+        """Create the state folder, accessible to this user only: it holds jobs, models and the broker's socket."""
         self.state_dir.mkdir(parents=True, exist_ok=True)
         if self.state_dir.stat().st_uid == os.getuid():
             self.state_dir.chmod(stat.S_IRWXU)

@@ -1,32 +1,32 @@
 """The exception tree. Each class carries `code` and `status`; api/http/errors.py renders them all.
 
 GradqError
-├── BadRequest 400          the body is not JSON
+├── BadRequest 400          the request or its body cannot be parsed
 ├── Unauthenticated 401     TokenMissing  TokenInvalid  TokenExpired  TokenRevoked
 ├── Forbidden 403
-│   └── InsufficientScope   the token does not allow this; names the scope that would
+│   └── InsufficientScope   the token's scope does not allow this; names the scope that does
 ├── NotFound 404
 │   └── NoArtifacts 404
-├── WrongState 409          names the state and what is allowed in it
+├── WrongState 409          names the job's state and the actions allowed in it
 ├── DatasetInUse 409
-├── IdempotencyInProgress 409   a request with the same key is still under way
-├── PreconditionFailed 412  the job is no longer what If-Match names
+├── IdempotencyInProgress 409   a request with the same key is still being processed
+├── PreconditionFailed 412  the job has changed since the version that If-Match names
 ├── PayloadTooLarge 413
-├── RateLimited 429         one caller asks too often
-├── TooManyQueuedJobs 429   one owner has as many as may wait
-├── UnknownHost 421         asked under a name that is not this service's
+├── UnknownHost 421         the Host header has a name that is not in GRADQ_ALLOWED_HOSTS
 ├── IdempotencyKeyReused 422
-├── InvalidSpec 422         every wrong field at once
+├── InvalidSpec 422         names every wrong field
 │   ├── InvalidQuery 422    the same for the query string
 │   ├── InvalidHeader 422   the same for headers
-│   ├── InvalidBody 422     the same for bodies that are no spec
+│   ├── InvalidBody 422     the same for bodies other than job specs
 │   └── InvalidUpload 422   the same for the fields of an upload
-├── UnusableUpload 422      what was uploaded is no dataset; `code` says why
+├── UnusableUpload 422      the upload cannot be converted to a dataset; `code` is the reason
+├── RateLimited 429         one token or address sends too many requests
+├── TooManyQueuedJobs 429   the owner has reached GRADQ_MAX_QUEUED_JOBS
 ├── DatabaseAway 503
-├── TooManyStreams 503       as many requests as may be are held open
-├── ConfigurationError      a setting is wrong: the process does not start
-├── LeaseLost               another attempt owns the job now: write nothing more
-└── TrainingError           ends a job; `code` becomes its status_reason
+├── TooManyStreams 503      GRADQ_HELD_REQUESTS requests are already held open
+├── ConfigurationError      a setting is wrong; the process does not start
+├── LeaseLost               another attempt owns the job; this one must stop writing
+└── TrainingError           ends the job; `code` becomes that of its status_reason
     ├── DataError  Diverged  GradientCheckFailed
 """
 
@@ -51,8 +51,8 @@ class FieldError:
 class GradqError(Exception):
     code = "internal_error"
     status = 500
-    title = "Something went wrong inside gradq"
-    retry_after_seconds: int | None = None  # when it is worth to ask again
+    title = "Internal error"
+    retry_after_seconds: int | None = None  # value of the header Retry-After
 
     def __init__(self, detail: str = "", **extra: Any) -> None:
         super().__init__(detail or self.title)
@@ -61,11 +61,11 @@ class GradqError(Exception):
 
 
 class BadRequest(GradqError):
-    code, status, title = "bad_request", 400, "The request could not be read"
+    code, status, title = "bad_request", 400, "Malformed request"
 
 
 class Unauthenticated(GradqError):
-    status, title = 401, "A token is asked for here"
+    status, title = 401, "Authentication required"
 
 
 class TokenMissing(Unauthenticated):
@@ -73,19 +73,19 @@ class TokenMissing(Unauthenticated):
 
 
 class TokenInvalid(Unauthenticated):
-    code, title = "token_invalid", "There is no such token"
+    code, title = "token_invalid", "Invalid token"
 
 
 class TokenExpired(Unauthenticated):
-    code, title = "token_expired", "The token's time is over"
+    code, title = "token_expired", "Token expired"
 
 
 class TokenRevoked(Unauthenticated):
-    code, title = "token_revoked", "The token has been revoked"
+    code, title = "token_revoked", "Token revoked"
 
 
 class NotFound(GradqError):
-    code, status, title = "not_found", 404, "There is nothing here"
+    code, status, title = "not_found", 404, "Not found"
 
 
 class NoArtifacts(NotFound):
@@ -93,11 +93,11 @@ class NoArtifacts(NotFound):
 
 
 class Forbidden(GradqError):
-    code, status, title = "forbidden", 403, "This may not be done"
+    code, status, title = "forbidden", 403, "Forbidden"
 
 
 class InsufficientScope(Forbidden):
-    code, title = "insufficient_scope", "The token does not allow this"
+    code, title = "insufficient_scope", "The token's scope does not allow this"
 
 
 class WrongState(GradqError):
@@ -105,16 +105,16 @@ class WrongState(GradqError):
 
 
 class DatasetInUse(GradqError):
-    code, status, title = "dataset_in_use", 409, "A job needs this dataset"
+    code, status, title = "dataset_in_use", 409, "The dataset is in use"
 
 
 class IdempotencyInProgress(GradqError):
-    code, status, title = "idempotency_in_progress", 409, "A request with this Idempotency-Key is under way"
+    code, status, title = "idempotency_in_progress", 409, "A request with this Idempotency-Key is being processed"
     retry_after_seconds = 1
 
 
 class PreconditionFailed(GradqError):
-    code, status, title = "precondition_failed", 412, "It has changed since it was read"
+    code, status, title = "precondition_failed", 412, "The resource has changed since it was read"
 
 
 class PayloadTooLarge(GradqError):
@@ -122,11 +122,11 @@ class PayloadTooLarge(GradqError):
 
 
 class UnknownHost(GradqError):
-    code, status, title = "unknown_host", 421, "This service goes by another name"
+    code, status, title = "unknown_host", 421, "Unknown host name"
 
 
 class IdempotencyKeyReused(GradqError):
-    code, status, title = "idempotency_key_reused", 422, "This Idempotency-Key stands for another request"
+    code, status, title = "idempotency_key_reused", 422, "This Idempotency-Key was used for a different request"
 
 
 class InvalidSpec(GradqError):
@@ -150,7 +150,7 @@ class InvalidBody(InvalidSpec):
 
 
 class InvalidUpload(InvalidSpec):
-    code, title = "invalid_upload", "The parts or fields of the upload are not valid"
+    code, title = "invalid_upload", "A part or field of the upload is not valid"
 
 
 UPLOAD_CODES = (
@@ -175,9 +175,9 @@ UPLOAD_CODES = (
 
 
 class UnusableUpload(GradqError):
-    """Each reason has a `code` of its own: see docs/datasets.md. `detail` names the file and the next step."""
+    """Each reason has its own `code`, listed in docs/datasets.md. `detail` names the file and what to do next."""
 
-    status, title = 422, "This upload cannot become a dataset"
+    status, title = 422, "The upload cannot be converted to a dataset"
 
     def __init__(self, code: str, detail: str, **extra: Any) -> None:
         assert code in (*UPLOAD_CODES, "unpacks_too_large"), "the OpenAPI document lists them"
@@ -188,7 +188,7 @@ class UnusableUpload(GradqError):
 
 
 class RateLimited(GradqError):
-    code, status, title = "rate_limited", 429, "One caller asks too often"
+    code, status, title = "rate_limited", 429, "Rate limit exceeded"
 
     def __init__(self, detail: str, retry_after_seconds: int) -> None:
         super().__init__(detail)
@@ -196,16 +196,16 @@ class RateLimited(GradqError):
 
 
 class TooManyQueuedJobs(GradqError):
-    code, status, title = "too_many_queued_jobs", 429, "As many jobs wait as one owner may have"
+    code, status, title = "too_many_queued_jobs", 429, "Too many queued jobs"
     retry_after_seconds = 10
 
 
 class DatabaseAway(GradqError):
-    code, status, title = "database_away", 503, "The database does not answer"
+    code, status, title = "database_away", 503, "The database is not available"
 
 
 class TooManyStreams(GradqError):
-    code, status, title = "too_many_streams", 503, "Too many requests are held open"
+    code, status, title = "too_many_streams", 503, "Too many open streams"
     retry_after_seconds = 2
 
 
@@ -214,11 +214,11 @@ class ConfigurationError(GradqError):
 
 
 class LeaseLost(GradqError):
-    code, title = "lease_lost", "Another attempt owns this job now"
+    code, title = "lease_lost", "Another attempt owns the job"
 
 
 class TrainingError(GradqError):
-    """Ends the job as `failed`; `data` goes into the event log beside the message."""
+    """Ends the job as `failed`; `data` is stored in the event log with the message."""
 
     title = "The training failed"
 

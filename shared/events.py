@@ -1,4 +1,4 @@
-"""What a trainer reports: plain values, sent over a pipe. Knows nothing of rows; the supervisor makes them."""
+"""Events that a trainer sends to its supervisor over a pipe, as plain values. The supervisor writes the rows."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Event:
 
 @dataclass(frozen=True)
 class Metric(Event):
-    """One point of the curve. `step` counts optimizer updates since the job's start, across attempts."""
+    """One point of the curve. `step` counts optimizer updates since the start of the job, across attempts."""
 
     series: Series
     step: int
@@ -44,7 +44,7 @@ class Log(Event):
 
 @dataclass(frozen=True)
 class CheckpointSaved(Event):
-    """A whole, fsynced checkpoint file lies at `path`."""
+    """A complete, fsynced checkpoint file is at `path`."""
 
     path: str
     step: int
@@ -53,14 +53,14 @@ class CheckpointSaved(Event):
 
 @dataclass(frozen=True)
 class Finished(Event):
-    """The run is done; every artifact lies in the run folder's `artifacts/`."""
+    """The run is complete; all artifacts are in the run folder's `artifacts/`."""
 
     result: dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Stopped(Event):
-    """Stopped on request at a step boundary, checkpoint written."""
+    """The run stopped on request between two steps, and its checkpoint is written."""
 
     step: int
 

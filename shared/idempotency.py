@@ -1,7 +1,8 @@
-"""The keys under which a request's first answer is kept. A key is pending until the answer stands, then settled.
+"""Idempotency keys: the response to the first request with a key is stored and replayed to later ones.
 
-A pending key belongs to a `Claim` for a short time. One that ran out may be claimed anew: had its holder done what was
-asked, the same transaction would have settled the key.
+A key is pending while its first request is processed, then settled. A pending key belongs to a `Claim` for
+`LEASE_SECONDS`. An expired claim may be taken over: if its request had taken effect, the same transaction would have
+settled the key.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ PENDING, SETTLED = "pending", "settled"
 
 @dataclass(frozen=True)
 class Claim:
-    """The right to answer for a key. Owners do not see each other's: `owner` is empty for who is nobody by name."""
+    """The right to process the request with a key. Keys are scoped by owner, which is empty for anonymous requests."""
 
     key: str
     token: str
@@ -33,7 +34,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Settled:
-    """An answer as it was given."""
+    """A stored response."""
 
     status: int
     headers: dict[str, Any]
@@ -41,9 +42,10 @@ class Settled:
 
 
 def claim(session: Session, key: str, fingerprint: str, owner: str = "") -> Claim | Settled:
-    """Take a key that is new or has run out, or return the answer that stands under it.
+    """Claim a key that is new or expired, or return the response stored under it.
 
-    Raises IdempotencyKeyReused when it stands for another request, IdempotencyInProgress while nothing stands yet.
+    `fingerprint` identifies the request (method, address and body). Raises IdempotencyKeyReused if the key was used
+    with another fingerprint, IdempotencyInProgress while the first request is still being processed.
     """
     token = secrets.token_hex(16)
     values = {
@@ -61,22 +63,24 @@ def claim(session: Session, key: str, fingerprint: str, owner: str = "") -> Clai
     if upsert(session, IdempotencyKey, {"owner", "key"}, values, where=IdempotencyKey.until < database_now()):
         return Claim(key, token, owner)
     row = session.get(IdempotencyKey, (owner, key))
-    if row is None:  # given back since the line above
+    if row is None:  # released since the upsert
         raise IdempotencyInProgress("the first request with this key has just failed; send this one again")
     if row.fingerprint != fingerprint:
-        raise IdempotencyKeyReused("this key came with another body or to another address; draw a new key")
+        raise IdempotencyKeyReused("this key was used with another body or address; generate a new key")
     if row.state == PENDING:
-        raise IdempotencyInProgress("the first request with this key is still under way; send this one again later")
+        raise IdempotencyInProgress(
+            "the first request with this key is still being processed; send this one again later"
+        )
     assert row.status is not None
     assert row.body is not None
     return Settled(row.status, row.headers or {}, row.body)
 
 
 def settle(session: Session, claim: Claim, answer: Settled) -> bool:
-    """Keep the answer; False: the claim ran out, and somebody else has the key now."""
+    """Store the response. Returns False if the claim has expired and another request has taken over the key."""
     settled = (
         update(IdempotencyKey)
-        .where(*_holds(claim))
+        .where(*_is_pending(claim))
         .values(state=SETTLED, until=database_now(KEPT_SECONDS), **vars(answer))
         .returning(IdempotencyKey.key)
         .execution_options(synchronize_session=False)
@@ -85,22 +89,22 @@ def settle(session: Session, claim: Claim, answer: Settled) -> bool:
 
 
 def amend(session: Session, claim: Claim, body: str) -> None:
-    """Put another body into an answer that this claim has settled: what came out only after its transaction."""
-    session.execute(update(IdempotencyKey).where(*_is(claim)).values(body=body))
+    """Replace the body of a settled response, with results that were known only after its transaction."""
+    session.execute(update(IdempotencyKey).where(*_matches(claim)).values(body=body))
 
 
 def release(session: Session, claim: Claim) -> None:
-    """Give back a key under which nothing was done."""
-    session.execute(delete(IdempotencyKey).where(*_holds(claim)))
+    """Delete a pending key whose request had no effect, so that it can be used again."""
+    session.execute(delete(IdempotencyKey).where(*_is_pending(claim)))
 
 
 def sweep(session: Session) -> None:
-    """Forget the answers whose time is over, and claims that nobody came back for."""
+    """Delete expired responses, and claims that expired more than `KEPT_SECONDS` ago."""
     over, long_over = IdempotencyKey.until < database_now(), IdempotencyKey.until < database_now(-KEPT_SECONDS)
     session.execute(delete(IdempotencyKey).where(or_(and_(IdempotencyKey.state == SETTLED, over), long_over)))
 
 
-def _is(claim: Claim) -> tuple[Any, ...]:
+def _matches(claim: Claim) -> tuple[Any, ...]:
     return (
         IdempotencyKey.owner == claim.owner,
         IdempotencyKey.key == claim.key,
@@ -108,5 +112,5 @@ def _is(claim: Claim) -> tuple[Any, ...]:
     )
 
 
-def _holds(claim: Claim) -> tuple[Any, ...]:
-    return (*_is(claim), IdempotencyKey.state == PENDING)
+def _is_pending(claim: Claim) -> tuple[Any, ...]:
+    return (*_matches(claim), IdempotencyKey.state == PENDING)

@@ -1,9 +1,9 @@
-"""What a finished model sees in an image, with numpy and safetensors alone: no torch, no Pillow, no gradq.
+"""Runs a finished model on images with numpy and safetensors only: without torch, Pillow or gradq.
 
-The service answers predictions with this module, and the very same file lies beside each model as `predict.py`:
+The service makes its predictions with this module, and the same file is stored with each model as `predict.py`:
 
     python predict.py digit.png more.png          # next to model.safetensors and model.json
-    python predict.py --json --invert drawing.png # black on white, where the model learnt white on black
+    python predict.py --json --invert drawing.png # black on white, for a model trained on white on black
 
     import predict
     model = predict.load("folder")
@@ -29,18 +29,18 @@ from numpy.lib.stride_tricks import sliding_window_view
 Array = np.ndarray[Any, Any]
 Weights = dict[str, Array]
 
-CHUNK_FLOATS = 1 << 24  # 64 MB: what one step of the arithmetic may hold at once
+CHUNK_FLOATS = 1 << 24  # 64 MB: limit of the temporary arrays of one layer
 MAX_PIXELS = 1 << 25  # a PNG of 5792 x 5792
 SHOWN_CLASSES = 3
 
 
 class Refused(ValueError):
-    """What was given cannot be read or does not fit the model; the message says why."""
+    """The input cannot be read or does not fit the model; the message gives the reason."""
 
 
 # --- the layers: x (N,...) float32 -> float32, as in PyTorch's evaluation mode ----------------------------------------
 
-# N batch · I features in · O features or channels out · C channels in · H,W image · K kernel (odd, padding K//2)
+# N batch size · I features in · O features or channels out · C channels in · H,W image · K kernel (odd, padding K//2)
 
 
 def linear(arguments: dict[str, Any], weights: Weights, x: Array) -> Array:
@@ -49,7 +49,7 @@ def linear(arguments: dict[str, Any], weights: Weights, x: Array) -> Array:
 
 
 def conv2d(arguments: dict[str, Any], weights: Weights, x: Array) -> Array:
-    """out (N,O,H,W): every K x K patch as a column, and one matrix product for all places of a band of rows"""
+    """out (N,O,H,W): the K x K patches of a band of rows become the columns of one matrix product (im2col)"""
     weight, bias = weights["weight"], weights["bias"][:, None, None]  # (O,C,K,K), (O,1,1)
     n, _, height, width = x.shape
     out_channels, _, kernel, _ = weight.shape
@@ -68,7 +68,7 @@ def conv2d(arguments: dict[str, Any], weights: Weights, x: Array) -> Array:
 
 
 def batch_norm(arguments: dict[str, Any], weights: Weights, x: Array) -> Array:
-    """out = (x - running mean) / sqrt(running variance + eps) * weight + bias, a feature or channel each"""
+    """out = (x - running mean) / sqrt(running variance + eps) * weight + bias, per feature or channel"""
     scale = weights["weight"] / np.sqrt(weights["running_var"] + np.float32(arguments.get("eps", 1e-5)))
     shift = weights["bias"] - weights["running_mean"] * scale
     shape = (-1, *[1] * (x.ndim - 2))
@@ -76,7 +76,7 @@ def batch_norm(arguments: dict[str, Any], weights: Weights, x: Array) -> Array:
 
 
 def max_pool(arguments: dict[str, Any], weights: Weights, x: Array) -> Array:
-    """out (N,C,H//k,W//k): the largest of each k x k window; an odd last row or column belongs to none"""
+    """out (N,C,H//k,W//k): the maximum of each k x k window; rows and columns that do not fill a window are ignored"""
     k = int(arguments["kernel_size"])
     height, width = x.shape[2] // k * k, x.shape[3] // k * k
     return functools.reduce(np.maximum, [x[:, :, i:height:k, j:width:k] for i in range(k) for j in range(k)])
@@ -91,12 +91,12 @@ def tanh(arguments: dict[str, Any], weights: Weights, x: Array) -> Array:
 
 
 def sigmoid(arguments: dict[str, Any], weights: Weights, x: Array) -> Array:
-    small = np.exp(-np.abs(x))  # never overflows
+    small = np.exp(-np.abs(x))  # at most 1: no overflow
     return np.where(x >= 0, np.float32(1), small) / (1 + small)
 
 
 def gelu(arguments: dict[str, Any], weights: Weights, x: Array) -> Array:
-    """out = x Φ(x), where Φ is the normal distribution's cumulative function (exact, by erf)"""
+    """out = x Φ(x), where Φ is the cumulative distribution function of N(0, 1), computed with erf"""
     return (x * (0.5 * (1 + erf(x * math.sqrt(0.5))))).astype(np.float32)
 
 
@@ -105,7 +105,7 @@ def flatten(arguments: dict[str, Any], weights: Weights, x: Array) -> Array:
 
 
 def unchanged(arguments: dict[str, Any], weights: Weights, x: Array) -> Array:
-    """Dropout acts while training alone."""
+    """Dropout has no effect in evaluation mode."""
     return x
 
 
@@ -133,8 +133,10 @@ def _erf_table() -> Array:
 
 
 def erf(x: Array) -> Array:
-    """The error function, in float64: a straight line between the values of math.erf at steps h of 1/2048. What it
-    misses by is at most h²/8 times the largest second derivative (0.97), 3e-8: less than float32 can tell at 1."""
+    """The error function in float64, by linear interpolation between values of math.erf at steps h of 1/2048.
+
+    The error is at most h²/8 times the largest second derivative (0.97), 3e-8: below the resolution of float32 at 1.
+    """
     table = _erf_table()
     place = (np.clip(x.astype(np.float64), -ERF_END, ERF_END) + ERF_END) * ERF_STEPS
     below = place.astype(np.intp)
@@ -143,7 +145,7 @@ def erf(x: Array) -> Array:
 
 
 def softmax(logits: Array) -> Array:
-    """exp(logit) over the sum of all, a row each; the largest is taken away first, so that nothing overflows"""
+    """exp(logit) / sum of exp, per row; the row's maximum is subtracted first to avoid overflow"""
     powers = np.exp(logits - logits.max(1, keepdims=True))
     return powers / powers.sum(1, keepdims=True)
 
@@ -152,12 +154,15 @@ def softmax(logits: Array) -> Array:
 
 
 class Model:
-    """A net of the layers above, from model.json (`description`) and model.safetensors (`weights`)."""
+    """A model made of the layers above, from model.json (`description`) and model.safetensors (`weights`).
+
+    Raises Refused if the description has other layers.
+    """
 
     def __init__(self, description: dict[str, Any], weights: Weights) -> None:
         if description["layers"] is None:
             name = description["architecture"].get("name", description["architecture"]["type"])
-            raise Refused(f"{name} is not built of the layers that numpy computes here; run its model.onnx instead")
+            raise Refused(f"{name} has layers that this module does not implement; run its model.onnx instead")
         if unknown := [layer["type"] for layer in description["layers"] if layer["type"] not in LAYERS]:
             raise Refused(f"the model has a layer {unknown[0]}, which is not one of {', '.join(LAYERS)}")
         self.layers: list[dict[str, Any]] = description["layers"]
@@ -177,7 +182,7 @@ class Model:
         return sum(array.nbytes for layer in self.weights for array in layer.values())
 
     def logits(self, pixels: Array) -> Array:
-        """(N,C,H,W) in [0, 1] -> (N,K); in chunks, so that a convolution's patches fit the memory."""
+        """Pixels (N,C,H,W) in [0, 1] -> logits (N,K); in chunks, which bound the memory of a convolution's patches."""
         chunk = max(1, CHUNK_FLOATS // self._floats)
         parts = [self._forward(pixels[i : i + chunk]) for i in range(0, len(pixels), chunk)]
         return np.concatenate(parts) if parts else np.empty((0, len(self.classes)), np.float32)
@@ -189,14 +194,14 @@ class Model:
         return x
 
     def predict(self, images: Any, invert: bool = False) -> list[dict[str, Any]]:
-        """Of one image or many, as `pixels_of` takes them: label, class and the probability of every class."""
+        """Label, class and probabilities of each image. `images` is one image or several, as for `pixels_of`."""
         pixels = pixels_of(images, self.shape, self.white)
         return self.answer(1 - pixels if invert else pixels)
 
     def answer(self, pixels: Array) -> list[dict[str, Any]]:
-        """Of pixels (N,C,H,W) in [0, 1]."""
+        """Label, class and probabilities of each image, from pixels (N,C,H,W) in [0, 1]."""
         probabilities = softmax(self.logits(pixels))
-        rounded = probabilities.astype(np.float64).round(7).tolist()  # what float32 can tell of a number below 1
+        rounded = probabilities.astype(np.float64).round(7).tolist()  # the precision of float32 below 1
         labels = probabilities.argmax(1).tolist()
         return [
             {"label": label, "class": self.classes[label], "probabilities": row}
@@ -205,7 +210,7 @@ class Model:
 
 
 def _cost(layers: list[dict[str, Any]], weights: list[Weights], shape: tuple[int, ...]) -> tuple[int, int]:
-    """Of one example: how many multiplications, and the most floats that one layer holds at once."""
+    """The multiplications for one example, and the largest number of floats that a layer holds for it at once."""
     multiplications, most = 0, math.prod(shape)
     for layer, own in zip(layers, weights, strict=True):
         if layer["type"] == "Conv2d":
@@ -225,7 +230,7 @@ def _cost(layers: list[dict[str, Any]], weights: list[Weights], shape: tuple[int
 
 
 def load(folder: str | Path, weights: str = "model.safetensors") -> Model:
-    """The model whose model.json and safetensors lie in `folder`."""
+    """Load the model from `folder`, which has model.json and the safetensors file `weights`."""
     from safetensors.numpy import load_file
 
     folder = Path(folder)
@@ -236,15 +241,15 @@ def load(folder: str | Path, weights: str = "model.safetensors") -> Model:
 
 
 def pixels_of(images: Any, shape: tuple[int, int, int], white: float) -> Array:
-    """One image or many, of the model's size, as (N,C,H,W) float32 in [0, 1].
+    """Convert one image or several, of the model's size, to (N,C,H,W) float32 in [0, 1].
 
-    Whole numbers are pixels from 0 (black) to the dataset's `white`; other numbers must lie in [0, 1] already.
-    An image is (H,W) or (C,H,W); many are (N,H,W) for one channel, (N,C,H,W), or (N,H,W,C).
+    Integers are pixels from 0 (black) to the dataset's `white`; floats must be in [0, 1] already. One image is (H,W) or
+    (C,H,W); several are (N,H,W) for one channel, (N,C,H,W), or (N,H,W,C). Raises Refused for anything else.
     """
     try:
         array = np.asarray(images)
     except ValueError as error:
-        raise Refused("the images are not all of one size") from error
+        raise Refused("the images have different sizes") from error
     if array.dtype.kind not in "biuf":
         raise Refused(f"images must be numbers, got {array.dtype}")
     if array.size == 0:
@@ -264,35 +269,38 @@ def pixels_of(images: Any, shape: tuple[int, int, int], white: float) -> Array:
     whole = array.dtype.kind in "iu"
     lowest, highest, limit = array.min(), array.max(), white if whole else 1
     if not (lowest >= 0 and highest <= limit):
-        kind = f"whole numbers are pixels from 0 to {white:g}" if whole else "fractions must lie between 0 and 1"
+        kind = f"integers must be between 0 and {white:g}" if whole else "floats must be between 0 and 1"
         raise Refused(f"{kind}, got {lowest:g} to {highest:g}")
     return array.astype(np.float32) / np.float32(limit)
 
 
 def fitted(image: Array, shape: tuple[int, int, int], invert: bool = False) -> Array:
-    """A picture of any size, (h,w,1..4) in [0, 1] with or without alpha, as the model wants it: (C,H,W).
+    """Convert an image of any size, (h,w,1..4) in [0, 1] with or without alpha, to the model's shape (C,H,W).
 
-    What is transparent shows the ground: white where the picture is to be inverted, else black.
+    Transparent pixels show the background: white if the image is to be inverted, else black. Raises Refused if the
+    channels do not fit.
     """
     if image.shape[2] in (2, 4):
         alpha, ground = image[..., -1:], 1.0 if invert else 0.0
         image = image[..., :-1] * alpha + ground * (1 - alpha)
     channels, height, width = shape
     if channels == 1 and image.shape[2] == 3:
-        image = image @ np.array([[0.299], [0.587], [0.114]], np.float32)  # brightness as ITU-R BT.601 weighs it
+        image = image @ np.array([[0.299], [0.587], [0.114]], np.float32)  # luma, ITU-R BT.601
     elif channels == 3 and image.shape[2] == 1:
         image = np.repeat(image, 3, axis=2)
     elif channels != image.shape[2]:
         raise Refused(f"the model takes images of {channels} channels, and a picture has 1 or 3")
     down, across = resampling(image.shape[0], height), resampling(image.shape[1], width)
-    by_channel = np.ascontiguousarray(image.transpose(2, 0, 1), np.float32)  # else the products take a slow way
+    by_channel = np.ascontiguousarray(image.transpose(2, 0, 1), np.float32)  # products of strided arrays are slow
     resized: Array = np.clip(down @ by_channel @ across.T, 0, 1)
     return 1 - resized if invert else resized
 
 
 def resampling(size: int, wanted: int) -> Array:
-    """(wanted, size), rows of sum 1. Smaller: the mean of the pixels that a new one covers. Larger: on the straight
-    line between the two nearest."""
+    """Matrix (wanted, size) that resizes one axis; its rows sum to 1.
+
+    Downsampling averages the pixels that a new one covers; upsampling interpolates linearly between the two nearest.
+    """
     old = np.arange(size)
     if wanted <= size:
         edges = np.arange(wanted + 1)[:, None] * (size / wanted)
@@ -313,15 +321,18 @@ PALETTE = 3
 
 
 def read_png(data: bytes) -> Array:
-    """(h,w,channels) float32 in [0, 1]: grey, grey and alpha, RGB, or RGBA. https://www.w3.org/TR/png-3/"""
+    """Decode a PNG to (h,w,channels) float32 in [0, 1], where the channels are grey, grey and alpha, RGB or RGBA.
+
+    Raises Refused for a damaged or interlaced file, or one of more than `MAX_PIXELS`. https://www.w3.org/TR/png-3/
+    """
     chunks = _chunks(data)
     width, height, depth, colour, compression, filters, interlace = struct.unpack(">IIBBBBB", chunks["IHDR"])
     if colour not in SAMPLES or depth not in DEPTHS[colour] or compression or filters or not width or not height:
-        raise Refused("a PNG with a header that the standard does not know")
+        raise Refused("a damaged PNG: invalid header")
     if interlace:
-        raise Refused("an interlaced PNG (Adam7), which is not read here; save it without interlacing")
+        raise Refused("an interlaced PNG (Adam7), which is not supported; save it without interlacing")
     if width * height > MAX_PIXELS:
-        raise Refused(f"a PNG of {width} x {height} pixels; at most {MAX_PIXELS} are read")
+        raise Refused(f"a PNG of {width} x {height} pixels; the limit is {MAX_PIXELS} pixels")
     row_bytes = -(-width * SAMPLES[colour] * depth // 8)
     size = height * (1 + row_bytes)
     try:
@@ -329,17 +340,17 @@ def read_png(data: bytes) -> Array:
     except zlib.error as error:
         raise Refused(f"a damaged PNG: {error}") from error
     if len(raw) < size:
-        raise Refused(f"a PNG that is cut short: {len(raw)} bytes of {size}")
+        raise Refused(f"a truncated PNG: {len(raw)} bytes of {size}")
     rows = np.frombuffer(raw, np.uint8).reshape(height, 1 + row_bytes)
     if rows[:, 0].max() > 4:
-        raise Refused(f"a damaged PNG: there is no filter {rows[:, 0].max()}")
+        raise Refused(f"a damaged PNG: unknown filter {rows[:, 0].max()}")
     plain = unfiltered(rows[:, 0], rows[:, 1:], max(1, SAMPLES[colour] * depth // 8))
     samples = _samples(plain, depth)[:, : width * SAMPLES[colour]].reshape(height, width, SAMPLES[colour])
     return _colours(samples, depth, colour, chunks).astype(np.float32)
 
 
 def _chunks(data: bytes) -> dict[str, bytes]:
-    """Name -> content; the parts of IDAT are put together."""
+    """Chunk name -> content; the parts of IDAT are joined."""
     if not data.startswith(SIGNATURE):
         raise Refused("not a PNG file")
     found: dict[str, bytes] = {}
@@ -347,38 +358,38 @@ def _chunks(data: bytes) -> dict[str, bytes]:
     place = len(SIGNATURE)
     while "IEND" not in found:
         if place + 12 > len(data):
-            raise Refused("a PNG that is cut short")
+            raise Refused("a truncated PNG")
         length, kind = struct.unpack_from(">I4s", data, place)
         content, end = data[place + 8 : place + 8 + length], place + 12 + length
         if end > len(data):
-            raise Refused("a PNG that is cut short")
+            raise Refused("a truncated PNG")
         if zlib.crc32(kind + content) != struct.unpack_from(">I", data, end - 4)[0]:
-            raise Refused("a damaged PNG: a checksum is wrong")
+            raise Refused("a damaged PNG: wrong checksum")
         name, place = kind.decode("latin-1"), end
         if name == "IDAT":
             parts.append(content)
         else:
             found.setdefault(name, content)
     if len(found.get("IHDR", b"")) != 13 or not parts:
-        raise Refused("a PNG without a header or without an image")
+        raise Refused("a damaged PNG: no header or no image data")
     return {**found, "IDAT": b"".join(parts)}
 
 
 def unfiltered(filters: Array, rows: Array, step: int) -> Array:
-    """Undo the filter of each row: a byte was stored as its difference to what the bytes to the left (a), above (b) and
-    above left (c) foretell, `step` bytes to a pixel.
+    """Undo the filter of each row: each byte was stored as its difference from a prediction made from the bytes to the
+    left (a), above (b) and above left (c). `step` is the number of bytes per pixel.
 
-    A byte needs its three neighbours first, so one after the other is the usual way, and slow in Python. All bytes on
-    one diagonal, from left below to right above, have their neighbours on the two diagonals before: they go together.
+    A byte depends on these three, so decoders go byte by byte, which is slow in Python. All bytes on one diagonal, from
+    bottom left to top right, depend only on the two diagonals before it, so they are computed together.
     """
     height, width = len(rows), rows.shape[1] // step
-    out = np.zeros((height + 1, width + 1, step), np.int16)  # a black row above and a black pixel to the left
+    out = np.zeros((height + 1, width + 1, step), np.int16)  # with a zero row above and a zero pixel to the left
     differences = rows.reshape(height, width, step)
     for diagonal in range(height + width - 1):
         y = np.arange(max(0, diagonal - width + 1), min(height, diagonal + 1))
         x = diagonal - y
         a, b, c = out[y + 1, x], out[y, x + 1], out[y, x]
-        to_a, to_b, to_c = np.abs(b - c), np.abs(a - c), np.abs(a + b - 2 * c)  # of Paeth's guess a + b - c
+        to_a, to_b, to_c = np.abs(b - c), np.abs(a - c), np.abs(a + b - 2 * c)  # of the Paeth prediction a + b - c
         paeth = np.where((to_a <= to_b) & (to_a <= to_c), a, np.where(to_b <= to_c, b, c))
         guess = np.choose(filters[y][:, None], [np.zeros_like(a), a, b, (a + b) >> 1, paeth])
         out[y + 1, x + 1] = (differences[y, x] + guess) & 0xFF
@@ -386,7 +397,7 @@ def unfiltered(filters: Array, rows: Array, step: int) -> Array:
 
 
 def _samples(rows: Array, depth: int) -> Array:
-    """Bytes as samples of `depth` bits, high bits first."""
+    """Unpack bytes to samples of `depth` bits, high bits first."""
     if depth == 8:
         return rows
     if depth == 16:
@@ -401,7 +412,7 @@ def _colours(samples: Array, depth: int, colour: int, chunks: dict[str, bytes]) 
         palette = np.frombuffer(chunks.get("PLTE", b""), np.uint8)
         palette = palette[: len(palette) // 3 * 3].reshape(-1, 3)
         if samples.max() >= len(palette):
-            raise Refused("a damaged PNG: a pixel has a colour that its palette lacks")
+            raise Refused("a damaged PNG: a pixel's colour is not in the palette")
         if transparent is not None:
             alpha = np.full((len(palette), 1), 255, np.uint8)
             known = np.frombuffer(transparent, np.uint8)[: len(palette)]
@@ -419,11 +430,13 @@ def _colours(samples: Array, depth: int, colour: int, chunks: dict[str, bytes]) 
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="predict.py", description="Say what the model sees in PNG images.")
+    parser = argparse.ArgumentParser(prog="predict.py", description="Classify PNG images with the model.")
     parser.add_argument("images", nargs="+", metavar="IMAGE.png")
-    parser.add_argument("--invert", action="store_true", help="black on white, where the model learnt white on black")
-    parser.add_argument("--json", action="store_true", help="print JSON and nothing else")
-    parser.add_argument("--model", default=Path(__file__).parent, metavar="FOLDER", help="default: beside this file")
+    parser.add_argument("--invert", action="store_true", help="for black on white, if the model learnt white on black")
+    parser.add_argument("--json", action="store_true", help="print JSON only")
+    parser.add_argument(
+        "--model", default=Path(__file__).parent, metavar="FOLDER", help="default: the folder of this file"
+    )
     options = parser.parse_args(arguments)
     answers = []
     try:

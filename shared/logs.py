@@ -1,4 +1,4 @@
-"""How processes log: structlog, one line an event; JSON where nobody watches, colours on a terminal."""
+"""Logging through structlog, one line per event: coloured text on a terminal, JSON otherwise."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import structlog
 def configure(level: str) -> None:
     """Send structlog to standard error at `level`. Called once, by the process that owns standard error."""
     terminal = sys.stderr.isatty()
-    plain = structlog.dev.plain_traceback  # rich's, which is the default, shows every variable: passwords too
+    plain = structlog.dev.plain_traceback  # the default, rich's, shows local variables, and so passwords
     console = structlog.dev.ConsoleRenderer(exception_formatter=plain)
     renderer = console if terminal else structlog.processors.JSONRenderer()
     structlog.configure(

@@ -1,4 +1,4 @@
-"""Whether an address or a name can only mean this machine."""
+"""Whether an IP address or a host name can only refer to this machine."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import ipaddress
 
 
 def is_loopback_address(text: str) -> bool:
-    """Of an IP address; False for what is none."""
+    """Whether `text` is a loopback IP address; False if it is not an IP address."""
     try:
         return ipaddress.ip_address(text.partition("%")[0]).is_loopback
     except ValueError:
@@ -14,6 +14,6 @@ def is_loopback_address(text: str) -> bool:
 
 
 def is_loopback_name(text: str) -> bool:
-    """Of what a browser may put into a Host header, without the port: RFC 6761 keeps `localhost` for this machine."""
+    """Whether a Host header, without its port, names this machine: a loopback address, or `localhost` (RFC 6761)."""
     name = text.lower().rstrip(".")
     return name == "localhost" or name.endswith(".localhost") or is_loopback_address(name.strip("[]"))

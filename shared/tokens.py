@@ -1,7 +1,7 @@
-"""Tokens: who may do what, in whose name, and for how long.
+"""API tokens: each has an owner, a scope and an expiry.
 
-A token's text is `gq_<id>_<secret>`, told once, when it is made. Its row is found by the id and holds the secret's
-sha256 alone: 32 random bytes need no slow hash.
+A token's text is `gq_<id>_<secret>`, shown once, when it is created. Its row is found by the id and holds only the
+sha256 of the secret: a secret of 32 random bytes needs no slow hash.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SCOPES: tuple[Scope, ...] = ("read", "submit", "admin")  # each allows what thos
 PREFIX = "gq"
 NAME = r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}"  # of tokens and of owners
 SECRET_BYTES = 32
-USED_EVERY = timedelta(minutes=1)  # how exactly `last_used_at` is kept: a write a request would be a queue of writers
+USED_EVERY = timedelta(minutes=1)  # resolution of `last_used_at`: one write per request would serialize all requests
 
 _nothing = hashlib.sha256(b"").hexdigest()
 _facts = select(
@@ -37,7 +37,7 @@ _facts = select(
 
 @dataclass(frozen=True)
 class TokenInfo:
-    """What a token that is good says of whoever sent it. `stale`: its use is to be noted."""
+    """A valid token. `stale` is True if `last_used_at` should be updated."""
 
     id: str
     owner: str
@@ -46,7 +46,7 @@ class TokenInfo:
 
 
 def create(session: Session, name: str, owner: str, scope: Scope, expires_at: datetime | None) -> tuple[Token, str]:
-    """The row of a new token, and its text."""
+    """Create a token; return its row and its text."""
     secret = secrets.token_urlsafe(SECRET_BYTES)
     row = Token(
         id=new_id("tok"),
@@ -63,17 +63,20 @@ def create(session: Session, name: str, owner: str, scope: Scope, expires_at: da
 
 
 def find(connection: Connection, text: str) -> TokenInfo:
-    """Whose token this is. Raises TokenInvalid for one that is unknown or whose secret is wrong, without a difference;
-    TokenExpired and TokenRevoked are only said to who has the secret."""
+    """Look up a token by its text.
+
+    Raises TokenInvalid, with the same message, if the id is unknown or the secret is wrong; TokenExpired or
+    TokenRevoked only if the secret is right.
+    """
     token_id, secret = _parts(text)
     row = connection.execute(_facts, {"token_id": token_id}).first()
     if not hmac.compare_digest(_hash(secret), row.sha256 if row is not None else _nothing) or row is None:
-        raise TokenInvalid("this token is not known here, or not whole; `gradq token create` makes one")
+        raise TokenInvalid("this token is unknown or incomplete; `gradq token create` creates one")
     at = now()
     if row.revoked_at is not None:
-        raise TokenRevoked("this token has been revoked; ask whoever runs the service for another one")
+        raise TokenRevoked("this token has been revoked; ask the operator of the service for a new one")
     if row.expires_at is not None and row.expires_at <= at:
-        raise TokenExpired(f"this token was good until {row.expires_at:%Y-%m-%d %H:%M} UTC; ask for another one")
+        raise TokenExpired(f"this token expired at {row.expires_at:%Y-%m-%d %H:%M} UTC; ask for a new one")
     stale = row.last_used_at is None or abs(at - row.last_used_at) >= USED_EVERY
     return TokenInfo(row.id, row.owner, row.scope, stale)
 
@@ -83,31 +86,34 @@ def note_use(session: Session, token_id: str) -> None:
 
 
 def is_good(connection: Connection, token_id: str) -> bool:
-    """Whether a token that was good when its request began still is."""
+    """Whether a token has not been revoked and has not expired since its request began."""
     return connection.scalar(select(Token.id).where(Token.id == token_id, _good())) is not None
 
 
-def somebody_may(session: Session) -> bool:
-    """Whether there is any token that is good."""
+def any_good(session: Session) -> bool:
+    """Whether any token is neither revoked nor expired."""
     return session.scalar(select(Token.id).where(_good()).limit(1)) is not None
 
 
-def all_of_them(session: Session) -> Sequence[Token]:
-    """The oldest first."""
+def list_all(session: Session) -> Sequence[Token]:
+    """All tokens, oldest first, including revoked and expired ones."""
     return session.scalars(select(Token).order_by(Token.id)).all()
 
 
-def named(session: Session, name: str) -> bool:
-    """Whether a good token has this name."""
+def name_in_use(session: Session, name: str) -> bool:
+    """Whether a token that is neither revoked nor expired has this name."""
     return session.scalar(select(func.count()).select_from(Token).where(Token.name == name, _good())) != 0
 
 
 def revoke(session: Session, id_or_name: str) -> Sequence[Token]:
-    """Revoke a token by its id, else those of a name; return them. One that is revoked stays as it is."""
+    """Revoke the token with this id, else all with this name; return them. Raises NotFound if there are none.
+
+    A token that is already revoked keeps its time of revocation.
+    """
     by_id = session.get(Token, id_or_name)
     found = [by_id] if by_id else session.scalars(select(Token).where(Token.name == id_or_name)).all()
     if not found:
-        raise NotFound(f"there is no token {id_or_name}; `gradq token list` shows them")
+        raise NotFound(f"token {id_or_name} not found; `gradq token list` lists them")
     for token in found:
         token.revoked_at = token.revoked_at or now()
     return found
@@ -125,7 +131,7 @@ def _good() -> ColumnElement[bool]:
 
 
 def _parts(text: str) -> tuple[str, str]:
-    """The id and the secret; what is no token of ours has an id that no row has."""
+    """The id and the secret; for text that is not a gradq token, an id that no row has."""
     prefix, _, rest = text.partition("_")
     number, _, secret = rest.partition("_")
     whole = prefix == PREFIX and number.isascii() and number.isalnum() and len(number) <= 32

@@ -1,4 +1,4 @@
-"""What pydantic found wrong, in the words of the contract: a JSON pointer, a code, what was expected, what came."""
+"""Converts pydantic's errors to the API's: a JSON pointer, a code, and a text with what was expected and received."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ UNION_LISTS = ("augment",)
 
 
 def field_error(model: type[BaseModel], error: ErrorDetails) -> FieldError:
-    """One of `ValidationError.errors()` of `model`, as it is told to the client."""
+    """Convert one entry of `ValidationError.errors()` of `model`."""
     path = list(error["loc"])
     if len(path) > 1 and path[0] in UNION_FIELDS:
-        del path[1]  # pydantic names the branch of the union here, the client's document has no such level
+        del path[1]  # pydantic inserts the branch of the union, which is not a level of the client's document
     if len(path) > 2 and path[0] in UNION_LISTS:
         del path[2]
     if path and path[-1] == "[key]":
@@ -52,14 +52,14 @@ def _detail(model: type[BaseModel], error: ErrorDetails, path: list[Any]) -> str
         return "must be given"
     if kind == "string_pattern_mismatch":
         if "\\x00" in context["pattern"]:
-            return f"must not hold control characters, got {_short(value)}"
+            return f"must not contain control characters, got {_short(value)}"
         return f"must match {context['pattern']}, got {_short(value)}"
     text = error["msg"].replace("Input should be", "must be").replace("String should have", "must have")
     return f"{text}, got {_short(value)}"
 
 
 def _known_fields(model: type[BaseModel], path: list[Any]) -> list[str]:
-    """The fields that may stand where the unknown one stood: the model's own, or those of any branch below it."""
+    """The fields allowed in place of the unknown one: the model's own, or those of all branches of a union field."""
     if len(path) == 1:
         return list(model.model_fields)
     field = model.model_fields.get(str(path[0]))

@@ -1,3 +1,3 @@
-"""The version of gradq, for the service. gradq/version.py holds the same; a test compares the two."""
+"""The version of gradq, for the service. gradq/version.py has the same value; a test compares the two."""
 
-VERSION = "0.1.0"
+VERSION = "0.2.0"

@@ -1,4 +1,4 @@
-"""Rows of workers: heartbeats, which workers are alive, and the clock that both are read by."""
+"""Rows of workers: heartbeats, which workers are alive, and the database's clock, against which both are measured."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from shared.db.tables import Worker, database_now
 
 
 def heartbeat(session: Session, worker: Worker) -> None:
-    """Say that this worker lives, on the database's clock."""
+    """Write the worker's row, with `seen_at` set to the database's time."""
     values = {c.name: getattr(worker, c.name) for c in Worker.__table__.columns if c.name != "seen_at"}
     upsert(session, Worker, {"id"}, {**values, "seen_at": database_now()})
 
@@ -23,23 +23,27 @@ def deregister(session: Session, worker_id: str) -> None:
 
 
 def live_workers(session: Session, within_seconds: float) -> Sequence[Worker]:
-    """Those that were seen of late; nobody was seen in the future, unless the clock has been put back since."""
-    lately = Worker.seen_at.between(database_now(-within_seconds), database_now(within_seconds))
-    return session.scalars(select(Worker).where(lately).order_by(Worker.started_at)).all()
+    """The workers whose last heartbeat is at most `within_seconds` old, by the time of their start.
+
+    A heartbeat further than that in the future dates from before the clock was set back, and does not count.
+    """
+    recent = Worker.seen_at.between(database_now(-within_seconds), database_now(within_seconds))
+    return session.scalars(select(Worker).where(recent).order_by(Worker.started_at)).all()
 
 
 def clock(session: Session) -> datetime:
-    """What the database's clock says."""
+    """The database's time."""
     found = session.scalar(select(database_now()))
     assert found is not None
     return found
 
 
 def any_worker_alive(session: Session, within_seconds: float) -> bool:
-    """Whether a worker is alive, read so that it can be asked of every revision of the schema."""
+    """Whether any worker is alive. Reads only columns that exist in every revision of the schema."""
     query = select(Worker.id).where(Worker.seen_at > database_now(-within_seconds)).limit(1)
     return session.scalar(query) is not None
 
 
 def sweep_workers(session: Session, older_than_seconds: float) -> None:
+    """Delete the rows of workers whose last heartbeat is older."""
     session.execute(delete(Worker).where(Worker.seen_at < database_now(-older_than_seconds)))

@@ -1,4 +1,4 @@
-"""What the pages for operators claim: tests that they name are there, links lead somewhere, alarms are explained."""
+"""Claims of the documents: named tests exist, links lead somewhere, alarms are explained, hooks match `make lint`."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from shared.config import Settings
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-PAGES = sorted(DOCS.glob("*.md"))
+PAGES = [*sorted(DOCS.glob("*.md")), *sorted(ROOT.glob("*.md"))]
 
 
 def headings(page: Path) -> set[str]:
-    """As GitHub makes anchors of them."""
+    """The anchors that GitHub makes of the page's headings."""
     lines = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
     return {re.sub(r"[^\w -]", "", line.lower()).replace(" ", "-") for line in lines}
 
@@ -53,3 +53,13 @@ def test_settings_that_the_security_page_names_are_settings() -> None:
     named = set(re.findall(r"`(GRADQ_[A-Z_]+)", (DOCS / "security.md").read_text()))
     known = {f"GRADQ_{name.upper()}" for name in Settings.model_fields} | {"GRADQ_TOKEN"}
     assert {name.removesuffix("_FILE") for name in named} <= known
+
+
+def test_pre_commit_runs_commands_of_make_lint_without_a_network() -> None:
+    config = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())
+    recipe = (ROOT / "Makefile").read_text().partition("\nlint:")[2].partition("\n\n")[0]
+    commands = recipe.replace("$(PY)", ".venv/bin/python").replace("$(VENV)", ".venv").split("\n\t")
+    assert {repository["repo"] for repository in config["repos"]} == {"local"}
+    for hook in (hook for repository in config["repos"] for hook in repository["hooks"]):
+        assert hook["language"] == "system"
+        assert hook["entry"] in ("make lint", *commands), hook["id"]

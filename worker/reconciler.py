@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import structlog
 
-from shared import audit, idempotency, leadership, workers
+from shared import audit, idempotency, workers
 from shared.broker import Broker
 from shared.config import Settings
 from shared.db.tables import Worker
@@ -22,6 +22,7 @@ from shared.errors import DatabaseAway, LeaseLost, NotFound
 from shared.jobs import counters, joblog, jobs, queue
 from shared.jobs.queue import Lease
 from shared.jobs.states import JobState
+from worker import leadership
 from worker.clock_jumps import ClockWatch
 from worker.devices import SlotPool, memory
 from worker.orphaned_files import sweep_strays

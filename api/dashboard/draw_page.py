@@ -76,7 +76,7 @@ def _wanted(session: Session, job_id: str | None) -> Job | None:
 
 def _grey(session: Session) -> dict[str, DatasetInfo]:
     """The datasets of one channel, by what a spec calls them."""
-    uploaded = {row.id: dataset_store.info_of(row) for row in dataset_store.everything(session, owner_filter())}
+    uploaded = {row.id: dataset_store.info_of(row) for row in dataset_store.list_visible(session, owner_filter())}
     return {name: info for name, info in {**DATASETS, **uploaded}.items() if info.shape[0] == 1}
 
 

@@ -53,7 +53,7 @@ def learn_page(job_id: str | None, origin_id: str | None) -> View:
         job = _walk_job(session, job_id) if job_id else None
         origins = _origins(session)
         spec = job.spec if job else _first_spec(session, origin_id)
-        rows = dataset_store.everything(session, owner_filter())
+        rows = dataset_store.list_visible(session, owner_filter())
         uploaded = [(row.id, dataset_store.as_owned(row, owner_filter()).name) for row in rows]
         file = jobs.artifact(session, job.id, "walk.json") if job and job.state == JobState.SUCCEEDED else None
     folder = services().settings.datasets_dir

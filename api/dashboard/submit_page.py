@@ -126,7 +126,7 @@ def _datasets(session: Session) -> list[tuple[str, str]]:
         away = bool(info.missing_files(settings.datasets_dir))
         note = (", is downloaded first" if settings.download else ", not on this machine") if away else ""
         found.append((info.name, f"{info.name}: {info.description}{note}"))
-    for row in dataset_store.everything(session, owner_filter()):
+    for row in dataset_store.list_visible(session, owner_filter()):
         channels, height, width = row.facts["shape"]
         look = f"{height}x{width} {'grey' if channels == 1 else 'colour'}, {len(row.facts['classes'])} classes"
         found.append((row.id, f"{dataset_store.as_owned(row, owner_filter()).name}: uploaded, {look}"))

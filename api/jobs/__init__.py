@@ -1,1 +1,1 @@
-"""Shared by the routes of jobs: the job object, filters, ETags, and the check of `init_from`."""
+"""What routes of jobs share: the job object, its status in the queue, filters, ETags, and the check of `init_from`."""

@@ -10,9 +10,10 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from api.http.render import timestamp, timestamp_or_none
+from api.jobs import queue_status
 from api.services import services
 from shared.db.tables import Attempt, Job
-from shared.jobs import jobs, queue_status
+from shared.jobs import jobs
 from shared.jobs.states import TERMINAL, JobState
 from shared.spec.job_spec import JobSpec
 from shared.spec.presets import PRESETS

@@ -38,7 +38,7 @@ def index() -> Response:
     """List the datasets: first built-in ones, with `available` and `missing_files`, then uploaded ones, newest first"""
     folder = services().settings.datasets_dir
     with services().database.read() as session:
-        uploaded = [_uploaded(row) for row in dataset_store.everything(session, owner_filter())]
+        uploaded = [_uploaded(row) for row in dataset_store.list_visible(session, owner_filter())]
     return jsonify(whole_list([*(_built_in(info, folder) for info in DATASETS.values()), *uploaded]))
 
 
@@ -75,7 +75,7 @@ def _add(upload: Upload, folder: Path) -> tuple[Response, int, dict[str, str]]:
     fields = UploadFields.parse(upload.fields)
     sha256 = digest_of(upload.digests)
     dataset_id = id_of(sha256, fields)
-    name, owner = fields.name or name_of(upload), principal().owner or dataset_store.NOBODY
+    name, owner = fields.name or name_of(upload), principal().owner or dataset_store.ANONYMOUS
     with services().database.write() as session:
         created = dataset_store.take(session, dataset_id, owner, name)
         if created is not None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from flask import Blueprint, Response, jsonify
 
 from api.http.render import timestamp_or_none, whole_list
+from api.jobs import queue_status
 from api.openapi import schemas
 from api.openapi.endpoint import endpoint
 from api.services import services
-from shared.jobs import queue_status
 
 bp = Blueprint("queues", __name__)
 

@@ -11,7 +11,7 @@ from sqlalchemy import Select, Text, and_, bindparam, case, cast, func, select
 from sqlalchemy.orm import Session, aliased
 
 from shared.db.tables import Job, Worker, database_now
-from shared.jobs.queue_status import ahead_of
+from shared.jobs.queue import ahead_of
 from shared.jobs.states import TERMINAL, JobState
 
 

@@ -65,7 +65,7 @@ def create(
     owner_name, until = owner or name, end_of(expires)
     _check_names({"NAME": name, "--owner": owner_name})
     with _database(state, make=True) as database, database.write() as session:
-        if tokens.named(session, name):
+        if tokens.name_in_use(session, name):
             raise ConfigurationError(f"a token called {name} is good already; revoke it, or choose another name")
         row, text = tokens.create(session, name, owner_name, scope.value, until)
         audit.note(session, audit.HOST, "token.create", row.id)
@@ -88,7 +88,7 @@ def list_(state: State = None, as_json: AsJson = False) -> None:
     from shared import tokens
 
     with _database(state) as database, database.read() as session:
-        found = [to_json(row) for row in tokens.all_of_them(session)]
+        found = [to_json(row) for row in tokens.list_all(session)]
     if as_json:
         print_json(as_list(found))
     elif found:

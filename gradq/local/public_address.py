@@ -42,6 +42,6 @@ def _some_token(settings: Settings) -> bool:
     database = Database(settings.database)
     try:
         with database.read() as session:
-            return inspect(session.connection()).has_table("tokens") and tokens.somebody_may(session)
+            return inspect(session.connection()).has_table("tokens") and tokens.any_good(session)
     finally:
         database.close()

@@ -1,1 +1,1 @@
-"""Datasets: what is known of the built-in ones, and the store of uploaded ones."""
+"""Datasets: facts about the built-in ones, and the store of uploaded ones."""

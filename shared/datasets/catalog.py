@@ -1,4 +1,4 @@
-"""Datasets as facts: shape, classes, sizes, files; the built-in ones by name. Reads no pixel; the trainer does."""
+"""Facts about datasets: shape, classes, sizes, files; the built-in ones by name. Reads no images; the trainer does."""
 
 from __future__ import annotations
 
@@ -7,33 +7,35 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
-ARRAYS = ("train_images.npy", "train_labels.npy", "test_images.npy", "test_labels.npy")  # an uploaded set, decoded
-FACTS = "dataset.json"  # beside them: what `DatasetInfo.to_json` says
+ARRAYS = ("train_images.npy", "train_labels.npy", "test_images.npy", "test_labels.npy")  # of an uploaded dataset
+FACTS = "dataset.json"  # next to the arrays: the value of `DatasetInfo.to_json`
 
 
 @dataclass(frozen=True)
 class DatasetInfo:
+    """One dataset's facts. Pixels are stored as `dtype` from 0 to `white`."""
+
     name: str
     description: str
     shape: tuple[int, int, int]  # (channels, height, width)
     classes: tuple[str, ...]
     train_examples: int
     test_examples: int
-    folder: str | None = None  # below GRADQ_DATA_DIR; None: ships with a package, or was uploaded
-    files: tuple[str, ...] = ()  # each may also carry .gz
-    dtype: Literal["uint8", "float32"] = "uint8"  # of the pixels as they are stored
-    white: float = 255.0  # pixels go from 0 to this
+    folder: str | None = None  # below GRADQ_DATA_DIR; None: part of a package, or uploaded
+    files: tuple[str, ...] = ()  # each may also be gzipped, with the suffix .gz
+    dtype: Literal["uint8", "float32"] = "uint8"
+    white: float = 255.0
     source: Literal["builtin", "upload"] = "builtin"
 
     def missing_files(self, data_dir: Path) -> list[Path]:
-        """The files that are not there, neither plain nor gzipped."""
+        """The files that do not exist, plain or gzipped."""
         if self.folder is None:
             return []
         paths = [data_dir / self.folder / name for name in self.files]
         return [path for path in paths if not path.is_file() and not path.with_name(path.name + ".gz").is_file()]
 
     def to_json(self) -> dict[str, Any]:
-        """The facts of an uploaded dataset as plain values, for a row or a file."""
+        """The facts as JSON values, for a row or a file."""
         facts = asdict(self)
         return {**facts, "shape": list(self.shape), "classes": list(self.classes), "files": list(self.files)}
 
@@ -114,4 +116,4 @@ DATASETS: dict[str, DatasetInfo] = {
     )
 }
 
-FindDataset = Callable[[str], DatasetInfo | None]  # None: there is no such dataset
+FindDataset = Callable[[str], DatasetInfo | None]  # returns None for an unknown name

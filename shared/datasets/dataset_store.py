@@ -1,8 +1,8 @@
-"""The store of uploaded datasets: rows come and go whole, and none goes while a job needs it.
+"""The rows of uploaded datasets. A dataset cannot be deleted while a job that has not ended needs it.
 
-Uploads are deduplicated and reference-counted by owner: each owner has a name of their own for the dataset and sees
-nothing of the others; the files are deleted with the last reference. `visible_to` is the owner who asks; None means
-all owners.
+Uploads are deduplicated and reference-counted by owner: each owner has their own name for the dataset and does not see
+the others; the files are deleted with the last reference. `visible_to` is the owner whose datasets are visible; None
+means all owners.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from shared.jobs.joblog import now
 from shared.jobs.states import TERMINAL
 
 UPLOADED = "ds_"
-NOBODY = ""  # who uploads where no token is asked for
+ANONYMOUS = ""  # owner of datasets that were uploaded without a token
 
 
 @dataclass(frozen=True)
 class OwnedDataset:
-    """A dataset as one who holds it sees it."""
+    """A dataset under one owner's name, with the time of their upload."""
 
     row: DatasetRow
     name: str
@@ -39,6 +39,7 @@ class OwnedDataset:
 
 
 def as_owned(row: DatasetRow, visible_to: str | None) -> OwnedDataset:
+    """The dataset as this owner sees it; for None, under the name of its first upload."""
     mine = row.owners.get(visible_to, {}) if visible_to is not None else {}
     at = mine.get("created_at")
     return OwnedDataset(row, mine.get("name", row.name), datetime.fromisoformat(at) if at else row.created_at)
@@ -52,13 +53,13 @@ def add(
     options: dict[str, Any],
     folder: str,
     files: Sequence[StoredFile],
-    owner: str = NOBODY,
+    owner: str = ANONYMOUS,
 ) -> bool:
-    """Record a dataset whose files are stored. False: somebody else recorded the same one meanwhile."""
+    """Insert a dataset whose files are stored. Returns False if a concurrent upload has inserted the same one."""
     dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
     values = {
         "id": dataset_id,
-        "owners": {owner: _hold(info.name)},
+        "owners": {owner: _reference(info.name)},
         "name": info.name,
         "sha256": sha256,
         "facts": info.to_json(),
@@ -76,17 +77,20 @@ def add(
 
 
 def take(session: Session, dataset_id: str, owner: str, name: str) -> bool | None:
-    """Let one more hold a dataset that is there. False: he does already; None: there is no such dataset."""
+    """Add an owner's reference to an existing dataset.
+
+    Returns False if the owner already has one, None if the dataset does not exist.
+    """
     row = session.scalar(select(DatasetRow).where(DatasetRow.id == dataset_id).with_for_update())
     if row is None:
         return None
     if owner in row.owners:
         return False
-    row.owners = {**row.owners, owner: _hold(name)}
+    row.owners = {**row.owners, owner: _reference(name)}
     return True
 
 
-def _hold(name: str) -> dict[str, Any]:
+def _reference(name: str) -> dict[str, Any]:
     return {"name": name, "created_at": now().isoformat()}
 
 
@@ -96,35 +100,38 @@ def find(session: Session, dataset_id: str, visible_to: str | None = None) -> Da
 
 
 def get(session: Session, dataset_id: str, visible_to: str | None) -> DatasetRow:
+    """The dataset's row. Raises NotFound if it does not exist or is not visible."""
     row = find(session, dataset_id, visible_to) if _is_plain(dataset_id) else None
     if row is None:
-        raise NotFound(f"there is no dataset {dataset_id[:80]}; GET /v1/datasets lists them")
+        raise NotFound(f"dataset {dataset_id[:80]} not found; GET /v1/datasets lists them")
     return row
 
 
 def _is_plain(dataset_id: str) -> bool:
-    """Whether it can be an id. PostgreSQL would choke on a NUL, and every driver on half a surrogate pair."""
+    """Whether it can be an id. PostgreSQL rejects a NUL, and all drivers reject a lone surrogate."""
     return dataset_id.isascii() and dataset_id.isprintable()
 
 
-def everything(session: Session, visible_to: str | None = None) -> Sequence[DatasetRow]:
-    """All uploaded datasets, newest first."""
+def list_visible(session: Session, visible_to: str | None = None) -> Sequence[DatasetRow]:
+    """The visible uploaded datasets, newest first."""
     rows = session.scalars(select(DatasetRow).order_by(DatasetRow.created_at.desc(), DatasetRow.id)).all()
     return [row for row in rows if visible_to is None or visible_to in row.owners]
 
 
 def known_among(session: Session, dataset_ids: Sequence[str]) -> set[str]:
+    """Those of the ids that exist."""
     return set(session.scalars(select(DatasetRow.id).where(DatasetRow.id.in_(dataset_ids))))
 
 
 def remove(session: Session, dataset_id: str, visible_to: str | None = None) -> DatasetRow | None:
-    """Let go of a dataset: its owner's hold, or everybody's. Refused while a job needs it.
+    """Remove the owner's reference, or all of them if `visible_to` is None.
 
-    With the last hold the row goes too, and is returned: the caller must now remove its files.
+    With the last reference the row is deleted and returned, and the caller must remove its files after the commit.
+    Raises NotFound, and DatasetInUse while a job that has not ended needs the dataset.
     """
     row = session.scalar(select(DatasetRow).where(DatasetRow.id == dataset_id).with_for_update())
     if row is None or not (visible_to is None or visible_to in row.owners):
-        raise NotFound(f"there is no dataset {dataset_id[:80]}; GET /v1/datasets lists them")
+        raise NotFound(f"dataset {dataset_id[:80]} not found; GET /v1/datasets lists them")
     left = {owner: entry for owner, entry in row.owners.items() if visible_to is not None and owner != visible_to}
     _refuse_in_use(session, dataset_id, visible_to, last=not left)
     if left:
@@ -136,7 +143,10 @@ def remove(session: Session, dataset_id: str, visible_to: str | None = None) -> 
 
 
 def _refuse_in_use(session: Session, dataset_id: str, visible_to: str | None, last: bool) -> None:
-    """Others' jobs, an admin's say, stand in the way of the last hold alone; they are counted and not named."""
+    """Raise DatasetInUse if a job needs the dataset.
+
+    Jobs of other owners (an admin's, for example) count only if this is the last reference, and are not named.
+    """
     wanted = select(Job.id, Job.owner).where(Job.state.not_in(TERMINAL), Job.spec["dataset"].as_string() == dataset_id)
     users = session.execute(wanted.order_by(Job.id)).all()
     named = [job_id for job_id, owner in users if visible_to is None or owner == visible_to]
@@ -149,11 +159,11 @@ def _refuse_in_use(session: Session, dataset_id: str, visible_to: str | None, la
     raise DatasetInUse(f"needed by {some}{also}; cancel the jobs or wait for their end", jobs=named[:100])
 
 
-# --- for those who submit ---------------------------------------------------------------------------------------------
+# --- for submitting jobs ----------------------------------------------------------------------------------------------
 
 
 def finder(database: Database, visible_to: str | None) -> FindDataset:
-    """What `JobSpec.parse` asks for a dataset: the built-in ones cost no look into the database."""
+    """The function that `JobSpec.parse` uses to look up a dataset; built-in ones are found without a query."""
 
     def look_up(name: str) -> DatasetInfo | None:
         if not name.startswith(UPLOADED):
@@ -168,7 +178,10 @@ def finder(database: Database, visible_to: str | None) -> FindDataset:
 
 
 def lock_for_job(session: Session, name: str, visible_to: str | None) -> None:
-    """Keep the dataset from being deleted until this transaction has made its job."""
+    """Keep an uploaded dataset from being deleted until the transaction that inserts its job ends.
+
+    Raises InvalidSpec if it has been deleted. Does nothing for built-in datasets.
+    """
     if not name.startswith(UPLOADED):
         return
     owners = session.scalar(select(DatasetRow.owners).where(DatasetRow.id == name).with_for_update(read=True))

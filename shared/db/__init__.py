@@ -1,1 +1,1 @@
-"""The database: engine and sessions, tables, migrations."""
+"""The database: engine and sessions, tables, and migrations."""

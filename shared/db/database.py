@@ -1,4 +1,4 @@
-"""Engine and session scopes, for SQLite and PostgreSQL. Readers never block a writer; a write is one transaction."""
+"""Engine, sessions and transactions for SQLite and PostgreSQL. Readers never block a writer."""
 
 from __future__ import annotations
 
@@ -22,64 +22,75 @@ from shared.errors import ConfigurationError, DatabaseAway
 
 BUSY_TIMEOUT_MS = 10_000
 SILENCE_MS = 10_000
-LONG_SILENCE_MS = 60_000  # where files are read and written between two statements: a busy disk can take 10 s for that
+LONG_SILENCE_MS = 60_000  # for transactions that also read or write files, which can take 10 s on a busy disk
 WAL_RETRY_SECONDS = 0.01
 NETWORK_FILESYSTEMS = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.sshfs", "fuse.s3fs", "glusterfs", "ceph")
 SQLITE_AWAY = ("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_CANTOPEN", "SQLITE_IOERR", "SQLITE_FULL", "SQLITE_READONLY")
 
 
 class Database:
-    """A place to open sessions. Opens no connection before the first one."""
+    """Opens sessions. Connects on first use.
+
+    All methods raise DatabaseAway if the database cannot be reached or stays locked for `BUSY_TIMEOUT_MS`.
+    """
 
     def __init__(self, url: str) -> None:
         self.url = url
         self.is_sqlite = make_url(url).get_backend_name() == "sqlite"
         self.engine = _sqlite_engine(url) if self.is_sqlite else _postgresql_engine(url)
-        self._turn = _Turns() if self.is_sqlite else contextlib.nullcontext()
+        self._write_lock = _WriteLock() if self.is_sqlite else contextlib.nullcontext()
 
     @contextlib.contextmanager
     def read(self) -> Iterator[Session]:
-        with _away_is_an_answer(), Session(self.engine, expire_on_commit=False) as session:
+        """A session for reading."""
+        with _raise_database_away(), Session(self.engine, expire_on_commit=False) as session:
             yield session
 
     @contextlib.contextmanager
     def look(self) -> Iterator[Connection]:
-        """To read a row as it is, without a session: half the time."""
-        with _away_is_an_answer(), self.engine.connect() as connection:
+        """A connection for reading single rows without a session, in half the time."""
+        with _raise_database_away(), self.engine.connect() as connection:
             yield connection
 
     @contextlib.contextmanager
     def write(self) -> Iterator[Session]:
-        """One transaction: committed at the end of the block, rolled back by an exception."""
+        """A session with one transaction: committed at the end of the block, rolled back by an exception."""
         engine = self.engine.execution_options(gradq_writes=True)
-        with self._turn, _away_is_an_answer(), Session(engine, expire_on_commit=False) as session, session.begin():
+        with (
+            self._write_lock,
+            _raise_database_away(),
+            Session(engine, expire_on_commit=False) as session,
+            session.begin(),
+        ):
             yield session
 
     @contextlib.contextmanager
     def snapshot(self) -> Iterator[Connection]:
-        """All tables as they stand at the first look, for as long as the block lasts. Nobody else waits for it."""
+        """A connection that sees all tables as of its first query until the block ends. Does not block writers."""
         options: dict[str, Any] = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
         engine = self.engine if self.is_sqlite else self.engine.execution_options(**options)
-        with _away_is_an_answer(), engine.connect() as connection, connection.begin():
+        with _raise_database_away(), engine.connect() as connection, connection.begin():
             if not self.is_sqlite:
                 _allow_long_silence(connection)
             yield connection
 
     def migrate(self, to: str = migrate.NEWEST) -> str:
-        """Bring the schema to a revision, the newest if none is named; return its name. Safe to run twice, and by two
-        processes at once."""
-        with _away_is_an_answer(), self.engine.execution_options(gradq_writes=True).begin() as connection:
+        """Upgrade or downgrade the schema to a revision, by default the newest; return the revision.
+
+        Idempotent, and safe to run in several processes at once.
+        """
+        with _raise_database_away(), self.engine.execution_options(gradq_writes=True).begin() as connection:
             self.lock_schema(connection)
             return migrate.move(connection, to)
 
     def lock_schema(self, connection: Connection) -> None:
-        """Be the only one who changes tables until this transaction ends."""
+        """Lock the schema against other migrations and restores until the transaction ends."""
         if not self.is_sqlite:  # SQLite: BEGIN IMMEDIATE is the lock
             _allow_long_silence(connection)
             connection.execute(text("SELECT pg_advisory_xact_lock(7470001)"))
 
     def checkpoint_wal(self) -> None:
-        """Fold SQLite's log into the file. Only the reconciler's leader calls this: see `_on_connect`."""
+        """Copy SQLite's write-ahead log into the database file. Only the leader calls this: see `_on_connect`."""
         if self.is_sqlite:
             with self.engine.connect() as connection:
                 connection.execute(text("PRAGMA wal_checkpoint(PASSIVE)"))
@@ -88,10 +99,10 @@ class Database:
         self.engine.dispose()
 
 
-class _Turns:
-    """The threads of one process write to SQLite one after the other.
+class _WriteLock:
+    """Serializes the writing threads of one process.
 
-    Only one could write anyway, and SQLite lets the others sleep for up to 100 ms at a time to see whether they may.
+    SQLite allows one writer anyway, and its busy handler makes the others poll, with sleeps of up to 100 ms.
     """
 
     def __init__(self) -> None:
@@ -99,25 +110,28 @@ class _Turns:
 
     def __enter__(self) -> None:
         if not self._lock.acquire(timeout=BUSY_TIMEOUT_MS / 1000):
-            raise DatabaseAway("other threads of this process have been writing all the time")
+            raise DatabaseAway("other threads of this process held the write lock for too long")
 
     def __exit__(self, *_: object) -> None:
         self._lock.release()
 
 
 def upsert(session: Session, table: Any, keys: set[str], values: dict[str, Any], where: Any = None) -> bool:
-    """Insert, or update where the key stands already and `where` holds. Returns whether a row was written."""
+    """Insert a row, or update the one with the same `keys` if `where` holds. Returns whether a row was written."""
     dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
     statement = dialect.insert(table).values(**values)
     change = {name: value for name, value in values.items() if name not in keys}
     statement = statement.on_conflict_do_update(index_elements=sorted(keys), set_=change, where=where)
     written = session.execute(statement.returning(*(getattr(table, name) for name in keys)))
-    return written.first() is not None  # a row count would be -1 here on PostgreSQL
+    return written.first() is not None  # `rowcount` is -1 here on PostgreSQL
 
 
 def _postgresql_engine(url: str) -> Engine:
-    """A peer that has gone silent is noticed after some 10 s, at both ends: libpq by itself waits for hours, and a
-    client that was stopped in mid-transaction would hold its locks until somebody woke it."""
+    """An engine whose connections detect an unresponsive peer within about 10 s, at both ends.
+
+    By default libpq waits for hours, and a client that is stopped (SIGSTOP) inside a transaction keeps its locks until
+    it is continued.
+    """
     silence = {
         "connect_timeout": 5,
         "keepalives_idle": 5,
@@ -137,20 +151,20 @@ def _on_postgresql_connect(connection: Any, _record: Any) -> None:
 
 
 def _allow_long_silence(connection: Connection) -> None:
-    """Until the end of this transaction, of PostgreSQL: a migration or a snapshot, which no request waits for."""
+    """Raise PostgreSQL's idle timeout for this transaction, a migration or a snapshot, for which no request waits."""
     connection.execute(text(f"SET LOCAL idle_in_transaction_session_timeout = {LONG_SILENCE_MS}"))
 
 
 def _sqlite_engine(url: str) -> Engine:
     path = make_url(url).database
     if not path:
-        raise ConfigurationError("GRADQ_DATABASE_URL: SQLite needs a file; several processes share it")
+        raise ConfigurationError("GRADQ_DATABASE_URL: SQLite needs a file, since several processes share the database")
     folder = Path(path).resolve().parent
     filesystem = filesystem_of(folder)
     if filesystem in NETWORK_FILESYSTEMS:
         raise ConfigurationError(
-            f"{folder} lies on {filesystem}: SQLite's log needs shared memory, which a network filesystem has not. "
-            "Set GRADQ_STATE_DIR to a local folder, or GRADQ_DATABASE_URL to PostgreSQL."
+            f"{folder} is on {filesystem}: SQLite's WAL mode needs shared memory, which network filesystems do not "
+            "support. Set GRADQ_STATE_DIR to a local folder, or GRADQ_DATABASE_URL to PostgreSQL."
         )
     folder.mkdir(parents=True, exist_ok=True)
     wait = {"timeout": BUSY_TIMEOUT_MS / 1000, "check_same_thread": False}
@@ -161,13 +175,13 @@ def _sqlite_engine(url: str) -> Engine:
 
 
 def _on_connect(connection: sqlite3.Connection, _record: Any) -> None:
-    connection.isolation_level = None  # the driver would begin a deferred transaction by itself; _on_begin does it
+    connection.isolation_level = None  # otherwise the driver begins deferred transactions itself; see _on_begin
     for pragma in (
         f"busy_timeout={BUSY_TIMEOUT_MS}",
         "synchronous=NORMAL",
         "foreign_keys=ON",
-        # SQLite before 3.51.3 can corrupt a WAL database when two processes fold the log at the same moment
-        # (the WAL-reset bug), so nobody does it in passing; one process does, on purpose (checkpoint_wal).
+        # SQLite before 3.51.3 can corrupt a WAL database when two processes checkpoint it at the same moment (the
+        # WAL-reset bug), so automatic checkpoints are off, and a single process calls checkpoint_wal.
         "wal_autocheckpoint=0",
     ):
         connection.execute(f"PRAGMA {pragma}")
@@ -175,7 +189,7 @@ def _on_connect(connection: sqlite3.Connection, _record: Any) -> None:
 
 
 def _enter_wal_mode(connection: sqlite3.Connection) -> None:
-    """Of several processes that open a new file, one converts it; the busy timeout does not cover that moment."""
+    """Retry until the file is in WAL mode: the busy timeout does not apply while another process converts it."""
     deadline = time.monotonic() + BUSY_TIMEOUT_MS / 1000
     while True:
         try:
@@ -189,7 +203,8 @@ def _enter_wal_mode(connection: sqlite3.Connection) -> None:
 
 
 def _on_begin(connection: Any) -> None:
-    # a deferred transaction that reads, then writes, fails at once when somebody wrote in between, whatever the timeout
+    # a deferred transaction that reads and then writes fails at once, despite the busy timeout, if another connection
+    # has written in between
     writes = connection.get_execution_options().get("gradq_writes", False)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
@@ -209,8 +224,8 @@ def filesystem_of(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def _away_is_an_answer() -> Iterator[None]:
-    """A database that cannot be reached is DatabaseAway; a wrong statement stays the error that it is."""
+def _raise_database_away() -> Iterator[None]:
+    """Convert errors of an unavailable database to DatabaseAway; errors of a wrong statement are not converted."""
     try:
         yield
     except PoolTimeoutError as error:
@@ -222,7 +237,8 @@ def _away_is_an_answer() -> Iterator[None]:
 
 
 def _is_away(error: DBAPIError) -> bool:
-    """SQLite calls everything operational, a missing table too: its own code tells which it is."""
+    """Whether the database is unavailable. For SQLite the driver's error code decides, since it raises OperationalError
+    for a missing table too."""
     if isinstance(error.orig, sqlite3.Error):
         return getattr(error.orig, "sqlite_errorname", "").startswith(SQLITE_AWAY)
     return isinstance(error, OperationalError | InterfaceError)

@@ -1,4 +1,4 @@
-"""The revisions of the schema, one line from first to newest: where a database stands, and the way to another."""
+"""Revisions of the schema, a linear history: the revision of a database, and upgrades and downgrades (Alembic)."""
 
 from __future__ import annotations
 
@@ -26,27 +26,28 @@ def alembic_config(connection: Any = None) -> Config:
 
 
 def known() -> list[str]:
-    """Every revision that this gradq knows, the first one first."""
+    """All revisions in this version of gradq, oldest first."""
     return [script.revision for script in ScriptDirectory.from_config(alembic_config()).walk_revisions()][::-1]
 
 
 def revision_of(connection: Connection) -> str | None:
-    """Where the schema stands; None: it has no tables yet. Refuses one that a newer gradq has left behind."""
+    """The schema's revision; None if the database has no tables. Raises ConfigurationError for an unknown revision."""
     revision = MigrationContext.configure(connection).get_current_revision()
     if revision is not None and revision not in known():
         raise ConfigurationError(
-            f"the database is at revision {revision}, which gradq {VERSION} does not know: a newer gradq has been at "
-            "work there. Use that version, or one that is newer; docs/operations.md says how to go back."
+            f"the database is at revision {revision}, which gradq {VERSION} does not know: a newer version of gradq "
+            "has migrated it. Use that version or a newer one; docs/operations.md describes how to go back."
         )
     return revision
 
 
 def move(connection: Connection, to: str = NEWEST) -> str:
-    """Take the schema up or down to a revision; return its name. The caller holds transaction and lock."""
+    """Upgrade or downgrade the schema to a revision; return the revision. The caller has begun a transaction and holds
+    the schema lock. Raises ConfigurationError for an unknown revision."""
     line = known()
     wanted = line[-1] if to == NEWEST else to
     if wanted not in line:
-        raise ConfigurationError(f"there is no revision {to}; this gradq knows {', '.join(line)}")
+        raise ConfigurationError(f"unknown revision {to}; this version of gradq has {', '.join(line)}")
     at = revision_of(connection)
     if at is None or line.index(at) <= line.index(wanted):
         command.upgrade(alembic_config(connection), wanted)
@@ -56,13 +57,13 @@ def move(connection: Connection, to: str = NEWEST) -> str:
 
 
 def clear(connection: Connection) -> None:
-    """Take away all tables. The caller has made sure that nothing is in them."""
+    """Drop all tables. The caller has checked that they are empty."""
     if revision_of(connection) is not None:
         command.downgrade(alembic_config(connection), "base")
 
 
 def tables_of(revision: str) -> set[str]:
-    """The names of a revision's tables, read off a database in memory that was brought there."""
+    """The names of a revision's tables, from an in-memory database migrated to it."""
     engine = create_engine("sqlite://")
     with engine.begin() as connection:
         command.upgrade(alembic_config(connection), revision)

@@ -1,4 +1,4 @@
-"""SQLAlchemy rows. What may change, and when, stands in shared/jobs/jobs.py."""
+"""SQLAlchemy tables. shared/jobs/states.py has the states of a job; jobs.py and queue.py there change them."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ class UtcDateTime(TypeDecorator[datetime]):
 
 
 class database_now(FunctionElement[datetime]):
-    """The database's clock, plus `seconds`: leases are compared on one clock, whatever the hosts think the time is."""
+    """SQL expression: the database's time plus `seconds`. Leases use this clock, since the hosts' clocks may differ."""
 
     type = UtcDateTime()
-    inherit_cache = True  # the seconds are a parameter, so that a statement is compiled once and not each time
+    inherit_cache = True  # `seconds` is a bound parameter, so that SQLAlchemy can cache the compiled statement
 
     def __init__(self, seconds: float = 0.0) -> None:
         super().__init__(literal(float(seconds), Float()))
@@ -55,7 +55,7 @@ class database_now(FunctionElement[datetime]):
 
 @compiles(database_now, "sqlite")
 def _sqlite_now(element: database_now, compiler: Any, **kw: Any) -> str:
-    # %f ends at milliseconds; SQLAlchemy stores six digits, and text compares digit by digit
+    # %f has milliseconds; SQLAlchemy stores microseconds, and SQLite compares the values as text
     return f"strftime('%Y-%m-%d %H:%M:%f000', 'now', {compiler.process(element.clauses, **kw)} || ' seconds')"
 
 
@@ -72,23 +72,23 @@ class Base(DeclarativeBase):
 
 
 class Job(Base):
-    """One job: the truth that every message, process and page only points at."""
+    """One job. This row is the single source of truth for its state."""
 
     __tablename__ = "jobs"
 
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
-    owner: Mapped[str | None] = mapped_column(String(64))  # None: submitted where no token was asked for
+    owner: Mapped[str | None] = mapped_column(String(64))  # None: submitted without a token
     name: Mapped[str] = mapped_column(String(128))
     kind: Mapped[str] = mapped_column(String(16), server_default="training")  # a key of shared.spec.job_spec.KINDS
     state: Mapped[str] = mapped_column(String(16))
     spec: Mapped[dict[str, Any]]
     labels: Mapped[dict[str, Any]]
     priority: Mapped[int] = mapped_column(Integer)
-    device: Mapped[str] = mapped_column(String(8))  # auto, cpu, cuda: what the claim must fit
+    device: Mapped[str] = mapped_column(String(8))  # the requested device: auto, cpu or cuda
 
     attempt: Mapped[int] = mapped_column(Integer, default=0)
-    failures: Mapped[int] = mapped_column(Integer, default=0)  # attempts lost for no fault of ours; drains don't count
-    reproduces: Mapped[str | None] = mapped_column(String(40))  # no foreign key: the original may be deleted
+    failures: Mapped[int] = mapped_column(Integer, default=0)  # lost attempts; drained and paused ones do not count
+    reproduces: Mapped[str | None] = mapped_column(String(40))  # not a foreign key: the original may be deleted
     worker: Mapped[str | None] = mapped_column(String(128))
     lease_token: Mapped[str | None] = mapped_column(String(40))
     lease_until: Mapped[datetime | None]
@@ -113,7 +113,7 @@ class Job(Base):
 
 
 class Attempt(Base):
-    """One try at a job by one worker."""
+    """One attempt at a job by one worker."""
 
     __tablename__ = "attempts"
 
@@ -128,7 +128,7 @@ class Attempt(Base):
 
 
 class EventRow(Base):
-    """One line of a job's append-only log. (job_id, series, step) is unique: no point of the curve stands twice."""
+    """One line of a job's append-only log. (job_id, series, step) is unique, so that the curve has each point once."""
 
     __tablename__ = "events"
 
@@ -147,7 +147,7 @@ class EventRow(Base):
 
 
 class ArtifactRow(Base):
-    """One file of a finished job; its bytes lie under `key` in the artifact store."""
+    """One file of a finished job, stored under `key` in the artifact store."""
 
     __tablename__ = "artifacts"
 
@@ -162,7 +162,7 @@ class ArtifactRow(Base):
 
 
 class CheckpointRow(Base):
-    """One whole checkpoint, from which a later attempt may go on."""
+    """One complete checkpoint, from which a later attempt can resume."""
 
     __tablename__ = "checkpoints"
 
@@ -177,16 +177,16 @@ class CheckpointRow(Base):
 
 
 class DatasetRow(Base):
-    """One uploaded dataset; its arrays lie in the artifact store, below `folder`."""
+    """One uploaded dataset; its arrays are in the artifact store, below `folder`."""
 
     __tablename__ = "datasets"
 
-    id: Mapped[str] = mapped_column(String(40), primary_key=True)  # made of the upload's sha256 and its options
-    owners: Mapped[dict[str, Any]] = mapped_column(server_default='{"": {}}')  # owner -> what each calls it, since when
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)  # derived from the upload's sha256 and its options
+    owners: Mapped[dict[str, Any]] = mapped_column(server_default='{"": {}}')  # owner -> {"name", "created_at"}
     name: Mapped[str] = mapped_column(String(128))
     sha256: Mapped[str] = mapped_column(String(64))  # of what was uploaded
-    facts: Mapped[dict[str, Any]]  # what shared.datasets.catalog.DatasetInfo holds
-    options: Mapped[dict[str, Any]]  # how it was read: format, split, size
+    facts: Mapped[dict[str, Any]]  # shared.datasets.catalog.DatasetInfo as JSON
+    options: Mapped[dict[str, Any]]  # how it was decoded: format, split, size
     folder: Mapped[str] = mapped_column(String(128))
     files: Mapped[dict[str, Any]]  # name -> {"size_bytes", "sha256"}
     size_bytes: Mapped[int] = mapped_column(BigInteger)
@@ -196,7 +196,7 @@ class DatasetRow(Base):
 
 
 class Tally(Base):
-    """One change of a counter, or many folded into one: see shared/jobs/counters.py."""
+    """One change of a counter, or the sum of many: see shared/jobs/counters.py."""
 
     __tablename__ = "tallies"
 
@@ -208,15 +208,15 @@ class Tally(Base):
 
 
 class IdempotencyKey(Base):
-    """An owner's name for one request, and the answer that it got. `until` on the database's clock: up to then a
-    pending key is its holder's, and a settled one is kept."""
+    """An idempotency key and the response to its first request. `until`, on the database's clock, is the end of the
+    claim of a pending key, and the time until which a settled one is kept."""
 
     __tablename__ = "idempotency_keys"
 
-    owner: Mapped[str] = mapped_column(String(64), primary_key=True)  # empty: nobody was asked for a token
+    owner: Mapped[str] = mapped_column(String(64), primary_key=True)  # empty: anonymous
     key: Mapped[str] = mapped_column(String(255), primary_key=True)
     fingerprint: Mapped[str] = mapped_column(String(64))  # sha256 of method, address and body
-    token: Mapped[str] = mapped_column(String(32))  # of the holder
+    token: Mapped[str] = mapped_column(String(32))  # of the claim
     state: Mapped[str] = mapped_column(String(8))  # pending or settled
     status: Mapped[int | None] = mapped_column(Integer)
     headers: Mapped[dict[str, Any] | None]
@@ -228,7 +228,7 @@ class IdempotencyKey(Base):
 
 
 class Token(Base):
-    """Who may do what in whose name. The secret itself is told once, to whoever made the token."""
+    """An API token. The secret itself is not stored; it is shown once, when the token is created."""
 
     __tablename__ = "tokens"
 
@@ -244,7 +244,7 @@ class Token(Base):
 
 
 class AuditRow(Base):
-    """One change and who made it, or one refusal: see shared/audit.py."""
+    """One change with the actor who made it, or one refused request: see shared/audit.py."""
 
     __tablename__ = "audit"
 
@@ -266,7 +266,7 @@ class AuditRow(Base):
 
 
 class Worker(Base):
-    """A worker that says it lives, and what it has. `seen_at` on the database's clock."""
+    """A worker with its slots and devices. `seen_at` is the time of its last heartbeat, on the database's clock."""
 
     __tablename__ = "workers"
 
@@ -283,11 +283,11 @@ class Worker(Base):
 
 
 class Leader(Base):
-    """Who holds an office, until when. One row an office; an expired row is up for grabs."""
+    """The leader of each role, one row per role. Once `until` has passed, any process may take the role."""
 
     __tablename__ = "leaders"
 
-    office: Mapped[str] = mapped_column(String(32), primary_key=True)
+    office: Mapped[str] = mapped_column(String(32), primary_key=True)  # the role; renaming would need a migration
     holder: Mapped[str] = mapped_column(String(128))
     until: Mapped[datetime]
-    term: Mapped[float] = mapped_column(Float)  # seconds, for whoever reads the table
+    term: Mapped[float] = mapped_column(Float)  # length in seconds, for operators who read the table

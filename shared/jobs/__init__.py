@@ -1,1 +1,1 @@
-"""Jobs as rows: the store, the queue, the log, states, limits, counters, curves."""
+"""Jobs as rows: the job store, the queue, the event log, states, limits, counters and curves."""

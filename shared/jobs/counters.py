@@ -1,7 +1,7 @@
-"""Counters that outlive the jobs which they count: how jobs ended, how long they waited and trained, bytes stored.
+"""Persistent counters for Prometheus: ended jobs by reason, seconds queued and trained, bytes stored.
 
-A change is a row of its own, inserted in the transaction that it counts: no counter is a row that two transactions wait
-for. The reconciler's leader folds the rows into one a label, so there are never many. `read` sums what there is.
+They outlive the jobs that they count. Each change is inserted as a row in the transaction that it counts, so that
+transactions never wait for each other on a counter's row. The leader folds the rows into one per label.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ FOLD_ABOVE = 200  # rows
 
 @dataclass(frozen=True)
 class Sum:
-    """How many observations, and what they come to. Bytes have no count."""
+    """Number of observations and their sum; the count of `STORED` is 0."""
 
     count: int
     total: float
 
 
 def job_ended(session: Session, state: str, reason: str | None, result: Mapping[str, Any] | None) -> None:
-    """Call it in the transaction that ends the job."""
+    """Count an ended job and its training time. To be called in the transaction that ends the job."""
     _add(session, ENDED, f"{state}/{reason or ''}")
     seconds = (result or {}).get("training_seconds")
     if seconds is not None:
@@ -39,18 +39,18 @@ def job_ended(session: Session, state: str, reason: str | None, result: Mapping[
 
 
 def job_started(session: Session, waited_seconds: float) -> None:
-    """Call it in the transaction that claims a job for the first time."""
+    """Count a job's time in the queue. To be called in the transaction that claims the job for the first time."""
     _observe(session, WAITED, max(waited_seconds, 0.0))
 
 
 def stored(session: Session, kind: str, size_bytes: int) -> None:
-    """Files came, or went where `size_bytes` is negative: of `artifacts`, `checkpoints` or `datasets`."""
+    """Count stored bytes, or removed ones if negative; `kind` is `artifacts`, `checkpoints` or `datasets`."""
     if size_bytes:
         _add(session, STORED, kind, count=0, total=size_bytes)
 
 
 def read(session: Session) -> dict[str, dict[str, Sum]]:
-    """Sums by name and label."""
+    """The sums, by name and label."""
     query = select(Tally.name, Tally.label, func.sum(Tally.count), func.sum(Tally.total)).group_by(
         Tally.name, Tally.label
     )
@@ -61,7 +61,7 @@ def read(session: Session) -> dict[str, dict[str, Sum]]:
 
 
 def fold(session: Session) -> None:
-    """Replace many rows by one a label; readers see the rows before or the rows after, the sums are the same."""
+    """Replace the rows of each label by one, in the caller's transaction; the sums do not change for readers."""
     if (session.scalar(select(func.count()).select_from(Tally)) or 0) <= FOLD_ABOVE:
         return
     sums: dict[tuple[str, str], list[float]] = {}

@@ -1,4 +1,4 @@
-"""A job's curve: points to series, series to CSV, series to a picture. Metric events in, bytes out."""
+"""A job's curve: points to series, and series to CSV or a picture."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Series = dict[str, list[Point]]
 
 
 def to_series(points: Iterable[tuple[int, int, dict[str, float]]]) -> Series:
-    """(step, epoch, {name: value}) in order of time -> one list of points a name."""
+    """(step, epoch, {name: value}) in order of time -> one list of points per name."""
     series: Series = {}
     for step, epoch, values in points:
         for name, value in values.items():
@@ -22,7 +22,7 @@ def to_series(points: Iterable[tuple[int, int, dict[str, float]]]) -> Series:
 
 
 def thin(points: Sequence[Point], max_points: int) -> list[Point]:
-    """At most `max_points` of them, so that the first, the last, and each stretch's minimum and maximum stay."""
+    """Reduce `points` to at most `max_points`: the first, the last, and the minimum and maximum of equal stretches."""
     if len(points) <= max_points:
         return list(points)
     if max_points < 4:
@@ -37,7 +37,7 @@ def thin(points: Sequence[Point], max_points: int) -> list[Point]:
 
 
 def to_csv(series: Series) -> str:
-    """One line a step: step, epoch, then a column a name; empty where a name has no point at that step."""
+    """CSV with one line per step: step, epoch, then one column per name, empty if it has no point at that step."""
     names = sorted(series)
     table: dict[tuple[int, int], dict[str, float]] = {}
     for name in names:
@@ -52,19 +52,21 @@ def to_csv(series: Series) -> str:
 
 
 def draw(series: Series, title: str, formats: Sequence[str], empty: str = "no points yet") -> list[bytes]:
-    """The loss curve as a picture, once in each of `formats` (png, svg): losses over steps, accuracy on the right.
+    """Draw the loss curve (losses on the left axis, accuracy on the right, over steps); one file per format (png, svg).
 
-    A picture without a curve says `empty`. Draws on a sheet that the process keeps: one picture at a time."""
+    Without any points the picture shows the text `empty`. Draws on a figure that the process reuses, so it is not
+    thread-safe.
+    """
     from matplotlib import rc_context
 
     sheet = _sheet()
     sheet.fill(series, title, empty)
-    with rc_context({"svg.hashsalt": "gradq"}):  # the names inside an SVG: the same curve is the same bytes
+    with rc_context({"svg.hashsalt": "gradq"}):  # makes the ids inside an SVG, and so its bytes, reproducible
         return [sheet.render(format) for format in formats]
 
 
 class Sheet:
-    """Paper with both axes. To make them and their ticks anew would take as long as to draw what stands on them."""
+    """A reusable figure with both axes. Creating the axes and their ticks takes as long as drawing the curves."""
 
     def __init__(self) -> None:
         from matplotlib.figure import Figure
@@ -78,18 +80,19 @@ class Sheet:
         self.accuracy.set(ylabel="accuracy")
 
     def fill(self, series: Series, title: str, empty: str) -> None:
-        """Take away what the picture before has left, and plot."""
+        """Remove the previous picture's curves and plot these."""
         for axes in (self.losses, self.accuracy):
             for mark in (*axes.lines, *axes.texts, *([axes.legend_] if axes.legend_ else [])):
                 mark.remove()
             axes.relim()
             axes.set(xlim=(0, 1), ylim=(0, 1))
-            axes.set_autoscale_on(True)  # with the first point
+            axes.set_autoscale_on(True)  # takes effect with the first point
         for name, label, style in LOSSES:
             _plot(self.losses, series.get(name), label, style)
         _plot(self.accuracy, series.get("val_accuracy"), "validation accuracy", ACCURACY)
         self.accuracy.set(visible="val_accuracy" in series, ylim=(0, 1.02))
-        self.losses.set_title(title.replace("$", r"\$"), y=1.0)  # a bare $ would begin mathematics; a y saves a layout
+        # an unescaped $ starts math text; a fixed y saves matplotlib a layout pass
+        self.losses.set_title(title.replace("$", r"\$"), y=1.0)
         lines = [*self.losses.lines, *self.accuracy.lines]
         if lines:
             labels = [line.get_label() for line in lines]
@@ -99,7 +102,7 @@ class Sheet:
 
     def render(self, format: str) -> bytes:
         out = io.BytesIO()
-        self.figure.savefig(out, format=format, **HOW_TO_SAVE[format])
+        self.figure.savefig(out, format=format, **SAVE_OPTIONS[format])
         return out.getvalue()
 
 
@@ -118,8 +121,8 @@ LOSSES: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("train_loss", "training loss", {"color": "#1f5fa8", "marker": "o", "markersize": 3}),
     ("val_loss", "validation loss", {"color": "#d1572b", "marker": "o", "markersize": 3}),
 )
-HOW_TO_SAVE: dict[str, dict[str, Any]] = {
-    "png": {"pil_kwargs": {"compress_level": 1}},  # of 9: half the time, a quarter more bytes
+SAVE_OPTIONS: dict[str, dict[str, Any]] = {
+    "png": {"pil_kwargs": {"compress_level": 1}},  # of 9: half the time for a quarter more bytes
     "svg": {"metadata": {"Date": None}},
 }
 ACCURACY: dict[str, Any] = {"color": "#2a9d5c", "marker": "o", "markersize": 3, "linestyle": "--"}

@@ -1,4 +1,4 @@
-"""A job's log: lines in the order in which they were committed. `seq` grows by one a line, on the job's row."""
+"""A job's event log: lines in commit order. `seq` increases by one per line, from a counter on the job's row."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from shared.db.tables import EventRow, Job
 from shared.events import Level
 from shared.jobs.states import JobState
 
-TOGETHER = 5000  # lines whose points are read at a time
+READ_LINES = 5000  # lines whose points are read in one query
 
 
 @dataclass(frozen=True)
 class Line:
-    """One line for a job's log. A metric names its `series` and `step`."""
+    """One line to append to a job's log. A line of type `metric` has a `series` and a `step`."""
 
     type: str
     message: str
@@ -38,7 +38,7 @@ def now() -> datetime:
 
 @dataclass(frozen=True)
 class EventFilter:
-    """Lines of these types and levels, of all where none is named, between two cursors."""
+    """Selects lines by type and level (empty: all) between two cursors, both exclusive."""
 
     types: tuple[str, ...] = ()
     levels: tuple[str, ...] = ()
@@ -54,28 +54,29 @@ class EventFilter:
         return query.where(EventRow.level.in_(self.levels)) if self.levels else query
 
 
-EVERY = EventFilter()
+ALL_EVENTS = EventFilter()
 
 
-def events_of(session: Session, job_id: str, filter: EventFilter = EVERY, limit: int = 1000) -> list[EventRow]:
-    """The first `limit` of them."""
+def events_of(session: Session, job_id: str, filter: EventFilter = ALL_EVENTS, limit: int = 1000) -> list[EventRow]:
+    """The first `limit` matching lines, in order."""
     return list(session.scalars(filter.of(job_id).order_by(EventRow.seq).limit(limit)))
 
 
 def last_events_of(session: Session, job_id: str, filter: EventFilter, limit: int) -> list[EventRow]:
-    """The last `limit` of them, in order."""
+    """The last `limit` matching lines, in order."""
     return list(session.scalars(filter.of(job_id).order_by(EventRow.seq.desc()).limit(limit)))[::-1]
 
 
 def points_of(session: Session, job_id: str) -> Iterator[dict[str, Any]]:
-    """The job's curve: step, epoch, series and metrics of every metric event, in order.
+    """The job's curve: step, epoch, series and metrics of each metric event, in order.
 
-    Read as one text of many points at a time: as rows, a curve of 100 000 would take seconds.
+    The database joins the JSON of many points into one text, since reading a curve of 100 000 points row by row takes
+    seconds.
     """
     is_metric = (EventRow.job_id == job_id, EventRow.type == "metric")
     end = session.scalar(select(Job.last_seq).where(Job.id == job_id)) or 0
-    for first in range(0, end, TOGETHER):
-        here = (EventRow.seq > first, EventRow.seq <= first + TOGETHER)
+    for first in range(0, end, READ_LINES):
+        here = (EventRow.seq > first, EventRow.seq <= first + READ_LINES)
         points = (
             select(cast(EventRow.data, Text).label("text")).where(*is_metric, *here).order_by(EventRow.seq).subquery()
         )
@@ -88,7 +89,7 @@ def status_line(state: JobState, message: str, **data: Any) -> Line:
 
 
 def add_line(session: Session, job_id: str, line: Line, attempt: int | None = None) -> None:
-    """Append one line as part of a state change that holds the row's lock already."""
+    """Append one line. To be called in the transaction of a state change, which already holds the row's lock."""
     last, current = session.execute(
         update(Job)
         .where(Job.id == job_id)
@@ -100,6 +101,7 @@ def add_line(session: Session, job_id: str, line: Line, attempt: int | None = No
 
 
 def insert_lines(session: Session, job_id: str, attempt: int, first_seq: int, lines: Sequence[Line]) -> None:
+    """Insert lines with consecutive `seq`; a point of the curve that the log already has is skipped."""
     rows = [_row(job_id, attempt, first_seq + i, line) for i, line in enumerate(lines)]
     dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
     statement = dialect.insert(EventRow).on_conflict_do_nothing(index_elements=["job_id", "series", "step"])

@@ -1,4 +1,8 @@
-"""The job store as clients know it: submit, read, steer, delete. Each change comes with its line in the job's log."""
+"""The job store, as the API uses it: create, read, cancel, pause, resume, retry, edit, delete.
+
+Each change appends a line to the job's log in the same transaction. Functions that find no job raise NotFound; those
+that the job's state does not allow raise WrongState.
+"""
 
 from __future__ import annotations
 
@@ -21,11 +25,12 @@ ENDED = {JobState.FAILED: "the job failed", JobState.CANCELLED: "the job was can
 
 
 def new_id(prefix: str) -> str:
-    """A sortable id: time first, then chance (UUID version 7)."""
+    """A new id that sorts by time of creation (UUID version 7)."""
     return f"{prefix}_{uuid6.uuid7().hex}"
 
 
 def create(session: Session, spec: Work, reproduces: str | None = None, owner: str | None = None) -> Job:
+    """Insert a queued job. `reproduces` is the id of the job that it repeats; `owner` is None for anonymous access."""
     job = Job(
         id=new_id("job"),
         owner=owner,
@@ -51,30 +56,30 @@ def create(session: Session, spec: Work, reproduces: str | None = None, owner: s
 def get(session: Session, job_id: str) -> Job:
     job = session.get(Job, job_id)
     if job is None:
-        raise NotFound(f"there is no job {job_id}")
+        raise NotFound(f"job {job_id} not found")
     return job
 
 
 def check_owner(session: Session, job_id: str, visible_to: str | None) -> None:
-    """Raise NotFound for another's job, as for one that is not there. `visible_to` None: everybody's are there."""
+    """Raise NotFound for a job of another owner, as for a missing one. `visible_to` None allows all owners."""
     if visible_to is not None and session.scalar(select(Job.owner).where(Job.id == job_id)) != visible_to:
-        raise NotFound(f"there is no job {job_id}")
+        raise NotFound(f"job {job_id} not found")
 
 
 def attempts_of(session: Session, job_id: str) -> Sequence[Attempt]:
     return session.scalars(select(Attempt).where(Attempt.job_id == job_id).order_by(Attempt.number)).all()
 
 
-LIKE_JOBS = 200  # how far back `speeds_like` looks
+RECENT_JOBS = 200  # number of recent jobs that `speeds_like` reads
 
 
 def speeds_like(session: Session, spec: JobSpec, device: str) -> list[float]:
-    """The examples a second of finished jobs of late with the same net, gradients, data, batch size and device."""
+    """Examples per second of recent succeeded jobs with the same network, gradients, data, batch size and device."""
     query = (
         select(Job.spec, Job.result)
         .where(Job.kind == JobSpec.kind, Job.state == JobState.SUCCEEDED)
         .order_by(Job.id.desc())
-        .limit(LIKE_JOBS)
+        .limit(RECENT_JOBS)
     )
     asked = spec.to_json()
     same = ("architecture", "gradients", "verify", "dataset", "augment", "batch_size", "precision")
@@ -100,7 +105,7 @@ def artifact(session: Session, job_id: str, name: str) -> ArtifactRow:
 
 
 def request_cancel(session: Session, job_id: str) -> Job:
-    """Cancel a job that waits or is paused at once; leave the wish on a running one. A second wish changes nothing."""
+    """Cancel a queued or paused job at once; record the request on a running one. A repeated request has no effect."""
     job = lock_job(session, job_id)
     if job.state in (JobState.QUEUED, JobState.PAUSED):
         message = "cancelled before it started" if job.state == JobState.QUEUED else "cancelled while it was paused"
@@ -117,7 +122,7 @@ def request_cancel(session: Session, job_id: str) -> Job:
 
 
 def request_pause(session: Session, job_id: str) -> Job:
-    """Leave the wish on a running job. A second wish, or one for a paused job, changes nothing."""
+    """Record the request on a running job. A repeated request, or one for a paused job, has no effect."""
     job = lock_job(session, job_id)
     if status_of(job) == "running":
         job.pause_requested_at = now()
@@ -128,7 +133,7 @@ def request_pause(session: Session, job_id: str) -> Job:
 
 
 def resume(session: Session, job_id: str) -> Job:
-    """Queue a paused job again; take back a wish to pause that is not yet carried out."""
+    """Queue a paused job again, or withdraw a pause request that the worker has not carried out yet."""
     job = lock_job(session, job_id)
     if status_of(job) not in ("pausing", "paused"):
         raise wrong_state(job, "resume")
@@ -137,14 +142,14 @@ def resume(session: Session, job_id: str) -> Job:
         job.state = JobState.QUEUED
         add_line(session, job_id, status_line(JobState.QUEUED, "resumed; queued again"))
     else:
-        add_line(session, job_id, status_line(JobState.RUNNING, "the wish to pause was taken back"))
+        add_line(session, job_id, status_line(JobState.RUNNING, "pause request withdrawn"))
     return job
 
 
 def retry(session: Session, job_id: str) -> Job:
-    """Queue a job that failed or was cancelled again: attempts and log go on, from the last checkpoint if one is left.
+    """Queue a failed or cancelled job again; it resumes from its last checkpoint, if it has one.
 
-    Its files stay until those of its next end take their place.
+    It keeps its log and attempts. Its artifacts stay until it ends again and replaces them.
     """
     job = lock_job(session, job_id)
     if job.state not in (JobState.FAILED, JobState.CANCELLED):
@@ -158,7 +163,7 @@ def retry(session: Session, job_id: str) -> Job:
 
 
 def edit(session: Session, job: Job, wanted: dict[str, Any]) -> None:
-    """Give a job that `lock_job` returned another name, priority or labels, also in its spec; the log says what."""
+    """Change name, priority or labels, also in the spec, and log what changed. `job` must come from `lock_job`."""
     changed = {name: (old, new) for name, new in wanted.items() if (old := getattr(job, name)) != new}
     if not changed:
         return
@@ -175,17 +180,19 @@ def _text(value: Any) -> str:
 
 
 def lock_job(session: Session, job_id: str) -> Job:
-    """The row, locked: between a look at its state and the change that suits it, no worker moves it on. What this
-    session has read of it before is read again."""
+    """Lock the job's row (SELECT … FOR UPDATE) and return it, so that no worker changes its state meanwhile.
+
+    Values that the session has read before are refreshed.
+    """
     locked = select(Job).where(Job.id == job_id).with_for_update().execution_options(populate_existing=True)
     job = session.scalar(locked)
     if job is None:
-        raise NotFound(f"there is no job {job_id}")
+        raise NotFound(f"job {job_id} not found")
     return job
 
 
 def remove(session: Session, job_id: str) -> None:
-    """Delete a terminal job's rows. The caller must remove its files when that is committed."""
+    """Delete the rows of a job that has ended. The caller must remove its files after the commit."""
     job = lock_job(session, job_id)
     if job.state not in TERMINAL:
         raise wrong_state(job, "delete")
@@ -197,24 +204,24 @@ def remove(session: Session, job_id: str) -> None:
 
 
 def status_of(job: Job) -> str:
-    """What a client sees of the row's state and wishes."""
+    """The status shown to clients, from the row's state and its pending requests."""
     return shown_status(JobState(job.state), job.cancel_requested_at is not None, job.pause_requested_at is not None)
 
 
 def allowed_actions(job: Job) -> list[str]:
-    """What a client may do to it now."""
+    """The actions that a client may take on the job in its current status."""
     return [name for name in ALLOWED_ACTIONS[status_of(job)] if name != "reproduce" or job.kind == JobSpec.kind]
 
 
 def wrong_state(job: Job, action: str, why: str | None = None) -> WrongState:
-    """`why`: what stands in the way where it is not the status."""
+    """The error for an action that is not allowed; `why` replaces the reason if that is not the job's status."""
     status, allowed = status_of(job), allowed_actions(job)
     detail = f"{why or f'cannot {action} a job that is {status}'}; allowed now: {', '.join(allowed)}"
     return WrongState(detail, state=status, allowed=allowed)
 
 
 def stored_keys(session: Session, job_id: str) -> set[str]:
-    """The keys of all files of the job that a row names."""
+    """The keys of the job's artifacts and checkpoints."""
     return {
         key
         for table in (ArtifactRow, CheckpointRow)
@@ -223,5 +230,6 @@ def stored_keys(session: Session, job_id: str) -> set[str]:
 
 
 def bytes_of(session: Session, table: type[ArtifactRow | CheckpointRow], job_id: str) -> int:
-    """PostgreSQL's sum of bigints is a Decimal, and JSON text."""
+    """The total size of the job's artifacts or checkpoints, in bytes."""
+    # PostgreSQL sums bigints to a Decimal
     return int(session.scalar(select(func.sum(table.size_bytes)).where(table.job_id == job_id)) or 0)

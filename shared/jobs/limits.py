@@ -1,4 +1,4 @@
-"""How much one owner may have: jobs that wait, jobs that run. Where no token is asked for nobody is limited."""
+"""Limits per owner: queued jobs and running jobs. Anonymous jobs are not limited."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from shared.db.tables import Job
 from shared.errors import TooManyQueuedJobs
 from shared.jobs.states import JobState
 
-CLAIMS, QUEUED = 7470002, 7470003  # the classes of PostgreSQL's advisory locks; SQLite has one writer anyway
+CLAIMS, QUEUED = 7470002, 7470003  # classes of PostgreSQL advisory locks; SQLite has a single writer and needs none
 
 
 def check_queued(session: Session, owner: str | None, limit: int | None, more: int = 1) -> None:
-    """Raise TooManyQueuedJobs where `more` jobs would be beyond the limit. Holds until the transaction ends, whatever
-    others submit for the same owner meanwhile."""
+    """Raise TooManyQueuedJobs if `more` jobs would exceed the limit.
+
+    Locks the owner's queue until the transaction ends, so that concurrent submissions cannot exceed it together.
+    """
     if owner is None or limit is None:
         return
     _lock(session, QUEUED, owner)
@@ -28,19 +30,20 @@ def check_queued(session: Session, owner: str | None, limit: int | None, more: i
 
 
 def may_run_more(limit: int | None) -> list[ColumnElement[bool]]:
-    """The jobs whose owners have fewer running than the limit: conditions for a query of jobs."""
+    """Conditions for a query of jobs that exclude those of owners who have `limit` running jobs."""
     if limit is None:
         return []
     return [or_(Job.owner.is_(None), Job.owner.not_in(_at_limit(limit)))]
 
 
 def lock_claims(session: Session, limit: int | None) -> None:
-    """With a limit claims are made one after the other, else two at once could both take an owner's last place."""
+    """Serialize claims if there is a limit: two concurrent ones could both take an owner's last place."""
     if limit is not None:
         _lock(session, CLAIMS, "")
 
 
 def owners_at_limit(session: Session, limit: int | None) -> set[str]:
+    """The owners who have at least `limit` running jobs; none without a limit."""
     return set() if limit is None else set(session.scalars(_at_limit(limit)))
 
 

@@ -1,7 +1,7 @@
-"""The queue as workers know it: claim, renew, hand back, finish. Each change is one guarded statement.
+"""The job queue, as workers use it: claim, renew, release, finish. Each change is one guarded statement.
 
-A running job belongs to a `Lease` (job, attempt, token). Whoever writes for an attempt names its lease; when the row
-says otherwise the write does nothing and raises LeaseLost. Thus a worker that was given up for lost can do no harm.
+A running job belongs to a `Lease` (job, attempt, token). Each write for an attempt names its lease; if the row has
+another one, the write has no effect and raises LeaseLost. So a worker whose job was requeued cannot overwrite anything.
 """
 
 from __future__ import annotations
@@ -39,7 +39,10 @@ class Lease:
 
 
 def may_start() -> ColumnElement[bool]:
-    """It waits, and its backoff is over; one that ends later than any can is from before the clock was put back."""
+    """Condition for a job that can be claimed: it is queued, and its retry backoff is over.
+
+    A backoff that ends later than the longest possible one dates from before the clock was set back, and is ignored.
+    """
     ready = or_(
         Job.not_before.is_(None),
         Job.not_before <= database_now(),
@@ -48,8 +51,17 @@ def may_start() -> ColumnElement[bool]:
     return and_(Job.state == JobState.QUEUED, ready)
 
 
+def ahead_of(other: Any, job: Any) -> ColumnElement[bool]:
+    """Whether `other` is claimed before `job` if both are queued; each is a row or the table."""
+    return or_(
+        other.priority > job.priority,
+        and_(other.priority == job.priority, other.created_at < job.created_at),
+        and_(other.priority == job.priority, other.created_at == job.created_at, other.id < job.id),
+    )
+
+
 def waiting(session: Session, fits: Iterable[str], most: int, running_limit: int | None = None) -> int:
-    """How many jobs a slot that grants `fits` could claim now; not counted beyond `most`."""
+    """How many jobs a slot could claim now, counted up to `most`. `fits`: the requested devices that it can run."""
     claimable = (may_start(), Job.device.in_(list(fits)), *limits.may_run_more(running_limit))
     some = select(Job.id).where(*claimable).limit(most).subquery()
     return session.scalar(select(func.count()).select_from(some)) or 0
@@ -63,9 +75,10 @@ def claim(
     lease_seconds: float,
     running_limit: int | None = None,
 ) -> Job | None:
-    """Take the best queued job whose device wish is in `fits`: raise its attempt, write a lease. None: none waits.
+    """Claim the first queued job whose requested device is in `fits`; return None if there is none.
 
-    `running_limit`: how many jobs of one owner may run; those of an owner who has as many are passed over.
+    Increments the job's attempt and writes a lease. `running_limit` is the number of jobs that one owner may have
+    running; jobs of owners at the limit are skipped.
     """
     limits.lock_claims(session, running_limit)
     best = (
@@ -108,6 +121,7 @@ def lease_of(job: Job) -> Lease:
 
 
 def renew(session: Session, lease: Lease, lease_seconds: float, progress: dict[str, Any] | None = None) -> None:
+    """Extend the lease to `lease_seconds` from now and store the job's progress. Raises LeaseLost."""
     values: dict[str, Any] = {"lease_until": database_now(lease_seconds)}
     if progress is not None:
         values["progress"] = progress
@@ -115,7 +129,7 @@ def renew(session: Session, lease: Lease, lease_seconds: float, progress: dict[s
 
 
 def requested_stop(session: Session, lease: Lease) -> StopRequest | None:
-    """What somebody asked of the job, a cancel before a pause; LeaseLost when it is no longer this attempt's."""
+    """The pending request to stop the job, if any; a cancel takes precedence over a pause. Raises LeaseLost."""
     row = session.execute(select(Job.cancel_requested_at, Job.pause_requested_at).where(*_holds(lease))).one_or_none()
     if row is None:
         raise LeaseLost(f"job {lease.job_id}, attempt {lease.attempt}")
@@ -124,7 +138,7 @@ def requested_stop(session: Session, lease: Lease) -> StopRequest | None:
 
 
 def append(session: Session, lease: Lease, lines: Sequence[Line]) -> None:
-    """Append to the log in order. A point of the curve that already stands there is left out."""
+    """Append to the log in order; a point of the curve that the log already has is skipped. Raises LeaseLost."""
     if not lines:
         return
     last = session.scalar(
@@ -137,7 +151,7 @@ def append(session: Session, lease: Lease, lines: Sequence[Line]) -> None:
 
 
 def resume_point(session: Session, lease: Lease) -> tuple[list[CheckpointRow], int]:
-    """The job's checkpoints, newest first, and the last step of the curve that the log already holds (-1: none)."""
+    """The job's checkpoints, newest first, and the last step of the curve in the log (-1 if there is none)."""
     rows = session.scalars(
         select(CheckpointRow).where(CheckpointRow.job_id == lease.job_id).order_by(CheckpointRow.step.desc())
     ).all()
@@ -148,6 +162,7 @@ def resume_point(session: Session, lease: Lease) -> tuple[list[CheckpointRow], i
 
 
 def note_resumed(session: Session, lease: Lease, step: int) -> None:
+    """Record the step from which the attempt resumed. Raises LeaseLost."""
     _locked(session, lease)
     session.execute(
         update(Attempt)
@@ -159,7 +174,10 @@ def note_resumed(session: Session, lease: Lease, step: int) -> None:
 def add_checkpoint(
     session: Session, lease: Lease, file: StoredFile, step: int, epoch: int, keep_last: int
 ) -> list[str]:
-    """Record a stored checkpoint; return the keys of those that it replaces or that are beyond `keep_last`."""
+    """Record a stored checkpoint. Returns the keys of files to delete: replaced ones, and those beyond `keep_last`.
+
+    Raises LeaseLost.
+    """
     row = CheckpointRow(
         job_id=lease.job_id,
         step=step,
@@ -174,7 +192,7 @@ def add_checkpoint(
     query = select(CheckpointRow).where(CheckpointRow.job_id == lease.job_id)
     before = jobs.bytes_of(session, CheckpointRow, lease.job_id)
     replaced = session.scalar(query.where(CheckpointRow.step == step, CheckpointRow.key != file.key))
-    freed = [replaced.key] if replaced else []  # an earlier attempt's, at the same step
+    freed = [replaced.key] if replaced else []  # an earlier attempt's checkpoint at the same step
     session.merge(row)
     session.flush()
     for stale in session.scalars(query.order_by(CheckpointRow.step.desc()).offset(keep_last)).all():
@@ -195,13 +213,13 @@ def finish(
     progress: dict[str, Any] | None = None,
     files: Sequence[StoredFile] = (),
 ) -> None:
-    """End the job: its files, its last line and its state in one transaction."""
+    """End the job: write artifacts, last log line and terminal state in one transaction. Raises LeaseLost."""
     assert state in ALLOWED_MOVES[JobState.RUNNING] & TERMINAL
     lines = [Line("artifact", f"stored {f.name}", {"name": f.name, "size_bytes": f.size_bytes}) for f in files]
     level: Level = "error" if state is JobState.FAILED else "info"
     append(session, lease, [*lines, Line("status", message, {"status": state.value, "reason": reason}, level)])
     values: dict[str, Any] = {"state": state, "status_reason": reason, "finished_at": now()}
-    values["lease_token"] = None  # nobody holds it any more
+    values["lease_token"] = None
     if result is not None:
         values["result"] = result
     if progress is not None:
@@ -217,10 +235,11 @@ def finish(
 
 
 def release(session: Session, lease: Lease, message: str, outcome: str = "drained") -> JobState:
-    """The attempt stopped at a checkpoint, through no fault of its own: it costs none of `max_attempts`.
+    """End an attempt that stopped at a checkpoint on request; it does not count towards `max_attempts`.
 
-    The row says what follows, since a wish may have come or been taken back meanwhile: a cancel wins over a pause, a
-    pause over the queue.
+    Returns the job's new state. It is decided from the locked row, since a request may have been made or withdrawn
+    meanwhile: `cancelled` if a cancel is requested, else `paused` if a pause is requested, else `queued`.
+    Raises LeaseLost.
     """
     job = _locked(session, lease)
     if job.cancel_requested_at is not None:
@@ -234,7 +253,8 @@ def release(session: Session, lease: Lease, message: str, outcome: str = "draine
 
 
 def mark_lost(session: Session, lease: Lease, detail: str, cause: Cause = "worker_lost") -> JobState:
-    """The attempt died. Cancelled or paused if that was wished, failed after `max_attempts`, else queued again."""
+    """End an attempt that was lost. Returns the job's new state: `cancelled` if that was requested, `failed` after
+    `max_attempts`, `paused` if that was requested, else `queued` with a backoff. Raises LeaseLost."""
     job = _locked(session, lease)
     if job.cancel_requested_at is not None:
         _end_cancelled(session, lease)
@@ -257,9 +277,9 @@ def mark_lost(session: Session, lease: Lease, detail: str, cause: Cause = "worke
 
 
 def backoff_seconds(failures: int, cause: Cause = "worker_lost") -> float:
-    """At once after the first loss (most are deploys and evictions), then 5 s, 10 s, 20 s … 60 s.
+    """Seconds until the next attempt: 0 after the first loss (most are deploys and evictions), then 5, 10, 20, 40, 60.
 
-    A full disk is rarely empty a moment later: there the first wait is one of 5 s too.
+    After `disk_full` the first backoff is 5 s too, since a full disk rarely has room a moment later.
     """
     if failures <= 1 and cause != "disk_full":
         return 0.0
@@ -267,21 +287,21 @@ def backoff_seconds(failures: int, cause: Cause = "worker_lost") -> float:
 
 
 def expired_leases(session: Session, lease_seconds: float = 3600.0) -> list[Lease]:
-    """The leases that ran out: their workers are gone, or as good as.
+    """The leases that have expired: their workers are dead or cannot reach the database.
 
-    Nobody renews for much longer than `lease_seconds`: a lease that ends at ten times that dates from before the
-    database's clock was put back. Its worker, if it lives, renews it soon, so give it the time before you ask.
+    A lease that ends more than ten times `lease_seconds` from now dates from before the database's clock was set back
+    and counts as expired. If its worker is alive it will renew soon; callers should allow for that after a clock jump.
     """
     over = or_(Job.lease_until < database_now(), Job.lease_until > database_now(10 * lease_seconds))
     return [lease_of(job) for job in session.scalars(select(Job).where(Job.state == JobState.RUNNING, over))]
 
 
 def next_expiry(session: Session) -> datetime | None:
-    """When the first of the leases runs out, if nobody renews it; None: nothing runs."""
+    """When the first lease expires unless it is renewed; None if no job is running."""
     return session.scalar(select(func.min(Job.lease_until)).where(Job.state == JobState.RUNNING))
 
 
-# --- the statements that all of the above are made of -----------------------------------------------------------------
+# --- statements used by the functions above ---------------------------------------------------------------------------
 
 
 def _holds(lease: Lease) -> tuple[Any, ...]:
@@ -294,7 +314,7 @@ def _holds(lease: Lease) -> tuple[Any, ...]:
 
 
 def _locked(session: Session, lease: Lease) -> Job:
-    """The lease's row, locked until the transaction ends; LeaseLost when it is no longer the lease's."""
+    """The job's row, locked until the transaction ends. Raises LeaseLost if the lease is no longer valid."""
     job = session.scalar(select(Job).where(*_holds(lease)).with_for_update())
     if job is None:
         raise LeaseLost(f"job {lease.job_id}, attempt {lease.attempt}")
@@ -302,7 +322,7 @@ def _locked(session: Session, lease: Lease) -> Job:
 
 
 def _leave(session: Session, lease: Lease, state: JobState, line: Line, outcome: str, **values: Any) -> None:
-    """End the attempt and not the job: its last line and the row's new state in one transaction."""
+    """End the attempt but not the job: write its last log line and the job's new state in one transaction."""
     assert state in ALLOWED_MOVES[JobState.RUNNING] - TERMINAL
     append(session, lease, [line])
     _fenced(session, lease, update(Job).values(state=state, lease_token=None, lease_until=None, worker=None, **values))
@@ -315,13 +335,13 @@ def _end_cancelled(session: Session, lease: Lease) -> None:
 
 
 def _fenced(session: Session, lease: Lease, change: Update) -> None:
-    """Change the lease's row, or raise LeaseLost when it is no longer the lease's."""
+    """Update the job's row, or raise LeaseLost if the lease is no longer valid."""
     if _changed(session, change.where(*_holds(lease))) != 1:
         raise LeaseLost(f"job {lease.job_id}, attempt {lease.attempt}")
 
 
 def _changed(session: Session, statement: Update) -> int:
-    """Execute a write and return how many rows it wrote."""
+    """Execute an update and return the number of rows changed."""
     result = cast("CursorResult[Any]", session.execute(statement, execution_options={"synchronize_session": False}))
     return result.rowcount
 

@@ -1,5 +1,7 @@
-"""The states of a job, the moves between them, and what a client may do in each. The row holds one of these states;
-wishes (`cancelling`, `pausing`) are only shown."""
+"""The states of a job, the moves between them, and the actions allowed in each.
+
+The row holds one of these states. `cancelling` and `pausing` are only shown: a running job with a pending request.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,7 @@ ALLOWED_MOVES: dict[JobState, frozenset[JobState]] = {
     JobState.CANCELLED: frozenset({JobState.QUEUED}),
 }
 
-ALLOWED_ACTIONS: dict[str, tuple[str, ...]] = {  # by what a client sees; a refusal names them
+ALLOWED_ACTIONS: dict[str, tuple[str, ...]] = {  # by the status shown to clients; a refusal lists them
     "queued": ("cancel",),
     "running": ("cancel", "pause"),
     "cancelling": ("cancel",),
@@ -39,7 +41,7 @@ ALLOWED_ACTIONS: dict[str, tuple[str, ...]] = {  # by what a client sees; a refu
 
 
 def shown_status(state: JobState, cancel_requested: bool, pause_requested: bool = False) -> str:
-    """What a client sees: the state, or the wish that stands on a running row. A wish to cancel outweighs the other."""
+    """The status shown to clients: the state, or the pending request of a running job; a cancel takes precedence."""
     if state is JobState.RUNNING and cancel_requested:
         return "cancelling"
     if state is JobState.RUNNING and pause_requested:

@@ -1,1 +1,1 @@
-"""What a job may ask for: the spec, presets, and the estimate of its cost."""
+"""The job spec, its presets, and the estimate of a job's cost."""

@@ -1,7 +1,8 @@
-"""What a job will cost, before it is queued: parameters and steps to the unit, seconds and bytes to the order.
+"""Estimates a job's cost before it is queued: exact parameters and steps, seconds and bytes to an order of magnitude.
 
-Counts what a forward pass computes and keeps. A training step is taken for three forward passes: one there, and twice
-as much back. Knows no torch; tests hold the parameter counts against the nets that the trainer builds.
+Counts the operations of a forward pass and the values that it stores. A training step costs three forward passes, as
+backward takes twice the operations of forward. Does not import torch; tests compare the parameter counts with the
+models that the trainer builds.
 """
 
 from __future__ import annotations
@@ -27,17 +28,17 @@ from shared.spec.job_spec import (
 )
 
 FLOAT_BYTES = 4
-TRAIN_PASSES = 3  # of forward's work: one forward, one for the inputs' gradients, one for the weights'
+TRAIN_PASSES = 3  # in units of a forward pass: forward, gradients of the inputs, gradients of the weights
 
 
 @dataclass(frozen=True)
 class Pace:
-    """How fast a device was measured to be on nets of this size; one thread on the CPU."""
+    """Measured speed of a device on models of this size; on the CPU, of one thread."""
 
-    flops: float  # a second
-    bytes: float  # a second, through weights and optimizer state
-    step_seconds: float  # of a step that computes nothing
-    module_seconds: float  # and for each module of the net
+    flops: float  # per second
+    bytes: float  # per second, of weights and optimizer state
+    step_seconds: float  # constant overhead of a step
+    module_seconds: float  # additional overhead for each module of the model
 
 
 PACES = {
@@ -49,7 +50,7 @@ START_SECONDS = 0.5  # data, first step, files
 
 @dataclass(frozen=True)
 class Net:
-    """The cost of one network. `flops` and `cached` (numbers that backward needs) are those of one example."""
+    """The cost of a network. `flops` and `cached` (the number of values stored for backward) are per example."""
 
     parameters: int
     flops: float
@@ -59,6 +60,8 @@ class Net:
 
 @dataclass(frozen=True)
 class Estimate:
+    """`basis` is a text that says how `seconds` was derived."""
+
     parameters: int
     steps: int
     seconds: float
@@ -67,18 +70,21 @@ class Estimate:
 
 
 def estimate(spec: JobSpec, info: DatasetInfo, device: str, speeds: Sequence[float] = ()) -> Estimate:
-    """`speeds`: the examples a second of finished jobs like this one; they say more than any count."""
-    net = weigh(spec.architecture, info)
+    """Estimate the job on `device` (cpu or cuda).
+
+    `speeds` are the examples per second of similar finished jobs; if there are any, their median replaces the counts.
+    """
+    net = network_cost(spec.architecture, info)
     train, evaluated = examples_of(spec, info)
     steps = spec.epochs * -(-train // spec.batch_size)
     if speeds:
         per_second = statistics.median(speeds)
         done = "1 finished job" if len(speeds) == 1 else f"{len(speeds)} finished jobs"
-        basis = f"{per_second:.0f} examples a second, the median of {done} with this net, dataset and batch size"
+        basis = f"{per_second:.0f} examples per second, the median of {done} with this model, dataset and batch size"
         training = spec.epochs * train / per_second
     else:
         training = steps * _step_seconds(spec, net, PACES[device])
-        basis = "counted operations and bytes, at the pace that was measured"
+        basis = "counted operations and bytes, at the measured speed"
     forward = evaluated * net.flops / PACES[device].flops
     return Estimate(
         parameters=net.parameters,
@@ -90,7 +96,7 @@ def estimate(spec: JobSpec, info: DatasetInfo, device: str, speeds: Sequence[flo
 
 
 def examples_of(spec: JobSpec, info: DatasetInfo) -> tuple[int, int]:
-    """How many examples an epoch trains on, and how many forward passes of evaluation the whole job makes."""
+    """The number of training examples per epoch, and of examples evaluated over the whole job."""
     if isinstance(spec.validation, Fraction):
         held_out = round(info.train_examples * spec.validation.fraction)
         return info.train_examples - held_out, spec.epochs * held_out + info.test_examples
@@ -104,7 +110,8 @@ def _step_seconds(spec: JobSpec, net: Net, pace: Pace) -> float:
 
 
 def memory_bytes(spec: JobSpec, info: DatasetInfo, net: Net) -> int:
-    copies = 2 + _optimizer_copies(spec) + (1 if spec.checkpoint.keep_best else 0)  # weights, gradients, …, the best
+    """Bytes of weights, gradients, optimizer state, the best weights if kept, the data and one batch's activations."""
+    copies = 2 + _optimizer_copies(spec) + (1 if spec.checkpoint.keep_best else 0)
     channels, height, width = info.shape
     pixels = channels * height * width
     data = (info.train_examples + info.test_examples) * pixels
@@ -113,21 +120,22 @@ def memory_bytes(spec: JobSpec, info: DatasetInfo, net: Net) -> int:
 
 
 def _optimizer_copies(spec: JobSpec) -> int:
-    """Tensors of the size of the weights that the optimizer keeps."""
+    """The optimizer's state, in multiples of the weights' size."""
     if isinstance(spec.optimizer, Adam | AdamW):
         return 2
     return 1 if isinstance(spec.optimizer, Sgd) and spec.optimizer.momentum else 0
 
 
-# --- what a net weighs ------------------------------------------------------------------------------------------------
+# --- the cost of a network --------------------------------------------------------------------------------------------
 
 
-def weigh(architecture: Architecture, info: DatasetInfo) -> Net:
+def network_cost(architecture: Architecture, info: DatasetInfo) -> Net:
+    """The cost of this architecture on images of this dataset."""
     if isinstance(architecture, Torchvision):
-        return _weigh_torchvision(architecture.name, info)
+        return _torchvision_cost(architecture.name, info)
     parameters, flops, cached, modules = 0, 0.0, 0.0, 1
     channels, height, width = info.shape
-    extras = _layers_beside(architecture)
+    extras = _extra_layers(architecture)
     if isinstance(architecture, Cnn):
         for c_in, c_out in pairwise([channels, *architecture.channels]):
             weights = architecture.kernel**2 * c_in * c_out
@@ -151,8 +159,8 @@ def weigh(architecture: Architecture, info: DatasetInfo) -> Net:
     return Net(parameters + head + classes, flops + 2 * head, cached + classes, modules + 1)
 
 
-def _layers_beside(architecture: Linear | Mlp | Cnn) -> int:
-    """Layers that stand beside each hidden one: activation, batch normalization, dropout."""
+def _extra_layers(architecture: Linear | Mlp | Cnn) -> int:
+    """How many layers follow each hidden one: activation, batch normalization, dropout."""
     if isinstance(architecture, Linear):
         return 0
     return 1 + architecture.batch_norm + (architecture.dropout > 0)
@@ -160,14 +168,14 @@ def _layers_beside(architecture: Linear | Mlp | Cnn) -> int:
 
 @dataclass(frozen=True)
 class ZooNet:
-    """A net of torchvision's as it comes: 3 channels of 224 x 224 pixels, 1000 classes."""
+    """A torchvision model as published: 3 channels of 224 x 224 pixels, 1000 classes."""
 
     parameters: int
     flops: float
     cached: float
     modules: int
-    first: int  # weights of the first convolution a channel of the image
-    head: int  # inputs of the last layer
+    first: int  # weights of the first convolution, per channel of the image
+    head: int  # input features of the last layer
 
 
 ZOO_CHANNELS, ZOO_CLASSES, ZOO_SIDE = 3, 1000, 224
@@ -181,13 +189,15 @@ ZOO = {
     "convnext_tiny": ZooNet(28_589_128, 8.91e9, 27.3e6, 203, first=96 * 4 * 4, head=768),
     "vit_b_16": ZooNet(86_567_656, 33.7e9, 25.8e6, 152, first=768 * 16 * 16, head=768),
 }
-SMALL_RESNET_FIRST = 64 * 3 * 3  # a smaller first convolution,
-SMALL_RESNET_WORK = 16  # and no halving there or behind it, so that all that follows sees 4 x 4 times as many pixels
-PATCH = 16  # pixels, of vit_b_16: each patch has a place, and a place has `head` parameters
+# For small images a ResNet has a smaller first convolution and leaves out the first two halvings, so that all later
+# layers process 4 x 4 times as many pixels.
+SMALL_RESNET_FIRST = 64 * 3 * 3
+SMALL_RESNET_WORK = 16
+PATCH = 16  # side of a patch of vit_b_16 in pixels; each patch has a position embedding of `head` parameters
 
 
-def _weigh_torchvision(name: str, info: DatasetInfo) -> Net:
-    """The first layer takes the image's channels, the head gives its classes; the work grows with the pixels."""
+def _torchvision_cost(name: str, info: DatasetInfo) -> Net:
+    """Adapts the published numbers to the dataset's channels and classes, and scales the operations by the pixels."""
     net, (channels, height, width) = ZOO[name], info.shape
     small = max(height, width) <= SMALL_IMAGE
     parameters = net.parameters + (len(info.classes) - ZOO_CLASSES) * (net.head + 1)

@@ -1,4 +1,4 @@
-"""The job spec: what a client may ask for, with every default. Parsed at the border; behind it nobody checks again."""
+"""The job spec with all its fields and defaults. It is validated once, in the API; other code relies on that."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from shared.validation_errors import field_error
 MAX_NAME, MAX_LABELS = 128, 16
 MAX_SEED = 2**53 - 1  # the largest integer that every JSON reader keeps exact
 JOB_ID = r"^job_[0-9a-f]{32}$"
-SMALLEST, LARGEST = 1e-37, 1e30  # what is told of numbers that float32 takes for 0, or for infinity, would mislead
-SMALL_IMAGE = 64  # pixels: up to here a ResNet leaves its first two halvings out, and others enlarge the image
+SMALLEST, LARGEST = 1e-37, 1e30  # limits of numbers that float32 does not round to 0 or infinity
+SMALL_IMAGE = 64  # pixels: up to this size a ResNet omits its first two halvings, and other models enlarge the image
 DATASET_ID = r"^ds_[0-9a-f]{32}$"
 
 
 class Model(BaseModel):
-    # the text below a field is its description: in the OpenAPI document, and in the dashboard's form
+    # the text below a field is its description in the OpenAPI document and in the dashboard's form
     model_config = ConfigDict(
         extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
     )
 
 
 def short_form(value: Any) -> Any:
-    """`"mlp"` is short for `{"type": "mlp"}`."""
+    """Expand a name to an object: `"mlp"` is short for `{"type": "mlp"}`."""
     return {"type": value} if isinstance(value, str) else value
 
 
@@ -54,50 +54,49 @@ class Linear(Model):
 class Mlp(Model):
     """Fully connected layers with an activation between them.
 
-    Batch normalization stands between a layer's sum and its activation, dropout behind the activation."""
+    Batch normalization is applied before the activation, dropout after it."""
 
     type: Literal["mlp"] = "mlp"
     hidden: Annotated[list[Width], Field(min_length=1, max_length=16)] = [30]
     """units of each hidden layer"""
     activation: Activation = "relu"
-    """what stands behind each hidden layer"""
+    """activation function after each hidden layer"""
     dropout: Dropout = 0.0
-    """share of activations that is zeroed at each step of training"""
+    """probability that an activation is zeroed in a training step"""
     batch_norm: bool = False
-    """normalize each layer's sums over the batch"""
+    """normalize the inputs of each activation over the batch"""
 
 
 class Cnn(Model):
-    """Per entry of `channels`: convolution (same size), activation, 2x2 max-pooling; then fully connected layers.
+    """For each entry of `channels`: convolution (same size), activation, 2x2 max-pooling; then fully connected layers.
 
-    Batch normalization stands between a layer's sum and its activation, dropout behind the activation of each fully
-    connected layer."""
+    Batch normalization is applied before each activation, dropout after the activations of fully connected layers."""
 
     type: Literal["cnn"] = "cnn"
     channels: Annotated[list[Channels], Field(min_length=1, max_length=8)] = [16, 32]
-    """of each convolution; each one halves the image"""
+    """output channels of each convolution; the pooling after each one halves the image"""
     kernel: Literal[1, 3, 5, 7] = 3
-    """side of the convolutions' windows, in pixels"""
+    """side of the convolution kernels, in pixels"""
     hidden: Annotated[list[Width], Field(max_length=16)] = [64]
-    """units of each fully connected hidden layer; none: straight to the classes"""
+    """units of each fully connected hidden layer; if empty, the output layer follows the convolutions"""
     activation: Activation = "relu"
-    """what stands behind each hidden layer"""
+    """activation function after each convolution and each hidden layer"""
     dropout: Dropout = 0.0
-    """share of activations that is zeroed at each step of training"""
+    """probability that an activation is zeroed in a training step"""
     batch_norm: bool = False
-    """normalize each layer's sums over the batch"""
+    """normalize the inputs of each activation over the batch"""
 
 
 class Torchvision(Model):
-    """A network of torchvision's model zoo, untrained; first layer and head fitted to the dataset. Autograd only.
+    """A torchvision model, untrained, with the first and the last layer adapted to the dataset. Autograd only.
 
-    Small images: up to 64 pixels, a resnet begins as is usual for CIFAR, with a 3x3 convolution of stride 1 and without
-    the max-pooling after it. The other nets see smaller images enlarged to 64 pixels (bilinear), vit_b_16 in squares
-    whose side is a multiple of its patches' 16 pixels."""
+    For images of up to 64 pixels, a ResNet begins with a 3x3 convolution of stride 1 and has no max-pooling after it,
+    as is usual for CIFAR. The other models enlarge smaller images to 64 pixels (bilinear), vit_b_16 to squares whose
+    side is a multiple of its patch size, 16 pixels."""
 
     type: Literal["torchvision"] = "torchvision"
     name: TorchvisionName
-    """which of torchvision's nets"""
+    """name of the torchvision model"""
 
 
 Architecture = Annotated[Linear | Mlp | Cnn | Torchvision, Field(discriminator="type"), BeforeValidator(short_form)]
@@ -117,7 +116,7 @@ class NormalInit(Model):
 
     type: Literal["normal"] = "normal"
     std: Annotated[float, Field(gt=0, le=LARGEST)] = 1.0
-    """of the weights"""
+    """standard deviation"""
 
 
 class KaimingInit(Model):
@@ -136,17 +135,17 @@ Init = Annotated[
 class CrossEntropy(Model):
     type: Literal["cross_entropy"] = "cross_entropy"
     reduction: Literal["mean", "sum"] = "mean"
-    """over the examples of a batch; a sum takes steps that grow with the batch"""
+    """over the examples of a batch; with a sum, the step size grows with the batch size"""
 
 
 class ClampedCrossEntropy(Model):
-    """-log(clamp(p, clamp, 1)) of the true class, on the softmax's probabilities."""
+    """-log(clamp(p, clamp, 1)), where p is the softmax probability of the true class."""
 
     type: Literal["clamped_cross_entropy"] = "clamped_cross_entropy"
     reduction: Literal["mean", "sum"] = "mean"
-    """over the examples of a batch; a sum takes steps that grow with the batch"""
+    """over the examples of a batch; with a sum, the step size grows with the batch size"""
     clamp: Annotated[float, Field(ge=SMALLEST, lt=1)] = 1e-10
-    """lowest probability that the logarithm is taken of"""
+    """lower bound of the probability, applied before the logarithm"""
 
 
 Loss = Annotated[CrossEntropy | ClampedCrossEntropy, Field(discriminator="type"), BeforeValidator(short_form)]
@@ -156,7 +155,7 @@ Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Basic(Model):
-    """p -= lr * grad, by hand."""
+    """p -= lr * grad"""
 
     type: Literal["basic"] = "basic"
 
@@ -164,31 +163,31 @@ class Basic(Model):
 class Sgd(Model):
     type: Literal["sgd"] = "sgd"
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """share of the last step that the next one keeps"""
+    """share of the previous step that is added to the next one"""
     nesterov: bool = False
-    """look ahead by the momentum before each step"""
+    """use Nesterov momentum"""
     weight_decay: NonNegative = 0.0
-    """pull of every weight towards 0"""
+    """L2 penalty: weight_decay * p is added to the gradient of p"""
 
 
 class Adam(Model):
     type: Literal["adam"] = "adam"
     betas: Annotated[list[Beta], Field(min_length=2, max_length=2)] = [0.9, 0.999]
-    """how slowly the means of gradient and squared gradient follow"""
+    """decay rates of the running means of the gradient and of its square"""
     eps: Annotated[float, Field(ge=SMALLEST, le=LARGEST)] = 1e-8
-    """added to the divisor, against division by 0"""
+    """added to the denominator to avoid division by zero"""
     weight_decay: NonNegative = 0.0
-    """pull of every weight towards 0"""
+    """L2 penalty: weight_decay * p is added to the gradient of p"""
 
 
 class AdamW(Model):
     type: Literal["adamw"] = "adamw"
     betas: Annotated[list[Beta], Field(min_length=2, max_length=2)] = [0.9, 0.999]
-    """how slowly the means of gradient and squared gradient follow"""
+    """decay rates of the running means of the gradient and of its square"""
     eps: Annotated[float, Field(ge=SMALLEST, le=LARGEST)] = 1e-8
-    """added to the divisor, against division by 0"""
+    """added to the denominator to avoid division by zero"""
     weight_decay: NonNegative = 0.01
-    """pull of every weight towards 0, apart from the gradient"""
+    """decoupled weight decay: lr * weight_decay * p is subtracted from p in each step"""
 
 
 Optimizer = Annotated[Basic | Sgd | Adam | AdamW, Field(discriminator="type"), BeforeValidator(short_form)]
@@ -202,25 +201,25 @@ class ConstantSchedule(Model):
 
 
 class CosineSchedule(Model):
-    """Up from 0 in a line over `warmup_epochs`, then down to 0 along half a cosine."""
+    """Linear warm-up from 0 over `warmup_epochs`, then half a cosine down to 0."""
 
     type: Literal["cosine"] = "cosine"
     warmup_epochs: NonNegative = 0.0
-    """epochs of the way up"""
+    """length of the warm-up, in epochs"""
 
 
 class StepSchedule(Model):
-    """Times `gamma` after every `every_epochs` epochs."""
+    """Multiplies the learning rate by `gamma` after every `every_epochs` epochs."""
 
     type: Literal["step"] = "step"
     every_epochs: Annotated[int, Field(ge=1)] = 10
-    """epochs between two steps"""
+    """epochs between two changes"""
     gamma: Annotated[float, Field(gt=0, le=1)] = 0.1
-    """factor of each step"""
+    """factor of each change"""
 
 
 class OneCycleSchedule(Model):
-    """lr/25 up to `lr` over the first 30 % of the steps, then down to lr/250 000, both along half a cosine."""
+    """From lr/25 to `lr` over the first 30 % of the steps, then to lr/250 000, each along half a cosine."""
 
     type: Literal["onecycle"] = "onecycle"
 
@@ -232,52 +231,52 @@ Schedule = Annotated[
 ]
 
 
-# --- augment: drawn anew for each example of each epoch, from a generator of its own ----------------------------------
+# --- augment: random per example and epoch, from a separate generator -------------------------------------------------
 
 
 class Shift(Model):
-    """Moved by up to `pixels` to each side, along both axes."""
+    """Shifts the image by up to `pixels` in each direction, along both axes."""
 
     type: Literal["shift"] = "shift"
     pixels: Annotated[int, Field(ge=1, le=64)] = 2
-    """furthest way"""
+    """largest shift, in pixels"""
 
 
 class Rotate(Model):
-    """Turned by up to `degrees` either way, around the middle."""
+    """Rotates the image by up to `degrees` in either direction, around its centre."""
 
     type: Literal["rotate"] = "rotate"
     degrees: Annotated[float, Field(gt=0, le=180)] = 10.0
-    """furthest turn"""
+    """largest angle, in degrees"""
 
 
 class Flip(Model):
-    """Left and right swapped, with `probability`."""
+    """Flips the image horizontally with `probability`."""
 
     type: Literal["flip"] = "flip"
     probability: Annotated[float, Field(gt=0, le=1)] = 0.5
-    """share of the images"""
+    """probability that an image is flipped"""
 
 
 class Crop(Model):
-    """Padded with black by `padding` on each side, then a window of the image's own size cut out anywhere."""
+    """Pads the image with black by `padding` on each side, then crops a random window of the original size."""
 
     type: Literal["crop"] = "crop"
     padding: Annotated[int, Field(ge=1, le=64)] = 4
-    """pixels"""
+    """width of the padding, in pixels"""
 
 
 Augmentation = Annotated[Shift | Rotate | Flip | Crop, Field(discriminator="type"), BeforeValidator(short_form)]
 
 
-# --- validation, checkpoint, early stopping, checks in flight ---------------------------------------------------------
+# --- validation, checkpoint, early stopping, initial weights, gradient verification -----------------------------------
 
 
 class Fraction(Model):
-    """This share of the training split is held out."""
+    """Hold out a share of the training split."""
 
     fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    """share that is held out, drawn from the seed"""
+    """share that is held out; the seed decides which examples"""
 
 
 Validation = Annotated[
@@ -288,41 +287,41 @@ Validation = Annotated[
 
 class Checkpointing(Model):
     every_seconds: Annotated[float, Field(gt=0)] | None = 30.0
-    """seconds between two; left out, the clock does not count"""
+    """seconds between two checkpoints; null: no checkpoints by time"""
     every_epochs: Annotated[int, Field(ge=1)] | None = None
-    """epochs between two; left out, epochs do not count"""
+    """epochs between two checkpoints; null: no checkpoints by epoch"""
     keep_last: Annotated[int, Field(ge=1, le=100)] = 2
-    """how many; older ones are removed"""
+    """number of checkpoints to keep; older ones are deleted"""
     keep_best: bool = True
-    """also keep the weights of the best validation, as best.safetensors"""
+    """also keep the weights of the best validation result, as best.safetensors"""
 
 
 class EarlyStopping(Model):
     """Stop when `metric` has not improved by more than `min_delta` for `patience_epochs` epochs."""
 
     metric: Literal["val_loss", "val_accuracy", "train_loss"] = "val_loss"
-    """what has to improve"""
+    """metric that has to improve"""
     patience_epochs: Annotated[int, Field(ge=1)] = 5
-    """epochs without improvement before the end"""
+    """epochs without improvement after which training stops"""
     min_delta: NonNegative = 0.0
-    """least change that counts"""
+    """smallest change that counts as an improvement"""
 
 
 class InitFrom(Model):
-    """Begin with the weights that another job ended with."""
+    """Start from the final weights of another job."""
 
     job: Annotated[str, Field(pattern=JOB_ID)]
-    """id of a job that has succeeded, with the same net"""
+    """id of a succeeded job with the same architecture"""
 
 
 class Verify(Model):
-    """Hold the hand-written gradients against autograd every so many steps of the training itself."""
+    """Compare the manual gradients with autograd's during training, every `every_steps` steps."""
 
     every_steps: Annotated[int, Field(ge=1)] = 100
-    """steps between two checks"""
+    """steps between two comparisons"""
 
 
-NO_CONTROLS = r"^[^\x00-\x1f\x7f]*$"  # PostgreSQL stores no NUL, and a terminal should survive a list of names
+NO_CONTROLS = r"^[^\x00-\x1f\x7f]*$"  # PostgreSQL cannot store NUL, and control characters can garble a terminal
 LabelKey = Annotated[str, Field(min_length=1, max_length=64, pattern=NO_CONTROLS)]
 LabelValue = Annotated[str, Field(max_length=512, pattern=NO_CONTROLS)]
 Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME, pattern=NO_CONTROLS)]
@@ -333,34 +332,34 @@ DatasetName = Annotated[
 
 
 class Work(Model):
-    """What every job says, whatever it does: on which data, with which net, from which seed, where, how urgently."""
+    """The fields common to all kinds of jobs."""
 
     kind: ClassVar[str]
 
     name: Name = ""
-    """what people call the job; left out, it is made of the other fields"""
+    """display name of the job; by default generated from the other fields"""
     dataset: DatasetName = "digits"
-    """what is trained on: a built-in dataset, or the id of an uploaded one"""
+    """name of a built-in dataset, or id of an uploaded one"""
     init: Init = PytorchInit()
-    """where the weights begin, drawn from the seed"""
+    """distribution of the initial weights, drawn from the seed"""
     loss: Loss = CrossEntropy()
-    """what training makes small"""
+    """loss function"""
     seed: Annotated[int, Field(ge=0, le=MAX_SEED)] = Field(default_factory=lambda: secrets.randbelow(MAX_SEED + 1))
-    """where all chance comes from; left out, it is drawn"""
+    """seed of all random numbers; by default random"""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """what the job runs on; auto: on whatever is free first"""
+    """device to run on; auto: the first that is free"""
     max_seconds: Annotated[float, Field(gt=0, le=30 * 86_400)] = 86_400.0
-    """longest time of one attempt"""
+    """time limit of one attempt, in seconds"""
     max_attempts: Annotated[int, Field(ge=1, le=20)] = 3
-    """attempts before the job is given up when workers are lost"""
+    """number of lost attempts after which the job fails"""
     priority: Priority = 50
-    """who waits with a higher one goes first"""
+    """queued jobs with a higher priority start first"""
     labels: Annotated[dict[LabelKey, LabelValue], Field(max_length=MAX_LABELS)] = {}
-    """pairs to find the job by"""
+    """key-value pairs by which jobs can be filtered"""
 
     @classmethod
     def parse(cls, body: Any, find_dataset: FindDataset = DATASETS.get) -> Self:
-        """Check a request body; raise InvalidSpec with every wrong field at once."""
+        """Validate a request body. Raises InvalidSpec, which names every wrong field."""
         if not isinstance(body, dict):
             raise InvalidSpec([FieldError("", "object_type", f"must be a JSON object, got {type(body).__name__}")])
         try:
@@ -381,7 +380,7 @@ class Work(Model):
 
     @classmethod
     def _unknown_names(cls, body: dict[str, Any], find_dataset: FindDataset) -> list[FieldError]:
-        """Named beside what else is wrong: names that are text, and of nothing that is there."""
+        """Errors for names that do not exist, to be reported together with pydantic's errors."""
         dataset = body.get("dataset")
         return [_no_such_dataset(dataset)] if isinstance(dataset, str) and find_dataset(dataset) is None else []
 
@@ -389,7 +388,7 @@ class Work(Model):
         return self.model_dump(mode="json")
 
     def conflicts(self, info: DatasetInfo) -> list[FieldError]:
-        """What is right field by field and wrong together, or wrong for this dataset."""
+        """Errors of fields that are valid alone, but not in combination or for this dataset."""
         raise NotImplementedError
 
     def generated_name(self) -> str:
@@ -397,48 +396,48 @@ class Work(Model):
 
 
 class JobSpec(Work):
-    """One training job. Two equal specs (seed included) on one build and thread count end with the same weights."""
+    """A training job. Equal specs, including the seed, on the same build and thread count give identical weights."""
 
     kind: ClassVar[str] = "training"
 
     preset: Annotated[str, Field(json_schema_extra={"enum": [*PRESETS]})] | None = None
-    """an experiment of the article: it fills the fields that are left out"""
+    """an experiment of the reference article; fills in the fields that are not given"""
     architecture: Architecture = Mlp()
-    """which net is trained"""
+    """model to train"""
     gradients: Literal["autograd", "manual"] = "autograd"
-    """by PyTorch, or by the chain rule written out by hand (linear, mlp, cnn)"""
+    """computed by PyTorch's autograd, or by hand-written backward passes (linear, mlp, cnn)"""
     verify: Verify | None = None
-    """hold gradients by hand against autograd's during the training"""
+    """compare manual gradients with autograd's during training"""
     init_from: InitFrom | None = None
-    """begin with the weights of another job"""
+    """start from the final weights of another job"""
     optimizer: Optimizer = Sgd()
-    """how gradients become steps"""
+    """rule by which gradients update the weights"""
     lr: Annotated[float, Field(gt=0, le=LARGEST)] = 0.1
-    """learning rate: how far each step goes along the gradient"""
+    """learning rate"""
     schedule: Schedule = ConstantSchedule()
-    """how the learning rate moves during the training"""
+    """how the learning rate changes during training"""
     epochs: Annotated[int, Field(ge=1, le=10_000)] = 5
     """passes over the training split"""
     batch_size: Annotated[int, Field(ge=1, le=65_536)] = 64
-    """examples of one step"""
+    """examples per step"""
     validation: Validation = Fraction()
-    """what is held out to validate on: a share of the training split, or the test split, as tutorials do"""
+    """validation data: a share of the training split, or the test split, as in many tutorials"""
     augment: Annotated[list[Augmentation], Field(max_length=8)] = []
-    """changes to the training images, drawn anew each epoch, in this order"""
+    """random changes to the training images, applied in this order"""
     precision: Literal["fp32", "bf16"] = "fp32"
-    """of the products; bf16 takes half the bits, by autocast"""
+    """precision of matrix products and convolutions; bf16 uses autocast"""
     devices: Annotated[int, Field(ge=1, le=64)] = 1
-    """how many of them; this version takes 1"""
+    """number of devices; this version supports 1"""
     deterministic: bool = True
-    """only algorithms that give the same bits each time"""
+    """use only algorithms that give identical bits on every run"""
     checkpoint: Checkpointing = Checkpointing()
-    """where a stopped job goes on from"""
+    """when to write checkpoints, from which a stopped job resumes"""
     early_stopping: EarlyStopping | None = None
-    """end when nothing improves any more"""
+    """stop before the last epoch when a metric no longer improves"""
 
     @classmethod
     def _filled(cls, body: dict[str, Any]) -> dict[str, Any]:
-        """The body over its preset's fields: a preset is nothing but a set of values that need not be typed."""
+        """The body merged over its preset's fields."""
         preset = PRESETS.get(body["preset"]) if isinstance(body.get("preset"), str) else None
         return body if preset is None else {**preset.spec, **body}
 
@@ -463,12 +462,12 @@ class JobSpec(Work):
             detail = "batch normalization needs 2 examples to have a variance; got 1"
             wrong.append(FieldError("/batch_size", "conflict", detail))
         if self.devices > 1:
-            detail = "one job over several devices is in the contract, but this version does not build it; set it to 1"
+            detail = "this version does not implement training on several devices; set it to 1"
             wrong.append(FieldError("/devices", "not_built", detail))
         if self.gradients == "manual":
             wrong += self._manual_conflicts()
         elif self.verify is not None:
-            detail = "checks hand-written gradients; set gradients to 'manual', or leave verify out"
+            detail = "verifies manual gradients; set gradients to 'manual', or leave verify out"
             wrong.append(FieldError("/verify", "conflict", detail))
         if isinstance(self.schedule, CosineSchedule) and self.schedule.warmup_epochs >= self.epochs:
             detail = f"must be less than epochs = {self.epochs}, got {self.schedule.warmup_epochs:g}"
@@ -478,7 +477,7 @@ class JobSpec(Work):
             moved = step.pixels if isinstance(step, Shift) else step.padding if isinstance(step, Crop) else 0
             if moved >= size:
                 field = "pixels" if isinstance(step, Shift) else "padding"
-                detail = f"moves the image out of sight: {self.dataset} is {size} pixels wide, got {moved}"
+                detail = f"must be less than the image's size: {self.dataset} is {size} pixels wide, got {moved}"
                 wrong.append(FieldError(f"/augment/{i}/{field}", "conflict", detail))
         return wrong
 
@@ -488,16 +487,16 @@ class JobSpec(Work):
         before = PRESETS[name].continues
         if before is None or self.init_from is not None:
             return []
-        detail = f"this preset goes on from {before}; name a finished job of it"
+        detail = f"this preset continues {before}; give the id of a finished job of that preset"
         return [FieldError("/init_from/job", "missing", detail)]
 
     def _manual_conflicts(self) -> list[FieldError]:
         wrong = []
         if isinstance(self.architecture, Torchvision):
-            detail = "torchvision nets have no hand-written backward pass; set gradients to 'autograd'"
+            detail = "torchvision models have no manual backward pass; set gradients to 'autograd'"
             wrong.append(FieldError("/gradients", "conflict", detail))
         if self.precision != "fp32":
-            detail = "gradients by hand are computed in fp32; set precision to 'fp32', or gradients to 'autograd'"
+            detail = "manual gradients are computed in fp32; set precision to 'fp32', or gradients to 'autograd'"
             wrong.append(FieldError("/precision", "conflict", detail))
         return wrong
 
@@ -506,20 +505,21 @@ class JobSpec(Work):
 
 
 class GradientCheckSpec(Work):
-    """A job that trains nothing: gradients by hand against autograd's and finite differences, in float64."""
+    """A gradient check: compares manual gradients with autograd's and with finite differences, in float64, without
+    training."""
 
     kind: ClassVar[str] = "gradient_check"
 
     architecture: ManualArchitecture = Mlp()
-    """which net is looked at"""
+    """model to check"""
     batches: Annotated[int, Field(ge=1, le=1_000)] = 3
-    """batches that are compared"""
+    """number of batches to compare"""
     batch_size: Annotated[int, Field(ge=1, le=1_024)] = 8
-    """examples of each"""
+    """examples per batch"""
     finite_differences: bool = True
-    """also compare with the slope between two nearby points"""
+    """also compare with finite differences"""
     samples: Annotated[int, Field(ge=1, le=100_000)] = Field(
-        25, description="elements of each parameter that finite differences are taken at, drawn from the seed"
+        25, description="elements of each parameter to compare with finite differences, drawn from the seed"
     )
 
     def conflicts(self, info: DatasetInfo) -> list[FieldError]:
@@ -537,16 +537,18 @@ class GradientCheckSpec(Work):
 
 
 class WalkSpec(Work):
-    """A job that trains nothing: one batch on its way through a linear or two-layer net and back, number by number.
+    """A walk: one batch forward and backward through a linear or two-layer network, with all intermediate values.
 
-    Every stage is computed by hand and by PyTorch, in float64."""
+    Every stage is computed by hand and by PyTorch, in float64, without training."""
 
     kind: ClassVar[str] = "walk"
 
-    architecture: WalkArchitecture = Field(Mlp(), description="an mlp has one hidden layer here, and nothing beside it")
+    architecture: WalkArchitecture = Field(
+        Mlp(), description="an mlp must have one hidden layer, without dropout or batch normalization"
+    )
     init_from: InitFrom | None = None
     batch_size: Annotated[int, Field(ge=1, le=64)] = 8
-    batch: Annotated[int, Field(ge=1)] = Field(1, description="which of the batches that the seed's order begins with")
+    batch: Annotated[int, Field(ge=1)] = Field(1, description="number of the batch, from 1, in the seed's order")
 
     def conflicts(self, info: DatasetInfo) -> list[FieldError]:
         wrong = self._net_conflicts()
@@ -564,13 +566,13 @@ class WalkSpec(Work):
             return []
         refused = []
         if len(net.hidden) > 1:
-            detail = f"a walk goes through one hidden layer; got {len(net.hidden)}"
+            detail = f"a walk needs exactly one hidden layer; got {len(net.hidden)}"
             refused.append(FieldError("/architecture/hidden", "conflict", detail))
         if net.dropout:
-            detail = f"a walk has no dropout on its way; leave it out, got {net.dropout:g}"
+            detail = f"a walk does not support dropout; leave it out, got {net.dropout:g}"
             refused.append(FieldError("/architecture/dropout", "conflict", detail))
         if net.batch_norm:
-            detail = "a walk has no batch normalization on its way; leave it out"
+            detail = "a walk does not support batch normalization; leave it out"
             refused.append(FieldError("/architecture/batch_norm", "conflict", detail))
         return refused
 
@@ -582,7 +584,7 @@ KINDS: dict[str, type[Work]] = {model.kind: model for model in (JobSpec, Gradien
 
 
 def architecture_conflicts(architecture: Any, info: DatasetInfo) -> list[FieldError]:
-    """Whether the net can take images of this size."""
+    """Errors of an architecture that cannot process images of this size."""
     smallest = min(info.shape[1:])
     if isinstance(architecture, Cnn):
         halvings = len(architecture.channels)
@@ -596,8 +598,8 @@ def architecture_conflicts(architecture: Any, info: DatasetInfo) -> list[FieldEr
 
 
 def needs_two_examples(architecture: Architecture, info: DatasetInfo) -> bool:
-    """Whether some batch normalization sees one value an example: of a batch of one it could take no variance."""
-    if isinstance(architecture, Torchvision):  # the others are given images that end as several pixels
+    """Whether a batch normalization layer gets a single value per example, which has no variance in a batch of one."""
+    if isinstance(architecture, Torchvision):  # other models get images large enough to end as several pixels
         halvings = 3 if max(info.shape[1:]) <= SMALL_IMAGE else 5
         return architecture.name.startswith("resnet") and min(info.shape[1:]) <= 2**halvings
     return not isinstance(architecture, Linear) and architecture.batch_norm and bool(architecture.hidden)
@@ -606,10 +608,10 @@ def needs_two_examples(architecture: Architecture, info: DatasetInfo) -> bool:
 def _no_such_preset(name: str) -> FieldError:
     guess = difflib.get_close_matches(name, PRESETS, n=1)
     hint = f"; did you mean '{guess[0]}'?" if guess else f"; there are: {', '.join(PRESETS)}"
-    return FieldError("/preset", "not_found", f"there is no preset '{name[:80]}'{hint}")
+    return FieldError("/preset", "not_found", f"unknown preset '{name[:80]}'{hint}")
 
 
 def _no_such_dataset(name: str) -> FieldError:
     guess = difflib.get_close_matches(name, DATASETS, n=1)
     hint = f"; did you mean '{guess[0]}'?" if guess else f"; built in: {', '.join(DATASETS)}"
-    return FieldError("/dataset", "not_found", f"there is no dataset '{name[:80]}'{hint}")
+    return FieldError("/dataset", "not_found", f"unknown dataset '{name[:80]}'{hint}")

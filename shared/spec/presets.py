@@ -1,4 +1,4 @@
-"""Presets: the reference article's experiments as specs, beside the figures that the article printed.
+"""Presets: the reference article's experiments as specs, with the figures that the article printed.
 
 The article ("Constructing a Neural Network to Classify Handwritten Digits", 2023) trains on all 60 000 images of MNIST
 and validates on the test split, in batches of 64; its printed loss is the mean over batches of a batch's summed loss.
@@ -12,9 +12,9 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Preset:
-    """`spec` fills a body's fields, which the body may still override. `article`: what the article printed.
+    """`spec` has default values for a request body's fields; `article` has the figures that the article printed.
 
-    A preset that goes on from another's weights names it in `continues`; the body then has to say `init_from`.
+    `continues` is the preset whose final weights this one starts from; the body must then have `init_from`.
     """
 
     name: str
@@ -29,8 +29,8 @@ _SUMMED: dict[str, Any] = {"type": "clamped_cross_entropy", "reduction": "sum", 
 _LINEAR_NORMAL: dict[str, Any] = {"architecture": "linear", "init": {"type": "normal", "std": 1.0}}
 _BASIC: dict[str, Any] = {"optimizer": "basic", "lr": 1.0}
 
-# The article's hand-written gradient is (p - onehot) / N, without regard to the clamp in the loss that it prints: that
-# is the gradient of plain cross-entropy's mean, and the reason why this run learns where the next one is stuck.
+# The article's manual gradient is (p - onehot) / N, which ignores the clamp in the loss that it prints: that is the
+# gradient of the mean of plain cross-entropy, and the reason why this run learns and the autograd run is stuck.
 _MEAN: dict[str, Any] = {"type": "cross_entropy", "reduction": "mean"}
 
 _MANUAL_ON = [
@@ -54,27 +54,27 @@ PRESETS: dict[str, Preset] = {
         ),
         Preset(
             name="article/manual-linear-continued",
-            description="the same net, going on for 20 epochs",
+            description="the same model, continued for 20 epochs",
             spec={**_COMMON, **_LINEAR_NORMAL, **_BASIC, "gradients": "manual", "loss": _MEAN, "epochs": 20},
             article={"val_accuracy": _MANUAL_ON},
             continues="article/manual-linear",
         ),
         Preset(
             name="article/autograd-linear",
-            description="the same net with autograd of the summed, clamped loss: stuck, since a clamped example "
-            "teaches nothing and a sum takes steps 64 times larger than a mean",
+            description="the same model with autograd of the summed, clamped loss: stuck, since a clamped example "
+            "contributes zero gradient, and the steps of a sum are 64 times those of a mean",
             spec={**_COMMON, **_LINEAR_NORMAL, **_BASIC, "gradients": "autograd", "loss": _SUMMED, "epochs": 20},
             article={"first_val_accuracy": 0.3074, "last_val_accuracy": 0.3113},
         ),
         Preset(
             name="article/basic-optimizer",
-            description="the linear net from PyTorch's initial weights, autograd of the summed loss, p -= 1.0 * grad",
+            description="the linear model from PyTorch's initial weights, autograd of the summed loss, p -= 1.0 * grad",
             spec={**_COMMON, **_BASIC, "architecture": "linear", "loss": _SUMMED, "epochs": 20},
             article={"untrained_accuracy": 0.0883, "first_val_accuracy": 0.6968, "last_val_accuracy": 0.7470},
         ),
         Preset(
             name="article/sgd",
-            description="the linear net with torch.optim.SGD at lr 1.0, going on for 20 epochs",
+            description="the linear model with torch.optim.SGD at lr 1.0, continued for 20 epochs",
             spec={**_COMMON, "architecture": "linear", "loss": _SUMMED, "optimizer": "sgd", "lr": 1.0, "epochs": 20},
             article={"first_val_accuracy": 0.5626, "last_val_accuracy": 0.5772},
             continues="article/basic-optimizer",

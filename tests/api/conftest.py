@@ -138,7 +138,7 @@ class Hands:
             "free_slots": 1,
             "draining": False,
             "devices": {"kinds": ["cpu"], "slots": [{"kind": "cpu", "name": "cpu", "uuid": None}]},
-            "version": "0.1.0",
+            "version": "0.2.0",
             "started_at": joblog.now(),
         }
         with self.services.database.write() as session:

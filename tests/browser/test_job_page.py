@@ -257,7 +257,7 @@ class TestChanges:
         visit(page, job)
         service.http.delete(f"/v1/jobs/{job['id']}")
         page.keyboard.press("r")
-        expect(page.locator(".toast.bad")).to_contain_text("there is no job")
+        expect(page.locator(".toast.bad")).to_contain_text("not found")
         expect(page.locator(".notices")).to_contain_text("This job has been deleted")
 
     def test_a_refusal_is_told_in_the_service_s_own_words(self, page: Page, finished, complaints: Complaints) -> None:

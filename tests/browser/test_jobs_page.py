@@ -378,7 +378,7 @@ class TestSteering:
 
         page.route("**/v1/jobs/bulk", overtake)
         page.get_by_role("button", name="Cancel").click()
-        expect(page.get_by_role("alert")).to_contain_text("there is no job")
+        expect(page.get_by_role("alert")).to_contain_text("not found")
 
     def test_jobs_are_compared_in_twos_to_twelves(self, page: Page, mine) -> None:
         jobs = [mine(name=f"compared {number}", **QUICK) for number in range(2)]

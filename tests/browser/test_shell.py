@@ -139,8 +139,8 @@ def test_what_is_not_there_is_a_page_for_people_and_a_problem_for_programs(
 ) -> None:
     complaints.expect("404")
     page.goto("/jobs/job_0")
-    expect(page.get_by_role("heading", level=1)).to_have_text("There is nothing here")
-    expect(page.locator("main")).to_contain_text("there is no job job_0")
+    expect(page.get_by_role("heading", level=1)).to_have_text("Not found")
+    expect(page.locator("main")).to_contain_text("job job_0 not found")
     answer = service.http.get("/jobs/job_0", headers={"Accept": "application/json"})
     assert (answer.status_code, answer.headers["Content-Type"]) == (404, "application/problem+json")
 

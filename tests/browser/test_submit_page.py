@@ -172,7 +172,7 @@ class TestChecks:
         complaints.expect("422")
         open_form(page, preset="article/manual-linear-continued")
         expect(page.locator("#verdict")).to_have_text("1 field is wrong")
-        expect(error_of(page, "/init_from")).to_contain_text("goes on from article/manual-linear")
+        expect(error_of(page, "/init_from")).to_contain_text("this preset continues article/manual-linear")
 
     def test_a_label_that_stands_twice_is_said_and_not_sent(self, page: Page) -> None:
         open_form(page)

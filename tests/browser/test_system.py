@@ -108,7 +108,7 @@ def tell_of_a_worker(service: Service, **facts: Any) -> None:
     memory = [{"device": "cpu", "used_bytes": 3_000_000_000, "total_bytes": 64_000_000_000}]
     memory += [{"device": gpu["name"], "used_bytes": 12_000_000_000, "total_bytes": 80_000_000_000} for gpu in gpus]
     devices = {"kinds": ["cpu", "cuda"], "slots": gpus, "memory": memory}
-    told = {"host": "gpu-host", "pid": 4711, "slots": 2, "free_slots": 1, "draining": False, "version": "0.1.0"}
+    told = {"host": "gpu-host", "pid": 4711, "slots": 2, "free_slots": 1, "draining": False, "version": "0.2.0"}
     worker = Worker(id=TOLD_WORKER, devices=devices, started_at=datetime.now(UTC), **{**told, **facts})
     database = Database(f"sqlite:///{service.state / 'gradq.db'}")
     with database.write() as session:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
 import json
 import re
 import subprocess
@@ -95,6 +97,19 @@ def test_a_service_is_checked_or_ends_by_itself(name: str) -> None:
     assert all(seconds(check[key]) > 0 for key in DURATIONS)
     assert check["retries"] > 0
     assert not re.search(r"\b(curl|wget)\b", json.dumps(check["test"])), "the slim image has neither"
+
+
+@every_service
+def test_what_a_healthcheck_imports_exists(name: str) -> None:
+    """An import that fails would make the container unhealthy, which only a started container would show."""
+    test = WITH_GPU[name].get("healthcheck", {}).get("test", [])
+    if test[1:3] != ["python", "-c"]:
+        return
+    imports = [node for node in ast.walk(ast.parse(test[3])) if isinstance(node, ast.ImportFrom)]
+    for imported in imports:
+        module = importlib.import_module(str(imported.module))
+        assert all(hasattr(module, alias.name) for alias in imported.names), ast.unparse(imported)
+    assert imports or name == "api"
 
 
 @every_service

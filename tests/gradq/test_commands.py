@@ -313,7 +313,7 @@ def test_a_preset_is_listed_submitted_and_shown_beside_the_article(gradq, api):
 def test_a_preset_that_goes_on_names_what_is_missing(gradq):
     result = gradq("submit", "--preset", "article/sgd")
     assert result.exit_code == 2
-    assert "init_from.job: this preset goes on from article/basic-optimizer" in result.stderr
+    assert "init_from.job: this preset continues article/basic-optimizer" in result.stderr
 
 
 # --- reproduce, check -------------------------------------------------------------------------------------------------

@@ -95,7 +95,7 @@ def test_in_a_terminal_a_bar_follows_the_upload(gradq, monkeypatch, tmp_path: Pa
 def test_what_is_not_there_is_said_for_each(gradq):
     result = gradq("datasets", "rm", "ds_0", "digits")
     assert result.exit_code == 1
-    assert "ds_0: there is no dataset ds_0" in result.stderr
+    assert "ds_0: dataset ds_0 not found" in result.stderr
     assert "`gradq datasets` lists the datasets" in result.stderr
     assert "digits: digits is built in" in result.stderr
 

@@ -83,9 +83,9 @@ esac"""
 @pytest.mark.parametrize(
     ("says", "words"),
     [
-        ("NewConnectionError: Temporary failure in name resolution", "is there a network?"),
+        ("NewConnectionError: Temporary failure in name resolution", "check the network connection"),
         ("OSError: [Errno 28] No space left on device", "the disk is full"),
-        ("something else", "pip could not install"),
+        ("something else", "pip failed to install"),
     ],
 )
 def test_pip_that_fails_is_explained(install, tmp_path: Path, says, words):

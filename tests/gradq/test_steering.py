@@ -27,7 +27,7 @@ def test_one_that_is_refused_does_not_keep_the_others_from_it(gradq, api):
     assert result.exit_code == 1
     assert result.stdout.split()[:2] == [waiting, "cancelled"]
     assert f"gradq: {done}: cannot cancel a job that is succeeded" in result.stderr
-    assert "gradq: job_0: there is no job job_0" in result.stderr
+    assert "gradq: job_0: job job_0 not found" in result.stderr
 
 
 def test_outcomes_as_json_have_a_job_or_a_problem_each(gradq, api):

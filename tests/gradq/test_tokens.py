@@ -117,7 +117,7 @@ def test_the_table_says_whose_and_until_when(api, token) -> None:
         (("create", "x", "--expires", "soon"), "no span"),
         (("create", "x", "--expires", "2020-01-01"), "over already"),
         (("create", "x", "--scope", "root"), "'root'"),
-        (("revoke", "desktop"), "there is no token desktop"),
+        (("revoke", "desktop"), "token desktop not found"),
     ],
 )
 def test_what_cannot_be_done_is_said_with_the_reason(api, token, arguments, says) -> None:

@@ -1,4 +1,4 @@
-"""Addresses are shown without what nobody may read, wherever it stands in them."""
+"""URLs are shown with their passwords and keys hidden, wherever these are in the URL."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.addresses import has_password, stays_here, without_secrets
+from shared.addresses import has_password, is_local, without_secrets
 
 
 @pytest.mark.parametrize(
@@ -36,9 +36,9 @@ def test_no_password_that_a_url_can_hold_shows(password: str) -> None:
 
 
 def test_where_an_address_leads() -> None:
-    assert stays_here("redis://127.0.0.1:1/0")
-    assert stays_here("redis+socket:///run/b.sock")
-    assert not stays_here("redis://127.0.0.1.evil.example")
-    assert not stays_here("redis://localhost.evil.example")
+    assert is_local("redis://127.0.0.1:1/0")
+    assert is_local("redis+socket:///run/b.sock")
+    assert not is_local("redis://127.0.0.1.evil.example")
+    assert not is_local("redis://localhost.evil.example")
     assert has_password("redis://:x@h")
     assert not has_password("redis://x@h")

@@ -1,4 +1,4 @@
-"""No key leaves the artifact store: whatever is made of characters either lies below its root, or is refused."""
+"""No key points outside the artifact store: any text either names a file below its root, or is refused."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SECRET = b"what lies beside the store"
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ArtifactStore]:
-    """A store of one file, in a folder with a secret beside it and one above."""
+    """A store with one file, in a folder with a secret next to it and one above."""
     folder = tmp_path_factory.mktemp("around")
     (folder / "secret").write_bytes(SECRET)
     (folder / "beside").mkdir()
@@ -45,11 +45,11 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ArtifactStore]:
 @example(key="job_1//a")
 @example(key="./job_1")
 @example(key="\udcff")
-def test_a_key_lies_below_the_root_or_is_refused(store: ArtifactStore, key: str) -> None:
+def test_a_key_is_below_the_root_or_is_refused(store: ArtifactStore, key: str) -> None:
     try:
         path = store.local_path(key)
     except ValueError as error:
-        assert "no key of the artifact store" in str(error)
+        assert "not a valid key of the artifact store" in str(error)
         return
     assert path is not None
     root = Path(store.root)
@@ -72,13 +72,13 @@ def test_no_call_of_the_store_takes_a_key_that_leaves_it(store: ArtifactStore, t
         lambda: store.remove_folder(key),
     ]
     for call in calls:
-        with pytest.raises(ValueError, match="no key of the artifact store"):
+        with pytest.raises(ValueError, match="not a valid key of the artifact store"):
             call()
     assert store.has("job_1/1/a")
 
 
 @given(name=KEYS)
-def test_a_name_that_is_no_plain_name_makes_no_key_of_another_job(name: str) -> None:
+def test_a_name_with_path_parts_makes_no_key_of_another_job(name: str) -> None:
     try:
         key = checked(artifact_key("job_1", 1, name))
     except ValueError:

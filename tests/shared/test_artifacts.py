@@ -1,4 +1,4 @@
-"""The artifact store, in a folder and in memory: what is put is whole, what is removed is gone."""
+"""The artifact store, in a folder and in memory: files are stored whole, and removed completely."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def source(tmp_path: Path) -> Path:
 
 
 def lying(store: ArtifactStore) -> list[str]:
-    """The keys of all files that lie in the store."""
+    """The keys of all files in the store."""
     root = store.root.rstrip("/")
     return sorted(path.removeprefix(root).lstrip("/") for path in store.fs.find(root)) if store.fs.exists(root) else []
 
@@ -47,7 +47,7 @@ def test_what_is_put_comes_back_byte_for_byte(store: ArtifactStore, source: Path
     assert (tmp_path / "back").read_bytes() == CONTENT
     with store.open(key) as opened:
         assert opened.read() == CONTENT
-    assert lying(store) == [key]  # and nothing beside it
+    assert lying(store) == [key]  # and nothing else
     assert source.exists()
 
 
@@ -79,9 +79,9 @@ def test_a_put_that_fails_leaves_nothing_under_the_name(
     monkeypatch.undo()
     assert "job_1/1/a" not in lying(store)
     assert "job_1/1/before" in lying(store)
-    store.put("job_1/1/a", source)  # and the next one is not disturbed
+    store.put("job_1/1/a", source)  # the next one succeeds
     store.remove_job("job_1")
-    assert lying(store) == []  # whatever the failed one left is swept with its job
+    assert lying(store) == []  # files of failed uploads are removed with the job
 
 
 def test_a_file_that_is_not_there_is_an_os_error(store: ArtifactStore, tmp_path: Path) -> None:
@@ -91,7 +91,7 @@ def test_a_file_that_is_not_there_is_an_os_error(store: ArtifactStore, tmp_path:
         store.open("job_1/1/nothing")
 
 
-def test_removing_takes_one_file_and_one_that_is_gone_is_no_error(store: ArtifactStore, source: Path) -> None:
+def test_remove_deletes_one_file_and_ignores_a_missing_one(store: ArtifactStore, source: Path) -> None:
     store.put("job_1/1/a", source)
     store.put("job_1/1/b", source)
     store.remove("job_1/1/a")

@@ -1,4 +1,4 @@
-"""The audit log on both databases: no change without its row, no row without its change."""
+"""The audit log on both databases: a change and its row are committed together."""
 
 from __future__ import annotations
 

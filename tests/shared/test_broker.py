@@ -1,4 +1,4 @@
-"""The doorbell: a ring is one message on a real server, and never costs a client its answer when there is none."""
+"""The doorbell message: one message on a real server; without a server, requests are still answered."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from support.waiting import wait_for
 
 from shared.broker import DOORBELL, QUEUE, Broker, redis_url
 
-PATIENCE = 5.0  # on a busy machine; Celery's own settings would go on trying for much longer
+PATIENCE = 5.0  # seconds on a busy machine; with Celery's defaults it would retry for much longer
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def test_a_ring_leaves_one_message_that_carries_no_job(server: Server) -> None:
 
 
 def test_a_ring_is_heard_by_the_worker_s_own_task(server: Server) -> None:
-    """The task that the bell names is registered under that name in the queue that workers read."""
+    """The message's task is registered under that name, in the queue that workers read."""
     import worker.tasks
 
     assert worker.tasks.doorbell.name == DOORBELL
@@ -50,7 +50,7 @@ def test_a_ring_is_heard_by_the_worker_s_own_task(server: Server) -> None:
 
 
 @pytest.mark.parametrize("place", ["missing socket", "dead socket", "closed port"])
-def test_a_broker_that_is_away_is_no_error_and_costs_no_long_wait(tmp_path: Path, place: str) -> None:
+def test_an_unreachable_broker_is_not_an_error_and_does_not_block_for_long(tmp_path: Path, place: str) -> None:
     url = f"redis+socket://{tmp_path}/s" if place != "closed port" else f"redis://127.0.0.1:{free_port()}/0"
     if place == "dead socket":
         with socket.socket(socket.AF_UNIX) as left_behind:
@@ -78,7 +78,7 @@ def test_a_server_that_came_back_is_rung_again_by_the_same_broker(server: Server
 
 
 @pytest.mark.parametrize("known", [False, True], ids=["not yet connected", "connected"])
-def test_a_frozen_server_keeps_nobody_waiting(server: Server, known: bool) -> None:
+def test_a_frozen_server_does_not_block_the_caller(server: Server, known: bool) -> None:
     broker = Broker(server.url)
     if known:
         assert broker.ring()

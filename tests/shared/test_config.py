@@ -1,4 +1,4 @@
-"""Settings: what is not set has the contract's default, what is set wrongly is named, secrets stay out of sight."""
+"""Settings: defaults as in the contract, errors that name each wrong setting, and secrets that are not shown."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_nothing_needs_to_be_set() -> None:
     assert settings.allow_anonymous is None
 
 
-def test_everything_lies_below_the_state_folder_that_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_all_paths_are_below_the_named_state_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("GRADQ_STATE_DIR", str(tmp_path))
     settings = Settings.from_env()
     assert settings.datasets_dir == tmp_path / "data"
@@ -187,7 +187,7 @@ def test_passwords_do_not_show_when_settings_are_printed(monkeypatch: pytest.Mon
 
 
 def test_the_state_folder_is_for_its_user_alone(settings: Settings) -> None:
-    assert not settings.state_dir.exists()  # reading settings makes nothing
+    assert not settings.state_dir.exists()  # reading settings creates nothing
     settings.make_state_dir()
     assert settings.state_dir.stat().st_mode & 0o777 == 0o700
     settings.state_dir.chmod(0o755)

@@ -1,4 +1,4 @@
-"""The keys of requests on both databases: one holder, one answer, and none for ever."""
+"""Idempotency keys on both databases: one claim, one stored response, and an expiry."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def claim(database: Database, key: str = "k", fingerprint: str = "f") -> Claim |
 
 
 def move_until(database: Database, seconds: float, key: str = "k") -> None:
-    """Let `until` lie so many seconds from now."""
+    """Set `until` to this many seconds from now."""
     change = update(IdempotencyKey).where(IdempotencyKey.key == key).values(until=database_now(seconds))
     write(database, lambda session: session.execute(change.execution_options(synchronize_session=False)))
 
@@ -65,7 +65,7 @@ def test_of_many_who_claim_a_key_at_the_same_moment_one_gets_it(database: Databa
 def test_a_claim_that_ran_out_is_anybody_s_and_its_holder_settles_nothing(database: Database) -> None:
     first = claim(database)
     move_until(database, -1)
-    second = claim(database, fingerprint="g")  # nothing was done under the key, so it may stand for something else
+    second = claim(database, fingerprint="g")  # the first request had no effect, so the key may be used for another
     assert isinstance(second, Claim)
     assert not write(database, idempotency.settle, first, FIRST)
     write(database, idempotency.release, first)
@@ -137,9 +137,9 @@ def test_an_answer_is_kept_for_a_day_and_swept_after_it(database: Database) -> N
     )
     assert until == "young"
     move_until(database, -1, "old")
-    move_until(database, -1, "stale")  # its holder may be slow, and is in nobody's way
+    move_until(database, -1, "stale")  # its request may be slow, and blocks no other
     move_until(database, -DAY - 1, "forgotten")
-    assert isinstance(claim(database, "old", "something else"), Claim)  # its time was over, swept or not
+    assert isinstance(claim(database, "old", "something else"), Claim)  # it had expired, swept or not
     move_until(database, -DAY - 1, "old")
     write(database, idempotency.sweep)
     assert keys(database) == ["stale", "under way", "young"]

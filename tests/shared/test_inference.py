@@ -1,4 +1,4 @@
-"""Predictions without torch: PNG of every kind as Pillow reads it, sizes, the rule for pixels, the command alone."""
+"""Predictions without torch: PNGs of every kind compared with Pillow, resizing, pixel ranges, and the command alone."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def chunk(name: bytes, content: bytes) -> bytes:
 def png(
     samples: np.ndarray, colour: int, depth: int, filters: list[int], extra: bytes = b"", interlace: int = 0
 ) -> bytes:
-    """(h,w,samples) as a PNG whose rows use `filters` in turn: written here, since Pillow writes few of the kinds."""
+    """Encode (h,w,samples) as a PNG whose rows use `filters` in turn; Pillow writes only a few of the kinds."""
     height, width, count = samples.shape
     bits = np.unpackbits(samples.astype(">u2").view(np.uint8).reshape(height, width, count, 2), axis=3)[
         ..., 16 - depth :
@@ -50,7 +50,7 @@ def png(
         above = row
     header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, interlace)
     packed = zlib.compress(out)
-    data = chunk(b"IDAT", packed[:20]) + chunk(b"IDAT", packed[20:])  # in two parts, as large files are
+    data = chunk(b"IDAT", packed[:20]) + chunk(b"IDAT", packed[20:])  # in two parts, as in large files
     return inference.SIGNATURE + chunk(b"IHDR", header) + extra + data + chunk(b"IEND", b"")
 
 
@@ -80,7 +80,7 @@ def test_a_png_of_every_kind_and_filter_is_read_as_pillow_reads_it(colour, depth
         bytes(np.random.default_rng(1).integers(0, 256, 3 * 2**depth, dtype=np.uint8)) if colour == PALETTE else b""
     )
     content = png(drawn(colour, depth), colour, depth, filters, chunk(b"PLTE", palette) if palette else b"")
-    # of 16 bits, Pillow keeps the upper 8, but for grey alone
+    # Pillow keeps the upper 8 of 16 bits, except for grey
     tolerance = 1 / 255 if depth == 16 and colour != GREY else 1e-6
     expected = by_pillow(content)
     if (colour, depth) == (GREY_ALPHA, 16):
@@ -113,20 +113,20 @@ class TestRefused:
         [
             (b"GIF89a", "not a PNG"),
             (b"", "not a PNG"),
-            (good[:40], "cut short"),
-            (good[:-20], "cut short"),
+            (good[:40], "truncated"),
+            (good[:-20], "truncated"),
             (good[:60] + b"?" + good[61:], "checksum"),
             (png(drawn(GREY, 8), GREY, 8, [0], interlace=1), "Adam7"),
             (png(drawn(PALETTE, 4), PALETTE, 4, [0], chunk(b"PLTE", b"\0\0\0")), "palette"),
             (good[:8] + chunk(b"IHDR", struct.pack(">IIBBBBB", 7, 11, 5, 0, 0, 0, 0)) + good[33:], "header"),
             (
                 good[:8] + chunk(b"IHDR", struct.pack(">IIBBBBB", 1 << 20, 1 << 20, 8, 0, 0, 0, 0)) + good[33:],
-                "at most",
+                "the limit is",
             ),
-            (good[:8] + chunk(b"IHDR", struct.pack(">IIBBBBB", 99, 99, 8, 0, 0, 0, 0)) + good[33:], "cut short"),
+            (good[:8] + chunk(b"IHDR", struct.pack(">IIBBBBB", 99, 99, 8, 0, 0, 0, 0)) + good[33:], "truncated"),
         ],
     )
-    def test_what_is_no_png_is_refused_by_name(self, content, words):
+    def test_a_file_that_is_not_a_png_is_refused_with_the_reason(self, content, words):
         with pytest.raises(Refused, match=words):
             read_png(content)
 
@@ -159,7 +159,9 @@ class TestSizes:
             fitted(red, (2, 2, 2))
 
     def test_what_is_transparent_is_black_and_inverted_too(self):
-        clear = np.zeros((2, 2, 4), np.float32)  # a drawing's ground: black strokes on it need white paper below
+        clear = np.zeros(
+            (2, 2, 4), np.float32
+        )  # the background of a drawing: black strokes on it need white below them
         assert fitted(clear, (1, 2, 2)).max() == 0
         assert fitted(clear, (1, 2, 2), invert=True).max() == pytest.approx(0, abs=1e-6)
         stroke = np.array([[[0, 0, 0, 1.0]]], np.float32)
@@ -186,10 +188,10 @@ class TestPixels:
         ("images", "words"),
         [
             (np.zeros((3, 3)), r"\(1, 2, 3\) or \(2, 3\), got \(3, 3\)"),
-            ([[1, 2], [1]], "not all of one size"),
+            ([[1, 2], [1]], "different sizes"),
             ([[None, 1, 1], [1, 1, 1]], "numbers, got object"),
             ([["a", "b", "c"], ["a", "b", "c"]], "must be numbers"),
-            ([[0, 17, 0], [0, 0, 0]], "from 0 to 16, got 0 to 17"),
+            ([[0, 17, 0], [0, 0, 0]], "between 0 and 16, got 0 to 17"),
             ([[0, -1, 0], [0, 0, 0]], "got -1 to 0"),
             ([[0, 1.5, 0], [0, 0, 0]], "between 0 and 1, got 0 to 1.5"),
             ([[0, math.nan, 0], [0, 0, 0]], "between 0 and 1"),
@@ -276,7 +278,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A model beside a copy of the file, and two pictures."""
+    """A folder with a model, a copy of the file, and two pictures."""
     (tmp_path / "predict.py").write_bytes(Path(inference.__file__).read_bytes())
     (tmp_path / "model.json").write_text(json.dumps(description(LINEAR)))
     save_file(WEIGHTS, tmp_path / "model.safetensors")
@@ -310,7 +312,7 @@ class TestCommand:
         run = subprocess.run(command, capture_output=True, text=True, timeout=150)
         assert (run.returncode, run.stdout.split("\t")[1]) == (0, "a")
 
-    def test_a_file_that_is_no_png_is_named_and_no_traceback(self, folder):
+    def test_a_file_that_is_not_a_png_is_named_without_a_traceback(self, folder):
         (folder / "no.png").write_text("hello")
         for name, words in (("no.png", "no.png: not a PNG file"), ("gone.png", "gone.png")):
             run = alone(folder, name)

@@ -1,4 +1,4 @@
-"""The log: an accident's traceback shows where it happened, and not what the variables there held."""
+"""Logging: a traceback shows where the error occurred, but no values of variables."""
 
 from __future__ import annotations
 

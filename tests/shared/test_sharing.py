@@ -1,5 +1,5 @@
-"""What is in `shared` is shared: each module is used by at least two of api, worker and gradq, directly or through
-others of `shared`. A module with one user belongs to that user."""
+"""Each module of `shared` is used by at least two of api, worker and gradq, directly or through other modules of
+`shared`. A module with one user belongs to that user."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 SIDES = ("api", "worker", "gradq")
-EVERYWHERE = {"shared", "shared.db.migrations.env"}  # the root package; what alembic starts by itself
+EVERYWHERE = {"shared", "shared.db.migrations.env"}  # the root package; Alembic's entry point
 
 
 def modules() -> dict[str, Path]:

@@ -1,4 +1,4 @@
-"""Tokens on both databases: found by their text alone, as long as they are good; nothing of the text is kept."""
+"""Tokens on both databases: found by their text while they are valid; the text itself is not stored."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_a_token_is_found_by_its_text_and_says_whose_it_is(database: Database) -
 def test_the_text_is_random_and_only_the_hash_of_its_secret_is_kept(database: Database) -> None:
     text = token_for(database, "alice")
     prefix, number, secret = text.split("_", 2)
-    (row,) = read(database, tokens.all_of_them)
+    (row,) = read(database, tokens.list_all)
     assert (prefix, row.id) == ("gq", f"tok_{number}")
     assert len(secret) == 43, "32 bytes, as base64 has them"
     assert row.sha256 == hashlib.sha256(secret.encode()).hexdigest()
@@ -49,7 +49,7 @@ def test_a_secret_with_underscores_is_whole(database: Database, monkeypatch: pyt
 @pytest.mark.parametrize(
     "text", ["", "gq", "gq_", "gq__", "gq_\x00_x", "gq_%_x", "gq_١_x", "\ud800", "gq_a_\ud800", "gq_" + "a" * 10_000]
 )
-def test_what_is_no_token_is_unknown_however_it_is_spelled(database: Database, text: str) -> None:
+def test_text_that_is_not_a_token_is_an_unknown_token(database: Database, text: str) -> None:
     with pytest.raises(TokenInvalid):
         find(database, text)
 
@@ -63,8 +63,8 @@ def test_a_token_is_good_until_its_time_is_over(database: Database) -> None:
         find(database, text)
     with database.look() as connection:
         assert not tokens.is_good(connection, id_of(text))
-    assert not read(database, tokens.somebody_may)
-    assert not read(database, tokens.named, "t")
+    assert not read(database, tokens.any_good)
+    assert not read(database, tokens.name_in_use, "t")
 
 
 def test_a_revoked_token_is_refused_and_the_others_are_not(database: Database) -> None:
@@ -73,8 +73,8 @@ def test_a_revoked_token_is_refused_and_the_others_are_not(database: Database) -
     with pytest.raises(TokenRevoked):
         find(database, one)
     assert find(database, other).owner == "alice"
-    assert read(database, tokens.somebody_may)
-    states = {token.name: tokens.state_of(token) for token in read(database, tokens.all_of_them)}
+    assert read(database, tokens.any_good)
+    states = {token.name: tokens.state_of(token) for token in read(database, tokens.list_all)}
     assert states == {"one": "revoked", "other": "good"}
 
 
@@ -99,6 +99,6 @@ def test_use_is_noted_as_exactly_as_a_minute(database: Database) -> None:
     assert find(database, text).stale
     write(database, tokens.note_use, id_of(text))
     assert not find(database, text).stale
-    (row,) = read(database, tokens.all_of_them)
+    (row,) = read(database, tokens.list_all)
     assert row.last_used_at is not None
     assert abs(now() - row.last_used_at) < timedelta(minutes=1)

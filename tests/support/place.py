@@ -16,7 +16,7 @@ from support.store import claim, point, running, write
 from gradq.backup import OF_THE_MOMENT, rows
 from gradq.backup.restore import Restored, restore
 from gradq.backup.save import Saved, save
-from shared import idempotency, leadership, tokens, workers
+from shared import idempotency, tokens, workers
 from shared.artifacts import ArtifactStore, artifact_key, checkpoint_key, dataset_folder
 from shared.datasets import dataset_store
 from shared.datasets.catalog import DATASETS
@@ -27,6 +27,7 @@ from shared.jobs import joblog, jobs, queue
 from shared.jobs.queue import Lease
 from shared.jobs.states import JobState
 from shared.spec.job_spec import JobSpec
+from worker import leadership
 
 ALIVE_SECONDS = 15.0
 

@@ -10,10 +10,12 @@ from typing import Any, TypeVar
 from sqlalchemy import update
 from sqlalchemy.orm import Session
 
+from api.jobs import queue_status
+from shared import workers
 from shared.artifacts import StoredFile
 from shared.db.database import Database
-from shared.db.tables import EventRow, Job
-from shared.jobs import joblog, jobs, queue, queue_status
+from shared.db.tables import EventRow, Job, Worker
+from shared.jobs import joblog, jobs, queue
 from shared.jobs.joblog import Line
 from shared.jobs.queue import Lease
 from shared.spec.job_spec import JobSpec
@@ -94,3 +96,19 @@ def at_once(*calls: Callable[[], T]) -> list[T]:
 
     with ThreadPoolExecutor(len(calls)) as pool:
         return list(pool.map(together, calls))
+
+
+def heartbeat(database: Database, worker_id: str, **fields: Any) -> None:
+    """Write the heartbeat of a worker: on host "h", with 2 slots, 1 of them free, on the CPU."""
+    row = {
+        "host": "h",
+        "pid": 1,
+        "slots": 2,
+        "free_slots": 1,
+        "draining": False,
+        "devices": {"kinds": ["cpu"]},
+        "version": "0",
+        "started_at": joblog.now(),
+        **fields,
+    }
+    write(database, workers.heartbeat, Worker(id=worker_id, **row))

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from shared.events import Report
-from shared.spec.estimate import TRAIN_PASSES, weigh
+from shared.spec.estimate import TRAIN_PASSES, network_cost
 from shared.spec.job_spec import JobSpec
 from worker.trainer import device
 from worker.trainer.data import datasets
@@ -35,7 +35,7 @@ def run_job(
     where = device.choose(spec.device)
     device.set_up(spec.seed, where, threads, spec.deterministic)
     prepared = datasets.prepare(spec, data_dir, download, where, uploaded)
-    flops = TRAIN_PASSES * spec.batch_size * weigh(spec.architecture, prepared.info).flops
+    flops = TRAIN_PASSES * spec.batch_size * network_cost(spec.architecture, prepared.info).flops
     torch.set_num_threads(device.threads_for(flops, threads))
     outcome = train(spec, prepared, report, run)
     result = result_of(spec, prepared, outcome)

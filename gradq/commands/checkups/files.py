@@ -93,7 +93,7 @@ def lost_uploads(patient: Patient) -> dict[str, list[str]]:
         database, store = Database(patient.settings.database), ArtifactStore(patient.settings.artifacts)
         try:
             with database.read() as session:
-                rows = dataset_store.everything(session)
+                rows = dataset_store.list_visible(session)
         finally:
             database.close()
         missing = {row.id: [name for name in row.files if not store.has(f"{row.folder}/{name}")] for row in rows}

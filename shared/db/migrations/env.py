@@ -1,4 +1,4 @@
-"""Alembic's entry: runs the revisions on the connection it is handed by shared/db/database.py."""
+"""Alembic's entry point: runs the revisions on the connection that shared/db/migrate.py passes in."""
 
 from alembic import context
 

@@ -105,7 +105,7 @@ class TestJobs:
         mine, theirs = submit(alice), submit(bob)
         outcomes = alice.post("/v1/jobs/bulk", json={"action": "cancel", "ids": [mine, theirs]}).json["data"]
         assert [outcome["ok"] for outcome in outcomes] == [True, False]
-        assert outcomes[1]["error"] == {"code": "not_found", "detail": f"there is no job {theirs}"}
+        assert outcomes[1]["error"] == {"code": "not_found", "detail": f"job {theirs} not found"}
         assert bob.get(f"/v1/jobs/{theirs}").json["status"] == "queued"
 
     @pytest.mark.parametrize("filter", [{}, {"owner": "bob"}])
@@ -125,7 +125,7 @@ class TestJobs:
         body = {"init_from": {"job": job}}
         refused = bob.post(f"/v1/jobs{query}", json=body)
         assert problem(refused, 422, "invalid_spec")["errors"] == [
-            {"pointer": "/init_from/job", "code": "not_found", "detail": f"there is no job {job}"}
+            {"pointer": "/init_from/job", "code": "not_found", "detail": f"job {job} not found"}
         ]
         for who in (alice, admin):
             assert who.post(f"/v1/jobs{query}", json=body).status_code in (200, 202)
@@ -246,7 +246,7 @@ def test_a_tokens_use_is_noted_once_a_minute(app: Flask, services: Services, mon
         assert alice.get("/v1/jobs").status_code == 200
     assert len(written) == 1
     with services.database.read() as session:
-        assert [token.last_used_at is not None for token in tokens.all_of_them(session)] == [True]
+        assert [token.last_used_at is not None for token in tokens.list_all(session)] == [True]
 
 
 def test_whoami_shows_owner_scopes_and_token(app, alice, admin, client, conforms):

@@ -69,7 +69,7 @@ class TestPages:
     def test_an_error_is_a_page_for_browsers_alone(self, client, accept, kind):
         answer = client.get("/jobs/job_0", headers={"Accept": accept})
         assert (answer.status_code, answer.mimetype) == (404, kind)
-        assert "there is no job job_0" in answer.text
+        assert "job job_0 not found" in answer.text
 
     def test_a_database_that_is_away_is_a_page_that_says_when_to_come_again(self, tmp_path):
         (tmp_path / "gradq.db").mkdir()

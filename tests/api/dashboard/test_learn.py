@@ -192,7 +192,7 @@ class TestWalksThatAreNotThere:
     @pytest.mark.parametrize("query", ["?job=job_0", "?from=job_0"])
     def test_a_job_that_is_not_there(self, client, query):
         answer = client.get(f"/learn{query}", headers={"Accept": "text/html"})
-        assert (answer.status_code, "there is no job job_0" in answer.text) == (404, True)
+        assert (answer.status_code, "job job_0 not found" in answer.text) == (404, True)
 
     def test_a_job_of_another_kind(self, client, hands):
         job = hands.submit()

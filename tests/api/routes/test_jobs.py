@@ -609,7 +609,7 @@ class TestDryRun:
             device = "cpu" if speed > 9 or "lr" not in spec else "cuda:0"
             hands.finish(hands.start(), result={"examples_per_second": speed, "device": device})
         body = client.post("/v1/jobs?dry_run=true", json={"epochs": 100}).json
-        assert "2000 examples a second, the median of 3 finished jobs" in body["basis"]
+        assert "2000 examples per second, the median of 3 finished jobs" in body["basis"]
         assert body["estimated_seconds"] == pytest.approx(100 * 1455 / 2000, rel=0.05)
 
 

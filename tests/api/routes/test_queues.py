@@ -72,7 +72,7 @@ def test_each_reason_to_wait_has_the_number_of_its_jobs(hands, queues, services)
     waits, backs_off = queues()["auto"]["reasons"]
     assert waits == {"code": "waiting_for_device", "detail": "1 of 2 slots free", "jobs": 1}
     assert (backs_off["code"], backs_off["jobs"]) == ("retry_backoff", 1)
-    assert backs_off["detail"].startswith("tried again from 20")
+    assert backs_off["detail"].startswith("retried from 20")
     (cuda,) = queues()["cuda"]["reasons"]
     assert (cuda["code"], cuda["jobs"]) == ("no_such_device", 1)
     assert (queues()["cuda"]["slots"], queues()["cuda"]["free_slots"]) == (0, 0)

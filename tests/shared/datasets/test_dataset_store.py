@@ -1,4 +1,4 @@
-"""Rows of uploaded datasets on both databases: recorded once, held by jobs, gone when nobody needs them."""
+"""Rows of uploaded datasets on both databases: inserted once, kept while jobs need them, shared by owners."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_what_is_recorded_comes_back_as_it_was(database: Database) -> None:
     assert add(database)
     with database.read() as session:
         row = dataset_store.get(session, PETS, None)
-        assert [r.id for r in dataset_store.everything(session)] == [PETS]
+        assert [r.id for r in dataset_store.list_visible(session)] == [PETS]
         assert dataset_store.known_among(session, [PETS, "ds_2"]) == {PETS}
     assert dataset_store.info_of(row) == INFO == dataset_store.finder(database, None)(PETS)
     assert (row.size_bytes, row.files["a.npy"]) == (20, {"size_bytes": 10, "sha256": "0" * 64})
@@ -70,11 +70,11 @@ def test_the_finder_knows_built_in_ones_without_a_database() -> None:
     find = dataset_store.finder(Database("postgresql+psycopg://nobody@127.0.0.1:1/none"), None)
     assert find("mnist") is DATASETS["mnist"]
     assert find("pets") is None
-    assert find("ds_\x00") is find("ds_\ud800") is None  # without asking a database that would choke on it
+    assert find("ds_\x00") is find("ds_\ud800") is None  # without a query, which the drivers would reject
 
 
 @pytest.mark.parametrize("end", [JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED])
-def test_a_data_set_is_in_use_until_its_jobs_have_ended(database: Database, end: JobState) -> None:
+def test_a_dataset_is_in_use_until_its_jobs_have_ended(database: Database, end: JobState) -> None:
     add(database)
     job_id = submit(database)
     with pytest.raises(DatasetInUse, match=job_id):
@@ -93,7 +93,7 @@ def test_a_data_set_is_in_use_until_its_jobs_have_ended(database: Database, end:
         remove(database)
 
 
-def test_a_job_on_another_data_set_holds_nothing(database: Database) -> None:
+def test_a_job_on_another_dataset_does_not_prevent_removal(database: Database) -> None:
     add(database)
     with database.write() as session:
         jobs.create(session, JobSpec.parse({}))

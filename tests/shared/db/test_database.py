@@ -1,4 +1,4 @@
-"""Both databases: the schema comes and goes whole, readers and writers do not meet, and one that is away says so."""
+"""Both databases: migrations, concurrent readers and writers, and DatabaseAway for an unavailable database."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def tables(database: Database) -> set[str]:
 
 
 def differences(database: Database) -> list[Any]:
-    """What Alembic would still have to change for the schema to be that of shared/db/tables.py."""
+    """The differences that Alembic finds between the schema and shared/db/tables.py."""
     with database.engine.connect() as connection:
         return compare_metadata(MigrationContext.configure(connection, opts={"compare_type": True}), Base.metadata)
 
@@ -66,7 +66,7 @@ def test_migrating_twice_changes_nothing(database: Database) -> None:
 
 
 class Script:
-    """A Python process that says when it is ready, and goes on when it is told to."""
+    """A Python process that reports when it is ready, and continues on request."""
 
     def __init__(self, code: str, *arguments: str) -> None:
         self.process = subprocess.Popen(
@@ -95,7 +95,7 @@ class Script:
 
 @pytest.fixture
 def scripts() -> Iterator[list[Script]]:
-    """Processes that a test started; none survives it."""
+    """Starts processes, and kills those that are left at the end of the test."""
     started: list[Script] = []
     yield started
     for script in started:
@@ -155,14 +155,14 @@ def test_a_reader_does_not_block_a_writer_nor_a_writer_a_reader(database: Databa
     assert names(database) == ["a", "b", "c"]
 
 
-def test_a_snapshot_is_of_one_moment_and_holds_nobody_up(database: Database) -> None:
+def test_a_snapshot_is_of_one_moment_and_does_not_block_writers(database: Database) -> None:
     submit(database, "a")
     count = text("SELECT count(*) FROM events")
     with database.snapshot() as connection:
         assert connection.scalar(text("SELECT count(*) FROM jobs")) == 1
         submit(database, "b")
         assert names(database) == ["a", "b"]
-        assert connection.scalar(count) == 1  # another table, and no newer than the first
+        assert connection.scalar(count) == 1  # the other table is from the same snapshot
     with database.snapshot() as connection:
         assert connection.scalar(count) == 2
 
@@ -183,7 +183,7 @@ def test_sqlite_is_set_up_as_meant(sqlite: Database) -> None:
         "busy_timeout": 10_000,
         "wal_autocheckpoint": 0,
     }
-    with sqlite.read() as first, sqlite.read() as second:  # two connections: each one anew
+    with sqlite.read() as first, sqlite.read() as second:  # two new connections
         for session in (first, second):
             assert {name: session.scalar(text(f"PRAGMA {name}")) for name in wanted} == wanted
 
@@ -212,8 +212,7 @@ def test_sqlite_s_log_is_folded_in_on_purpose_alone(sqlite: Database, tmp_path: 
 
 HAMMER = """
 import random, sys, time
-from shared import jobs, queue
-from shared.jobs import queue_status
+from shared.jobs import jobs, queue
 from shared.db.database import Database
 from shared.jobs.joblog import Line
 from shared.spec.job_spec import JobSpec
@@ -221,14 +220,14 @@ from shared.jobs.states import JobState
 url, part, seconds = sys.argv[1], sys.argv[2], float(sys.argv[3])
 database = Database(url)
 with database.read() as session:
-    queue_status.queued_count(session)
+    queue.waiting(session, {"auto"}, 1000)
 print("ready", flush=True)
 sys.stdin.readline()
 end, done = time.monotonic() + seconds, 0
 while time.monotonic() < end:
     if part == "write":
         with database.write() as session:
-            queue_status.queued_count(session)  # reads, then writes: a deferred transaction would fail here
+            queue.waiting(session, {"auto"}, 1000)  # reads, then writes: a deferred transaction would fail here
             jobs.create(session, JobSpec.parse({}))
         with database.write() as session:
             job = queue.claim(session, "w", "cpu", {"auto"}, 60)
@@ -240,12 +239,12 @@ while time.monotonic() < end:
                 queue.finish(session, lease, JobState.SUCCEEDED, "done")
     elif part == "read":
         with database.read() as session:
-            waiting = queue_status.queued_count(session)
+            waiting = queue.waiting(session, {"auto"}, 1000)
             assert waiting >= 0
             queue.expired_leases(session)
     else:
         database.checkpoint_wal()
-        time.sleep(0.02)  # as the reconciler: now and then
+        time.sleep(0.02)  # checkpoints at intervals, as the reconciler does
     done += 1
 print(done)
 """
@@ -256,14 +255,14 @@ def test_writers_and_readers_of_several_processes_never_find_sqlite_locked(
 ) -> None:
     parts = ["write", "write", "read", "read", "fold"]
     outputs = run_together(scripts, *[(HAMMER, sqlite.url, part, "3") for part in parts])
-    rounds = [int(out) for out in outputs]  # end() has seen each exit 0: no error reached anybody
+    rounds = [int(out) for out in outputs]  # end() has checked that each exited with 0, so without an error
     assert min(rounds) > 0
     with sqlite.read() as session:
         assert session.scalar(text("PRAGMA quick_check")) == "ok"
         assert session.query(Job).count() == rounds[0] + rounds[1]
 
 
-# --- places where no database can be ----------------------------------------------------------------------------------
+# --- unsupported places -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("filesystem", ["nfs4", "cifs", "9p"])
@@ -271,7 +270,7 @@ def test_sqlite_on_a_network_filesystem_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, filesystem: str
 ) -> None:
     monkeypatch.setattr(module, "filesystem_of", lambda path: filesystem)
-    with pytest.raises(ConfigurationError, match=f"{tmp_path} lies on {filesystem}.*GRADQ_STATE_DIR"):
+    with pytest.raises(ConfigurationError, match=f"{tmp_path} is on {filesystem}.*GRADQ_STATE_DIR"):
         Database(f"sqlite:///{tmp_path / 'gradq.db'}")
     monkeypatch.setattr(module, "filesystem_of", lambda path: "ext4")
     Database(f"sqlite:///{tmp_path / 'gradq.db'}").close()
@@ -295,7 +294,7 @@ server:/srv /srv nfs rw 0 0
         ("/home/ada/local/gradq", "ext4"),
         ("/homes/ada", "ext4"),
         ("/mnt/my share/gradq", "cifs"),
-        ("/srv/gradq", "nfs"),  # mounted over the one before
+        ("/srv/gradq", "nfs"),  # mounted over the previous one
     ],
 )
 def test_the_filesystem_of_a_folder_is_that_of_the_nearest_mount(
@@ -329,7 +328,7 @@ def test_making_a_database_opens_no_connection(tmp_path: Path) -> None:
 # --- away -------------------------------------------------------------------------------------------------------------
 
 
-def test_a_server_that_nobody_answers_for_is_away() -> None:
+def test_a_server_that_does_not_respond_is_database_away() -> None:
     database = Database(f"postgresql+psycopg://nobody@127.0.0.1:{free_port()}/nothing")
     for session_of in (database.read, database.write):
         with pytest.raises(DatabaseAway), session_of() as session:
@@ -377,7 +376,7 @@ def test_a_connection_that_the_server_cuts_is_a_database_away_and_the_next_one_w
         others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database()"
         session.execute(text(f"{others} AND pid <> pg_backend_pid()"))
     with database.read() as first, database.read() as second:
-        assert first.scalar(text("SELECT 1")) == second.scalar(text("SELECT 1"))  # the one that died was replaced
+        assert first.scalar(text("SELECT 1")) == second.scalar(text("SELECT 1"))  # the dead connection was replaced
     database.close()
 
 
@@ -402,15 +401,13 @@ def test_a_wrong_statement_stays_the_error_that_it_is(database: Database) -> Non
 
 
 @pytest.mark.postgres
-def test_whoever_goes_silent_in_mid_transaction_holds_up_nobody_for_long(
-    postgres: Postgres, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As a worker does that is stopped, or whose network is cut, between two statements."""
+def test_a_silent_transaction_is_ended_after_a_timeout(postgres: Postgres, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As for a worker that is stopped, or loses its network, between two statements."""
     database = Database(postgres.database())
     database.migrate()
     with database.write() as session:
         session.execute(text("INSERT INTO leaders VALUES ('office', 'a', now(), 1)"))
-    monkeypatch.setattr(module, "SILENCE_MS", 300)  # of the silent one alone: the other may be slow
+    monkeypatch.setattr(module, "SILENCE_MS", 300)  # only of the silent connection: the other may be slow
     hasty = Database(database.url)
     with pytest.raises(DatabaseAway), hasty.write() as silent:
         silent.execute(text("UPDATE leaders SET holder = 'b'"))
@@ -425,7 +422,7 @@ def test_whoever_goes_silent_in_mid_transaction_holds_up_nobody_for_long(
 
 @pytest.mark.postgres
 def test_a_migration_and_a_snapshot_may_be_silent_for_longer(postgres: Postgres) -> None:
-    """Both work with files between two statements, and a busy disk may take its time."""
+    """Both read or write files between two statements, which may take long on a busy disk."""
     database = Database(postgres.database())
     allowed = text("SHOW idle_in_transaction_session_timeout")
     with database.engine.begin() as connection:

@@ -1,4 +1,4 @@
-"""Migrations with rows in the tables, on both databases: from every revision up to the newest, and back again."""
+"""Migrations with rows in the tables, on both databases: from every revision to the newest, and back."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ STEPS = list(itertools.pairwise(LINE))
 
 @pytest.fixture
 def place(empty_database: Database, tmp_path: Path) -> Place:
-    """A service with something of everything, at the newest revision, its tables its own."""
+    """A service at the newest revision, with rows in every table and a schema of its own."""
     empty_database.migrate()
     (tmp_path / "work").mkdir()
     place = Place(empty_database, ArtifactStore(f"file://{tmp_path / 'artifacts'}"), tmp_path / "work")
@@ -39,7 +39,7 @@ def place(empty_database: Database, tmp_path: Path) -> Place:
 
 
 def structure(database: Database) -> dict[str, Any]:
-    """Tables, columns with their types, keys, and indexes, as the database itself tells them."""
+    """Tables, columns with their types, keys, and indexes, as the database reports them."""
     with database.snapshot() as connection:
         seen = inspect(connection)
         return {
@@ -63,7 +63,7 @@ def test_the_revisions_are_one_line_without_a_fork() -> None:
 def test_each_step_down_and_up_again_keeps_every_row_that_both_sides_know(
     place: Place, before: str, after: str
 ) -> None:
-    """A step down and up; what the older schema cannot hold is gone, and everything else is as it was."""
+    """A step down and up removes what the older schema cannot store, and nothing else."""
     place.database.migrate(after)
     both = migrate.tables_of(before)
     rows, shape = place.rows(of=both), structure(place.database)
@@ -90,7 +90,7 @@ def test_of_two_owners_keys_of_one_name_the_older_schema_keeps_one(place: Place)
     assert {row["fingerprint"] for row in left if row["key"] == "my key"} == {"f" * 64}, "the one of nobody by name"
 
 
-def test_what_was_there_before_owners_is_nobodys(place: Place) -> None:
+def test_rows_from_before_owners_have_no_owner(place: Place) -> None:
     place.database.migrate("0005")
     place.database.migrate()
     assert {row["owner"] for row in place.rows(of={"jobs"})["jobs"]} == {None}
@@ -148,10 +148,10 @@ def test_a_database_that_a_newer_gradq_has_left_is_refused_by_name(empty_databas
     empty_database.migrate()
     with empty_database.write() as session:
         session.execute(text("UPDATE alembic_version SET version_num = '9999'"))
-    with pytest.raises(ConfigurationError, match=r"revision 9999.*Use that version, or one that is newer"):
+    with pytest.raises(ConfigurationError, match=r"revision 9999.*Use that version or a newer one"):
         empty_database.migrate()
 
 
 def test_a_revision_that_is_none_is_refused_with_those_that_are(empty_database: Database) -> None:
-    with pytest.raises(ConfigurationError, match=f"no revision 7; this gradq knows {', '.join(LINE)}"):
+    with pytest.raises(ConfigurationError, match=f"unknown revision 7; this version of gradq has {', '.join(LINE)}"):
         empty_database.migrate("7")

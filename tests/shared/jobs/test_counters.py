@@ -1,4 +1,4 @@
-"""Counters on both databases: they grow with what happens, outlive what they count, and stay few rows."""
+"""Counters on both databases: they count, outlive the jobs that they count, and are folded into few rows."""
 
 from __future__ import annotations
 

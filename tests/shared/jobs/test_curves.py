@@ -1,4 +1,4 @@
-"""The curve: thinned it keeps its shape, as CSV its figures, as a picture its bytes."""
+"""The curve: thinning keeps its shape, CSV its exact values, and a picture is reproducible to the byte."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_rows_of_values_become_one_series_a_name() -> None:
     }
 
 
-def test_csv_has_one_line_a_step_and_an_empty_field_where_there_is_no_point() -> None:
+def test_csv_has_one_line_per_step_and_an_empty_field_for_a_missing_point() -> None:
     assert to_csv({"b": [(1, 1, 0.5)], "a": [(2, 1, 0.25), (10, 2, 3.0)]}) == (
         "step,epoch,a,b\n1,1,,0.5\n2,1,0.25,\n10,2,3.0,\n"  # by number, not by text: 10 after 2
     )
@@ -122,7 +122,7 @@ def test_a_picture_shows_nothing_of_the_one_before(series: dict[str, Any]) -> No
 
 
 @pytest.mark.parametrize("title", ["costs $5", "from $5 to $6", r"\$x$", "$$", "$\\frac{$", "a_b^c", "<&>", "Größe"])
-def test_a_title_is_text_whatever_stands_in_it(title: str) -> None:
+def test_a_title_is_drawn_as_plain_text(title: str) -> None:
     (svg,) = draw({}, title, ["svg"])
     escaped = title.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     assert f"<!-- {escaped} -->" in svg.decode()

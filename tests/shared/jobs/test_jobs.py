@@ -1,4 +1,4 @@
-"""The job store on both databases: every move is made by one, every write names its lease, every line stands once."""
+"""The job store and the queue on both databases: moves between states, leases, log lines, checkpoints and artifacts."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ from shared.artifacts import artifact_key, checkpoint_key
 from shared.db.database import Database
 from shared.db.tables import ArtifactRow, Attempt, Base, CheckpointRow, EventRow, Job, database_now
 from shared.errors import LeaseLost, NotFound, WrongState
-from shared.jobs import joblog, jobs, queue, queue_status
+from shared.jobs import joblog, jobs, queue
 from shared.jobs.joblog import EventFilter, Line
 from shared.jobs.queue import Lease
 from shared.jobs.states import ALLOWED_ACTIONS, ALLOWED_MOVES, TERMINAL, JobState, shown_status
 from shared.spec.job_spec import GradientCheckSpec, JobSpec
 
 
-def everything(database: Database) -> dict[str, list[Any]]:
+def all_rows(database: Database) -> dict[str, list[Any]]:
     """All rows of all tables."""
     with database.read() as session:
         return {
@@ -62,11 +62,11 @@ WRITES: dict[str, Callable[[Session, Lease], Any]] = {
 
 
 def assert_can_write_nothing(database: Database, lease: Lease) -> None:
-    before = everything(database)
+    before = all_rows(database)
     for name, change in WRITES.items():
         with pytest.raises(LeaseLost):
             write(database, change, lease)
-        assert everything(database) == before, name
+        assert all_rows(database) == before, name
 
 
 # --- moves ------------------------------------------------------------------------------------------------------------
@@ -102,7 +102,7 @@ MOVES: dict[tuple[JobState, JobState], Callable[[Database, str], Any]] = {
 
 
 def pause(database: Database, lease: Lease) -> None:
-    """The whole way: a client's wish, then the worker that stopped at a checkpoint."""
+    """Pause a running job: the client's request, then the worker's release at a checkpoint."""
     write(database, jobs.request_pause, lease.job_id)
     write(database, queue.release, lease, "paused", outcome="paused")
 
@@ -138,7 +138,7 @@ def test_no_worker_moves_a_terminal_job_again(database: Database, state: JobStat
     assert_can_write_nothing(database, lease)
 
 
-def test_a_wish_is_shown_on_a_running_row_alone_and_a_cancel_outweighs_a_pause() -> None:
+def test_a_request_is_shown_only_on_a_running_row_and_a_cancel_outweighs_a_pause() -> None:
     assert shown_status(JobState.RUNNING, True) == "cancelling"
     assert shown_status(JobState.RUNNING, False, True) == "pausing"
     assert shown_status(JobState.RUNNING, True, True) == "cancelling"
@@ -200,7 +200,7 @@ def test_many_claimers_share_the_queue_without_a_double(database: Database) -> N
         return [job.id for job in iter(lambda: claim(database), None)]
 
     taken = [job_id for share in at_once(*[take_all] * 4) for job_id in share]
-    rest = take_all()  # PostgreSQL: a claimer who met a locked row alone may have gone away
+    rest = take_all()  # PostgreSQL: a claim that found only locked rows returned None
     assert sorted(taken + rest) == sorted(submitted)
 
 
@@ -219,7 +219,7 @@ def test_a_renewed_lease_does_not_run_out(database: Database) -> None:
     assert read(database, queue.expired_leases) == []
     assert job_of(database, lease.job_id).progress == {"step": 7}
     write(database, queue.renew, lease, 60)
-    assert job_of(database, lease.job_id).progress == {"step": 7}  # nothing new keeps what there was
+    assert job_of(database, lease.job_id).progress == {"step": 7}  # None keeps the stored progress
 
 
 def test_a_lease_runs_out_on_the_database_s_clock_whatever_this_host_thinks(
@@ -239,22 +239,22 @@ def test_a_lease_runs_out_by_the_passing_of_time(database: Database) -> None:
     wait_for(lambda: read(database, queue.expired_leases) == [lease], 30, "the end of a lease of 50 ms")
 
 
-def test_whoever_lost_the_lease_can_write_nothing(database: Database) -> None:
+def test_a_lost_lease_cannot_write(database: Database) -> None:
     first = running(database)
     write(database, queue.append, first, [point("batch", 50)])
     write(database, queue.add_checkpoint, first, stored(), 50, 1, 2)
     write(database, queue.mark_lost, first, "not heard of")
     assert_can_write_nothing(database, first)  # queued again
     second = claim_again(database, first.job_id)
-    assert_can_write_nothing(database, first)  # somebody else's
+    assert_can_write_nothing(database, first)  # claimed by another worker
     assert_can_write_nothing(database, Lease(second.job_id, second.attempt, first.token))
     assert_can_write_nothing(database, Lease(second.job_id, first.attempt, second.token))
     write(database, queue.finish, second, JobState.SUCCEEDED, "done")
-    assert_can_write_nothing(database, first)  # over
+    assert_can_write_nothing(database, first)  # finished
     assert_can_write_nothing(database, second)
 
 
-def test_a_lease_that_ran_out_still_writes_as_long_as_nobody_took_the_job_back(database: Database) -> None:
+def test_an_expired_lease_still_writes_until_the_job_is_requeued(database: Database) -> None:
     lease = running(database, seconds=OVER)
     write(database, queue.append, lease, [Line("log", "still here", {})])
     assert lines_of(database, lease.job_id, "log")[-1].message == "still here"
@@ -303,7 +303,12 @@ def test_a_lost_job_is_queued_again_until_its_attempts_are_used_up(database: Dat
 def test_the_first_loss_waits_for_nothing_and_each_further_one_twice_as_long_up_to_a_minute() -> None:
     assert [queue.backoff_seconds(n) for n in range(1, 9)] == [0, 5, 10, 20, 40, 60, 60, 60]
     assert queue.backoff_seconds(19) == 60
-    assert [queue.backoff_seconds(n, "disk_full") for n in range(1, 5)] == [5, 5, 10, 20]  # it is not empty at once
+    assert [queue.backoff_seconds(n, "disk_full") for n in range(1, 5)] == [
+        5,
+        5,
+        10,
+        20,
+    ]  # a full disk stays full for a while
 
 
 def test_an_attempt_says_what_it_was_lost_to(database: Database) -> None:
@@ -340,12 +345,12 @@ def test_a_job_is_not_claimed_before_its_backoff_is_over(database: Database) -> 
     assert again is not None  # at once after the first loss
     write(database, queue.mark_lost, queue.lease_of(again), "lost")
     assert claim(database) is None
-    assert read(database, queue_status.queued_count) == 0
+    assert read(database, queue.waiting, {"cpu", "auto"}, 9) == 0
     wait = read(database, lambda s: s.scalar(select(Job.not_before)) - s.scalar(select(database_now())))
     assert 3 < wait.total_seconds() <= 5
     over = update(Job).values(not_before=database_now(-0.01))
     write(database, lambda session: session.execute(over.execution_options(synchronize_session=False)))
-    assert read(database, queue_status.queued_count) == 1
+    assert read(database, queue.waiting, {"cpu", "auto"}, 9) == 1
     assert claim(database).attempt == 3
 
 
@@ -361,6 +366,17 @@ def test_an_attempt_that_was_drained_costs_nothing(database: Database) -> None:
     assert outcomes == ["drained"] * 4 + ["failed"]
 
 
+def test_leases_and_backoffs_from_before_the_clock_was_set_back_are_over(database: Database) -> None:
+    lease = running(database, max_attempts=5, seconds=3600)
+    assert read(database, queue.expired_leases, 15) == [lease]
+    assert read(database, queue.expired_leases, 3600) == []
+    write(database, queue.mark_lost, lease, "lost")
+    ahead = update(Job).values(not_before=database_now(3600)).execution_options(synchronize_session=False)
+    write(database, lambda session: session.execute(ahead))
+    assert read(database, queue.waiting, {"cpu", "auto"}, 9) == 1
+    assert claim(database) is not None
+
+
 # --- cancel -----------------------------------------------------------------------------------------------------------
 
 
@@ -370,7 +386,7 @@ def test_a_row_that_was_read_before_it_is_locked_is_read_again(database: Databas
     with database.write() as session:
         read_before = jobs.get(session, job_id)
         queued = update(Job.__table__).values(state=JobState.QUEUED)
-        session.connection().execute(queued)  # as somebody else does, where the lock has to be waited for
+        session.connection().execute(queued)  # as a concurrent change does, whose lock the retry waits for
         with pytest.raises(WrongState, match="cannot retry a job that is queued"):
             jobs.retry(session, job_id)
         assert read_before.state == JobState.QUEUED
@@ -385,34 +401,34 @@ def test_a_queued_job_is_cancelled_at_once(database: Database) -> None:
     assert [e.data["status"] for e in lines_of(database, job_id)] == ["queued", "cancelled"]
 
 
-def test_a_wish_to_cancel_a_running_job_is_left_for_its_worker(database: Database) -> None:
+def test_a_cancel_request_on_a_running_job_is_left_for_its_worker(database: Database) -> None:
     lease = running(database)
     assert read(database, queue.requested_stop, lease) is None
     job = write(database, jobs.request_cancel, lease.job_id)
     assert job.state == "running"
     assert read(database, queue.requested_stop, lease) == "cancel"
-    first_wish = job.cancel_requested_at
-    assert first_wish is not None
-    assert write(database, jobs.request_cancel, lease.job_id).cancel_requested_at == first_wish
+    first_request = job.cancel_requested_at
+    assert first_request is not None
+    assert write(database, jobs.request_cancel, lease.job_id).cancel_requested_at == first_request
     statuses = [e.data["status"] for e in lines_of(database, lease.job_id)]
-    assert statuses == ["queued", "running", "cancelling"]  # the second wish changed nothing
+    assert statuses == ["queued", "running", "cancelling"]  # the repeated request had no effect
 
 
-def test_cancelling_a_cancelled_job_is_no_error_and_any_other_terminal_one_is(database: Database) -> None:
+def test_only_a_cancelled_job_can_be_cancelled_after_its_end(database: Database) -> None:
     job_id = submit(database)
     write(database, jobs.request_cancel, job_id)
-    before = everything(database)
+    before = all_rows(database)
     assert write(database, jobs.request_cancel, job_id).state == "cancelled"
-    assert everything(database) == before
+    assert all_rows(database) == before
     for state in (JobState.SUCCEEDED, JobState.FAILED):
         lease = running(database)
         write(database, queue.finish, lease, state, "done")
-        before = everything(database)
+        before = all_rows(database)
         with pytest.raises(WrongState, match=f"cannot cancel a job that is {state}") as refused:
             write(database, jobs.request_cancel, lease.job_id)
         allowed = ["delete", "reproduce"] if state is JobState.SUCCEEDED else ["delete", "retry"]
         assert refused.value.extra == {"state": state.value, "allowed": allowed}
-        assert everything(database) == before
+        assert all_rows(database) == before
 
 
 def test_a_job_that_is_not_there_is_not_found(database: Database) -> None:
@@ -421,7 +437,7 @@ def test_a_job_that_is_not_there_is_not_found(database: Database) -> None:
             write(database, change, "job_0")
 
 
-def test_a_wish_to_cancel_wins_over_the_queue_when_the_worker_is_lost(database: Database) -> None:
+def test_a_cancel_request_wins_over_the_queue_when_the_worker_is_lost(database: Database) -> None:
     lease = running(database)
     write(database, jobs.request_cancel, lease.job_id)
     assert write(database, queue.mark_lost, lease, "not heard of") is JobState.CANCELLED
@@ -430,7 +446,7 @@ def test_a_wish_to_cancel_wins_over_the_queue_when_the_worker_is_lost(database: 
     assert claim(database) is None
 
 
-def test_a_wish_to_cancel_wins_over_the_queue_when_the_worker_is_drained(database: Database) -> None:
+def test_a_cancel_request_wins_over_the_queue_when_the_worker_is_drained(database: Database) -> None:
     lease = running(database)
     write(database, jobs.request_cancel, lease.job_id)
     write(database, queue.release, lease, "drained")
@@ -454,35 +470,39 @@ def test_of_a_claim_and_a_cancel_at_the_same_moment_either_order_is_whole(databa
 # --- pause ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_wish_to_pause_is_left_for_the_worker_and_heard_by_it_once(database: Database) -> None:
+def test_a_pause_request_is_left_for_the_worker_and_applied_once(database: Database) -> None:
     lease = running(database)
     job = write(database, jobs.request_pause, lease.job_id)
     assert (job.state, jobs.status_of(job)) == ("running", "pausing")
     assert read(database, queue.requested_stop, lease) == "pause"
-    first_wish = job.pause_requested_at
-    assert write(database, jobs.request_pause, lease.job_id).pause_requested_at == first_wish
+    first_request = job.pause_requested_at
+    assert write(database, jobs.request_pause, lease.job_id).pause_requested_at == first_request
     statuses = [e.data["status"] for e in lines_of(database, lease.job_id)]
-    assert statuses == ["queued", "running", "pausing"]  # the second wish changed nothing
+    assert statuses == ["queued", "running", "pausing"]  # the repeated request had no effect
 
 
-def test_a_paused_job_holds_no_slot_and_waits_for_nobody_but_its_owner(database: Database) -> None:
+def test_a_paused_job_has_no_slot_and_stays_paused_until_it_is_resumed(database: Database) -> None:
     lease = running(database, max_attempts=1)
     pause(database, lease)
     job = job_of(database, lease.job_id)
     assert (job.state, job.failures, job.worker) == ("paused", 0, None)
     assert [a.outcome for a in read(database, jobs.attempts_of, job.id)] == ["paused"]
-    assert (claim(database), read(database, queue_status.queued_count), standing(database, job.id)) == (None, 0, None)
+    assert (claim(database), read(database, queue.waiting, {"cpu", "auto"}, 9), standing(database, job.id)) == (
+        None,
+        0,
+        None,
+    )
     assert write(database, jobs.request_pause, job.id).state == "paused"  # again: no error
     assert_can_write_nothing(database, lease)
     job = write(database, jobs.resume, job.id)
     assert (job.state, job.pause_requested_at) == ("queued", None)
     again = claim(database)
     assert again is not None
-    assert (again.id, again.attempt) == (job.id, 2)  # of one attempt that it was allowed: the pause cost none
+    assert (again.id, again.attempt) == (job.id, 2)  # max_attempts is 1: the pause did not count
     assert read(database, queue.requested_stop, queue.lease_of(again)) is None
 
 
-def test_a_wish_to_pause_can_be_taken_back_until_it_is_carried_out(database: Database) -> None:
+def test_a_pause_request_can_be_withdrawn_until_it_is_carried_out(database: Database) -> None:
     lease = running(database)
     write(database, jobs.request_pause, lease.job_id)
     job = write(database, jobs.resume, lease.job_id)
@@ -492,7 +512,7 @@ def test_a_wish_to_pause_can_be_taken_back_until_it_is_carried_out(database: Dat
     assert job_of(database, lease.job_id).state == "queued"
 
 
-def test_a_wish_to_cancel_wins_over_one_to_pause_in_either_order(database: Database) -> None:
+def test_a_cancel_request_wins_over_a_pause_request_in_either_order(database: Database) -> None:
     for wishes in ((jobs.request_pause, jobs.request_cancel), (jobs.request_cancel,)):
         lease = running(database)
         for wish in wishes:
@@ -516,7 +536,7 @@ def test_a_worker_that_is_lost_or_drained_while_it_pauses_leaves_a_paused_job(da
     last = [read(database, jobs.attempts_of, lease.job_id)[-1].outcome for lease in (lost, drained)]
     assert last == ["worker_lost", "paused"]
     write(database, jobs.resume, lost.job_id)
-    assert claim(database).id == lost.job_id  # at once: whoever resumes has waited long enough
+    assert claim(database).id == lost.job_id  # a resumed job has no backoff
 
 
 def test_the_last_attempt_that_is_lost_while_it_pauses_fails_the_job(database: Database) -> None:
@@ -525,7 +545,7 @@ def test_the_last_attempt_that_is_lost_while_it_pauses_fails_the_job(database: D
     assert write(database, queue.mark_lost, lease, "not heard of") is JobState.FAILED
 
 
-def test_a_wish_to_pause_a_job_that_ends_first_is_harmless(database: Database) -> None:
+def test_a_pause_request_for_a_job_that_ends_first_has_no_effect(database: Database) -> None:
     lease = running(database)
     write(database, jobs.request_pause, lease.job_id)
     write(database, queue.finish, lease, JobState.SUCCEEDED, "done")
@@ -539,14 +559,14 @@ def test_what_neither_runs_nor_is_paused_can_not_be_paused_or_resumed(
     queued, ended = submit(database, priority=1), running(database)
     write(database, queue.finish, ended, JobState.FAILED, "done")
     for job_id, state, allowed in ((queued, "queued", ["cancel"]), (ended.job_id, "failed", ["delete", "retry"])):
-        before = everything(database)
+        before = all_rows(database)
         with pytest.raises(WrongState) as refused:
             write(database, change, job_id)
         assert refused.value.extra == {"state": state, "allowed": allowed}
-        assert everything(database) == before
+        assert all_rows(database) == before
 
 
-def test_a_running_job_that_nobody_wants_to_pause_has_nothing_to_resume(database: Database) -> None:
+def test_a_running_job_without_a_pause_request_cannot_be_resumed(database: Database) -> None:
     lease = running(database)
     with pytest.raises(WrongState, match="cannot resume a job that is running; allowed now: cancel, pause"):
         write(database, jobs.resume, lease.job_id)
@@ -561,7 +581,7 @@ def test_a_paused_job_is_cancelled_at_once(database: Database) -> None:
 
 
 def test_of_a_resume_and_a_worker_that_stops_at_the_same_moment_no_job_is_stuck(database: Database) -> None:
-    """Whichever comes first, a job that was resumed is in the queue."""
+    """A resumed job is in the queue, whichever comes first."""
     for _ in range(ROUNDS // 2):
         lease = running(database)
         write(database, jobs.request_pause, lease.job_id)
@@ -576,7 +596,7 @@ def test_of_a_resume_and_a_worker_that_stops_at_the_same_moment_no_job_is_stuck(
 
 
 @pytest.mark.parametrize("state", [JobState.FAILED, JobState.CANCELLED])
-def test_a_job_that_is_tried_again_goes_on_with_a_clean_slate(database: Database, state: JobState) -> None:
+def test_a_retried_job_has_no_result_reason_or_lost_attempts(database: Database, state: JobState) -> None:
     lease = running(database, max_attempts=2)
     write(database, queue.mark_lost, lease, "not heard of")
     again = claim_again(database, lease.job_id)
@@ -613,11 +633,11 @@ def test_only_what_failed_or_was_cancelled_is_tried_again(database: Database) ->
         with pytest.raises(WrongState, match=f"cannot retry a job that is {state}"):
             write(database, jobs.retry, job_id)
     write(database, queue.finish, lease, JobState.SUCCEEDED, "done")
-    before = everything(database)
+    before = all_rows(database)
     with pytest.raises(WrongState) as refused:
         write(database, jobs.retry, lease.job_id)
     assert refused.value.extra == {"state": "succeeded", "allowed": ["delete", "reproduce"]}
-    assert everything(database) == before
+    assert all_rows(database) == before
 
 
 def test_of_two_who_try_a_job_again_at_the_same_moment_one_does(database: Database) -> None:
@@ -642,7 +662,7 @@ def test_a_change_is_made_in_the_row_and_in_its_spec_and_is_logged_once(database
     def edit(session: Session, **wanted: Any) -> None:
         jobs.edit(session, jobs.lock_job(session, job_id), wanted)
 
-    for _ in range(2):  # the second changes nothing
+    for _ in range(2):  # the second has no effect
         write(database, edit, name="née", priority=90, labels={"b": "2"})
     job = job_of(database, job_id)
     assert (job.name, job.priority, job.labels) == ("née", 90, {"b": "2"})
@@ -661,7 +681,7 @@ def test_a_change_and_a_claim_at_the_same_moment_lose_neither(database: Database
     for _ in range(ROUNDS // 3):
         job_id = submit(database)
         claimed, _ = at_once(lambda: claim(database), lambda j=job_id: write(database, edit, j))
-        if claimed is None:  # a claim passes over a row that somebody holds
+        if claimed is None:  # a claim skips a locked row
             claim(database)
         job = job_of(database, job_id)
         assert (job.state, job.labels, job.spec["labels"]) == ("running", {"a": "1"}, {"a": "1"})
@@ -689,7 +709,7 @@ def test_a_gradient_check_that_succeeded_has_nothing_to_reproduce(database: Data
 # --- the log ----------------------------------------------------------------------------------------------------------
 
 
-def test_no_point_of_the_curve_stands_twice(database: Database) -> None:
+def test_the_log_has_each_point_of_the_curve_once(database: Database) -> None:
     lease = running(database)
     write(database, queue.append, lease, [point("batch", 50, 1.0), point("epoch", 50, 2.0)])
     write(database, queue.append, lease, [point("batch", 50, 9.0), point("batch", 100, 3.0)])
@@ -719,7 +739,7 @@ def test_the_same_step_of_two_jobs_is_two_points(database: Database) -> None:
 
 
 def test_a_curve_is_read_in_order_piece_by_piece(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(joblog, "TOGETHER", 4)
+    monkeypatch.setattr(joblog, "READ_LINES", 4)
     lease = running(database)
     for step in range(1, 11):
         write(database, queue.append, lease, [point("batch", step), Line("log", "between", {})])
@@ -810,7 +830,7 @@ def test_a_checkpoint_made_again_takes_the_place_of_the_one_before(database: Dat
     freed = checkpoint(database, second, 20, 2)
     rows, _ = read(database, queue.resume_point, second)
     assert [(row.step, row.attempt) for row in rows] == [(20, 2), (10, 1)]
-    assert freed == [checkpoint_key(first.job_id, 1, 20)]  # or its file would lie there for ever
+    assert freed == [checkpoint_key(first.job_id, 1, 20)]  # otherwise its file would never be deleted
 
 
 def test_an_attempt_says_from_where_it_went_on(database: Database) -> None:
@@ -845,11 +865,11 @@ def test_a_job_that_may_still_move_is_not_removed(database: Database) -> None:
         (lease.job_id, "running", ["cancel", "pause"]),
         (paused.job_id, "paused", ["cancel", "pause", "resume"]),
     ):
-        before = everything(database)
+        before = all_rows(database)
         with pytest.raises(WrongState, match=f"cannot delete a job that is {state}") as refused:
             write(database, jobs.remove, job_id)
         assert refused.value.extra == {"state": state, "allowed": allowed}
-        assert everything(database) == before
+        assert all_rows(database) == before
 
 
 def test_removing_a_job_leaves_no_row_of_it(database: Database) -> None:

@@ -1,4 +1,4 @@
-"""What one owner may have, on both databases: the limit holds however many ask at once, and stops nobody else."""
+"""Limits per owner, on both databases: they hold for concurrent requests, and do not affect other owners."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from support.store import CPU, ROUNDS, at_once, read, write
 from shared.db.database import Database
 from shared.db.tables import Job
 from shared.errors import TooManyQueuedJobs
-from shared.jobs import jobs, limits, queue, queue_status
+from shared.jobs import jobs, limits, queue
 from shared.jobs.states import JobState
 from shared.spec.job_spec import JobSpec
 
@@ -38,9 +38,9 @@ def test_an_owner_who_runs_as_many_as_may_be_is_passed_over_until_one_has_ended(
     assert running is not None
     assert running.id == first
     assert read(database, queue.waiting, CPU, 10, 1) == 3
-    assert [job.id for _ in range(3) if (job := claim(database, 1))] == others  # nobody's jobs have no limit
+    assert [job.id for _ in range(3) if (job := claim(database, 1))] == others  # anonymous jobs have no limit
     assert claim(database, 1) is None
-    assert read(database, queue.waiting, CPU, 10, 1) == 0  # no worker is rung for it again and again
+    assert read(database, queue.waiting, CPU, 10, 1) == 0  # so that workers are not woken for it repeatedly
     write(database, queue.finish, queue.lease_of(running), JobState.SUCCEEDED, "done")
     again = claim(database, 1)
     assert again is not None
@@ -79,18 +79,3 @@ def test_a_refusal_says_how_many_wait_and_how_many_may(database: Database) -> No
     read(database, limits.check_queued, "bob", 3)
     read(database, limits.check_queued, None, 3)
     read(database, limits.check_queued, "alice", None)
-
-
-def test_people_are_told_why_such_a_job_waits(database: Database) -> None:
-    submit(database, "alice"), claim(database, 1)
-    held_back, free = submit(database, "alice"), submit(database, "bob")
-    with database.read() as session:
-        waiting = [jobs.get(session, job_id) for job_id in (held_back, free)]
-        standings = queue_status.queue_standings(session, waiting, 60, running_limit=1)
-        (auto,) = queue_status.queues(session, 60, running_limit=1)
-    assert standings[held_back]["reason"] == {
-        "code": "owner_at_limit",
-        "detail": "its owner has 1 running jobs, as many as one may have",
-    }
-    assert standings[free]["reason"]["code"] == "no_live_worker"
-    assert {reason["code"]: reason["jobs"] for reason in auto.reasons} == {"no_live_worker": 1, "owner_at_limit": 1}

@@ -1,4 +1,4 @@
-"""What a job will cost: parameters as the nets have them, steps as the loop makes them, the rest by its sense."""
+"""The estimate: parameters as in the trainer's models, steps as in its loop, plausible seconds and bytes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from shared.datasets.catalog import DATASETS, DatasetInfo
-from shared.spec.estimate import ZOO, estimate, examples_of, weigh
+from shared.spec.estimate import ZOO, estimate, examples_of, network_cost
 from shared.spec.job_spec import JobSpec, Torchvision
 
 DIGITS, MNIST = DATASETS["digits"], DATASETS["mnist"]
@@ -35,7 +35,7 @@ def test_parameters_are_those_of_the_net_that_the_trainer_builds(architecture: A
 
     spec = spec_of(architecture=architecture, dataset=info.name)
     model = build_model(spec.architecture, info.shape, len(info.classes))
-    assert weigh(spec.architecture, info).parameters == count_parameters(model)
+    assert network_cost(spec.architecture, info).parameters == count_parameters(model)
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (1, 28, 28), (3, 64, 64), (3, 96, 80)], ids=str)
@@ -43,7 +43,7 @@ def test_parameters_are_those_of_the_net_that_the_trainer_builds(architecture: A
 def test_parameters_are_those_of_torchvision_s_net_fitted_to_the_images(name: Any, shape: tuple[int, int, int]) -> None:
     zoo = pytest.importorskip("worker.trainer.nets.torchvision_nets")
     net = zoo.build(name, shape, 3)
-    counted = weigh(Torchvision(name=name), replace(COLOURS, shape=shape)).parameters
+    counted = network_cost(Torchvision(name=name), replace(COLOURS, shape=shape)).parameters
     assert counted == sum(p.numel() for p in net.parameters())
 
 

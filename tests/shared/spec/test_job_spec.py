@@ -1,4 +1,4 @@
-"""What a client may ask for: every default is echoed, every wrong field is named, and nothing else gets through."""
+"""The job spec: every default is filled in, every wrong field is named, and nothing else is accepted."""
 
 from __future__ import annotations
 
@@ -61,14 +61,14 @@ SPECS: list[dict[str, Any]] = [
 
 
 def wrong(body: Any, model: type[Work] = JobSpec) -> dict[str, tuple[str, str]]:
-    """pointer -> (code, detail) of every field that is refused."""
+    """pointer -> (code, detail) of every refused field."""
     with pytest.raises(InvalidSpec) as refused:
         model.parse(body)
     assert len({e.pointer for e in refused.value.errors}) == len(refused.value.errors)
     return {e.pointer: (e.code, e.detail) for e in refused.value.errors}
 
 
-# --- what is filled in ------------------------------------------------------------------------------------------------
+# --- defaults ---------------------------------------------------------------------------------------------------------
 
 
 def test_an_empty_body_comes_back_with_every_default() -> None:
@@ -142,7 +142,7 @@ def test_a_spec_survives_the_way_through_json(body: dict[str, Any]) -> None:
     assert JobSpec.model_validate(spec.to_json()) == spec
 
 
-# --- what is refused --------------------------------------------------------------------------------------------------
+# --- refusals ---------------------------------------------------------------------------------------------------------
 
 
 def test_all_wrong_fields_are_named_at_once() -> None:
@@ -217,7 +217,7 @@ def test_several_devices_are_refused_by_name() -> None:
     ("name", "words"),
     [("minst", "did you mean 'mnist'?"), ("cifar11", "'cifar11'"), ("ds_" + "0" * 32, "ds_000"), ("", "built in")],
 )
-def test_a_data_set_that_is_not_there_is_named_alone_or_with_what_else_is_wrong(name: str, words: str) -> None:
+def test_an_unknown_dataset_is_named_alone_or_with_other_errors(name: str, words: str) -> None:
     code, detail = wrong({"dataset": name})["/dataset"]
     assert code == "not_found"
     assert words in detail
@@ -229,7 +229,7 @@ UPLOADED = DatasetInfo(
 )
 
 
-def test_whoever_parses_says_which_data_sets_there_are() -> None:
+def test_the_caller_of_parse_defines_which_datasets_exist() -> None:
     body = {"dataset": UPLOADED.name, "validation": {"fraction": 0.05}, "architecture": {"type": "cnn"}}
     assert JobSpec.parse({**body, "validation": "test"}, {UPLOADED.name: UPLOADED}.get).dataset == UPLOADED.name
     with pytest.raises(InvalidSpec) as refused:
@@ -280,7 +280,7 @@ def test_text_that_a_database_or_a_terminal_chokes_on_is_refused(text: str) -> N
 
 
 @pytest.mark.parametrize("body", [None, [], "mlp", 3, True, [{"lr": 0.1}]], ids=json.dumps)
-def test_a_body_that_is_no_object_is_refused_as_a_whole(body: Any) -> None:
+def test_a_body_other_than_an_object_is_refused_as_a_whole(body: Any) -> None:
     assert wrong(body)[""][0] == "object_type"
 
 
@@ -359,7 +359,7 @@ def test_a_detail_stays_short_however_long_the_value(body: dict[str, Any]) -> No
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_a_preset_is_a_whole_spec_and_goes_on_only_from_a_job_that_is_named(name: str) -> None:
+def test_a_preset_is_a_complete_spec_and_continues_only_a_named_job(name: str) -> None:
     preset = PRESETS[name]
     origin = {"init_from": {"job": "job_" + "0" * 32}} if preset.continues else {}
     spec = JobSpec.parse({"preset": name, **origin}).to_json()
@@ -413,7 +413,7 @@ def test_a_gradient_check_that_cannot_be_is_refused(body: dict[str, Any], pointe
     assert set(wrong(body, GradientCheckSpec)) == {pointer}
 
 
-def test_a_batch_larger_than_the_data_set_is_refused_for_a_check() -> None:
+def test_a_batch_larger_than_the_dataset_is_refused_for_a_check() -> None:
     small = {UPLOADED.name: UPLOADED}.get
     with pytest.raises(InvalidSpec, match="1 field"):
         GradientCheckSpec.parse({"dataset": UPLOADED.name, "batch_size": 11}, small)
@@ -451,7 +451,7 @@ def test_a_walk_that_cannot_be_is_refused(body: dict[str, Any], pointer: str, wo
     assert words in refused[pointer][1]
 
 
-def test_a_walk_takes_the_last_batch_and_no_batch_larger_than_the_data_set() -> None:
+def test_a_walk_takes_the_last_batch_and_no_batch_larger_than_the_dataset() -> None:
     small = {UPLOADED.name: UPLOADED}.get
     assert WalkSpec.parse({"dataset": UPLOADED.name, "batch_size": 4, "batch": 3}, small).batch == 3
     for beyond in ({"batch_size": 11}, {"batch_size": 4, "batch": 4}):
@@ -459,7 +459,7 @@ def test_a_walk_takes_the_last_batch_and_no_batch_larger_than_the_data_set() -> 
             WalkSpec.parse({"dataset": UPLOADED.name, **beyond}, small)
 
 
-# --- whatever comes ---------------------------------------------------------------------------------------------------
+# --- arbitrary bodies -------------------------------------------------------------------------------------------------
 
 leaves = st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(), max_size=8)
 words = st.sampled_from(

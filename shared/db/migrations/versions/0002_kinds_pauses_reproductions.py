@@ -1,4 +1,4 @@
-"""kinds of jobs, wishes to pause, jobs that reproduce another
+"""kinds of jobs, pause requests, jobs that reproduce another
 
 Revision: 0002, after 0001
 """
@@ -13,7 +13,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    # no batch: SQLite adds and drops these in place, and to copy `jobs` would cascade into the tables below it
+    # no batch mode: SQLite adds and drops these in place, and copying `jobs` would cascade to tables that refer to it
     op.add_column("jobs", sa.Column("kind", sa.String(length=16), nullable=False, server_default="training"))
     op.add_column("jobs", sa.Column("reproduces", sa.String(length=40), nullable=True))
     op.add_column("jobs", sa.Column("pause_requested_at", sa.DateTime(timezone=True), nullable=True))

@@ -1,4 +1,4 @@
-"""tallies: counters that outlive the jobs which they count
+"""tallies: counters that outlive the jobs they count
 
 Revision: 0005, after 0004
 """

@@ -1,6 +1,6 @@
 """tokens; owners of jobs, of datasets and of idempotency keys
 
-What is there already becomes nobody's: it is seen where no token is asked for, and by admins.
+Existing rows have no owner: they are visible to anonymous clients, where those are allowed, and to admins.
 
 Revision: 0006, after 0005
 """
@@ -35,7 +35,7 @@ def upgrade() -> None:
     op.create_index("ix_jobs_owner", "jobs", ["owner", "id"], unique=False)
     owners = sa.Column("owners", sa.JSON(none_as_null=True), nullable=False, server_default='{"": {}}')
     op.add_column("datasets", owners)
-    _remake_keys(f"owner, key, {KEPT}", f"SELECT '', key, {KEPT} FROM kept", "owner", "key")  # words of ours  # nosec B608
+    _remake_keys(f"owner, key, {KEPT}", f"SELECT '', key, {KEPT} FROM kept", "owner", "key")  # constants of this file  # nosec B608
 
 
 def downgrade() -> None:

@@ -1,4 +1,4 @@
-"""who did what
+"""audit log
 
 Revision: 0007, after 0006
 """

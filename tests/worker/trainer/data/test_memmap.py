@@ -190,7 +190,7 @@ def test_the_trainer_runs_alone_on_an_uploaded_data_set(
     (tmp_path / "spec.json").write_text(json.dumps({"dataset": NAME, "epochs": 1, "seed": 1}))
     arguments = [tmp_path / "spec.json", "--out", tmp_path / "run", "--threads", 1]
     assert command_line(*arguments) == 2
-    assert "there is no dataset" in capsys.readouterr().err
+    assert "unknown dataset" in capsys.readouterr().err
     assert command_line(*arguments, "--dataset", folder) == 0
     assert (tmp_path / "run" / "artifacts" / "model.safetensors").is_file()
 
