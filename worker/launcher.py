@@ -18,6 +18,8 @@ from typing import Any
 import psutil
 import structlog
 
+from worker.plan import Plan
+
 PRELOAD = "worker.trainer.preload"  # named, not imported: importing it would bring torch into this process
 WARM_UP_SECONDS = 120.0
 FORK_SECONDS = 30.0  # a fork takes 10 ms; a server that hangs is replaced
@@ -81,12 +83,13 @@ class Launcher:
         pipe.recv()
         pipe.close()
 
-    def start(self, plan: dict[str, Any]) -> Trainer:
+    def start(self, plan: Plan) -> Trainer:
+        """Fork a trainer that runs `plan`. Raises EOFError or OSError when no trainer server can be started."""
         process, pipe = self._start("run", plan)
         assert process.pid is not None
         return Trainer(process, pipe, psutil.Process(process.pid))
 
-    def _start(self, entry: str, plan: dict[str, Any] | None = None) -> tuple[BaseProcess, Connection]:
+    def _start(self, entry: str, plan: Plan | None = None) -> tuple[BaseProcess, Connection]:
         ours, theirs = self._context.Pipe(duplex=False)
         try:
             arguments = (entry, theirs) if plan is None else (entry, theirs, plan)
@@ -132,11 +135,11 @@ def _kill_server() -> None:
         os.kill(pid, signal.SIGKILL)
 
 
-def enter(entry: str, pipe: Connection, plan: dict[str, Any] | None = None) -> None:
+def enter(entry: str, pipe: Connection, plan: Plan | None = None) -> None:
     """Runs in the forked process. The trainer is imported there, where it was imported before the fork."""
     from worker.trainer import process
 
     if plan is None:
         process.warm_up(pipe)
     else:
-        process.run(pipe, process.Plan(**plan))
+        process.run(pipe, plan)

@@ -23,9 +23,9 @@ from shared.jobs import counters, joblog, jobs, queue
 from shared.jobs.queue import Lease
 from shared.jobs.states import JobState
 from worker.clock_jumps import ClockWatch
+from worker.context import WorkerContext
 from worker.devices import SlotPool, memory
-from worker.orphaned_files import sweep_strays
-from worker.supervisor import WorkerContext
+from worker.orphaned_files import remove_orphaned_files
 
 LEADER_ROLE = "reconciler"
 FORGET_WORKERS_SECONDS = 3600.0
@@ -102,7 +102,7 @@ class Reconciler(threading.Thread):
             except LeaseLost:
                 continue  # it was not lost after all: its supervisor wrote in between
             log.warning("lease ran out", job_id=lease.job_id, attempt=lease.attempt, state=state.value)
-            sweep_strays(self.context.store, self.database, lease.job_id, lease.attempt)
+            remove_orphaned_files(self.context.store, self.database, lease.job_id, lease.attempt)
             if state is JobState.QUEUED:
                 self.broker.ring()
 

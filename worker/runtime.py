@@ -19,10 +19,11 @@ from shared.db.tables import Job
 from shared.errors import DatabaseAway
 from shared.jobs import queue
 from shared.version import VERSION
+from worker.context import WorkerContext
 from worker.devices import Slot, SlotPool, find_slots, threads_per_slot
 from worker.launcher import Launcher
 from worker.reconciler import Reconciler, worker_row
-from worker.supervisor import Supervisor, WorkerContext
+from worker.supervisor import Supervisor
 
 log = structlog.get_logger()
 

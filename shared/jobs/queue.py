@@ -216,7 +216,13 @@ def finish(
     _end_attempt(session, lease, state.value)
 
 
-def release(session: Session, lease: Lease, message: str, outcome: str = "drained") -> JobState:
+def release(
+    session: Session,
+    lease: Lease,
+    message: str,
+    outcome: str = "drained",
+    progress: dict[str, Any] | None = None,
+) -> JobState:
     """The attempt stopped at a checkpoint, through no fault of its own: it costs none of `max_attempts`.
 
     The row says what follows, since a wish may have come or been taken back meanwhile: a cancel wins over a pause, a
@@ -224,7 +230,7 @@ def release(session: Session, lease: Lease, message: str, outcome: str = "draine
     """
     job = _locked(session, lease)
     if job.cancel_requested_at is not None:
-        _end_cancelled(session, lease)
+        _end_cancelled(session, lease, progress)
         return JobState.CANCELLED
     if job.pause_requested_at is not None:
         _leave(session, lease, JobState.PAUSED, status_line(JobState.PAUSED, "paused"), "paused")
@@ -309,9 +315,9 @@ def _leave(session: Session, lease: Lease, state: JobState, line: Line, outcome:
     _end_attempt(session, lease, outcome)
 
 
-def _end_cancelled(session: Session, lease: Lease) -> None:
+def _end_cancelled(session: Session, lease: Lease, progress: dict[str, Any] | None = None) -> None:
     reason = {"code": "cancelled_by_user", "detail": "cancelled on request"}
-    finish(session, lease, JobState.CANCELLED, "cancelled on request", reason)
+    finish(session, lease, JobState.CANCELLED, reason["detail"], reason, progress=progress)
 
 
 def _fenced(session: Session, lease: Lease, change: Update) -> None:

@@ -23,18 +23,18 @@ def test_a_kill_is_known_for_some_seconds(tmp_path: Path, monkeypatch: pytest.Mo
     counter = tmp_path / "counter"
     counter.write_text(text.format(4))
     kills = OomKills([tmp_path / "missing", counter])
-    assert not kills.lately()  # those of before are not ours
+    assert not kills.recently()  # those of before are not ours
     counter.write_text(text.format(5))
-    kills.look()
-    assert kills.lately()
-    monkeypatch.setattr(oom, "LATELY_SECONDS", 0.0)
-    assert not kills.lately()
+    kills.poll()
+    assert kills.recently()
+    monkeypatch.setattr(oom, "RECENT_SECONDS", 0.0)
+    assert not kills.recently()
 
 
 def test_a_machine_without_such_a_count_says_no(tmp_path: Path) -> None:
     kills = OomKills([tmp_path / "missing"])
-    kills.look()
-    assert not kills.lately()
+    kills.poll()
+    assert not kills.recently()
 
 
 def test_the_group_of_this_process_is_looked_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,9 +16,9 @@ from shared.artifacts import ArtifactStore, checkpoint_key
 from shared.broker import Broker
 from shared.config import Settings
 from shared.db.database import Database
+from worker.context import WorkerContext
 from worker.devices import CPU, SlotPool
 from worker.reconciler import Reconciler, worker_row
-from worker.supervisor import WorkerContext
 
 
 @pytest.fixture

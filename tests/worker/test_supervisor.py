@@ -12,6 +12,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from sqlalchemy.orm import Session
+from support.store import write
 
 from shared import events
 from shared.artifacts import ArtifactStore
@@ -21,9 +23,11 @@ from shared.db.tables import Job
 from shared.jobs import joblog, jobs, queue
 from shared.jobs.states import JobState
 from shared.spec.job_spec import GradientCheckSpec, JobSpec, WalkSpec, Work
+from worker.context import WorkerContext
 from worker.devices import CPU
 from worker.oom import OomKills
-from worker.supervisor import Supervisor, WorkerContext
+from worker.plan import Plan
+from worker.supervisor import Supervisor
 
 TABLE = {"passed": False, "max_relative_error": 0.5, "dtype": "float64", "parameters": {"0.weight": {}}}
 
@@ -32,12 +36,13 @@ class Scripted:
     """A launcher whose trainers leave some files, say their lines and are gone."""
 
     def __init__(self, *lines: events.Event, files: dict[str, str] | None = None, exitcode: int | None = 0) -> None:
-        self.lines, self.files, self.exitcode, self.plans = lines, files or {}, exitcode, []
+        self.lines, self.files, self.exitcode = lines, files or {}, exitcode
+        self.plans: list[Plan] = []
 
-    def start(self, plan: dict[str, Any]) -> Any:
+    def start(self, plan: Plan) -> Any:
         self.plans.append(plan)
         for name, content in self.files.items():
-            path = Path(plan["folder"], "artifacts", name)
+            path = Path(plan.folder, "artifacts", name)
             path.parent.mkdir(exist_ok=True)
             path.write_text(content)
         ours, theirs = Pipe(duplex=False)
@@ -80,6 +85,11 @@ def files_of(database: Database, job: Job) -> list[str]:
         return [row.name for row in jobs.artifacts_of(session, job.id)]
 
 
+def outcomes(database: Database, job: Job) -> list[str | None]:
+    with database.read() as session:
+        return [attempt.outcome for attempt in jobs.attempts_of(session, job.id)]
+
+
 def last_line(database: Database, job: Job) -> str:
     with database.read() as session:
         return joblog.events_of(session, job.id)[-1].message
@@ -91,7 +101,7 @@ def test_a_check_that_passes_succeeds_with_its_table_and_its_file(
     passed = {"passed": True, "gradient_check": {**TABLE, "passed": True}}
     launcher = Scripted(events.Finished(result=passed), files={"gradient_check.json": "{}"})
     job = supervise(GradientCheckSpec.parse({}), launcher)
-    assert (launcher.plans[0]["kind"], job.state) == ("gradient_check", "succeeded")
+    assert (launcher.plans[0].kind, job.state) == ("gradient_check", "succeeded")
     assert job.result is not None
     assert job.result["gradient_check"] == passed["gradient_check"]
     assert files_of(database, job) == ["gradient_check.json"]
@@ -105,7 +115,7 @@ def test_a_walk_succeeds_with_its_file_and_says_whether_both_ways_agree(
     result = {"agrees": agrees, "stages": 13, "max_relative_difference": 2e-16}
     launcher = Scripted(events.Finished(result=result), files={"walk.json": "{}"})
     job = supervise(WalkSpec.parse({}), launcher)
-    assert (launcher.plans[0]["kind"], job.state) == ("walk", "succeeded")
+    assert (launcher.plans[0].kind, job.state) == ("walk", "succeeded")
     assert files_of(database, job) == ["walk.json"]
     assert last_line(database, job) == f"succeeded: 13 stages, and both ways {verdict} (at most 2e-16 apart)"
 
@@ -168,7 +178,7 @@ def test_weights_to_begin_with_are_brought_and_their_damage_is_seen(
     spec = JobSpec.parse({"init_from": {"job": origin.id}})
     launcher = Scripted(finished())
     assert supervise(spec, launcher).state == JobState.SUCCEEDED
-    assert Path(launcher.plans[0]["init_from"]).name == "init_from.safetensors"
+    assert Path(launcher.plans[0].init_from or "").name == "init_from.safetensors"
     with database.read() as session:
         key = jobs.artifact(session, origin.id, "model.safetensors").key
     path = ArtifactStore(settings.artifacts).local_path(key)
@@ -185,17 +195,62 @@ def test_weights_to_begin_with_are_brought_and_their_damage_is_seen(
     assert len(launcher.plans) == 1  # the other two had nothing to begin with
 
 
+# --- attempts that are stopped ----------------------------------------------------------------------------------------
+
+
+class Stoppable(Scripted):
+    """Its trainers run until they are asked to stop. `steer` calls run, one at the start, the others at the request."""
+
+    def __init__(self, database: Database, *steer: Callable[[Session, str], Job]) -> None:
+        super().__init__()
+        self.database, self.steer = database, steer
+
+    def start(self, plan: Plan) -> Any:
+        job_id = Path(plan.folder).name.rpartition("-")[0]
+        ours, theirs = Pipe(duplex=False)
+        theirs.send(events.Progress(epoch=1, epochs=2, step=7, total_steps=9, examples_per_second=1.0))
+        write(self.database, self.steer[0], job_id)
+
+        def request_stop() -> None:
+            for change in self.steer[1:]:
+                write(self.database, change, job_id)
+            theirs.send(events.Stopped(step=7))
+            theirs.close()
+
+        process, kill = SimpleNamespace(exitcode=0), request_stop
+        parts = {"request_stop": request_stop, "kill": kill, "end": ours.close, "alive": lambda: True}
+        return SimpleNamespace(pipe=ours, process=process, **parts)
+
+
+@pytest.mark.parametrize("late", [[], [jobs.request_cancel]], ids=["cancel", "pause, then cancel"])
+def test_a_cancelled_job_keeps_its_progress_and_says_who_cancelled_it(
+    supervise: Callable[..., Job], database: Database, late: list[Callable[[Session, str], Job]]
+) -> None:
+    job = supervise(JobSpec.parse({}), Stoppable(database, jobs.request_pause if late else jobs.request_cancel, *late))
+    assert job.status_reason == {"code": "cancelled_by_user", "detail": "cancelled on request"}
+    assert (job.state, outcomes(database, job)) == ("cancelled", ["cancelled"])
+    assert last_line(database, job) == "cancelled on request"
+    assert job.progress is not None
+    assert job.progress["step"] == 7
+
+
+def test_a_paused_job_waits_and_one_whose_request_was_withdrawn_is_queued(
+    supervise: Callable[..., Job], database: Database
+) -> None:
+    withdrawn = supervise(JobSpec.parse({}), Stoppable(database, jobs.request_pause, jobs.resume))
+    assert (withdrawn.state, outcomes(database, withdrawn)) == ("queued", ["paused"])
+    assert last_line(database, withdrawn) == "queued again: pause request withdrawn"
+    write(database, jobs.request_cancel, withdrawn.id)
+    paused = supervise(JobSpec.parse({}), Stoppable(database, jobs.request_pause))
+    assert (paused.state, outcomes(database, paused)) == ("paused", ["paused"])
+
+
 # --- attempts that are lost -------------------------------------------------------------------------------------------
-
-
-def outcomes(database: Database, job: Job) -> list[str | None]:
-    with database.read() as session:
-        return [attempt.outcome for attempt in jobs.attempts_of(session, job.id)]
 
 
 def reason_of_loss(database: Database, job: Job) -> dict[str, Any]:
     with database.read() as session:
-        lines = joblog.events_of(session, job.id, joblog.Choice(types=("status",)))
+        lines = joblog.events_of(session, job.id, joblog.EventFilter(types=("status",)))
     reason: dict[str, Any] = lines[-1].data["reason"]
     return reason
 
@@ -216,7 +271,7 @@ def test_a_trainer_that_died_is_tried_again_and_the_log_says_how_it_went(
 def test_a_trainer_that_the_kernel_killed_for_its_memory_is_not_tried_again(
     supervise: Callable[..., Job], database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(OomKills, "lately", lambda self: True)
+    monkeypatch.setattr(OomKills, "recently", lambda self: True)
     job = supervise(JobSpec.parse({}), Scripted(exitcode=-9))
     assert job.status_reason is not None
     assert (job.state, job.status_reason["code"]) == ("failed", "out_of_memory_host")
@@ -227,7 +282,7 @@ def test_a_trainer_that_the_kernel_killed_for_its_memory_is_not_tried_again(
 class LastWords(Scripted):
     """Its trainers speak and end in the moment between the supervisor's look at the pipe and its look at them."""
 
-    def start(self, plan: dict[str, Any]) -> Any:
+    def start(self, plan: Plan) -> Any:
         trainer = Scripted().start(plan)
         ours, theirs = Pipe(duplex=False)
 
@@ -300,8 +355,8 @@ class Checkpointing(Scripted):
         super().__init__(exitcode=-9)
         self.steps = steps
 
-    def start(self, plan: dict[str, Any]) -> Any:
-        folder = Path(plan["folder"], "checkpoints")
+    def start(self, plan: Plan) -> Any:
+        folder = Path(plan.folder, "checkpoints")
         folder.mkdir()
         for step in self.steps:
             (folder / f"{step}.pt").write_text(f"step {step}")
