@@ -71,4 +71,4 @@ def test_json_that_is_no_bell_ends_no_worker_and_does_not_come_back(steady: Serv
         wait_for(lambda: redis.llen(QUEUE) == redis.hlen("unacked") == 0, 30, "the worker to be rid of the messages")
     assert steady.wait(steady.submit(epochs=1)["id"])["status"] == "succeeded"
     assert steady.worker.alive
-    assert "message refused" in steady.worker.said()
+    assert "message rejected" in steady.worker.said()

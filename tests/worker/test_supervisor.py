@@ -1,4 +1,4 @@
-"""What a supervisor writes of what its trainer reports. Here that is a script; the real one runs in end_to_end/."""
+"""What a supervisor writes for the events of its trainer, here a scripted one. tests/end_to_end/ has the real one."""
 
 from __future__ import annotations
 
@@ -32,11 +32,15 @@ from worker.supervisor import Supervisor
 TABLE = {"passed": False, "max_relative_error": 0.5, "dtype": "float64", "parameters": {"0.weight": {}}}
 
 
-class Scripted:
-    """A launcher whose trainers leave some files, say their lines and are gone."""
+def no_op() -> None:
+    pass
 
-    def __init__(self, *lines: events.Event, files: dict[str, str] | None = None, exitcode: int | None = 0) -> None:
-        self.lines, self.files, self.exitcode = lines, files or {}, exitcode
+
+class Scripted:
+    """A launcher whose trainers write some files, send their events and end."""
+
+    def __init__(self, *sent: events.Event, files: dict[str, str] | None = None, exitcode: int | None = 0) -> None:
+        self.sent, self.files, self.exitcode = sent, files or {}, exitcode
         self.plans: list[Plan] = []
 
     def start(self, plan: Plan) -> Any:
@@ -46,12 +50,11 @@ class Scripted:
             path.parent.mkdir(exist_ok=True)
             path.write_text(content)
         ours, theirs = Pipe(duplex=False)
-        for line in self.lines:
-            theirs.send(line)
+        for event in self.sent:
+            theirs.send(event)
         theirs.close()
-        nothing: Callable[[], None] = lambda: None
         process = SimpleNamespace(exitcode=self.exitcode)
-        return SimpleNamespace(pipe=ours, process=process, end=ours.close, kill=nothing, alive=lambda: False)
+        return SimpleNamespace(pipe=ours, process=process, end=ours.close, kill=no_op, alive=lambda: False)
 
 
 @pytest.fixture
@@ -109,7 +112,7 @@ def test_a_check_that_passes_succeeds_with_its_table_and_its_file(
 
 
 @pytest.mark.parametrize(("agrees", "verdict"), [(True, "agree"), (False, "DIFFER")])
-def test_a_walk_succeeds_with_its_file_and_says_whether_both_ways_agree(
+def test_a_walk_succeeds_with_its_file_and_logs_whether_both_gradients_agree(
     supervise: Callable[..., Job], database: Database, agrees: bool, verdict: str
 ) -> None:
     result = {"agrees": agrees, "stages": 13, "max_relative_difference": 2e-16}
@@ -121,7 +124,7 @@ def test_a_walk_succeeds_with_its_file_and_says_whether_both_ways_agree(
 
 
 @pytest.mark.parametrize("spec", [GradientCheckSpec.parse({}), JobSpec.parse({})], ids=lambda spec: spec.kind)
-def test_a_check_that_fails_still_shows_what_it_measured(
+def test_a_check_that_fails_keeps_its_measurements(
     supervise: Callable[..., Job], database: Database, spec: Work
 ) -> None:
     failed = events.Failed(code="gradient_check_failed", message="0.weight differs", data={"gradient_check": TABLE})
@@ -134,7 +137,7 @@ def test_a_check_that_fails_still_shows_what_it_measured(
     assert files_of(database, job) == ["gradient_check.json"]
 
 
-def test_any_other_failure_stores_no_half_written_file(supervise: Callable[..., Job], database: Database) -> None:
+def test_any_other_failure_stores_no_partial_file(supervise: Callable[..., Job], database: Database) -> None:
     job = supervise(
         JobSpec.parse({}), Scripted(events.Failed(code="diverged", message="nan"), files={"spec.json": "{"})
     )
@@ -153,7 +156,7 @@ def finished(weights: str = "w", **environment: str) -> events.Finished:
     return events.Finished(result={**result, "environment": environment})
 
 
-def test_a_repeated_run_is_held_against_its_original(supervise: Callable[..., Job]) -> None:
+def test_a_repeated_run_is_compared_with_its_original(supervise: Callable[..., Job]) -> None:
     spec = JobSpec.parse({"seed": 1})
     original = supervise(spec, Scripted(*curve(3.0, 2.0), finished(torch="2")))
     same = supervise(spec, Scripted(*curve(3.0, 2.0, speed=9.0), finished(torch="3")), original.id)
@@ -171,7 +174,7 @@ def test_a_repeated_run_is_held_against_its_original(supervise: Callable[..., Jo
     }
 
 
-def test_weights_to_begin_with_are_brought_and_their_damage_is_seen(
+def test_initial_weights_are_fetched_and_damage_is_detected(
     supervise: Callable[..., Job], settings: Settings, database: Database
 ) -> None:
     origin = supervise(JobSpec.parse({}), Scripted(finished(), files={"model.safetensors": "weights"}))
@@ -192,38 +195,37 @@ def test_weights_to_begin_with_are_brought_and_their_damage_is_seen(
     job = supervise(spec, launcher)
     assert job.status_reason is not None
     assert (job.status_reason["code"], "deleted" in job.status_reason["detail"]) == ("data_error", True)
-    assert len(launcher.plans) == 1  # the other two had nothing to begin with
+    assert len(launcher.plans) == 1  # the other two attempts started no trainer
 
 
 # --- attempts that are stopped ----------------------------------------------------------------------------------------
 
 
 class Stoppable(Scripted):
-    """Its trainers run until they are asked to stop. `steer` calls run, one at the start, the others at the request."""
+    """Its trainers run until they are asked to stop. `changes` to the job: one at the start, the others at the stop."""
 
-    def __init__(self, database: Database, *steer: Callable[[Session, str], Job]) -> None:
+    def __init__(self, database: Database, *changes: Callable[[Session, str], Job]) -> None:
         super().__init__()
-        self.database, self.steer = database, steer
+        self.database, self.changes = database, changes
 
     def start(self, plan: Plan) -> Any:
         job_id = Path(plan.folder).name.rpartition("-")[0]
         ours, theirs = Pipe(duplex=False)
         theirs.send(events.Progress(epoch=1, epochs=2, step=7, total_steps=9, examples_per_second=1.0))
-        write(self.database, self.steer[0], job_id)
+        write(self.database, self.changes[0], job_id)
 
         def request_stop() -> None:
-            for change in self.steer[1:]:
+            for change in self.changes[1:]:
                 write(self.database, change, job_id)
             theirs.send(events.Stopped(step=7))
             theirs.close()
 
-        process, kill = SimpleNamespace(exitcode=0), request_stop
-        parts = {"request_stop": request_stop, "kill": kill, "end": ours.close, "alive": lambda: True}
-        return SimpleNamespace(pipe=ours, process=process, **parts)
+        process, calls = SimpleNamespace(exitcode=0), {"request_stop": request_stop, "kill": no_op, "end": ours.close}
+        return SimpleNamespace(pipe=ours, process=process, alive=lambda: True, **calls)
 
 
 @pytest.mark.parametrize("late", [[], [jobs.request_cancel]], ids=["cancel", "pause, then cancel"])
-def test_a_cancelled_job_keeps_its_progress_and_says_who_cancelled_it(
+def test_a_cancelled_job_keeps_its_progress(
     supervise: Callable[..., Job], database: Database, late: list[Callable[[Session, str], Job]]
 ) -> None:
     job = supervise(JobSpec.parse({}), Stoppable(database, jobs.request_pause if late else jobs.request_cancel, *late))
@@ -234,7 +236,7 @@ def test_a_cancelled_job_keeps_its_progress_and_says_who_cancelled_it(
     assert job.progress["step"] == 7
 
 
-def test_a_paused_job_waits_and_one_whose_request_was_withdrawn_is_queued(
+def test_a_job_is_paused_or_queued_again_if_the_request_was_withdrawn(
     supervise: Callable[..., Job], database: Database
 ) -> None:
     withdrawn = supervise(JobSpec.parse({}), Stoppable(database, jobs.request_pause, jobs.resume))
@@ -259,7 +261,7 @@ def reason_of_loss(database: Database, job: Job) -> dict[str, Any]:
     ("exitcode", "said"),
     [(-9, "killed by SIGKILL"), (-11, "killed by SIGSEGV"), (3, "exit code 3"), (255, "gone too"), (None, "gone too")],
 )
-def test_a_trainer_that_died_is_tried_again_and_the_log_says_how_it_went(
+def test_a_trainer_that_died_is_retried_and_the_log_says_how_it_ended(
     supervise: Callable[..., Job], database: Database, exitcode: int | None, said: str
 ) -> None:
     job = supervise(JobSpec.parse({}), Scripted(exitcode=exitcode))
@@ -268,45 +270,43 @@ def test_a_trainer_that_died_is_tried_again_and_the_log_says_how_it_went(
     assert said in reason_of_loss(database, job)["detail"]
 
 
-def test_a_trainer_that_the_kernel_killed_for_its_memory_is_not_tried_again(
+def test_an_oom_kill_is_not_retried(
     supervise: Callable[..., Job], database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(OomKills, "recently", lambda self: True)
     job = supervise(JobSpec.parse({}), Scripted(exitcode=-9))
     assert job.status_reason is not None
     assert (job.state, job.status_reason["code"]) == ("failed", "out_of_memory_host")
-    other = supervise(JobSpec.parse({}), Scripted(exitcode=-11))  # its own fault: no business of the kernel's
+    other = supervise(JobSpec.parse({}), Scripted(exitcode=-11))  # another signal: not an OOM kill
     assert outcomes(database, other) == ["trainer_died"]
 
 
-class LastWords(Scripted):
-    """Its trainers speak and end in the moment between the supervisor's look at the pipe and its look at them."""
+class EndsAfterPoll(Scripted):
+    """Its trainers send their events and end between the supervisor's poll of the pipe and its liveness check."""
 
     def start(self, plan: Plan) -> Any:
         trainer = Scripted().start(plan)
         ours, theirs = Pipe(duplex=False)
 
         def alive() -> bool:
-            for line in self.lines:
-                theirs.send(line)
+            for event in self.sent:
+                theirs.send(event)
             theirs.close()
             return False
 
         return SimpleNamespace(pipe=ours, process=trainer.process, end=ours.close, kill=trainer.kill, alive=alive)
 
 
-def test_a_trainer_that_ends_right_after_its_last_words_is_heard(supervise: Callable[..., Job]) -> None:
-    job = supervise(JobSpec(name="t"), LastWords(finished()))
+def test_events_sent_right_before_the_end_are_received(supervise: Callable[..., Job]) -> None:
+    job = supervise(JobSpec(name="t"), EndsAfterPoll(finished()))
     assert (job.state, job.attempt) == (JobState.SUCCEEDED, 1)
 
 
-def no_room(*_: Any) -> None:
+def disk_full(*_: Any) -> None:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def test_a_trainer_without_room_to_write_is_tried_again_later(
-    supervise: Callable[..., Job], database: Database
-) -> None:
+def test_a_trainer_on_a_full_disk_is_retried_later(supervise: Callable[..., Job], database: Database) -> None:
     full = events.Failed(code="disk_full", message="OSError: [Errno 28] No space left on device")
     job = supervise(JobSpec.parse({}), Scripted(full))
     assert (job.state, outcomes(database, job)) == ("queued", ["disk_full"])
@@ -314,20 +314,20 @@ def test_a_trainer_without_room_to_write_is_tried_again_later(
     assert reason_of_loss(database, job)["detail"].startswith("the disk is full: ")
 
 
-def test_a_store_without_room_for_the_results_costs_the_attempt_and_not_the_job(
+def test_a_full_store_loses_the_attempt_but_not_the_job(
     supervise: Callable[..., Job], database: Database, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put = ArtifactStore.put
     monkeypatch.setattr(
-        ArtifactStore, "put", lambda self, key, path: no_room() if key.endswith("b") else put(self, key, path)
+        ArtifactStore, "put", lambda self, key, path: disk_full() if key.endswith("b") else put(self, key, path)
     )
     job = supervise(JobSpec.parse({}), Scripted(finished(), files={"a": "stored", "b": "not"}))
     assert (job.state, outcomes(database, job)) == ("queued", ["disk_full"])
-    assert ArtifactStore(settings.artifacts).keys_of(job.id) == [], "half of an attempt's files are strays"
+    assert ArtifactStore(settings.artifacts).keys_of(job.id) == [], "files of a lost attempt are orphans"
 
 
 @pytest.mark.parametrize("broken", ["put", "check"])
-def test_a_checkpoint_that_cannot_be_stored_whole_costs_neither_the_training_nor_the_one_before(
+def test_a_checkpoint_that_cannot_be_stored_fails_neither_the_training_nor_the_one_before(
     supervise: Callable[..., Job], database: Database, monkeypatch: pytest.MonkeyPatch, broken: str
 ) -> None:
     right = getattr(ArtifactStore, broken)
@@ -335,7 +335,7 @@ def test_a_checkpoint_that_cannot_be_stored_whole_costs_neither_the_training_nor
 
     def second_fails(self: ArtifactStore, *arguments: Any) -> Any:
         calls.append(arguments)
-        return no_room() if len(calls) == 2 else right(self, *arguments)
+        return disk_full() if len(calls) == 2 else right(self, *arguments)
 
     monkeypatch.setattr(ArtifactStore, broken, second_fails)
     spec = JobSpec.parse({"checkpoint": {"keep_last": 1}})
@@ -349,7 +349,7 @@ def test_a_checkpoint_that_cannot_be_stored_whole_costs_neither_the_training_nor
 
 
 class Checkpointing(Scripted):
-    """Its trainers leave checkpoints, say so, and die."""
+    """Its trainers write checkpoints, report them, and are killed."""
 
     def __init__(self, *steps: int) -> None:
         super().__init__(exitcode=-9)
@@ -360,7 +360,7 @@ class Checkpointing(Scripted):
         folder.mkdir()
         for step in self.steps:
             (folder / f"{step}.pt").write_text(f"step {step}")
-        self.lines = tuple(
+        self.sent = tuple(
             events.CheckpointSaved(path=str(folder / f"{step}.pt"), step=step, epoch=1) for step in self.steps
         )
         return super().start(plan)
