@@ -98,12 +98,12 @@ class Reconciler(threading.Thread):
     def requeue(self, expired: list[Lease]) -> None:
         """Requeue or end the jobs of these leases, and remove the files that their attempts left behind."""
         for lease in expired:
-            detail = f"its worker sent no heartbeat for {self.settings.lease_seconds:g} s"
+            detail = f"its worker did not renew the lease for {self.settings.lease_seconds:g} s"
             try:
                 with self.database.write() as session:
                     state = queue.mark_lost(session, lease, detail)
             except LeaseLost:
-                continue  # its supervisor renewed the lease or ended the attempt in between
+                continue  # its supervisor ended the attempt in between
             log.warning("lease ran out", job_id=lease.job_id, attempt=lease.attempt, state=state.value)
             remove_orphaned_files(self.context.store, self.database, lease.job_id, lease.attempt)
             if state is JobState.QUEUED:

@@ -221,7 +221,7 @@ def release(
     lease: Lease,
     message: str,
     outcome: str = "drained",
-    progress: dict[str, Any] | None = None,
+    progress: dict[str, Any] | None = None,  # written if a cancel request ends the job here
 ) -> JobState:
     """The attempt stopped at a checkpoint, through no fault of its own: it costs none of `max_attempts`.
 

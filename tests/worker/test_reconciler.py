@@ -48,7 +48,7 @@ def test_a_job_whose_lease_ran_out_is_queued_again_and_its_orphaned_files_are_re
     store.put(checkpoint_key(lease.job_id, 1, 50), file)
     reconciler("a").tick()
     assert job_of(database, lease.job_id).state == "queued"
-    assert "sent no heartbeat for 15 s" in lines_of(database, lease.job_id, "status")[-1].message
+    assert "did not renew the lease for 15 s" in lines_of(database, lease.job_id, "status")[-1].message
     assert store.keys_of(lease.job_id) == []
 
 
