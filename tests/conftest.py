@@ -1,4 +1,4 @@
-"""What every tier shares: both databases, the real MNIST where it lies, settings below a temporary folder."""
+"""Fixtures for all tests: both databases, the real MNIST, settings in a temporary folder."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from shared.datasets.catalog import DATASETS
 from shared.db.database import Database
 from shared.db.tables import Base
 
-# no deadline: a busy machine is not a wrong program. CI draws the same examples each time, everybody else new ones
+# no deadline: a busy machine is not a bug. CI draws the same examples each time, other machines draw new ones
 hypothesis.settings.register_profile("gradq", deadline=None, derandomize=os.environ.get("CI") == "true")
 hypothesis.settings.load_profile("gradq")
 
 
-SLOW = (  # where a test takes seconds: for processes, browsers and nets; each is marked slow
+SLOW = (  # tests that take seconds, for processes, browsers and models; each is marked slow
     *("tests/browser/", "tests/compose/", "tests/contract/", "tests/end_to_end/", "tests/faults/", "tests/fuzz/"),
     *(
         "tests/gradq/test_demo.py",
@@ -53,16 +53,19 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Where several processes test, each gets a share of the files that wait, and begins with it: what is quick fills
-    the gaps, and at the end nobody waits for a long test that began last. xdist deals out equal runs of the list.
-    Files of one folder share a service, which each process starts for itself: neighbours go to the same process."""
+    """Order the tests for xdist, which gives each process an equal run of the list.
+
+    Each process begins with its share of the slow files, and quick tests fill the rest of its run, so that no slow
+    test starts last. Files of one folder share a service, which each process starts for itself: they are neighbours in
+    the list, so that most go to the same process.
+    """
     workers = getattr(config, "workerinput", {}).get("workercount", 1)
     if workers == 1:
         return
     slow = [item for item in items if item.get_closest_marker("slow")]
-    waits = set(slow)
-    quick = [item for item in items if item not in waits]
-    files = sorted(dict.fromkeys(item.path for item in slow), key=lambda path: path.parent)  # of a folder, one service
+    among_slow = set(slow)
+    quick = [item for item in items if item not in among_slow]
+    files = sorted(dict.fromkeys(item.path for item in slow), key=lambda path: path.parent)
     order: list[pytest.Item] = []
     for worker in range(workers):
         share = (len(items) - len(order)) // (workers - worker)
@@ -78,16 +81,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def mnist_dir() -> Path:
     """The folder with the four MNIST files that GRADQ_DATA_DIR names."""
     if "GRADQ_DATA_DIR" not in os.environ:
-        part_missing("GRADQ_DATA_DIR does not say where MNIST lies")
+        part_missing("GRADQ_DATA_DIR, the folder with MNIST, is not set")
     folder = Path(os.environ["GRADQ_DATA_DIR"]).absolute()
     if missing := DATASETS["mnist"].missing_files(folder):
-        part_missing(f"MNIST is not whole: {missing[0]} is missing")
+        part_missing(f"MNIST is incomplete: {missing[0]} is missing")
     return folder
 
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Postgres]:
-    """One private cluster for all tests; ask it for a `database()` of your own."""
+    """One private cluster for all tests; its `database()` creates a new database."""
     require_postgres()
     with Postgres() as cluster:
         yield cluster
@@ -95,7 +98,7 @@ def postgres() -> Iterator[Postgres]:
 
 @pytest.fixture(scope="session")
 def migrated_postgres(postgres: Postgres) -> Iterator[Database]:
-    """A PostgreSQL database with the newest schema; `database` empties it after each test, which is quicker than 60."""
+    """A PostgreSQL database with the newest schema; the fixture `database` empties it after each test."""
     database = Database(postgres.database())
     database.migrate()
     yield database
@@ -104,7 +107,7 @@ def migrated_postgres(postgres: Postgres) -> Iterator[Database]:
 
 @pytest.fixture(scope="session")
 def new_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Database]:
-    """new_sqlite(url): an SQLite database with the newest schema and no row, a copy of one that was migrated once."""
+    """new_sqlite(url): an SQLite database with the newest schema and no rows, a copy of one that was migrated once."""
     model = tmp_path_factory.mktemp("schema") / "gradq.db"
     migrated = Database(f"sqlite:///{model}")
     migrated.migrate()
@@ -112,7 +115,7 @@ def new_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Data
 
     def copied(url: str) -> Database:
         database = Database(url)
-        if database.is_sqlite:  # PostgreSQL's comes with its schema, and its name is no path
+        if database.is_sqlite:  # a PostgreSQL database has its schema already, and its name is not a path
             shutil.copy(model, str(make_url(url).database))
         return database
 
@@ -127,7 +130,7 @@ def database_kind(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def empty_database(database_kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
-    """A database without a table, of each kind."""
+    """A database without tables, of each kind."""
     sqlite = database_kind == "sqlite"
     url = f"sqlite:///{tmp_path / 'gradq.db'}" if sqlite else request.getfixturevalue("postgres").database()
     database = Database(url)
@@ -137,7 +140,7 @@ def empty_database(database_kind: str, request: pytest.FixtureRequest, tmp_path:
 
 @pytest.fixture
 def database(database_kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
-    """A database with the newest schema and no row, of each kind."""
+    """A database with the newest schema and no rows, of each kind."""
     if database_kind == "sqlite":
         database = request.getfixturevalue("new_sqlite")(f"sqlite:///{tmp_path / 'gradq.db'}")
         yield database
@@ -151,7 +154,7 @@ def database(database_kind: str, request: pytest.FixtureRequest, tmp_path: Path)
 
 @pytest.fixture
 def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    """Settings of a machine where nothing is set but the state folder; no dataset is downloaded."""
+    """Default settings, with a temporary state folder and without downloads of datasets."""
     for name in [name for name in os.environ if name.startswith("GRADQ_")]:
         monkeypatch.delenv(name)
     return Settings.from_env(state_dir=tmp_path / "state", download=False)

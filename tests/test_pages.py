@@ -21,7 +21,7 @@ def headings(page: Path) -> set[str]:
     return {re.sub(r"[^\w -]", "", line.lower()).replace(" ", "-") for line in lines}
 
 
-def test_each_promise_of_the_security_page_names_tests_that_are_there() -> None:
+def test_each_promise_of_the_security_page_names_existing_tests() -> None:
     page = (DOCS / "security.md").read_text()
     promised = page.partition("## What is promised")[2].partition("## What is not")[0]
     rows = [line for line in promised.splitlines() if line.startswith("| ")][1:]
@@ -32,7 +32,7 @@ def test_each_promise_of_the_security_page_names_tests_that_are_there() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_links_within_the_pages_lead_somewhere(page: Path) -> None:
+def test_links_within_the_pages_resolve(page: Path) -> None:
     for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
         if "://" in target:
             continue

@@ -16,7 +16,7 @@ log = structlog.get_logger()
 
 
 def create_app(settings: Settings) -> Celery:
-    """Early ack and no prefetch: a message is a doorbell, and what it announced stands in the database."""
+    """The Celery app. Early acknowledgement, no prefetch: a message is a doorbell only, jobs are in the database."""
     app = Celery("gradq", broker=settings.broker_url, include=["worker.tasks"])
     app.conf.update(
         task_default_queue=QUEUE,
@@ -25,14 +25,14 @@ def create_app(settings: Settings) -> Celery:
         task_serializer="json",
         accept_content=["json"],
         result_backend=None,
-        worker_disable_prefetch=True,  # a busy worker leaves the bell to an idle one
+        worker_disable_prefetch=True,  # a busy worker leaves the message to an idle one
         worker_pool="threads",
         worker_consumer="worker.consumer:Consumer",
         worker_hijack_root_logger=False,
         worker_redirect_stdouts=False,
-        worker_enable_remote_control=False,  # nothing is asked of a worker through the broker
+        worker_enable_remote_control=False,  # nothing controls a worker through the broker
         worker_send_task_events=False,
-        broker_connection_max_retries=None,  # for ever: the default gives up after 100 and ends the worker
+        broker_connection_max_retries=None,  # no limit: by default the worker ends after 100
         broker_connection_retry_on_startup=True,
         broker_transport_options={
             "socket_timeout": 30,
@@ -62,10 +62,10 @@ def _begin(conf: Any, **_: Any) -> None:
 
 @signals.celeryd_after_setup.connect
 def _start(**_: Any) -> None:
-    """Before there is a broker to hear from: this worker looks at the rows itself while the bell is silent."""
+    """Before the broker is connected: the worker polls the database, so it runs jobs also without a broker."""
     try:
         runtime().start()
-    except Exception as error:  # Celery would log it and go on, with a worker that nobody knows of
+    except Exception as error:  # Celery would log it and continue, with a worker that is not registered
         log.exception("worker not started")
         raise SystemExit(1) from error
 

@@ -1,4 +1,4 @@
-"""Whether the database's clock can be trusted: one that was set forward makes every lease look as if it had run out."""
+"""Detects jumps of the database's clock: when it is set forward, every lease looks as if it had run out."""
 
 from __future__ import annotations
 
@@ -8,30 +8,32 @@ from datetime import datetime
 
 import structlog
 
-JUMP_SECONDS = 1.0  # what a clock may gain or lose between two looks
+JUMP_SECONDS = 1.0  # what a clock may gain or lose between two checks
 
 log = structlog.get_logger()
 
 
 class ClockWatch:
-    """Holds the database's clock against this process's own, which only runs."""
+    """Compares the database's clock with this process's monotonic clock."""
 
     def __init__(self, quiet_seconds: float) -> None:
-        self.quiet_seconds = quiet_seconds  # after a jump; by then every worker that lives has renewed its leases
-        self._ahead: tuple[float, float] | None = None  # of our own by at least, at most
+        self.quiet_seconds = quiet_seconds  # after a jump; by then every live worker has renewed its leases
+        self._offset: tuple[float, float] | None = None  # database minus monotonic, seconds: (least, most)
         self._trusted_from = 0.0
 
-    def look(self, ask: Callable[[], datetime]) -> None:
+    def check(self, query: Callable[[], datetime]) -> None:
+        """Compare the clocks once; `query` returns the database's time."""
         before = time.monotonic()
-        theirs = ask().timestamp()
-        least, most = theirs - time.monotonic(), theirs - before  # the answer may have been long under way
-        if self._ahead is not None:
-            at_least, at_most = self._ahead
-            if least > at_most + JUMP_SECONDS or most < at_least - JUMP_SECONDS:
-                log.warning("the database's clock jumped", seconds=round(most - at_most, 1))
+        theirs = query().timestamp()
+        least, most = theirs - time.monotonic(), theirs - before  # how long the query took bounds the error
+        if self._offset is not None:
+            least_before, most_before = self._offset
+            if least > most_before + JUMP_SECONDS or most < least_before - JUMP_SECONDS:
+                log.warning("the database's clock jumped", seconds=round(most - most_before, 1))
                 self._trusted_from = time.monotonic() + self.quiet_seconds
-        self._ahead = least, most
+        self._offset = least, most
 
     @property
     def steady(self) -> bool:
+        """Whether `quiet_seconds` have passed since the last jump."""
         return time.monotonic() >= self._trusted_from

@@ -1,8 +1,8 @@
-"""Celery's consumer, which takes bells and nothing else: what is none is thrown away, and the next bell is heard.
+"""Celery's consumer, accepting doorbell messages only; anything else is rejected without stopping the worker.
 
-Celery refuses what is not JSON and tasks that it does not know. JSON of another shape than it expects ends its worker,
-and goes back into the queue for the next one to end; or it keeps a place that is then missing. Only who has the
-broker's password could send such a thing.
+Celery itself rejects messages that are not JSON and unknown tasks. JSON of an unexpected shape would end its worker
+and return to the queue, where it would end the next one; or it would occupy a slot for good. Only a client with the
+broker's password could send such a message.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ class Consumer(CeleryConsumer):
                 check_message(message)
                 return handle(message)
             except self.connection_errors:
-                raise  # the broker's fault, and not the message's
+                raise  # the broker failed, not the message
             except Exception as error:
-                log.warning("message refused", error=f"{type(error).__name__}: {error}"[:300])
+                log.warning("message rejected", error=f"{type(error).__name__}: {error}"[:300])
                 return message.reject_log_error(log, self.connection_errors)
 
         return receive
 
 
 def check_message(message: Any) -> None:
-    """Raises whatever reading it raises, ContentDisallowed for all but JSON, or ValueError."""
+    """Raises if it is not a doorbell message: ContentDisallowed if not JSON, ValueError, or an error of decoding."""
     arguments, named, _ = message.payload
     headers = message.headers
     if headers["task"] != DOORBELL or arguments or named or headers.get("eta") or headers.get("expires"):
-        raise ValueError("this is no bell")
+        raise ValueError("not a doorbell message")

@@ -1,4 +1,4 @@
-"""Where an uploaded dataset lies on this host: in the store itself if that is a local folder, else in a cache."""
+"""The files of an uploaded dataset on this host: in the store itself if that is a local folder, else in a cache."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ from shared.errors import DataError, GradqError
 
 
 def local_folder(dataset_id: str, settings: Settings, database: Database, store: ArtifactStore) -> Path:
-    """A folder with the dataset's files. Raises DataError when they are gone; OSError when the store is away."""
+    """A folder with the dataset's files.
+
+    Raises DataError when they are gone or not whole, DamagedInTransit, OSError when the store cannot be reached.
+    """
     with database.read() as session:
         row = dataset_store.find(session, dataset_id)
     if row is None:
@@ -32,7 +35,7 @@ def local_folder(dataset_id: str, settings: Settings, database: Database, store:
 
 
 def fetch(row: DatasetRow, cached: Path, store: ArtifactStore) -> None:
-    """Bring the files here, checked, and give them their name when all are. Of two who do so one is second."""
+    """Fetch and check the files in a temporary folder, then rename it. Of concurrent calls the first rename wins."""
     part = cached.with_name(f".{cached.name}.{secrets.token_hex(4)}")
     part.mkdir(parents=True)
     try:
@@ -40,9 +43,9 @@ def fetch(row: DatasetRow, cached: Path, store: ArtifactStore) -> None:
             try:
                 store.get(f"{row.folder}/{name}", part / name)
             except FileNotFoundError as error:
-                raise DataError(f"{name} of the dataset {row.id} is not in the store any more") from error
+                raise DataError(f"{name} of the dataset {row.id} is no longer in the store") from error
             if sha256_of(part / name) != file["sha256"]:
-                raise DamagedInTransit(f"{name} of the dataset {row.id} is not what was stored")
+                raise DamagedInTransit(f"{name} of the dataset {row.id} was fetched with another sha256 than stored")
         part.rename(cached)
     except OSError:
         if not cached.is_dir():
@@ -52,17 +55,17 @@ def fetch(row: DatasetRow, cached: Path, store: ArtifactStore) -> None:
 
 
 class DamagedInTransit(GradqError):
-    """Not the job's fault: another attempt fetches the file again."""
+    """The file in the store may be intact: another attempt fetches it again."""
 
     code = "damaged_in_transit"
 
 
 def forget_deleted(cache: Path, database: Database) -> None:
-    """Remove what is cached of datasets that have no row any more."""
-    there = {folder.name: folder for folder in cache.glob("ds_*")}
+    """Remove cached datasets whose row has been deleted."""
+    cached = {folder.name: folder for folder in cache.glob("ds_*")}
     with database.read() as session:
-        known = dataset_store.known_among(session, [name.partition("-")[0] for name in there])
-    for name, folder in there.items():
+        known = dataset_store.known_among(session, [name.partition("-")[0] for name in cached])
+    for name, folder in cached.items():
         if name.partition("-")[0] not in known:
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -75,6 +78,6 @@ def _check_sizes(row: DatasetRow, folder: Path) -> None:
 
 
 def _cache_name(row: DatasetRow) -> str:
-    """Made of the id and of what the files hold: another version of gradq may decode the same upload otherwise."""
-    whole = "".join(f"{name} {file['sha256']}\n" for name, file in sorted(row.files.items()))
-    return f"{row.id}-{hashlib.sha256(whole.encode()).hexdigest()[:16]}"
+    """Id and hash of the files' contents: another version of gradq may decode the same upload differently."""
+    hashes = "".join(f"{name} {file['sha256']}\n" for name, file in sorted(row.files.items()))
+    return f"{row.id}-{hashlib.sha256(hashes.encode()).hexdigest()[:16]}"

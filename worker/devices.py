@@ -1,4 +1,4 @@
-"""What this host has, and which slot a job gets. Asks NVML, not torch.cuda: who touched CUDA cannot fork."""
+"""This host's devices and slots for jobs. Uses NVML, not torch.cuda: a process that initialized CUDA cannot fork."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ class Slot:
 
     @property
     def fits(self) -> frozenset[str]:
-        """The device wishes that this slot can grant."""
+        """The requested devices that this slot can serve."""
         return frozenset({"auto", "cpu", "cuda"} if self.kind == "cuda" else {"auto", "cpu"})
 
     def device_for(self, requested: str) -> Slot:
-        """What a job with this wish sees: one that asks for the CPU sees no GPU."""
+        """The device for a job: one that requests the CPU sees no GPU."""
         return CPU if requested == "cpu" else self
 
 
@@ -42,7 +42,7 @@ CPU = Slot("cpu", "cpu")
 
 
 def gpus() -> list[Slot]:
-    """The GPUs that NVML shows; none where there is no driver."""
+    """The GPUs that NVML lists; none without a driver."""
 
     def slot(nvml: Any, i: int, handle: Any) -> Slot:
         return Slot("cuda", _name(nvml, i, handle), _text(nvml.nvmlDeviceGetUUID(handle)))
@@ -51,7 +51,7 @@ def gpus() -> list[Slot]:
 
 
 def memory() -> list[dict[str, Any]]:
-    """How much of each device's memory is in use now, the host's as that of the CPU."""
+    """Memory in use now, in bytes, per device; the host's memory is that of the CPU."""
 
     def use(nvml: Any, i: int, handle: Any) -> dict[str, Any]:
         found = nvml.nvmlDeviceGetMemoryInfo(handle)
@@ -63,7 +63,7 @@ def memory() -> list[dict[str, Any]]:
 
 
 def _of_each_gpu(ask: Callable[[Any, int, Any], T]) -> list[T]:
-    """What `ask(nvml, index, handle)` says of each; nothing where NVML is not there, or fails on the way."""
+    """The results of `ask(nvml, index, handle)` per GPU; empty if NVML is missing or fails."""
     import pynvml
 
     try:
@@ -93,7 +93,7 @@ def cores() -> int:
 
 
 def find_slots(settings: Settings) -> list[Slot]:
-    """One slot a GPU, else one a CPU core up to 4. GRADQ_SLOTS sets the number; GPUs are then dealt out in turn."""
+    """One slot per GPU, else one per CPU core up to 4. GRADQ_SLOTS sets the number; slots then use the GPUs in turn."""
     found = gpus()
     if found:
         return [found[i % len(found)] for i in range(settings.slots or len(found))]
@@ -101,11 +101,12 @@ def find_slots(settings: Settings) -> list[Slot]:
 
 
 def threads_per_slot(settings: Settings, n_slots: int) -> int:
+    """CPU threads for each job: GRADQ_THREADS_PER_SLOT, else the cores divided by the slots, at least 1."""
     return settings.threads_per_slot or max(1, cores() // n_slots)
 
 
 class SlotPool:
-    """The slots of one worker. Each is taken by one job at a time."""
+    """The slots of one worker, each for one job at a time."""
 
     def __init__(self, slots: list[Slot]) -> None:
         self.slots = slots
@@ -114,7 +115,7 @@ class SlotPool:
 
     @contextmanager
     def take(self) -> Iterator[Slot | None]:
-        """A free slot, given back at the end of the block; None when all are taken."""
+        """A free slot, returned to the pool at the end of the block; None when all are taken."""
         with self._lock:
             slot = self._free.pop(0) if self._free else None
         try:
@@ -126,7 +127,7 @@ class SlotPool:
 
     @property
     def fits(self) -> frozenset[str]:
-        """The device wishes that some slot can grant."""
+        """The requested devices that some slot can serve."""
         return frozenset().union(*(slot.fits for slot in self.slots))
 
     @property
@@ -135,5 +136,6 @@ class SlotPool:
             return len(self._free)
 
     def describe(self) -> dict[str, Any]:
+        """Device kinds and slots, as the worker's row holds them."""
         kinds = sorted({"cpu", *(slot.kind for slot in self.slots)})
         return {"kinds": kinds, "slots": [asdict(slot) for slot in self.slots]}

@@ -1,4 +1,4 @@
-"""Whether an error says that a disk is full: libraries wrap it, each in its own way."""
+"""Recognizes "disk full" in the errors of libraries, which wrap it in different ways."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def disk_is_full(error: BaseException | None) -> bool:
-    """Look at the error and at what it came from: torch and safetensors keep only the words."""
+    """Whether the error or one of its causes is a full disk. torch and safetensors keep only the cause's message."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in FULL:
             return True

@@ -1,4 +1,4 @@
-"""Starts trainer processes: forked from a server that has torch imported already, 10 ms each instead of a second."""
+"""Starts trainer processes, forked from a server that has torch imported: 10 ms each instead of a second."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from typing import Any
 import psutil
 import structlog
 
+from worker.plan import Plan
+
 PRELOAD = "worker.trainer.preload"  # named, not imported: importing it would bring torch into this process
 WARM_UP_SECONDS = 120.0
 FORK_SECONDS = 30.0  # a fork takes 10 ms; a server that hangs is replaced
@@ -30,29 +32,29 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True)
 class Trainer:
-    """A running trainer: its process, our end of its pipe, and a handle that a reused pid cannot fool."""
+    """A running trainer: its process, the supervisor's end of its pipe, and a handle that detects a reused pid."""
 
     process: BaseProcess
     pipe: Connection
     handle: psutil.Process
 
     def request_stop(self) -> None:
-        """SIGTERM: finish the step, write the checkpoint, end."""
+        """Send SIGTERM: the trainer finishes the step, writes a checkpoint and ends."""
         self._signal(os.kill, signal.SIGTERM)
 
     def kill(self) -> None:
-        """SIGKILL for the whole process group, and for the process where it did not get as far as leading one."""
+        """Send SIGKILL to the process group, and to the process itself, which may not lead a group yet."""
         self._signal(os.killpg, signal.SIGKILL)
         self._signal(os.kill, signal.SIGKILL)
 
     def end(self) -> None:
-        """Kill what is left, wait until it is gone, and learn its exit code, if the server lives to tell it."""
+        """Kill what is left and wait until it is gone. Its exit code is known then, unless the server is gone too."""
         self.kill()
         self.process.join(REAP_SECONDS)
         self.pipe.close()
 
     def alive(self) -> bool:
-        """Whether it runs, also when the server that forked it is dead and its exit code cannot be known."""
+        """Whether the process runs. Does not depend on the server that forked it, which may be dead."""
         try:
             return self.handle.is_running() and self.handle.status() != psutil.STATUS_ZOMBIE
         except psutil.NoSuchProcess:
@@ -67,26 +69,29 @@ class Trainer:
 
 
 class Launcher:
+    """Owns the server that trainers are forked from, and replaces it when it dies or hangs."""
+
     def __init__(self) -> None:
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload([PRELOAD, __name__])
         self._lock = threading.Lock()
-        self._warm = False  # whether the server has answered: a new one imports torch first
+        self._warm = False  # whether the server has responded: a new one imports torch first
 
     def warm_up(self) -> None:
-        """Bring the server up and wait until torch is imported there."""
+        """Start the server and wait until it has imported torch. Raises RuntimeError after WARM_UP_SECONDS."""
         _, pipe = self._start("warm_up")
         if not pipe.poll(WARM_UP_SECONDS):
             raise RuntimeError(f"the trainer server did not come up within {WARM_UP_SECONDS:.0f} s")
         pipe.recv()
         pipe.close()
 
-    def start(self, plan: dict[str, Any]) -> Trainer:
+    def start(self, plan: Plan) -> Trainer:
+        """Fork a trainer that runs `plan`. Raises EOFError or OSError when no trainer server can be started."""
         process, pipe = self._start("run", plan)
         assert process.pid is not None
         return Trainer(process, pipe, psutil.Process(process.pid))
 
-    def _start(self, entry: str, plan: dict[str, Any] | None = None) -> tuple[BaseProcess, Connection]:
+    def _start(self, entry: str, plan: Plan | None = None) -> tuple[BaseProcess, Connection]:
         ours, theirs = self._context.Pipe(duplex=False)
         try:
             arguments = (entry, theirs) if plan is None else (entry, theirs, plan)
@@ -95,10 +100,10 @@ class Launcher:
                     return self._fork(arguments), ours
                 except (EOFError, OSError) as error:
                     log.warning("the trainer server is gone; starting another", error=str(error))
-                    time.sleep(DYING_SECONDS)  # its end of the pipe closes before the kernel calls it dead
+                    time.sleep(DYING_SECONDS)  # its end of the pipe closes before the kernel reports it as dead
             return self._fork(arguments), ours
         finally:
-            theirs.close()  # or the end of the trainer would never be the end of the pipe
+            theirs.close()  # while it is open here, the pipe does not end with the trainer
 
     def _fork(self, arguments: tuple[Any, ...]) -> BaseProcess:
         with self._lock:
@@ -112,31 +117,31 @@ class Launcher:
 
 @contextlib.contextmanager
 def server_answers_within(seconds: float) -> Iterator[None]:
-    """Kill a trainer server that hangs: `Process.start()` waits for its answer without end, and then gets EOFError.
+    """Kill a trainer server that hangs: `Process.start()` waits for it without a timeout, and gets EOFError then.
 
-    Trainers that it has forked before go on without it.
+    Trainers that it has forked before keep running.
     """
-    impatience = threading.Timer(seconds, _kill_server)
-    impatience.daemon = True
-    impatience.start()
+    timer = threading.Timer(seconds, _kill_server)
+    timer.daemon = True
+    timer.start()
     try:
         yield
     finally:
-        impatience.cancel()
+        timer.cancel()
 
 
 def _kill_server() -> None:
-    pid = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]  # there is no public way to its pid
+    pid = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]  # its pid has no public accessor
     if pid is not None:
-        log.error("the trainer server does not answer; killing it", pid=pid)
+        log.error("the trainer server does not respond; killing it", pid=pid)
         os.kill(pid, signal.SIGKILL)
 
 
-def enter(entry: str, pipe: Connection, plan: dict[str, Any] | None = None) -> None:
-    """Runs in the forked process. The trainer is imported there, where it was imported before the fork."""
+def enter(entry: str, pipe: Connection, plan: Plan | None = None) -> None:
+    """Entry of the forked process. The server has imported the trainer already: the import here takes no time."""
     from worker.trainer import process
 
     if plan is None:
         process.warm_up(pipe)
     else:
-        process.run(pipe, process.Plan(**plan))
+        process.run(pipe, plan)

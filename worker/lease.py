@@ -1,35 +1,44 @@
-"""Keeps a running job's lease alive from a thread of its own, however long an upload takes; hears wishes on the way."""
+"""Renews a running job's lease in a thread of its own, however long an upload takes, and reads requests to stop it."""
 
 from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
+from sqlalchemy.orm import Session
 
 from shared.config import Settings
 from shared.db.database import Database
 from shared.errors import DatabaseAway, LeaseLost
 from shared.jobs import queue
 
-LOOK_SECONDS = 0.5  # between two looks for a wish
+POLL_SECONDS = 0.5  # between two reads of the requests to stop
+RETRY_SECONDS = 0.5  # between two tries at a database that is away
 
 log = structlog.get_logger()
+T = TypeVar("T")
 
 
 class LeaseKeeper(threading.Thread):
-    """Renews every third of the lease. `lost`: the row is another's, or we could not renew it in time."""
+    """Renews every third of the lease, and shows the requests on the row; only a pause request can be withdrawn.
+
+    `lost` is set when the row belongs to another attempt, or when it could not be renewed in time.
+    """
 
     def __init__(self, database: Database, lease: queue.Lease, settings: Settings) -> None:
         super().__init__(name=f"lease-{lease.job_id}", daemon=True)
         self.database, self.lease, self.seconds = database, lease, settings.lease_seconds
-        self.lost, self.cancelled, self.paused = threading.Event(), threading.Event(), threading.Event()
-        self.progress: dict[str, Any] | None = None  # the newest one is written with the next renewal
+        self.lost = threading.Event()
+        self.cancel_requested, self.pause_requested = threading.Event(), threading.Event()
+        self.progress: dict[str, Any] | None = None  # the newest, written with the next renewal
         self._done = threading.Event()
         self._renewed = time.monotonic()
-        self._asked: float | None = None  # since when the database owes us an answer
+        self._asked: float | None = None  # start of the query in flight, None if there is none
 
     def __enter__(self) -> LeaseKeeper:
         self.start()
@@ -40,13 +49,13 @@ class LeaseKeeper(threading.Thread):
         self.join()
 
     def run(self) -> None:
-        while not self._done.wait(min(LOOK_SECONDS, self.seconds / 6)):
+        while not self._done.wait(min(POLL_SECONDS, self.seconds / 6)):
             try:
-                self._look()
+                self._poll()
             except LeaseLost:
                 self.lost.set()
                 return
-            except Exception as error:  # whatever it was: a lease that nobody renews is lost
+            except Exception as error:  # of any kind: retry until the lease would have run out
                 if not isinstance(error, DatabaseAway):
                     log.exception("lease keeper failed", job_id=self.lease.job_id)
                 log.warning("lease not renewed", job_id=self.lease.job_id, error=str(error))
@@ -56,16 +65,34 @@ class LeaseKeeper(threading.Thread):
             self._asked = None
 
     def is_lost(self) -> bool:
-        """Also true when the database has not said a word for the length of a lease: by then another may own the job.
+        """Also true when the database has not responded for one lease period: another worker may own the job by then.
 
-        A worker that was stopped all the while has not asked; it asks when it wakes up, and may find its lease intact.
+        The period counts from the start of a query, not from the last renewal: a worker process that was suspended
+        has no query in flight, queries the row when it is resumed, and may find its lease intact.
         """
         asked = self._asked
         if asked is not None and time.monotonic() - asked > self.seconds:
             self.lost.set()
         return self.lost.is_set()
 
-    def _look(self) -> None:
+    def read(self, query: Callable[[Session], T]) -> T:
+        """The result of `query` in a read transaction, retried while the database is away. Raises LeaseLost."""
+        return self._retry(self.database.read, query)
+
+    def write(self, change: Callable[[Session], T]) -> T:
+        """The result of `change` in one transaction, retried while the database is away. Raises LeaseLost."""
+        return self._retry(self.database.write, change)
+
+    def _retry(self, transaction: Callable[[], AbstractContextManager[Session]], work: Callable[[Session], T]) -> T:
+        while True:
+            try:
+                with transaction() as session:
+                    return work(session)
+            except DatabaseAway:
+                if self.lost.wait(RETRY_SECONDS) or self.is_lost():
+                    raise LeaseLost(self.lease.job_id) from None
+
+    def _poll(self) -> None:
         progress = self.progress
         self._asked = asked = time.monotonic()
         if progress is not None or asked - self._renewed >= self.seconds / 3:
@@ -77,8 +104,8 @@ class LeaseKeeper(threading.Thread):
         with self.database.read() as session:
             requested = queue.requested_stop(session, self.lease)
         if requested == "cancel":
-            self.cancelled.set()
+            self.cancel_requested.set()
         elif requested == "pause":
-            self.paused.set()
+            self.pause_requested.set()
         else:
-            self.paused.clear()  # this wish can be taken back
+            self.pause_requested.clear()

@@ -1,4 +1,4 @@
-"""Whether the kernel, short of memory, killed a process of late: SIGKILL by itself does not say who sent it."""
+"""Detects recent OOM kills from the kernel's counters: SIGKILL alone does not say who sent it."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 CGROUPS, OWN_CGROUPS, HOST = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup"), Path("/proc/vmstat")
-LATELY_SECONDS = 5.0  # a process that held gigabytes takes seconds to go after it was counted
+RECENT_SECONDS = 5.0  # a process that holds gigabytes takes seconds to end after it was counted
 
 
 class OomKills:
-    """Watches the kernel's count of such kills: this cgroup's where there is one, else the host's."""
+    """Watches the kernel's count of OOM kills: of this process's cgroup if it has one, else of the host."""
 
     def __init__(self, counters: Iterable[Path] | None = None) -> None:
         candidates = _counters() if counters is None else counters
@@ -19,22 +19,27 @@ class OomKills:
         self.count = self._now()
         self.rose_at = float("-inf")
 
-    def look(self) -> None:
+    def poll(self) -> None:
+        """Read the counter and remember when it rose."""
         count = self._now()
         if count > self.count:
             self.rose_at = time.monotonic()
         self.count = count
 
-    def lately(self) -> bool:
-        self.look()
-        return time.monotonic() - self.rose_at < LATELY_SECONDS
+    def recently(self) -> bool:
+        """Whether the counter rose in the last RECENT_SECONDS; False on a system without a counter."""
+        self.poll()
+        return time.monotonic() - self.rose_at < RECENT_SECONDS
 
     def _now(self) -> int:
         return (_read(self.counter) or 0) if self.counter else 0
 
 
 def _counters() -> Iterator[Path]:
-    """Version 2, then version 1; a container sees its own group as the root, under whatever name."""
+    """Candidates: cgroup version 2, version 1, the host.
+
+    Each group is tried at its own path and at the root: a container sees its own group as the root.
+    """
     for line in OWN_CGROUPS.read_text().splitlines() if OWN_CGROUPS.exists() else []:
         _, controllers, group = line.split(":", 2)
         if controllers == "":
@@ -45,7 +50,7 @@ def _counters() -> Iterator[Path]:
 
 
 def _read(path: Path) -> int | None:
-    """The number behind the word oom_kill; None where there is no such file or word."""
+    """The number after the word oom_kill; None if the file or the word is missing."""
     try:
         lines = path.read_text().splitlines()
     except OSError:

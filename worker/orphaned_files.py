@@ -1,4 +1,4 @@
-"""Files that a lost attempt left in the artifact store: stored or half stored, and never named by a row."""
+"""Deletes files in the artifact store that ended attempts left there and no row names: half stored, or not recorded."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from shared.jobs.states import JobState
 log = structlog.get_logger()
 
 
-def sweep_strays(store: ArtifactStore, database: Database, job_id: str, attempt: int) -> None:
-    """Remove what attempts up to this one left without a row; nothing, while the row says that it still runs.
+def remove_orphaned_files(store: ArtifactStore, database: Database, job_id: str, attempt: int) -> None:
+    """Delete the orphans of attempts up to `attempt`; nothing while the row says that this attempt is running.
 
-    What database or store say against it is no reason to fail: whoever ends the next attempt sweeps again.
+    Errors of the database or the store are logged and not raised: the end of the next attempt cleans up again.
     """
     try:
         found = {key for key in store.keys_of(job_id) if attempt_of(key) <= attempt}
-        for key in found - _named(database, job_id, attempt, found):
+        for key in found - _keys_to_keep(database, job_id, attempt, found):
             store.remove(key)
-            log.info("stray file removed", job_id=job_id, key=key)
+            log.info("orphaned file removed", job_id=job_id, key=key)
     except (OSError, DatabaseAway) as error:
-        log.warning("strays not swept", job_id=job_id, error=str(error))
+        log.warning("orphaned files not removed", job_id=job_id, error=str(error))
 
 
-def _named(database: Database, job_id: str, attempt: int, found: set[str]) -> set[str]:
+def _keys_to_keep(database: Database, job_id: str, attempt: int, found: set[str]) -> set[str]:
     with database.read() as session:
         try:
             job = jobs.get(session, job_id)

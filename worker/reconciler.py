@@ -1,7 +1,7 @@
-"""The steady hand of a worker: says that it lives, looks for jobs, and, when it holds the office, mends what is left.
+"""Worker maintenance loop: heartbeat, poll for queued jobs and, on the leader, requeue jobs whose lease expired.
 
-The leader (one of all workers, by an expiring row) takes back jobs whose lease ran out, and sweeps up. Every worker
-looks at the rows for jobs that wait, whether or not somebody rang, and sweeps the run folders of its own host.
+The leader (one of all workers, by a row that expires) also deletes rows that are no longer needed. Every worker polls
+the database for queued jobs, with or without a doorbell message, and removes abandoned run folders of its own host.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from shared.jobs.queue import Lease
 from shared.jobs.states import JobState
 from worker import leadership
 from worker.clock_jumps import ClockWatch
+from worker.context import WorkerContext
 from worker.devices import SlotPool, memory
-from worker.orphaned_files import sweep_strays
-from worker.supervisor import WorkerContext
+from worker.orphaned_files import remove_orphaned_files
 
 LEADER_ROLE = "reconciler"
 FORGET_WORKERS_SECONDS = 3600.0
@@ -36,14 +36,14 @@ log = structlog.get_logger()
 
 
 class Reconciler(threading.Thread):
-    """`look`: have this worker look for jobs that wait."""
+    """The maintenance thread. `poll`: claims and runs queued jobs on the worker's free slots, in threads of its own."""
 
     def __init__(
-        self, context: WorkerContext, broker: Broker, pool: SlotPool, row: Worker, look: Callable[[], None]
+        self, context: WorkerContext, broker: Broker, pool: SlotPool, row: Worker, poll: Callable[[], None]
     ) -> None:
         super().__init__(name="reconciler", daemon=True)
         self.context, self.settings, self.database = context, context.settings, context.database
-        self.broker, self.pool, self.row, self.look = broker, pool, row, look
+        self.broker, self.pool, self.row, self.poll = broker, pool, row, poll
         self.clock = ClockWatch(quiet_seconds=self.settings.lease_seconds)
         self.stopped = threading.Event()
 
@@ -56,31 +56,33 @@ class Reconciler(threading.Thread):
             except DatabaseAway as error:
                 log.warning("the database is away", error=str(error))
             except Exception:
-                log.exception("reconciler tick failed")  # the next one may not; a worker without a pulse is worse
+                # the next round may succeed; without heartbeats the worker would count as gone
+                log.exception("reconciler tick failed")
 
     def stop(self) -> None:
-        """End the thread and take the worker's row out of the list of the living."""
+        """End the thread and remove the worker's row from the registered workers."""
         self.stopped.set()
         self.join()
         with contextlib.suppress(DatabaseAway), self.database.write() as session:
             workers.deregister(session, self.row.id)
 
     def tick(self) -> float:
-        """One round; the seconds until the next."""
+        """One round. Returns the seconds until the next."""
         self.heartbeat()
-        self.sweep_runs()
+        self.remove_abandoned_runs()
         with self.database.write() as session:
             leads = leadership.acquire_leadership(
                 session, LEADER_ROLE, self.row.id, 3 * self.settings.reconcile_seconds
             )
         expired = self.expired_leases()
         if leads:
-            self.take_back(expired)
-            self.sweep()
-        self.look()
+            self.requeue(expired)
+            self.delete_old_rows()
+        self.poll()
         return self.seconds_to_next() if leads else self.settings.reconcile_seconds
 
     def heartbeat(self) -> None:
+        """Write this worker's row: time, free slots, memory of its devices."""
         self.row.free_slots = self.pool.free
         self.row.draining = self.context.draining.is_set()
         self.row.devices = {**self.pool.describe(), "memory": memory()}
@@ -88,35 +90,36 @@ class Reconciler(threading.Thread):
             workers.heartbeat(session, self.row)
 
     def expired_leases(self) -> list[Lease]:
-        """None while the clock that says so has just jumped. It is asked last: it may have jumped in between."""
+        """Leases that ran out; empty while the database's clock is not trusted. It is checked after the query."""
         with self.database.read() as session:
             expired = queue.expired_leases(session, self.settings.lease_seconds)
-            self.clock.look(lambda: workers.clock(session))
+            self.clock.check(lambda: workers.clock(session))
         return expired if self.clock.steady else []
 
-    def take_back(self, expired: list[Lease]) -> None:
+    def requeue(self, expired: list[Lease]) -> None:
+        """Requeue or end the jobs of these leases, and remove the files that their attempts left behind."""
         for lease in expired:
-            detail = f"its worker was not heard of for {self.settings.lease_seconds:g} s"
+            detail = f"its worker did not renew the lease for {self.settings.lease_seconds:g} s"
             try:
                 with self.database.write() as session:
                     state = queue.mark_lost(session, lease, detail)
             except LeaseLost:
-                continue  # it was not lost after all: its supervisor wrote in between
+                continue  # its supervisor ended the attempt in between
             log.warning("lease ran out", job_id=lease.job_id, attempt=lease.attempt, state=state.value)
-            sweep_strays(self.context.store, self.database, lease.job_id, lease.attempt)
+            remove_orphaned_files(self.context.store, self.database, lease.job_id, lease.attempt)
             if state is JobState.QUEUED:
                 self.broker.ring()
 
     def seconds_to_next(self) -> float:
-        """A lease that is about to run out is looked at when it does, not up to a whole round later."""
+        """The length of a round, or less when a lease runs out before its end."""
         with self.database.read() as session:
             expiry, now = queue.next_expiry(session), workers.clock(session)
         longest = self.settings.reconcile_seconds
-        if expiry is None or expiry < now:  # the latter: while the clock is not trusted
+        if expiry is None or expiry < now:  # in the past: the clock is not trusted
             return longest
         return min(longest, (expiry - now).total_seconds() + SHORTEST_WAIT_SECONDS)
 
-    def sweep(self) -> None:
+    def delete_old_rows(self) -> None:
         with self.database.write() as session:
             workers.sweep_workers(session, FORGET_WORKERS_SECONDS)
             idempotency.sweep(session)
@@ -124,8 +127,8 @@ class Reconciler(threading.Thread):
             counters.fold(session)
         self.database.checkpoint_wal()
 
-    def sweep_runs(self) -> None:
-        """Remove run folders that no running attempt owns: what a killed worker of this host left behind."""
+    def remove_abandoned_runs(self) -> None:
+        """Remove the run folders on this host that belong to no running attempt: a killed worker leaves them behind."""
         for folder in self.settings.runs_dir.glob("*"):
             job_id, _, attempt = folder.name.rpartition("-")
             try:
@@ -139,6 +142,7 @@ class Reconciler(threading.Thread):
 
 
 def worker_row(settings: Settings, pool: SlotPool, host: str, pid: int, version: str) -> Worker:
+    """The row of a worker that starts now, with an id of its own."""
     return Worker(
         id=f"{host}-{pid}-{time.time_ns():x}",
         host=host,

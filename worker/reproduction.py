@@ -1,4 +1,4 @@
-"""Whether a run repeated is the same run: two results and two curves in, the first difference out."""
+"""Compares a run with the one that it repeats: results and curves in, the first difference out."""
 
 from __future__ import annotations
 
@@ -7,14 +7,17 @@ from typing import Any
 
 Point = tuple[str, int, dict[str, float]]  # (series, step, {metric: value})
 
-MEASURED = frozenset({"examples_per_second"})  # a clock's reading, which no seed fixes
-SERIES_ORDER = ("batch", "epoch", "final")  # as a run makes them, of those at one step
+MEASURED = frozenset({"examples_per_second"})  # depends on time, not on the seed
+SERIES_ORDER = ("batch", "epoch", "final")  # the order within one step
 
 
 def compare(
     of: str, expected: dict[str, Any], curve: Iterable[Point], again: dict[str, Any], curve_again: Iterable[Point]
 ) -> dict[str, Any]:
-    """`expected` and `curve` are the original's. Both runs succeeded, so each has its hashes and its environment."""
+    """The `reproduction` field of a result: identical or not, the first difference, differences of the environments.
+
+    `expected` and `curve` are the original's. Both runs succeeded, so both results have hashes and an environment.
+    """
     before, now = _values(curve), _values(curve_again)
     first = _first_difference(before, now) or _other_hash(expected, again, last_step=max(before)[0] if before else 0)
     return {
@@ -26,17 +29,18 @@ def compare(
 
 
 def without_original(of: str) -> dict[str, Any]:
+    """The `reproduction` field when the original job has been deleted."""
     return {
         "of": of,
         "identical": None,
         "first_difference": None,
         "environment_differences": {},
-        "detail": f"{of} has been deleted meanwhile: there is nothing left to compare with",
+        "detail": f"{of} has been deleted: there is nothing to compare with",
     }
 
 
 def _values(curve: Iterable[Point]) -> dict[tuple[int, int, str], float]:
-    """(step, place of the series, metric) -> value."""
+    """(step, index of the series, metric) -> value."""
     return {
         (step, SERIES_ORDER.index(series), name): value
         for series, step, metrics in curve
@@ -56,7 +60,7 @@ def _first_difference(
 
 
 def _other_hash(expected: dict[str, Any], again: dict[str, Any], last_step: int) -> dict[str, Any] | None:
-    """Equal curves, and yet another order of the data or other weights: both are known of the end alone."""
+    """For equal curves: hashes of the data's order and of the weights, both known at the last step only."""
     for name in ("data_order_sha256", "weights_sha256"):
         if expected.get(name) != again.get(name):
             return {"step": last_step, "metric": name, "expected": expected.get(name), "found": again.get(name)}

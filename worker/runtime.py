@@ -1,6 +1,7 @@
-"""What one worker process holds: slots, the trainer server, the reconciler; and how it comes by its jobs.
+"""One worker process: its slots, trainer server and reconciler, and how it claims jobs.
 
-It answers the bell, and it looks at the rows by itself now and then: a bell can be lost, a broker be away for hours.
+A doorbell message makes it claim jobs at once. The reconciler polls the database as well, since messages can be lost
+and the broker can be away for hours.
 """
 
 from __future__ import annotations
@@ -19,10 +20,11 @@ from shared.db.tables import Job
 from shared.errors import DatabaseAway
 from shared.jobs import queue
 from shared.version import VERSION
+from worker.context import WorkerContext
 from worker.devices import Slot, SlotPool, find_slots, threads_per_slot
 from worker.launcher import Launcher
 from worker.reconciler import Reconciler, worker_row
-from worker.supervisor import Supervisor, WorkerContext
+from worker.supervisor import Supervisor
 
 log = structlog.get_logger()
 
@@ -44,17 +46,17 @@ class Runtime:
         )
         self.row = worker_row(settings, self.pool, socket.gethostname(), os.getpid(), VERSION)
         self.broker = Broker(settings.broker_url)
-        self.reconciler = Reconciler(self.context, self.broker, self.pool, self.row, self.look)
-        self._answering: list[threading.Thread] = []
+        self.reconciler = Reconciler(self.context, self.broker, self.pool, self.row, self.poll)
+        self._threads: list[threading.Thread] = []  # that run jobs and are not Celery's
 
     def start(self) -> None:
-        """Warm the trainer server up, then let the world know that this worker takes jobs."""
+        """Warm up the trainer server, then register the worker and start polling. Raises RuntimeError if that fails."""
         self.context.launcher.warm_up()
         self.reconciler.start()
         log.info("worker ready", worker=self.row.id, slots=len(self.pool.slots), threads_per_slot=self.context.threads)
 
-    def answer(self) -> None:
-        """Run jobs on a free slot until none waits. Returns at once when there is nothing to do."""
+    def run_queued_jobs(self) -> None:
+        """Claim and run jobs on a free slot until none is queued. Returns at once without a free slot or a job."""
         while not self.draining.is_set():
             with self.pool.take() as slot:
                 if slot is None or (job := self._claim(slot)) is None:
@@ -70,27 +72,27 @@ class Runtime:
             log.warning("no job claimed", error=str(error))
             return None
 
-    def look(self) -> None:
-        """Answer as if the bell had rung, once for each pair of a free slot and a job that waits."""
+    def poll(self) -> None:
+        """Start a thread that runs jobs, once per pair of a free slot and a queued job."""
         free = self.pool.free
         if not free or self.draining.is_set():
             return
         with self.database.read() as session:
             waiting = queue.waiting(session, self.pool.fits, free, self.settings.max_running_jobs)
-        self._answering = [thread for thread in self._answering if thread.is_alive()]
+        self._threads = [thread for thread in self._threads if thread.is_alive()]
         for _ in range(waiting):
-            thread = threading.Thread(target=self.answer, name="answer", daemon=True)
+            thread = threading.Thread(target=self.run_queued_jobs, name="polled-jobs", daemon=True)
             thread.start()
-            self._answering.append(thread)
+            self._threads.append(thread)
 
     def drain(self) -> None:
-        """Take no more jobs; supervisors have theirs checkpointed and hand them back."""
+        """Take no more jobs. Supervisors stop theirs at a checkpoint and release them."""
         log.info("draining", worker=self.row.id)
         self.draining.set()
 
     def stop(self) -> None:
-        """Called when Celery's threads are done; wait for ours. Others are told of what was handed back."""
-        for thread in self._answering:
+        """Wait for the threads that run jobs (Celery's have ended), deregister, and notify workers of released jobs."""
+        for thread in self._threads:
             thread.join()
         self.reconciler.stop()
         self.broker.ring()

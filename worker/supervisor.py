@@ -1,85 +1,59 @@
-"""One running job: start the trainer process, pass its events on, watch the clock and the wishes, write the outcome.
+"""One running job: start the trainer process, pass its events on, apply requests to stop, write the outcome.
 
-Runs in one thread. The trainer knows no database; this is the only writer for its job, and every write names the lease.
+Runs in one thread. The trainer has no access to the database: the supervisor is the only writer for its attempt, and
+every write names the lease.
 """
 
 from __future__ import annotations
 
 import shutil
-import signal
-import threading
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
-from enum import StrEnum
-from functools import partial
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import structlog
 from sqlalchemy.orm import Session
 
 from shared import events
-from shared.artifacts import MODEL, ArtifactStore, StoredFile, artifact_key, checkpoint_key, sha256_of
-from shared.config import Settings
-from shared.datasets.catalog import DATASETS
-from shared.db.database import Database
-from shared.db.tables import CheckpointRow, Job
-from shared.errors import DatabaseAway, DataError, LeaseLost, NotFound, TrainingError
+from shared.artifacts import StoredFile, artifact_key, checkpoint_key
+from shared.db.tables import Job
+from shared.errors import LeaseLost, NotFound, TrainingError
 from shared.jobs import joblog, jobs, queue
 from shared.jobs.states import JobState
 from worker import reproduction
-from worker.dataset_files import local_folder
+from worker.attempt_outcome import (
+    DeadlineExceeded,
+    Failed,
+    LastEvent,
+    LeaseGone,
+    Lost,
+    Released,
+    StopReason,
+    Succeeded,
+    decide,
+)
+from worker.context import WorkerContext
 from worker.devices import Slot
 from worker.disks import disk_is_full
-from worker.launcher import Launcher, Trainer
+from worker.inputs import Inputs
+from worker.launcher import Trainer
 from worker.lease import LeaseKeeper
+from worker.log_buffer import LogBuffer, at, line_of
 from worker.oom import OomKills
-from worker.orphaned_files import sweep_strays
+from worker.orphaned_files import remove_orphaned_files
+from worker.plan import Plan
 
 TICK_SECONDS = 0.25
-FLUSH_SECONDS = 0.5  # lines are written in batches this far apart
-RETRY_SECONDS = 0.5  # between two tries at a database that is away
-OUT_OF_MEMORY = (
-    "the host ran out of memory and its kernel ended the trainer; "
-    "try a smaller batch_size or net, or fewer slots on that worker"
-)
 
 log = structlog.get_logger()
-T = TypeVar("T")
-
-
-class StopReason(StrEnum):
-    """Why a trainer was asked to stop."""
-
-    CANCEL = "cancel"
-    PAUSE = "pause"
-    DEADLINE = "deadline"
-    DRAIN = "drain"
-    LOST = "lost"
-
-
-@dataclass(frozen=True)
-class WorkerContext:
-    """What all supervisors of one worker share."""
-
-    settings: Settings
-    database: Database
-    store: ArtifactStore
-    launcher: Launcher
-    threads: int
-    draining: threading.Event
 
 
 @dataclass
 class Watch:
     """What the supervisor has seen of its trainer so far."""
 
-    lines: list[joblog.Line] = field(default_factory=list)
-    flushed: float = field(default_factory=time.monotonic)
-    ended: events.Finished | events.Stopped | events.Failed | None = None
+    ended: LastEvent | None = None
     stop: StopReason | None = None
     kill_at: float = float("inf")
     last_progress: dict[str, Any] | None = None
@@ -88,16 +62,18 @@ class Watch:
 class Supervisor:
     def __init__(self, context: WorkerContext, job: Job, slot: Slot) -> None:
         self.context, self.job, self.slot = context, job, slot
-        self.settings, self.database, self.store = context.settings, context.database, context.store
+        self.settings, self.store = context.settings, context.store
         self.lease = queue.lease_of(job)
+        self.keeper = LeaseKeeper(context.database, self.lease, self.settings)
+        self.log_buffer = LogBuffer(self.keeper)
         self.folder = self.settings.runs_dir / run_name(job.id, job.attempt)
         self.watch = Watch()
         self.oom_kills = OomKills()
         self.log = log.bind(job_id=job.id, attempt=job.attempt)
 
     def run(self) -> None:
-        """See the attempt through, from the claim to a row that says how it ended."""
-        with LeaseKeeper(self.database, self.lease, self.settings) as self.keeper:
+        """Run the attempt from the claim until the row says how it ended, or the lease is lost. Does not raise."""
+        with self.keeper:
             try:
                 self._attempt()
             except LeaseLost:
@@ -107,16 +83,16 @@ class Supervisor:
                 self._give_up(error)
             finally:
                 shutil.rmtree(self.folder, ignore_errors=True)
-                sweep_strays(self.store, self.database, self.job.id, self.job.attempt)
+                remove_orphaned_files(self.store, self.context.database, self.job.id, self.job.attempt)
 
     def _attempt(self) -> None:
         started = time.monotonic()
         try:
-            self._prepare()
+            inputs = self._fetch_inputs()
         except TrainingError as error:
             self._fail(events.Failed(code=error.code, message=error.detail, data=error.data))
             return
-        trainer = self.context.launcher.start(self._plan())
+        trainer = self.context.launcher.start(self._plan(inputs))
         try:
             self._follow(trainer, deadline=started + self.job.spec["max_seconds"])
         finally:
@@ -124,7 +100,7 @@ class Supervisor:
         self._conclude(trainer, time.monotonic() - started)
 
     def _give_up(self, error: Exception) -> None:
-        """Not the job's fault: to be tried again."""
+        """Requeue the job after an error that is not its own."""
         detail = f"{type(error).__name__}: {error}"
         try:
             if disk_is_full(error):
@@ -136,76 +112,27 @@ class Supervisor:
 
     # --- start --------------------------------------------------------------------------------------------------------
 
-    def _prepare(self) -> None:
+    def _fetch_inputs(self) -> Inputs:
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True)
-        self.reported_step = -1
-        self.dataset = self._dataset()
-        self.resume = self._checkpoint() if self.job.attempt > 1 else None
-        origin = self.job.spec.get("init_from")
-        self.init_from = self._weights_of(origin["job"]) if origin and self.resume is None else None
+        return Inputs.fetch(self.job, self.folder, self.context, self.keeper, self.log_buffer)
 
-    def _checkpoint(self) -> Path | None:
-        """The newest checkpoint that can be had here; the log's curve, whether or not there is one, up to its end."""
-        look = partial(queue.resume_point, lease=self.lease)
-        checkpoints, self.reported_step = self._patiently(self.database.read, look)
-        for row in checkpoints:
-            if path := self._fetch(row):
-                self._write(partial(queue.note_resumed, lease=self.lease, step=row.step))
-                return path
-        return None
-
-    def _weights_of(self, job_id: str) -> Path:
-        """Bring the weights that another job ended with here. Raises DataError when they are gone."""
-        path = self.folder / "init_from.safetensors"
-        try:
-            row = self._patiently(self.database.read, partial(jobs.artifact, job_id=job_id, name=MODEL))
-            self.store.get(row.key, path)
-        except (NotFound, FileNotFoundError) as error:
-            detail = f"init_from: {job_id} or its {MODEL} has been deleted since this job was submitted"
-            raise DataError(detail, job=job_id) from error
-        if sha256_of(path) != row.sha256:
-            raise DataError(f"init_from: the {MODEL} of {job_id} is damaged: its sha256 is not the stored one")
-        return path
-
-    def _dataset(self) -> Path | None:
-        """The folder of an uploaded dataset; None for a built-in one, which the trainer finds by its name."""
-        dataset_id = self.job.spec["dataset"]
-        if dataset_id in DATASETS:
-            return None
-        return local_folder(dataset_id, self.settings, self.database, self.store)
-
-    def _fetch(self, row: CheckpointRow) -> Path | None:
-        """Bring a checkpoint here; None when it is gone or not what was stored, and the one before must do."""
-        path = self.folder / "resume.pt"
-        try:
-            self.store.get(row.key, path)
-        except OSError as error:
-            if disk_is_full(error):
-                raise  # there is nothing wrong with the checkpoint: another attempt goes on from it
-            self._say(f"the checkpoint at step {row.step} cannot be read: {error}", "warning")
-            return None
-        if sha256_of(path) != row.sha256:
-            self._say(f"the checkpoint at step {row.step} is damaged; going back to the one before", "warning")
-            return None
-        return path
-
-    def _plan(self) -> dict[str, Any]:
+    def _plan(self, inputs: Inputs) -> Plan:
         device = self.slot.device_for(self.job.device)
-        return {
-            "kind": self.job.kind,
-            "spec": self.job.spec,
-            "folder": str(self.folder),
-            "data_dir": str(self.settings.datasets_dir),
-            "download": self.settings.download,
-            "device": device.kind,
-            "gpu_uuid": device.uuid,
-            "threads": self.context.threads,
-            "resume": str(self.resume) if self.resume else None,
-            "init_from": str(self.init_from) if self.init_from else None,
-            "reported_step": self.reported_step,
-            "dataset": str(self.dataset) if self.dataset else None,
-        }
+        return Plan(
+            kind=self.job.kind,
+            spec=self.job.spec,
+            folder=str(self.folder),
+            data_dir=str(self.settings.datasets_dir),
+            download=self.settings.download,
+            device=device.kind,
+            gpu_uuid=device.uuid,
+            threads=self.context.threads,
+            resume=text_of(inputs.resume),
+            init_from=text_of(inputs.init_from),
+            reported_step=inputs.reported_step,
+            dataset=text_of(inputs.dataset),
+        )
 
     # --- follow -------------------------------------------------------------------------------------------------------
 
@@ -213,17 +140,15 @@ class Supervisor:
         """Pass events on until the trainer is gone and its pipe is empty."""
         running = True
         while running:
-            self.oom_kills.look()
+            self.oom_kills.poll()
             running = self._receive(trainer) if trainer.pipe.poll(TICK_SECONDS) else trainer.alive()
-            if time.monotonic() - self.watch.flushed >= FLUSH_SECONDS:
-                self._flush()
+            self.log_buffer.flush_if_due()
             self._apply_stop_requests(trainer, deadline)
-        self._receive(
-            trainer
-        )  # it may have said its last word, and ended, between the look at the pipe and the one at it
+        # drain the pipe once more: the trainer may have sent its last event between the poll and the liveness check
+        self._receive(trainer)
 
     def _receive(self, trainer: Trainer) -> bool:
-        """Take what lies in the pipe; False at its end. The pipe ends with its trainer: nobody else holds it open."""
+        """Take the events in the pipe. False at its end, which is the trainer's: no other process holds it open."""
         try:
             while trainer.pipe.poll():
                 self._note(trainer.pipe.recv())
@@ -241,11 +166,13 @@ class Supervisor:
                 self._store_checkpoint(event)
             case events.Finished() | events.Stopped() | events.Failed():
                 watch.ended = event
+            case events.Metric() | events.Log():
+                self.log_buffer.append(line_of(event))
             case _:
-                watch.lines.append(line_of(event))
+                raise TypeError(f"no line for {event!r}")
 
     def _apply_stop_requests(self, trainer: Trainer, deadline: float) -> None:
-        """Ask the trainer to stop for the first reason that holds; kill it when its grace is over."""
+        """Ask the trainer to stop for the first reason that holds; kill it when its grace period is over."""
         watch = self.watch
         if watch.stop is None and (reason := self._stop_reason(deadline)):
             self.log.info("stopping the trainer", reason=reason.value)
@@ -259,100 +186,77 @@ class Supervisor:
     def _stop_reason(self, deadline: float) -> StopReason | None:
         if self.keeper.is_lost():
             return StopReason.LOST
-        if self.keeper.cancelled.is_set():
+        if self.keeper.cancel_requested.is_set():
             return StopReason.CANCEL
-        if self.keeper.paused.is_set():
+        if self.keeper.pause_requested.is_set():
             return StopReason.PAUSE
         if time.monotonic() > deadline:
             return StopReason.DEADLINE
         return StopReason.DRAIN if self.context.draining.is_set() else None
 
-    def _flush(self) -> None:
-        """Write the lines that wait. While the database is away they go on waiting, in order."""
-        watch = self.watch
-        watch.flushed = time.monotonic()
-        if not watch.lines:
-            return
-        try:
-            with self.database.write() as session:
-                queue.append(session, self.lease, watch.lines)
-        except DatabaseAway as error:
-            self.log.warning("events wait for the database", lines=len(watch.lines), error=str(error))
-        except LeaseLost:
-            self.keeper.lost.set()
-        else:
-            watch.lines = []
-
     def _store_checkpoint(self, event: events.CheckpointSaved) -> None:
-        """Into the store first, then into the table; then the oldest goes, and not before the new one has been read
-        back. A store that is full costs no training."""
+        """Store the file, read it back, record it in the table, and only then remove the oldest.
+
+        A full store does not fail the training: it continues, with a warning in the log.
+        """
         path = Path(event.path)
         try:
             file = self.store.put(checkpoint_key(self.job.id, self.job.attempt, event.step), path)
             self.store.check(file)
         except OSError as error:
-            self._say(f"the checkpoint at step {event.step} could not be stored: {error}", "warning")
+            self.log_buffer.say(f"the checkpoint at step {event.step} could not be stored: {error}", "warning")
             return
         finally:
-            path.unlink(missing_ok=True)  # nobody reads it here, and the next one needs the room
+            path.unlink(missing_ok=True)  # the run folder needs the room for the next one
         keep = self.job.spec["checkpoint"]["keep_last"]
-        self._flush()
-        old = self._write(
+        self.log_buffer.flush()
+        old = self.keeper.write(
             lambda session: queue.add_checkpoint(session, self.lease, file, event.step, event.epoch, keep)
         )
         for key in old:
             self.store.remove(key)
 
-    def _say(self, message: str, level: events.Level = "info") -> None:
-        self.watch.lines.append(joblog.Line("warning" if level == "warning" else "log", message, {}, level))
-
     # --- conclude -----------------------------------------------------------------------------------------------------
 
     def _conclude(self, trainer: Trainer, seconds: float) -> None:
-        """One terminal state, or the queue again; written once, by the lease holder."""
-        if self.keeper.lost.is_set():
+        """Write the outcome once: a terminal state, or the queue again."""
+        stop = StopReason.LOST if self.keeper.lost.is_set() else self.watch.stop
+        outcome = decide(self.watch.ended, stop, trainer.process.exitcode, self.oom_kills.recently())
+        if isinstance(outcome, LeaseGone):
             raise LeaseLost(self.job.id)
-        watch, lease = self.watch, self.lease
-        self._write(lambda session: queue.append(session, lease, watch.lines))
-        match watch.ended, watch.stop:
-            case events.Finished() as finished, _:
-                self._succeed(finished, seconds)
-            case events.Failed(code="disk_full") as failed, _:
-                self._mark_lost(f"the disk is full: {failed.message}", "disk_full")
-            case events.Failed() as failed, _:
-                self._fail(failed)
-            case _, StopReason.CANCEL:
-                reason = {"code": "cancelled_by_user", "detail": "cancelled on request"}
-                self._finish(JobState.CANCELLED, "cancelled on request", reason)
-            case _, StopReason.DEADLINE:
-                limit = self.job.spec["max_seconds"]
-                detail = f"not done after max_seconds = {limit:g}"
+        self.log_buffer.flush_all()
+        match outcome:
+            case Succeeded(result):
+                self._succeed(result, seconds)
+            case Failed(error):
+                self._fail(error)
+            case DeadlineExceeded():
+                detail = f"not done after max_seconds = {self.job.spec['max_seconds']:g}"
                 self._finish(JobState.FAILED, detail, {"code": "deadline_exceeded", "detail": detail})
-            case _, StopReason.DRAIN:
-                self._write(lambda session: queue.release(session, lease, "handed back: the worker shuts down"))
-            case _, StopReason.PAUSE:
-                message = "queued again: the wish to pause was taken back"
-                state = self._write(lambda session: queue.release(session, lease, message, outcome="paused"))
-                self.log.info("job paused", state=state.value)
-            case _ if trainer.process.exitcode == -signal.SIGKILL and self.oom_kills.lately():
-                self._fail(events.Failed(code="out_of_memory_host", message=OUT_OF_MEMORY))
-            case _:
-                self._mark_lost(how_it_ended(trainer.process.exitcode), "trainer_died")
+            case Released():
+                self._release(outcome)
+            case Lost(detail, cause):
+                self._mark_lost(detail, cause)
+
+    def _release(self, released: Released) -> None:
+        message, outcome, progress = released.message, released.attempt_outcome, self.watch.last_progress
+        state = self.keeper.write(lambda session: queue.release(session, self.lease, message, outcome, progress))
+        self.log.info("job released", state=state.value)
 
     def _mark_lost(self, detail: str, cause: queue.Cause) -> None:
-        state = self._write(lambda session: queue.mark_lost(session, self.lease, detail, cause))
+        state = self.keeper.write(lambda session: queue.mark_lost(session, self.lease, detail, cause))
         self.log.warning("attempt lost", cause=cause, detail=detail, state=state.value)
 
-    def _succeed(self, finished: events.Finished, seconds: float) -> None:
-        result = {**finished.result, "duration_seconds": seconds}
+    def _succeed(self, result: dict[str, Any], seconds: float) -> None:
+        result = {**result, "duration_seconds": seconds}
         if self.job.reproduces is not None:
             result["reproduction"] = self._reproduction(self.job.reproduces, result)
         self._finish(JobState.SUCCEEDED, f"succeeded: {headline(result)}", result=result, files=self._store_artifacts())
 
     def _reproduction(self, of: str, result: dict[str, Any]) -> dict[str, Any]:
-        """This run held against the one that it repeats. Its own curve is in the log by now."""
+        """Compare this run with the original. The log buffer is flushed, so the log holds this run's whole curve."""
 
-        def ask(session: Session) -> dict[str, Any]:
+        def compare(session: Session) -> dict[str, Any]:
             try:
                 original = jobs.get(session, of)
             except NotFound:
@@ -361,7 +265,7 @@ class Supervisor:
             return reproduction.compare(of, original.result or {}, before, result, now)
 
         me = self.job.id
-        return self._patiently(self.database.read, ask)
+        return self.keeper.read(compare)
 
     def _store_artifacts(self) -> list[StoredFile]:
         folder = self.folder / "artifacts"
@@ -371,12 +275,13 @@ class Supervisor:
         return self.store.put(artifact_key(self.job.id, self.job.attempt, path.name), path)
 
     def _fail(self, failed: events.Failed) -> None:
-        """Would end the same way again: for good."""
+        """End the job as failed. A failed gradient check keeps its measurements and its files."""
         data = {**failed.data, **({"traceback": failed.traceback} if failed.traceback else {})}
         line = joblog.Line("log", failed.message, data, "error", at=at(failed))
-        self._write(lambda session: queue.append(session, self.lease, [line]))
+        self.log_buffer.append(line)
+        self.log_buffer.flush_all()
         result, files = None, None
-        if table := failed.data.get("gradient_check"):  # what a failed check measured is what it was made for
+        if table := failed.data.get("gradient_check"):
             result, files = {"passed": False, "gradient_check": table}, self._store_artifacts()
         reason = {"code": failed.code, "detail": failed.message}
         self._finish(JobState.FAILED, failed.message, reason, result, files)
@@ -389,38 +294,20 @@ class Supervisor:
         result: dict[str, Any] | None = None,
         files: list[StoredFile] | None = None,
     ) -> None:
-        self._write(
+        self.keeper.write(
             lambda session: queue.finish(
                 session, self.lease, state, message, reason, result, self.watch.last_progress, files or []
             )
         )
         self.log.info("job ended", state=state.value, reason=reason and reason["code"])
 
-    def _write(self, change: Callable[[Session], T]) -> T:
-        """One transaction, tried again while the database is away and the lease is not yet lost."""
-        return self._patiently(self.database.write, change)
-
-    def _patiently(self, scope: Callable[[], AbstractContextManager[Session]], work: Callable[[Session], T]) -> T:
-        while True:
-            try:
-                with scope() as session:
-                    return work(session)
-            except DatabaseAway:
-                if self.keeper.lost.wait(RETRY_SECONDS) or self.keeper.is_lost():
-                    raise LeaseLost(self.job.id) from None
-
 
 def run_name(job_id: str, attempt: int) -> str:
     return f"{job_id}-{attempt}"
 
 
-def how_it_ended(exitcode: int | None) -> str:
-    """A server that died before its trainers could not pass on how those ended."""
-    if exitcode is None or exitcode == 255:
-        return "the trainer process ended, and the server that would know how is gone too"
-    if exitcode < 0:
-        return f"the trainer process was killed by {signal.Signals(-exitcode).name}"
-    return f"the trainer process ended with exit code {exitcode}"
+def text_of(path: Path | None) -> str | None:
+    return None if path is None else str(path)
 
 
 def _point(data: dict[str, Any]) -> reproduction.Point:
@@ -428,27 +315,10 @@ def _point(data: dict[str, Any]) -> reproduction.Point:
 
 
 def headline(result: dict[str, Any]) -> str:
-    """What a finished job is asked about first."""
+    """The main figure of a finished job's result, for the last line of its log."""
     if "test_accuracy" in result:
         return f"test accuracy {result['test_accuracy']:.4f}"
     if "agrees" in result:
         verdict, apart = "agree" if result["agrees"] else "DIFFER", result["max_relative_difference"]
         return f"{result['stages']} stages, and both ways {verdict} (at most {apart:.2g} apart)"
     return "gradients by hand agree with autograd's"
-
-
-def line_of(event: events.Event) -> joblog.Line:
-    """A trainer's report as a line of the log."""
-    match event:
-        case events.Metric():
-            data = {"step": event.step, "epoch": event.epoch, "series": event.series, "metrics": event.values}
-            text = ", ".join(f"{name} {value:.4g}" for name, value in event.values.items())
-            message = f"step {event.step}: {text}"
-            return joblog.Line("metric", message, data, series=event.series, step=event.step, at=at(event))
-        case events.Log():
-            return joblog.Line("log", event.message, event.data, event.level, at=at(event))
-    raise TypeError(f"no line for {event!r}")
-
-
-def at(event: events.Event) -> datetime:
-    return datetime.fromtimestamp(event.at, UTC)

@@ -1,4 +1,4 @@
-"""The doorbell: the one task there is. It carries no job; whoever answers looks at the rows."""
+"""The doorbell: the only task. It carries no job; the worker that receives it claims one in the database."""
 
 from __future__ import annotations
 
@@ -8,4 +8,4 @@ from worker.app import app, runtime
 
 @app.task(name=DOORBELL)
 def doorbell() -> None:
-    runtime().answer()
+    runtime().run_queued_jobs()

@@ -234,7 +234,13 @@ def finish(
     _end_attempt(session, lease, state.value)
 
 
-def release(session: Session, lease: Lease, message: str, outcome: str = "drained") -> JobState:
+def release(
+    session: Session,
+    lease: Lease,
+    message: str,
+    outcome: str = "drained",
+    progress: dict[str, Any] | None = None,  # written if a cancel request ends the job here
+) -> JobState:
     """End an attempt that stopped at a checkpoint on request; it does not count towards `max_attempts`.
 
     Returns the job's new state. It is decided from the locked row, since a request may have been made or withdrawn
@@ -243,7 +249,7 @@ def release(session: Session, lease: Lease, message: str, outcome: str = "draine
     """
     job = _locked(session, lease)
     if job.cancel_requested_at is not None:
-        _end_cancelled(session, lease)
+        _end_cancelled(session, lease, progress)
         return JobState.CANCELLED
     if job.pause_requested_at is not None:
         _leave(session, lease, JobState.PAUSED, status_line(JobState.PAUSED, "paused"), "paused")
@@ -329,9 +335,9 @@ def _leave(session: Session, lease: Lease, state: JobState, line: Line, outcome:
     _end_attempt(session, lease, outcome)
 
 
-def _end_cancelled(session: Session, lease: Lease) -> None:
+def _end_cancelled(session: Session, lease: Lease, progress: dict[str, Any] | None = None) -> None:
     reason = {"code": "cancelled_by_user", "detail": "cancelled on request"}
-    finish(session, lease, JobState.CANCELLED, "cancelled on request", reason)
+    finish(session, lease, JobState.CANCELLED, reason["detail"], reason, progress=progress)
 
 
 def _fenced(session: Session, lease: Lease, change: Update) -> None:

@@ -9,7 +9,7 @@ from support.service import Service
 
 @pytest.fixture
 def start_service(tmp_path: Path) -> Iterator[Callable[..., Service]]:
-    """start_service(workers=1, GRADQ_X="…"): a private service; stopped at the end, orphans are an error."""
+    """start_service(workers=1, GRADQ_X="…"): a private service; stopped at the end; orphaned processes are an error."""
     services: list[Service] = []
 
     def start(workers: int = 1, **environment: str) -> Service:
@@ -23,7 +23,7 @@ def start_service(tmp_path: Path) -> Iterator[Callable[..., Service]]:
 
 @pytest.fixture(scope="session")
 def steady(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """One service for all tests that leave it whole."""
+    """One service for all tests that do not stop or add processes."""
     service = Service(tmp_path_factory.mktemp("steady")).start()
     yield service
     service.close()
@@ -31,6 +31,6 @@ def steady(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 @pytest.fixture
 def service(steady: Service) -> Iterator[Service]:
-    """The same one, for a test that ends or adds parts of it; afterwards it is whole again."""
+    """The same service, for a test that stops or adds processes; restored afterwards."""
     yield steady
     steady.mend()

@@ -1,4 +1,4 @@
-"""A backup of a service under load, restored elsewhere into the other kind of database: same jobs, curves, files."""
+"""A backup of a service under load, restored into the other kind of database: same jobs, curves, files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from support.service import GRADQ, Service, assert_whole_curve
 pytestmark = pytest.mark.long
 
 SMALL: dict[str, Any] = {"architecture": "linear", "epochs": 1}
-LONG: dict[str, Any] = {  # some 3 s of training on digits; while a backup is made, it crawls
+LONG: dict[str, Any] = {  # about 3 s of training on digits; slowed down while a backup is made
     "architecture": "mlp",
     "gradients": "manual",
     "batch_size": 4,
@@ -32,7 +32,7 @@ HELD_SECONDS, FREE_SECONDS = 0.5, 0.05
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
 def services(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Service, Service]]:
-    """A service on one kind of database, and the place of another on the other kind, with nothing in it."""
+    """A service on one kind of database, and an empty place of the other kind."""
     pair = []
     for name, kind in (("here", "sqlite"), ("there", "postgresql")):
         (tmp_path / name).mkdir()
@@ -45,7 +45,7 @@ def services(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[S
 
 
 class Load:
-    """Jobs that are submitted, one after the other, for as long as the block lasts."""
+    """Submits jobs, one after the other, during the block."""
 
     def __init__(self, service: Service) -> None:
         self.service, self.stop, self.ids = service, threading.Event(), list[str]()
@@ -66,7 +66,7 @@ class Load:
 
 @contextmanager
 def crawling(process: psutil.Process) -> Iterator[None]:
-    """Let a process run for a moment now and then: however long the block takes, it is at work, and not done."""
+    """Suspend a process most of the time, so that it is running, and not done, during the whole block."""
     over = threading.Event()
 
     def hold() -> None:
@@ -110,7 +110,7 @@ def upload(service: Service) -> dict[str, Any]:
     return dataset
 
 
-def test_a_backup_under_load_is_restored_elsewhere_and_every_job_goes_on(
+def test_a_backup_under_load_is_restored_elsewhere_and_every_job_continues(
     services: tuple[Service, Service], tmp_path: Path
 ) -> None:
     here, there = services
@@ -148,7 +148,7 @@ def test_a_backup_under_load_is_restored_elsewhere_and_every_job_goes_on(
 
 
 def assert_same(here: Service, there: Service, job_id: str, terminal: bool) -> None:
-    """An ended job is the same in all that can be asked of it; of another, the log so far."""
+    """An ended job is the same in every response; of another job, the log up to the backup."""
     if not terminal:
         events = [event for event in there.events(job_id) if "restored from the backup" not in event["message"]]
         assert events == here.events(job_id)[: len(events)]

@@ -1,4 +1,4 @@
-"""The client beside a real service with a real worker: its page of documentation, and a job from submit to net."""
+"""The client with a real service and worker: its page of documentation, and a job from submit to the rebuilt model."""
 
 from __future__ import annotations
 
@@ -42,19 +42,19 @@ def test_every_example_of_the_page_runs(client: Client, monkeypatch, tmp_path: P
 
 @pytest.fixture(scope="module")
 def watched(steady: Service) -> tuple[Job, list[int]]:
-    """A job that was followed from its first line to its last."""
+    """A job that was followed from the first line of its log to the last."""
     with Client(str(steady.http.base_url)) as client:
         job = client.submit(architecture={"type": "mlp", "hidden": [20], "batch_norm": True}, epochs=4, seed=5)
         return job, [event.seq for event in job.watch()]
 
 
-def test_each_line_of_a_job_s_log_is_seen_once_in_order_as_it_comes(client: Client, watched):
+def test_each_line_of_a_job_s_log_is_seen_once_and_in_order(client: Client, watched):
     job, seen = watched
     assert job.succeeded
     assert seen == [event.seq for event in client.job(job.id).events()] == list(range(1, len(seen) + 1))
 
 
-def test_a_line_that_breaks_at_random_loses_and_doubles_nothing(client: Client, monkeypatch, tmp_path: Path):
+def test_a_connection_that_breaks_at_random_loses_and_duplicates_nothing(client: Client, monkeypatch, tmp_path: Path):
     monkeypatch.setattr(sender, "FIRST_PAUSE_SECONDS", 0.02)
     lengths = random.Random(11)
     with shaky(client.url, lambda: lengths.randrange(300, 20_000)) as proxy, Client(proxy.url, retries=20) as far:
@@ -63,11 +63,11 @@ def test_a_line_that_breaks_at_random_loses_and_doubles_nothing(client: Client, 
         files = job.download(tmp_path)
     assert job.succeeded
     assert seen == list(range(1, len(seen) + 1))
-    assert len(files) == len(client.job(job.id).artifacts())  # each was held against its sha256
+    assert len(files) == len(client.job(job.id).artifacts())  # the client compared each with its sha256
     assert proxy.cuts > 10
 
 
-def test_the_net_that_comes_back_sees_what_the_service_sees(client: Client, watched):
+def test_the_rebuilt_model_predicts_as_the_service(client: Client, watched):
     from sklearn.datasets import load_digits
 
     job = client.job(watched[0].id)
@@ -82,8 +82,8 @@ def test_the_net_that_comes_back_sees_what_the_service_sees(client: Client, watc
     assert (np.array(seen.labels) == digits.target[:300]).mean() > 0.9
 
 
-def test_the_net_that_comes_back_scores_what_the_job_says(client: Client, watched):
-    """Over the very test images of which predictions.png shows some."""
+def test_the_rebuilt_model_has_the_job_s_test_accuracy(client: Client, watched):
+    """On the test images of which predictions.png shows some."""
     from sklearn.datasets import load_digits
 
     job = client.job(watched[0].id)
@@ -97,7 +97,7 @@ def test_the_net_that_comes_back_scores_what_the_job_says(client: Client, watche
     assert (found == labels[test]).double().mean().item() == pytest.approx(job.result["test_accuracy"], abs=1e-12)
 
 
-def test_all_files_come_down_one_by_one_and_as_a_zip(client: Client, watched, tmp_path: Path):
+def test_all_files_are_downloaded_one_by_one_and_as_a_zip(client: Client, watched, tmp_path: Path):
     job = client.job(watched[0].id)
     files = {path.name for path in job.download(tmp_path / "files")}
     assert files == {artifact["name"] for artifact in job.artifacts()} >= {"model.safetensors", "loss_curve.png"}

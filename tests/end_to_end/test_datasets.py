@@ -1,4 +1,4 @@
-"""An uploaded dataset through the whole service: 40 000 PNG files in a zip, up over HTTP, one epoch, files back."""
+"""An uploaded dataset through the whole service: 40 000 PNG files in a zip, one epoch, results."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SECONDS = 60  # for upload, decoding and training; a quiet machine needs about s
 
 
 def many_pngs() -> bytes:
-    """Noise with a bright row where the class says: a linear net learns it in an epoch."""
+    """Noise with a bright row whose place is the class: a linear model learns it in an epoch."""
     images = np.random.default_rng(0).integers(0, 120, (EXAMPLES, SIDE, SIDE)).astype(np.uint8)
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
@@ -50,7 +50,7 @@ def test_forty_thousand_pngs_are_uploaded_and_trained_on_in_well_under_a_minute(
     assert again.json()["errors"][0]["code"] == "not_found"
 
 
-def test_a_job_whose_data_set_lost_its_files_ends_as_a_data_error(steady: Service) -> None:
+def test_a_job_whose_dataset_lost_its_files_ends_as_a_data_error(steady: Service) -> None:
     arrays = {"x": np.zeros((40, 6, 6), np.uint8), "y": np.arange(40) % 2}
     file = io.BytesIO()
     np.savez(file, **arrays)

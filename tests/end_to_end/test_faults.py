@@ -1,4 +1,4 @@
-"""Whatever dies in mid-job: the job ends once, on a later attempt, from its last checkpoint, with the same weights."""
+"""Processes die during a job: it resumes from its last checkpoint, ends once, and has the same weights."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from support.waiting import wait_for
 
 pytestmark = pytest.mark.long
 
-# some 3 s of training on digits, a checkpoint every 0.3 s
+# about 3 s of training on digits, a checkpoint every 0.3 s
 LONG: dict[str, Any] = {
     "architecture": "mlp",
     "gradients": "manual",
@@ -32,7 +32,7 @@ LONG: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The same job, trained with no service and no fault: what every broken run must end with."""
+    """The result of the same job without service and faults, which every interrupted run must have."""
     import json
 
     folder = tmp_path_factory.mktemp("unbroken")
@@ -69,8 +69,8 @@ def test_killed_trainer_resumes_with_the_same_weights(steady: Service, unbroken:
     assert [a["outcome"] for a in ended["attempts"]] == ["trainer_died", "succeeded"]
 
 
-def lives(process: psutil.Process) -> bool:
-    """A zombie does not: whoever adopted it has only not looked yet."""
+def is_alive(process: psutil.Process) -> bool:
+    """False for a zombie, which its parent has not reaped yet."""
     try:
         return process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -83,7 +83,7 @@ def test_killed_worker_leaves_no_orphan_and_its_job_resumes(service: Service, un
     service.wait_for_checkpoint(job["id"])
     family = [*worker.family(), service.trainer(job["id"])]
     worker.kill()
-    wait_for(lambda: not [p for p in family if lives(p)], 30, "the end of all that the worker had started")
+    wait_for(lambda: not [p for p in family if is_alive(p)], 30, "the end of the worker's processes")
     service.start_worker()
     assert_resumed(service, job["id"], unbroken)
     wait_for(lambda: not list((service.state / "runs").iterdir()), 30, "the end of the run folders")
@@ -111,7 +111,7 @@ def test_killed_trainer_and_worker_together(service: Service, unbroken: dict[str
     assert_resumed(service, job["id"], unbroken)
 
 
-def test_killed_trainer_server_costs_the_running_job_nothing(steady: Service, unbroken: dict[str, Any]) -> None:
+def test_the_running_job_survives_a_killed_trainer_server(steady: Service, unbroken: dict[str, Any]) -> None:
     job = steady.submit(**LONG)
     steady.wait_for_checkpoint(job["id"])
     steady.trainer(job["id"]).parent().kill()
@@ -123,7 +123,7 @@ def test_killed_trainer_server_costs_the_running_job_nothing(steady: Service, un
     assert after["status"] == "succeeded", "the worker did not start another trainer server"
 
 
-def test_stopped_worker_that_wakes_up_writes_nothing(service: Service, unbroken: dict[str, Any]) -> None:
+def test_a_suspended_worker_writes_nothing_when_it_is_resumed(service: Service, unbroken: dict[str, Any]) -> None:
     service.start_worker()
     job = service.submit(**LONG)
     service.wait_for_checkpoint(job["id"])
@@ -131,7 +131,7 @@ def test_stopped_worker_that_wakes_up_writes_nothing(service: Service, unbroken:
     stale = psutil.Process(next(w["pid"] for w in service.live_workers() if w["id"] == running))
     old_trainer = service.trainer(job["id"])
     suspend_between_writes(service, stale)
-    old_trainer.suspend()  # or it would finish unseen: the pipe holds its whole report
+    old_trainer.suspend()  # otherwise it could finish: the pipe holds all of its events
     try:
         service.wait_until(job["id"], lambda j: j["attempt"] == 2, 20, "the second attempt")
     finally:
@@ -146,7 +146,7 @@ def test_stopped_worker_that_wakes_up_writes_nothing(service: Service, unbroken:
 
 
 def suspend_between_writes(service: Service, process: psutil.Process) -> None:
-    """SQLite's lock is not taken from a process that was stopped while it held it; then everybody waits for it."""
+    """Suspend a process that does not hold SQLite's lock: suspended with the lock, it would block all others."""
     database = service.state / "gradq.db"
 
     def suspended() -> bool:
@@ -166,7 +166,7 @@ def _seq_of_attempt_2(service: Service, job: dict[str, Any]) -> int:
     return min(e["seq"] for e in service.events(job["id"]) if e["attempt"] == 2)
 
 
-def test_drained_worker_hands_its_job_back_and_it_costs_no_attempt(service: Service, unbroken: dict[str, Any]) -> None:
+def test_a_drained_worker_releases_its_job_and_it_costs_no_attempt(service: Service, unbroken: dict[str, Any]) -> None:
     job = service.submit(**LONG, max_attempts=1)
     service.wait_for_checkpoint(job["id"])
     worker = service.worker
@@ -220,9 +220,9 @@ def test_with_the_broker_dead_jobs_are_taken_at_once_and_run(service: Service) -
         sent = time.monotonic()
         jobs.append(service.submit(epochs=1))
         took.append(time.monotonic() - sent)
-    assert min(took) < 1  # of three, since the machine may have other things to do
+    assert min(took) < 1  # of three, since the machine may be busy
     for job in jobs:
-        assert service.wait(job["id"])["status"] == "succeeded"  # the worker looks at the rows itself
+        assert service.wait(job["id"])["status"] == "succeeded"  # the worker polls the database
     service.start_broker()
     assert service.wait(service.submit(epochs=1)["id"])["status"] == "succeeded"
 
@@ -263,7 +263,7 @@ def test_cancel_while_training_keeps_the_last_checkpoint(steady: Service) -> Non
     assert (steady.state / "artifacts" / job["id"] / "checkpoints" / f"1-{checkpoints[-1]}.pt").is_file()
 
 
-def test_cancel_of_a_trainer_that_does_not_listen_kills_it_after_the_grace(steady: Service) -> None:
+def test_a_trainer_that_does_not_stop_is_killed_after_the_grace_period(steady: Service) -> None:
     job = steady.submit(**{**LONG, "epochs": 5000})
     trainer = steady.trainer(job["id"])
     trainer.suspend()
@@ -287,7 +287,7 @@ def test_a_diverging_job_fails_and_names_epoch_and_step(steady: Service) -> None
 
 
 def test_the_worker_process_has_no_torch(steady: Service) -> None:
-    """Read off the process itself: torch's library is mapped into the trainer server, not into the worker."""
+    """By the memory maps of the processes: the trainer server has torch's library, the worker does not."""
     steady.wait(steady.submit(epochs=1)["id"])
     worker = steady.worker
     assert not _maps_torch(worker.process.pid)

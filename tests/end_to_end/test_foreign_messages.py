@@ -1,4 +1,4 @@
-"""What lies in the queue and is no bell: a worker refuses it, runs nothing of it, and hears the next bell."""
+"""Foreign messages in the queue: a worker rejects them, runs nothing of them, and takes the next doorbell message."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from shared.broker import DOORBELL, QUEUE
 
 
 class Evil:
-    """Leaves a file behind where it is unpickled."""
+    """Creates a file when it is unpickled."""
 
     def __init__(self, mark: Path) -> None:
         self.mark = mark
@@ -28,7 +28,7 @@ class Evil:
 
 
 def message(body: bytes, content_type: str, task: str = DOORBELL) -> str:
-    """As kombu puts it into a Redis list, with headers that a worker acts upon."""
+    """A message as kombu writes it into a Redis list, with the headers that a worker reads."""
     headers = {"lang": "py", "task": task, "id": str(uuid4()), "argsrepr": "()", "kwargsrepr": "{}"}
     properties = {
         **{"correlation_id": headers["id"], "delivery_mode": 2, "priority": 0, "delivery_tag": str(uuid4())},
@@ -40,21 +40,19 @@ def message(body: bytes, content_type: str, task: str = DOORBELL) -> str:
 
 
 @pytest.mark.parametrize("content_type", ["application/x-python-serialize", "application/x-yaml", "text/plain"])
-def test_a_message_that_is_not_json_is_refused_and_harms_nothing(
-    steady: Service, tmp_path: Path, content_type: str
-) -> None:
+def test_a_message_that_is_not_json_is_rejected(steady: Service, tmp_path: Path, content_type: str) -> None:
     mark = tmp_path / "unpickled"
     refused = steady.worker.said().count("ContentDisallowed")
     with Redis(unix_socket_path=str(steady.socket)) as redis:
         redis.lpush(QUEUE, message(pickle.dumps(([], {}, Evil(mark))), content_type))
         wait_for(lambda: redis.llen(QUEUE) == 0, 30, "the worker to take the message")
-    wait_for(lambda: steady.worker.said().count("ContentDisallowed") > refused, 30, "the worker to refuse it")
+    wait_for(lambda: steady.worker.said().count("ContentDisallowed") > refused, 30, "the worker to reject it")
     assert steady.wait(steady.submit(epochs=1)["id"])["status"] == "succeeded"
     assert not mark.exists()
     assert steady.worker.alive
 
 
-def test_json_that_is_no_bell_ends_no_worker_and_does_not_come_back(steady: Service) -> None:
+def test_json_that_is_not_a_doorbell_message_neither_ends_the_worker_nor_returns(steady: Service) -> None:
     strange: list[tuple[str, Any]] = [
         *(("os.system", [["true"], {}, {}]), (DOORBELL, [["job_1"], {"x": 1}, {}])),
         *(
@@ -68,7 +66,7 @@ def test_json_that_is_no_bell_ends_no_worker_and_does_not_come_back(steady: Serv
     with Redis(unix_socket_path=str(steady.socket)) as redis:
         for task, body in strange:
             redis.lpush(QUEUE, message(json.dumps(body).encode(), "application/json", task))
-        wait_for(lambda: redis.llen(QUEUE) == redis.hlen("unacked") == 0, 30, "the worker to be rid of the messages")
+        wait_for(lambda: redis.llen(QUEUE) == redis.hlen("unacked") == 0, 30, "the worker to reject the messages")
     assert steady.wait(steady.submit(epochs=1)["id"])["status"] == "succeeded"
     assert steady.worker.alive
-    assert "message refused" in steady.worker.said()
+    assert "message rejected" in steady.worker.said()

@@ -1,4 +1,4 @@
-"""A public generator makes a client of the document, and the client trains a model with it."""
+"""A client generated from the OpenAPI document by a public generator trains a model."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CONFIG = Path(__file__).parents[2] / "docs" / "openapi-python-client.yml"
 
 @pytest.fixture
 def generated(steady: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The package that openapi-python-client makes of the live document, without one warning."""
+    """The package that openapi-python-client generates from the service's document, without a warning."""
     if importlib.util.find_spec("openapi_python_client") is None:
         part_missing("openapi-python-client is not installed")
     document = tmp_path / "openapi.json"
@@ -70,7 +70,7 @@ def test_a_generated_client_submits_waits_and_downloads(steady: Service, generat
     assert sum(w.size for w in weights.values()) == done.result.parameters
 
 
-def test_a_refusal_comes_as_the_problem_that_the_document_describes(steady: Service, generated: Any) -> None:
+def test_an_error_is_the_problem_that_the_document_describes(steady: Service, generated: Any) -> None:
     models = importlib.import_module("gradq_client.models")
     submit = importlib.import_module("gradq_client.api.jobs.submit_job")
     client = generated.Client(base_url=str(steady.http.base_url))

@@ -1,4 +1,4 @@
-"""A gradient check as a job: the same queue, supervisor and process as a training, and a table at its end."""
+"""A gradient check as a job: the same queue, supervisor and process as a training job, and a table as its result."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Clients who wait for a real API, as gunicorn serves it by default: how many it holds, and how it lets them go."""
+"""Long polls and streams of a real API under gunicorn: how many are held, and how they end."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from support.service import GRADQ, Part, Service, listening_url
 from support.streams import ACCEPT, Sent, sent
 from support.waiting import wait_for
 
-# some seconds of training with a line every few milliseconds
+# a few seconds of training with a line every few milliseconds
 TALKATIVE: dict[str, Any] = {"architecture": "linear", "batch_size": 4, "epochs": 60, "lr": 0.01, "seed": 3}
 READERS = 50
 
 
 class TestCutAndResumed:
-    def test_a_stream_and_pages_that_are_cut_at_random_bring_every_line_once(self, steady: Service) -> None:
+    def test_streams_and_pages_that_are_cut_at_random_bring_every_line_once(self, steady: Service) -> None:
         job = steady.submit(**TALKATIVE)
         with ThreadPoolExecutor() as pool:
             streamed = pool.submit(self.stream, steady, job, random.Random(1))
@@ -35,7 +35,7 @@ class TestCutAndResumed:
         assert len(streamed) > 100
 
     def stream(self, service: Service, job: dict[str, Any], rng: random.Random) -> list[dict[str, Any]]:
-        """Hang up after some events, and go on with Last-Event-ID."""
+        """Disconnect after some events, and continue with Last-Event-ID."""
         seen: list[dict[str, Any]] = []
         headers = dict(ACCEPT)
         while True:
@@ -53,7 +53,7 @@ class TestCutAndResumed:
                         break
 
     def pages(self, service: Service, job: dict[str, Any], rng: random.Random) -> list[dict[str, Any]]:
-        """Take what a page brings or, as if it had got lost on the way, ask for it again."""
+        """Read the pages; at random, request one again as if its response had been lost."""
         seen: list[dict[str, Any]] = []
         after = 0
         while True:
@@ -68,7 +68,7 @@ class TestCutAndResumed:
 
 
 class Api:
-    """`gradq api` alone, with a queue that nobody works on."""
+    """`gradq api` alone, without a worker."""
 
     def __init__(self, folder: Path, *arguments: str, **environment: str) -> None:
         self.service = Service(folder, environment)
@@ -86,7 +86,7 @@ class Api:
             return False
 
     def ask(self, path: str, *headers: str) -> socket.socket:
-        """A connection on which a request has been sent; nothing is read."""
+        """Send a request and return the connection without reading from it."""
         where = urlsplit(self.url)
         connection = socket.create_connection((where.hostname, where.port), timeout=20)
         self.connections.append(connection)
@@ -119,7 +119,7 @@ def start_api(tmp_path: Path) -> Iterator[Callable[..., Api]]:
 
 
 def head_of(connection: socket.socket) -> str:
-    """Status line and headers of an answer, waited for."""
+    """Wait for the status line and the headers of a response."""
     got = b""
     while b"\r\n\r\n" not in got:
         more = connection.recv(1)
@@ -129,12 +129,12 @@ def head_of(connection: socket.socket) -> str:
 
 
 def is_silent(connection: socket.socket) -> bool:
-    """Nothing has come yet."""
+    """Whether nothing has been received yet."""
     return not select.select([connection], [], [], 0)[0]
 
 
 def read_to_end(stream: socket.socket) -> str:
-    """Up to the empty chunk that ends an answer without a length."""
+    """Read up to the empty chunk that ends a response without Content-Length."""
     got = b""
     while not got.endswith(b"0\r\n\r\n"):
         more = stream.recv(1 << 16)
@@ -143,7 +143,7 @@ def read_to_end(stream: socket.socket) -> str:
     return got.decode()
 
 
-def test_a_hundred_who_wait_are_held_and_submits_go_on(start_api: Callable[..., Api]) -> None:
+def test_a_hundred_long_polls_are_held_while_jobs_are_submitted(start_api: Callable[..., Api]) -> None:
     api = start_api()
     job = api.http.post("/v1/jobs", json={}).json()
     me, events = job["links"]["self"], job["links"]["events"]
@@ -153,7 +153,7 @@ def test_a_hundred_who_wait_are_held_and_submits_go_on(start_api: Callable[..., 
     assert all(head.startswith("HTTP/1.1 200 ") for head in heads), heads
     for _ in range(2 * READERS):
         assert api.http.post("/v1/jobs", json={"name": "meanwhile"}).status_code == 202
-    assert all(map(is_silent, polls)), "a poll was answered before its time"
+    assert all(map(is_silent, polls)), "a poll was answered too early"
     assert api.http.post(f"{me}/cancel").json()["status"] == "cancelled"
     for poll in polls:
         assert head_of(poll).startswith("HTTP/1.1 200 ")
@@ -174,7 +174,7 @@ def test_past_the_bound_streams_are_refused_and_polls_are_answered(start_api: Ca
     assert int(answered.headers["Retry-After"]) > 0
 
 
-def test_those_who_hang_up_make_room(start_api: Callable[..., Api]) -> None:
+def test_clients_that_disconnect_make_room(start_api: Callable[..., Api]) -> None:
     api = start_api("--workers", "1", GRADQ_HELD_REQUESTS="2")
     events = api.http.post("/v1/jobs", json={}).json()["links"]["events"]
     gone = [admitted(api, events), admitted(api, events)]
@@ -183,11 +183,11 @@ def test_those_who_hang_up_make_room(start_api: Callable[..., Api]) -> None:
         assert stream is not None
         stream.close()
     for _ in gone:
-        wait_for(lambda: admitted(api, events), 20, "the place of one who is gone", every=0.2)
+        wait_for(lambda: admitted(api, events), 20, "the place of a client that disconnected", every=0.2)
 
 
 def admitted(api: Api, events: str) -> socket.socket | None:
-    """A stream that is held; None where all places are taken."""
+    """A stream that is held; None if all places are taken."""
     stream = api.stream(events)
     if "HTTP/1.1 200 " in head_of(stream):
         return stream
@@ -195,7 +195,7 @@ def admitted(api: Api, events: str) -> socket.socket | None:
     return None
 
 
-def test_sigterm_ends_whatever_is_held_at_once(start_api: Callable[..., Api]) -> None:
+def test_sigterm_ends_held_requests_at_once(start_api: Callable[..., Api]) -> None:
     api = start_api()
     job = api.http.post("/v1/jobs", json={}).json()
     stream = api.stream(job["links"]["events"])
@@ -215,7 +215,7 @@ CHUNKED = (
 )
 
 
-def test_what_is_no_http_is_a_problem_too(steady: Service) -> None:
+def test_malformed_http_is_a_problem_too(steady: Service) -> None:
     for sent_bytes, status, code in (
         (b"GARBAGE\r\n\r\n", 400, "bad_request"),
         (b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Length: -5\r\n\r\n", 400, "bad_request"),

@@ -1,4 +1,4 @@
-"""Several server processes count as one: no scrape goes back, whichever process answers it, and whichever dies."""
+"""Several server processes count as one: no counter decreases, whichever process responds and whichever dies."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ HEALTHZ = ("gradq_http_requests_total", (("method", "GET"), ("route", "/healthz"
 
 
 def folder_of(server: psutil.Process) -> Path | None:
-    """Where this server process keeps its counts, once it does."""
+    """The folder in which this server process keeps its counts; None if there is none yet."""
     maps = [Path(found.path) for found in server.memory_maps() if found.path.endswith(".db")]
     return maps[0].parent if maps else None
 
@@ -27,14 +27,14 @@ def test_two_processes_scraped_in_turn_never_go_backwards(tmp_path: Path) -> Non
     api = service.start_api(processes=2)
 
     def get(path: str) -> httpx2.Response:
-        """On a connection of its own, which either process may take."""
+        """GET on a new connection, which either process may accept."""
         return httpx2.get(f"{str(service.http.base_url).rstrip('/')}{path}")
 
     def servers() -> list[psutil.Process]:
         return psutil.Process(api.process.pid).children()
 
     try:
-        folder = next(filter(None, map(folder_of, servers())))  # one of them has answered
+        folder = next(filter(None, map(folder_of, servers())))  # of the one that has responded
         counts = samples(get("/metrics").text, ("counter", "histogram"))
         already = counts.get(HEALTHZ, 0)
         victim = servers()[0]
@@ -49,13 +49,13 @@ def test_two_processes_scraped_in_turn_never_go_backwards(tmp_path: Path) -> Non
             counts = now
         assert counts[HEALTHZ] == already + 40
         check("metrics", text=text)
-        assert len(list(folder.glob("counter_*.db"))) >= 2, "one process did it all"
+        assert len(list(folder.glob("counter_*.db"))) >= 2, "one process answered every request"
     finally:
         service.close()
     assert not folder.exists()
 
 
-def test_a_worker_tells_the_memory_of_its_devices_and_its_jobs_are_counted(steady: Service) -> None:
+def test_a_worker_reports_the_memory_of_its_devices_and_its_jobs_are_counted(steady: Service) -> None:
     before = samples(steady.http.get("/metrics").text)
     steady.wait(steady.submit(epochs=1)["id"])
     text = steady.http.get("/metrics").text

@@ -1,4 +1,4 @@
-"""The main line: a spec goes in over HTTP; result, curve and model come back."""
+"""The main path: a spec is posted over HTTP; result, curve and model are returned."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ REBUILD = textwrap.dedent(
 )
 
 
-def test_the_smallest_body_trains_and_brings_everything_back(steady: Service, tmp_path: Path) -> None:
+def test_an_empty_body_trains_and_returns_everything(steady: Service, tmp_path: Path) -> None:
     body = '{"architecture":"mlp","lr":0.1,"epochs":5,"gradients":"manual"}'
     form = {"Content-Type": "application/x-www-form-urlencoded"}  # what curl -d sends
     job = steady.http.post("/v1/jobs", content=body, headers=form).json()
@@ -74,7 +74,7 @@ def test_the_smallest_body_trains_and_brings_everything_back(steady: Service, tm
 
 
 def rebuilt_accuracy(service: Service, job: dict[str, Any], folder: Path) -> float:
-    """Download the two model files and rebuild the net in a plain torch script, outside the repository."""
+    """Download the two model files and rebuild the model in a plain torch script, outside the repository."""
     for name in ("model.safetensors", "model.json"):
         (folder / name).write_bytes(service.http.get(f"/v1/jobs/{job['id']}/artifacts/{name}").content)
     script = folder / "rebuild.py"

@@ -1,6 +1,6 @@
-"""Every command of the README, as it stands there, in a copy of the repository: the blocks in their order.
+"""Every command of the README, run in a copy of the repository, block by block.
 
-A block that this page does not know is a failed test: whoever adds one to the README says here what it has to do.
+A block that this module does not know fails a test: a block added to the README needs a test here.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ def block(number: int) -> str:
 
 
 def runnable(command: str) -> str:
-    """Without its remark."""
+    """A line without its comment."""
     return re.sub(r"\s+#.*$", "", command, flags=re.MULTILINE)
 
 
 class Clone:
-    """A copy of the repository with its service, on the README's port, or another where that one is taken."""
+    """A copy of the repository with its service, on the README's port, or another one if that is in use."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder / "gradq"
@@ -48,7 +48,7 @@ class Clone:
             shutil.copy(ROOT / name, self.folder / name)
         (self.folder / ".venv").mkdir()
         (self.folder / ".venv" / "bin").symlink_to(Path(sys.executable).parent)
-        (self.folder / ".venv" / ".installed").touch()  # what `make install` would leave; that one is not run again
+        (self.folder / ".venv" / ".installed").touch()  # as `make install` leaves it, which is not run again
         self.port = PORT if is_free(PORT) else free_port()
         keep = {name: value for name, value in os.environ.items() if not name.startswith("GRADQ_")}
         self.env = {**keep, "GRADQ_STATE_DIR": str(folder / "state"), "GRADQ_DOWNLOAD": "false"}
@@ -57,7 +57,7 @@ class Clone:
             self.env["GRADQ_URL"] = f"http://127.0.0.1:{self.port}"
 
     def start(self) -> subprocess.Popen[bytes]:
-        """The block that ends with `gradq up`, in the foreground of a shell of its own."""
+        """Run the block that ends with `gradq up` in the foreground of a new shell."""
         command = runnable(block(START)).replace("gradq up", "exec gradq up")
         if self.port != PORT:
             command = command.replace("exec gradq up", f"exec gradq up --port {self.port}")
@@ -74,7 +74,7 @@ class Clone:
         return f"ready http://127.0.0.1:{self.port}\n" in text
 
     def run(self, *command: str) -> str:
-        """What it printed; that it ends with 0 is part of every test."""
+        """The output. Fails unless the exit code is 0."""
         text = [part.replace(f":{PORT}", f":{self.port}") for part in command]
         ended = subprocess.run(text, cwd=self.folder, env=self.env, capture_output=True, text=True, timeout=250)
         assert ended.returncode == 0, f"{command[-1]}\n{ended.stdout}\n{ended.stderr}"
@@ -155,7 +155,7 @@ def test_docker_compose(clone: Clone):
     clone.shell("docker compose config --quiet")
 
 
-def test_what_it_points_at_is_there():
+def test_linked_files_exist():
     links = re.findall(r"\]\(([^)#:]+)\)", (ROOT / "README.md").read_text())
     assert links
     assert [link for link in links if not (ROOT / link).exists()] == []

@@ -1,4 +1,4 @@
-"""The examples in the OpenAPI document are answers of this service. GRADQ_RECORD=1 writes them anew."""
+"""The examples in the OpenAPI document are responses of this service. GRADQ_RECORD=1 records them again."""
 
 from __future__ import annotations
 

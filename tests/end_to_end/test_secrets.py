@@ -1,6 +1,6 @@
-"""No password leaves the environment: a real service is given marked ones, has all kinds of accidents, and is searched.
+"""No password leaves the environment: a real service with marked passwords has errors of all kinds, and is searched.
 
-Searched are its logs at level DEBUG, every file that it wrote, its answers, what the command line says, a backup, and
+Searched are its logs at level DEBUG, every file that it wrote, its responses, the output of commands, a backup, and
 the command lines of all its processes while it runs.
 """
 
@@ -33,7 +33,7 @@ pytestmark = [pytest.mark.long, pytest.mark.postgres, pytest.mark.redis]
 
 
 class Guarded(Service):
-    """Behind a PostgreSQL and a Redis that ask for passwords, which lies outside of what is searched."""
+    """A service with a PostgreSQL and a Redis that require passwords; their own files are not searched."""
 
     def __init__(self, folder: Path, secrets: Path, postgres: Postgres) -> None:
         self.secrets, self.port = secrets, free_port()
@@ -59,7 +59,7 @@ class Guarded(Service):
         return self.broker
 
     def say(self, *words: str, **environment: str) -> str:
-        """What a command prints, whatever becomes of it."""
+        """The output of a command, whatever its exit code."""
         ran = subprocess.run(
             [*GRADQ, *words], env={**self.env, **environment}, capture_output=True, text=True, timeout=120
         )
@@ -83,7 +83,7 @@ def marks_of_files(folder: Path) -> dict[str, list[str]]:
     found = {}
     for path in folder.rglob("*"):
         if path.is_file():
-            with suppress(OSError):  # a run folder may go meanwhile
+            with suppress(OSError):  # a run folder may be removed meanwhile
                 found[str(path.relative_to(folder))] = marks_in(path.read_bytes())
     assert len(found) > 3
     return {name: marks for name, marks in found.items() if marks}
@@ -100,7 +100,7 @@ def command_lines(service: Guarded) -> bytes:
 
 
 def accidents(service: Guarded) -> str:
-    """Calls of every kind, among them ones that go wrong; all that was answered."""
+    """Requests of every kind, also failing ones; returns all responses."""
     http, said = service.http, []
     job = service.wait(service.submit(epochs=1)["id"])
     failed = service.wait(service.submit(dataset="mnist", epochs=1)["id"])
@@ -115,7 +115,7 @@ def accidents(service: Guarded) -> str:
 
 
 def other_passwords(service: Guarded) -> None:
-    """Both stores ask for another password from now on, and forget who was let in before."""
+    """Change the password of both stores and close their connections."""
     assert service.broker is not None
     service.broker.kill()
     service.start_broker(wait=False, password="another word")
@@ -130,8 +130,8 @@ def change_password(service: Guarded, to: str, known: str) -> None:
 
 
 @pytest.mark.timeout(400)
-def test_nothing_that_is_written_said_or_shown_holds_a_password(guarded: Guarded) -> None:
-    assert marks_in((guarded.secrets / "redis.conf").read_bytes())  # the search would find one
+def test_no_file_response_or_output_holds_a_password(guarded: Guarded) -> None:
+    assert marks_in((guarded.secrets / "redis.conf").read_bytes())  # the search finds a password that is there
     said = accidents(guarded)
     lines = command_lines(guarded)
     backup = guarded.folder / "whole.tar"
@@ -142,7 +142,7 @@ def test_nothing_that_is_written_said_or_shown_holds_a_password(guarded: Guarded
     other_passwords(guarded)
     wait_for(lambda: guarded.http.get("/v1/jobs").status_code == 503, 60, "the API to lose its database")
     said += guarded.http.get("/readyz").text + guarded.http.post("/v1/jobs", json={}).text
-    wait_for(lambda: "authentication failed" in guarded.log_of("worker"), 60, "the worker to be turned away")
+    wait_for(lambda: "authentication failed" in guarded.log_of("worker"), 60, "the worker to be rejected")
     for verb in (["doctor"], ["migrate"], ["backup", str(guarded.folder / "none.tar")]):
         said += guarded.say(*verb, GRADQ_URL=str(guarded.http.base_url))
     lines += command_lines(guarded)

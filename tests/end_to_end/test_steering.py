@@ -1,4 +1,4 @@
-"""Jobs steered while real processes train them: paused and resumed, begun from another's weights, repeated."""
+"""Jobs controlled while real processes train them: paused, resumed, started from another's weights, repeated."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from support.waiting import wait_for
 from shared.db.database import Database
 from shared.db.tables import IdempotencyKey, database_now
 
-# some 3 s of training on digits; no checkpoint but the one that a pause writes
+# about 3 s of training on digits; the only checkpoint is that of a pause
 LONG: dict[str, Any] = {
     "architecture": {"type": "cnn", "channels": [4], "hidden": []},
     "gradients": "manual",
@@ -33,7 +33,7 @@ SHORT: dict[str, Any] = {"epochs": 2, "seed": 11}
 
 @pytest.fixture(scope="module")
 def unbroken(steady: Service) -> dict[str, Any]:
-    """The same job, left alone: what every broken run must end with."""
+    """The same job without interruption, whose result every interrupted run must have."""
     job = steady.wait(steady.submit(**LONG)["id"])
     assert job["status"] == "succeeded"
     return job
@@ -47,7 +47,7 @@ def steer(service: Service, job_id: str, action: str) -> dict[str, Any]:
 
 
 def wait_for_points(service: Service, job_id: str, at_least: int = 1) -> None:
-    """Until it trains: a pause before the first step would prove little."""
+    """Wait until the job trains: a pause before the first step would prove little."""
     service.wait_until(
         job_id, lambda _: len(service.series(job_id).get("train_loss", [])) >= at_least, PATIENCE, "points of the curve"
     )
@@ -98,7 +98,7 @@ def test_cancel_of_a_paused_job_is_final_at_once(steady: Service) -> None:
     assert steady.http.delete(f"/v1/jobs/{job_id}").json()["freed_bytes"] > 0
 
 
-def test_a_wish_to_cancel_wins_over_the_pause_under_way(steady: Service) -> None:
+def test_a_cancel_request_wins_over_a_pause_request(steady: Service) -> None:
     job_id = steady.submit(**{**LONG, "epochs": 5000})["id"]
     wait_for_points(steady, job_id)
     steer(steady, job_id, "pause")
@@ -106,7 +106,7 @@ def test_a_wish_to_cancel_wins_over_the_pause_under_way(steady: Service) -> None
     assert steady.wait(job_id)["status"] == "cancelled"
 
 
-def test_a_pause_that_is_taken_back_at_once_costs_the_run_nothing(steady: Service, unbroken: dict[str, Any]) -> None:
+def test_a_pause_request_withdrawn_at_once_does_not_change_the_run(steady: Service, unbroken: dict[str, Any]) -> None:
     job_id = steady.submit(**LONG, max_attempts=1)["id"]
     wait_for_points(steady, job_id)
     steer(steady, job_id, "pause")
@@ -116,7 +116,7 @@ def test_a_pause_that_is_taken_back_at_once_costs_the_run_nothing(steady: Servic
     assert ended["result"]["weights_sha256"] == unbroken["result"]["weights_sha256"]
 
 
-def test_a_cancelled_job_that_is_tried_again_is_the_run_that_was_never_cancelled(
+def test_a_cancelled_job_that_is_retried_is_the_run_that_was_never_cancelled(
     steady: Service, unbroken: dict[str, Any]
 ) -> None:
     job_id = steady.submit(**LONG, max_attempts=1)["id"]
@@ -144,7 +144,7 @@ def test_a_finished_job_s_files_come_as_one_zip_with_the_hashes_of_the_list(
     assert found == {name: file["sha256"] for name, file in steady.artifacts(unbroken["id"]).items()}
 
 
-def test_the_worker_that_leads_forgets_answers_whose_time_is_over(steady: Service) -> None:
+def test_the_leader_deletes_expired_idempotent_answers(steady: Service) -> None:
     headers = {"Idempotency-Key": "an old one"}
     dry_run = partial(steady.http.post, "/v1/jobs?dry_run=true", json={}, headers=headers)
     assert dry_run().status_code == 200
@@ -162,7 +162,7 @@ def test_the_worker_that_leads_forgets_answers_whose_time_is_over(steady: Servic
 
 
 @pytest.mark.long
-def test_a_trainer_that_does_not_listen_is_paused_by_force_and_begins_again(steady: Service) -> None:
+def test_a_trainer_that_does_not_stop_is_killed_for_a_pause_and_starts_over(steady: Service) -> None:
     job_id = steady.submit(**{**SHORT, "epochs": 30}, batch_size=1, max_attempts=1)["id"]
     trainer = steady.trainer(job_id)
     trainer.suspend()
@@ -174,13 +174,13 @@ def test_a_trainer_that_does_not_listen_is_paused_by_force_and_begins_again(stea
 
 
 @pytest.mark.long
-def test_a_worker_that_is_killed_while_it_pauses_leaves_a_paused_job(service: Service) -> None:
+def test_a_worker_that_is_killed_during_a_pause_request_leaves_a_paused_job(service: Service) -> None:
     service.worker.stop()
     service.start_worker(env={"GRADQ_GRACE_SECONDS": "60"})
     job_id = service.submit(**LONG)["id"]
     wait_for_points(service, job_id)
     trainer = service.trainer(job_id)
-    trainer.suspend()  # so that the pause is under way for as long as this test wants
+    trainer.suspend()  # keeps the job pausing until this test resumes it
     steer(service, job_id, "pause")
     trainer.send_signal(signal.SIGTERM)
     service.worker.kill()
@@ -192,7 +192,7 @@ def test_a_worker_that_is_killed_while_it_pauses_leaves_a_paused_job(service: Se
     assert service.wait(job_id)["status"] == "succeeded"
 
 
-def test_a_job_run_again_is_identical_and_says_so(steady: Service, unbroken: dict[str, Any]) -> None:
+def test_a_repeated_job_is_identical(steady: Service, unbroken: dict[str, Any]) -> None:
     answer = steady.http.post(f"/v1/jobs/{unbroken['id']}/reproduce")
     assert answer.status_code == 202
     again = steady.wait(answer.json()["id"])
@@ -217,7 +217,7 @@ def test_a_job_whose_original_was_deleted_has_nothing_to_be_compared_with(steady
     assert f"{original['id']} has been deleted" in reproduction["detail"]
 
 
-def test_a_job_begins_with_the_weights_that_another_ended_with(steady: Service) -> None:
+def test_a_job_starts_from_the_final_weights_of_another(steady: Service) -> None:
     origin = steady.wait(steady.submit(**SHORT, lr=0.5)["id"])
     fresh, begun = (
         steady.wait(steady.submit(**{**SHORT, "epochs": 1}, lr=1e-6, **more)["id"])
@@ -228,7 +228,7 @@ def test_a_job_begins_with_the_weights_that_another_ended_with(steady: Service) 
     assert fresh["result"]["val_accuracy"] < 0.5 < begun["result"]["val_accuracy"]
 
 
-def test_weights_that_were_deleted_before_the_start_fail_the_job_and_say_so(steady: Service) -> None:
+def test_weights_that_were_deleted_before_the_start_fail_the_job(steady: Service) -> None:
     origin = steady.wait(steady.submit(**SHORT)["id"])
     blocker = steady.submit(**{**LONG, "epochs": 5000})["id"]
     job = steady.submit(**SHORT, init_from={"job": origin["id"]})

@@ -1,5 +1,5 @@
-"""A service that others can reach: nobody comes in without a token, nobody gets at what is not theirs, and no token is
-written anywhere."""
+"""A service that other hosts can reach: every request needs a token, owners have no access to what others own, and no
+token is written to a file."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def parts() -> Iterator[list[Part]]:
 
 
 @pytest.mark.long
-def test_a_service_on_every_address_asks_everybody_also_on_loopback(tmp_path: Path, parts: list[Part]) -> None:
+def test_a_service_on_every_address_requires_a_token_also_on_loopback(tmp_path: Path, parts: list[Part]) -> None:
     state = tmp_path / "state"
     command = [*GRADQ, "up", "--host", "0.0.0.0", "--port", "0"]
     refused = subprocess.run(command, env=environment(state), capture_output=True, text=True, timeout=60)
@@ -86,8 +86,10 @@ def ready_url(part: Part) -> str | None:
     return next((line.split()[1] for line in part.said().splitlines() if line.startswith("ready ")), None)
 
 
-def test_gunicorn_by_hand_asks_unless_its_socket_is_this_machines(tmp_path: Path, parts: list[Part]) -> None:
-    """Whoever binds the socket: what counts is where it listens."""
+def test_gunicorn_started_by_hand_requires_a_token_unless_its_socket_is_local(
+    tmp_path: Path, parts: list[Part]
+) -> None:
+    """The address of the socket decides, not the program that binds it."""
     state, path = tmp_path / "state", tmp_path / "api.sock"
     token(state, "alice")
     server = [sys.executable, "-m", "gunicorn", "api.app:create_app()", "--no-control-socket", "--bind"]

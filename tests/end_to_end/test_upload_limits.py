@@ -1,4 +1,4 @@
-"""The limit of an upload holds while it streams: a service behind gunicorn, spoken to over a socket."""
+"""The size limit of uploads is enforced while they stream: requests over plain sockets to a service under gunicorn."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from support.service import Service
 
 LIMIT = 4_000_000
-TAKEN_BYTES = 64 << 20  # of a refused body at most, with what lies in the kernel's buffers on both sides
+TAKEN_BYTES = 64 << 20  # read of a refused body at most, with the kernel's buffers on both sides
 GROWTH_BYTES = 48 << 20
 HEAD = b"POST /v1/datasets HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=b\r\n"
 PART = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.npz"\r\n\r\n'
@@ -30,7 +30,7 @@ def limited(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 
 class Disk:
-    """The most that lay in the folder of uploads while it was watched."""
+    """The largest size of the folder of uploads during the block."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.most = folder, 0
@@ -71,7 +71,7 @@ def memory(service: Service) -> int:
 
 
 def pour(connection: socket.socket, piece: bytes, most: int) -> int:
-    """Send until the other end wants no more; the bytes that went."""
+    """Send until the connection is closed; returns the bytes sent."""
     sent = 0
     with suppress(OSError):
         while sent < most:
@@ -104,7 +104,7 @@ def test_a_body_in_chunks_without_end_is_read_no_further_than_it_takes_to_refuse
         sent = pour(connection, CHUNK, 4 * TAKEN_BYTES)
         answer = answer_of(connection)
     assert sent < TAKEN_BYTES
-    assert answer == b"" or answer.startswith(b"HTTP/1.1 413 ")  # a reset may overtake what was sent before it
+    assert answer == b"" or answer.startswith(b"HTTP/1.1 413 ")  # a reset may overtake the response
     assert disk.most <= LIMIT + len(PIECE)
     assert used(limited.state / "uploads") == 0
     assert memory(limited) - before < GROWTH_BYTES
@@ -112,7 +112,7 @@ def test_a_body_in_chunks_without_end_is_read_no_further_than_it_takes_to_refuse
 
 
 @pytest.mark.parametrize("said", [LIMIT // 2, 100])
-def test_a_length_that_is_not_true_gets_no_more_read_than_it_says(limited: Service, said: int) -> None:
+def test_a_body_longer_than_its_content_length_is_read_up_to_it(limited: Service, said: int) -> None:
     with Disk(limited.state / "uploads") as disk, connect(limited) as connection:
         connection.sendall(HEAD + b"Content-Length: %d\r\n\r\n" % said + PART)
         pour(connection, PIECE, 4 * LIMIT)
@@ -122,15 +122,18 @@ def test_a_length_that_is_not_true_gets_no_more_read_than_it_says(limited: Servi
     assert used(limited.state / "uploads") == 0
 
 
-def test_two_lengths_or_a_length_beside_chunks_are_no_request(limited: Service) -> None:
-    for lies in (b"Content-Length: 5\r\nContent-Length: 6\r\n", b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n"):
+def test_two_lengths_or_a_length_with_chunks_are_a_bad_request(limited: Service) -> None:
+    for lengths in (
+        b"Content-Length: 5\r\nContent-Length: 6\r\n",
+        b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n",
+    ):
         with connect(limited) as connection:
-            connection.sendall(HEAD + lies + b"\r\n" + b"0\r\n\r\n")
+            connection.sendall(HEAD + lengths + b"\r\n" + b"0\r\n\r\n")
             connection.shutdown(socket.SHUT_WR)
             assert answer_of(connection).startswith(b"HTTP/1.1 400 ")
 
 
-def test_a_refusal_of_the_server_itself_tells_browsers_the_same_and_names_no_version(limited: Service) -> None:
+def test_an_error_of_gunicorn_itself_has_the_same_headers_and_names_no_version(limited: Service) -> None:
     from api.http.security_headers import HEADERS
 
     with connect(limited) as connection:

@@ -1,4 +1,4 @@
-"""A walk as a job: through queue, supervisor and process, and a file at its end that has every number."""
+"""A walk as a job: through queue, supervisor and process to a file with every number."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_a_walk_ends_with_every_stage_in_its_file(steady: Service, architecture:
     assert job["progress"]["percent"] == 100.0
 
 
-def test_a_walk_with_the_weights_of_a_trained_net_sees_a_smaller_loss(steady: Service) -> None:
+def test_a_walk_with_trained_weights_has_a_smaller_loss(steady: Service) -> None:
     origin = steady.wait(steady.submit(architecture="linear", epochs=10, seed=7)["id"])
     fresh, trained = (
         steady.wait(submit(steady, architecture="linear", batch_size=64, seed=7, **more)["id"])

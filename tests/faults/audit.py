@@ -1,4 +1,4 @@
-"""What must be true after a campaign, whatever happened in it: one check a function, each a list of what is wrong."""
+"""What must hold after a campaign: one function per check, each yielding the violations that it finds."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from shared.jobs import joblog, jobs
 from shared.jobs.curves import to_series
 from shared.jobs.states import TERMINAL
 
-LOST = {"worker_lost", "trainer_died", "disk_full", "internal_error"}  # to what an attempt can be lost
-GIVEN_BACK = {"drained"}
+LOST = {"worker_lost", "trainer_died", "disk_full", "internal_error"}  # outcomes of a lost attempt
+RELEASED = {"drained"}
 INDEXES = """
     SELECT bt_index_check(index.oid, true) FROM pg_class index JOIN pg_am am ON am.oid = index.relam
     WHERE am.amname = 'btree' AND index.relkind = 'i' AND index.relnamespace = 'public'::regnamespace"""
@@ -30,7 +30,7 @@ TABLES = """
 
 
 def audit(field: Field, stream: Stream) -> list[str]:
-    """Everything that is wrong with rows, files and database; asked when every job has ended."""
+    """Every violation in rows, files and database. To be called when every job has ended."""
     database = Database(field.address())
     store = ArtifactStore(f"file://{field.state / 'artifacts'}")
     try:
@@ -42,11 +42,11 @@ def audit(field: Field, stream: Stream) -> list[str]:
                 events = joblog.events_of(session, job.id, limit=1_000_000)
                 attempts = list(jobs.attempts_of(session, job.id))
                 checks = (
-                    *(_ended_once(job, events), _attempts_tell(job, attempts), _one_writer_at_a_time(events)),
+                    *(_ended_once(job, events), _attempts_are_counted(job, attempts), _one_writer_at_a_time(events)),
                     *(_as_undisturbed(job, events, stream), _files_are_whole(session, job, store)),
                 )
                 wrong += [f"{job.id} ({job.name}): {said}" for check in checks for said in check]
-        wrong += _no_strangers(store, {job.id for job in found})
+        wrong += _no_unknown_folders(store, {job.id for job in found})
         wrong += _database_is_whole(database)
     finally:
         database.close()
@@ -54,15 +54,15 @@ def audit(field: Field, stream: Stream) -> list[str]:
 
 
 def outcomes(session: Session) -> str:
-    """How often an attempt ended in each way: a campaign in which nothing was lost has shown nothing."""
+    """How many attempts ended in each way: a campaign without lost attempts would show nothing."""
     query = select(Attempt.outcome, func.count()).group_by(Attempt.outcome).order_by(func.count().desc())
     return ", ".join(f"{count} {outcome}" for outcome, count in session.execute(query))
 
 
 def _accepted(found: list[Job], stream: Stream) -> Iterator[str]:
-    """What was answered with 202 is there. (What is there beside it: the API died before its answer was out.)"""
+    """Every job with a 202 response exists. (There may be more jobs: the API may die before it responds.)"""
     for job_id in (stream.accepted.keys() | stream.to_fail) - {job.id for job in found}:
-        yield f"{job_id} was accepted, and is gone"
+        yield f"{job_id} was accepted, but does not exist"
 
 
 def _ended_once(job: Job, events: list[EventRow]) -> Iterator[str]:
@@ -70,30 +70,30 @@ def _ended_once(job: Job, events: list[EventRow]) -> Iterator[str]:
     if job.state not in TERMINAL:
         yield f"is {job.state}"
     elif [event.data["status"] for event in ends] != [job.state]:
-        yield f"is {job.state}, and its log says {[event.data['status'] for event in ends]}"
+        yield f"is {job.state}, but its log says {[event.data['status'] for event in ends]}"
     elif ends[0].seq != max(event.seq for event in events):
-        yield "was written to after its end"
+        yield "has log lines after its end"
     if job.lease_token is not None or job.lease_until is not None:
         yield "still has a lease"
 
 
-def _attempts_tell(job: Job, attempts: list[Attempt]) -> Iterator[str]:
+def _attempts_are_counted(job: Job, attempts: list[Attempt]) -> Iterator[str]:
     if [attempt.number for attempt in attempts] != list(range(1, job.attempt + 1)):
-        yield f"has {job.attempt} attempts, and rows of {[attempt.number for attempt in attempts]}"
+        yield f"has {job.attempt} attempts, but rows of {[attempt.number for attempt in attempts]}"
         return
     for attempt in attempts:
-        allowed = {job.state} if attempt.number == job.attempt else LOST | GIVEN_BACK
+        allowed = {job.state} if attempt.number == job.attempt else LOST | RELEASED
         if attempt.outcome not in allowed:
-            yield f"attempt {attempt.number} of {job.attempt} ended as {attempt.outcome}, and the job is {job.state}"
+            yield f"attempt {attempt.number} of {job.attempt} ended as {attempt.outcome}; the job is {job.state}"
         if attempt.finished_at is None:
             yield f"attempt {attempt.number} has no end"
     lost = sum(attempt.outcome in LOST for attempt in attempts)
     if lost != job.failures:
-        yield f"{lost} attempts were lost, and {job.failures} counted"
+        yield f"{lost} attempts were lost, but {job.failures} were counted"
 
 
 def _one_writer_at_a_time(events: list[EventRow]) -> Iterator[str]:
-    """Once an attempt has begun, those before it write nothing."""
+    """Once an attempt has begun, earlier attempts write nothing."""
     numbers = [event.attempt for event in events]
     if numbers != sorted(numbers):
         yield f"an attempt wrote after the next had begun: {numbers}"
@@ -106,7 +106,7 @@ def _as_undisturbed(job: Job, events: list[EventRow], stream: Stream) -> Iterato
             yield f"should have failed with {stream.to_fail[job.id]}: is {job.state}, {job.status_reason}"
         return
     known = stream.known.get(job.name)
-    if known is None:  # accepted without an answer, and made to fail
+    if known is None:  # a job that must fail, accepted without a response
         return
     if job.state != "succeeded" or job.result is None:
         yield f"is {job.state}: {job.status_reason}"
@@ -123,12 +123,12 @@ def _as_undisturbed(job: Job, events: list[EventRow], stream: Stream) -> Iterato
 def first_difference(found: list[Any], expected: list[Any]) -> str:
     for one, other in zip(found, expected, strict=False):
         if one != other:
-            return f"the first that differs is {one}, undisturbed {other}"
-    return "the shorter is a part of the other"
+            return f"first difference: {one}, undisturbed {other}"
+    return "the shorter is a prefix of the longer"
 
 
 def _files_are_whole(session: Session, job: Job, store: ArtifactStore) -> Iterator[str]:
-    """Each row has its file, with the bytes that it says, and each file its row."""
+    """Each row has its file with the recorded sha256, and each file has its row."""
     rows: list[ArtifactRow | CheckpointRow] = [*jobs.artifacts_of(session, job.id)]
     rows += session.scalars(select(CheckpointRow).where(CheckpointRow.job_id == job.id))
     for row in rows:
@@ -136,15 +136,15 @@ def _files_are_whole(session: Session, job: Job, store: ArtifactStore) -> Iterat
         assert path is not None
         if not path.is_file():
             yield f"{row.key} is missing"
-        elif isinstance(row, ArtifactRow) and sha256_of(path) != row.sha256:  # checkpoints were torn on purpose
-            yield f"{row.key} is not what was stored"
+        elif isinstance(row, ArtifactRow) and sha256_of(path) != row.sha256:  # a fault truncates checkpoints
+            yield f"{row.key} differs from its stored sha256"
     for key in set(store.keys_of(job.id)) - {row.key for row in rows}:
-        yield f"{key} is a stray"
+        yield f"{key} is an orphan"
     if job.state == "succeeded" and not any(row.key.endswith("/model.safetensors") for row in rows):
         yield "has no model"
 
 
-def _no_strangers(store: ArtifactStore, known: set[str]) -> Iterator[str]:
+def _no_unknown_folders(store: ArtifactStore, known: set[str]) -> Iterator[str]:
     folder = store.local_path("")
     assert folder is not None
     for path in folder.iterdir():
@@ -175,11 +175,11 @@ def _database_is_whole(database: Database) -> Iterator[str]:
 
 
 def leftovers(field: Field) -> list[str]:
-    """What nobody owns when every job has ended and the service still runs."""
+    """Run folders and trainers that are left when every job has ended and the service still runs."""
     runs: list[Path] = [path for path in (field.state / "runs").glob("*") if not path.name.startswith(".")]
     return [f"run folder {path.name}" for path in runs] + [f"trainer {process.pid}" for process in field.trainers()]
 
 
 def orphans(field: Field) -> list[str]:
-    """What still runs when everything has been asked to end."""
+    """Processes that still run when the service has been stopped."""
     return [f"orphan {process.pid}: {' '.join(words_of(process))[:80]}" for process in field.processes()]

@@ -1,4 +1,4 @@
-"""Jobs that do harm to whoever runs them."""
+"""Jobs that harm the worker that runs them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from faults.field import state_of
 
 
 class BadJob(Fault):
-    """Submitted until the API takes it."""
+    """Submitted until the API accepts it."""
 
     code: ClassVar[str]
     spec: ClassVar[dict[str, Any]]
@@ -25,7 +25,7 @@ class BadJob(Fault):
 
 
 class Hog(BadJob):
-    """a job wants more memory than there is"""
+    """a job needs more memory than there is"""
 
     target, code = "hog", "out_of_memory_host"
     spec: ClassVar = {"architecture": {"type": "mlp", "hidden": [16_384] * 16}, "epochs": 1, "max_attempts": 20}

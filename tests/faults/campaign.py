@@ -1,4 +1,4 @@
-"""One campaign: jobs go through a service whose parts are killed, stopped, cut off and starved, drawn from one seed."""
+"""One campaign: jobs run while parts of the service are killed, suspended, cut off or starved, drawn from one seed."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from faults.stream import KINDS, Stream
 from support.waiting import wait_for
 
 AT_ONCE = 3  # faults
-SHORTEST_PAUSE, LONGEST_PAUSE = 0.2, 1.5  # seconds between two strikes
-UNABLE_SECONDS = 10.0  # a fault waits this long for something to strike
+SHORTEST_PAUSE, LONGEST_PAUSE = 0.2, 1.5  # seconds between two faults
+UNABLE_SECONDS = 10.0  # a fault waits this long for a target
 TICK_SECONDS = 0.1
-STRIKE_SECONDS = 20  # for each fault and each job, on a machine that has other things to do
+STRIKE_SECONDS = 20  # per fault and per job, on a busy machine
 SWEPT_SECONDS = 10
-LAST_SECONDS = 300  # for the last job to end: it may be in its longest backoff
+LAST_SECONDS = 300  # for the last job to end, which may be in its longest backoff
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Campaign:
     kinds: int = len(KINDS)
 
     def run(self) -> list[str]:
-        """What is wrong afterwards; an empty list is a pass. Prints what it does."""
+        """Run the campaign and print its progress. Returns the violations; an empty list is a pass."""
         print(f"seed {self.seed}: {self.faults} faults, {self.jobs} jobs or more, {self.database}", flush=True)
         field = Field(self.folder, self.database)
         for what, why in field.missing.items():
@@ -47,11 +47,11 @@ class Campaign:
         finally:
             field.close()
         wrong += orphans(field)
-        print(f"{stream.ended} jobs ended; {len(wrong)} things are wrong", *wrong, sep="\n  ", flush=True)
+        print(f"{stream.ended} jobs ended; {len(wrong)} violations", *wrong, sep="\n  ", flush=True)
         return wrong
 
     def _disturb(self, field: Field, stream: Stream) -> None:
-        """Strike one fault after the other, several at a time; keep jobs coming until all have been struck."""
+        """Apply the faults in order, up to AT_ONCE at a time, and submit jobs until all have been applied."""
         began = time.monotonic()
         random = Random(self.seed)
         coming = deal(random, self.faults, field)
@@ -59,26 +59,26 @@ class Campaign:
             (kind(field, stream, Random(random.random())) for kind in coming), None
         )
         fault, not_before = draw(), began
-        standing: list[tuple[float, Fault]] = []
-        while fault or standing or len(stream.accepted) < self.jobs:
+        active: list[tuple[float, Fault]] = []
+        while fault or active or len(stream.accepted) < self.jobs:
             now = time.monotonic()
-            assert now - began < STRIKE_SECONDS * (self.faults + self.jobs), f"{fault} and {standing} are never done"
+            assert now - began < STRIKE_SECONDS * (self.faults + self.jobs), f"{fault} and {active} do not end"
             field.tend()
             stream.tend(self.jobs if fault is None else len(stream.accepted) + 1)
-            for until, struck in list(standing):
+            for until, struck in list(active):
                 if now >= until and struck.done():
                     struck.mend()
-                    standing.remove((until, struck))
-            room = len(standing) < AT_ONCE and all(fault.target != struck.target for _, struck in standing if fault)
+                    active.remove((until, struck))
+            room = len(active) < AT_ONCE and all(fault.target != struck.target for _, struck in active if fault)
             if fault and room and now >= not_before and (fault.able() or now >= not_before + UNABLE_SECONDS):
                 print(f"  {now - began:6.1f} s  {stream.ended:3d} jobs  {fault.name}", flush=True)
                 fault.strike()
-                standing.append((now + fault.seconds, fault))
+                active.append((now + fault.seconds, fault))
                 fault, not_before = draw(), now + random.uniform(SHORTEST_PAUSE, LONGEST_PAUSE)
             time.sleep(TICK_SECONDS)
 
     def _come_to_rest(self, field: Field, stream: Stream) -> list[str]:
-        """Break nothing any more, let every job end, and look at what there is."""
+        """Apply no more faults, wait for every job to end, and audit."""
 
         def all_ended() -> bool:
             field.tend()
@@ -88,7 +88,7 @@ class Campaign:
         try:
             wait_for(all_ended, LAST_SECONDS, "the end of the last jobs", every=TICK_SECONDS)
         except AssertionError as error:
-            print(f"{error}: {', '.join(sorted(stream.open))}", flush=True)  # the audit says of each how it stands
+            print(f"{error}: {', '.join(sorted(stream.open))}", flush=True)  # the audit reports each of them
         deadline = time.monotonic() + SWEPT_SECONDS
         while (left := leftovers(field)) and time.monotonic() < deadline:
             time.sleep(TICK_SECONDS)

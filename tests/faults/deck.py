@@ -1,4 +1,4 @@
-"""Every fault there is, dealt like cards."""
+"""All kinds of faults, drawn like cards from a deck."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from faults.fault import Fault
 from faults.field import Field
 from faults.processes import Stop
 
-FAMILIES = (Stop, BadJob)  # and no faults themselves
+FAMILIES = (Stop, BadJob)  # base classes, not faults
 
 
 def every() -> list[type[Fault]]:
-    """The faults that the modules define."""
+    """The classes of faults that the modules define."""
     return [
         found
         for module in (processes, surroundings, bad_jobs)
@@ -25,7 +25,7 @@ def every() -> list[type[Fault]]:
 
 
 def deal(random: Random, count: int, field: Field) -> Iterator[type[Fault]]:
-    """Each kind of fault that fits comes once before any comes again."""
+    """Draw `count` kinds of faults: each that fits once, before any is repeated."""
     deck: list[type[Fault]] = []
     for _ in range(count):
         if not deck:

@@ -1,5 +1,8 @@
-"""What can go wrong: `strike` does it, `mend` undoes it, `seconds` lie in between. One small class each, in the files
-that deck.py puts together. A fault's `target` is struck by one at a time; `fits` says where it can be made."""
+"""The base of all faults. `strike` applies the fault, `mend` undoes it after `seconds`.
+
+Each kind is a small class in one of the modules that deck.py lists. At most one fault per `target` is active at a
+time; `fits` is whether this machine and database allow the fault.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from faults.stream import Stream
 
 class Fault:
     target: ClassVar[str] = ""
-    longest: ClassVar[float] = 0.0  # seconds between strike and mend; 0: there is nothing to mend
+    longest: ClassVar[float] = 0.0  # seconds between strike and mend; 0: nothing to undo
 
     def __init__(self, field: Field, stream: Stream, random: Random) -> None:
         self.field, self.stream, self.random = field, stream, random
@@ -32,7 +35,7 @@ class Fault:
         return self.field.posts[self.number]
 
     def able(self) -> bool:
-        """Whether there is something to strike; else it waits for a while."""
+        """Whether there is a target now; if not, the campaign waits for a while."""
         return True
 
     def strike(self) -> None:
@@ -42,7 +45,7 @@ class Fault:
         pass
 
     def done(self) -> bool:
-        """Whether it may be mended now, once its seconds are over."""
+        """Whether it may be undone, once its seconds are over."""
         return True
 
 

@@ -1,8 +1,8 @@
-"""Where a campaign takes place: gradq's real parts as processes, each of which a fault can get at.
+"""The service of a campaign: gradq's real processes, set up so that faults can be applied to each.
 
-Two workers, each on cables of its own to broker and database; small disks under artifacts and run folders; one clock
-for all of gradq. Who dies is started again, as a container's restart policy would. What this machine cannot do is named
-in `missing`.
+Two workers, each with proxies of its own to broker and database; small disks for artifacts and run folders; one clock
+for all of gradq. A process that dies is started again, as by a container's restart policy. `missing` names what this
+machine cannot do.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from support.proxy import Cable, to_port, to_socket
 from support.service import Part, Service
 from support.waiting import wait_for
 
-SLOTS = ("2", "1")  # of each worker: two jobs that share a worker, and one alone
-MEMORY_BYTES = 2 << 30  # of addresses, for each process of a worker
-DISKS = {"artifacts": 256, "runs": 48}  # megabytes: room for the files of some hundred jobs, and of those under way
+SLOTS = ("2", "1")  # per worker: one runs two jobs at a time, the other one
+MEMORY_BYTES = 2 << 30  # of address space, for each process of a worker
+DISKS = {"artifacts": 256, "runs": 48}  # megabytes: for the files of some hundred jobs, and of the running ones
 LEASE_SECONDS = 4
 SETTINGS = {"GRADQ_LEASE_SECONDS": str(LEASE_SECONDS), "GRADQ_RECONCILE_SECONDS": "0.5", "GRADQ_GRACE_SECONDS": "4"}
-PATIENCE_SECONDS = 3  # with an API that may be stopped
+PATIENCE_SECONDS = 3  # with an API that may be suspended
 
 
 class Post:
-    """A worker's place: its cables stay when it dies, and whoever takes its place uses them."""
+    """The settings and proxies of a worker: the next worker uses them too, after this one died."""
 
     def __init__(self, slots: str, broker: Cable, database: Cable | None, environment: dict[str, str]) -> None:
         self.broker, self.database = broker, database
@@ -49,7 +49,7 @@ class Post:
 class Field(Service):
     def __init__(self, folder: Path, database: str) -> None:
         super().__init__(folder, SETTINGS)
-        self.missing: dict[str, str] = {}  # what this machine cannot do: why
+        self.missing: dict[str, str] = {}  # what this machine cannot do -> why
         self.postgres = Postgres().start() if database == "postgresql" else None
         if self.postgres is not None:
             self.env["GRADQ_DATABASE_URL"] = self.postgres.url
@@ -57,11 +57,11 @@ class Field(Service):
         self.disks = self._mount_disks()
         self.posts = [self._post(slots) for slots in SLOTS]
         self.api: Part | None = None
-        self.port = free_port()  # the same one again for whoever takes the API's place
+        self.port = free_port()  # kept when the API is started again
         self.http = httpx2.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=PATIENCE_SECONDS)
-        self.wanted = {"broker": True, "postgres": self.postgres is not None}  # a fault may keep one of them away
+        self.wanted = {"broker": True, "postgres": self.postgres is not None}  # false while a fault keeps it away
 
-    # --- what it is made of -------------------------------------------------------------------------------------------
+    # --- parts --------------------------------------------------------------------------------------------------------
 
     def _set_clock(self) -> SetClock | None:
         if (why := why_no_clock()) is not None:
@@ -90,7 +90,7 @@ class Field(Service):
         clock = self.clock.environment if self.clock is not None else {}
         return super()._gradq(*arguments, env={**clock, **(env or {})})
 
-    # --- its life -----------------------------------------------------------------------------------------------------
+    # --- start and stop -----------------------------------------------------------------------------------------------
 
     def start(self, workers: int = 0) -> Field:
         self.migrate()
@@ -98,19 +98,19 @@ class Field(Service):
         self.api = self._gradq("api", "--port", str(self.port), "--workers", "1")
         wait_for(self._api_answers, 60, "the API")
         for post in self.posts:
-            self.man(post)
+            self.start_worker_of(post)
         wait_for(lambda: len(self.live_workers()) == len(self.posts), 60, "both workers")
         return self
 
-    def man(self, post: Post) -> None:
+    def start_worker_of(self, post: Post) -> None:
         post.part = self._gradq("worker", env=post.environment)
         post.part.handle.rlimit(psutil.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
 
     def tend(self) -> None:
-        """Start again whoever died, except what a fault keeps away."""
+        """Start again the processes that died, except those that a fault keeps away."""
         for post in self.posts:
             if post.part is not None and not post.part.alive:
-                self.man(post)
+                self.start_worker_of(post)
         if self.api is not None and not self.api.alive:
             self.api = self._gradq("api", "--port", str(self.port), "--workers", "1")
         if self.wanted["broker"] and self.broker is not None and not self.broker.alive:
@@ -133,21 +133,21 @@ class Field(Service):
             if self.postgres is not None:
                 self.postgres.close()
 
-    # --- who is who ---------------------------------------------------------------------------------------------------
+    # --- processes ----------------------------------------------------------------------------------------------------
 
     def server(self, post: Post) -> psutil.Process | None:
-        """The server that this worker's trainers are forked from."""
+        """The server that this worker's trainers are forked from; None if there is none."""
         with suppress(psutil.NoSuchProcess):
             if post.part is not None:
                 return next((p for p in post.part.handle.children() if _is_forked(p) and not _leads(p)), None)
         return None
 
     def trainers(self) -> list[psutil.Process]:
-        """Also those whose server or worker is dead."""
+        """The trainer processes, also those whose server or worker is dead."""
         return [process for process in self.processes() if _is_forked(process) and _leads(process)]
 
     def processes(self) -> list[psutil.Process]:
-        """Every living process that was started with this field's settings, by whomever."""
+        """Every live process with this field's settings in its environment."""
         found = []
         for process in psutil.process_iter():
             with suppress(psutil.Error):
@@ -158,12 +158,12 @@ class Field(Service):
         return found
 
     def worker_of(self, worker_id: str) -> Part | None:
-        """Whoever carries this id, `host-pid-…`, if it lives."""
+        """The worker with this id, `host-pid-…`, if it is alive."""
         pid = int(worker_id.rsplit("-", 2)[1])
         return next((p.part for p in self.posts if p.part and p.part.process.pid == pid and p.part.alive), None)
 
     def address(self) -> str:
-        """The database as the harness itself reaches it, past every cable."""
+        """The database's URL without a proxy, for the campaign itself."""
         return self.postgres.url if self.postgres is not None else f"sqlite:///{self.state / 'gradq.db'}"
 
 
@@ -174,7 +174,7 @@ def signal_all(processes: list[psutil.Process], number: signal.Signals) -> None:
 
 
 def words_of(process: psutil.Process) -> list[str]:
-    """Its command line; none, if it has gone meanwhile."""
+    """The command line; empty if the process is gone."""
     try:
         return process.cmdline()
     except psutil.Error:
@@ -186,7 +186,7 @@ def _is_forked(process: psutil.Process) -> bool:
 
 
 def _leads(process: psutil.Process) -> bool:
-    """A trainer leads a session of its own; the server does not."""
+    """Whether the process leads a session: a trainer does, the server does not."""
     try:
         return os.getsid(process.pid) == process.pid
     except ProcessLookupError:
@@ -194,7 +194,7 @@ def _leads(process: psutil.Process) -> bool:
 
 
 def state_of(field: Field, job_id: str) -> dict[str, Any] | None:
-    """The job as the API tells it; None while it tells nothing."""
+    """The job from the API; None while the API does not respond."""
     try:
         return field.job(job_id)
     except (httpx2.TransportError, AssertionError):

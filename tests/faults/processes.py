@@ -1,4 +1,4 @@
-"""Processes that die, and processes that are stopped and wake up."""
+"""Faults of processes: killed, or suspended and resumed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from faults.fault import Fault, WhileTraining
 from faults.field import LEASE_SECONDS, Field, signal_all
 from faults.stream import Stream
 
-# --- that die ---------------------------------------------------------------------------------------------------------
+# --- killed -----------------------------------------------------------------------------------------------------------
 
 
 class KillTrainer(WhileTraining):
@@ -95,7 +95,7 @@ class KillPostgres(Fault):
         self.field.wanted["postgres"] = True
 
 
-# --- that are stopped, and wake up ------------------------------------------------------------------------------------
+# --- suspended and resumed --------------------------------------------------------------------------------------------
 
 
 class Stop(WhileTraining):
@@ -113,7 +113,7 @@ class Stop(WhileTraining):
 
 
 class StopTrainer(Stop):
-    """a trainer is stopped"""
+    """a trainer is suspended"""
 
     target = "trainer"
 
@@ -123,7 +123,7 @@ class StopTrainer(Stop):
 
 
 class StopServer(Stop):
-    """the server of the trainers is stopped"""
+    """the server of the trainers is suspended"""
 
     target = "server"
 
@@ -132,7 +132,7 @@ class StopServer(Stop):
 
 
 class StopWorker(Stop):
-    """a worker is stopped for a moment"""
+    """a worker is suspended for a moment"""
 
     target = "worker"
 
@@ -142,7 +142,7 @@ class StopWorker(Stop):
 
 
 class StopWorkerPastItsLease(StopWorker):
-    """a worker is stopped until its jobs are another's"""
+    """a worker is suspended until another owns its jobs"""
 
     longest = 3 * LEASE_SECONDS
 
@@ -152,7 +152,7 @@ class StopWorkerPastItsLease(StopWorker):
 
 
 class StopApi(Stop):
-    """the API is stopped"""
+    """the API is suspended"""
 
     target = "api"
 
@@ -162,7 +162,7 @@ class StopApi(Stop):
 
 
 class StopBroker(Stop):
-    """the broker is stopped"""
+    """the broker is suspended"""
 
     target, longest = "broker", 6.0
 
@@ -172,7 +172,7 @@ class StopBroker(Stop):
 
 
 class StopPostgres(Stop):
-    """PostgreSQL is stopped"""
+    """PostgreSQL is suspended"""
 
     target, longest = "postgres", 6.0
 

@@ -1,4 +1,4 @@
-"""The jobs of a campaign: small ones of different kinds, a few at a time, and what each is known to end with."""
+"""The jobs of a campaign: small ones of several kinds, a few at a time, and the result that each kind must have."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import httpx2
 from faults.field import Field
 
-OPEN = 5  # jobs under way or ready at a time: more than there are slots
+OPEN = 5  # unfinished jobs at a time: more than there are slots
 MAX_ATTEMPTS = 20
 
 SAVES: dict[str, Any] = {"checkpoint": {"every_seconds": 0.3}, "batch_size": 16, "seed": 11}
@@ -56,7 +56,7 @@ KINDS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Undisturbed:
-    """What a kind of job ends with when nothing goes wrong: every run of it must."""
+    """The result of a kind of job without faults, which every run of it must have."""
 
     weights_sha256: str
     curve: dict[str, list[list[float]]]
@@ -72,7 +72,7 @@ class Stream:
         self.to_fail: dict[str, str] = {}  # job id -> the reason that it must fail with
 
     def learn(self, seconds: float = 120) -> None:
-        """Run each kind once, before anything is broken."""
+        """Run each kind once, before the first fault."""
         ids = {kind: self.submit(kind) for kind in self.kinds}
         for kind, job_id in ids.items():
             job = self.field.wait(job_id, seconds)
@@ -87,7 +87,7 @@ class Stream:
         return job_id
 
     def submit_to_fail(self, code: str, **spec: Any) -> str | None:
-        """None: the API does not take it now."""
+        """Submit a job that must fail with `code`. Returns None if the API does not accept it now."""
         try:
             job_id: str = self.field.submit(name=code, **spec)["id"]
         except (httpx2.TransportError, AssertionError):
@@ -97,8 +97,10 @@ class Stream:
         return job_id
 
     def tend(self, most: int) -> None:
-        """See who has ended or waits for his next attempt, and submit others in their place, up to `most` jobs in all;
-        what the API does not take now it takes later."""
+        """Submit jobs in the place of those that ended or wait for a retry, up to `most` jobs in all.
+
+        If the API does not respond, the next call tries again.
+        """
         try:
             jobs = [self.field.job(job_id) for job_id in self.open]
             self.open -= {job["id"] for job in jobs if job["terminal"]}
@@ -106,7 +108,7 @@ class Stream:
             for _ in range(min(OPEN + idle - len(self.open), most - len(self.accepted))):
                 self.submit(self.random.choice(list(self.kinds)))
         except (httpx2.TransportError, AssertionError):
-            return  # it is dead, stopped, or says 503: that is what a campaign is for
+            return  # it is dead or suspended, or responds with 503, as is to be expected in a campaign
 
     @property
     def ended(self) -> int:
@@ -114,5 +116,5 @@ class Stream:
 
 
 def curve_of(series: dict[str, Any]) -> dict[str, Any]:
-    """All of the curve but its speed, which no two runs share."""
+    """The curve without its speed, which differs between runs."""
     return {name: points for name, points in series.items() if name != "examples_per_second"}

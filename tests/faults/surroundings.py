@@ -1,4 +1,4 @@
-"""What processes live by, and lose: the bell, the network, disks, the clock."""
+"""Faults of the surroundings: broker contents, network, disks, clock."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from shared.broker import Broker, redis_url
 
 HOUR = 3600
 
-# --- the bell ---------------------------------------------------------------------------------------------------------
+# --- doorbell ---------------------------------------------------------------------------------------------------------
 
 
 class FlushAll(Fault):
@@ -28,10 +28,10 @@ class FlushAll(Fault):
             redis.flushall()
 
 
-class RingThrice(Fault):
-    """the bell rings three times for nothing"""
+class SurplusMessages(Fault):
+    """three doorbell messages arrive without a job"""
 
-    target = "bell"
+    target = "doorbell"
 
     def able(self) -> bool:
         return self.field.wanted["broker"]
@@ -46,7 +46,7 @@ class RingThrice(Fault):
 
 
 class CutBroker(Fault):
-    """a worker's way to the broker is cut"""
+    """a worker's connection to the broker is cut"""
 
     target, longest = "broker cable", 6.0
 
@@ -58,7 +58,7 @@ class CutBroker(Fault):
 
 
 class CutDatabase(Fault):
-    """a worker's way to the database is cut"""
+    """a worker's connection to the database is cut"""
 
     target, longest = "database cable", 2 * LEASE_SECONDS
 
@@ -79,7 +79,7 @@ class CutDatabase(Fault):
 
 
 class FillArtifacts(Fault):
-    """the disk of the artifacts is full"""
+    """the disk with the artifacts is full"""
 
     target, longest, disk = "artifacts", 4.0, "artifacts"
 
@@ -95,7 +95,7 @@ class FillArtifacts(Fault):
 
 
 class FillRuns(FillArtifacts):
-    """the disk of the run folders is full"""
+    """the disk with the run folders is full"""
 
     target = disk = "runs"
 
@@ -119,13 +119,13 @@ class SetClockForward(Fault):
 
 
 class SetClockBack(SetClockForward):
-    """the clock is put back an hour, and forward again later"""
+    """the clock jumps an hour back, and ahead again later"""
 
     ahead = -HOUR
 
 
 class TearCheckpoint(Fault):
-    """a job's checkpoints are torn, and its trainer killed"""
+    """a job's checkpoints are truncated, and the trainers killed"""
 
     target = "trainer"
 
@@ -136,7 +136,7 @@ class TearCheckpoint(Fault):
 
     def strike(self) -> None:
         checkpoints = sorted(self.torn[-1].glob("*.pt")) if self.torn else []
-        for path in checkpoints[self.random.randrange(2) :]:  # all of them, or all but one
+        for path in checkpoints[self.random.randrange(2) :]:  # all, or all but one
             with suppress(FileNotFoundError), path.open("r+b") as file:
                 file.truncate(path.stat().st_size // 2)
         signal_all(self.field.trainers(), signal.SIGKILL)

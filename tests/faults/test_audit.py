@@ -1,4 +1,4 @@
-"""The audit finds each thing that it looks for: a sound job first, then the same one with one thing wrong."""
+"""The audit finds each violation that it checks for: first a correct job, then the same job with one violation."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ KIND = "a kind of job"
 
 @pytest.fixture
 def field(tmp_path: Path, new_sqlite: Callable[[str], Database]) -> Any:
-    """As much of a field as an audit looks at."""
+    """The parts of a field that an audit reads."""
     database = new_sqlite(f"sqlite:///{tmp_path / 'gradq.db'}")
     (tmp_path / "artifacts").mkdir()
     yield SimpleNamespace(state=tmp_path, address=lambda: database.url, database=database)
@@ -33,7 +33,7 @@ def field(tmp_path: Path, new_sqlite: Callable[[str], Database]) -> Any:
 
 @pytest.fixture
 def stream(field: Any) -> Stream:
-    """One job that was lost once and then ended as it should."""
+    """A job whose first attempt was lost and whose second succeeded."""
     database = field.database
     first = running(database, name=KIND, max_attempts=5)
     write(database, queue.append, first, [loss_at(50), loss_at(100)])
@@ -56,12 +56,12 @@ def loss_at(step: int) -> joblog.Line:
     return joblog.Line("metric", f"step {step}", data, series="batch", step=step)
 
 
-def test_a_job_that_was_lost_once_and_ended_as_it_should_is_sound(field: Any, stream: Stream) -> None:
+def test_a_job_that_was_lost_once_and_succeeded_is_correct(field: Any, stream: Stream) -> None:
     assert audit(field, stream) == []
 
 
 def changed(table: Any, **values: Any) -> Callable[[Any], None]:
-    """Every row of a table, changed behind the store's back."""
+    """Change every row of a table directly."""
     return lambda field: write(field.database, lambda session: session.execute(update(table).values(**values)))
 
 
@@ -77,14 +77,14 @@ def another_end(field: Any) -> None:
     write(field.database, add)
 
 
-def stray(field: Any) -> None:
+def orphan(field: Any) -> None:
     (job,) = (field.state / "artifacts").iterdir()
     (job / "1").mkdir()
     (job / "1" / "model.json.part").write_text("{")
 
 
-def stranger(field: Any) -> None:
-    (field.state / "artifacts" / "job_nobody_knows").mkdir()
+def unknown_folder(field: Any) -> None:
+    (field.state / "artifacts" / "job_unknown").mkdir()
 
 
 def damaged(field: Any) -> None:
@@ -106,26 +106,26 @@ def missing(field: Any) -> None:
         (gone(EventRow, EventRow.message == "done"), "its log says []"),
         (changed(Attempt, outcome="succeeded"), "attempt 1 of 2 ended as succeeded"),
         (changed(Attempt, finished_at=None), "attempt 1 has no end"),
-        (gone(Attempt, Attempt.number == 1), "has 2 attempts, and rows of [2]"),
-        (changed(Job, failures=3), "1 attempts were lost, and 3 counted"),
+        (gone(Attempt, Attempt.number == 1), "has 2 attempts, but rows of [2]"),
+        (changed(Job, failures=3), "1 attempts were lost, but 3 were counted"),
         (gone(EventRow, EventRow.step == 100), "loss has 2 points, undisturbed 3"),
         (changed(Job, result={"weights_sha256": "v"}), "ended with the weights v"),
         (changed(Job, state="failed"), "is failed"),
         (gone(ArtifactRow), "has no model"),
-        (stray, "1/model.json.part is a stray"),
-        (stranger, "job_nobody_knows in the artifact store belongs to no job"),
-        (damaged, "model.safetensors is not what was stored"),
+        (orphan, "1/model.json.part is an orphan"),
+        (unknown_folder, "job_unknown in the artifact store belongs to no job"),
+        (damaged, "model.safetensors differs from its stored sha256"),
         (missing, "model.safetensors is missing"),
     ],
 )
-def test_one_thing_that_is_wrong_is_found(field: Any, stream: Stream, harm: Callable[[Any], None], said: str) -> None:
+def test_each_violation_is_found(field: Any, stream: Stream, harm: Callable[[Any], None], said: str) -> None:
     harm(field)
     assert [wrong for wrong in audit(field, stream) if said in wrong], audit(field, stream)
 
 
-def test_an_accepted_job_that_is_gone_is_missed(field: Any, stream: Stream) -> None:
+def test_an_accepted_job_that_is_missing_is_found(field: Any, stream: Stream) -> None:
     stream.accepted["job_that_was_promised"] = KIND
-    assert audit(field, stream) == ["job_that_was_promised was accepted, and is gone"]
+    assert audit(field, stream) == ["job_that_was_promised was accepted, but does not exist"]
 
 
 def test_an_attempt_that_writes_after_the_next_has_begun_is_found(field: Any, stream: Stream) -> None:

@@ -1,6 +1,6 @@
-"""A long queue outlives its broker: wiped, killed, started again, every job ends, and none is done twice.
+"""A long queue survives its broker, wiped, killed and restarted: every job ends, and none is done twice.
 
-QUEUED says how many jobs; `make faults` takes a thousand.
+QUEUED is the number of jobs; `make faults` uses a thousand.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from shared.jobs.states import TERMINAL
 pytestmark = pytest.mark.long
 
 QUEUED = int(os.environ.get("QUEUED", "24"))
-SECONDS = 60 + 4 * QUEUED  # to end them all, on a machine that has other things to do
+SECONDS = 60 + 4 * QUEUED  # for all of them, on a busy machine
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def service(tmp_path: Path) -> Iterator[Service]:
 
 
 @pytest.mark.timeout(SECONDS + 120)
-def test_queued_jobs_outlive_a_broker_that_is_wiped_and_killed(service: Service) -> None:
+def test_queued_jobs_survive_a_broker_that_is_wiped_and_killed(service: Service) -> None:
     for _ in range(QUEUED):
         answer = service.http.post("/v1/gradient-checks", json={"architecture": "linear"})
         assert answer.status_code == 202, answer.text
@@ -49,9 +49,9 @@ def test_queued_jobs_outlive_a_broker_that_is_wiped_and_killed(service: Service)
     wait_for(lambda: ended() >= QUEUED // 4, SECONDS, "the first quarter, after FLUSHALL", every=0.5)
     assert service.broker is not None
     service.broker.kill()
-    wait_for(lambda: ended() >= QUEUED // 2, SECONDS, "the second quarter, with no broker at all", every=0.5)
+    wait_for(lambda: ended() >= QUEUED // 2, SECONDS, "the second quarter, without a broker", every=0.5)
     service.start_broker()
-    wait_for(lambda: ended() == QUEUED, SECONDS, "the rest, with a new one", every=0.5)
+    wait_for(lambda: ended() == QUEUED, SECONDS, "the rest, with a new broker", every=0.5)
     with database.read() as session:
         assert Counter(session.scalars(select(Job.state))) == {"succeeded": QUEUED}
         assert Counter(session.scalars(select(Attempt.outcome))) == {"succeeded": QUEUED}

@@ -1,4 +1,4 @@
-"""With the settings as they are by default: how long a killed worker's job waits for another."""
+"""How long a killed worker's job waits for another worker, with default settings."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from shared.config import Settings
 
 DEFAULT = Settings.model_fields
 PROMISED_SECONDS = DEFAULT["lease_seconds"].default + 3
-TRIES = 3  # the promise is the service's; a machine that has other things to do may spoil a try
+TRIES = 3  # a busy machine may spoil a try
 LONG: dict[str, Any] = {"batch_size": 4, "epochs": 10_000, "checkpoint": {"every_seconds": 0.5}}
 
 
@@ -29,7 +29,7 @@ def service(tmp_path: Path) -> Iterator[Service]:
 
 
 @pytest.mark.long
-def test_from_a_worker_s_death_to_the_next_attempt_s_first_step_is_a_lease_and_three_seconds(service: Service) -> None:
+def test_the_next_attempt_trains_within_a_lease_and_three_seconds(service: Service) -> None:
     took = [seconds_to_take_over(service)]
     while took[-1] > PROMISED_SECONDS and len(took) < TRIES:
         service.start_worker()
@@ -39,7 +39,7 @@ def test_from_a_worker_s_death_to_the_next_attempt_s_first_step_is_a_lease_and_t
 
 
 def seconds_to_take_over(service: Service) -> float:
-    """From the death of the worker that trains to the first step that the other one takes."""
+    """Seconds from the kill of the worker that trains to the first step on the other worker."""
     job = service.submit(**LONG)
     service.wait_for_checkpoint(job["id"])
     running = service.job(job["id"])["attempts"][0]["worker"]

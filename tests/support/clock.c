@@ -1,5 +1,5 @@
-/* A wall clock that is some seconds ahead: preloaded into a process, it adds what the file SET_CLOCK_FILE holds (one
- * 64-bit number of seconds, mapped, so that a change is seen at once). Monotonic clocks go on as they are. */
+/* A wall clock that is some seconds ahead: preloaded into a process, it adds the number in the file SET_CLOCK_FILE
+ * (64 bits, seconds; mapped, so that a change takes effect at once). Monotonic clocks are not changed. */
 #include <fcntl.h>
 #include <stdint.h>
 #include <stdlib.h>

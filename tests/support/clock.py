@@ -1,4 +1,4 @@
-"""A wall clock that a test can set, for the processes that are started with it; the machine's own is left alone."""
+"""A wall clock that a test can set, for processes started with it; the machine's clock is not changed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SOURCE = Path(__file__).with_name("clock.c")
 
 
 class SetClock:
-    """Compiles the library below `folder`. `environment` is what makes a process live by this clock."""
+    """Compiles the library in `folder`. A process started with `environment` uses this clock."""
 
     def __init__(self, folder: Path) -> None:
         self.file = folder / "clock"
@@ -22,15 +22,15 @@ class SetClock:
         self.environment = {"LD_PRELOAD": str(library), "SET_CLOCK_FILE": str(self.file)}
 
     def set(self, seconds: int) -> None:
-        """So many seconds ahead of the real time, from now on."""
+        """Set the clock to the real time plus `seconds`."""
         with self.file.open("r+b" if self.file.exists() else "w+b", buffering=0) as file:
             file.write(struct.pack("q", seconds))
 
 
 def why_no_clock() -> str | None:
-    """None where such a clock can be had."""
+    """Why this machine cannot have such a clock; None if it can."""
     if not sys.platform.startswith("linux"):
         return "only Linux can preload a library this way"
     if shutil.which("cc") is None:
-        return "there is no C compiler to make the clock with"
+        return "no C compiler to build the clock with"
     return None

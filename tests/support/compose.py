@@ -1,15 +1,15 @@
-"""docker-compose.yml read as Compose reads it, and its services run as processes of this machine, without containers.
+"""docker-compose.yml parsed as Compose does, and its services run as processes of this machine, without containers.
 
-What Docker would do, and what happens here instead:
+What replaces the parts of Docker:
 
 - image `postgres`: a private cluster with user, database and password as the service's environment names them
 - image `gradq`: the Dockerfile's ENTRYPOINT and ENV, with this Python's commands first on the PATH
 - image `redis`: the service's own command, with the redis-server of this machine
 - volumes and tmpfs: folders below one folder; a mount inside another mount is a link in it
 - secrets: files, made by scripts/secrets.sh
-- host names and ports: 127.0.0.1 and free ports, in whatever text they occur
+- host names and ports: 127.0.0.1 and free ports, in any text
 - depends_on, healthcheck, stop_grace_period: as they are written
-- user, read_only, capabilities and networks need an engine and are left out
+- user, read_only, capabilities and networks: need an engine and are left out
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 
 
 def load(*paths: Path, variables: dict[str, str] | None = None) -> dict[str, Any]:
-    """The files merged in their order, with `variables` as .env would give them."""
+    """The files, merged in order. `variables`: those of .env."""
     merged: dict[str, Any] = {}
     for path in paths:
         merged = merge(merged, interpolate(yaml.safe_load(path.read_text()), variables or {}))
@@ -53,7 +53,7 @@ def load(*paths: Path, variables: dict[str, str] | None = None) -> dict[str, Any
 
 
 def merge(base: Any, over: Any) -> Any:
-    """Mappings are merged, lists appended, all else replaced."""
+    """Mappings are merged, lists appended, other values replaced."""
     if isinstance(base, dict) and isinstance(over, dict):
         return {
             key: merge(base[key], over[key]) if key in base and key in over else {**base, **over}[key]
@@ -65,7 +65,7 @@ def merge(base: Any, over: Any) -> Any:
 
 
 def interpolate(value: Any, variables: dict[str, str]) -> Any:
-    """${NAME}, ${NAME:-default}, ${NAME:+instead} and $$ in every text; another form is an error."""
+    """Replace ${NAME}, ${NAME:-default}, ${NAME:+instead} and $$ in every text; other forms are an error."""
     if isinstance(value, dict):
         return {key: interpolate(item, variables) for key, item in value.items()}
     if isinstance(value, list):
@@ -98,7 +98,7 @@ def seconds(duration: str) -> float:
 
 
 def mounts_of(service: dict[str, Any]) -> dict[str, str]:
-    """Where in the container -> which volume or folder of the host; tmpfs have none."""
+    """Path in the container -> volume or folder of the host; empty for tmpfs."""
     volumes = (volume.split(":") for volume in service.get("volumes", []))
     return {**{target.split(":")[0]: "" for target in service.get("tmpfs", [])}, **{v[1]: v[0] for v in volumes}}
 
@@ -129,16 +129,19 @@ class Composed:
         return f"http://127.0.0.1:{self.ports['8080']}"
 
     def up(self) -> None:
-        """Each service as soon as what it depends on is as it asks; at the end all of them are healthy."""
+        """Start each service once the conditions of its depends_on hold; return when all are healthy."""
         for name in self._order():
-            for other, wish in self.services[name].get("depends_on", {}).items():
-                self._wait_until(other, wish["condition"])
+            for other, needed in self.services[name].get("depends_on", {}).items():
+                self._wait_until(other, needed["condition"])
             self.start(name)
         for name in self.checked:
             self._wait_until(name, "service_healthy")
 
     def down(self) -> dict[str, int]:
-        """SIGTERM in reverse order, each within its stop_grace_period; the exit codes. Whatever stays is an error."""
+        """Send SIGTERM in reverse order, each within its stop_grace_period; return the exit codes.
+
+        A process that remains is an error.
+        """
         family = [p for process in self.processes.values() for p in _family(process.pid)]
         codes = {name: self.stop(name) for name in reversed(self._order())}
         _, left = psutil.wait_procs(family, timeout=5)
@@ -148,7 +151,7 @@ class Composed:
         return codes
 
     def close(self) -> None:
-        """For the end of a test that failed on the way: nothing stays, without a word."""
+        """Kill everything, for a test that failed on the way."""
         for process in self.processes.values():
             for one in reversed(_family(process.pid)):
                 one.kill()
@@ -193,7 +196,7 @@ class Composed:
             raise AssertionError(f"{name} did not end within its {grace:g} s:\n{self.log(name)}") from None
 
     def healthy(self, name: str) -> bool:
-        """Run the service's health check once."""
+        """Run the service's health check once; whether it passed."""
         check = self.services[name]["healthcheck"]
         kind, *words = self._local(name, check["test"])
         try:
@@ -214,7 +217,7 @@ class Composed:
         return (self.folder / f"{name}.log").read_text(errors="replace")[-5000:]
 
     def _order(self) -> list[str]:
-        """Every service after those that it depends on."""
+        """The services, each after those that it depends on."""
         order: list[str] = []
 
         def put(name: str) -> None:
@@ -243,7 +246,7 @@ class Composed:
 
         wait_for(is_healthy, limit, f"{name} to be healthy", every=0.2)
 
-    # --- from the container's world to this machine's ---
+    # --- from the container to this machine ---
 
     def _command(self, name: str) -> list[str]:
         service = self.services[name]
@@ -256,7 +259,7 @@ class Composed:
         paths = [Path(sys.executable).parent, Path(find_binary("pg_isready") or "/usr/bin/pg_isready").parent]
         return {
             **{key: self._local(name, value) for key, value in {**image, **service["environment"]}.items()},
-            # 0.0.0.0 is a loopback address here; what it means in the container is said instead
+            # 0.0.0.0 becomes a loopback address here, so the setting that it implies in the container is given
             **({"GRADQ_ALLOW_ANONYMOUS": "false"} if "0.0.0.0" in service.get("command", []) else {}),
             "PATH": os.pathsep.join([*map(str, paths), os.environ.get("PATH", os.defpath)]),
             "HOME": str(self.folder),
@@ -264,7 +267,7 @@ class Composed:
         }
 
     def _local(self, name: str, value: Any) -> Any:
-        """Paths, addresses and ports of the container as they are on this machine; each place is looked at once."""
+        """Replace paths, addresses and ports of the container by those of this machine, in one pass."""
         if isinstance(value, list):
             return [self._local(name, item) for item in value]
         words = {
@@ -281,7 +284,7 @@ class Composed:
         return {"postgres:5432": f"127.0.0.1:{self.postgres.port}", "redis:6379": f"127.0.0.1:{self.ports['6379']}"}
 
     def _folders(self, name: str) -> dict[str, Path]:
-        """A folder for each mount but /tmp, which may stay what it is."""
+        """A folder for each mount except /tmp, which is the machine's own."""
         folders: dict[str, Path] = {}
         for target, source in sorted(mounts_of(self.services[name]).items()):
             if target in ("/tmp", "/var/run/postgresql", "/var/lib/postgresql/data"):
@@ -297,7 +300,7 @@ class Composed:
         return folders
 
     def _make_secrets(self) -> Path:
-        """Run scripts/secrets.sh in a copy, as every user does in a clone; a second time it changes nothing."""
+        """Run scripts/secrets.sh in a copy, as a user does in a clone; the second run changes nothing."""
         (self.folder / "scripts").mkdir()
         shutil.copy(REPOSITORY / "scripts" / "secrets.sh", self.folder / "scripts")
         for _ in range(2):
@@ -305,7 +308,7 @@ class Composed:
         return self.folder / "secrets"
 
     def _local_secrets(self) -> Path:
-        """The same secrets with the addresses of this machine; renamed into place, for services read them meanwhile."""
+        """The same secrets with this machine's addresses; renamed into place, since services may be reading them."""
         folder = self.folder / "run-secrets"
         folder.mkdir(exist_ok=True)
         for file in self.secrets.iterdir():
@@ -317,7 +320,7 @@ class Composed:
         return folder
 
     def _postgres(self) -> Postgres:
-        """What the image makes of its environment at the first start."""
+        """The cluster that the image creates from its environment at the first start."""
         environment = self.services["postgres"]["environment"]
         password = self.secrets / Path(environment["POSTGRES_PASSWORD_FILE"]).name
         return Postgres(environment["POSTGRES_USER"], password.read_text(), environment["POSTGRES_DB"])

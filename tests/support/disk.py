@@ -1,4 +1,4 @@
-"""A small disk of one's own, that a test can fill: a tmpfs, where this user may mount one."""
+"""A small disk that a test can fill: a tmpfs, if this user may mount one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ CHUNK = 1 << 16
 
 
 class SmallDisk:
-    """Mounted at `path`. `filler` is a file of zeros that takes all the room there is."""
+    """A tmpfs at `path`. `fill` writes a file of zeros that takes all the free space."""
 
     def __init__(self, path: Path, megabytes: int) -> None:
         self.path = path
@@ -32,7 +32,7 @@ class SmallDisk:
                         raise
 
     def leave(self, size: int) -> None:
-        """So many bytes free, a multiple of a page."""
+        """Fill the disk except for `size` bytes, a multiple of the page size."""
         self.fill()
         filler = self.path / FILLER
         os.truncate(filler, filler.stat().st_size - size)
@@ -45,12 +45,12 @@ class SmallDisk:
 
 
 def why_no_disks() -> str | None:
-    """None where a tmpfs can be mounted: root alone may, and in a container not even root."""
+    """Why no tmpfs can be mounted, None if it can. Only root may, and in a container often not even root."""
     with tempfile.TemporaryDirectory(prefix="gradq-disk-") as folder:
         try:
             SmallDisk(Path(folder), 1).unmount()
         except FileNotFoundError:
-            return "there is no mount(8)"
+            return "mount(8) is not installed"
         except subprocess.CalledProcessError as error:
             return str(error.stderr.decode(errors="replace").strip().splitlines()[0])
     return None

@@ -1,4 +1,4 @@
-"""Services that fail as a test says, on real sockets: a server of scripted answers, a proxy that cuts connections."""
+"""Services that fail on demand, on real sockets: a server with scripted responses, proxies that cut connections."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 @dataclass(frozen=True)
 class Asked:
-    """One request as it came."""
+    """One request as received."""
 
     method: str
     path: str
@@ -28,12 +28,12 @@ class Asked:
         return self.headers.get("idempotency-key")
 
 
-Step = Callable[[Asked], bytes] | bytes  # what goes over the line; the connection is closed behind it
+Step = Callable[[Asked], bytes] | bytes  # the bytes sent in response; then the connection is closed
 
 
 @dataclass
 class FaultyServer:
-    """One step a request, in order; the last one again and again. An empty answer is a connection that is cut."""
+    """One step per request, in order; the last one repeats. An empty response cuts the connection."""
 
     steps: list[Step]
     asked: list[Asked] = field(default_factory=list)
@@ -47,7 +47,7 @@ class FaultyServer:
 
 @contextmanager
 def faulty(*steps: Step) -> Iterator[FaultyServer]:
-    """A server that does `steps`, at its `url`."""
+    """A server at `url` that responds by `steps`."""
     served = FaultyServer(list(steps))
     lock = threading.Lock()
 
@@ -88,7 +88,7 @@ CUT = b""
 
 
 def answers(body: Any, status: int = 200, **headers: str) -> bytes:
-    """A whole answer: bytes as they are, anything else as JSON. `Retry_After="1"` is the header Retry-After."""
+    """A whole response: bytes as they are, anything else as JSON. `Retry_After="1"` is the header Retry-After."""
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     given = {"Content-Type": "application/json", **{name.replace("_", "-"): value for name, value in headers.items()}}
     lines = "".join(f"{name}: {value}\r\n" for name, value in given.items())
@@ -110,13 +110,13 @@ def problem(status: int, code: str, detail: str = "no", errors: Any = None, **he
 
 
 def cut(answer: bytes, body_bytes: int) -> bytes:
-    """The answer, broken off after so many bytes of its body."""
+    """The response, cut after `body_bytes` bytes of its body."""
     head, _, body = answer.partition(b"\r\n\r\n")
     return head + b"\r\n\r\n" + body[:body_bytes]
 
 
 def stream(*events: dict[str, Any], end: str | None = "succeeded", chunked: bool = True) -> bytes:
-    """Server-sent events; without `end` the stream breaks off behind the last one."""
+    """A response of server-sent events; without `end` it breaks off after the last one."""
     text = "retry: 1000\n\n: hello\n\n"
     text += "".join(f"id: {row['seq']}\nevent: {row['type']}\ndata: {json.dumps(row)}\n\n" for row in events)
     text += f'event: end\ndata: {{"status": "{end}"}}\n\n' if end else "id: 99\nevent: metr"
@@ -132,7 +132,7 @@ def stream(*events: dict[str, Any], end: str | None = "succeeded", chunked: bool
 
 @dataclass
 class CuttingProxy:
-    """Hands requests on to `upstream` and lets their answers come; those whose Idempotency-Key is new get none."""
+    """Forwards requests to `upstream`. The response to a new Idempotency-Key is dropped, the others are forwarded."""
 
     upstream: tuple[str, int]
     url: str = ""
@@ -141,11 +141,11 @@ class CuttingProxy:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def serve(self, near: socket.socket) -> None:
-        """One connection with one request."""
+        """Handle one connection with one request."""
         with near, socket.create_connection(self.upstream) as far:
             request = _read_message(near)
             far.sendall(request.replace(b"Connection: keep-alive", b"Connection: close"))
-            answer = _read_all(far)  # what was asked is done by now
+            answer = _read_all(far)  # the request has taken effect by now
             if not self._is_to_be_cut(request):
                 near.sendall(answer)
 
@@ -162,7 +162,7 @@ class CuttingProxy:
 
 @dataclass
 class ShakyProxy:
-    """Hands bytes on both ways, and hangs up when so many have come down as `draw` said."""
+    """Forwards bytes both ways, and disconnects after `draw()` bytes from upstream."""
 
     upstream: tuple[str, int]
     draw: Callable[[], int]
@@ -171,18 +171,18 @@ class ShakyProxy:
 
     def serve(self, near: socket.socket) -> None:
         with near, socket.create_connection(self.upstream) as far:
-            asking = threading.Thread(target=_hand_on, args=(near, far))
-            asking.start()
-            if not _hand_on(far, near, self.draw()):
+            upward = threading.Thread(target=_forward, args=(near, far))
+            upward.start()
+            if not _forward(far, near, self.draw()):
                 self.cuts += 1
             for end in (near, far):
                 with suppress(OSError):
                     end.shutdown(socket.SHUT_RDWR)
-            asking.join()
+            upward.join()
 
 
-def _hand_on(source: socket.socket, target: socket.socket, most: int = 1 << 40) -> bool:
-    """False: there was more to come."""
+def _forward(source: socket.socket, target: socket.socket, most: int = 1 << 40) -> bool:
+    """Forward up to `most` bytes. False if they were cut at the limit."""
     with suppress(OSError):
         while piece := source.recv(65536):
             target.sendall(piece[:most])
@@ -194,14 +194,14 @@ def _hand_on(source: socket.socket, target: socket.socket, most: int = 1 << 40) 
 
 
 def shaky(url: str, draw: Callable[[], int]) -> AbstractContextManager[ShakyProxy]:
-    return _listening(ShakyProxy(_place(url), draw))
+    return _listening(ShakyProxy(_address(url), draw))
 
 
 def cutting(url: str) -> AbstractContextManager[CuttingProxy]:
-    return _listening(CuttingProxy(_place(url)))
+    return _listening(CuttingProxy(_address(url)))
 
 
-def _place(url: str) -> tuple[str, int]:
+def _address(url: str) -> tuple[str, int]:
     parts = urlsplit(url)
     assert parts.hostname is not None
     assert parts.port is not None
@@ -238,7 +238,7 @@ def _listening(proxy: P) -> Iterator[P]:
 
 
 def _read_message(connection: socket.socket) -> bytes:
-    """A request with its body, whose length it names."""
+    """A request with its body, read by its Content-Length."""
     found = b""
     while b"\r\n\r\n" not in found:
         found += connection.recv(65536)

@@ -1,4 +1,4 @@
-"""Small datasets in the true formats, made on the spot: npz, IDX, zips of PNG and JPEG."""
+"""Small datasets in the real formats, generated: npz, IDX, zips of PNG and JPEG."""
 
 from __future__ import annotations
 
@@ -66,5 +66,5 @@ def zipped(files: Mapping[str, bytes]) -> bytes:
 
 
 def folders(n: int = 12, top: str = "", shape: tuple[int, ...] = (6, 6), classes: tuple[str, ...] = ("cats", "dogs")):
-    """`n` PNGs a class, by their path."""
+    """`n` PNGs per class, by path."""
     return {f"{top}{c}/{i}.png": picture(pixels(1, *shape, seed=i)[0]) for c in classes for i in range(n)}

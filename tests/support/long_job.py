@@ -1,4 +1,4 @@
-"""A job with a log as long as that of days of training, written straight into the store."""
+"""A job with a log as long as that of days of training, written directly into the database."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from shared.jobs.joblog import Line
 from shared.jobs.states import JobState
 from shared.spec.job_spec import JobSpec
 
-EVERY = 50  # steps from one point to the next, as a trainer reports them
+EVERY = 50  # steps between two points, as a trainer reports them
 PER_EPOCH = 100  # points
 PIECE = 10_000  # rows of one statement
 
 
 def store_long_job(database: Database, points: int) -> str:
-    """A job that has ended, with `points` points of batch loss, then two lines, and no files; its id."""
+    """Store a finished job with `points` points of batch loss, then two lines, and no files. Returns its id."""
     epochs = points // PER_EPOCH
     with database.write() as session:
         job = jobs.create(session, JobSpec.model_validate({"name": "a long job", "epochs": epochs, "seed": 1}))

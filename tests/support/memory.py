@@ -1,4 +1,4 @@
-"""A limit on the memory of some processes, held by the kernel: a control group of one's own, version 1 or 2."""
+"""A memory limit for some processes, enforced by the kernel: a new control group, version 1 or 2."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from worker.oom import CGROUPS, OWN_CGROUPS
 
 
 class MemoryGroup:
-    """Raises OSError where this user may not make one."""
+    """A new control group. Raises OSError if this user may not create one."""
 
     def __init__(self, limit_bytes: int) -> None:
         parent, limit = _own_group()
@@ -26,7 +26,7 @@ class MemoryGroup:
             raise
 
     def add(self, process: psutil.Process) -> None:
-        """And all that it starts from now on."""
+        """Move a process into the group; processes that it starts later are in it too."""
         (self.folder / "cgroup.procs").write_text(str(process.pid))
 
     def remove(self) -> None:
@@ -43,7 +43,7 @@ class MemoryGroup:
 
 
 def _own_group() -> tuple[Path, str]:
-    """The group that this process is in, and what the file with the limit is called there."""
+    """The folder of this process's group, and the name of the file with its memory limit."""
     groups = dict(line.split(":", 2)[1:] for line in OWN_CGROUPS.read_text().splitlines())
     if "memory" in groups:
         return CGROUPS / "memory" / groups["memory"].lstrip("/"), "memory.limit_in_bytes"

@@ -1,4 +1,4 @@
-"""A trainer in a process of its own that kills itself with SIGKILL at a given step; its reports come over a pipe."""
+"""A trainer in its own process that kills itself with SIGKILL at a given step; its events come over a pipe."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Life:
 
 
 def live(spec: JobSpec, folder: Path, die_at: int | None = None, reported_step: int = -1) -> Life:
-    """One attempt: from the newest checkpoint in `folder` to the end, or to SIGKILL after step `die_at`."""
+    """Run one attempt from the newest checkpoint in `folder` to the end, or to SIGKILL after step `die_at`."""
     ours, theirs = CONTEXT.Pipe(duplex=False)
     process = CONTEXT.Process(target=_train, args=(theirs, spec.to_json(), str(folder), die_at, reported_step))
     process.start()
@@ -46,14 +46,14 @@ def live(spec: JobSpec, folder: Path, die_at: int | None = None, reported_step: 
             else:
                 life.events.append(received)
     except EOFError:
-        pass  # the pipe ends with its process, however that ends
+        pass  # the pipe ends with its process
     process.join(SECONDS)
     life.exitcode = process.exitcode
     return life
 
 
 def newest(folder: Path) -> Path | None:
-    """The newest whole checkpoint: one that was being written carries another name."""
+    """The newest whole checkpoint; one that is being written has another name."""
     found = sorted((folder / "checkpoints").glob("*.pt"), key=lambda path: int(path.stem))
     return found[-1] if found else None
 

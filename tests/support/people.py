@@ -1,4 +1,4 @@
-"""People with tokens: what each of them gets from a service that asks who is there."""
+"""Tokens and clients of several owners, for a service that requires authentication."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def token_for(database: Database, owner: str, scope: Scope = "submit", name: str
 
 
 def end(database: Database, token: str, **how: Any) -> None:
-    """`revoked_at` or `expires_at` in the past."""
+    """Set `revoked_at` or `expires_at` of a token."""
     with database.write() as session:
         session.execute(update(Token).where(Token.id == id_of(token)).values(**how))
 

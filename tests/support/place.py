@@ -1,4 +1,4 @@
-"""A service's database and store with a job of every kind, made by the functions that the service itself calls."""
+"""A service's database and store with a job in every state, made by the functions that the service calls."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ ALIVE_SECONDS = 15.0
 
 
 def quiet(done: int, total: int) -> None:
-    """Nobody looks at the progress."""
+    """Progress is not shown."""
 
 
 @dataclass
 class Place:
-    """Where a service lives: a database, a store, and a folder to work in."""
+    """A database, a store, and a folder for temporary files."""
 
     database: Database
     store: ArtifactStore
@@ -83,10 +83,10 @@ class Place:
         write(self.database, workers.heartbeat, row)
         write(self.database, leadership.acquire_leadership, "reconciler", "w1", 10)
 
-    # --- what there is ------------------------------------------------------------------------------------------------
+    # --- what it holds ------------------------------------------------------------------------------------------------
 
     def rows(self, of: set[str] | None = None) -> dict[str, list[dict[str, Any]]]:
-        """Every row of every table that lasts, as JSON knows it."""
+        """Every row of every table that a backup holds, in JSON types; or of the tables `of`."""
         names = set(Base.metadata.tables) - OF_THE_MOMENT if of is None else of
         with self.database.snapshot() as connection:
             tables = rows.reflected(connection, names)
@@ -98,7 +98,7 @@ class Place:
         return {path.removeprefix(root).lstrip("/"): self.store.fs.cat_file(path) for path in found}
 
     def untouched(self) -> bool:
-        """No table, no file, and in a folder no empty folder either: as it was made."""
+        """Whether the place is empty: without tables and files; a local store also without empty folders."""
         with self.database.snapshot() as connection:
             empty = migrate.revision_of(connection) is None
         root = self.store.local_path("")
@@ -119,7 +119,7 @@ class Place:
 
 @contextlib.contextmanager
 def sqlite_place_in(folder: Path) -> Iterator[Place]:
-    """A place below `folder` with SQLite and local files, where nothing has been yet."""
+    """An empty place below `folder` with SQLite and local files."""
     work = folder / "work"
     work.mkdir()
     database = Database(f"sqlite:///{folder / 'gradq.db'}")
@@ -128,7 +128,7 @@ def sqlite_place_in(folder: Path) -> Iterator[Place]:
 
 
 def full(place: Place) -> dict[str, str]:
-    """A job of every kind, a dataset, and people at work; the jobs' ids by what they are."""
+    """Fill the place: jobs in several states, a dataset, tokens, idempotency keys. Returns job ids by state."""
     place.dataset()
     done = place.finished("model.safetensors", "metrics.json")
     lost = running(place.database, name="lost once", seed=3)

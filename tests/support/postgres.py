@@ -1,8 +1,8 @@
-"""A private PostgreSQL cluster for tests, made of the machine's own binaries; the system's cluster is left alone.
+"""A private PostgreSQL cluster for tests, from the machine's binaries; the system's cluster is not touched.
 
 with Postgres() as postgres:
     database = Database(postgres.database())     # a new, empty one in the same cluster
-    postgres.kill()                              # as by a power cut, SIGKILL for every process
+    postgres.kill()                              # SIGKILL for every process, as in a power cut
     postgres.start()                             # the same port, folder and data again
 """
 
@@ -30,12 +30,12 @@ from psycopg import sql
 from support.waiting import wait_for
 
 START_SECONDS, STOP_SECONDS = 60.0, 30.0
-PORT_TRIES = 5  # somebody else may take a free port before the server does
+PORT_TRIES = 5  # another process may take a free port before the server does
 FREE_PORTS, FREE_PORT_TRIES = range(16_384, 32_768), 100
 
 
 def part_missing(reason: str) -> NoReturn:
-    """Skip for lack of a part of the machine; on CI, where every part has to be there, fail."""
+    """Skip the test because this machine lacks something; on CI, where nothing may be missing, fail."""
     if os.environ.get("CI") == "true":
         pytest.fail(f"{reason}, and with CI=true nothing may be skipped for that")
     pytest.skip(reason)
@@ -49,13 +49,13 @@ def require_postgres() -> None:
 
 
 def find_binary(name: str) -> str | None:
-    """On the PATH, else the newest of the versions that Debian keeps off it."""
+    """The path of a PostgreSQL program: on the PATH, else Debian's newest version, which is not on it."""
     versions = sorted(glob(f"/usr/lib/postgresql/*/bin/{name}"), key=lambda path: float(path.split("/")[4]))
     return shutil.which(name) or (versions[-1] if versions else None)
 
 
 def plain_user() -> str | None:
-    """Whom to be when the tests run as root, which PostgreSQL refuses; None for everybody else: stay who you are."""
+    """The user to run PostgreSQL as when the tests run as root, which it refuses; None for other users."""
     if os.getuid() != 0:
         return None
     known = {entry.pw_name for entry in pwd.getpwall()}
@@ -74,13 +74,13 @@ def free_port() -> int:
 
 
 class Postgres:
-    """A cluster on a free loopback port, in a folder of its own that goes with it. Passwords are asked for."""
+    """A cluster on a free loopback port, in its own folder, which `close` removes. It requires passwords."""
 
     def __init__(self, user: str = "gradq", password: str = "let me in", database: str = "gradq") -> None:
         self.user, self.password, self.name = user, password, database
         self.port = 0
         self.process: subprocess.Popen[bytes] | None = None
-        self.folder = Path()  # not below pytest's tmp_path, which nobody but root may enter where root runs the tests
+        self.folder = Path()  # not in tmp_path: if root runs the tests, only root may enter it
 
     @property
     def url(self) -> str:
@@ -90,7 +90,7 @@ class Postgres:
         return f"postgresql+psycopg://{self._address(database)}"
 
     def database(self) -> str:
-        """Create another, empty database; its url."""
+        """Create another, empty database and return its URL."""
         name = f"db_{uuid4().hex[:12]}"
         self._execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
         return self.url_of(name)
@@ -107,7 +107,7 @@ class Postgres:
         self.close()
 
     def start(self) -> Postgres:
-        """Start the server and wait until it takes connections; the first time, make the cluster."""
+        """Start the server and wait until it accepts connections; the first call creates the cluster."""
         try:
             if self.folder == Path():
                 self._initdb()
@@ -129,9 +129,9 @@ class Postgres:
         return self.process is not None and self.process.poll() is None
 
     def stop(self) -> None:
-        """End in good order: connections are cut, what was committed is on disk."""
+        """Shut down: connections are closed, committed data is on disk."""
         if self.process is not None and self.alive:
-            self.process.send_signal(2)  # SIGINT, "fast"; SIGTERM would wait for the clients to go first
+            self.process.send_signal(2)  # SIGINT: fast shutdown; SIGTERM waits for the clients to disconnect
             try:
                 self.process.wait(STOP_SECONDS)
             except subprocess.TimeoutExpired:
@@ -139,7 +139,7 @@ class Postgres:
                 raise AssertionError(f"PostgreSQL did not stop within {STOP_SECONDS:g} s:\n{self.log}") from None
 
     def kill(self) -> None:
-        """SIGKILL for all of its processes at once; the next start recovers from the log."""
+        """SIGKILL for all of its processes; the next start recovers from the log."""
         if self.process is None or not self.alive:
             return
         family = psutil.Process(self.process.pid)
@@ -150,10 +150,10 @@ class Postgres:
             except psutil.NoSuchProcess:
                 continue
         self.process.wait()
-        psutil.wait_procs(processes[1:], timeout=STOP_SECONDS)  # the shared memory is free only when all are gone
+        psutil.wait_procs(processes[1:], timeout=STOP_SECONDS)  # the shared memory is freed with the last of them
 
     def close(self) -> None:
-        """Stop, and leave nothing behind."""
+        """Stop the server and remove the folder."""
         try:
             self.stop()
         finally:
@@ -179,14 +179,14 @@ class Postgres:
         assert made.returncode == 0, f"initdb failed:\n{made.stdout}{made.stderr}"
 
     def _serve(self) -> bool:
-        """True once the server answers; False when it ended instead."""
+        """Start the server. True once it accepts connections, False if it ended instead."""
         settings = {
             "listen_addresses": "127.0.0.1",
             "port": str(self.port),
             "unix_socket_directories": str(self.folder),
             "max_connections": "200",
             "shared_buffers": "16MB",
-            "fsync": "off",  # a killed process loses nothing by it; a killed machine would
+            "fsync": "off",  # a killed process loses nothing by it, only a crashed machine would
         }
         options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
         with (self.folder / "log").open("ab") as log:
@@ -195,7 +195,7 @@ class Postgres:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                start_new_session=True,  # a Ctrl-C at the tests is for the tests
+                start_new_session=True,  # so that Ctrl-C interrupts only the tests
                 **self._as_plain_user(),
             )
         wait_for(lambda: self._answers() or not self.alive, START_SECONDS, "PostgreSQL to take connections")
@@ -218,7 +218,7 @@ class Postgres:
         return f"{quote(self.user)}:{quote(self.password)}@127.0.0.1:{self.port}/{database}"
 
     def _as_plain_user(self) -> dict[str, Any]:
-        """Arguments of subprocess that drop root's rights, and a working folder that the user may enter."""
+        """Arguments for subprocess: a user without root's rights, and a working folder that it may enter."""
         user = plain_user()
         if user is None:
             return {"cwd": self.folder}

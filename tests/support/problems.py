@@ -1,4 +1,4 @@
-"""Small nets with a batch to train on, among them ones drawn from a seed: what the gradient tests try their hand at."""
+"""Small models with a batch to train on, some drawn from a seed, for the gradient tests."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def problem(
     dtype: torch.dtype = torch.float64,
     init: job_spec.Init | None = None,
 ) -> tuple[nn.Module, Tensor, Tensor]:
-    """A net, x (N,C,H,W) and labels (N)."""
+    """A model, x (N,C,H,W) and labels (N)."""
     generator = torch.Generator().manual_seed(seed)
     model = build_model(architecture, shape, n_classes)
     initialize(model, init or job_spec.PytorchInit(), generator)
@@ -33,7 +33,7 @@ def problem(
 
 
 def drawn(seed: int) -> tuple[nn.Module, Tensor, Tensor, Loss]:
-    """A random architecture, init, loss and batch: all that a job with gradients by hand can ask for, in small."""
+    """A random architecture, init, loss and batch, from all that a job with manual gradients may use."""
     rng = random.Random(seed)
     shape = (rng.randint(1, 3), rng.randint(4, 9), rng.randint(4, 9))
     hidden = [rng.randint(1, 9) for _ in range(rng.randint(1, 3))]
@@ -59,7 +59,7 @@ def drawn(seed: int) -> tuple[nn.Module, Tensor, Tensor, Loss]:
     )
     n = rng.choice([1, 2, 5, 16])
     model, x, labels = problem(architecture, shape, rng.randint(2, 10), n, seed, init=init)
-    for layer in model.modules():  # as after some training: not the weight 1, bias 0 that batch norm begins with
+    for layer in model.modules():  # as after some training: batch norm begins with weight 1 and bias 0
         if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
             generator = torch.Generator().manual_seed(seed)
             nn.init.uniform_(layer.weight, 0.5, 1.5, generator=generator)

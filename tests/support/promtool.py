@@ -1,4 +1,4 @@
-"""Prometheus' own checker, and its text format as a table."""
+"""Prometheus' own checker, and its text format as a dict."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
 
 def check(*what: str, text: str | None = None) -> None:
-    """promtool check …: it accepts the text, and has nothing to say against it."""
+    """Run `promtool check …`, which must accept the text without a warning."""
     tool = shutil.which("promtool")
     if tool is None:
         part_missing("promtool is not installed (Debian: apt install prometheus)")

@@ -1,4 +1,4 @@
-"""A cable between two processes: a TCP port that passes on to another address, until somebody cuts it."""
+"""A TCP port that forwards to another address until a test cuts the connection."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import threading
 from collections.abc import Callable
 
 CHUNK = 1 << 16
-RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close with RST, as a peer does that has forgotten the connection
+RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close with RST, as a peer that does not know the connection
 
 
 class Cable:
-    """Passes bytes both ways. Cut, it passes nothing and says nothing: neither end sees a closed connection."""
+    """Forwards bytes both ways. While it is cut nothing is forwarded, and neither end sees a closed connection."""
 
     def __init__(self, connect: Callable[[], socket.socket]) -> None:
         self._connect = connect
@@ -29,7 +29,7 @@ class Cable:
         self._whole.clear()
 
     def mend(self, reset: bool = False) -> None:
-        """Pass on again, what was said meanwhile included; or `reset` all connections, as a reboot on the way would."""
+        """Forward again, beginning with the bytes that waited; `reset` closes all connections, as a router's reboot."""
         if reset:
             self._hang_up()
         self._whole.set()
@@ -58,7 +58,7 @@ class Cable:
             threading.Thread(target=self._pump, args=(one, other), daemon=True).start()
 
     def _pump(self, one: socket.socket, other: socket.socket) -> None:
-        with contextlib.suppress(OSError):  # either end may go at any time
+        with contextlib.suppress(OSError):  # either end may disconnect at any time
             while data := one.recv(CHUNK):
                 self._whole.wait()
                 other.sendall(data)

@@ -1,4 +1,4 @@
-"""One answer of every kind from a live service, trimmed: what the OpenAPI document shows as examples."""
+"""One response of every kind from a running service, shortened: the examples of the OpenAPI document."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from api.openapi.request_examples import ONE as NOBODY
 from api.openapi.request_examples import ZERO
 
 HOST, PLATFORM = "trainer-1", "Linux-6.1.0-x86_64-with-glibc2.36"
-Samples = dict[str, dict[str, Any]]  # by model, then by what it shows
+Samples = dict[str, dict[str, Any]]  # by model, then by name
 
 
 def record(service: Service) -> Samples:
-    """Leaves nothing behind."""
+    """Record the samples. Its jobs and dataset are deleted afterwards."""
     http = service.http
     body = {"name": "first", "architecture": "mlp", "lr": 0.1, "epochs": 2, "gradients": "manual", "seed": 7}
     waits = service.submit(device="cuda")  # no worker of a test has one
@@ -63,7 +63,7 @@ def record(service: Service) -> Samples:
 
 
 def _bulk(service: Service) -> Any:
-    """A job that is there, and one that is not."""
+    """The response for one job that exists and one that does not."""
     job = service.submit(device="cuda")
     answer = service.http.post("/v1/jobs/bulk", json={"action": "cancel", "ids": [job["id"], NOBODY]}).json()
     service.http.delete(job["links"]["self"])
@@ -83,7 +83,7 @@ def _anonymous(samples: Samples) -> Samples:
 
 
 def shape(value: Any, path: str = "") -> set[str]:
-    """The pointers of all fields below `value`; of a list those of its first entry."""
+    """JSON pointers of all fields in `value`; of a list, those of its first item."""
     if isinstance(value, dict):
         return {path}.union(*(shape(inner, f"{path}/{key}") for key, inner in value.items()))
     if isinstance(value, list) and value:

@@ -1,4 +1,4 @@
-"""A private Redis on a unix socket, to be killed, frozen and looked into."""
+"""A private Redis on a unix socket, for tests that kill it, suspend it or read its queue."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from shared.broker import QUEUE, Broker
 
 
 class Server:
-    """Runs from the start."""
+    """A running server."""
 
     def __init__(self, folder: Path) -> None:
         from gradq.local.broker_process import find_binary
@@ -49,7 +49,7 @@ class Server:
 
 @contextmanager
 def redis_server() -> Iterator[Server]:
-    folder = Path(tempfile.mkdtemp(prefix="gradq-b-"))  # a socket's path has to be short; tmp_path is not
+    folder = Path(tempfile.mkdtemp(prefix="gradq-b-"))  # tmp_path is too long for a socket
     started = Server(folder)
     yield started
     started.close()

@@ -1,4 +1,4 @@
-"""The real parts of gradq as processes of one test: broker, API, workers; started, killed and counted by pid."""
+"""The real parts of gradq as processes of one test: broker, API, workers, each started and killed by pid."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ GRADQ = [sys.executable, "-m", "gradq"]
 
 
 class Part:
-    """One process and whatever it starts."""
+    """One process and the processes that it starts."""
 
     def __init__(self, arguments: list[str], env: dict[str, str], log: Path) -> None:
         self.log = log
-        self.log_begins = log.stat().st_size if log.exists() else 0  # what stands before is an earlier part's
+        self.log_begins = log.stat().st_size if log.exists() else 0  # up to here it is an earlier process's
         with log.open("ab") as out:
             self.process = subprocess.Popen(arguments, env=env, stdout=out, stderr=out, start_new_session=True)
         self.handle = psutil.Process(self.process.pid)
@@ -51,7 +51,7 @@ class Part:
         self.process.wait()
 
     def stop(self, seconds: float = PATIENCE) -> int:
-        """SIGTERM, and wait; a process that does not end is a failed test."""
+        """Send SIGTERM and wait. Returns the exit code; raises TimeoutExpired."""
         if self.process.poll() is None:
             self.process.terminate()
             self.process.wait(seconds)
@@ -59,7 +59,7 @@ class Part:
 
 
 class Service:
-    """A private gradq below one folder. `environment` overrides settings: short leases make short tests."""
+    """A private gradq in one folder. `environment` overrides settings: short leases make short tests."""
 
     def __init__(self, folder: Path, environment: dict[str, str] | None = None) -> None:
         self.folder = folder
@@ -93,14 +93,14 @@ class Service:
         return self
 
     def migrate(self) -> None:
-        """In this process: a command of its own would do the same half a second later."""
+        """Migrate in this process, which is half a second faster than a command."""
         self.state.mkdir(mode=0o700, exist_ok=True)
         database = Database(self.env.get("GRADQ_DATABASE_URL", f"sqlite:///{self.state / 'gradq.db'}"))
         database.migrate()
         database.close()
 
     def mend(self) -> None:
-        """Make a service whole again, whatever a test has ended: a broker, one worker, and no job on its way."""
+        """Bring the service back to a broker, one worker and no queued, running or paused job."""
         if self.broker is None or not self.broker.alive:
             self.start_broker()
         for job in self.http.get("/v1/jobs", params={"status": "queued,running,paused", "limit": 100}).json()["data"]:
@@ -144,7 +144,7 @@ class Service:
     def start_worker(
         self, limit: Callable[[psutil.Process], object] | None = None, env: dict[str, str] | None = None
     ) -> Part:
-        """`limit` is put on it before it has started anything itself; `env` overrides settings."""
+        """Start a worker and wait for it. `limit` is applied before it starts processes; `env` overrides settings."""
         before = {w["id"] for w in self.live_workers()}
         part = self._gradq("worker", env=env)
         if limit is not None:
@@ -169,7 +169,7 @@ class Service:
         return (self.folder / f"{name}.log").read_text(errors="replace")
 
     def close(self) -> None:
-        """Stop everything; whatever is still there afterwards is an orphan and an error."""
+        """Stop everything. A process that remains is an orphan, and an error."""
         family = [p for part in self.parts for p in part.family()]
         for part in reversed(self.parts):
             if part.process.poll() is None:
@@ -237,7 +237,7 @@ class Service:
     # --- trainers -----------------------------------------------------------------------------------------------------
 
     def trainer(self, job_id: str, attempt: int = 1) -> psutil.Process:
-        """The process that trains this attempt, once it has said its pid."""
+        """The process that trains this attempt, once its pid is in the log."""
 
         def started() -> dict[str, Any] | None:
             lines = [e for e in self.events(job_id, "log") if e["message"] == "trainer started"]
@@ -255,7 +255,7 @@ class Service:
 
 
 def listening_url(part: Part) -> str | None:
-    """Where gunicorn says that it listens."""
+    """The URL in gunicorn's log; None if it is not there yet."""
     for line in part.said().splitlines():
         if "Listening at: " in line:
             return line.split("Listening at: ")[1].split()[0]
@@ -264,7 +264,7 @@ def listening_url(part: Part) -> str | None:
 
 
 def assert_whole_curve(service: Service, job: dict[str, Any]) -> None:
-    """Every point that the contract promises, once each, in order: no gap and no double, whatever died on the way."""
+    """Every point that the contract promises is there once, in order: no gap and no duplicate."""
     series = service.series(job["id"])
     epochs, total = job["spec"]["epochs"], job["progress"]["total_steps"]
     per_epoch = total // epochs

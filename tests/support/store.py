@@ -1,4 +1,4 @@
-"""The job store as tests drive it: one call, one transaction; a job brought to the state that a test begins in."""
+"""The job store for tests: one transaction per call, and jobs brought to the state in which a test begins."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from shared.spec.job_spec import JobSpec
 
 CPU = {"auto", "cpu"}
 GPU = {"auto", "cpu", "cuda"}
-OVER = -1.0  # a lease of so many seconds ran out before it began
+OVER = -1.0  # seconds; a lease that has run out already
 ROUNDS = 30
 T = TypeVar("T")
 
@@ -46,7 +46,7 @@ def claim(database: Database, worker: str = "w1", fits: set[str] = CPU, seconds:
 
 
 def running(database: Database, seconds: float = 60, **fields: Any) -> Lease:
-    """The lease of a job that was submitted and claimed."""
+    """Submit and claim a job; return its lease."""
     job_id = submit(database, **fields)
     job = claim(database, seconds=seconds)
     assert job is not None
@@ -55,7 +55,7 @@ def running(database: Database, seconds: float = 60, **fields: Any) -> Lease:
 
 
 def claim_again(database: Database, job_id: str) -> Lease:
-    """Claim a job that waits, its backoff over."""
+    """End the backoff of a queued job and claim it."""
     write(database, lambda session: session.execute(update(Job).where(Job.id == job_id).values(not_before=None)))
     job = claim(database, "w2")
     assert job is not None
@@ -87,7 +87,7 @@ def standing(database: Database, job_id: str) -> Any:
 
 
 def at_once(*calls: Callable[[], T]) -> list[T]:
-    """Each call in a thread of its own, all let go at the same moment."""
+    """Run each call in its own thread, all released at the same moment."""
     barrier = threading.Barrier(len(calls))
 
     def together(call: Callable[[], T]) -> T:

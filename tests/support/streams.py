@@ -1,4 +1,4 @@
-"""Server-sent events as a client reads them, and a client that hangs up when it likes."""
+"""Server-sent events as a client reads them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ACCEPT = {"Accept": "text/event-stream"}
 
 @dataclass(frozen=True)
 class Sent:
-    """One event; `id` is None where it has none, as `end`."""
+    """One event; `id` is None for events without one, such as `end`."""
 
     id: int | None
     type: str
@@ -20,7 +20,7 @@ class Sent:
 
 
 def sent(lines: Iterable[str]) -> Iterator[Sent]:
-    """The events among the lines of a stream, each as soon as it is whole. Comments and `retry` are passed over."""
+    """The events in the lines of a stream, each as soon as it is complete. Comments and `retry` are skipped."""
     fields: dict[str, str] = {}
     for line in lines:
         if line:

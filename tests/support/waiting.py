@@ -1,4 +1,4 @@
-"""Waiting for something to come true, with a deadline and a name for what did not."""
+"""Waiting for a condition, with a deadline and a name for what was waited for."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 def wait_for(condition: Callable[[], T | None], seconds: float, what: str, every: float = 0.05) -> T:
-    """What `condition` returns as soon as that is true. An exception in it is the test's own; it is not swallowed."""
+    """Poll `condition` until it returns a true value, and return that. Raises AssertionError at the deadline."""
     deadline = time.monotonic() + seconds
     while True:
         if found := condition():

@@ -1,4 +1,4 @@
-"""Where a worker finds an uploaded dataset: in a local store as it lies, from any other once, checked, in a cache."""
+"""An uploaded dataset is read from a local store in place; from others it is fetched once, checked and cached."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_a_local_store_is_read_where_it_lies(settings, database, tmp_path: Path) -> None:
+def test_a_local_store_is_read_in_place(settings, database, tmp_path: Path) -> None:
     store = ArtifactStore(settings.artifacts)
     key = upload(database, store, tmp_path)
     folder = local_folder(PETS, settings, database, store)
@@ -70,12 +70,12 @@ def test_a_file_that_is_not_whole_is_a_data_error_that_names_it(settings, databa
         local_folder(PETS, settings, database, store)
 
 
-def test_a_data_set_that_was_deleted_is_a_data_error(settings, database, remote) -> None:
+def test_a_dataset_that_was_deleted_is_a_data_error(settings, database, remote) -> None:
     with pytest.raises(DataError, match="has been deleted"):
         local_folder(PETS, settings, database, remote)
 
 
-def test_from_another_store_it_comes_once(settings, database, remote, tmp_path: Path) -> None:
+def test_from_another_store_it_is_fetched_once(settings, database, remote, tmp_path: Path) -> None:
     key = upload(database, remote, tmp_path)
     folder = local_folder(PETS, settings, database, remote)
     assert contents(folder) == CONTENT
@@ -84,7 +84,7 @@ def test_from_another_store_it_comes_once(settings, database, remote, tmp_path: 
     assert [path.name for path in settings.cache_dir.iterdir()] == [folder.name]
 
 
-def test_what_came_damaged_is_not_kept(settings, database, remote, tmp_path: Path) -> None:
+def test_a_damaged_file_is_not_cached(settings, database, remote, tmp_path: Path) -> None:
     key = upload(database, remote, tmp_path)
     (tmp_path / "other").write_bytes(b"imagEs" * 1000)
     remote.put(f"{key}/train_images.npy", tmp_path / "other")
@@ -93,9 +93,9 @@ def test_what_came_damaged_is_not_kept(settings, database, remote, tmp_path: Pat
     assert list(settings.cache_dir.iterdir()) == []
 
 
-def test_what_is_gone_from_the_store_is_a_data_error(settings, database, remote, tmp_path: Path) -> None:
+def test_a_file_missing_in_the_store_is_a_data_error(settings, database, remote, tmp_path: Path) -> None:
     remote.remove_folder(upload(database, remote, tmp_path))
-    with pytest.raises(DataError, match=r"train_images\.npy .* is not in the store"):
+    with pytest.raises(DataError, match=r"train_images\.npy .* is no longer in the store"):
         local_folder(PETS, settings, database, remote)
     assert list(settings.cache_dir.iterdir()) == []
 
@@ -107,7 +107,7 @@ def test_several_supervisors_at_once_get_the_same_whole_folder(
     barrier, found, reading, get = threading.Barrier(4), [], threading.Lock(), remote.get
 
     def one_at_a_time(key: str, path: Path) -> None:
-        with reading:  # a file in fsspec's memory is one object with one position, whoever reads it
+        with reading:  # a file in fsspec's memory is one object with one position for all readers
             get(key, path)
 
     monkeypatch.setattr(remote, "get", one_at_a_time)

@@ -1,4 +1,4 @@
-"""Slots: how many a host has, what each can grant, and that no job shares one."""
+"""Slots: how many a host has, which requested devices each serves, and that no two jobs share one."""
 
 import sys
 import threading
@@ -15,7 +15,7 @@ GPUS = [Slot("cuda", f"cuda:{i} NVIDIA H200", f"GPU-{i}") for i in range(2)]
 
 @pytest.fixture
 def host(monkeypatch):
-    """host(gpus=…, cores=…): what this host is said to have."""
+    """host(gpus=…, cores=…): replace what is found on this host."""
 
     def host(gpus=(), cores=8):
         monkeypatch.setattr(devices, "gpus", lambda: list(gpus))
@@ -24,7 +24,7 @@ def host(monkeypatch):
     return host
 
 
-def test_a_host_without_a_gpu_has_one_slot_a_core_up_to_four(host):
+def test_a_host_without_a_gpu_has_one_slot_per_core_up_to_four(host):
     for cores, slots in ((1, 1), (2, 2), (4, 4), (64, MOST_CPU_SLOTS)):
         host(cores=cores)
         assert find_slots(Settings()) == [CPU] * slots
@@ -36,7 +36,7 @@ def test_a_host_with_gpus_has_one_slot_each(host):
     assert find_slots(Settings()) == GPUS
 
 
-def test_the_number_that_is_set_wins_and_gpus_are_dealt_out_in_turn(host):
+def test_the_setting_wins_and_its_slots_use_the_gpus_in_turn(host):
     host(cores=2)
     assert find_slots(Settings(slots=6)) == [CPU] * 6
     host(GPUS)
@@ -44,13 +44,13 @@ def test_the_number_that_is_set_wins_and_gpus_are_dealt_out_in_turn(host):
     assert find_slots(Settings(slots=1)) == [GPUS[0]]
 
 
-def test_cores_are_divided_by_slots_unless_said_otherwise(host):
+def test_cores_are_divided_by_slots_unless_set_otherwise(host):
     host(cores=8)
     assert [threads_per_slot(Settings(), n) for n in (1, 3, 4, 16)] == [8, 2, 2, 1]
     assert threads_per_slot(Settings(threads_per_slot=5), 4) == 5
 
 
-def test_a_slot_fits_the_wishes_that_it_can_grant():
+def test_a_slot_fits_the_devices_that_it_can_serve():
     assert CPU.fits == {"auto", "cpu"}
     assert GPUS[0].fits == {"auto", "cpu", "cuda"}
 
@@ -62,19 +62,19 @@ def test_a_job_that_asks_for_the_cpu_sees_no_gpu():
     assert CPU.uuid is None
 
 
-def test_this_host_is_asked_without_an_error():
+def test_this_host_is_queried_without_an_error():
     assert all(slot.kind == "cuda" and slot.uuid for slot in devices.gpus())
     assert devices.cores() >= 1
 
 
-def test_a_pool_gives_what_it_has_then_nothing_then_what_came_back():
+def test_a_pool_hands_out_its_slots_then_none_until_one_is_returned():
     pool = SlotPool([GPUS[0], GPUS[1]])
     with pool.take() as first:
         with pool.take() as second, pool.take() as third:
             assert {first, second} == set(GPUS)
             assert third is None
             assert pool.free == 0
-        assert pool.free == 1  # what was not given is not given back
+        assert pool.free == 1  # taking none returns none
     assert pool.free == 2
 
 
@@ -102,7 +102,7 @@ def test_a_pool_never_hands_out_more_than_it_has():
                     in_use.append(slot)
                     most[0] = max(most[0], len(in_use))
                     granted[0] += 1
-                with lock:  # a second time, so that others get in between
+                with lock:  # apart from the block above, so that other threads run in between
                     in_use.remove(slot)
 
     threads = [threading.Thread(target=work) for _ in range(8)]
@@ -116,7 +116,7 @@ def test_a_pool_never_hands_out_more_than_it_has():
     assert pool.free == 3
 
 
-def test_a_pool_describes_what_a_worker_says_of_itself():
+def test_a_pool_describes_its_kinds_and_slots():
     assert SlotPool([CPU, CPU]).describe() == {
         "kinds": ["cpu"],
         "slots": [{"kind": "cpu", "name": "cpu", "uuid": None}] * 2,
@@ -158,7 +158,7 @@ class Nvml:
         return SimpleNamespace(used=100 + handle, total=1000)
 
 
-def test_memory_is_told_of_the_host_and_of_each_gpu_under_the_name_of_its_slot(monkeypatch):
+def test_memory_lists_the_host_and_each_gpu_under_the_name_of_its_slot(monkeypatch):
     nvml = Nvml()
     monkeypatch.setitem(sys.modules, "pynvml", nvml)
     host, *found = devices.memory()
@@ -170,6 +170,6 @@ def test_memory_is_told_of_the_host_and_of_each_gpu_under_the_name_of_its_slot(m
 
 
 @pytest.mark.parametrize("fails", ["nvmlInit", "nvmlDeviceGetMemoryInfo"])
-def test_without_a_driver_or_with_one_that_fails_the_host_is_told_alone(monkeypatch, fails):
+def test_without_a_driver_or_with_one_that_fails_only_the_host_is_listed(monkeypatch, fails):
     monkeypatch.setitem(sys.modules, "pynvml", Nvml(fails))
     assert [found["device"] for found in devices.memory()] == ["cpu"]

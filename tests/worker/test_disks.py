@@ -1,4 +1,4 @@
-"""A full disk is known for one through whatever wraps it."""
+"""A full disk is recognized through the errors that wrap it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from worker.disks import disk_is_full
 
 
 def wrapped(*errors: Exception) -> Exception:
-    """The last of them, each raised while the one before was handled."""
+    """The last error, each raised while the one before was handled."""
     for before, error in pairwise(errors):
         error.__context__ = before
     return errors[-1]
@@ -28,10 +28,10 @@ def wrapped(*errors: Exception) -> Exception:
         ValueError("Error while serializing: I/O error: No space left on device (os error 28)"),  # safetensors
     ],
 )
-def test_a_full_disk_is_known(error: Exception) -> None:
+def test_a_full_disk_is_recognized(error: Exception) -> None:
     assert disk_is_full(error)
 
 
 @pytest.mark.parametrize("error", [None, OSError(errno.EIO, "Input/output error"), RuntimeError("unexpected pos")])
-def test_other_troubles_are_not_taken_for_one(error: Exception | None) -> None:
+def test_other_errors_are_not(error: Exception | None) -> None:
     assert not disk_is_full(error)

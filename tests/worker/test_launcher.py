@@ -1,4 +1,4 @@
-"""The server that trainers are forked from is replaced when it dies or hangs. Real servers, forked for real."""
+"""The server that trainers are forked from is replaced when it dies or hangs. Tested with real servers."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_a_server_that_hangs_is_killed_and_replaced(launcher: Launcher, monkeypa
     assert servers() - {old}
 
 
-def test_nobody_is_killed_for_answering_in_time(launcher: Launcher) -> None:
+def test_a_server_that_responds_in_time_is_kept(launcher: Launcher) -> None:
     before = servers()
     launcher.warm_up()
     assert servers() == before

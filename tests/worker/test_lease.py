@@ -1,9 +1,9 @@
-"""A lease is kept while the database answers, and known to be lost when it does not, or says that it is another's."""
+"""A lease is renewed while the database responds, and lost when it does not or when another attempt owns the row."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,88 +21,89 @@ from worker.lease import LeaseKeeper
 LEASE_SECONDS = 3.0
 
 
-class Moody:
-    """A database in front of the real one. `mood` is what happens at each question."""
+class FaultyDatabase:
+    """A database in front of the real one. `fault` is called before each transaction."""
 
     def __init__(self, database: Database) -> None:
-        self.database, self.mood, self.asked = database, lambda: None, 0
+        self.database, self.transactions = database, 0
+        self.fault: Callable[[], object] = lambda: None
 
     @contextmanager
     def write(self) -> Iterator[Any]:
-        self.asked += 1
-        self.mood()
+        self.transactions += 1
+        self.fault()
         with self.database.write() as session:
             yield session
 
     @contextmanager
     def read(self) -> Iterator[Any]:
-        self.asked += 1
-        self.mood()
+        self.transactions += 1
+        self.fault()
         with self.database.read() as session:
             yield session
 
 
 @pytest.fixture(autouse=True)
 def plain_log() -> Iterator[None]:
-    """A coloured traceback with all its locals takes the better part of a second, and a lease is short."""
+    """A coloured traceback with all its locals takes almost a second, too long for a lease of 3 s."""
     structlog.configure(processors=[structlog.processors.JSONRenderer()], cache_logger_on_first_use=False)
     yield
     structlog.reset_defaults()
 
 
 @pytest.fixture
-def moody(database: Database) -> Moody:
-    return Moody(database)
+def faulty(database: Database) -> FaultyDatabase:
+    return FaultyDatabase(database)
 
 
 @pytest.fixture
-def keeper(moody: Moody, settings: Settings) -> Iterator[LeaseKeeper]:
-    """Of a job that runs, with a short lease."""
-    lease = running(moody.database, seconds=LEASE_SECONDS, max_attempts=5)
-    brief = settings.model_copy(update={"lease_seconds": LEASE_SECONDS})
-    with LeaseKeeper(moody, lease, brief) as keeper:  # type: ignore[arg-type]
+def keeper(faulty: FaultyDatabase, settings: Settings) -> Iterator[LeaseKeeper]:
+    """The keeper of a running job with a lease of LEASE_SECONDS."""
+    lease = running(faulty.database, seconds=LEASE_SECONDS, max_attempts=5)
+    short = settings.model_copy(update={"lease_seconds": LEASE_SECONDS})
+    with LeaseKeeper(faulty, lease, short) as keeper:  # type: ignore[arg-type]
         yield keeper
-        moody.mood = lambda: None
+        faulty.fault = lambda: None
 
 
-def raising(error: Exception) -> Any:
-    def mood() -> None:
+def raising(error: Exception) -> Callable[[], object]:
+    def fault() -> None:
         raise error
 
-    return mood
+    return fault
 
 
-def test_it_is_renewed_for_as_long_as_the_job_runs(moody: Moody, keeper: LeaseKeeper) -> None:
-    before = read(moody.database, queue.next_expiry)
-    wait_for(lambda: read(moody.database, queue.next_expiry) > before, 30, "a renewal")
+def test_it_is_renewed_while_the_job_runs(faulty: FaultyDatabase, keeper: LeaseKeeper) -> None:
+    before = read(faulty.database, queue.next_expiry)
+    wait_for(lambda: read(faulty.database, queue.next_expiry) > before, 30, "a renewal")
     assert not keeper.is_lost()
 
 
-def test_a_row_that_is_another_s_is_a_lost_lease(moody: Moody, keeper: LeaseKeeper) -> None:
-    write(moody.database, queue.mark_lost, keeper.lease, "lost")
-    claim_again(moody.database, keeper.lease.job_id)
+def test_the_lease_is_lost_when_another_attempt_owns_the_row(faulty: FaultyDatabase, keeper: LeaseKeeper) -> None:
+    write(faulty.database, queue.mark_lost, keeper.lease, "lost")
+    claim_again(faulty.database, keeper.lease.job_id)
     wait_for(keeper.is_lost, 30, "the end of the lease")
 
 
-@pytest.mark.parametrize("error", [DatabaseAway("gone"), RuntimeError("nobody has seen this before")])
-def test_a_question_that_fails_is_asked_again_until_the_lease_is_over(
-    moody: Moody, keeper: LeaseKeeper, error: Exception
+@pytest.mark.parametrize("error", [DatabaseAway("gone"), RuntimeError("an unknown error")])
+def test_a_failed_transaction_is_retried_until_the_lease_is_over(
+    faulty: FaultyDatabase, keeper: LeaseKeeper, error: Exception
 ) -> None:
-    moody.mood = raising(error)
-    asked = moody.asked
-    wait_for(lambda: moody.asked > asked + 1, 30, "two questions that fail")
-    moody.mood = lambda: None
-    before = read(moody.database, queue.next_expiry)
-    wait_for(lambda: read(moody.database, queue.next_expiry) > before, 30, "a renewal")
+    faulty.fault = raising(error)
+    before_faults = faulty.transactions
+    wait_for(lambda: faulty.transactions > before_faults + 1, 30, "two failed transactions")
+    faulty.fault = lambda: None
+    before = read(faulty.database, queue.next_expiry)
+    wait_for(lambda: read(faulty.database, queue.next_expiry) > before, 30, "a renewal")
     assert not keeper.is_lost()
-    moody.mood = raising(error)
+    faulty.fault = raising(error)
     wait_for(keeper.is_lost, 30, "the end of the lease")
 
 
-def test_a_database_that_says_nothing_at_all_is_a_lost_lease_too(moody: Moody, keeper: LeaseKeeper) -> None:
-    silence = threading.Event()
-    moody.mood = lambda: silence.wait(30) and None
+def test_the_lease_is_lost_when_the_database_hangs(faulty: FaultyDatabase, keeper: LeaseKeeper) -> None:
+    release = threading.Event()
+    faulty.fault = lambda: release.wait(30)
     try:
         wait_for(keeper.is_lost, 30, "the end of the lease")
     finally:
-        silence.set()
+        release.set()

@@ -1,4 +1,4 @@
-"""The kernel's own count of the processes that it killed for their memory, in each of the places where it stands."""
+"""The kernel's count of OOM kills, in each of the files that can hold it."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ from worker.oom import OomKills
     ],
     ids=["cgroup 2", "cgroup 1", "host"],
 )
-def test_a_kill_is_known_for_some_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+def test_a_kill_counts_as_recent_for_some_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     counter = tmp_path / "counter"
     counter.write_text(text.format(4))
     kills = OomKills([tmp_path / "missing", counter])
-    assert not kills.lately()  # those of before are not ours
+    assert not kills.recently()  # kills before this object was made do not count
     counter.write_text(text.format(5))
-    kills.look()
-    assert kills.lately()
-    monkeypatch.setattr(oom, "LATELY_SECONDS", 0.0)
-    assert not kills.lately()
+    kills.poll()
+    assert kills.recently()
+    monkeypatch.setattr(oom, "RECENT_SECONDS", 0.0)
+    assert not kills.recently()
 
 
-def test_a_machine_without_such_a_count_says_no(tmp_path: Path) -> None:
+def test_a_system_without_a_counter_reports_no_kills(tmp_path: Path) -> None:
     kills = OomKills([tmp_path / "missing"])
-    kills.look()
-    assert not kills.lately()
+    kills.poll()
+    assert not kills.recently()
 
 
-def test_the_group_of_this_process_is_looked_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cgroup_of_this_process_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     own = tmp_path / "cgroup"
     monkeypatch.setattr(oom, "OWN_CGROUPS", own)
     monkeypatch.setattr(oom, "CGROUPS", tmp_path / "fs")

@@ -1,4 +1,4 @@
-"""One round of a worker's reconciler: what it takes back, what it leaves, and when it looks again."""
+"""One round of a worker's reconciler: which jobs it requeues, which it leaves alone, and when the next round is."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ from shared.artifacts import ArtifactStore, checkpoint_key
 from shared.broker import Broker
 from shared.config import Settings
 from shared.db.database import Database
+from worker.context import WorkerContext
 from worker.devices import CPU, SlotPool
 from worker.reconciler import Reconciler, worker_row
-from worker.supervisor import WorkerContext
 
 
 @pytest.fixture
-def looked() -> list[bool]:
+def polled() -> list[bool]:
     return []
 
 
 @pytest.fixture
-def reconciler(settings: Settings, database: Database, looked: list[bool]) -> Callable[[str], Reconciler]:
+def reconciler(settings: Settings, database: Database, polled: list[bool]) -> Callable[[str], Reconciler]:
     settings.make_state_dir()
 
     def reconciler(host: str) -> Reconciler:
         pool, store = SlotPool([CPU]), ArtifactStore(settings.artifacts)
         context = WorkerContext(settings, database, store, None, 1, threading.Event())  # type: ignore[arg-type]
-        row, broker = worker_row(settings, pool, host, 1, "0"), Broker("redis+socket:///nobody.sock")
-        return Reconciler(context, broker, pool, row, lambda: looked.append(True))
+        row, broker = worker_row(settings, pool, host, 1, "0"), Broker("redis+socket:///missing.sock")
+        return Reconciler(context, broker, pool, row, lambda: polled.append(True))
 
     return reconciler
 
 
-def test_a_job_whose_lease_ran_out_is_queued_again_and_its_stray_files_go(
+def test_a_job_whose_lease_ran_out_is_queued_again_and_its_orphaned_files_are_removed(
     reconciler: Callable[[str], Reconciler], database: Database, settings: Settings, tmp_path: Any
 ) -> None:
     lease = running(database, seconds=OVER)
@@ -48,7 +48,7 @@ def test_a_job_whose_lease_ran_out_is_queued_again_and_its_stray_files_go(
     store.put(checkpoint_key(lease.job_id, 1, 50), file)
     reconciler("a").tick()
     assert job_of(database, lease.job_id).state == "queued"
-    assert "was not heard of for 15 s" in lines_of(database, lease.job_id, "status")[-1].message
+    assert "did not renew the lease for 15 s" in lines_of(database, lease.job_id, "status")[-1].message
     assert store.keys_of(lease.job_id) == []
 
 
@@ -58,20 +58,20 @@ def test_a_job_whose_lease_holds_is_left_alone(reconciler: Callable[[str], Recon
     assert job_of(database, lease.job_id).state == "running"
 
 
-def test_one_of_two_leads_and_both_look_for_jobs(
-    reconciler: Callable[[str], Reconciler], database: Database, looked: list[bool]
+def test_one_of_two_leads_and_both_poll_for_jobs(
+    reconciler: Callable[[str], Reconciler], database: Database, polled: list[bool]
 ) -> None:
     first, second = reconciler("a"), reconciler("b")
     first.tick()
     lease = running(database, seconds=OVER)
     second.tick()
     assert job_of(database, lease.job_id).state == "running"
-    assert len(looked) == 2
+    assert len(polled) == 2
     first.tick()
     assert job_of(database, lease.job_id).state == "queued"
 
 
-def test_it_looks_again_when_the_next_lease_runs_out_and_after_two_seconds_at_most(
+def test_the_next_round_is_when_the_next_lease_runs_out_or_in_two_seconds(
     reconciler: Callable[[str], Reconciler], database: Database
 ) -> None:
     leader = reconciler("a")
@@ -89,11 +89,11 @@ def test_a_clock_that_jumps_costs_no_job_its_attempt(
 ) -> None:
     leader = reconciler("a")
     leader.tick()
-    lease = running(database, seconds=OVER)  # or so the clock that has jumped would have it
+    lease = running(database, seconds=OVER)  # expired according to the clock that jumps below
     right: Callable[[Session], datetime] = workers.clock
     monkeypatch.setattr(workers, "clock", lambda session: right(session) + timedelta(hours=hours))
     leader.tick()
     assert job_of(database, lease.job_id).state == "running"
-    leader.clock.quiet_seconds = leader.clock._trusted_from = 0  # a lease later
+    leader.clock.quiet_seconds = leader.clock._trusted_from = 0  # as if a lease period had passed
     leader.tick()
     assert job_of(database, lease.job_id).state == "queued"

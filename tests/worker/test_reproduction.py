@@ -1,4 +1,4 @@
-"""Two runs side by side: what a clock measured is no difference, anything else is, and the first one is named."""
+"""Comparing two runs: metrics that measure time are ignored; the first difference in any other metric is named."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def first(curve: list[Point], result: dict[str, Any] = RESULT) -> Any:
     return found["first_difference"]
 
 
-def test_the_same_run_is_identical_whatever_its_speed_and_the_order_of_its_points() -> None:
+def test_speed_and_the_order_of_points_do_not_count() -> None:
     assert first(CURVE) is None
     assert first(changed(1, examples_per_second=7.0)) is None
     assert first(CURVE[::-1]) is None
@@ -57,7 +57,7 @@ def test_equal_curves_with_another_hash_differ_at_the_end(name: str) -> None:
     assert first(CURVE, {**RESULT, name: "x"}) == expected
 
 
-def test_what_the_machines_do_not_share_is_named() -> None:
+def test_differences_of_the_environments_are_named() -> None:
     again = {**RESULT, "device": "cuda:0", "environment": {"torch": "2.14", "threads": 1, "gpu": "H100"}}
     assert compare("job_0", RESULT, CURVE, again, CURVE)["environment_differences"] == {
         "device": {"expected": "cpu", "found": "cuda:0"},

@@ -1,4 +1,4 @@
-"""What a supervisor writes of what its trainer reports. Here that is a script; the real one runs in end_to_end/."""
+"""What a supervisor writes for the events of its trainer, here a scripted one. tests/end_to_end/ has the real one."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from sqlalchemy.orm import Session
+from support.store import write
 
 from shared import events
 from shared.artifacts import ArtifactStore
@@ -21,32 +23,38 @@ from shared.db.tables import Job
 from shared.jobs import joblog, jobs, queue
 from shared.jobs.states import JobState
 from shared.spec.job_spec import GradientCheckSpec, JobSpec, WalkSpec, Work
+from worker.context import WorkerContext
 from worker.devices import CPU
 from worker.oom import OomKills
-from worker.supervisor import Supervisor, WorkerContext
+from worker.plan import Plan
+from worker.supervisor import Supervisor
 
 TABLE = {"passed": False, "max_relative_error": 0.5, "dtype": "float64", "parameters": {"0.weight": {}}}
 
 
+def no_op() -> None:
+    pass
+
+
 class Scripted:
-    """A launcher whose trainers leave some files, say their lines and are gone."""
+    """A launcher whose trainers write some files, send their events and end."""
 
-    def __init__(self, *lines: events.Event, files: dict[str, str] | None = None, exitcode: int | None = 0) -> None:
-        self.lines, self.files, self.exitcode, self.plans = lines, files or {}, exitcode, []
+    def __init__(self, *sent: events.Event, files: dict[str, str] | None = None, exitcode: int | None = 0) -> None:
+        self.sent, self.files, self.exitcode = sent, files or {}, exitcode
+        self.plans: list[Plan] = []
 
-    def start(self, plan: dict[str, Any]) -> Any:
+    def start(self, plan: Plan) -> Any:
         self.plans.append(plan)
         for name, content in self.files.items():
-            path = Path(plan["folder"], "artifacts", name)
+            path = Path(plan.folder, "artifacts", name)
             path.parent.mkdir(exist_ok=True)
             path.write_text(content)
         ours, theirs = Pipe(duplex=False)
-        for line in self.lines:
-            theirs.send(line)
+        for event in self.sent:
+            theirs.send(event)
         theirs.close()
-        nothing: Callable[[], None] = lambda: None
         process = SimpleNamespace(exitcode=self.exitcode)
-        return SimpleNamespace(pipe=ours, process=process, end=ours.close, kill=nothing, alive=lambda: False)
+        return SimpleNamespace(pipe=ours, process=process, end=ours.close, kill=no_op, alive=lambda: False)
 
 
 @pytest.fixture
@@ -80,6 +88,11 @@ def files_of(database: Database, job: Job) -> list[str]:
         return [row.name for row in jobs.artifacts_of(session, job.id)]
 
 
+def outcomes(database: Database, job: Job) -> list[str | None]:
+    with database.read() as session:
+        return [attempt.outcome for attempt in jobs.attempts_of(session, job.id)]
+
+
 def last_line(database: Database, job: Job) -> str:
     with database.read() as session:
         return joblog.events_of(session, job.id)[-1].message
@@ -91,7 +104,7 @@ def test_a_check_that_passes_succeeds_with_its_table_and_its_file(
     passed = {"passed": True, "gradient_check": {**TABLE, "passed": True}}
     launcher = Scripted(events.Finished(result=passed), files={"gradient_check.json": "{}"})
     job = supervise(GradientCheckSpec.parse({}), launcher)
-    assert (launcher.plans[0]["kind"], job.state) == ("gradient_check", "succeeded")
+    assert (launcher.plans[0].kind, job.state) == ("gradient_check", "succeeded")
     assert job.result is not None
     assert job.result["gradient_check"] == passed["gradient_check"]
     assert files_of(database, job) == ["gradient_check.json"]
@@ -99,19 +112,19 @@ def test_a_check_that_passes_succeeds_with_its_table_and_its_file(
 
 
 @pytest.mark.parametrize(("agrees", "verdict"), [(True, "agree"), (False, "DIFFER")])
-def test_a_walk_succeeds_with_its_file_and_says_whether_both_ways_agree(
+def test_a_walk_succeeds_with_its_file_and_logs_whether_both_gradients_agree(
     supervise: Callable[..., Job], database: Database, agrees: bool, verdict: str
 ) -> None:
     result = {"agrees": agrees, "stages": 13, "max_relative_difference": 2e-16}
     launcher = Scripted(events.Finished(result=result), files={"walk.json": "{}"})
     job = supervise(WalkSpec.parse({}), launcher)
-    assert (launcher.plans[0]["kind"], job.state) == ("walk", "succeeded")
+    assert (launcher.plans[0].kind, job.state) == ("walk", "succeeded")
     assert files_of(database, job) == ["walk.json"]
     assert last_line(database, job) == f"succeeded: 13 stages, and both ways {verdict} (at most 2e-16 apart)"
 
 
 @pytest.mark.parametrize("spec", [GradientCheckSpec.parse({}), JobSpec.parse({})], ids=lambda spec: spec.kind)
-def test_a_check_that_fails_still_shows_what_it_measured(
+def test_a_check_that_fails_keeps_its_measurements(
     supervise: Callable[..., Job], database: Database, spec: Work
 ) -> None:
     failed = events.Failed(code="gradient_check_failed", message="0.weight differs", data={"gradient_check": TABLE})
@@ -124,7 +137,7 @@ def test_a_check_that_fails_still_shows_what_it_measured(
     assert files_of(database, job) == ["gradient_check.json"]
 
 
-def test_any_other_failure_stores_no_half_written_file(supervise: Callable[..., Job], database: Database) -> None:
+def test_any_other_failure_stores_no_partial_file(supervise: Callable[..., Job], database: Database) -> None:
     job = supervise(
         JobSpec.parse({}), Scripted(events.Failed(code="diverged", message="nan"), files={"spec.json": "{"})
     )
@@ -143,7 +156,7 @@ def finished(weights: str = "w", **environment: str) -> events.Finished:
     return events.Finished(result={**result, "environment": environment})
 
 
-def test_a_repeated_run_is_held_against_its_original(supervise: Callable[..., Job]) -> None:
+def test_a_repeated_run_is_compared_with_its_original(supervise: Callable[..., Job]) -> None:
     spec = JobSpec.parse({"seed": 1})
     original = supervise(spec, Scripted(*curve(3.0, 2.0), finished(torch="2")))
     same = supervise(spec, Scripted(*curve(3.0, 2.0, speed=9.0), finished(torch="3")), original.id)
@@ -161,14 +174,14 @@ def test_a_repeated_run_is_held_against_its_original(supervise: Callable[..., Jo
     }
 
 
-def test_weights_to_begin_with_are_brought_and_their_damage_is_seen(
+def test_initial_weights_are_fetched_and_damage_is_detected(
     supervise: Callable[..., Job], settings: Settings, database: Database
 ) -> None:
     origin = supervise(JobSpec.parse({}), Scripted(finished(), files={"model.safetensors": "weights"}))
     spec = JobSpec.parse({"init_from": {"job": origin.id}})
     launcher = Scripted(finished())
     assert supervise(spec, launcher).state == JobState.SUCCEEDED
-    assert Path(launcher.plans[0]["init_from"]).name == "init_from.safetensors"
+    assert Path(launcher.plans[0].init_from or "").name == "init_from.safetensors"
     with database.read() as session:
         key = jobs.artifact(session, origin.id, "model.safetensors").key
     path = ArtifactStore(settings.artifacts).local_path(key)
@@ -182,15 +195,59 @@ def test_weights_to_begin_with_are_brought_and_their_damage_is_seen(
     job = supervise(spec, launcher)
     assert job.status_reason is not None
     assert (job.status_reason["code"], "deleted" in job.status_reason["detail"]) == ("data_error", True)
-    assert len(launcher.plans) == 1  # the other two had nothing to begin with
+    assert len(launcher.plans) == 1  # the other two attempts started no trainer
+
+
+# --- attempts that are stopped ----------------------------------------------------------------------------------------
+
+
+class Stoppable(Scripted):
+    """Its trainers run until they are asked to stop. `changes` to the job: one at the start, the others at the stop."""
+
+    def __init__(self, database: Database, *changes: Callable[[Session, str], Job]) -> None:
+        super().__init__()
+        self.database, self.changes = database, changes
+
+    def start(self, plan: Plan) -> Any:
+        job_id = Path(plan.folder).name.rpartition("-")[0]
+        ours, theirs = Pipe(duplex=False)
+        theirs.send(events.Progress(epoch=1, epochs=2, step=7, total_steps=9, examples_per_second=1.0))
+        write(self.database, self.changes[0], job_id)
+
+        def request_stop() -> None:
+            for change in self.changes[1:]:
+                write(self.database, change, job_id)
+            theirs.send(events.Stopped(step=7))
+            theirs.close()
+
+        process, calls = SimpleNamespace(exitcode=0), {"request_stop": request_stop, "kill": no_op, "end": ours.close}
+        return SimpleNamespace(pipe=ours, process=process, alive=lambda: True, **calls)
+
+
+@pytest.mark.parametrize("late", [[], [jobs.request_cancel]], ids=["cancel", "pause, then cancel"])
+def test_a_cancelled_job_keeps_its_progress(
+    supervise: Callable[..., Job], database: Database, late: list[Callable[[Session, str], Job]]
+) -> None:
+    job = supervise(JobSpec.parse({}), Stoppable(database, jobs.request_pause if late else jobs.request_cancel, *late))
+    assert job.status_reason == {"code": "cancelled_by_user", "detail": "cancelled on request"}
+    assert (job.state, outcomes(database, job)) == ("cancelled", ["cancelled"])
+    assert last_line(database, job) == "cancelled on request"
+    assert job.progress is not None
+    assert job.progress["step"] == 7
+
+
+def test_a_job_is_paused_or_queued_again_if_the_request_was_withdrawn(
+    supervise: Callable[..., Job], database: Database
+) -> None:
+    withdrawn = supervise(JobSpec.parse({}), Stoppable(database, jobs.request_pause, jobs.resume))
+    assert (withdrawn.state, outcomes(database, withdrawn)) == ("queued", ["paused"])
+    assert last_line(database, withdrawn) == "queued again: pause request withdrawn"
+    write(database, jobs.request_cancel, withdrawn.id)
+    paused = supervise(JobSpec.parse({}), Stoppable(database, jobs.request_pause))
+    assert (paused.state, outcomes(database, paused)) == ("paused", ["paused"])
 
 
 # --- attempts that are lost -------------------------------------------------------------------------------------------
-
-
-def outcomes(database: Database, job: Job) -> list[str | None]:
-    with database.read() as session:
-        return [attempt.outcome for attempt in jobs.attempts_of(session, job.id)]
 
 
 def reason_of_loss(database: Database, job: Job) -> dict[str, Any]:
@@ -204,7 +261,7 @@ def reason_of_loss(database: Database, job: Job) -> dict[str, Any]:
     ("exitcode", "said"),
     [(-9, "killed by SIGKILL"), (-11, "killed by SIGSEGV"), (3, "exit code 3"), (255, "gone too"), (None, "gone too")],
 )
-def test_a_trainer_that_died_is_tried_again_and_the_log_says_how_it_went(
+def test_a_trainer_that_died_is_retried_and_the_log_says_how_it_ended(
     supervise: Callable[..., Job], database: Database, exitcode: int | None, said: str
 ) -> None:
     job = supervise(JobSpec.parse({}), Scripted(exitcode=exitcode))
@@ -213,45 +270,43 @@ def test_a_trainer_that_died_is_tried_again_and_the_log_says_how_it_went(
     assert said in reason_of_loss(database, job)["detail"]
 
 
-def test_a_trainer_that_the_kernel_killed_for_its_memory_is_not_tried_again(
+def test_an_oom_kill_is_not_retried(
     supervise: Callable[..., Job], database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(OomKills, "lately", lambda self: True)
+    monkeypatch.setattr(OomKills, "recently", lambda self: True)
     job = supervise(JobSpec.parse({}), Scripted(exitcode=-9))
     assert job.status_reason is not None
     assert (job.state, job.status_reason["code"]) == ("failed", "out_of_memory_host")
-    other = supervise(JobSpec.parse({}), Scripted(exitcode=-11))  # its own fault: no business of the kernel's
+    other = supervise(JobSpec.parse({}), Scripted(exitcode=-11))  # another signal: not an OOM kill
     assert outcomes(database, other) == ["trainer_died"]
 
 
-class LastWords(Scripted):
-    """Its trainers speak and end in the moment between the supervisor's look at the pipe and its look at them."""
+class EndsAfterPoll(Scripted):
+    """Its trainers send their events and end between the supervisor's poll of the pipe and its liveness check."""
 
-    def start(self, plan: dict[str, Any]) -> Any:
+    def start(self, plan: Plan) -> Any:
         trainer = Scripted().start(plan)
         ours, theirs = Pipe(duplex=False)
 
         def alive() -> bool:
-            for line in self.lines:
-                theirs.send(line)
+            for event in self.sent:
+                theirs.send(event)
             theirs.close()
             return False
 
         return SimpleNamespace(pipe=ours, process=trainer.process, end=ours.close, kill=trainer.kill, alive=alive)
 
 
-def test_a_trainer_that_ends_right_after_its_last_words_is_heard(supervise: Callable[..., Job]) -> None:
-    job = supervise(JobSpec(name="t"), LastWords(finished()))
+def test_events_sent_right_before_the_end_are_received(supervise: Callable[..., Job]) -> None:
+    job = supervise(JobSpec(name="t"), EndsAfterPoll(finished()))
     assert (job.state, job.attempt) == (JobState.SUCCEEDED, 1)
 
 
-def no_room(*_: Any) -> None:
+def disk_full(*_: Any) -> None:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def test_a_trainer_without_room_to_write_is_tried_again_later(
-    supervise: Callable[..., Job], database: Database
-) -> None:
+def test_a_trainer_on_a_full_disk_is_retried_later(supervise: Callable[..., Job], database: Database) -> None:
     full = events.Failed(code="disk_full", message="OSError: [Errno 28] No space left on device")
     job = supervise(JobSpec.parse({}), Scripted(full))
     assert (job.state, outcomes(database, job)) == ("queued", ["disk_full"])
@@ -259,20 +314,20 @@ def test_a_trainer_without_room_to_write_is_tried_again_later(
     assert reason_of_loss(database, job)["detail"].startswith("the disk is full: ")
 
 
-def test_a_store_without_room_for_the_results_costs_the_attempt_and_not_the_job(
+def test_a_full_store_loses_the_attempt_but_not_the_job(
     supervise: Callable[..., Job], database: Database, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put = ArtifactStore.put
     monkeypatch.setattr(
-        ArtifactStore, "put", lambda self, key, path: no_room() if key.endswith("b") else put(self, key, path)
+        ArtifactStore, "put", lambda self, key, path: disk_full() if key.endswith("b") else put(self, key, path)
     )
     job = supervise(JobSpec.parse({}), Scripted(finished(), files={"a": "stored", "b": "not"}))
     assert (job.state, outcomes(database, job)) == ("queued", ["disk_full"])
-    assert ArtifactStore(settings.artifacts).keys_of(job.id) == [], "half of an attempt's files are strays"
+    assert ArtifactStore(settings.artifacts).keys_of(job.id) == [], "files of a lost attempt are orphans"
 
 
 @pytest.mark.parametrize("broken", ["put", "check"])
-def test_a_checkpoint_that_cannot_be_stored_whole_costs_neither_the_training_nor_the_one_before(
+def test_a_checkpoint_that_cannot_be_stored_fails_neither_the_training_nor_the_one_before(
     supervise: Callable[..., Job], database: Database, monkeypatch: pytest.MonkeyPatch, broken: str
 ) -> None:
     right = getattr(ArtifactStore, broken)
@@ -280,7 +335,7 @@ def test_a_checkpoint_that_cannot_be_stored_whole_costs_neither_the_training_nor
 
     def second_fails(self: ArtifactStore, *arguments: Any) -> Any:
         calls.append(arguments)
-        return no_room() if len(calls) == 2 else right(self, *arguments)
+        return disk_full() if len(calls) == 2 else right(self, *arguments)
 
     monkeypatch.setattr(ArtifactStore, broken, second_fails)
     spec = JobSpec.parse({"checkpoint": {"keep_last": 1}})
@@ -294,18 +349,18 @@ def test_a_checkpoint_that_cannot_be_stored_whole_costs_neither_the_training_nor
 
 
 class Checkpointing(Scripted):
-    """Its trainers leave checkpoints, say so, and die."""
+    """Its trainers write checkpoints, report them, and are killed."""
 
     def __init__(self, *steps: int) -> None:
         super().__init__(exitcode=-9)
         self.steps = steps
 
-    def start(self, plan: dict[str, Any]) -> Any:
-        folder = Path(plan["folder"], "checkpoints")
+    def start(self, plan: Plan) -> Any:
+        folder = Path(plan.folder, "checkpoints")
         folder.mkdir()
         for step in self.steps:
             (folder / f"{step}.pt").write_text(f"step {step}")
-        self.lines = tuple(
+        self.sent = tuple(
             events.CheckpointSaved(path=str(folder / f"{step}.pt"), step=step, epoch=1) for step in self.steps
         )
         return super().start(plan)

@@ -15,7 +15,6 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
 from multiprocessing import connection, parent_process
 from pathlib import Path
 from typing import Any
@@ -31,6 +30,7 @@ from shared.errors import TrainingError
 from shared.events import Event, Failed, Finished, Log, Stopped
 from shared.spec.job_spec import KINDS, GradientCheckSpec, JobSpec, WalkSpec, Work
 from worker.disks import disk_is_full
+from worker.plan import Plan
 from worker.trainer.job import run_job
 from worker.trainer.run import Run, StopRequested
 
@@ -43,24 +43,6 @@ RUNNERS = {
 }
 PRELOADED = (matplotlib, sklearn, torch)
 MEMORY_VICTIM = "800"  # of 1000: the kernel, short of memory, ends the trainer and not the worker
-
-
-@dataclass(frozen=True)
-class Plan:
-    """All that a trainer is told. Plain values: it crosses a pipe, and the environment of the server is frozen."""
-
-    spec: dict[str, Any]
-    folder: str
-    data_dir: str
-    download: bool
-    device: str  # cpu or cuda
-    gpu_uuid: str | None
-    threads: int
-    resume: str | None = None
-    reported_step: int = -1
-    kind: str = JobSpec.kind
-    init_from: str | None = None  # a safetensors file: the weights to begin with
-    dataset: str | None = None  # the folder of an uploaded dataset
 
 
 def warm_up(pipe: connection.Connection) -> None:

@@ -18,7 +18,7 @@ from api.openapi.request_examples import BODIES
 from shared.errors import TrainingError
 from shared.jobs.queue import Cause
 from shared.jobs.states import TERMINAL
-from worker.supervisor import StopReason
+from worker.attempt_outcome import StopReason
 
 
 @pytest.fixture

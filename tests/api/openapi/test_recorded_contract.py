@@ -16,7 +16,7 @@ from gradq.commands.options import Exit
 from shared.errors import UPLOAD_CODES, GradqError
 from shared.jobs.queue import Cause
 from shared.jobs.states import ALLOWED_ACTIONS, ALLOWED_MOVES, JobState
-from worker.supervisor import StopReason
+from worker.attempt_outcome import StopReason
 
 RECORDED = Path(__file__).parent / "recorded"
 PROSE = {"description", "summary", "title", "version"}

@@ -20,8 +20,9 @@ from shared.errors import GradientCheckFailed
 from shared.events import CheckpointSaved, Failed, Finished, Log, Metric, Stopped
 from shared.spec.job_spec import GradientCheckSpec, JobSpec, Linear
 from worker.launcher import Launcher, enter
+from worker.plan import Plan
 from worker.trainer import checkpoint
-from worker.trainer.process import Plan, code_of, outcome_of
+from worker.trainer.process import code_of, outcome_of
 
 if not os.path.isdir("/proc/self/task"):
     pytest.skip("reads /proc", allow_module_level=True)
@@ -57,7 +58,7 @@ def start(launcher):
     trainers = []
 
     def start(wanted):
-        trainers.append(launcher.start(wanted))
+        trainers.append(launcher.start(Plan(**wanted)))
         return trainers[-1]
 
     yield start
@@ -242,9 +243,10 @@ SUPERVISOR = textwrap.dedent(
     """
     import json, sys
     from worker.launcher import Launcher
+    from worker.plan import Plan
     launcher = Launcher()
     launcher.warm_up()
-    trainer = launcher.start(json.loads(sys.argv[1]))
+    trainer = launcher.start(Plan(**json.loads(sys.argv[1])))
     reported = []
     while True:
         try:

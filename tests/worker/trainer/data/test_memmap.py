@@ -29,7 +29,7 @@ from shared.errors import DataError
 from shared.events import Finished, Metric
 from shared.spec.job_spec import JobSpec
 from worker.launcher import Launcher
-from worker.trainer import process
+from worker.plan import Plan
 from worker.trainer.data import datasets, memmap, normalization
 from worker.trainer.data.memmap import MappedBatches
 from worker.trainer.job import run_job
@@ -232,9 +232,11 @@ def test_workers_end_with_a_trainer_that_was_killed(tmp_path: Path) -> None:
 
 
 FORCED = """
-from worker.trainer import mapped, process
-mapped.SHARE_OF_MEMORY = 0.0
-process.run(pipe, process.Plan(**plan))
+from worker.plan import Plan
+from worker.trainer import process
+from worker.trainer.data import memmap
+memmap.SHARE_OF_MEMORY = 0.0
+process.run(pipe, Plan(**plan))
 """
 
 
@@ -243,7 +245,7 @@ process.run(pipe, process.Plan(**plan))
 def test_a_trainer_of_the_service_takes_its_workers_along(tmp_path: Path, end: str) -> None:
     folder, info = uploaded(tmp_path, CONTENTS["grey bytes"])
     epochs = 2 if end == "done" else 10_000
-    plan = process.Plan(
+    plan = Plan(
         spec=spec_for(info, epochs=epochs, batch_size=1).to_json(),
         folder=str(tmp_path / "run"),
         data_dir="nowhere",

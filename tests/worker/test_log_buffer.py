@@ -1,0 +1,93 @@
+"""Log lines wait in order while the database is away, and are written once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from support.store import lines_of, running, write
+
+from shared import events
+from shared.config import Settings
+from shared.db.database import Database
+from shared.errors import DatabaseAway, LeaseLost
+from shared.jobs import queue
+from worker.lease import LeaseKeeper
+from worker.log_buffer import LogBuffer, line_of
+
+
+class Away:
+    """A database whose next `failures` transactions fail."""
+
+    def __init__(self, database: Database) -> None:
+        self.database, self.failures = database, 0
+
+    @contextmanager
+    def write(self) -> Iterator[Any]:
+        if self.failures:
+            self.failures -= 1
+            raise DatabaseAway("gone")
+        with self.database.write() as session:
+            yield session
+
+
+@pytest.fixture
+def away(database: Database) -> Away:
+    return Away(database)
+
+
+@pytest.fixture
+def keeper(away: Away, settings: Settings) -> LeaseKeeper:
+    """The lease of a running job; its thread is not started."""
+    return LeaseKeeper(away, running(away.database), settings)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def written(database: Database, keeper: LeaseKeeper) -> Callable[[], list[tuple[str, str]]]:
+    """written(): (type, message) of each line in the log that this attempt's supervisor wrote."""
+    return lambda: [
+        (line.type, line.message) for line in lines_of(database, keeper.lease.job_id) if line.type != "status"
+    ]
+
+
+def test_lines_wait_in_order_while_the_database_is_away(
+    away: Away, keeper: LeaseKeeper, written: Callable[[], list[tuple[str, str]]]
+) -> None:
+    buffer = LogBuffer(keeper)
+    buffer.say("first")
+    away.failures = 1
+    buffer.flush()
+    assert written() == []
+    buffer.append(line_of(events.Metric(series="epoch", step=1, epoch=1, values={"train_loss": 0.25})))
+    buffer.say("third", "warning")
+    buffer.flush()
+    buffer.flush()
+    assert written() == [("log", "first"), ("metric", "step 1: train_loss 0.25"), ("warning", "third")]
+    assert not keeper.lost.is_set()
+
+
+def test_flush_all_retries_until_the_database_is_back(
+    away: Away, keeper: LeaseKeeper, written: Callable[[], list[tuple[str, str]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.lease.RETRY_SECONDS", 0.01)
+    buffer = LogBuffer(keeper)
+    buffer.say("first")
+    away.failures = 3
+    buffer.flush_all()
+    buffer.flush()
+    assert written() == [("log", "first")]
+
+
+def test_a_lease_of_another_attempt_is_noted_as_lost(
+    database: Database, keeper: LeaseKeeper, written: Callable[[], list[tuple[str, str]]]
+) -> None:
+    write(database, queue.mark_lost, keeper.lease, "lost")
+    buffer = LogBuffer(keeper)
+    buffer.say("too late")
+    buffer.flush()
+    assert keeper.lost.is_set()
+    with pytest.raises(LeaseLost):
+        buffer.flush_all()
+    assert written() == []

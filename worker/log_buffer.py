@@ -1,0 +1,75 @@
+"""Lines for a job's log, held back until the database takes them: written in batches, in order."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+
+import structlog
+
+from shared import events
+from shared.errors import DatabaseAway, LeaseLost
+from shared.jobs import joblog, queue
+from worker.lease import LeaseKeeper
+
+FLUSH_SECONDS = 0.5  # between two batches
+
+log = structlog.get_logger()
+
+
+class LogBuffer:
+    """The lines of one attempt. While the database is away they wait; a lost lease sets `keeper.lost`."""
+
+    def __init__(self, keeper: LeaseKeeper) -> None:
+        self.keeper = keeper
+        self._lines: list[joblog.Line] = []
+        self._flushed = time.monotonic()
+
+    def append(self, line: joblog.Line) -> None:
+        self._lines.append(line)
+
+    def say(self, message: str, level: events.Level = "info") -> None:
+        """Append a line of the supervisor's own."""
+        self.append(joblog.Line("warning" if level == "warning" else "log", message, {}, level))
+
+    def flush_if_due(self) -> None:
+        """Flush at most every FLUSH_SECONDS."""
+        if time.monotonic() - self._flushed >= FLUSH_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write the lines in one transaction, tried once."""
+        self._flushed = time.monotonic()
+        if not self._lines:
+            return
+        lease = self.keeper.lease
+        try:
+            with self.keeper.database.write() as session:
+                queue.append(session, lease, self._lines)
+        except DatabaseAway as error:
+            lines = len(self._lines)
+            log.warning("log lines wait for the database", job_id=lease.job_id, lines=lines, error=str(error))
+        except LeaseLost:
+            self.keeper.lost.set()
+        else:
+            self._lines = []
+
+    def flush_all(self) -> None:
+        """Write the lines, retrying until the database is back. Raises LeaseLost."""
+        self.keeper.write(lambda session: queue.append(session, self.keeper.lease, self._lines))
+        self._lines = []
+
+
+def line_of(event: events.Metric | events.Log) -> joblog.Line:
+    """A trainer's event as a line of the log."""
+    if isinstance(event, events.Log):
+        return joblog.Line("log", event.message, event.data, event.level, at=at(event))
+    data = {"step": event.step, "epoch": event.epoch, "series": event.series, "metrics": event.values}
+    text = ", ".join(f"{name} {value:.4g}" for name, value in event.values.items())
+    message = f"step {event.step}: {text}"
+    return joblog.Line("metric", message, data, series=event.series, step=event.step, at=at(event))
+
+
+def at(event: events.Event) -> datetime:
+    """The time of an event, in UTC."""
+    return datetime.fromtimestamp(event.at, UTC)
