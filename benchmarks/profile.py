@@ -77,9 +77,9 @@ def main() -> None:
             pass
 
     epoch()
-    assert isinstance(step.repeated, Tape)
+    assert isinstance(step.recorded, Tape)
     lines, large = [], 0.0
-    for name, operation in zip(step.repeated.names, step.repeated.operations, strict=True):
+    for name, operation in zip(step.recorded.names, step.recorded.operations, strict=True):
         (text, product), microseconds = described(name, operation), best(operation, CALLS)
         large += microseconds if product > LARGE else 0.0
         lines.append({"operation": text, "microseconds": round(microseconds, 2)})

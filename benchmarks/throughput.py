@@ -51,16 +51,16 @@ def in_process(count: int, files: bool) -> float:
             run = Run(Path(folder))
             started = time.perf_counter()
             if files:
-                run_job(spec, run, hear_nothing, data_dir=Path(folder), download=False, threads=1)
+                run_job(spec, run, ignore, data_dir=Path(folder), download=False, threads=1)
             else:
                 where = device.choose(spec.device)
                 device.set_up(spec.seed, where, 1, spec.deterministic)
-                train(spec, datasets.prepare(spec, Path(folder), False, where), hear_nothing, run)
+                train(spec, datasets.prepare(spec, Path(folder), False, where), ignore, run)
             took.append(time.perf_counter() - started)
     return summary(took[1:], digits=4)["median"]
 
 
-def hear_nothing(event: Event) -> None:
+def ignore(event: Event) -> None:
     pass
 
 

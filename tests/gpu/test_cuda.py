@@ -41,7 +41,7 @@ def run(spec, folder, resume=None, stop_at=None, said=None):
         return stop_at is not None and asked[0] >= stop_at
 
     prepared = datasets.prepare(spec, Path("nowhere"), False, cuda)
-    outcome = train(spec, prepared, events.append, Run(folder, resume, stop=stop))
+    outcome = train(spec, prepared, events.append, Run(folder, resume, stop_requested=stop))
     if said is not None:
         said += [event.message for event in events if isinstance(event, Log)]
     return {name: tensor.cpu() for name, tensor in outcome.state.model.state_dict().items()}

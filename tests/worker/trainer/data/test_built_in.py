@@ -105,7 +105,7 @@ class Nested:
 def test_code_in_a_batch_is_refused_and_not_run(tmp_path: Path, monkeypatch, code: Any) -> None:
     monkeypatch.chdir(tmp_path)
     folder = cifar_files(tmp_path, data_batch_3=pickle.dumps({"data": code, "labels": []}, 2))
-    with pytest.raises(DataError, match=r"data_batch_3 is not a batch of cifar10: it asks for"):
+    with pytest.raises(DataError, match=r"data_batch_3 is not a batch of cifar10: it refers to"):
         datasets.load(CIFAR, folder, False)
     assert not (tmp_path / "evil").exists()
 
@@ -212,7 +212,7 @@ def test_a_download_that_fails_names_the_file_and_the_reason(tmp_path: Path, tor
 
 def test_a_download_that_leaves_files_out_is_told(tmp_path: Path, torchvision) -> None:
     torchvision.utils.download_and_extract_archive = lambda *_, **__: None
-    with pytest.raises(DataError, match="torchvision left no data_batch_1"):
+    with pytest.raises(DataError, match="torchvision did not write data_batch_1"):
         datasets.load(CIFAR, tmp_path, True)
 
 

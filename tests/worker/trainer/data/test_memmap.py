@@ -136,7 +136,7 @@ def test_figures_in_chunks_are_those_of_the_whole(tmp_path: Path, monkeypatch) -
         folder, info = uploaded(tmp_path / kind, CONTENTS[kind])
         images, _ = memmap.images(folder, info)
         whole = normalization.measure(images[:], info.white)
-        monkeypatch.setattr(normalization, "MEASURED", 500)
+        monkeypatch.setattr(normalization, "CHUNK_VALUES", 500)
         chunked = normalization.measure(images, info.white)
         assert chunked.mean == pytest.approx(whole.mean, rel=1e-12)
         assert chunked.std == pytest.approx(whole.std, rel=1e-12)
@@ -205,7 +205,7 @@ TRAIN = textwrap.dedent(
     if __name__ == "__main__":
         memmap.SHARE_OF_MEMORY = 0.0
         torch.set_num_threads(1)
-        spec = JobSpec.parse({"dataset": "ds_" + "1" * 32, "batch_size": 1}, lambda _: memmap.facts(Path(sys.argv[1])))
+        spec = JobSpec.parse({"dataset": "ds_" + "1" * 32, "batch_size": 1}, lambda _: memmap.read_info(Path(sys.argv[1])))
         loaded = datasets.prepare(spec, Path("x"), False, torch.device("cpu"), Path(sys.argv[1]))
         for x, labels in loaded.train.epoch(1):
             break

@@ -295,7 +295,7 @@ class TestAForeignNet:
         assert [(e.level, "division by zero" in e.message) for e in events] == [("warning", True)]
 
 
-def test_three_channels_are_normalised_each_by_its_own():
+def test_three_channels_are_normalized_each_by_its_own():
     """No built-in dataset has colours: numpy and ONNX against torch on a net of random weights."""
     info = replace(DATASETS["digits"], shape=(3, 8, 6))
     normalization = Normalization([0.2, 0.5, 0.7], [0.1, 0.3, 0.2], 255.0)

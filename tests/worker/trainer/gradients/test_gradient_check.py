@@ -274,7 +274,7 @@ def test_verify_step_sees_the_masks_of_the_step_that_follows_and_draws_none_of_t
 def checked(folder, events=None, stop=lambda: False, **fields):
     wanted = GradientCheckSpec.parse({"seed": 7, "device": "cpu", **fields})
     where = {"data_dir": Path("nowhere"), "download": False, "threads": 1}
-    return run_check(wanted, Run(folder, stop=stop), (events if events is not None else []).append, **where)
+    return run_check(wanted, Run(folder, stop_requested=stop), (events if events is not None else []).append, **where)
 
 
 @pytest.mark.parametrize(

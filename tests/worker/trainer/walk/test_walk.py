@@ -44,7 +44,7 @@ LOSSES = [
 def walked(folder: Path, events: list | None = None, origin: Path | None = None, stop=lambda: False, **fields):
     """The result of a walk on digits, and its file."""
     wanted = WalkSpec.parse({"seed": 7, "device": "cpu", **fields})
-    run = Run(folder, stop=stop, init_from=origin)
+    run = Run(folder, stop_requested=stop, init_from=origin)
     report = (events if events is not None else []).append
     result = run_walk(wanted, run, report, data_dir=Path("nowhere"), download=False, threads=1)
     return result, json.loads((folder / "artifacts" / "walk.json").read_text())
