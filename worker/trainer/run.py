@@ -27,7 +27,7 @@ class Run:
     resume: Path | None = None  # the checkpoint to resume from
     reported_step: int = -1  # the log holds the curve up to this step; a resumed run reports the later points again
     stop_requested: Callable[[], bool] = field(default=lambda: False)
-    init_from: Path | None = None  # initial weights, used if there is no checkpoint to resume from
+    init_from: Path | None = None  # initial weights, unused if the run resumes from a checkpoint
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""A run that is killed with SIGKILL at any step and resumed ends as one that was not: same weights, same curve."""
+"""A run killed by SIGKILL at any step and resumed ends with the weights and the curve of an uninterrupted one."""
 
 import random
 import signal
@@ -53,11 +53,11 @@ CONFIGURATIONS = [
 ]
 BATCH, EPOCHS = 32, 3
 STEPS = EPOCHS * 46  # 1455 examples to train on
-BY_THE_CLOCK = "examples_per_second"  # the one figure that may differ between two runs
+BY_THE_CLOCK = "examples_per_second"  # the only figure that may differ between two runs
 
 
 def curve(points):
-    """As the log keeps it: of a point that comes twice, the first; a second one must be the same."""
+    """As the log keeps it: a point reported twice is kept once; asserts that both are equal."""
     found = {}
     for point in points:
         values = {name: value for name, value in point.values.items() if name != BY_THE_CLOCK}

@@ -1,6 +1,6 @@
 """Exports the model as model.onnx: pixels (N,C,H,W) in [0, 1] to logits and probabilities (N,K), for any N.
 
-Needs the extra `gradq[onnx]` in the worker's environment; without it there is no file, and the job's log says why.
+Needs the extra `gradq[onnx]` in the worker's environment; without it no file is written, and the job's log says why.
 """
 
 from __future__ import annotations

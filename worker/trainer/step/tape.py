@@ -55,7 +55,7 @@ class Tape:
 
 
 def record(step: Callable[[], Tensor]) -> tuple[Tape | None, Tensor, str]:
-    """Run `step` and record it. Returns the tape, the loss () and "", or None, the loss and why there is no tape."""
+    """Run `step` and record it. Returns the tape, the loss () and "", or None, the loss and why it failed."""
     recorder = _Recorder()
     with recorder:
         loss = step()

@@ -1,4 +1,4 @@
-"""The built-in datasets beyond MNIST: read from small files in the true layout, fetched by torchvision if allowed."""
+"""The built-in datasets besides MNIST: read from small files in the original layout, downloaded if allowed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CIFAR = DATASETS["cifar10"]
 
 
 class Python2(pickle._Pickler):
-    """Writes bytes as Python 2's str was written, as in the files that everybody has."""
+    """Writes bytes as Python 2 wrote its str, as in the original files."""
 
     dispatch = dict(pickle._Pickler.dispatch)  # noqa: RUF012
 
@@ -95,7 +95,7 @@ class Evil:
 
 
 class Nested:
-    """Takes its name from an allowed module, and means something else."""
+    """Refers to a harmful function of an allowed module."""
 
     def __reduce__(self) -> Any:
         return np.load, ("evil",)
@@ -153,11 +153,11 @@ def test_what_is_missing_is_named_with_its_folder(tmp_path: Path, name: str) -> 
     assert len(error.value.data["missing"]) == len(info.files)
 
 
-# --- fetched by torchvision -------------------------------------------------------------------------------------------
+# --- downloaded by torchvision ----------------------------------------------------------------------------------------
 
 
 class Torchvision:
-    """Stands in for torchvision.datasets: writes the files that the real one would have fetched."""
+    """A fake of torchvision.datasets: writes the files that the real one would download."""
 
     def __init__(self) -> None:
         self.calls: list[Any] = []

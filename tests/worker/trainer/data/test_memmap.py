@@ -1,4 +1,4 @@
-"""Uploaded datasets: in memory or through maps of their files, the same batches and bits; no worker left over."""
+"""Uploaded datasets: the same batches and bits from memory and from memory maps; no loader worker is left over."""
 
 from __future__ import annotations
 
@@ -205,7 +205,8 @@ TRAIN = textwrap.dedent(
     if __name__ == "__main__":
         memmap.SHARE_OF_MEMORY = 0.0
         torch.set_num_threads(1)
-        spec = JobSpec.parse({"dataset": "ds_" + "1" * 32, "batch_size": 1}, lambda _: memmap.read_info(Path(sys.argv[1])))
+        folder = Path(sys.argv[1])
+        spec = JobSpec.parse({"dataset": "ds_" + "1" * 32, "batch_size": 1}, lambda _: memmap.read_info(folder))
         loaded = datasets.prepare(spec, Path("x"), False, torch.device("cpu"), Path(sys.argv[1]))
         for x, labels in loaded.train.epoch(1):
             break
@@ -270,7 +271,7 @@ def test_a_trainer_of_the_service_takes_its_workers_along(tmp_path: Path, end: s
         family = psutil.Process(trainer.pid).children(recursive=True)
         assert len(family) >= 2  # a fork server of its own, and a worker
     finally:
-        trainer.kill()  # it alone: its workers have to notice
+        trainer.kill()  # the process alone: its workers must notice
         trainer.join(20)
         ours.close()
     wait_for(lambda: not [p for p in family if p.is_running() and p.status() != "zombie"], 20, "the workers to end")
