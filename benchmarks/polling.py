@@ -2,8 +2,8 @@
 
 Claim: at least 1400 `GET /v1/jobs/{id}` of a finished job per second, its whole result included; at least 200 submits
 per second. For comparison: the same with `If-None-Match`, as a client polls that caches the job; and `runs/get` of
-MLflow for a run with as many metrics, if mlflow is installed. wrk sends the requests and uses the same cores; `cpu_us` is the
-server's CPU time per request, which does not depend on other processes.
+MLflow for a run with as many metrics, if mlflow is installed. wrk sends the requests and uses the same cores; `cpu_us`
+is the server's CPU time per request, which does not depend on other processes.
 """
 
 from __future__ import annotations

@@ -95,24 +95,24 @@ def gradient_check(
         at_entry.restore()
 
     table: Table = {
-        "passed": losses_agree and all(of.autograd.relative <= TOLERANCE for of in errors.values()),
+        "passed": losses_agree and all(each.autograd.relative <= TOLERANCE for each in errors.values()),
         "dtype": "float64",
         "tolerance": TOLERANCE,
-        "max_relative_error": max(of.autograd.relative for of in errors.values()),
-        "max_absolute_error": max(of.autograd.absolute for of in errors.values()),
+        "max_relative_error": max(each.autograd.relative for each in errors.values()),
+        "max_absolute_error": max(each.autograd.absolute for each in errors.values()),
         "loss_difference": loss_difference,
         "batch_size": max(batch_sizes),
         "batches": len(batch_sizes),
-        "parameters": {name: of.to_json(sampling is not None) for name, of in errors.items()},
+        "parameters": {name: each.to_json(sampling is not None) for name, each in errors.items()},
     }
     if sampling is not None:
-        table["passed"] &= all(of.numeric.relative <= SLOPE_TOLERANCE for of in errors.values())
+        table["passed"] &= all(each.numeric.relative <= SLOPE_TOLERANCE for each in errors.values())
         table["finite_differences"] = {
             "tolerance": SLOPE_TOLERANCE,
-            "max_relative_error": max(of.numeric.relative for of in errors.values()),
-            "max_absolute_error": max(of.numeric.absolute for of in errors.values()),
-            "checked": sum(of.checked for of in errors.values()),
-            "skipped": sum(of.skipped for of in errors.values()),
+            "max_relative_error": max(each.numeric.relative for each in errors.values()),
+            "max_absolute_error": max(each.numeric.absolute for each in errors.values()),
+            "checked": sum(each.checked for each in errors.values()),
+            "skipped": sum(each.skipped for each in errors.values()),
         }
     return table
 

@@ -233,8 +233,9 @@ def test_workers_end_with_a_trainer_that_was_killed(tmp_path: Path) -> None:
 
 
 FORCED = """
-from worker.trainer import mapped, process
-mapped.SHARE_OF_MEMORY = 0.0
+from worker.trainer import process
+from worker.trainer.data import memmap
+memmap.SHARE_OF_MEMORY = 0.0
 process.run(pipe, process.Plan(**plan))
 """
 

@@ -237,7 +237,7 @@ def test_without_the_extra_the_log_says_so_once_and_nothing_fails(exported, monk
 def test_weights_that_no_onnx_file_can_hold_are_left_out_by_name(exported, monkeypatch):
     monkeypatch.setattr(onnx_export, "MOST_BYTES", 1000)
     made = exported("mlp")
-    assert "do not fit one file" in made.events[0].message
+    assert "do not fit into one file" in made.events[0].message
     assert not (made.folder / "model.onnx").exists()
 
 
