@@ -1,1 +1,1 @@
-"""How fast gradq is, and what stands beside it. Nothing here is imported by the service."""
+"""Benchmarks of gradq and of comparable tools. The service imports nothing from here."""

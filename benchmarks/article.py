@@ -1,10 +1,10 @@
-"""The reference article's experiments on real MNIST, each from its preset, its figures beside ours.
+"""The reference article's experiments on real MNIST, each from its preset, compared with the article's figures.
 
     GRADQ_DATA_DIR=… python -m benchmarks.article
 
-A preset that goes on from another's weights does so here. The article averages accuracy over batches, we over images,
-which differs by less than 0.0005; the runs that are stuck depend on their seed, as they do in the article. The table
-goes to stderr, the figures as one line of JSON to stdout.
+A preset that starts from another one's weights does so here. The article averages accuracy over batches, gradq over
+images, which differs by less than 0.0005; the runs that are stuck depend on their seed, as they do in the article. The
+table is printed to stderr, the figures as one line of JSON to stdout.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ CLAIM = (
     "two-layer ends within 0.9674 ± 0.006 with epoch losses within 8 % of the article's from the second on; "
     "manual-linear stays between 0.75 and 0.93 with a best of at least 0.88; autograd-linear stays far below it"
 )
-NO_JOB = "job_" + "0" * 32  # the spec of a preset that goes on names a job; here the file itself is handed on
+NO_JOB = "job_" + "0" * 32  # the spec of a preset with init_from names a job; here the file itself is passed
 
 
 @dataclass(frozen=True)
 class Experiment:
     preset: Preset
-    val_accuracy: list[float]  # an epoch each
+    val_accuracy: list[float]  # per epoch
     train_loss: list[float]
     weights: Path
 
@@ -63,13 +63,13 @@ def run(preset: Preset, seed: int, folder: Path, origin: Path | None, settings: 
 
 def run_all(seed: int, folder: Path, settings: Settings, threads: int) -> dict[str, Experiment]:
     done: dict[str, Experiment] = {}
-    for preset in PRESETS.values():  # in the order in which one goes on from another
+    for preset in PRESETS.values():  # a preset comes after the one whose weights it starts from
         origin = done[preset.continues].weights if preset.continues else None
         done[preset.name] = run(preset, seed, folder / preset.name, origin, settings, threads)
     return done
 
 
-# --- the article beside us --------------------------------------------------------------------------------------------
+# --- compared with the article ----------------------------------------------------------------------------------------
 
 
 def printed(preset: Preset) -> str:
@@ -88,7 +88,7 @@ def spread(values: Sequence[float]) -> str:
 
 
 def loss_differences(experiment: Experiment) -> list[float]:
-    """Relative to the article's, an epoch each; empty where it printed none."""
+    """Relative to the article's, per epoch; empty if the article has none."""
     article = experiment.preset.article.get("train_loss", [])
     return [abs(ours / theirs - 1) for ours, theirs in zip(experiment.train_loss, article, strict=False)]
 

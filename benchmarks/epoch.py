@@ -1,23 +1,23 @@
-"""One epoch of the article's two-layer net (784-30-10, batches of 64, lr 0.1, fp32) on MNIST's 60 000 images.
+"""One epoch of the article's two-layer network (784-30-10, batches of 64, lr 0.1, fp32) on MNIST's 60 000 images.
 
-Claim: by hand no slower than jax's compiled epoch, by autograd at most 0.6 of an eager PyTorch loop, both at least 30
-times as fast as a usual notebook's loop. Everyone gets one thread unless --threads says otherwise: that is what a job
-of this size gets, since two threads that wait for each other spinning measure the neighbours of a busy machine more
-than the code. (jax's flag for one thread does not hold it to one core.) Beside ours stand, all from PyTorch's initial
-distribution and over reshuffled data:
+Claim: with manual gradients no slower than jax's compiled epoch, with autograd at most 0.6 of an eager PyTorch loop,
+both at least 30 times as fast as a usual notebook's loop. Each contender gets one thread unless --threads says
+otherwise, as a job of this size does: two threads spin while they wait for each other, which on a busy machine measures
+other processes more than the code. (jax's flag for one thread does not restrict it to one core.) The other contenders,
+all with PyTorch's initial distribution and over reshuffled data:
 
 - `notebook`: torchvision's MNIST with ToTensor and Normalize for each image, DataLoader(shuffle=True), loss.item()
-- `eager_tensors`: PyTorch over one tensor of all images: randperm, index, cross_entropy, SGD. What a notebook becomes
-  once its author has met a profiler, and thus the fair rival
+- `eager_tensors`: PyTorch over one tensor of all images: randperm, index, cross_entropy, SGD. A notebook's loop after
+  profiling, and thus the fair comparison
 - `scikit_learn`: MLPClassifier, one iteration of plain SGD, its own initial weights
-- `jax`: a jitted lax.scan over the batches, compiled before the clock starts; left out by name where not installed
+- `jax`: a jitted lax.scan over the batches, compiled before the measurement starts; skipped if it is not installed
 
-Ours is the real loop: `train()` on `data.prepare()`'s data, its seconds taken from its own report, so that meter,
-events and progress are in and evaluation is out. Loading and normalising happen before the clock starts for everyone
-but the notebook, which does it image by image, that being the point. Each contender has a process of its own, so that
-nobody's threads, heap or hooks slow another (jax hangs itself into the garbage collector, at which the notebook is a
-regular guest). They take turns, since the machine is rarely ours alone; ratios are medians over the rounds.
-`test_accuracy` after the epoch shows that all train one net.
+`ours` is the real loop: `train()` on the data of `datasets.prepare()`. Its seconds are those that it reports, which
+include meter, events and progress and exclude evaluation. Loading and normalization happen before the measurement
+starts, except for the notebook, which does both image by image. Each contender runs in its own process, so that
+threads, heap or hooks of one do not slow another (jax adds a hook to the garbage collector, which the notebook
+triggers often). They take turns, since the machine may be shared; ratios are medians over the rounds. `test_accuracy`
+after the epoch shows that all train the same network.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ CLAIM = (
     "most 0.6 of an eager PyTorch loop over tensors, both at least 30 times as fast as a notebook's loop"
 )
 MOST_OF_JAX, MOST_OF_EAGER, LEAST_OF_NOTEBOOK = 1.0, 0.6, 30.0
-STEADY = 1.5  # a contender's slowest round over its quickest, at most, for a verdict
+STEADY = 1.5  # largest ratio of a contender's slowest round to its fastest for a verdict
 HIDDEN, CLASSES, BATCH, LR = 30, 10, 64, 0.1
 OURS = "ours_manual"
 
@@ -76,14 +76,14 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Problem:
-    """The same images for everyone: flat (N,784) float32, normalised; labels (N) int64."""
+    """The same images for all contenders: flat (N,784) float32, normalized; labels (N) int64."""
 
     prepared: Data
     x: Tensor
     labels: Tensor
     test_x: Tensor
     test_labels: Tensor
-    unpacked: Path  # the IDX files, as torchvision wants them
+    unpacked: Path  # the IDX files decompressed, as torchvision reads them
 
 
 Contender = Callable[[Problem, int], Epoch]  # of a problem and a seed
@@ -120,7 +120,7 @@ def ours(gradients: str) -> Contender:
         device.set_up(spec.seed, problem.prepared.device, torch.get_num_threads(), spec.deterministic)
         with tempfile.TemporaryDirectory(prefix="gradq-bench-") as folder:
             train(spec, problem.prepared, report, Run(Path(folder)))
-        torch.use_deterministic_algorithms(deterministic)  # ours pays for it, the others need not
+        torch.use_deterministic_algorithms(deterministic)  # only `ours` pays for it
         [point] = points
         return Epoch(len(problem.x) / point["examples_per_second"], point["val_accuracy"])
 
@@ -180,7 +180,7 @@ def scikit_learn(problem: Problem, seed: int) -> Epoch:
     model = MLPClassifier((HIDDEN,), batch_size=BATCH, learning_rate_init=LR, random_state=seed, **plain_sgd)
     x, labels = problem.x.numpy(), problem.labels.numpy()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # "not converged after 1 iteration": as wished
+        warnings.simplefilter("ignore")  # "not converged after 1 iteration", as intended
         started = time.perf_counter()
         model.fit(x, labels)
         seconds = time.perf_counter() - started
@@ -228,11 +228,11 @@ def jax_contender(problem: Problem) -> Contender:
     return contend
 
 
-# --- side by side -----------------------------------------------------------------------------------------------------
+# --- all contenders ---------------------------------------------------------------------------------------------------
 
 
 def unpack(data_dir: Path, into: Path) -> None:
-    """torchvision reads plain IDX files alone; ours reads .gz too, so that is how they may lie here."""
+    """Copy the IDX files, decompressed: torchvision reads plain files only, gradq's data folder may hold .gz."""
     raw = into / "MNIST" / "raw"
     raw.mkdir(parents=True)
     for packed in (data_dir / "MNIST" / "raw").glob("*.gz"):
@@ -242,7 +242,7 @@ def unpack(data_dir: Path, into: Path) -> None:
         shutil.copy(plain, raw)
 
 
-def pose(settings: Settings, unpacked: Path) -> Problem:
+def prepare_problem(settings: Settings, unpacked: Path) -> Problem:
     data_dir = settings.datasets_dir
     prepared = datasets.prepare(spec_of("manual", seed=0), data_dir, settings.download, torch.device("cpu"))
     pixels = datasets.load(prepared.info, data_dir, download=False)
@@ -261,30 +261,32 @@ CONTENDERS: dict[str, Callable[[Problem], Contender]] = {
 }
 
 
-def race(name: str, settings: Settings, folder: Path, threads: int, turns: Connection) -> None:
-    """A contender's process: gets ready, then trains one epoch for each seed that comes, until None comes."""
+def run_contender(name: str, settings: Settings, folder: Path, threads: int, turns: Connection) -> None:
+    """A contender's process: prepares, then trains one epoch for each seed received, until it receives None."""
     torch.set_num_threads(threads)
-    if threads == 1:  # read by jax when it is imported; it knows one thread, or as many as it likes
+    if threads == 1:  # read by jax at import; its only settings are one thread or its own choice
         os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
     with threadpool_limits(threads):  # scikit-learn's BLAS
-        problem = pose(settings, folder)
+        problem = prepare_problem(settings, folder)
         contend = CONTENDERS[name](problem)
         while (seed := turns.recv()) is not None:
             turns.send(contend(problem, seed))
 
 
 @contextmanager
-def ready(names: list[str], settings: Settings, threads: int) -> Iterator[dict[str, Connection]]:
-    """A process for each name, and our end of the pipe to it. `folder` holds the unpacked files of all."""
+def contender_processes(names: list[str], settings: Settings, threads: int) -> Iterator[dict[str, Connection]]:
+    """A process for each name; yields this end of the pipe to each."""
     spawn = get_context("spawn")
     with tempfile.TemporaryDirectory(prefix="gradq-bench-") as folder:
         unpack(settings.datasets_dir, Path(folder))
         turns, processes = {}, []
         for name in names:
             turns[name], theirs = spawn.Pipe()
-            process = spawn.Process(target=race, args=(name, settings, Path(folder), threads, theirs), daemon=True)
+            process = spawn.Process(
+                target=run_contender, args=(name, settings, Path(folder), threads, theirs), daemon=True
+            )
             process.start()
-            theirs.close()  # or a contender that dies would never be the end of its pipe
+            theirs.close()  # else the pipe would not close if the contender dies
             processes.append(process)
         yield turns
         for pipe in turns.values():
@@ -308,7 +310,7 @@ def main() -> None:
         return
 
     epochs: dict[str, list[Epoch]] = {}
-    with ready([name for name in CONTENDERS if name not in skipped], settings, asked.threads) as racing:
+    with contender_processes([name for name in CONTENDERS if name not in skipped], settings, asked.threads) as racing:
         for round_ in range(asked.rounds + 1):
             for name, turns in racing.items():
                 turns.send(round_)  # also the seed
@@ -335,8 +337,8 @@ def main() -> None:
 
 
 def verdicts(epochs: dict[str, list[Epoch]], seconds: dict[str, dict[str, float]]) -> dict[str, bool | None]:
-    """Each part of the claim. None: a contender is not here, or its rounds lie so far apart that they tell of the
-    neighbours, whichever way the median falls."""
+    """Each part of the claim. None: a contender is not installed, or its rounds differ so much that they depend on
+    other processes more than on the code."""
 
     def held(ours: str, theirs: str, enough: Callable[[float], bool]) -> bool | None:
         both = [seconds[name] for name in (ours, theirs) if name in seconds]
@@ -353,7 +355,7 @@ def verdicts(epochs: dict[str, list[Epoch]], seconds: dict[str, dict[str, float]
 
 
 def ratio(theirs: list[Epoch], ours: list[Epoch]) -> float:
-    """The median over rounds of theirs / ours: both of a round met about the same neighbours on the machine."""
+    """The median over rounds of theirs / ours: both ran in a round under about the same load of the machine."""
     return summary([t.seconds / o.seconds for t, o in zip(theirs, ours, strict=True)], digits=2)["median"]
 
 

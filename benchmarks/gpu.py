@@ -2,10 +2,10 @@
 
     GRADQ_DATA_DIR=… python -m benchmarks.gpu
 
-Trains MNIST with mlp and cnn, by hand and by autograd, in fp32 and (autograd) bf16, through the trainer alone. Seconds
-are the device's own, from its events. The limits are measured here, not read off a data sheet: a
-large copy for the bandwidth, a large matrix product for the arithmetic. A net's floating point operations come from
-shared/spec/estimate.py; its bytes are those of the images, read once, and of weights, gradients and optimizer state.
+Trains MNIST with mlp and cnn, with manual gradients and autograd, in fp32 and (autograd) bf16, by the trainer without
+the service. Seconds are measured by CUDA events. The device's limits are measured too: a large copy for the bandwidth,
+a large matrix product for the arithmetic. A model's floating point operations come from shared/spec/estimate.py; its
+bytes are those of the images, read once, and of weights, gradients and optimizer state.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def timed(work: Callable[[], Any], times: int) -> float:
 
 
 def limits() -> dict[str, float]:
-    """Bytes a second of a copy (read and written), operations a second of a matrix product."""
+    """Bytes per second of a copy (read and written), operations per second of a matrix product by precision."""
     source = torch.empty(1 << 28, device="cuda")
     target = torch.empty_like(source)
     copied = 2 * source.nbytes / timed(lambda: target.copy_(source), 20)
@@ -68,6 +68,7 @@ def limits() -> dict[str, float]:
 
 
 def case(fields: dict[str, Any], epochs: int, lr: float, settings: Settings, most: dict[str, float]) -> dict[str, Any]:
+    """Train one of CASES; `most` holds the limits. Returns the figures of the case."""
     spec = JobSpec.parse({**COMMON, **fields, "epochs": epochs, "lr": lr, "seed": 7})
     where = device.choose("cuda")
     device.set_up(spec.seed, where, 1, spec.deterministic)

@@ -1,11 +1,11 @@
 """From `POST /v1/jobs` to the first training step, on an idle worker.
 
-Claim: half of all jobs take their first step within 100 ms of the request. What happens in between: the request is
-checked and committed, the bell rings, a worker claims the row, a trainer is forked, the data is read and normalised,
-the net is built, and, since the job asks for manual gradients, they are proven against autograd in float64 first.
+Claim: half of all jobs take their first step within 100 ms of the request. In between the request is validated and
+committed, the doorbell message is sent, a worker claims the row, a trainer is forked, the data is read and normalized,
+the model is built, and its manual gradients are compared with autograd in float64.
 
-What stands beside it: the same work in a fresh interpreter, `python -m worker.trainer spec.json`, which is what a
-person waits for who starts a script. Client and trainer share one clock, for they share one machine.
+For comparison: the same work in a fresh interpreter, `python -m worker.trainer spec.json`, as a script would do it.
+Client and trainer run on the same machine, so their timestamps are comparable.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from gradq import Client
 CLAIM = "median from POST to the first training step at most 100 ms on an idle worker"
 LIMIT_MS = 100
 WARM_UP_JOBS = 2
-REST_SECONDS = 0.3  # between two jobs, so that each finds the worker idle
+REST_SECONDS = 0.3  # between two jobs, so that the worker is idle
 SCRIPT_RUNS = 3
 STAGES = ("posted", "queued", "claimed", "forked", "first_step", "files", "succeeded")
 
 
 def one_job(client: Client) -> dict[str, float]:
-    """Submit, wait for the end; the job's milestones, and `posted` and `answered` by the client's clock."""
+    """Submit and wait for the end; returns the job's milestones, and `posted` and `answered` from the client."""
     time.sleep(REST_SECONDS)
     posted = time.time()
     job_id = client.submit(SMALL_JOB)["id"]
@@ -40,7 +40,7 @@ def one_job(client: Client) -> dict[str, float]:
 
 
 def fresh_interpreter() -> float:
-    """Seconds from the start of `python -m worker.trainer` to the line that says that the first step is done."""
+    """Seconds from the start of `python -m worker.trainer` to its line about the first step."""
     with tempfile.TemporaryDirectory(prefix="gradq-bench-") as folder:
         spec = Path(folder) / "spec.json"
         spec.write_text(json.dumps(SMALL_JOB))

@@ -1,9 +1,9 @@
-"""Answers a second of `gradq api` as it starts by default: two processes, SQLite, 16 connections that do nothing else.
+"""Requests per second of `gradq api` with its default settings: two processes, SQLite, 16 busy connections.
 
-Claim: `GET /v1/jobs/{id}` of a finished job, its whole result included, at least 1 400 times a second; jobs submitted
-at least 200 times a second. What stands beside the first: the same with `If-None-Match`, which is how a client polls
-that keeps what it has; and MLflow's `runs/get` of a run with as many metrics, where mlflow is installed. wrk asks, and
-takes its share of the cores; `cpu_us` is what one answer costs the server, whoever else uses the machine.
+Claim: at least 1400 `GET /v1/jobs/{id}` of a finished job per second, its whole result included; at least 200 submits
+per second. For comparison: the same with `If-None-Match`, as a client polls that caches the job; and `runs/get` of
+MLflow for a run with as many metrics, if mlflow is installed. wrk sends the requests and uses the same cores; `cpu_us`
+is the server's CPU time per request, which does not depend on other processes.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ MLFLOW_PORT, MLFLOW_SECONDS = 5997, 60.0
 def main() -> None:
     options = parser(__doc__, "polling")
     options.add_argument("--rounds", type=int, default=5)
-    options.add_argument("--seconds", type=float, default=4.0, help="of each round")
+    options.add_argument("--seconds", type=float, default=4.0, help="duration of each round")
     asked = options.parse_args()
     if shutil.which("wrk") is None:
-        say("not run: this benchmark asks with wrk, which is not installed (Debian, Ubuntu: apt install wrk)")
+        say("skipped: this benchmark needs wrk, which is not installed (Debian, Ubuntu: apt install wrk)")
         return
     with service() as client:
         job_id = client.submit(SMALL_JOB)["id"]
@@ -70,21 +70,21 @@ def main() -> None:
 
 
 def rounds(asked: object, url: str, server: str, *options: str) -> Figures:
-    """The median is what counts; a first round that warms caches up does not."""
+    """A summary of each figure over the rounds, after a first round that warms up caches."""
     found = [one_round(asked.seconds if i else 1.0, url, server, *options) for i in range(asked.rounds + 1)][1:]
     figures = {name: summary([each[name] for each in found]) for name in found[0]}
-    say(f"{url.rpartition('/v1')[2][:12]}… {' '.join(options)[:20]}: {figures['per_second']['median']:.0f} a second")
+    say(f"{url.rpartition('/v1')[2][:12]}… {' '.join(options)[:20]}: {figures['per_second']['median']:.0f} per second")
     return figures
 
 
 def one_round(seconds: float, url: str, server: str, *options: str) -> dict[str, float]:
-    """Answers a second, the 50th and 99th percentile of their latency, CPU time of the server for one."""
+    """Requests per second, the 50th and 99th percentile of their latency, the server's CPU time per request."""
     before = cpu_seconds(server)
     command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds:g}s", "--latency", *options, url]
     said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     spent = cpu_seconds(server) - before
     if "Non-2xx or 3xx" in said or "Socket errors" in said:
-        raise SystemExit(f"not every answer was one:\n{said}")
+        raise SystemExit(f"some requests failed:\n{said}")
     count = int(re.search(r"(\d+) requests in", said)[1])
     return {
         "per_second": float(re.search(r"Requests/sec:\s+([\d.]+)", said)[1]),
@@ -94,23 +94,23 @@ def one_round(seconds: float, url: str, server: str, *options: str) -> dict[str,
 
 
 def milliseconds(text: str) -> float:
-    """wrk's `512.00us`, `3.47ms`, `1.20s`."""
+    """Milliseconds from wrk's `512.00us`, `3.47ms` or `1.20s`."""
     number, unit = re.fullmatch(r"([\d.]+)(us|ms|s)", text).groups()
     return float(number) * {"us": 1e-3, "ms": 1.0, "s": 1e3}[unit]
 
 
 def cpu_seconds(server: str) -> float:
-    """What the processes of the server that we started have used so far."""
+    """CPU seconds used so far by the processes of the server that this benchmark started."""
     ours = psutil.Process().children(recursive=True)
     return sum(sum(child.cpu_times()[:2]) for child in ours if server in " ".join(child.cmdline()))
 
 
-# --- MLflow, where it is installed ------------------------------------------------------------------------------------
+# --- MLflow, if it is installed ---------------------------------------------------------------------------------------
 
 
 def mlflow(asked: object) -> Figures | None:
     if importlib.util.find_spec("mlflow") is None:
-        say("mlflow is not installed: nothing stands beside these figures")
+        say("mlflow is not installed: no comparison")
         return None
     with tempfile.TemporaryDirectory(prefix="gradq-bench-") as folder, mlflow_server(folder) as url:
         run = httpx2.post(f"{url}/runs/create", json={"experiment_id": "0"}).json()["run"]["info"]["run_id"]
@@ -122,7 +122,7 @@ def mlflow(asked: object) -> Figures | None:
 
 @contextmanager
 def mlflow_server(folder: str) -> Iterator[str]:
-    """With two processes and SQLite, as ours."""
+    """MLflow's server with two processes and SQLite, as gradq's; yields the URL of its API."""
     where = ("--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--workers", "2", "--port", str(MLFLOW_PORT))
     process = subprocess.Popen(
         [sys.executable, "-m", MLFLOW.split(".")[0], "server", *where], stderr=subprocess.DEVNULL
@@ -131,7 +131,7 @@ def mlflow_server(folder: str) -> Iterator[str]:
     try:
         while not answers(url):
             if time.monotonic() > deadline:
-                raise SystemExit("mlflow is installed, and its server does not answer")
+                raise SystemExit("mlflow is installed, but its server does not respond")
             time.sleep(0.2)
         yield f"{url}/api/2.0/mlflow"
     finally:

@@ -1,10 +1,10 @@
-"""Where a training step's time goes: each kernel of the recorded step of MNIST's mlp (784-30-10, batches of 64).
+"""The time of each kernel of a training step of MNIST's mlp (784-30-10, batches of 64).
 
     GRADQ_DATA_DIR=… python -m benchmarks.profile [--threads 1] [--gradients manual]
 
-The step is the service's own, recorded by worker/trainer/step/tape.py; each of its operations is then called alone,
-over and over, on the memory that it has in the step. `gather` is what fetches a batch, `step` a whole one, gather
-included.
+The step is recorded by worker/trainer/step/tape.py, as in a job; each of its operations is then called alone, many
+times, on the memory that it uses in the step. `gather` copies a batch from the images, `step` is the whole step,
+including the gather.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ LARGE = 1e6  # multiplications: the two products with the images
 
 
 def best(work: Callable[[], Any], calls: int) -> float:
-    """Microseconds of one call, in the quickest of some rounds: the one that no neighbour disturbed."""
+    """Microseconds of one call, in the fastest of `ROUNDS` rounds, which other processes disturbed least."""
     found = float("inf")
     for _ in range(ROUNDS):
         started = time.perf_counter()
@@ -43,7 +43,7 @@ def best(work: Callable[[], Any], calls: int) -> float:
 
 
 def described(name: str, operation: Any) -> tuple[str, float]:
-    """Name and shapes of a recorded call; and, of a matrix product, its multiplications."""
+    """Name and shapes of a recorded call; and the multiplications of a matrix product, else 0."""
     tensors = [a for a in operation.args if isinstance(a, torch.Tensor)]
     shapes = " ".join("x".join(map(str, t.shape)) or "()" for t in tensors)
     product = 0.0
@@ -77,9 +77,9 @@ def main() -> None:
             pass
 
     epoch()
-    assert isinstance(step.repeated, Tape)
+    assert isinstance(step.recorded, Tape)
     lines, large = [], 0.0
-    for name, operation in zip(step.repeated.names, step.repeated.operations, strict=True):
+    for name, operation in zip(step.recorded.names, step.recorded.operations, strict=True):
         (text, product), microseconds = described(name, operation), best(operation, CALLS)
         large += microseconds if product > LARGE else 0.0
         lines.append({"operation": text, "microseconds": round(microseconds, 2)})

@@ -1,11 +1,11 @@
-"""Five epochs of MNIST from nothing: ours from the POST to the stored result, jax from the start of its process.
+"""Five epochs of MNIST: gradq from the POST to the stored result, jax from the start of its process.
 
     GRADQ_DATA_DIR=… python -m benchmarks.start
 
-The service runs and is idle, which is how it is used; its job starts in a process of its own, reads the files, checks
-its gradients, trains, measures on the validation and the test split and writes every artifact. The jax script
-(`peers/jax_five_epochs.py`) imports, reads the same files, compiles, trains and measures once; it writes nothing. They
-take turns. jax is left out by name where it is not installed.
+The service runs and is idle, as in normal use; the job starts in its own process, reads the files, checks its
+gradients, trains, evaluates on the validation and the test split and writes every artifact. The jax script
+(`peers/jax_five_epochs.py`) imports, reads the same files, compiles, trains and evaluates once; it writes nothing. They
+take turns. jax is skipped if it is not installed.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def main() -> None:
     options = parser(__doc__, "start")
     options.add_argument("--rounds", type=int, default=5)
     options.add_argument(
-        "--slots", type=int, default=1, help="of the service; its threads are the cores divided by them"
+        "--slots", type=int, default=1, help="slots of the service; a job has as many threads as cores divided by slots"
     )
     asked = options.parse_args()
     settings, mnist = Settings.from_env(), DATASETS["mnist"]
@@ -72,7 +72,7 @@ def main() -> None:
                 turns["jax"] = jax(settings.datasets_dir / (mnist.folder or ""))
             for name, (took, found) in turns.items():
                 say(f"round {round_}: {name} {took:.2f} s, test accuracy {found:.4f}")
-                if round_:  # round 0 warms the disk's cache for both
+                if round_:  # round 0 warms up the disk cache for both
                     seconds[name].append(took)
                     accuracy[name].append(found)
             if round_:

@@ -1,4 +1,4 @@
-"""What the benchmarks share: the machine in words, one line of JSON, a private service. Measures nothing itself."""
+"""Shared by the benchmarks: a description of the machine, one line of JSON, a private service."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ Figures = dict[str, Any]
 
 
 def parser(doc: str | None, name: str) -> argparse.ArgumentParser:
-    """With the one option that all have: --save."""
+    """A parser with the option that all benchmarks have: --save."""
     made = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}", description=doc)
     made.add_argument("--save", action="store_true", help=f"also write benchmarks/results/{name}-<today>.json")
     return made
 
 
 def publish(name: str, claim: str, figures: Figures, save: bool) -> None:
-    """One line of JSON on stdout; with `save`, the same as a dated file."""
+    """Print one line of JSON to stdout; with `save`, also write it to a dated file."""
     line = {"benchmark": name, "claim": claim, **figures, "machine": machine()}
     print(json.dumps(line, allow_nan=False), flush=True)
     if save:
@@ -55,17 +55,17 @@ def publish(name: str, claim: str, figures: Figures, save: bool) -> None:
 
 
 def say(text: str) -> None:
-    """Progress goes to stderr: stdout carries the one line."""
+    """Print progress to stderr, since stdout holds only the line of JSON."""
     print(text, file=sys.stderr, flush=True)
 
 
 def machine() -> dict[str, Any]:
-    """What the figures depend on, and nothing that names the place: no host, no user, no path."""
+    """Hardware and versions that the figures depend on; no names of hosts, users or paths."""
     libraries = ("gradq", "torch", "numpy", "scikit-learn")
     return {
         "cpu": cpu_model(),
         "cores": os.cpu_count(),
-        "load_average": round(os.getloadavg()[0], 2),  # others at work while this ran
+        "load_average": round(os.getloadavg()[0], 2),  # includes other processes
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         **{library: version(library) for library in libraries},
@@ -92,12 +92,12 @@ def summary(values: Sequence[float], digits: int = 1) -> dict[str, float]:
     return {name: round(value, digits) for name, value in named.items()}
 
 
-# --- a service of our own ---------------------------------------------------------------------------------------------
+# --- a private service ------------------------------------------------------------------------------------------------
 
 
 @contextmanager
 def service(*arguments: str, **settings: str) -> Iterator[Client]:
-    """`gradq up` on a free port in a folder of its own, which goes when the block ends. `settings`: GRADQ_…=value."""
+    """`gradq up` on a free port, in a folder that is deleted when the block ends. `settings`: GRADQ_…=value."""
     with tempfile.TemporaryDirectory(prefix="gradq-bench-") as state:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("GRADQ_")}
         environment |= settings
@@ -113,7 +113,7 @@ def service(*arguments: str, **settings: str) -> Iterator[Client]:
 
 @contextmanager
 def api(*arguments: str, **settings: str) -> Iterator[Client]:
-    """Broker and `gradq api` as it starts by default; no worker, so that what is queued costs nothing more."""
+    """A broker and `gradq api` with its default settings; no worker, so that queued jobs do not run."""
     with tempfile.TemporaryDirectory(prefix="gradq-bench-") as state:
         broker = embedded_broker(Settings(state_dir=Path(state)))
         assert broker is not None, "no other was named"
@@ -136,7 +136,7 @@ def api(*arguments: str, **settings: str) -> Iterator[Client]:
 
 
 def listening(log: Path) -> str:
-    """Where gunicorn says that it listens."""
+    """The URL that gunicorn logs. Raises SystemExit if it does not start within `READY_SECONDS`."""
     deadline = time.monotonic() + READY_SECONDS
     while not (found := re.search(r"Listening at: (\S+)", log.read_text())):
         if time.monotonic() > deadline:
@@ -146,7 +146,7 @@ def listening(log: Path) -> str:
 
 
 def address(process: subprocess.Popen[str]) -> str:
-    """What the service says once it takes jobs: `ready http://…`."""
+    """The URL in the line `ready http://…`, which the service prints once it accepts jobs."""
     assert process.stdout is not None
     patience = threading.Timer(READY_SECONDS, process.terminate)
     patience.start()
@@ -160,7 +160,7 @@ def address(process: subprocess.Popen[str]) -> str:
 
 
 def until_succeeded(client: Client, job_ids: Sequence[str]) -> None:
-    """Look every 50 ms, which costs the jobs next to nothing. A job that ends otherwise ends the benchmark."""
+    """Poll every 50 ms until all jobs have succeeded. Raises SystemExit if one ends otherwise."""
     waiting = list(job_ids)
     while waiting:
         job = client.job(waiting[-1])
@@ -172,12 +172,14 @@ def until_succeeded(client: Client, job_ids: Sequence[str]) -> None:
             raise SystemExit(f"{job['id']} {job['status']}: {job['status_reason']}")
 
 
-# --- what a job's log says of its time --------------------------------------------------------------------------------
+# --- times from a job's log -------------------------------------------------------------------------------------------
 
 
 def milestones(events: Sequence[Event]) -> dict[str, float]:
-    """Seconds since 1970 at which a job was queued, claimed, forked, trained, measured and done; one machine, one
-    clock. `files` is the end of the training: from there to `succeeded` the trainer draws and writes its files."""
+    """Seconds since 1970 of a job's `queued`, `claimed`, `forked`, `first_step`, `files` and `succeeded`.
+
+    `files` is the end of the training: until `succeeded` the trainer draws and writes its files.
+    """
     found: dict[str, float] = {}
     for event in events:
         if name := _milestone(event):

@@ -1,9 +1,8 @@
-"""Small jobs a second, end to end: a batch of one-epoch digits jobs submitted at once, until the last has succeeded.
+"""Small jobs per second, end to end: a batch of one-epoch digits jobs submitted at once, until the last has succeeded.
 
-At least 6 a second on two cores is the promise. What a job costs beside its training: `stage_median_ms` says where a
-job's time goes, from its own log, and `training_share` how much of it is the training itself. What stands beside it:
-the same jobs run one after the other by `run_job` in this process, with no queue, no fork and no database (with all
-files written, and with the files left out).
+Claim: at least 6 per second on two cores. `stage_median_ms` has the duration of each stage of a job, from its log, and
+`training_share` the training's share of the whole. For comparison: the same jobs run one after the other by `run_job`
+in this process, without queue, fork and database (with all files written, and without files).
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ STAGES = ("claimed", "forked", "first_step", "files", "succeeded")
 
 
 def through_the_service(client: Client, count: int) -> tuple[float, float, list[dict[str, float]]]:
-    """Seconds until the last job succeeded, seconds until the last was accepted, and every job's milestones."""
+    """Seconds until the last job has succeeded, seconds until the last was accepted, and each job's milestones."""
     started = time.time()
     with ThreadPoolExecutor(CLIENTS) as pool:
         ids = [job["id"] for job in pool.map(client.submit, [SMALL_JOB] * count)]
@@ -43,24 +42,24 @@ def through_the_service(client: Client, count: int) -> tuple[float, float, list[
 
 
 def in_process(count: int, files: bool) -> float:
-    """Seconds of a job that nobody queues: the trainer alone, on one thread."""
+    """Median seconds of a job without the service: the trainer alone, on one thread."""
     spec = JobSpec.parse(SMALL_JOB)
     took = []
-    for _ in range(count + 1):  # the first pays for imports and font caches
+    for _ in range(count + 1):  # the first one includes imports and font caches
         with tempfile.TemporaryDirectory(prefix="gradq-bench-") as folder:
             run = Run(Path(folder))
             started = time.perf_counter()
             if files:
-                run_job(spec, run, hear_nothing, data_dir=Path(folder), download=False, threads=1)
+                run_job(spec, run, ignore, data_dir=Path(folder), download=False, threads=1)
             else:
                 where = device.choose(spec.device)
                 device.set_up(spec.seed, where, 1, spec.deterministic)
-                train(spec, datasets.prepare(spec, Path(folder), False, where), hear_nothing, run)
+                train(spec, datasets.prepare(spec, Path(folder), False, where), ignore, run)
             took.append(time.perf_counter() - started)
     return summary(took[1:], digits=4)["median"]
 
 
-def hear_nothing(event: Event) -> None:
+def ignore(event: Event) -> None:
     pass
 
 

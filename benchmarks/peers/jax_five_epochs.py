@@ -1,9 +1,9 @@
-"""What somebody would write who wants MNIST trained by jax: a script of its own, numpy and jax alone.
+"""A typical script that trains MNIST with jax: only numpy and jax.
 
     python benchmarks/peers/jax_five_epochs.py FOLDER_OF_THE_IDX_FILES
 
 784-30-10 with ReLU, plain SGD at 0.1, batches of 64, five jitted epochs, each a lax.scan over the batches. Prints the
-test accuracy. Whoever times it times the whole process: import, reading, compiling, training.
+test accuracy. start.py measures the whole process: imports, reading, compilation, training.
 """
 
 import gzip

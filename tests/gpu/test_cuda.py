@@ -1,4 +1,4 @@
-"""The same small claims on a GPU: both ways agree, a broken-off run ends alike, the batches come from pinned memory."""
+"""On a GPU: manual and autograd gradients agree, an interrupted run ends alike, batches come from pinned memory."""
 
 from pathlib import Path
 
@@ -32,7 +32,7 @@ def spec_of(**fields):
 
 
 def run(spec, folder, resume=None, stop_at=None, said=None):
-    """One attempt on the GPU; the weights that it ends with. `said` receives the log's lines."""
+    """One attempt on the GPU; returns its final weights. `said` receives the lines of the log."""
     cuda, events, asked = device.choose(spec.device), [], [0]
     device.set_up(spec.seed, cuda, 1, spec.deterministic)
 
@@ -41,7 +41,7 @@ def run(spec, folder, resume=None, stop_at=None, said=None):
         return stop_at is not None and asked[0] >= stop_at
 
     prepared = datasets.prepare(spec, Path("nowhere"), False, cuda)
-    outcome = train(spec, prepared, events.append, Run(folder, resume, stop=stop))
+    outcome = train(spec, prepared, events.append, Run(folder, resume, stop_requested=stop))
     if said is not None:
         said += [event.message for event in events if isinstance(event, Log)]
     return {name: tensor.cpu() for name, tensor in outcome.state.model.state_dict().items()}
@@ -64,7 +64,7 @@ def test_a_job_learns_from_pinned_memory(tmp_path, architecture):
 
 
 def staged(spec, monkeypatch):
-    """The same data, as if it were too large for the GPU."""
+    """The training split as it is read if it does not fit on the GPU."""
     monkeypatch.setattr(batches, "DEVICE_SHARE", 0.0)
     prepared = datasets.prepare(spec, Path("nowhere"), False, torch.device("cuda", 0))
     assert isinstance(prepared.train, batches.StagedBatches)
@@ -118,7 +118,7 @@ def test_both_ways_to_the_gradient_agree(tmp_path, architecture, optimizer):
 @pytest.mark.parametrize("gradients", ["manual", "autograd"])
 @pytest.mark.parametrize("architecture", ["linear", "mlp", "cnn"])
 def test_a_resumed_run_ends_with_the_same_bits(tmp_path, architecture, gradients):
-    fields = {"optimizer": "adam", "lr": 0.003, "epochs": 4, "augment": ["shift"]}  # 184 steps: worth a CUDA graph
+    fields = {"optimizer": "adam", "lr": 0.003, "epochs": 4, "augment": ["shift"]}  # 184 steps: enough for a CUDA graph
     spec = spec_of(architecture=architecture, gradients=gradients, **fields)
     expected = run(spec, tmp_path / "unbroken")
     for place in (2, 46, 130):

@@ -1,1 +1,1 @@
-"""The training core: torch, numpy, shared.spec.job_spec, shared.events. No Celery, no SQL, no Flask, no Redis."""
+"""The training core: depends on torch, numpy, shared.spec and shared.events; not on Celery, SQL, Flask or Redis."""

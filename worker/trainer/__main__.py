@@ -1,4 +1,4 @@
-"""python -m worker.trainer spec.json : train with no service at all. Prints the curve, leaves the files in a folder."""
+"""python -m worker.trainer spec.json: train without the service. Prints the curve and writes the files to a folder."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from worker.trainer.run import Run
 
 
 def show(event: Event) -> None:
+    """Print a point of the curve (batch losses are left out) or a log line."""
     if isinstance(event, Metric) and event.series != "batch":
         print(f"epoch {event.epoch}", *(f"{name} {value:.6g}" for name, value in event.values.items()))
     elif isinstance(event, Log):
@@ -25,19 +26,20 @@ def show(event: Event) -> None:
 
 
 def main() -> int:
+    """Return the exit code: 0 after a finished training, 1 if the training failed, 2 for an invalid spec."""
     parser = argparse.ArgumentParser(prog="python -m worker.trainer", description=__doc__)
     parser.add_argument("spec", type=Path, help="a job spec as JSON")
     parser.add_argument("--out", type=Path, default=Path("run"), help="where checkpoints and artifacts go")
     parser.add_argument("--data", type=Path, default=Path("data"), help="datasets in torchvision's layout")
     parser.add_argument("--dataset", type=Path, help="the folder of an uploaded dataset, for a spec that names one")
-    parser.add_argument("--resume", type=Path, help="a checkpoint to go on from")
+    parser.add_argument("--resume", type=Path, help="a checkpoint to resume from")
     parser.add_argument("--init-from", type=Path, help="model.safetensors of the job that the spec's init_from names")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--download", action="store_true", help="download datasets that are missing")
     options = parser.parse_args()
     try:
         body = json.loads(options.spec.read_text())
-        info = memmap.facts(options.dataset) if options.dataset else None
+        info = memmap.read_info(options.dataset) if options.dataset else None
         spec = JobSpec.parse(body, lambda name: info if name.startswith("ds_") else DATASETS.get(name))
         if info is not None and spec.dataset in DATASETS:
             parser.error(f"--dataset is for a spec that names an uploaded dataset; this one names {spec.dataset}")

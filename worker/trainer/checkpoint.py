@@ -1,4 +1,4 @@
-"""When to save, and how to save so that a file of this name is always whole. What is saved stands in state.py."""
+"""When to save a checkpoint, and how to save it so that the file is always complete; step/state.py has its content."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ FORMAT = 1
 
 
 def save(path: Path, state: State, spec: dict[str, Any]) -> None:
-    """Write to another name, flush to the disk, rename, read back: a torn file never carries this name."""
+    """Write the checkpoint atomically: to a temporary file, fsync, read it back, rename.
+
+    Raises OSError if the file cannot be written, TrainingError if it cannot be read back.
+    """
     temporary = path.with_name(path.name + ".part")
     try:
         with temporary.open("wb") as file:
@@ -33,34 +36,42 @@ def save(path: Path, state: State, spec: dict[str, Any]) -> None:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Read a checkpoint; nothing in it is ever executed. Raises TrainingError when it is torn or of another format."""
+    """Read a checkpoint without executing any code in it.
+
+    Returns `format`, `spec` and the keys of `State.state_dict`, with tensors on the CPU. Raises TrainingError if the
+    file is damaged or of another format.
+    """
     try:
         state: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise TrainingError(f"the checkpoint {path.name} cannot be read: {error}") from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
-        raise TrainingError(f"{path.name} is not a checkpoint of format {FORMAT}, the one that this version reads")
+        raise TrainingError(f"{path.name} is not a checkpoint of format {FORMAT}, which this version reads")
     return state
 
 
 class Checkpointer:
-    """Saves when the spec says so. Two names in turn: the file before stays until the new one has been read back."""
+    """Saves when the spec says so, each checkpoint in a file named after its step.
+
+    The supervisor stores the file and deletes it here once `CheckpointSaved` was reported.
+    """
 
     def __init__(self, requested: Checkpointing, spec: dict[str, Any], folder: Path, report: Report) -> None:
         self.requested, self.spec, self.folder, self.report = requested, spec, folder, report
         self.saved_at = time.monotonic()
 
     def due(self) -> bool:
-        """Whether `every_seconds` have gone by."""
+        """Whether `every_seconds` have passed since the last save."""
         every = self.requested.every_seconds
         return every is not None and time.monotonic() - self.saved_at >= every
 
     def due_after_epoch(self, epoch: int) -> bool:
+        """Whether a checkpoint is due after this epoch (from 1), by `every_epochs` or by `every_seconds`."""
         every = self.requested.every_epochs
         return (every is not None and epoch % every == 0) or self.due()
 
     def save(self, state: State) -> None:
-        """A full disk costs no training: the log says that this checkpoint is missing."""
+        """Save and report the checkpoint. A full disk does not fail the training: a warning is logged instead."""
         path = self.folder / f"{state.step}.pt"
         self.saved_at = time.monotonic()
         try:

@@ -1,4 +1,4 @@
-"""Where a run computes, and what makes it compute the same bits again. CUDA when there is a device, else the CPU."""
+"""The device of a run, and the settings that make its results reproducible to the bit."""
 
 from __future__ import annotations
 
@@ -14,36 +14,41 @@ from shared.errors import TrainingError
 from shared.version import VERSION
 from worker.trainer import seeds
 
-FLOPS_PER_THREAD = 1e7  # of one training step: some 100 microseconds of matrix products
+FLOPS_PER_THREAD = 1e7  # of one training step: about 100 microseconds of matrix products
 
 
-def choose(wanted: str) -> torch.device:
-    """`auto`: the first visible GPU, else the CPU."""
-    if wanted != "cpu" and torch.cuda.is_available():
+def choose(requested: str) -> torch.device:
+    """The device for `auto` (the first visible GPU, else the CPU), `cpu` or `cuda`.
+
+    Raises TrainingError if `cuda` is requested and there is none.
+    """
+    if requested != "cpu" and torch.cuda.is_available():
         return torch.device("cuda", 0)
-    if wanted == "cuda":
-        raise TrainingError("the job asks for cuda and no CUDA device can be used here")
+    if requested == "cuda":
+        raise TrainingError("the job requests cuda and no CUDA device is available here")
     return torch.device("cpu")
 
 
 def threads_for(flops: float, most: int) -> int:
-    """How many threads a step of so many floating point operations is worth: a pure function, as the bits depend on it.
+    """Number of threads, from 1 to `most`, for a training step of `flops` floating point operations.
 
-    Threads meet several times a step, and wait for each other spinning: on small matrices that costs more than it
-    saves, and where a neighbour holds one of the cores, many times more. An epoch of MNIST's small mlp takes 0.11 s
-    with one thread, 0.10 with two on a quiet machine, and up to 4 with two on a busy one.
+    A pure function, since the thread count changes the bits of the result. Threads synchronize several times per step
+    and spin while they wait: for small matrices this costs more than it saves, and many times more if another process
+    occupies one of the cores. An epoch of MNIST's small mlp takes 0.11 s with one thread, 0.10 s with two on an idle
+    machine and up to 4 s with two on a busy one.
     """
     return max(1, min(most, int(flops / FLOPS_PER_THREAD)))
 
 
 def set_up(seed: int, device: torch.device, threads: int, deterministic: bool = True) -> None:
-    """Fix the thread count, the random streams and, if asked for, deterministic kernels."""
-    torch.set_num_threads(threads)  # sums are split by thread: the count is part of the result
+    """Set the thread count, seed the global random streams and, if requested, choose deterministic kernels."""
+    torch.set_num_threads(threads)  # sums are split by thread: the count changes the result
     random.seed(seeds.derive(seed, "python"))
     np.random.seed(seeds.derive(seed, "numpy") % 2**32)
     torch.manual_seed(seeds.derive(seed, "torch"))
     torch.use_deterministic_algorithms(deterministic)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # costs a pass over memory
+    # the fill would cost a pass over memory
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     if device.type == "cuda":
         torch.backends.cudnn.deterministic = deterministic
         torch.backends.cudnn.benchmark = not deterministic
@@ -52,11 +57,11 @@ def set_up(seed: int, device: torch.device, threads: int, deterministic: bool = 
 
 
 def environment(device: torch.device) -> dict[str, Any]:
-    """What the bits of a result depend on, beside the spec."""
+    """Versions and hardware that the bits of a result depend on, besides the spec; plain JSON values."""
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
     return {
         "gradq": VERSION,
-        "torch": str(torch.__version__),  # a class of torch's: whoever unpickled it would import torch
+        "torch": str(torch.__version__),  # a str subclass of torch: unpickling it would import torch
         "python": platform.python_version(),
         "numpy": np.__version__,
         "platform": platform.platform(),

@@ -1,4 +1,4 @@
-"""What a model is worth on a split: loss, accuracy, and the logits that every picture and table is made from."""
+"""Evaluates a model on a split: loss, accuracy, and the logits that pictures and tables are made from."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from worker.trainer.data.memmap import Images
 from worker.trainer.nets.losses import Loss
 
-CHUNK = 2048  # examples at once: large enough to be quick, small enough for a convolution's activations
-CHUNK_PIXELS = 1 << 23  # and fewer of large images
+CHUNK = 2048  # examples per forward pass: large enough to be fast, small enough for a convolution's activations
+CHUNK_PIXELS = 1 << 23  # values per forward pass: fewer examples if the images are large
 
 
 @dataclass(frozen=True)
@@ -23,11 +23,12 @@ class Evaluation:
 
 @torch.no_grad()
 def evaluate(model: nn.Module, loss: Loss, images: Images, labels: Tensor, batch_size: int) -> Evaluation:
-    """Loss on the scale of the training loss: the mean over examples, or for a summed loss the mean over batches.
+    """Loss, accuracy and logits of the model on images (N,C,H,W) with labels (N).
 
-    Leaves the model in evaluation mode.
+    The loss is on the scale of the training loss: the mean over examples or, for a summed loss, the mean over batches
+    of `batch_size`. Leaves the model in evaluation mode.
     """
-    model.eval()  # dropout passes everything on, batch norm uses its running statistics
+    model.eval()  # dropout is the identity, batch norm uses its running statistics
     step = max(1, min(CHUNK, CHUNK_PIXELS // max(1, images[:1].numel())))
     logits = torch.cat([model(x) for x in images.split(step)])
     total = loss.total(logits, labels).item()

@@ -1,4 +1,4 @@
-"""The gradient check as a job: a network on batches of real data, its progress, its table, its result."""
+"""The gradient check as a job: checks a network on batches of real data; reports progress, table and result."""
 
 from __future__ import annotations
 
@@ -13,10 +13,13 @@ from shared.events import Log, Progress, Report
 from shared.spec.job_spec import GradientCheckSpec
 from worker.trainer import device, seeds
 from worker.trainer.data import datasets
-from worker.trainer.gradients.gradient_check import Batch, Sampling, Table, gradient_check, require_passed
+from worker.trainer.gradients.gradient_check import Batch, Sampling, gradient_check, require_passed
+from worker.trainer.gradients.table import Table
 from worker.trainer.nets.architectures import build_model, count_parameters, initialize
 from worker.trainer.nets.losses import build_loss
 from worker.trainer.run import Run, StopRequested
+
+REPORT_SECONDS = 0.25
 
 
 def run_check(
@@ -29,10 +32,10 @@ def run_check(
     threads: int,
     uploaded: Path | None = None,
 ) -> dict[str, Any]:
-    """Check a net on batches of real data, write `gradient_check.json` either way, return the result.
+    """Check a network on batches of real data, write `gradient_check.json`, passed or not, and return the result.
 
-    `uploaded`: the folder of a dataset that is not built in.
-    Raises GradientCheckFailed, or StopRequested between two parameters.
+    `uploaded`: the folder of a dataset that is not built in. Raises GradientCheckFailed, Diverged, DataError, or
+    StopRequested between two batches or finite differences.
     """
     where = device.choose(spec.device)
     device.set_up(spec.seed, where, threads)
@@ -46,9 +49,9 @@ def run_check(
     progress = _ProgressReporter(spec, len(list(model.parameters())), run, report)
     report(Log(message=f"checking {count_parameters(model)} parameters on {spec.batches} batches"))
     table = gradient_check(
-        model, build_loss(spec.loss), progress.watched(batches), sampling, progress.parameter_done, progress.check_stop
+        model, build_loss(spec.loss), progress.counted(batches), sampling, progress.parameter_done, progress.check_stop
     )
-    progress.tell()
+    progress.send()
 
     folder = run.folder / "artifacts"
     folder.mkdir(parents=True, exist_ok=True)
@@ -73,15 +76,16 @@ def _summary(table: Table) -> str:
 
 
 class _ProgressReporter:
-    """Tells how far the check is, at most a few times a second; stops it when the run is to stop."""
+    """Reports the progress of the check, at most four times per second; raises StopRequested if a stop is requested."""
 
     def __init__(self, spec: GradientCheckSpec, parameters: int, run: Run, report: Report) -> None:
         self.spec, self.run, self.report = spec, run, report
         self.total = spec.batches * (parameters if spec.finite_differences else 1)
-        self.started = self.told = time.monotonic()
+        self.started = self.reported = time.monotonic()
         self.batch = self.done = 0
 
-    def watched(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+    def counted(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """The same batches, counted; without finite differences each is one step of the progress."""
         for batch in batches:
             self.batch += 1
             yield batch
@@ -92,17 +96,17 @@ class _ProgressReporter:
         self._step()
 
     def check_stop(self) -> None:
-        if self.run.stop():
+        if self.run.stop_requested():
             raise StopRequested(self.done)
 
     def _step(self) -> None:
         self.done += 1
         self.check_stop()
-        if time.monotonic() - self.told > 0.25:
-            self.tell()
+        if time.monotonic() - self.reported > REPORT_SECONDS:
+            self.send()
 
-    def tell(self) -> None:
-        self.told = time.monotonic()
-        rate = self.batch * self.spec.batch_size / max(self.told - self.started, 1e-9)
+    def send(self) -> None:
+        self.reported = time.monotonic()
+        rate = self.batch * self.spec.batch_size / max(self.reported - self.started, 1e-9)
         steps = {"step": self.done, "total_steps": self.total}
         self.report(Progress(epoch=self.batch, epochs=self.spec.batches, **steps, examples_per_second=rate))

@@ -1,4 +1,4 @@
-"""The curve of a run so far: what is reported, what a checkpoint carries on, what the exports draw."""
+"""The curve of a run so far: reported as it grows, saved in checkpoints, drawn by the exports."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from shared.jobs import curves
 
 
 class History:
-    """Points in the order in which they were made, a list of columns a series (plain lists: quick to save and load)."""
+    """The points of each series in order, stored as columns: plain lists, which are fast to save and load."""
 
     def __init__(self) -> None:
         self._columns: dict[str, dict[str, list[Any]]] = {name: {} for name in get_args(events.Series)}
@@ -21,15 +21,17 @@ class History:
             self._columns[point.series].setdefault(name, []).append(value)
 
     def since(self, step: int) -> Iterator[events.Metric]:
-        """The points at `step` and after it."""
+        """The points of all series from `step` on, in the order of their steps."""
         for point in sorted(self._points(), key=lambda p: p.step):
             if point.step >= step:
                 yield point
 
     def series(self) -> curves.Series:
+        """For each name of a value, its (step, epoch, value) points."""
         return curves.to_series((p.step, p.epoch, p.values) for p in self._points())
 
     def column(self, series: events.Series, name: str) -> list[float]:
+        """The values of one name in one series, in order; empty if there are none yet."""
         return self._columns[series].get(name, [])
 
     def state_dict(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""One run as a whole: data, training, files. What a job's process and `python -m worker.trainer` have in common."""
+"""A whole run: data, training, files. Used by a job's process and by `python -m worker.trainer`."""
 
 from __future__ import annotations
 
@@ -28,9 +28,10 @@ def run_job(
     threads: int,
     uploaded: Path | None = None,
 ) -> dict[str, Any]:
-    """Train, write every artifact into `run.folder`/artifacts, return the result.
+    """Train, write the artifacts into `run.folder`/artifacts and return the result (see `result_of`).
 
-    `uploaded`: the folder of a dataset that is not built in.
+    `threads` is the most that the run may use, `uploaded` the folder of a dataset that is not built in.
+    Raises TrainingError (DataError, Diverged, GradientCheckFailed, …), or StopRequested once the checkpoint is written.
     """
     where = device.choose(spec.device)
     device.set_up(spec.seed, where, threads, spec.deterministic)

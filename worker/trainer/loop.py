@@ -1,8 +1,6 @@
-"""The training loop: one job, from first batch to last. Knows torch and the spec; hears nothing of queues."""
+"""The training loop of one job, from the first batch to the last. Depends on torch and the spec, not on the queue."""
 
 from __future__ import annotations
-
-from typing import Any
 
 from torch import Tensor
 
@@ -14,10 +12,11 @@ from worker.trainer.checkpoint import Checkpointer
 from worker.trainer.data.datasets import Data
 from worker.trainer.evaluate import evaluate
 from worker.trainer.gradients.gradient_check import verify_step
+from worker.trainer.gradients.table import Table
 from worker.trainer.meter import READ_EVERY
 from worker.trainer.nets.losses import Loss, build_loss
 from worker.trainer.nets.weights import load_weights
-from worker.trainer.progress import EpochClock, ProgressReporter
+from worker.trainer.progress import EpochTimer, ProgressReporter
 from worker.trainer.run import Outcome, Run, StopRequested
 from worker.trainer.step.schedules import build_schedule
 from worker.trainer.step.state import State
@@ -26,9 +25,10 @@ from worker.trainer.stopping import has_stalled, why_stopped
 
 
 def train(spec: JobSpec, data: Data, report: Report, run: Run) -> Outcome:
-    """Train as the spec says; report each point of the curve as it is made.
+    """Train as the spec says and report each point of the curve as it is measured.
 
-    Raises Diverged, GradientCheckFailed, or StopRequested once the checkpoint is written.
+    Returns the final state, the evaluation on the test split and, for manual gradients, the table of the first gradient
+    check. Raises Diverged, GradientCheckFailed, or StopRequested once the checkpoint is written.
     """
     state = State(spec, data.info, data.device)
     if run.init_from is not None and run.resume is None:
@@ -45,7 +45,7 @@ def train(spec: JobSpec, data: Data, report: Report, run: Run) -> Outcome:
     progress = ProgressReporter(spec, data, report)
 
     while state.epoch <= spec.epochs and not has_stalled(spec.early_stopping, state.history):
-        clock = EpochClock(state)
+        timer = EpochTimer(state)
         state.model.train()
         for x, labels in data.train.epoch(state.epoch, first_batch=state.batch):
             if spec.verify and state.step and state.step % spec.verify.every_steps == 0:
@@ -56,40 +56,46 @@ def train(spec: JobSpec, data: Data, report: Report, run: Run) -> Outcome:
             if state.step % READ_EVERY == 0:
                 state.meter.flush(state.epoch, state.step)
                 add_point(state, report, "batch", batch_loss=state.meter.last)
-            if run.stop() or checkpoints.due():
-                clock.pause()
+            if run.stop_requested() or checkpoints.due():
+                timer.pause()
                 state.meter.flush(state.epoch, state.step)
                 checkpoints.save(state)
-                if run.stop():
+                if run.stop_requested():
                     raise StopRequested(state.step)
-                clock.go_on()
-            progress.maybe(state, clock)
+                timer.resume()
+            progress.report_if_due(state, timer)
         state.meter.flush(state.epoch, state.step)
-        clock.pause()
+        timer.pause()
         end_epoch(spec, state, loss, rate(state.step - 1), data, report)
         if checkpoints.due_after_epoch(state.epoch - 1):
             checkpoints.save(state)
 
     if stopped_early := state.epoch <= spec.epochs:
         report(Log(message=f"stopped early after epoch {state.epoch - 1}: {why_stopped(spec.early_stopping)}"))
-    progress.done(state)
+    progress.report_end(state)
     test = evaluate(state.model, loss, data.test_images, data.test_labels, spec.batch_size)
     require_finite(test.loss, "test", state)
     add_point(state, report, "final", epoch=state.epoch - 1, test_loss=test.loss, test_accuracy=test.accuracy)
     return Outcome(state, test, proof, stopped_early)
 
 
-def prove_gradients(state: State, loss: Loss, x: Tensor, labels: Tensor, report: Report) -> dict[str, Any]:
-    """Hold the hand-written gradients against autograd, in float64 on one batch. Raises GradientCheckFailed."""
+def prove_gradients(state: State, loss: Loss, x: Tensor, labels: Tensor, report: Report) -> Table:
+    """Compare the manual gradients with autograd's in float64 on one batch x (N,C,H,W), labels (N); log the result.
+
+    Returns the table of the check. Raises GradientCheckFailed, or Diverged if the loss is not finite.
+    """
     proof = verify_step(state.model, loss, x, labels)
     error = proof["max_relative_error"]
-    said = f"step {state.step}: manual gradients equal autograd's: largest relative error {error:.2g}"
-    report(Log(message=said, data={"step": state.step, **proof}))
+    message = f"step {state.step}: manual gradients equal autograd's: largest relative error {error:.2g}"
+    report(Log(message=message, data={"step": state.step, **proof}))
     return proof
 
 
 def resume(state: State, run: Run, report: Report) -> None:
-    """Go on from a checkpoint; report again what may have been lost on the way to the log."""
+    """Load the checkpoint and report again the points after `run.reported_step`, which the log may not hold.
+
+    Raises TrainingError if the checkpoint cannot be read or does not fit the spec.
+    """
     assert run.resume is not None
     state.load_state_dict(checkpoint.load(run.resume))
     report(Log(message=f"resumed from step {state.step}", data={"step": state.step}))
@@ -98,7 +104,10 @@ def resume(state: State, run: Run, report: Report) -> None:
 
 
 def end_epoch(spec: JobSpec, state: State, loss: Loss, lr: float, data: Data, report: Report) -> None:
-    """Measure on the validation split, add the epoch's point, move on to the next epoch."""
+    """Evaluate on the validation split, add the epoch's point to the curve, advance the state to the next epoch.
+
+    Raises Diverged if the validation loss is not finite.
+    """
     validation = evaluate(state.model, loss, data.val_images, data.val_labels, spec.batch_size)
     require_finite(validation.loss, "validation", state)
     add_point(
@@ -112,18 +121,20 @@ def end_epoch(spec: JobSpec, state: State, loss: Loss, lr: float, data: Data, re
         examples_per_second=len(data.train.order.indices) / state.epoch_seconds,
     )
     if spec.checkpoint.keep_best:
-        state.best.offer(state.epoch, validation.loss, validation.accuracy, state.model)
+        state.best.update(state.epoch, validation.loss, validation.accuracy, state.model)
     state.order_sha256 = data.train.order.sha256(state.epoch, state.order_sha256)
-    state.close_epoch()
+    state.start_next_epoch()
 
 
 def require_finite(value: float, what: str, state: State) -> None:
+    """Raise Diverged if the loss on a split, named by `what`, is infinite or NaN."""
     if not abs(value) < float("inf"):
         detail = f"the {what} loss became {value} in epoch {state.epoch} at step {state.step}; try a smaller lr"
         raise Diverged(detail, epoch=state.epoch, step=state.step)
 
 
 def add_point(state: State, report: Report, series: Series, epoch: int | None = None, **values: float) -> None:
+    """Add a point at the current step to the curve and report it. `epoch` defaults to the current one."""
     point = Metric(series=series, step=state.step, epoch=state.epoch if epoch is None else epoch, values=values)
     state.history.add(point)
     report(point)

@@ -1,4 +1,4 @@
-"""The epoch's running loss. Losses stay on the device; one copy a step, one transfer every `READ_EVERY` steps."""
+"""The epoch's running loss. Losses stay on the device: one copy per step, one transfer every `READ_EVERY` steps."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ READ_EVERY = 50  # steps between transfers; also the spacing of the `batch_loss`
 
 
 class LossMeter:
-    """Sums in float64 and strictly in order, so that the sum does not depend on when it was read."""
+    """Sums an epoch's losses in float64 and strictly in order, so that the sum does not depend on when it is read."""
 
     def __init__(self, device: torch.device) -> None:
         self._window = torch.zeros(READ_EVERY, device=device)
@@ -23,11 +23,15 @@ class LossMeter:
         self.last = math.nan
 
     def add(self, loss: Tensor) -> None:
+        """Copy a batch's loss () into the window. At most `READ_EVERY` calls between two flushes."""
         self._slots[self._filled].copy_(loss)
         self._filled += 1
 
     def flush(self, epoch: int, step: int) -> None:
-        """Read the window. `step` is that of the newest loss. Raises Diverged at the first loss that is not finite."""
+        """Read the window into the sum; `step` is that of the newest loss.
+
+        Raises Diverged with the step of the first loss that is not finite.
+        """
         values = self._window[: self._filled].tolist()
         first = step - len(values) + 1
         self._filled = 0
@@ -43,6 +47,7 @@ class LossMeter:
         self.last = values[-1] if values else self.last
 
     def mean(self) -> float:
+        """The mean over the batches that were flushed since the last reset."""
         return self.total / self.count
 
     def reset(self) -> None:

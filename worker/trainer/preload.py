@@ -1,6 +1,6 @@
-"""Imported once, by the server that trainers are forked from: what each of them would else do for its first time.
+"""Imported once by the fork server: warms up what each trainer would otherwise pay for at its first use.
 
-To import this is to do it, since the server runs nothing of ours but imports. It starts no thread.
+The work is done at import, since the fork server only imports modules. It must not start a thread.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ SOME_CURVE: curves.Series = {
 }
 
 try:
-    curves.draw(SOME_CURVE, "some curve", ("png", "svg"))  # fonts, ticks and paper: half of a picture's time
-except Exception as error:  # a server that cannot draw can still train
-    structlog.get_logger().warning("no picture could be drawn in advance", error=str(error))
+    curves.draw(
+        SOME_CURVE, "some curve", ("png", "svg")
+    )  # loads fonts, ticks and canvas: half the time of a first picture
+except Exception as error:  # a trainer that cannot draw can still train
+    structlog.get_logger().warning("could not draw a picture in advance", error=str(error))

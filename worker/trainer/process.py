@@ -1,7 +1,7 @@
-"""The process of one job: what surrounds `run_job` when a supervisor started it. Speaks over one pipe, to one listener.
+"""The process of one job, started by a supervisor: runs the job and sends its events over a pipe.
 
-Forked from a server that has torch imported and no thread running, so it starts in milliseconds. It leads a process
-group of its own (whatever it starts ends with it), and ends by itself when its supervisor is gone.
+Forked from a server that has torch imported and no thread running, so it starts in milliseconds. It leads its own
+process group, so that its child processes end with it, and it exits when its supervisor is gone.
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ from multiprocessing import connection, parent_process
 from pathlib import Path
 from typing import Any
 
-import matplotlib.backends.backend_agg  # this and what follows: imported before the fork, or each job would pay
+# imported before the fork, since each job would pay for the import otherwise
+import matplotlib.backends.backend_agg
 import matplotlib.backends.backend_svg
 import matplotlib.figure
 import sklearn.datasets
 import torch
-import torch._inductor  # what torch.optim and use_deterministic_algorithms() import at their first use
+import torch._inductor  # torch.optim and use_deterministic_algorithms() import it at their first use
 
 from shared.errors import TrainingError
 from shared.events import Event, Failed, Finished, Log, Stopped
@@ -35,30 +36,31 @@ from worker.trainer.job import run_job
 from worker.trainer.run import Run, StopRequested
 
 with contextlib.suppress(ImportError):
-    import onnx  # of the extra gradq[onnx]  # noqa: F401
+    import onnx  # comes with gradq[onnx]  # noqa: F401
 
 RUNNERS = {
     GradientCheckSpec.kind: ("worker.trainer.gradient_check_job", "run_check"),
     WalkSpec.kind: ("worker.trainer.walk.walk", "run_walk"),
 }
 PRELOADED = (matplotlib, sklearn, torch)
-MEMORY_VICTIM = "800"  # of 1000: the kernel, short of memory, ends the trainer and not the worker
+OOM_SCORE_ADJ = "800"  # of 1000: when memory runs out, the kernel kills the trainer and not the worker
 
 
 def warm_up(pipe: connection.Connection) -> None:
-    """A first child that does nothing: brings the server up, so that the first job finds it running."""
+    """Entry of a child process that does nothing: starts the fork server before the first job needs it."""
     pipe.send(os.getpid())
 
 
 def run(pipe: connection.Connection, plan: Plan) -> None:
-    """Entry of the process. Reports events; the last one is Finished, Stopped or Failed."""
+    """Entry of the trainer process. Sends events over the pipe; the last one is Finished, Stopped or Failed."""
     threads_at_entry = len(os.listdir("/proc/self/task")) if os.path.isdir("/proc/self/task") else 1
     os.setsid()
-    gc.freeze()  # the collector leaves what the server imported alone: walking it would copy every page that is shared
+    # keep the garbage collector off the objects of the server: to visit them would copy every shared page
+    gc.freeze()
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal goes to the service, which then sends SIGTERM
-    see_only(plan)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal reaches the service, which then sends SIGTERM
+    hide_other_gpus(plan)
     raise_oom_score()
     threading.Thread(target=end_with_supervisor, name="orphan-guard", daemon=True).start()
     spec = KINDS[plan.kind].model_validate(plan.spec)
@@ -66,16 +68,16 @@ def run(pipe: connection.Connection, plan: Plan) -> None:
     try:
         pipe.send(outcome_of(spec, plan, stop, pipe))
     except BrokenPipeError:
-        sys.exit(1)  # nobody listens any more; the orphan guard is about to say the same
+        sys.exit(1)  # the supervisor is gone; the orphan guard would end this process anyway
 
 
 def outcome_of(spec: Work, plan: Plan, stop: threading.Event, pipe: connection.Connection) -> Event:
-    """Run the job; every way in which it can end is an event."""
+    """Run the job and return its last event: Finished, Stopped or Failed. Raises only BrokenPipeError."""
     attempt = Run(
         folder=Path(plan.folder),
         resume=Path(plan.resume) if plan.resume else None,
         reported_step=plan.reported_step,
-        stop=stop.is_set,
+        stop_requested=stop.is_set,
         init_from=Path(plan.init_from) if plan.init_from else None,
     )
     spec = spec if plan.device == "cuda" else spec.model_copy(update={"device": "cpu"})
@@ -102,7 +104,7 @@ def outcome_of(spec: Work, plan: Plan, stop: threading.Event, pipe: connection.C
 
 
 def runner_of(kind: str) -> Callable[..., dict[str, Any]]:
-    """What runs a job of this kind. What few jobs need is imported when one of them comes."""
+    """The function that runs a job of this kind; modules of the rarer kinds are imported on first use."""
     if kind == JobSpec.kind:
         return run_job
     module, function = RUNNERS[kind]
@@ -111,29 +113,31 @@ def runner_of(kind: str) -> Callable[..., dict[str, Any]]:
 
 
 def code_of(error: Exception) -> str:
+    """The error code of an exception that is not a TrainingError."""
     if isinstance(error, torch.OutOfMemoryError):
         return "out_of_memory_gpu"
-    if isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error):  # torch has no class for it
+    if isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error):  # torch has no exception class for it
         return "out_of_memory_host"
     return "disk_full" if disk_is_full(error) else "internal_error"
 
 
-def see_only(plan: Plan) -> None:
-    """Show this process its one GPU, or none, before anything asks CUDA."""
+def hide_other_gpus(plan: Plan) -> None:
+    """Make only the job's GPU visible to this process, or none. Must run before CUDA is initialized."""
     os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
     os.environ["CUDA_VISIBLE_DEVICES"] = plan.gpu_uuid or ""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
 def raise_oom_score() -> None:
+    """Make this process the kernel's first choice when memory runs out."""
     try:
-        Path("/proc/self/oom_score_adj").write_text(MEMORY_VICTIM)
+        Path("/proc/self/oom_score_adj").write_text(OOM_SCORE_ADJ)
     except OSError:
-        return  # no such file on this system, or not allowed to: then the kernel chooses as it always does
+        return  # not Linux, or not permitted: the kernel then chooses by its defaults
 
 
 def end_with_supervisor() -> None:
-    """Wait until the worker is gone, however it went, then end this whole process group."""
+    """Wait until the worker process has ended, for any reason, then kill this process group."""
     supervisor = parent_process()
     assert supervisor is not None
     connection.wait([supervisor.sentinel])

@@ -1,4 +1,4 @@
-"""How long the training itself takes, and how far it is."""
+"""Measures the time spent on training, and reports the progress."""
 
 from __future__ import annotations
 
@@ -12,40 +12,43 @@ from worker.trainer.step.state import State
 REPORT_SECONDS = 0.5
 
 
-class EpochClock:
-    """Counts the seconds of training alone into the state: no evaluation, no checkpoint."""
+class EpochTimer:
+    """Measures the seconds of an epoch spent on training, without evaluations and checkpoints, for `state`."""
 
     def __init__(self, state: State) -> None:
         self.state = state
-        self.go_on()
+        self.resume()
 
-    def go_on(self) -> None:
+    def resume(self) -> None:
+        """Continue to count, from the seconds in the state."""
         self.started, self.before = time.perf_counter(), self.state.epoch_seconds
 
     def seconds(self) -> float:
+        """Seconds of training in this epoch so far; valid while the timer runs."""
         return self.before + time.perf_counter() - self.started
 
     def pause(self) -> None:
+        """Store the seconds so far in the state."""
         self.state.epoch_seconds = self.seconds()
 
 
 class ProgressReporter:
-    """At most two reports a second, however short a step is."""
+    """Sends at most one progress event per `REPORT_SECONDS`."""
 
     def __init__(self, spec: JobSpec, data: Data, report: Report) -> None:
         self.epochs, self.batch_size, self.report = spec.epochs, spec.batch_size, report
         self.total_steps = spec.epochs * len(data.train.order)
         self.next = time.monotonic()
 
-    def maybe(self, state: State, clock: EpochClock) -> None:
+    def report_if_due(self, state: State, timer: EpochTimer) -> None:
         now = time.monotonic()
         if now < self.next:
             return
         self.next = now + REPORT_SECONDS
-        self._report(state, state.epoch, state.batch * self.batch_size / max(clock.seconds(), 1e-9))
+        self._report(state, state.epoch, state.batch * self.batch_size / max(timer.seconds(), 1e-9))
 
-    def done(self, state: State) -> None:
-        """The last report: nothing is left to train, after the last epoch or before it by early stopping."""
+    def report_end(self, state: State) -> None:
+        """Report that no steps are left, after the last epoch or after early stopping."""
         self.total_steps = state.step
         self._report(state, state.epoch - 1, state.history.column("epoch", "examples_per_second")[-1])
 

@@ -1,4 +1,4 @@
-"""The figures of a finished run, as the job object shows them."""
+"""The result of a finished run, as the job object shows it."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from worker.trainer import device
 from worker.trainer.data.datasets import Data
 from worker.trainer.nets.architectures import count_parameters
 from worker.trainer.run import Outcome
-from worker.trainer.step.state import Best
+from worker.trainer.step.state import BestEpoch
 
 
 def result_of(spec: JobSpec, data: Data, outcome: Outcome) -> dict[str, Any]:
+    """The job's `result`: last and best figures, times in seconds, hashes and environment, as plain JSON values."""
     state = outcome.state
     last = {name: points[-1][2] for name, points in state.history.series().items()}
     return {
@@ -40,7 +41,7 @@ def result_of(spec: JobSpec, data: Data, outcome: Outcome) -> dict[str, Any]:
 
 
 def weights_sha256(model: nn.Module) -> str:
-    """sha256 over name, type, shape and bytes of every parameter and buffer, in the model's order."""
+    """Hexadecimal sha256 over name, dtype, shape and bytes of every parameter and buffer, in the model's order."""
     digest = hashlib.sha256()
     for name, tensor in model.state_dict().items():
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
@@ -48,7 +49,7 @@ def weights_sha256(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _figures(best: Best) -> dict[str, Any] | None:
+def _figures(best: BestEpoch) -> dict[str, Any] | None:
     if not best.weights:
         return None
     return {"epoch": best.epoch, "val_loss": best.val_loss, "val_accuracy": best.val_accuracy}

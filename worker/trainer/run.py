@@ -1,18 +1,18 @@
-"""What belongs to one attempt and not to the spec, and what a finished run returns."""
+"""The arguments of one attempt that are not part of the spec, and the outcome of a finished run."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from worker.trainer.evaluate import Evaluation
+from worker.trainer.gradients.table import Table
 from worker.trainer.step.state import State
 
 
 class StopRequested(Exception):
-    """Raised at a step boundary after the checkpoint, when `Run.stop` returned true."""
+    """Raised between two steps, after the checkpoint is written, when `Run.stop_requested` returned true."""
 
     def __init__(self, step: int) -> None:
         super().__init__(f"stopped at step {step}")
@@ -21,20 +21,20 @@ class StopRequested(Exception):
 
 @dataclass(frozen=True)
 class Run:
-    """What belongs to this attempt and not to the spec: the folder of its files, where it resumes, when it stops."""
+    """Arguments of one attempt: the folder of its files, where it resumes, whether a stop is requested."""
 
     folder: Path
     resume: Path | None = None  # the checkpoint to resume from
-    reported_step: int = -1  # the log holds the curve up to here; a resumed run reports again from the next step on
-    stop: Callable[[], bool] = field(default=lambda: False)
-    init_from: Path | None = None  # weights to begin with, where there is no checkpoint to resume from
+    reported_step: int = -1  # the log holds the curve up to this step; a resumed run reports the later points again
+    stop_requested: Callable[[], bool] = field(default=lambda: False)
+    init_from: Path | None = None  # initial weights, unused if the run resumes from a checkpoint
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """A finished run: its state, its figures on the test split, and the gradient check of a manual run."""
+    """A finished run: its state, its evaluation on the test split and the first check of manual gradients."""
 
     state: State
     test: Evaluation
-    gradient_check: dict[str, Any] | None
+    gradient_check: Table | None
     stopped_early: bool

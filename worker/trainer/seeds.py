@@ -1,4 +1,4 @@
-"""One seed, many independent streams: init, shuffle, split each draw from a generator of their own."""
+"""Independent random streams from one seed: init, shuffle and split each draw from their own generator."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def generator(seed: int, purpose: str, *numbers: int) -> torch.Generator:
 
 
 class RngState:
-    """The global random state as it is now, to come back to: then the same numbers are drawn again."""
+    """A snapshot of the global random state; after `restore` the same numbers are drawn again."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device

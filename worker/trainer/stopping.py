@@ -1,4 +1,4 @@
-"""Early stopping, read off the curve so far: a resumed run decides as an unbroken one, with nothing more to keep."""
+"""Early stopping, computed from the curve alone: a resumed run decides as an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from worker.trainer.history import History
 
 
 def has_stalled(rule: EarlyStopping | None, history: History) -> bool:
-    """Whether the last `patience_epochs` epochs brought no value better than the best before by more than min_delta."""
+    """Whether the metric has not improved on its best value by more than `min_delta` for `patience_epochs` epochs."""
     if rule is None:
         return False
-    sign = -1.0 if rule.metric == "val_accuracy" else 1.0  # of an accuracy, more is better
+    sign = -1.0 if rule.metric == "val_accuracy" else 1.0  # a higher accuracy is better, a lower loss
     best, since = float("inf"), 0
     for value in history.column("epoch", rule.metric):
         if sign * value < best - rule.min_delta:
@@ -21,6 +21,7 @@ def has_stalled(rule: EarlyStopping | None, history: History) -> bool:
 
 
 def why_stopped(rule: EarlyStopping | None) -> str:
-    assert rule is not None, "nothing else ends a run early"
+    """The reason of an early stop, for the log."""
+    assert rule is not None, "only early stopping ends a run before its last epoch"
     least = f" by more than {rule.min_delta:g}" if rule.min_delta else ""
     return f"{rule.metric} has not improved{least} for {rule.patience_epochs} epochs"

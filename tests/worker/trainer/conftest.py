@@ -25,7 +25,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    """Sums are split by thread; and whatever a run switched on for itself is off again for the next test."""
+    """One thread, since sums are split by thread; resets the deterministic mode that a run has set."""
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(1)
@@ -34,7 +34,7 @@ def one_thread() -> Iterator[None]:
 
 @dataclass
 class Training:
-    """A job as its trainer sees it: one spec, attempts in turn, what they reported."""
+    """A job as its trainer sees it: one spec, its attempts, the events of the newest one."""
 
     spec: JobSpec
     folder: Path
@@ -46,21 +46,21 @@ class Training:
         self.data = datasets.prepare(self.spec, Path("nowhere"), False, CPU)
 
     def run(self, resume: Path | None = None, reported_step: int = -1, stop_at: int | None = None) -> Outcome:
-        """One attempt, from nothing prepared. `stop_at` asks for the stop while that step is under way."""
+        """One attempt, data included. `stop_at`: the step during which a stop is requested."""
         self.prepare()
         self.events, steps = [], iter(range((stop_at or 0) + 1_000_000))
         resumed_at = int(resume.stem) if resume else 0
         asked = {"stop": False}
 
         def stop() -> bool:
-            if not asked["stop"]:  # the loop asks once a step, and again after the checkpoint
+            if not asked["stop"]:  # the loop calls it once per step, and again after the checkpoint
                 asked["stop"] = stop_at is not None and resumed_at + next(steps) + 1 >= stop_at
             return asked["stop"]
 
         return train(self.spec, self.data, self.events.append, Run(self.folder, resume, reported_step, stop))
 
     def stopped(self, at: int, resume: Path | None = None, reported_step: int = -1) -> Path:
-        """One attempt that is stopped at a step; the checkpoint that it left."""
+        """One attempt that is stopped at a step; returns the path of its checkpoint."""
         with pytest.raises(StopRequested) as stop:
             self.run(resume, reported_step, stop_at=at)
         assert stop.value.step == at

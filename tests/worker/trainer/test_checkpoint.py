@@ -1,4 +1,4 @@
-"""A file with a checkpoint's name is whole, holds no code, and is read back before the one before may go."""
+"""A checkpoint file is always complete, holds no code, and is read back before it is reported."""
 
 import errno
 import os
@@ -117,7 +117,7 @@ class Trap:
 
 @pytest.mark.parametrize("way", ["torch", "pickle"])
 def test_code_in_a_file_is_refused_and_not_run(tmp_path, monkeypatch, way):
-    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")  # turns torch's default off, not what we say
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")  # changes torch's default, not our explicit argument
     content = {"format": checkpoint.FORMAT, "model": Trap(str(tmp_path / "sprung"))}
     path = tmp_path / "1.pt"
     if way == "torch":

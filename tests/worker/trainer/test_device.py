@@ -1,4 +1,4 @@
-"""Where a run computes, and what makes it compute the same bits again."""
+"""The device of a run, and the settings that make its results reproducible to the bit."""
 
 import json
 import random

@@ -1,4 +1,4 @@
-"""Figures of a split, on the scale of the training loss."""
+"""Loss and accuracy of a split, on the scale of the training loss."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The curve so far: in, out, through a checkpoint, and again from a step on."""
+"""The curve so far: added to, read, saved in a checkpoint, reported again from a step on."""
 
 import pytest
 

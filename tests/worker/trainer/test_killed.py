@@ -1,4 +1,4 @@
-"""A run that is killed with SIGKILL at any step and resumed ends as one that was not: same weights, same curve."""
+"""A run killed by SIGKILL at any step and resumed ends with the weights and the curve of an uninterrupted one."""
 
 import random
 import signal
@@ -12,7 +12,14 @@ from shared.spec.job_spec import JobSpec
 MLP = {"type": "mlp", "hidden": [12]}
 CNN = {"type": "cnn", "channels": [4], "hidden": [8]}
 DROPPING = {"type": "mlp", "hidden": [16], "dropout": 0.3, "batch_norm": True, "activation": "gelu"}
-NORMALISED = {"type": "cnn", "channels": [3], "hidden": [10], "batch_norm": True, "dropout": 0.2, "activation": "tanh"}
+BATCH_NORMALIZED = {
+    "type": "cnn",
+    "channels": [3],
+    "hidden": [10],
+    "batch_norm": True,
+    "dropout": 0.2,
+    "activation": "tanh",
+}
 MOMENTUM = {"type": "sgd", "momentum": 0.9, "nesterov": True, "weight_decay": 1e-4}
 COSINE = {"type": "cosine", "warmup_epochs": 1}
 STEP = {"type": "step", "every_epochs": 1, "gamma": 0.5}
@@ -29,16 +36,28 @@ CONFIGURATIONS = [
     {"architecture": DROPPING, "gradients": "autograd", "optimizer": "adam", "schedule": STEP, "lr": 0.01},
     {"architecture": CNN, "gradients": "manual", "optimizer": "adam", "schedule": "constant", "lr": 0.01},
     {"architecture": CNN, "gradients": "autograd", "optimizer": "sgd", "schedule": COSINE, "augment": ["crop", "flip"]},
-    {"architecture": NORMALISED, "gradients": "manual", "optimizer": MOMENTUM, "schedule": STEP, "augment": MOVED},
-    {"architecture": NORMALISED, "gradients": "autograd", "optimizer": "adamw", "schedule": "onecycle", "lr": 0.01},
+    {
+        "architecture": BATCH_NORMALIZED,
+        "gradients": "manual",
+        "optimizer": MOMENTUM,
+        "schedule": STEP,
+        "augment": MOVED,
+    },
+    {
+        "architecture": BATCH_NORMALIZED,
+        "gradients": "autograd",
+        "optimizer": "adamw",
+        "schedule": "onecycle",
+        "lr": 0.01,
+    },
 ]
 BATCH, EPOCHS = 32, 2
 STEPS = EPOCHS * 46  # 1455 examples to train on
-BY_THE_CLOCK = "examples_per_second"  # the one figure that may differ between two runs
+BY_THE_CLOCK = "examples_per_second"  # the only figure that may differ between two runs
 
 
 def curve(points):
-    """As the log keeps it: of a point that comes twice, the first; a second one must be the same."""
+    """As the log keeps it: a point reported twice is kept once; asserts that both are equal."""
     found = {}
     for point in points:
         values = {name: value for name, value in point.values.items() if name != BY_THE_CLOCK}

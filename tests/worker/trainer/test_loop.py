@@ -1,4 +1,4 @@
-"""The training loop: it learns, it reports the whole curve, and a broken-off run ends where an unbroken one does."""
+"""The training loop learns and reports the whole curve; an interrupted run ends as an uninterrupted one."""
 
 import json
 import math
@@ -25,7 +25,7 @@ OPTIMIZERS = [
     {"type": "adamw"},
 ]
 STEPS = 46  # an epoch of digits has 1455 examples to train on: 46 batches of 32
-BY_THE_CLOCK = "examples_per_second"  # the one figure that may differ between two runs
+BY_THE_CLOCK = "examples_per_second"  # the only figure that may differ between two runs
 
 
 def rate(optimizer):
@@ -33,7 +33,7 @@ def rate(optimizer):
 
 
 class Curve(dict):
-    """The points as the job's log keeps them: of one that comes twice, the first. Complains when the second differs."""
+    """The points as the job's log keeps them: one reported twice is kept once. Asserts that both are equal."""
 
     def add(self, points):
         for point in points:
@@ -185,7 +185,7 @@ def test_no_weights_are_kept_when_they_are_not_wanted(training):
     assert training(checkpoint={"keep_best": False}).run().state.best.weights == {}
 
 
-# --- stop and go on ---------------------------------------------------------------------------------------------------
+# --- stop and resume --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=lambda o: o["type"])
@@ -241,8 +241,8 @@ def test_a_killed_run_makes_the_points_after_its_checkpoint_again_with_the_same_
     again = training(batch_size=32)
     resume = again.stopped(STEPS + 2)
     again.run(resume, curve.last_step)
-    assert [p.step for p in again.points()] == [50, 92, 92]  # known already: the log leaves them out
-    curve.add(again.points())  # and complains here where one differs
+    assert [p.step for p in again.points()] == [50, 92, 92]  # already in the log
+    curve.add(again.points())  # asserts that none differs
 
 
 @pytest.mark.parametrize("reported", [-1, 0, 45, STEPS, 50, 60])
@@ -252,7 +252,7 @@ def test_points_lost_on_the_way_to_the_log_are_reported_again(training, reported
     broken = training(batch_size=32)
     resume = broken.stopped(60)
     curve = Curve()
-    curve.add(p for p in broken.points() if p.step <= reported)  # what came through before the connection broke
+    curve.add(p for p in broken.points() if p.step <= reported)  # the events received before the connection broke
     broken.run(resume, reported)
     curve.add(broken.points())
     assert curve == curve_of(unbroken)
@@ -324,7 +324,7 @@ def test_a_wrong_gradient_by_hand_ends_the_run_before_its_first_step(training, m
         job.run()
     assert failed.value.data["gradient_check"]["passed"] is False
     assert [e for e in job.events if isinstance(e, Metric)] == []
-    training(gradients="autograd").run()  # whoever asks for autograd is not concerned
+    training(gradients="autograd").run()  # a job with autograd gradients is not affected
 
 
 def test_nothing_is_written_outside_the_run_s_folder(training, tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""The running loss of an epoch: the same sum whenever it is read."""
+"""The running loss of an epoch: its sum does not depend on when it is read."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""The process of one job, forked by the real launcher: warm, alone, obedient, and gone when its supervisor is."""
+"""The process of one job, forked by the real launcher: its start, how it ends, and that it ends with its supervisor."""
 
 import json
 import os
@@ -69,7 +69,7 @@ def start(launcher):
 
 
 def events_of(trainer, until=None, seconds=60):
-    """What it reports, to the end of its pipe or to the first event of the type `until`."""
+    """Its events, to the end of the pipe or to the first event of the type `until`."""
     events = []
     while trainer.pipe.poll(seconds):
         try:
@@ -182,7 +182,7 @@ def test_ctrl_c_in_the_terminal_is_not_for_the_trainer(start, tmp_path):
     trainer = start(plan(tmp_path, **FOR_EVER))
     events_of(trainer, until=Metric)
     os.kill(trainer.process.pid, 2)
-    events_of(trainer, until=Metric)  # it goes on
+    events_of(trainer, until=Metric)  # it continues
     assert trainer.alive()
 
 
@@ -194,7 +194,7 @@ def test_a_killed_trainer_is_the_end_of_its_pipe(start, tmp_path):
     trainer.process.join(10)
     assert trainer.process.exitcode == -9
     assert not trainer.alive()
-    trainer.kill()  # a second time is no error
+    trainer.kill()  # a second stop does nothing
 
 
 @pytest.mark.parametrize(
@@ -212,7 +212,7 @@ def test_a_job_that_fails_says_why(start, tmp_path, fields, code, words):
     assert failed.code == code
     assert words in failed.message
     assert failed.data
-    assert failed.traceback == ""  # the user's matter, not ours
+    assert failed.traceback == ""  # only an internal error has one
 
 
 def test_an_error_of_ours_brings_its_traceback(start, tmp_path):
@@ -233,7 +233,7 @@ def test_running_out_of_memory_has_a_code_of_its_own():
     assert code_of(MemoryError()) == "out_of_memory_host"
     assert code_of(ValueError()) == "internal_error"
     with pytest.raises(RuntimeError) as refused:
-        torch.empty(2**60, dtype=torch.uint8)  # more than any host has: torch has no class of its own for it
+        torch.empty(2**60, dtype=torch.uint8)  # more than any host has: torch has no exception class for it
     assert code_of(refused.value) == "out_of_memory_host"
 
 
@@ -267,13 +267,13 @@ def test_the_supervisor_s_process_never_imports_torch(tmp_path):
     command = [sys.executable, "-c", SUPERVISOR, json.dumps(plan(tmp_path, gradients="manual")), "nothing"]
     run = subprocess.run(command, capture_output=True, text=True, timeout=150)
     assert run.returncode == 0, run.stderr
-    assert json.loads(run.stdout) == {"last": "Finished", "torch": []}  # not even by unpickling what it was told
+    assert json.loads(run.stdout) == {"last": "Finished", "torch": []}  # not even by unpickling its arguments
 
 
 @pytest.mark.parametrize("doing", ["training", "reading a file that does not come"])
 def test_a_supervisor_that_is_killed_takes_its_trainer_along(tmp_path, doing):
     wanted, after = plan(tmp_path, **FOR_EVER), "Metric"
-    if doing != "training":  # it reports nothing, so no broken pipe tells it: the guard alone does
+    if doing != "training":  # it sends no events, so it meets no broken pipe: only the orphan guard ends it
         os.mkfifo(tmp_path / "resume.pt")
         wanted, after = {**wanted, "resume": str(tmp_path / "resume.pt")}, "Log"
     command = [sys.executable, "-c", SUPERVISOR, json.dumps(wanted), after]
@@ -285,7 +285,7 @@ def test_a_supervisor_that_is_killed_takes_its_trainer_along(tmp_path, doing):
         supervisor.kill()
         supervisor.wait()
         supervisor.stdin.close()
-        supervisor.stdout.close()  # not to its end: the trainer holds the other one
+        supervisor.stdout.close()  # not closed: the trainer holds the other end
 
     def gone():
         return not trainer.is_running() or trainer.status() == psutil.STATUS_ZOMBIE
@@ -298,7 +298,7 @@ def test_a_supervisor_that_is_killed_takes_its_trainer_along(tmp_path, doing):
 
 
 def test_the_entry_of_the_forked_process_is_importable_by_name():
-    """What crosses the pipe is its name: a lambda or a nested function would not."""
+    """It is pickled by its name, which a lambda or a nested function does not have."""
     assert enter.__qualname__ == "enter"
     assert enter.__module__ == "worker.launcher"
 
@@ -321,7 +321,7 @@ def test_a_gradient_check_goes_to_the_part_that_is_imported_when_one_comes(tmp_p
     monkeypatch.setitem(sys.modules, "worker.trainer.gradient_check_job", SimpleNamespace(run_check=run_check))
     spec = GradientCheckSpec.parse({"batches": 2, "device": "cuda"})
     assert outcome(tmp_path, spec) == Finished(result={"passed": True}, at=ANY)
-    assert (seen["spec"].batches, seen["spec"].device) == (2, "cpu")  # what the slot has, not what was wished for
+    assert (seen["spec"].batches, seen["spec"].device) == (2, "cpu")  # that of the slot, not the requested one
     assert (seen["folder"], seen["data_dir"], seen["threads"]) == (tmp_path, Path("nowhere"), 1)
 
 

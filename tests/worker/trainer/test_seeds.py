@@ -22,7 +22,7 @@ def test_streams_of_other_words_are_other_streams():
 
 
 def test_a_derived_seed_is_the_one_of_every_release():
-    """Changing this changes every result that was ever published with its seed."""
+    """A change here changes the result of every seed that was ever published."""
     assert derive(7, "shuffle", 3) == int(hashlib.sha256(b"7/shuffle/3").hexdigest()[:16], 16) // 2
 
 

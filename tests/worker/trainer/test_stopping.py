@@ -1,4 +1,4 @@
-"""A run ends when its metric has stood still for as many epochs as its spec allows, and not before."""
+"""A run ends when its metric has not improved for as many epochs as its spec allows, and not before."""
 
 import pytest
 

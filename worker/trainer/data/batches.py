@@ -16,24 +16,24 @@ from worker.trainer import seeds
 Augment = Callable[[Tensor, int, int], Tensor]  # x (N,C,H,W), epoch, batch -> x
 Batch = tuple[Tensor, Tensor]  # x (N,C,H,W) float32, labels (N) int64
 
-DEVICE_SHARE = 0.25  # of a GPU's free memory: data up to this size moves there once, as a whole
-STAGES = 3  # pinned buffers in turn: one is filled while one is copied and one waits to be used
+DEVICE_SHARE = 0.25  # of a GPU's free memory: data up to this size is copied there as a whole
+STAGES = 3  # pinned buffers: one is filled while another is copied and the third waits to be used
 
 
 class ShuffledBatches(Sampler[Tensor]):
-    """Yields each batch as one index tensor. The order of epoch e depends on (seed, e) alone, so any batch of any
-    epoch can be found again without having drawn the ones before it."""
+    """Yields each batch as one index tensor. The order of an epoch depends on (seed, epoch) alone, so that any batch
+    can be drawn without the ones before it."""
 
     def __init__(self, indices: Tensor, batch_size: int, seed: int) -> None:
         self.indices, self.batch_size, self.seed = indices, batch_size, seed
         self.epoch, self.first_batch = 1, 0
 
     def order(self, epoch: int) -> Tensor:
-        """The examples of one epoch in their order, (N) int64."""
+        """Indices of all training examples in the order of `epoch` (from 1), (N) int64."""
         return self.indices[torch.randperm(len(self.indices), generator=seeds.generator(self.seed, "shuffle", epoch))]
 
     def sha256(self, epoch: int, before: str) -> str:
-        """Chain the order of one epoch onto the hash of the epochs before it."""
+        """Hexadecimal sha256 over `before`, the hash of the epochs before, and the order of this epoch."""
         return hashlib.sha256(before.encode() + self.order(epoch).numpy().tobytes()).hexdigest()
 
     def __iter__(self) -> Iterator[Tensor]:
@@ -44,17 +44,17 @@ class ShuffledBatches(Sampler[Tensor]):
 
 
 class TrainingBatches(Protocol):
-    """What the loop trains on."""
+    """The training split as the loop reads it."""
 
     order: ShuffledBatches
-    pinned: bool  # whether the data comes to its device from page-locked memory
+    pinned: bool  # whether the data is copied to its device from page-locked memory
 
     def epoch(self, epoch: int, first_batch: int = 0) -> Iterator[Batch]:
-        """The batches of one epoch from `first_batch` on. A tensor that was yielded may be overwritten by the next."""
+        """The batches of one epoch from `first_batch` on. The next batch may overwrite the tensors of this one."""
 
 
 class ResidentBatches:
-    """The training split in the memory of the device that computes: one gather a batch, into the same tensors."""
+    """The training split in the memory of its device: one gather per batch, into the same tensors."""
 
     def __init__(
         self,
@@ -78,14 +78,14 @@ class ResidentBatches:
             if len(index) == len(self._labels):
                 x = torch.index_select(self.images, 0, index, out=self._x)
                 labels = torch.index_select(self.labels, 0, index, out=self._labels)
-            else:  # what is left at the end of an epoch
+            else:  # the smaller batch at the end of an epoch
                 x, labels = self.images.index_select(0, index), self.labels.index_select(0, index)
             yield (x if self.augment is None else self.augment(x, epoch, number)), labels
 
 
 class StagedBatches:
-    """The training split in host memory, too large for its GPU: gathered into pinned buffers and copied on a stream of
-    its own, beside the compute on the batches before."""
+    """The training split in host memory, if it is too large for the GPU: gathered into pinned buffers and copied on a
+    separate CUDA stream, while the GPU computes on earlier batches."""
 
     pinned = True
 
@@ -111,7 +111,7 @@ class StagedBatches:
 
         def send(turn: int) -> None:
             index, (x, labels), copied = batches[turn], self._stages[turn % STAGES], done[turn % STAGES]
-            copied.synchronize()  # what this buffer held is on the device
+            copied.synchronize()  # the buffer may be overwritten once its copy is done
             x, labels = x[: len(index)], labels[: len(index)]
             torch.index_select(self.images, 0, index, out=x)
             torch.index_select(self.labels, 0, index, out=labels)
@@ -127,7 +127,7 @@ class StagedBatches:
             current = torch.cuda.current_stream(self.device)
             current.wait_event(copied)
             for tensor in (x, labels):
-                tensor.record_stream(current)  # or its memory could be given away while it is still read here
+                tensor.record_stream(current)  # else its memory could be reused while it is still read
             if turn + STAGES - 1 < len(batches):
                 send(turn + STAGES - 1)
             yield (x if self.augment is None else self.augment(x, epoch, first_batch + turn)), labels
@@ -136,7 +136,10 @@ class StagedBatches:
 def training_batches(
     images: Tensor, labels: Tensor, order: ShuffledBatches, device: torch.device, augment: Augment | None
 ) -> TrainingBatches:
-    """The quickest way that the memory of the device allows."""
+    """The training split on the device if it fits into `DEVICE_SHARE` of a GPU's free memory, else staged.
+
+    images (N,C,H,W) float32, labels (N) int64, both on the CPU.
+    """
     if device.type == "cuda" and images.nbytes > DEVICE_SHARE * torch.cuda.mem_get_info(device)[0]:
         return StagedBatches(images, labels, order, device, augment)
     return ResidentBatches(images, labels, order, device, augment)

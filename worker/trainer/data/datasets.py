@@ -1,4 +1,4 @@
-"""Datasets as tensors: read, normalised, split."""
+"""Datasets as tensors: read, normalized, split."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from worker.trainer import seeds
 from worker.trainer.data import cifar, memmap
 from worker.trainer.data.augment import Augmenter
 from worker.trainer.data.batches import ShuffledBatches, TrainingBatches, training_batches
-from worker.trainer.data.memmap import Images, Mapped, MappedBatches, Normalised
+from worker.trainer.data.memmap import Images, MappedBatches, MappedDataset, NormalizedImages
 from worker.trainer.data.normalization import Normalization, measure
 
 AnySpec = JobSpec | GradientCheckSpec | WalkSpec  # prepare() reads dataset, seed and batch_size of each
-IDX_UINT8 = 0x08  # the type byte of the IDX format: http://yann.lecun.com/exdb/mnist
+IDX_UINT8 = 0x08  # a type byte of the IDX format
 
 
 @dataclass(frozen=True)
 class Pixels:
-    """A dataset as it lies on disk. images (N,C,H,W) uint8 or float; labels (N) int64; values from 0 to `white`."""
+    """A dataset before normalization. images (N,C,H,W) uint8 or float, from 0 to `white`; labels (N) int64."""
 
     train_images: Tensor
     train_labels: Tensor
@@ -42,7 +42,7 @@ class Pixels:
 
 @dataclass(frozen=True)
 class Data:
-    """All that a run trains and is measured on; images normalised, evaluation splits on the device, or on their way."""
+    """The data of a run. Images are normalized; evaluation splits are on the device, or copied there when read."""
 
     info: DatasetInfo
     device: torch.device
@@ -55,18 +55,18 @@ class Data:
 
 
 def prepare(spec: AnySpec, data_dir: Path, download: bool, device: torch.device, uploaded: Path | None = None) -> Data:
-    """Load, normalise and split the spec's dataset: `uploaded` is the folder of one that is not built in.
+    """Load, normalize and split the spec's dataset; `uploaded` is the folder of one that is not built in.
 
-    Raises DataError when its files are missing or broken.
+    `download` allows to fetch a built-in dataset. Raises DataError if its files are missing or damaged.
     """
     if uploaded is not None:
-        info = memmap.facts(uploaded)
+        info = memmap.read_info(uploaded)
         if memmap.too_large(info):
             return prepare_mapped(spec, info, uploaded, device)
         pixels = load_uploaded(info, uploaded)
     else:
         if spec.dataset not in DATASETS:
-            raise DataError(f"{spec.dataset} is no built-in dataset, and nobody said where it lies")
+            raise DataError(f"{spec.dataset} is not a built-in dataset, and no folder was given for it")
         info = DATASETS[spec.dataset]
         pixels = load(info, data_dir, download)
     normalization = measure(pixels.train_images, pixels.white)
@@ -91,15 +91,15 @@ def prepare(spec: AnySpec, data_dir: Path, download: bool, device: torch.device,
 
 
 def prepare_mapped(spec: AnySpec, info: DatasetInfo, folder: Path, device: torch.device) -> Data:
-    """The same for a dataset that stays on disk: nothing but its labels is in memory."""
+    """As `prepare`, for a dataset that stays on disk: only its labels are in memory."""
     train_images, test_images = memmap.images(folder, info)
     train_labels, test_labels = memmap.labels(folder, info)
     normalization = measure(train_images, info.white)
     train, val = split(len(train_images), held_out_fraction(spec), spec.seed)
     order = ShuffledBatches(train, spec.batch_size, spec.seed)
-    gathered = Mapped(train_images, train_labels, normalization)
-    test = Normalised(test_images, None, normalization, device), test_labels.to(device)
-    held_out = Normalised(train_images, val, normalization, device), train_labels[val].to(device)
+    gathered = MappedDataset(train_images, train_labels, normalization)
+    test = NormalizedImages(test_images, None, normalization, device), test_labels.to(device)
+    held_out = NormalizedImages(train_images, val, normalization, device), train_labels[val].to(device)
     val_images, val_labels = held_out if len(val) else test
     return Data(
         info=info,
@@ -114,12 +114,12 @@ def prepare_mapped(spec: AnySpec, info: DatasetInfo, folder: Path, device: torch
 
 
 def held_out_fraction(spec: AnySpec) -> float:
-    """The share of the training split that is held out: 0 when the test split validates, or nothing is validated."""
+    """The share of the training split held out for validation: 0 if the test split is used, or nothing is validated."""
     return spec.validation.fraction if isinstance(spec, JobSpec) and isinstance(spec.validation, Fraction) else 0.0
 
 
 def augmenter(spec: AnySpec, normalization: Normalization, device: torch.device) -> Augmenter | None:
-    """What changes the training images; None where nothing does, as in jobs that only look at gradients."""
+    """The spec's augmentations; None if it has none, as in gradient checks and walks."""
     if not isinstance(spec, JobSpec) or not spec.augment:
         return None
     black = normalization.apply(torch.zeros(1, len(normalization.mean), 1, 1))
@@ -127,7 +127,7 @@ def augmenter(spec: AnySpec, normalization: Normalization, device: torch.device)
 
 
 def split(n: int, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Indices of the training and of the held-out examples, each ascending; with the fraction 0 none is held out."""
+    """Indices of the training and of the held-out examples, (N) int64 each, ascending; none held out for fraction 0."""
     if not fraction:
         return torch.arange(n), torch.arange(0)
     shuffled = torch.randperm(n, generator=seeds.generator(seed, "split"))
@@ -136,20 +136,22 @@ def split(n: int, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
 
 
 def load(info: DatasetInfo, data_dir: Path, download: bool) -> Pixels:
+    """A built-in dataset. Raises DataError if its files are missing (and not downloaded) or damaged."""
     if info.name == "digits":
         return load_digits()
-    with _whole(info, data_dir, download) as folder:
+    with _complete_folder(info, data_dir, download) as folder:
         return load_cifar(info, folder) if info.name == "cifar10" else load_idx(info, folder)
 
 
 def load_uploaded(info: DatasetInfo, folder: Path) -> Pixels:
+    """An uploaded dataset, read into memory. Raises DataError if its files do not match `info`."""
     train_images, test_images = (stored[:] for stored in memmap.images(folder, info))
     train_labels, test_labels = memmap.labels(folder, info)
     return Pixels(train_images, train_labels, test_images, test_labels, info.white)
 
 
 def load_digits() -> Pixels:
-    """scikit-learn's 1797 digits. Sorted by class, every tenth is a test image: 180, an equal share of each class."""
+    """scikit-learn's 1797 digits. Sorted by class, every tenth is a test image: 180, the same share of each class."""
     from sklearn.datasets import load_digits as load_bunch
 
     bunch = load_bunch()
@@ -162,13 +164,14 @@ def load_digits() -> Pixels:
 
 
 def load_idx(info: DatasetInfo, folder: Path) -> Pixels:
+    """MNIST, Fashion-MNIST or KMNIST from four IDX files, plain or gzipped. Raises DataError if one is damaged."""
     train_images, train_labels, test_images, test_labels = (read_idx(folder / name) for name in info.files)
     pixels = Pixels(train_images.unsqueeze(1), train_labels.long(), test_images.unsqueeze(1), test_labels.long(), 255.0)
     return _checked(pixels, info, folder)
 
 
 def load_cifar(info: DatasetInfo, folder: Path) -> Pixels:
-    """Five batches to train on, one to test on; torchvision's layout."""
+    """CIFAR-10 in torchvision's layout: five training batches, one test batch. Raises DataError if one is damaged."""
     *train, test = (cifar.read_batch(read_file(folder / name), folder / name, info) for name in info.files)
     train_images, train_labels = (torch.cat(tensors) for tensors in zip(*train, strict=True))
     return _checked(Pixels(train_images, train_labels, *test, white=255.0), info, folder)
@@ -179,7 +182,7 @@ def _checked(pixels: Pixels, info: DatasetInfo, folder: Path) -> Pixels:
         if len(images) != len(labels) or tuple(images.shape[1:]) != info.shape:
             raise DataError(f"{info.name} in {folder}: {tuple(images.shape)} images and {len(labels)} labels")
         if len(labels) == 0:
-            raise DataError(f"{info.name} in {folder}: there is no image")
+            raise DataError(f"{info.name} in {folder}: there are no images")
         if not 0 <= labels.min() <= labels.max() < len(info.classes):
             raise DataError(
                 f"{info.name} in {folder}: labels from {labels.min()} to {labels.max()}, and there are "
@@ -188,12 +191,12 @@ def _checked(pixels: Pixels, info: DatasetInfo, folder: Path) -> Pixels:
     return pixels
 
 
-# --- files that may have to be fetched --------------------------------------------------------------------------------
+# --- files that may be downloaded -------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
-def _whole(info: DatasetInfo, data_dir: Path, download: bool) -> Iterator[Path]:
-    """The dataset's folder, with every file in it."""
+def _complete_folder(info: DatasetInfo, data_dir: Path, download: bool) -> Iterator[Path]:
+    """The dataset's folder, with all of its files, downloaded if they are missing and that is allowed."""
     if missing := info.missing_files(data_dir):
         if not download:
             raise DataError(
@@ -202,8 +205,8 @@ def _whole(info: DatasetInfo, data_dir: Path, download: bool) -> Iterator[Path]:
                 missing=[str(path) for path in missing],
             )
         try:
-            with _alone(data_dir):
-                if info.missing_files(data_dir):  # else another job fetched them while this one waited
+            with _download_lock(data_dir):
+                if info.missing_files(data_dir):  # else another job downloaded them while this one waited
                     _download(info, data_dir)
         except Exception as error:
             raise DataError(
@@ -215,8 +218,8 @@ def _whole(info: DatasetInfo, data_dir: Path, download: bool) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _alone(data_dir: Path) -> Iterator[None]:
-    """Of several jobs that miss files one fetches them: what it has half written is there for all to see."""
+def _download_lock(data_dir: Path) -> Iterator[None]:
+    """Hold the download lock: one job downloads at a time, since the others could see its half-written files."""
     data_dir.mkdir(parents=True, exist_ok=True)
     lock = os.open(data_dir / ".download.lock", os.O_CREAT | os.O_RDWR, 0o600)
     try:
@@ -231,11 +234,11 @@ def _download(info: DatasetInfo, data_dir: Path) -> None:
 
     import_torchvision.download(info.name, data_dir)
     if missing := info.missing_files(data_dir):
-        raise DataError(f"torchvision left no {missing[0].name}")
+        raise DataError(f"torchvision did not write {missing[0].name}")
 
 
 def read_file(path: Path) -> bytes:
-    """Its bytes, plain or gzipped (`path`.gz)."""
+    """The bytes of `path`, or of `path`.gz decompressed. Raises DataError if neither can be read."""
     packed = path.with_name(path.name + ".gz")
     try:
         return path.read_bytes() if path.is_file() else gzip.decompress(packed.read_bytes())
@@ -244,14 +247,18 @@ def read_file(path: Path) -> bytes:
 
 
 def read_idx(path: Path) -> Tensor:
-    """An IDX file of bytes: magic 0 0 type ndim, big-endian sizes, then the values."""
+    """The values of an IDX file of bytes, plain or gzipped: a uint8 tensor of the shape in the file's header.
+
+    The format (http://yann.lecun.com/exdb/mnist): bytes 0, 0, type and ndim, ndim big-endian sizes, then the values.
+    Raises DataError if the file is not one, or does not have the size that its header says.
+    """
     raw = read_file(path)
     if len(raw) < 4 or raw[:2] != b"\0\0" or raw[2] != IDX_UINT8:
         raise DataError(f"{path} is not an IDX file of bytes")
     start = 4 + 4 * raw[3]
     if len(raw) < start:
-        raise DataError(f"{path} is cut short: {len(raw)} bytes, and its header alone has {start}")
+        raise DataError(f"{path} is truncated: {len(raw)} bytes, and its header alone has {start}")
     shape = tuple(np.frombuffer(raw, ">u4", count=raw[3], offset=4).tolist())
     if len(raw) - start != int(np.prod(shape)):
-        raise DataError(f"{path} is cut short: {len(raw) - start} bytes of {shape}")
+        raise DataError(f"{path} holds {len(raw) - start} bytes of values, and its header says {shape}")
     return torch.from_numpy(np.frombuffer(raw, np.uint8, offset=start).reshape(shape).copy())

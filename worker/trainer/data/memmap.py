@@ -1,6 +1,6 @@
-"""Uploaded datasets: their files as tensors where they fit into memory, else read through maps, a batch at a time.
+"""Uploaded datasets: read as tensors if they fit into memory, else through memory maps, one batch at a time.
 
-Both ways give the same batches in the same order, and the same bits: a batch is normalised as the whole would be.
+Both ways give the same batches in the same order, with the same bits: a batch is normalized as the whole would be.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from shared.errors import DataError
 from worker.trainer.data.batches import Augment, Batch, ShuffledBatches
 from worker.trainer.data.normalization import Normalization
 
-SHARE_OF_MEMORY = 0.25  # that one dataset may take as float32; a larger one stays on disk
+SHARE_OF_MEMORY = 0.25  # for one dataset as float32; a larger one stays on disk
 CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 MAX_WORKERS = 4
-WAIT_SECONDS = 300.0  # for one batch, from a disk that is busy; a worker that died would otherwise be waited for
+WAIT_SECONDS = 300.0  # for one batch from a busy disk; without a limit, a loader worker that died would be waited for
 
 
 class Images(Protocol):
-    """What evaluation and pictures ask of images: a tensor has it, and a map of a file."""
+    """Images (N,C,H,W) as evaluation and pictures read them: a tensor, or a memory map of a file."""
 
     @property
     def device(self) -> torch.device: ...
@@ -41,17 +41,19 @@ class Images(Protocol):
     def split(self, split_size: int, /) -> Iterable[Tensor]: ...
 
 
-# --- what lies in the folder ------------------------------------------------------------------------------------------
+# --- the files of a dataset -------------------------------------------------------------------------------------------
 
 
-def facts(folder: Path) -> DatasetInfo:
+def read_info(folder: Path) -> DatasetInfo:
+    """The description that the upload stored in the folder. Raises DataError if there is none."""
     try:
         return DatasetInfo.from_json(json.loads((folder / FACTS).read_text()))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{folder} holds no dataset that was uploaded: {error}") from error
+        raise DataError(f"{folder} holds no dataset: {error}") from error
 
 
 def open_array(path: Path, n: int, dtype: str, shape: tuple[int, ...]) -> np.memmap[Any, Any]:
+    """A memory map of (n, *shape) values from an npy file. Raises DataError if the file has another shape or dtype."""
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
@@ -62,27 +64,28 @@ def open_array(path: Path, n: int, dtype: str, shape: tuple[int, ...]) -> np.mem
 
 
 def labels(folder: Path, info: DatasetInfo) -> tuple[Tensor, Tensor]:
-    """Of the training and of the test split, (N) int64."""
+    """Labels of the training and of the test split, (N) int64 each."""
     train = open_array(folder / ARRAYS[1], info.train_examples, "int64", ())
     test = open_array(folder / ARRAYS[3], info.test_examples, "int64", ())
     return torch.from_numpy(np.array(train)), torch.from_numpy(np.array(test))
 
 
-def images(folder: Path, info: DatasetInfo) -> tuple[Stored, Stored]:
+def images(folder: Path, info: DatasetInfo) -> tuple[StoredImages, StoredImages]:
+    """Images of the training and of the test split."""
     return (
-        Stored(folder / ARRAYS[0], info.train_examples, info.dtype, info.shape),
-        Stored(folder / ARRAYS[2], info.test_examples, info.dtype, info.shape),
+        StoredImages(folder / ARRAYS[0], info.train_examples, info.dtype, info.shape),
+        StoredImages(folder / ARRAYS[2], info.test_examples, info.dtype, info.shape),
     )
 
 
 def too_large(info: DatasetInfo) -> bool:
-    """Whether the dataset, decoded to float32, would take more than its share of this machine's memory."""
+    """Whether the dataset as float32 would take more than `SHARE_OF_MEMORY` of this machine's memory."""
     examples = info.train_examples + info.test_examples
     return examples * int(np.prod(info.shape)) * 4 > SHARE_OF_MEMORY * memory_bytes()
 
 
 def memory_bytes() -> int:
-    """RAM, or the limit of this container where it is lower."""
+    """Bytes of RAM, or the memory limit of this container if it is lower."""
     total = int(psutil.virtual_memory().total)
     for path in CGROUP_LIMITS:
         try:
@@ -97,15 +100,15 @@ def memory_bytes() -> int:
 # --- images that stay on disk -----------------------------------------------------------------------------------------
 
 
-class Stored:
-    """The images of one split in their file, pixels as they were stored. Crosses to other processes as a path."""
+class StoredImages:
+    """The images of one split in their file, before normalization. Pickled as a path, without the memory map."""
 
     def __init__(self, path: Path, n: int, dtype: str, shape: tuple[int, ...]) -> None:
-        self.path, self.n, self.kind, self.shape = path, n, dtype, (n, *shape)
+        self.path, self.n, self.dtype, self.shape = path, n, dtype, (n, *shape)
 
     @functools.cached_property
     def array(self) -> np.memmap[Any, Any]:
-        return open_array(self.path, self.n, self.kind, self.shape[1:])
+        return open_array(self.path, self.n, self.dtype, self.shape[1:])
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "array"}
@@ -122,11 +125,11 @@ class Stored:
             yield self[start : start + split_size]
 
 
-class Normalised:
-    """Those images of a split that `chosen` names, normalised and on the device as they are asked for."""
+class NormalizedImages:
+    """The images of a split at the indices `chosen` (all if None), normalized and copied to the device when read."""
 
     def __init__(
-        self, stored: Stored, chosen: Tensor | None, normalization: Normalization, device: torch.device
+        self, stored: StoredImages, chosen: Tensor | None, normalization: Normalization, device: torch.device
     ) -> None:
         self.stored, self.normalization, self._device = stored, normalization, device
         self.chosen = torch.arange(len(stored)) if chosen is None else chosen
@@ -147,10 +150,10 @@ class Normalised:
             yield self[start : start + split_size]
 
 
-class Mapped(Dataset[tuple[Tensor, Tensor]]):
-    """Indexed by a whole tensor of indices: gathers from the map and normalises that batch alone."""
+class MappedDataset(Dataset[tuple[Tensor, Tensor]]):
+    """Indexed by a tensor of indices: gathers a batch from the memory map and normalizes it."""
 
-    def __init__(self, stored: Stored, labels: Tensor, normalization: Normalization) -> None:
+    def __init__(self, stored: StoredImages, labels: Tensor, normalization: Normalization) -> None:
         self.stored, self.labels, self.normalization = stored, labels, normalization
 
     def __getitem__(self, index: Tensor) -> tuple[Tensor, Tensor]:
@@ -161,10 +164,10 @@ class Mapped(Dataset[tuple[Tensor, Tensor]]):
 
 
 class MappedBatches:
-    """The training split through workers that gather batches ahead of the loop; the order is drawn in this process."""
+    """The training split from a memory map: DataLoader workers gather batches ahead; this process draws the order."""
 
     def __init__(
-        self, mapped: Mapped, order: ShuffledBatches, device: torch.device, augment: Augment | None = None
+        self, mapped: MappedDataset, order: ShuffledBatches, device: torch.device, augment: Augment | None = None
     ) -> None:
         self.order, self.device, self.augment = order, device, augment
         self.pinned = device.type == "cuda"
@@ -173,12 +176,12 @@ class MappedBatches:
             sampler=order,
             batch_size=None,  # the sampler yields whole batches
             num_workers=max(1, min(MAX_WORKERS, torch.get_num_threads())),
-            multiprocessing_context="forkserver",  # a fork would copy the threads' locks of this process, and CUDA
+            multiprocessing_context="forkserver",  # a fork would copy locks of this process's threads, and CUDA's state
             persistent_workers=True,
             worker_init_fn=end_with_trainer,
             timeout=WAIT_SECONDS,
             pin_memory=self.pinned,
-            generator=torch.Generator(),  # each iterator draws a base seed: not from the global stream
+            generator=torch.Generator(),  # else each iterator draws its base seed from the global stream
         )
 
     def epoch(self, epoch: int, first_batch: int = 0) -> Iterator[Batch]:
@@ -191,7 +194,10 @@ class MappedBatches:
 
 
 def end_with_trainer(_worker: int) -> None:
-    """A worker's parent is the fork server, which outlives a trainer that was killed: only this tells the worker."""
+    """End this DataLoader worker when its trainer ends.
+
+    The worker's parent process is the fork server, which survives a trainer that was killed.
+    """
     trainer = parent_process()
     assert trainer is not None
 

@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-MEASURED = 1 << 24  # pixels at a time
+CHUNK_VALUES = 1 << 24  # measured at a time
 
 
 class Measurable(Protocol):
@@ -24,7 +24,7 @@ class Measurable(Protocol):
 
 @dataclass(frozen=True)
 class Normalization:
-    """Per channel, of pixels in [0, 1], over the training split."""
+    """Mean and standard deviation per channel of the training split, for pixels / `white`, which are in [0, 1]."""
 
     mean: list[float]
     std: list[float]
@@ -38,10 +38,13 @@ class Normalization:
 
 
 def measure(images: Measurable, white: float) -> Normalization:
-    """Mean and standard deviation of each channel over all pixels of `images`, in float64 and a chunk at a time."""
+    """Mean and standard deviation of each channel over all pixels, in float64, one chunk at a time.
+
+    The variance is that of the population (divided by n); it takes two passes over float images, one over uint8.
+    """
     _, channels, height, width = images.shape
-    n = len(images) * height * width  # pixels a channel
-    step = max(1, MEASURED // (channels * height * width))
+    n = len(images) * height * width  # pixels per channel
+    step = max(1, CHUNK_VALUES // (channels * height * width))
 
     def chunks() -> Iterator[Tensor]:
         return (chunk.transpose(0, 1).flatten(1) for chunk in images.split(step))  # (C, pixels)
@@ -62,11 +65,11 @@ def measure(images: Measurable, white: float) -> Normalization:
         for chunk in chunks():
             squares += (chunk.double() / white).sub_(mean.unsqueeze(1)).square_().sum(1)
         variance = squares / n
-    std = variance.clamp_min(0).sqrt().clamp_min(1e-8)  # a channel without contrast stays finite, rounding or not
+    std = variance.clamp_min(0).sqrt().clamp_min(1e-8)  # a constant channel divides by a small number, not by 0
     return Normalization(mean.tolist(), std.tolist(), white)
 
 
 def to_pixels(images: Tensor, normalization: Normalization) -> Tensor:
-    """Back from normalised (N,C,H,W), wherever they are, to values in [0, 1] on the CPU."""
+    """Undo the normalization: images (N,C,H,W) on any device -> values in [0, 1] on the CPU."""
     mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in (normalization.mean, normalization.std))
     return (images.cpu() * std + mean).clamp(0, 1)

@@ -1,1 +1,1 @@
-"""The files of a finished run: model, curve, pictures, ONNX, and how far each export is from the model."""
+"""The files of a finished run: model, curve, pictures, ONNX, and how far each export deviates from the model."""

@@ -1,4 +1,4 @@
-"""The files of a finished run, written into one folder: which there are, and in what order."""
+"""Writes the files of a finished run into one folder."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from shared.jobs import curves
 from shared.spec.job_spec import JobSpec
 from worker.trainer.data.datasets import Data
 from worker.trainer.exports import model_files, onnx_export, parity, pictures
-from worker.trainer.exports.confusion import count, figures
+from worker.trainer.exports.confusion import count_confusions, scores
 from worker.trainer.run import Outcome
 
 FORMATS = ("png", "svg")
@@ -22,6 +22,7 @@ FORMATS = ("png", "svg")
 def write_all(
     folder: Path, spec: JobSpec, data: Data, outcome: Outcome, result: dict[str, Any], report: Report
 ) -> None:
+    """Write every file of docs/artifacts.md that applies to the run. Raises OSError, as on a full disk."""
     folder.mkdir(parents=True, exist_ok=True)
     model_files.write(folder, spec, data, outcome.state, report)
     onnx_export.write(folder, outcome.state.model, data, report)
@@ -35,6 +36,7 @@ def write_all(
 
 
 def write_curve(folder: Path, spec: JobSpec, series: curves.Series) -> None:
+    """Write the curve as CSV, JSON, PNG and SVG."""
     (folder / "metrics.csv").write_text(curves.to_csv(series))
     write_json(folder / "metrics.json", {"object": "metrics", "series": series})
     for format, picture in zip(FORMATS, curves.draw(series, spec.name, FORMATS), strict=True):
@@ -42,12 +44,12 @@ def write_curve(folder: Path, spec: JobSpec, series: curves.Series) -> None:
 
 
 def write_evaluation(folder: Path, data: Data, outcome: Outcome) -> None:
-    """What the model makes of the test split, as a table and as pictures."""
+    """Write the model's predictions on the test split as a confusion matrix and as pictures."""
     classes = data.info.classes
     true = data.test_labels.cpu()
     confidence, predicted = torch.softmax(outcome.test.logits.float(), 1).max(1)
-    matrix = count(true, predicted, len(classes))
-    write_json(folder / "confusion_matrix.json", figures(matrix, classes))
+    matrix = count_confusions(true, predicted, len(classes))
+    write_json(folder / "confusion_matrix.json", scores(matrix, classes))
     sheets = {
         "confusion_matrix.png": pictures.confusion_matrix(matrix.numpy(), classes),
         "predictions.png": pictures.predictions(data, true, predicted),
@@ -56,8 +58,9 @@ def write_evaluation(folder: Path, data: Data, outcome: Outcome) -> None:
     }
     for name, sheet in sheets.items():
         if sheet is not None:
-            sheet.save(folder / name, compress_level=1)  # of 9: a quarter of the time, a few kilobytes more
+            sheet.save(folder / name, compress_level=1)  # of 9: a quarter of the time for a few kilobytes more
 
 
 def write_json(path: Path, value: Any) -> None:
+    """Write indented JSON. Raises ValueError for infinite numbers and NaN."""
     path.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")

@@ -1,4 +1,4 @@
-"""Which class is taken for which: counts over a split, and what follows from them for each class."""
+"""The confusion matrix of a split, and precision, recall and F1 of each class."""
 
 from __future__ import annotations
 
@@ -9,14 +9,17 @@ import torch
 from torch import Tensor
 
 
-def count(true: Tensor, predicted: Tensor, n_classes: int) -> Tensor:
-    """(K,K) int64: how many images of the row's class were taken for the column's."""
+def count_confusions(true: Tensor, predicted: Tensor, n_classes: int) -> Tensor:
+    """True and predicted labels (N) -> (K,K) int64: images of the row's class predicted as the column's class."""
     return torch.bincount(true * n_classes + predicted, minlength=n_classes**2).view(n_classes, n_classes)
 
 
-def figures(matrix: Tensor, classes: Sequence[str]) -> dict[str, Any]:
-    """Precision: the share of a column that is right. Recall: that of a row. F1: their harmonic mean. 0 where a class
-    was never predicted or never there, as scikit-learn's `zero_division=0`."""
+def scores(matrix: Tensor, classes: Sequence[str]) -> dict[str, Any]:
+    """`confusion_matrix.json`: the matrix (K,K), and lists of K scores and supports.
+
+    Precision is the correct share of a column, recall that of a row, F1 their harmonic mean; 0 if a class was never
+    predicted or does not occur, as scikit-learn's `zero_division=0`.
+    """
     right, support, predicted = matrix.diagonal().double(), matrix.sum(1), matrix.sum(0)
     return {
         "classes": list(classes),

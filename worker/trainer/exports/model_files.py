@@ -1,4 +1,4 @@
-"""The model itself as files: weights for numpy and for torch, and beside them all that it takes to rebuild the net."""
+"""The model as files: weights for numpy and for torch, and a description from which it can be rebuilt."""
 
 from __future__ import annotations
 
@@ -22,24 +22,28 @@ ACTIVATIONS = (nn.ReLU, nn.Tanh, nn.Sigmoid, nn.GELU)
 
 
 def write(folder: Path, spec: JobSpec, data: Data, state: State, report: Report) -> None:
+    """Write {model,best}.safetensors, model.pt, model.json and, if the model is an nn.Sequential, predict.py."""
     weights = plain(state.model.state_dict())
     save_file(weights, folder / "model.safetensors")
-    with (folder / "model.pt").open("wb") as file:  # given a path, torch says of a full disk just "unexpected pos"
+    with (folder / "model.pt").open("wb") as file:  # given a path, torch reports a full disk as "unexpected pos"
         torch.save(weights, file)
     if state.best.weights:
         save_file(plain(state.best.weights), folder / "best.safetensors")
     description = describe(state.model, spec, data)
     (folder / "model.json").write_text(json.dumps(description, indent=2, allow_nan=False) + "\n")
     if description["layers"] is None:
-        report(Log(message=f"no predict.py: numpy does not compute {name_of(spec)}; model.onnx holds the whole net"))
+        report(Log(message=f"no predict.py: numpy does not compute {name_of(spec)}; model.onnx holds the whole model"))
     else:
         shutil.copyfile(inference.__file__, folder / "predict.py")
 
 
 def describe(model: nn.Module, spec: JobSpec, data: Data) -> dict[str, Any]:
-    """`nn.Sequential(*(getattr(nn, l["type"])(**l["arguments"]) for l in layers))` is the net; input as `normalization`
-    says: (pixel / white - mean) / std, a channel each. `layers` is null for a net that is no row of layers; how
-    torchvision's nets were fitted to the data stands in `torchvision`."""
+    """The content of model.json.
+
+    `nn.Sequential(*(getattr(nn, l["type"])(**l["arguments"]) for l in layers))` is the model. Its input is
+    (pixel / white - mean) / std per channel, with the values in `normalization`. `layers` is null for a model that is
+    not an nn.Sequential; `torchvision` is then the recipe by which torchvision's model was adapted to the data.
+    """
     layers = None
     if isinstance(model, nn.Sequential):
         layers = [{"type": kind(layer).__name__, "arguments": _arguments(layer)} for layer in model]
@@ -47,7 +51,7 @@ def describe(model: nn.Module, spec: JobSpec, data: Data) -> dict[str, Any]:
         "format": "gradq-model/1",
         "architecture": spec.architecture.model_dump(mode="json"),
         "layers": layers,
-        "torchvision": getattr(model, "recipe", None),  # worker/trainer/nets/torchvision_nets.py says how to follow it
+        "torchvision": getattr(model, "recipe", None),  # worker/trainer/nets/torchvision_nets.py describes it
         "input_shape": list(data.info.shape),
         "classes": list(data.info.classes),
         "normalization": {
@@ -60,7 +64,7 @@ def describe(model: nn.Module, spec: JobSpec, data: Data) -> dict[str, Any]:
 
 
 def kind(layer: nn.Module) -> type[nn.Module]:
-    """The class of torch.nn that a layer is, or is made from."""
+    """The class of torch.nn that a layer is an instance of. Raises TypeError for one that has no description."""
     for known in (*DESCRIBED, *ACTIVATIONS):
         if isinstance(layer, known):
             return known
@@ -88,12 +92,12 @@ def _arguments(layer: nn.Module) -> dict[str, Any]:
 
 
 def name_of(spec: JobSpec) -> str:
-    """`mlp`, or the name of a net from a zoo."""
+    """`mlp`, or the name of a model of torchvision."""
     return str(getattr(spec.architecture, "name", spec.architecture.type))
 
 
 def plain(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """On the CPU, in a block each. Parts that share memory become parts of their own: safetensors stores no twins."""
+    """Contiguous tensors on the CPU. Tensors that share memory are copied, since safetensors does not store them."""
     seen: set[int] = set()
     found = {}
     for name, tensor in weights.items():

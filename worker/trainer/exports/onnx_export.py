@@ -1,6 +1,6 @@
-"""The model as model.onnx: pixels in [0, 1] in, logits and probabilities out, any number of images at once.
+"""Exports the model as model.onnx: pixels (N,C,H,W) in [0, 1] to logits and probabilities (N,K), for any N.
 
-Needs the extra `gradq[onnx]` where the worker runs; without it the file is left out and the job's log says so.
+Needs the extra `gradq[onnx]` in the worker's environment; without it no file is written, and the job's log says why.
 """
 
 from __future__ import annotations
@@ -22,19 +22,20 @@ from shared.version import VERSION
 from worker.trainer.data.datasets import Data
 from worker.trainer.data.normalization import Normalization
 
-OPSET, IR_VERSION = 17, 8  # of 2022: read by every runtime that is still about; Gelu is written out for it, with Erf
-MOST_BYTES = 2_000_000_000  # of weights: protobuf holds no more than 2 GiB in one file
+OPSET, IR_VERSION = 17, 8  # of 2022, read by every current runtime; it has no Gelu, which is written with Erf
+MOST_BYTES = 2_000_000_000  # of weights: a protobuf file holds at most 2 GiB
 MISSING = "no model.onnx: install gradq[onnx] where the worker runs to get it ({} is missing)"
 
 
 def write(folder: Path, model: nn.Module, data: Data, report: Report) -> None:
-    is_row = isinstance(model, nn.Sequential)
-    needed = ("onnx",) if is_row else ("onnx", "onnxscript")
+    """Write model.onnx, or log why there is none. Raises OSError if the file cannot be written."""
+    is_sequential = isinstance(model, nn.Sequential)
+    needed = ("onnx",) if is_sequential else ("onnx", "onnxscript")
     if missing := [name for name in needed if importlib.util.find_spec(name) is None]:
         report(Log(message=MISSING.format(missing[0])))
         return
     if (size := sum(t.nbytes for t in model.state_dict().values())) > MOST_BYTES:
-        report(Log(message=f"no model.onnx: weights of {size} bytes do not fit one file; model.pt holds them"))
+        report(Log(message=f"no model.onnx: weights of {size} bytes do not fit into one file; model.pt holds them"))
         return
     import onnx
 
@@ -43,7 +44,7 @@ def write(folder: Path, model: nn.Module, data: Data, report: Report) -> None:
     else:
         try:
             proto = traced(model, data)
-        except Exception as error:  # of a foreign exporter, and a model that trained for hours is worth more than it
+        except Exception as error:  # an exporter's fault does not fail a finished training
             report(Log(message=f"no model.onnx: torch.onnx.export failed: {error}"[:500], level="warning"))
             return
     onnx.helper.set_model_props(proto, properties(data))
@@ -51,7 +52,7 @@ def write(folder: Path, model: nn.Module, data: Data, report: Report) -> None:
 
 
 def properties(data: Data) -> dict[str, str]:
-    """What a reader of the file alone should know; its input is normalised inside."""
+    """The metadata of the file; the model normalizes its input itself."""
     scale = data.normalization
     return {
         "gradq_version": VERSION,
@@ -62,12 +63,12 @@ def properties(data: Data) -> dict[str, str]:
     }
 
 
-# --- a row of layers, one node a layer --------------------------------------------------------------------------------
-# For the smallest net torch.onnx.export takes a process 1.6 s, 0.5 s once it is warm; this takes 1 ms, and a short job
-# is over in a second.
+# --- an nn.Sequential: one node per layer -----------------------------------------------------------------------------
+# For the smallest model torch.onnx.export takes 1.6 s, or 0.5 s once warm; this takes 1 ms. A short job takes a second.
 
 
 def graph_of(model: nn.Sequential, data: Data) -> Any:
+    """The onnx.ModelProto. Raises TypeError for a layer that has no ONNX form here."""
     from onnx import TensorProto, helper
 
     graph = _Graph()
@@ -93,7 +94,7 @@ def graph_of(model: nn.Sequential, data: Data) -> Any:
 
 
 class _Graph:
-    """Nodes in order, each with a result of its own name."""
+    """Nodes in order, each with a uniquely named result."""
 
     def __init__(self) -> None:
         self.nodes: list[Any] = []
@@ -113,7 +114,7 @@ class _Graph:
         return name
 
     def used_constants(self) -> list[Any]:
-        """Without those that no node takes, as the step counts of batch norm: runtimes warn of each at every load."""
+        """Those that some node reads: runtimes warn about others, as batch norm's step counts, at every load."""
         used = {name for node in self.nodes for name in node.input}
         return [constant for constant in self.constants if constant.name in used]
 
@@ -144,10 +145,10 @@ def _add_layer(graph: _Graph, layer: nn.Module, weights: dict[str, str], x: str)
                 graph.constant(f"{name}_{len(graph.nodes)}", np.array(value, np.float32))
                 for name, value in (("one", 1.0), ("half", 0.5), ("root", math.sqrt(0.5)))
             )
-            share = graph.node("Add", graph.node("Erf", graph.node("Mul", x, root)), one)
-            return graph.node("Mul", graph.node("Mul", x, share), half)
+            factor = graph.node("Add", graph.node("Erf", graph.node("Mul", x, root)), one)
+            return graph.node("Mul", graph.node("Mul", x, factor), half)
         case nn.Dropout():
-            return x  # acts while training alone
+            return x  # the identity in evaluation
     raise TypeError(f"a layer {type(layer).__name__} has no ONNX form yet")
 
 
@@ -155,11 +156,11 @@ def _numpy(tensor: Tensor) -> np.ndarray[Any, Any]:
     return tensor.detach().cpu().contiguous().numpy()
 
 
-# --- any other net: PyTorch's own exporter ----------------------------------------------------------------------------
+# --- any other model: PyTorch's exporter ------------------------------------------------------------------------------
 
 
 class FromPixels(nn.Module):
-    """The net with its normalization before it and the softmax behind it."""
+    """The model with normalization before it and softmax after it."""
 
     def __init__(self, model: nn.Module, normalization: Normalization) -> None:
         super().__init__()
@@ -175,9 +176,10 @@ class FromPixels(nn.Module):
 
 
 def traced(model: nn.Module, data: Data) -> Any:
+    """The onnx.ModelProto made by torch.onnx.export, which may raise any exception."""
     whole = FromPixels(copy.deepcopy(model).cpu().float(), data.normalization).eval()
-    example = torch.zeros(2, *data.info.shape)  # of 1, the exporter would take N for a constant
-    with warnings.catch_warnings(action="ignore"):  # of PyTorch about itself
+    example = torch.zeros(2, *data.info.shape)  # for a batch of 1 the exporter would make N a constant
+    with warnings.catch_warnings(action="ignore"):  # PyTorch's, about its own code
         program = torch.onnx.export(
             whole,
             (example,),

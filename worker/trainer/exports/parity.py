@@ -1,4 +1,4 @@
-"""How far each exported form of the model strays from the net that was trained: measured on the test split."""
+"""Measures on the test split how far each exported form deviates from the trained model."""
 
 from __future__ import annotations
 
@@ -20,22 +20,25 @@ from worker.trainer.exports.model_files import name_of
 from worker.trainer.run import Outcome
 
 MOST_EXAMPLES = 10_000
-PACE = 15e9  # multiplications a second, of numpy on one thread
-BUDGET_SECONDS = 0.02  # a form: 10 000 images of MNIST through the default mlp
-SHARE_OF_TRAINING = 0.05  # and as much of the time that the job trained: all of the test split after any longer job
+PACE = 15e9  # multiplications per second of numpy on one thread
+BUDGET_SECONDS = 0.02  # per form, at least: 10 000 images of MNIST through the default mlp
+SHARE_OF_TRAINING = 0.05  # of the training time, if that is more: a longer job checks the whole test split
 FEWEST_EXAMPLES = 20
 
 
 def measure(folder: Path, spec: JobSpec, data: Data, outcome: Outcome) -> dict[str, Any]:
-    """Of each form: the largest difference of a probability, and how many labels differ."""
+    """The content of parity.json: for each form the largest difference of a probability, and how many labels differ.
+
+    Loads model.pt into the model.
+    """
     model = outcome.state.model
     seconds = max(BUDGET_SECONDS, SHARE_OF_TRAINING * outcome.state.training_seconds)
     chosen = sample(len(data.test_labels), multiplications_of(model, data), seconds)
     images = data.test_images[chosen.to(data.test_images.device)]
     if spec.precision == "fp32":
-        reference = outcome.test.logits[chosen]  # those that the job's figures come from
+        reference = outcome.test.logits[chosen]  # the logits of the job's test accuracy
     else:
-        reference = forward(model, images)  # the files hold fp32, so they are held against fp32
+        reference = forward(model, images)  # the files hold fp32, so they are compared with fp32
     expected = torch.softmax(reference.float(), 1).numpy()
     pixels = to_pixels(images, data.normalization).numpy()
     return {
@@ -51,14 +54,14 @@ def measure(folder: Path, spec: JobSpec, data: Data, outcome: Outcome) -> dict[s
 
 
 def sample(n: int, multiplications: int, seconds: float) -> Tensor:
-    """Indices of as many test images as the time allows, evenly spread."""
+    """Indices of evenly spread test images, as many as `seconds` allow at `multiplications` per image."""
     most = min(n, MOST_EXAMPLES)
     size = min(most, max(FEWEST_EXAMPLES, int(seconds * PACE / max(1, multiplications))))
     return torch.arange(size) * n // size
 
 
 def multiplications_of(model: nn.Module, data: Data) -> int:
-    """Of one example, near enough: each weight once a place of its output."""
+    """Multiplications per example, approximately: each weight once per position of its output."""
     total = 0
 
     def add(layer: nn.Module, _: Any, out: Tensor) -> None:
@@ -75,36 +78,38 @@ def multiplications_of(model: nn.Module, data: Data) -> int:
 
 
 def by_numpy(folder: Path, spec: JobSpec, pixels: inference.Array, expected: inference.Array) -> dict[str, Any]:
+    """pixels (N,C,H,W) in [0, 1], expected probabilities (N,K)"""
     if not (folder / "predict.py").exists():
-        return unchecked(f"numpy does not compute {name_of(spec)}; there is no predict.py")
+        return unchecked(f"numpy does not compute {name_of(spec)}, so there is no predict.py")
     logits = inference.load(folder).logits(pixels)
     return compared(inference.softmax(logits), expected)
 
 
 def by_onnxruntime(folder: Path, pixels: inference.Array, expected: inference.Array) -> dict[str, Any]:
+    """pixels (N,C,H,W) in [0, 1], expected probabilities (N,K)"""
     if not (folder / "model.onnx").exists():
         return unchecked("there is no model.onnx; the job's log says why")
     if importlib.util.find_spec("onnxruntime") is None:
         return unchecked("onnxruntime is not installed where the worker runs")
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read at its import; else it keeps a file in the user's home
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read at import; else it writes a file into the home directory
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1  # as many as it uses now: none is started
+    options.intra_op_num_threads = options.inter_op_num_threads = 1  # start no threads
     session = onnxruntime.InferenceSession(folder / "model.onnx", options, providers=["CPUExecutionProvider"])
     parts = [session.run(["probabilities"], {"images": part})[0] for part in chunks(pixels)]
     return compared(np.concatenate(parts), expected)
 
 
 def by_torch(folder: Path, model: nn.Module, images: Tensor, expected: inference.Array) -> dict[str, Any]:
-    """Read back into the net itself: a second might not fit beside it on its GPU. What the file lacks is an error."""
+    """Load model.pt into the model itself, since a second one may not fit on the GPU; a missing tensor is an error."""
     model.load_state_dict(torch.load(folder / "model.pt", weights_only=True), strict=True)
     return compared(torch.softmax(forward(model, images).float(), 1).numpy(), expected)
 
 
 @torch.no_grad()
 def forward(model: nn.Module, images: Tensor) -> Tensor:
-    """Logits on the CPU, in evaluation mode."""
+    """Logits (N,K) on the CPU, in evaluation mode."""
     model.eval()
     return torch.cat([model(x) for x in images.split(CHUNK)]).cpu()
 

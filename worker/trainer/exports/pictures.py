@@ -1,6 +1,6 @@
-"""Sheets of small images with a few words: predictions, mistakes, confusion matrix, first layer.
+"""Pictures of a finished run: predictions, mistakes, confusion matrix, weights of the first layer.
 
-Put together pixel by pixel with numpy and Pillow: matplotlib takes 60 ms for one sheet, and a short job waits for it.
+Drawn with numpy and Pillow: matplotlib takes 60 ms per picture, for which a short job would wait.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ BLUE: Colour = (31, 95, 168)
 
 
 def predictions(data: Data, true: Tensor, predicted: Tensor) -> Picture:
-    """The first test images, each under its label; a mistake in red, with both labels."""
+    """The first test images, each with its true and predicted label, in red if they differ. true, predicted (N)."""
     shown = torch.arange(min(SHOWN, len(true)))
     share = (true == predicted).double().mean().item()
     title = f"test images, true → predicted: {share:.2%} right over all {len(true)}"
@@ -48,10 +48,10 @@ def predictions(data: Data, true: Tensor, predicted: Tensor) -> Picture:
 
 
 def mistakes(data: Data, true: Tensor, predicted: Tensor, confidence: Tensor) -> Picture:
-    """The test images that the model is most sure of and wrong about; each with its confidence."""
+    """The wrongly labelled test images with the highest confidence. true, predicted, confidence (N)."""
     wrong = (true != predicted).nonzero().squeeze(1)
     if not len(wrong):
-        return _message(f"no mistakes: all {len(true)} test images are labelled right")
+        return _message(f"no mistakes: all {len(true)} test images are labelled correctly")
     shown = wrong[confidence[wrong].argsort(descending=True, stable=True)][:SHOWN]
     number = "1 mistake" if len(wrong) == 1 else f"{len(wrong)} mistakes"
     surest = f"; the {len(shown)} surest" if len(wrong) > len(shown) else ""
@@ -64,7 +64,7 @@ def mistakes(data: Data, true: Tensor, predicted: Tensor, confidence: Tensor) ->
 
 
 def _captions(data: Data, true: Tensor, predicted: Tensor) -> list[list[Words]]:
-    """One line where names are as short as digits, else one a name."""
+    """One line if all names have at most three letters, else one line per name."""
     classes = drawable(data.info.classes)
     short = max(map(len, classes)) <= 3
     captions: list[list[Words]] = []
@@ -83,14 +83,14 @@ def _sheet(data: Data, shown: Tensor, title: str, captions: list[list[Words]]) -
 
 
 def to_bytes(images: Tensor) -> Array:
-    """(N,C,H,W) in [0, 1] -> (N,H,W,3) uint8; a first channel alone is grey, and so is any number but three."""
+    """(N,C,H,W) in [0, 1] -> (N,H,W,3) uint8; unless there are three channels, the first one as grey."""
     if images.shape[1] != 3:
         images = images[:, :1].expand(-1, 3, -1, -1)
     return images.mul(255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
 
 
 def _as_picture(pixels: Array) -> Picture:
-    """(H,W,3) uint8 -> about TILE wide: a whole number of dots a pixel, so that each pixel stays a clean square."""
+    """(H,W,3) uint8 -> a picture about TILE wide, enlarged by a whole factor so that pixels stay square."""
     height, width = pixels.shape[:2]
     longest = max(height, width)
     picture = Image.fromarray(np.ascontiguousarray(pixels))
@@ -102,7 +102,7 @@ def _as_picture(pixels: Array) -> Picture:
 
 
 def _tiles(pictures: list[Picture], title: str, captions: list[list[Words]], foot: int = 0) -> Picture:
-    """Rows of pictures, each under its caption, `foot` dots left free below."""
+    """Rows of pictures, each under its caption, with `foot` free dots at the bottom of the page."""
     columns = min(COLUMNS, len(pictures))
     rows = -(-len(pictures) // columns)
     wide = max(TILE, *(picture.width for picture in pictures)) + GAP
@@ -131,20 +131,20 @@ def _message(text: str) -> Picture:
 
 # --- confusion matrix -------------------------------------------------------------------------------------------------
 
-WRITTEN_FROM = 30  # dots of a cell: below, a count does not fit
-NAMED_FROM = 9  # below, names would lie on one another
-LARGEST = 2200  # dots of all cells side by side, so that no picture is wider or taller than 2400
+WRITTEN_FROM = 30  # dots per cell: a count does not fit into less
+NAMED_FROM = 9  # dots per cell: names would overlap in less
+LARGEST = 2200  # dots of all cells together, so that no picture is wider or taller than 2400
 
 
 def confusion_matrix(matrix: Array, classes: Sequence[str]) -> Picture:
-    """Rows true, columns predicted. Blue: right, red: wrong; the deeper, the larger the share of its row."""
+    """Counts (K,K), rows true, columns predicted. Blue: right, red: wrong; darker for a larger share of the row."""
     n, classes = len(classes), drawable(classes)
     cell = max(1, min(130, max(4, (560 if n <= 10 else 900) // n), LARGEST // n))
     name_size = min(TEXT_SIZE, cell - 1)
     names = [shortened(name, 150, name_size) for name in classes] if cell >= NAMED_FROM else [""] * n
     widest = max(font(name_size).getlength(name) for name in names)
     left = MARGIN + LINE + 8 + round(widest)
-    upright = widest > cell - 4  # then the names of the columns are turned
+    upright = widest > cell - 4  # the names of the columns are then rotated
     heading_lines = wrapped(
         "test images by true (row) and predicted (column) label", max(left + n * cell, NARROWEST) - MARGIN
     )
@@ -153,7 +153,7 @@ def confusion_matrix(matrix: Array, classes: Sequence[str]) -> Picture:
     page, draw = _page(max(left + n * cell + MARGIN, NARROWEST), max(top + n * cell + MARGIN + LINE + 6, 420))
     _heading(draw, heading_lines)
     shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
-    depth = np.sqrt(shares)[..., None]  # the root, so that one mistake in a hundred can still be seen
+    depth = np.sqrt(shares)[..., None]  # the root, so that one mistake in a hundred is visible
     full = np.where(np.eye(n, dtype=bool)[..., None], BLUE, RED)
     colours = (255 + (full - 255) * depth).round().astype(np.uint8)
     cells = np.repeat(np.repeat(colours, cell, axis=0), cell, axis=1)
@@ -185,10 +185,10 @@ def confusion_matrix(matrix: Array, classes: Sequence[str]) -> Picture:
 def _upright(
     page: Picture, text: str, x: int, bottom: int, size: int, colour: Colour = INK, centred: bool = False
 ) -> None:
-    """Text that is read from below, around the column x, upwards from `bottom`."""
+    """Draw text rotated by 90°, centred on the column x, from `bottom` upwards."""
     if not text:
         return
-    strip = Image.new("L", (round(font(size).getlength(text)) + 1, size + 5))  # how much ink each dot takes
+    strip = Image.new("L", (round(font(size).getlength(text)) + 1, size + 5))  # the opacity of each dot
     ImageDraw.Draw(strip).text((0, strip.height // 2), text, 255, font(size), anchor="lm")
     turned = strip.transpose(Image.Transpose.ROTATE_90)
     page.paste(colour, (x - turned.width // 2, bottom - turned.height // (2 if centred else 1)), turned)
@@ -200,9 +200,9 @@ SHOWN_UNITS = 60
 
 
 def first_layer(model: nn.Module, data: Data) -> Picture | None:
-    """What each unit of the first layer looks for: its weights as an image, all on one scale around 0.
+    """The weights of each unit of the first layer as an image, all on one scale around 0.
 
-    None where they are no image: a net that is no row of layers, or neither one nor three channels.
+    None if the model is not an nn.Sequential, or the images have neither one nor three channels.
     """
     row = list(model) if isinstance(model, nn.Sequential) else []
     layers = [layer for layer in row if isinstance(layer, nn.Linear | nn.Conv2d)]
@@ -226,13 +226,13 @@ def first_layer(model: nn.Module, data: Data) -> Picture | None:
 
 
 def diverging(shades: Array) -> Array:
-    """-1 … 1 -> blue over white to red, (…,3) uint8."""
+    """Values (…) from -1 to 1 -> colours (…,3) uint8 from blue over white to red."""
     far = np.where(shades[..., None] < 0, BLUE, RED)
     return (255 + (far - 255) * np.abs(shades)[..., None]).round().astype(np.uint8)
 
 
 def _scale(page: Picture, largest: float, grey: bool) -> None:
-    """The foot of the page: which colour is which weight."""
+    """The colour scale at the bottom of the page."""
     width, height, left, top = 240, 12, MARGIN, page.height - MARGIN - 22
     ramp = np.linspace(-1, 1, width)
     shades = np.repeat(((ramp[:, None] + 1) * 127.5).round().astype(np.uint8), 3, axis=1) if grey else diverging(ramp)
@@ -245,7 +245,7 @@ def _scale(page: Picture, largest: float, grey: bool) -> None:
     draw.text((left + width + 14, top - 2), note, FAINT, font(TEXT_SIZE))
 
 
-# --- paper and letters ------------------------------------------------------------------------------------------------
+# --- pages and fonts --------------------------------------------------------------------------------------------------
 
 
 def _page(width: int, height: int) -> tuple[Picture, ImageDraw.ImageDraw]:
@@ -260,7 +260,7 @@ def _heading(draw: ImageDraw.ImageDraw, lines: list[str]) -> None:
 
 @functools.cache
 def font(size: int) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans, which matplotlib brings along: it has arrows, and most alphabets that class names come in."""
+    """DejaVu Sans from matplotlib's data, which has arrows and most alphabets."""
     return ImageFont.truetype(_font_file(), size)
 
 
@@ -270,17 +270,17 @@ def _font_file() -> Path:
 
 @functools.cache
 def _letters() -> frozenset[int]:
-    """The code points that the font has a glyph for."""
+    """The code points for which the font has a glyph."""
     return frozenset(FT2Font(str(_font_file())).get_charmap())
 
 
 def drawable(classes: Sequence[str]) -> list[str]:
-    """The classes' names; the number of a class whose name, in Chinese perhaps, would be a row of empty boxes."""
+    """The classes' names; for a name with a letter that the font lacks (Chinese, for example) the class's number."""
     return [name if _letters().issuperset(map(ord, name)) else str(i) for i, name in enumerate(classes)]
 
 
 def shortened(text: str, width: float, size: int = TEXT_SIZE) -> str:
-    """The text, or as much of it as fits before a `…`."""
+    """The text, shortened with `…` to at most `width` dots."""
     if font(size).getlength(text) <= width:
         return text
     while text and font(size).getlength(text + "…") > width:
@@ -289,6 +289,7 @@ def shortened(text: str, width: float, size: int = TEXT_SIZE) -> str:
 
 
 def wrapped(text: str, width: float) -> list[str]:
+    """The lines of a title of at most `width` dots each."""
     lines = [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".strip()

@@ -1,1 +1,1 @@
-"""Gradients by hand and by autograd, and the checks that both agree."""
+"""Manual gradients and autograd's, and the checks that they agree."""

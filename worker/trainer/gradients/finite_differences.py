@@ -1,8 +1,8 @@
-"""Slopes by finite differences: how much a loss really changes when one weight does. Uses no rule of calculus.
+"""Derivatives by finite differences: how much the loss changes when one weight does, without any rule of calculus.
 
-The central difference of two losses errs by O(h²) for its step h, and by the loss's rounding divided by h. Ridders'
-method (Numerical Recipes, 3rd edition, section 5.7, `dfridr`) takes a few steps of shrinking size, extrapolates them to
-h = 0 and keeps the extrapolation whose own error estimate is smallest: three digits more than the best single h.
+A central difference with step h has an error of O(h²), plus the rounding error of the loss divided by h. The method of
+Ridders (1982; Numerical Recipes, 3rd edition, section 5.7, `dfridr`) takes a few steps of decreasing size, extrapolates
+to h = 0 and returns the extrapolation with the smallest error estimate: three digits more than the best single h.
 """
 
 from __future__ import annotations
@@ -15,15 +15,18 @@ from worker.trainer.gradients.manual_and_autograd import batch_norm_fit_for
 from worker.trainer.nets.losses import ClampedCrossEntropyLoss, Loss
 from worker.trainer.seeds import RngState
 
-FIRST_STEP = 1e-3  # times max(1, |w|); extrapolated from here, what is left of h² is below the rounding
+FIRST_STEP = 1e-3  # times max(1, |w|); extrapolated from here, the remaining error is below the rounding
 SHRINK = 4.0
-STEPS = 6  # down to 1e-6: below that the rounding, 2e-16 times the loss over the step, is all that is seen
-ENOUGH = 3  # steps for a smooth loss; two are the least that has an error estimate
-GOOD = 1e-10  # an error estimate, over max(1, loss), that more steps would hardly make smaller
+STEPS = 6  # down to 1e-6: below that, the rounding error of 2e-16 times the loss over the step dominates
+ENOUGH = 3  # steps for a smooth loss; an error estimate needs at least two
+GOOD = 1e-10  # an error estimate, relative to max(1, |loss|), that more steps would hardly reduce
 
 
 class LossSurface:
-    """The loss on one batch as a function of the weights, with every random draw of the forward pass held fixed."""
+    """The loss on one batch as a function of the weights, with every random draw of the forward pass held fixed.
+
+    The model must be in float64. Its weights are changed while `slope` runs, and restored.
+    """
 
     def __init__(self, model: nn.Module, criterion: Loss, x: Tensor, labels: Tensor) -> None:
         assert isinstance(model, nn.Sequential)
@@ -33,7 +36,7 @@ class LossSurface:
 
     @torch.no_grad()
     def _evaluate(self) -> tuple[float, list[Tensor]]:
-        """The loss, and on which side of each kink it was computed: where the slope would jump, no step may cross."""
+        """The loss, and its kink pattern: which side of each kink (a jump of the derivative) the forward pass took."""
         self.rng_state.restore()  # dropout draws the same masks each time
         x, kink_pattern = self.x, []
         with batch_norm_fit_for(self.model, len(self.labels)):
@@ -50,18 +53,18 @@ class LossSurface:
         return self.criterion(x, self.labels).item(), kink_pattern
 
     def loss_on_this_side(self) -> float | None:
-        """The loss with the weights as they are now; None beyond a kink."""
+        """The loss at the current weights; None if a kink is between them and the original weights."""
         loss, kink_pattern = self._evaluate()
         return loss if all(map(torch.equal, kink_pattern, self.kink_pattern)) else None
 
     def slope(self, weights: Tensor, i: int) -> float | None:
-        """The derivative after element i of `weights`, a flat view of one of the model's parameters.
+        """The derivative of the loss with respect to element i of `weights`, a flat view of a parameter of the model.
 
-        None where there is no derivative to compare with: a kink within the smallest steps.
+        None if there is none to compare with: a kink is within the smallest steps.
         """
         centre = weights[i].item()
         best, smallest_error = None, float("inf")
-        before: list[float] = []  # extrapolations of the step before: [plain, without h², without h⁴]
+        before: list[float] = []  # the row of the previous step: [plain, h² eliminated, h⁴ eliminated, …]
         for k in range(STEPS):
             step = FIRST_STEP * max(1.0, abs(centre)) / SHRINK**k
             above, below = centre + step, centre - step
@@ -69,7 +72,7 @@ class LossSurface:
             if difference is None:
                 before = []
                 continue
-            row = [difference / (above - below)]  # the step as it was made: centre + step has been rounded
+            row = [difference / (above - below)]  # the exact step, since centre + step was rounded
             for j, longer in enumerate(before):
                 row.append(row[j] + (row[j] - longer) / (SHRINK ** (2 * (j + 1)) - 1))
                 error = max(abs(row[j + 1] - row[j]), abs(row[j + 1] - longer))

@@ -1,8 +1,8 @@
-"""The proof that gradients by hand are right: against autograd and against finite differences, parameter by parameter.
+"""Checks manual gradients against autograd and against finite differences, parameter by parameter.
 
-All in float64, on copies: the caller's model (running statistics included), its gradients and the global random state
-stay as they were. `gradient_check` returns the table, `verify_step` raises where it fails; as a job of its own it is in
-worker/trainer/gradient_check_job.py. docs/gradients.md says where the tolerances come from.
+All in float64 and on copies: the caller's model (including running statistics), its gradients and the global random
+state are not changed. `gradient_check` returns the table, `verify_step` raises if it fails; the check as a job is in
+worker/trainer/gradient_check_job.py. docs/gradients.md derives the tolerances.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import copy
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,20 +18,20 @@ from torch import Tensor, nn
 from shared.errors import Diverged, GradientCheckFailed
 from worker.trainer import seeds
 from worker.trainer.gradients.finite_differences import LossSurface
-from worker.trainer.gradients.gradient_errors import SMALLEST_SCALE, Line, finite
+from worker.trainer.gradients.gradient_errors import SMALLEST_SCALE, ParameterErrors, finite
 from worker.trainer.gradients.manual_and_autograd import autograd_gradients, manual_gradients
+from worker.trainer.gradients.table import ErrorFigures, Table
 from worker.trainer.nets.losses import Loss
 
-TOLERANCE = 1e-9  # float64 keeps 16 digits; two right ways differ in the last few of them, a wrong one in the first
-SLOPE_TOLERANCE = 1e-6  # a finite difference keeps 9 to 12 digits
+TOLERANCE = 1e-9  # float64 has 16 digits; two correct ways differ in the last few, a wrong one in the first
+SLOPE_TOLERANCE = 1e-6  # a finite difference has 9 to 12 correct digits
 
-Batch = tuple[Tensor, Tensor]
-Table = dict[str, Any]
+Batch = tuple[Tensor, Tensor]  # x (N,C,H,W), labels (N)
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """At how many elements of each parameter finite differences are taken in each batch, and who draws them."""
+    """How many elements of each parameter are checked by finite differences in each batch; `generator` draws them."""
 
     elements: int
     generator: torch.Generator
@@ -49,14 +48,15 @@ def gradient_check(
     parameter_done: Callable[[], None] = lambda: None,
     check_stop: Callable[[], None] = lambda: None,
 ) -> Table:
-    """Compare gradients by hand with autograd's on each batch and, given a sampling, with finite differences.
+    """Compare manual gradients with autograd's on each batch and, given a sampling, with finite differences.
 
-    A parameter's relative error is normwise: max|manual - referee| / max|autograd|, since single entries may cancel to
-    zero. An error that is not finite fails, and is reported as the largest float (JSON knows no infinity).
-    `check_stop` is called before each finite difference, and may raise. Raises Diverged where the loss is not finite.
+    A parameter's relative error is normwise: max|manual - expected| / max|autograd|, since single entries may cancel to
+    zero. An error that is not finite fails the check and is reported as the largest float, since JSON has no infinity.
+    `parameter_done` is called after the finite differences of each parameter and batch, `check_stop`, which may raise,
+    before each finite difference. Raises Diverged if the loss is not finite.
     """
     where = next(model.parameters()).device
-    lines = {name: Line(p.shape) for name, p in model.named_parameters()}
+    errors = {name: ParameterErrors(p.shape) for name, p in model.named_parameters()}
     batch_sizes: list[int] = []
     loss_difference, losses_agree = 0.0, True
     at_entry = seeds.RngState(where)
@@ -64,7 +64,7 @@ def gradient_check(
         for x, labels in batches:
             x = x.double()
             by_hand, by_autograd = copy.deepcopy(model).double(), copy.deepcopy(model).double()
-            rng_state = seeds.RngState(where)  # whoever comes back to it draws the same masks of dropout
+            rng_state = seeds.RngState(where)  # restored below, so that dropout draws the same masks
             manual_loss = manual_gradients(by_hand, loss, x, labels).item()
             rng_state.restore()
             with torch.enable_grad():
@@ -74,44 +74,45 @@ def gradient_check(
                     f"the loss is {autograd_loss} in float64: there is nothing to compare; try a smaller init or lr"
                 )
                 raise Diverged(detail)
-            apart = finite(abs(manual_loss - autograd_loss))
-            loss_difference = max(loss_difference, apart)
-            losses_agree &= apart <= TOLERANCE * max(1.0, abs(autograd_loss))
+            difference = finite(abs(manual_loss - autograd_loss))
+            loss_difference = max(loss_difference, difference)
+            losses_agree &= difference <= TOLERANCE * max(1.0, abs(autograd_loss))
             batch_sizes.append(len(labels))
             for name, manual, autograd in _pairs(by_hand, by_autograd):
-                lines[name].against_autograd(manual.grad, _gradient(autograd))
+                errors[name].compare_with_autograd(manual.grad, _gradient(autograd))
             if sampling is None:
                 continue
             rng_state.restore()
             surface = LossSurface(by_autograd, loss, x, labels)
-            floor = SMALLEST_SCALE * max(1.0, abs(autograd_loss))  # a difference is as exact as the loss it is taken of
+            # a finite difference is only as exact as the losses that it subtracts
+            floor = SMALLEST_SCALE * max(1.0, abs(autograd_loss))
             for name, manual, autograd in _pairs(by_hand, by_autograd):
-                slopes = _slopes(surface, autograd, lines[name], sampling, check_stop)
+                slopes = _slopes(surface, autograd, errors[name], sampling, check_stop)
                 scale = max(_gradient(autograd).abs().max().item(), floor)
-                lines[name].against_slopes(manual.grad, slopes, scale)
+                errors[name].compare_with_slopes(manual.grad, slopes, scale)
                 parameter_done()
     finally:
         at_entry.restore()
 
     table: Table = {
-        "passed": losses_agree and all(line.autograd.relative <= TOLERANCE for line in lines.values()),
+        "passed": losses_agree and all(each.autograd.relative <= TOLERANCE for each in errors.values()),
         "dtype": "float64",
         "tolerance": TOLERANCE,
-        "max_relative_error": max(line.autograd.relative for line in lines.values()),
-        "max_absolute_error": max(line.autograd.absolute for line in lines.values()),
+        "max_relative_error": max(each.autograd.relative for each in errors.values()),
+        "max_absolute_error": max(each.autograd.absolute for each in errors.values()),
         "loss_difference": loss_difference,
         "batch_size": max(batch_sizes),
         "batches": len(batch_sizes),
-        "parameters": {name: line.to_json(sampling is not None) for name, line in lines.items()},
+        "parameters": {name: each.to_json(sampling is not None) for name, each in errors.items()},
     }
     if sampling is not None:
-        table["passed"] &= all(line.numeric.relative <= SLOPE_TOLERANCE for line in lines.values())
+        table["passed"] &= all(each.numeric.relative <= SLOPE_TOLERANCE for each in errors.values())
         table["finite_differences"] = {
             "tolerance": SLOPE_TOLERANCE,
-            "max_relative_error": max(line.numeric.relative for line in lines.values()),
-            "max_absolute_error": max(line.numeric.absolute for line in lines.values()),
-            "checked": sum(line.checked for line in lines.values()),
-            "skipped": sum(line.skipped for line in lines.values()),
+            "max_relative_error": max(each.numeric.relative for each in errors.values()),
+            "max_absolute_error": max(each.numeric.absolute for each in errors.values()),
+            "checked": sum(each.checked for each in errors.values()),
+            "skipped": sum(each.skipped for each in errors.values()),
         }
     return table
 
@@ -126,31 +127,32 @@ def _gradient(p: nn.Parameter) -> Tensor:
 
 
 def _slopes(
-    surface: LossSurface, p: nn.Parameter, line: Line, sampling: Sampling, check_stop: Callable[[], None]
+    surface: LossSurface, p: nn.Parameter, errors: ParameterErrors, sampling: Sampling, check_stop: Callable[[], None]
 ) -> dict[int, float]:
-    """Slopes at drawn elements of p; whoever stands on a kink gives way to the next, for up to twice as many draws."""
+    """Slopes at random elements of p, by element. Those at a kink are replaced, up to twice as many draws."""
     slopes: dict[int, float] = {}
     weights = p.data.view(-1)
     for element in torch.randperm(p.numel(), generator=sampling.generator)[: 2 * sampling.elements].tolist():
         check_stop()
         slope = surface.slope(weights, element)
         if slope is None:
-            line.skipped += 1
+            errors.skipped += 1
         else:
-            line.checked += 1
+            errors.checked += 1
             slopes[element] = slope
         if len(slopes) == sampling.elements:
             break
     return slopes
 
 
-# --- the verdict ------------------------------------------------------------------------------------------------------
+# --- failures ---------------------------------------------------------------------------------------------------------
 
 
 def verify_step(model: nn.Module, loss: Loss, x: Tensor, labels: Tensor) -> Table:
-    """Hold the hand-written gradients of one step against autograd's, at the weights as they are now.
+    """Compare the manual gradients on one batch with autograd's, at the current weights; return the table.
 
-    Raises GradientCheckFailed. Called before the step, it sees the very masks that the step is about to draw.
+    Called before a step, it draws the same dropout masks as the step. Raises GradientCheckFailed, or Diverged if the
+    loss is not finite.
     """
     table = gradient_check(model, loss, [(x, labels)])
     require_passed(table)
@@ -158,24 +160,24 @@ def verify_step(model: nn.Module, loss: Loss, x: Tensor, labels: Tensor) -> Tabl
 
 
 def require_passed(table: Table) -> None:
-    """Raise GradientCheckFailed with the name of the parameter that is most in the wrong."""
+    """Raise GradientCheckFailed, naming the parameter with the largest error, if the check failed."""
     if not table["passed"]:
         raise GradientCheckFailed(_fault(table), gradient_check=table)
 
 
 def _fault(table: Table) -> str:
-    lines = table["parameters"]
-    name = max(lines, key=lambda name: lines[name]["max_relative_error"])
-    line = lines[name]
-    if line["max_relative_error"] > TOLERANCE:
-        return f"manual and autograd gradients differ by {_most(line)} (relative), most in {name}{line['worst_index']}"
+    rows = table["parameters"]
+    name = max(rows, key=lambda name: rows[name]["max_relative_error"])
+    row = rows[name]
+    if row["max_relative_error"] > TOLERANCE:
+        return f"manual and autograd gradients differ by {_largest(row)} (relative), most in {name}{row['worst_index']}"
     if "finite_differences" in table and table["finite_differences"]["max_relative_error"] > SLOPE_TOLERANCE:
-        name = max(lines, key=lambda name: lines[name]["finite_differences"]["max_relative_error"])
-        line = lines[name]["finite_differences"]
-        where = f"{name}{line['worst_index']}"
-        return f"manual gradients and finite differences differ by {_most(line)} (relative), most in {where}"
+        name = max(rows, key=lambda name: rows[name]["finite_differences"]["max_relative_error"])
+        numeric = rows[name]["finite_differences"]
+        where = f"{name}{numeric['worst_index']}"
+        return f"manual gradients and finite differences differ by {_largest(numeric)} (relative), most in {where}"
     return f"the manual loss differs from autograd's by {table['loss_difference']:.3g}"
 
 
-def _most(line: Table) -> str:
-    return f"{line['max_relative_error']:.3g}"
+def _largest(errors: ErrorFigures) -> str:
+    return f"{errors['max_relative_error']:.3g}"

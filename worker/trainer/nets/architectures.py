@@ -1,4 +1,4 @@
-"""The networks: from the spec's words to layers, and from a generator to weights. Picks no device."""
+"""Builds a spec's network and draws its initial weights. Does not choose a device."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "si
 
 
 def build_model(architecture: job_spec.Architecture, input_shape: tuple[int, int, int], n_classes: int) -> nn.Module:
-    """A net from images of (channels, height, width) to logits; `initialize` or a state dict gives the weights.
+    """The model from images (N,C,H,W) of `input_shape` (C,H,W) to logits (N,K), not yet initialized.
 
-    An nn.Sequential of layers that have a hand-written backward pass, or one of torchvision's nets.
+    An nn.Sequential of layers that have a manual backward pass, or one of torchvision's models.
     """
-    # PyTorch fills each new layer from the global generator; we give that generator back as it was. (Building on the
-    # "meta" device would draw nothing, but its first use costs a process 0.2 to 0.35 s.)
+    # PyTorch initializes each new layer from the global generator, whose state is restored here. (The "meta" device
+    # would draw nothing, but its first use in a process costs 0.2 to 0.35 s.)
     with torch.random.fork_rng(devices=[]):
         if isinstance(architecture, job_spec.Torchvision):
             return torchvision_nets.build(architecture.name, input_shape, n_classes)
@@ -62,10 +62,17 @@ def _activation(architecture: job_spec.Mlp | job_spec.Cnn) -> nn.Module:
 
 @torch.no_grad()
 def initialize(model: nn.Module, init: job_spec.Init, generator: Generator) -> None:
-    """Fill every weight and bias, drawing from `generator` alone: the same generator state, the same weights.
+    """Fill every weight and bias, drawing from `generator` alone: the same generator state gives the same weights.
 
-    Batch normalization starts at weight 1 and bias 0 with fresh statistics whatever the init says. For torchvision's
-    nets `pytorch` is torchvision's own init; the others then fill the weights of its linear and convolutional layers.
+    Weights of linear and convolutional layers, with fan_in inputs and fan_out outputs of a unit:
+
+    - `pytorch`: uniform within ±1/sqrt(fan_in), weights and biases, as `reset_parameters` of nn.Linear and nn.Conv2d
+    - `normal`: normal of the given std, weights and biases
+    - `kaiming`: normal of std sqrt(2/fan_in), biases 0 (He et al. 2015)
+    - `xavier`: uniform within ±sqrt(6/(fan_in + fan_out)), biases 0 (Glorot and Bengio 2010)
+
+    Batch normalization starts with weight 1, bias 0 and fresh statistics for every init. For torchvision's models
+    `pytorch` is torchvision's own init; the others then replace the weights of its linear and convolutional layers.
     """
     if not isinstance(model, nn.Sequential):
         torchvision_nets.initialize(model, generator)
@@ -80,10 +87,10 @@ def initialize(model: nn.Module, init: job_spec.Init, generator: Generator) -> N
 
 def _initialize_layer(layer: nn.Linear | nn.Conv2d, init: job_spec.Init, generator: Generator) -> None:
     weight, bias = layer.weight, layer.bias
-    if bias is not None:  # a convolution before batch normalization needs none
+    if bias is not None:  # a convolution before batch normalization has none
         nn.init.zeros_(bias)
     match init:
-        case job_spec.PytorchInit():  # what reset_parameters does: both uniform within ±1/sqrt(inputs of one output)
+        case job_spec.PytorchInit():  # with a = sqrt(5) the bound is 1/sqrt(fan_in)
             nn.init.kaiming_uniform_(weight, a=math.sqrt(5), generator=generator)
             if bias is not None:
                 bound = 1 / math.sqrt(weight[0].numel())

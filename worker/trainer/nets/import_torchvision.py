@@ -1,4 +1,4 @@
-"""The one place that imports torchvision. Imported lazily: it costs a second that most jobs never need to spend."""
+"""The only module that imports torchvision, and only when called: the import takes a second, and few jobs need it."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import torch
 
 IDX_CLASSES = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "kmnist": "KMNIST"}
 
-_libraries: list[Any] = []  # a torch.library.Library takes its definitions along when it is collected
+_libraries: list[Any] = []  # the definitions of a torch.library.Library are removed when it is collected
 
 
 def import_torchvision() -> ModuleType:
-    """Import torchvision, also where its wheel was built for CUDA and torch was not.
+    """Import torchvision, also if its wheel was built for CUDA and torch was not.
 
     Such a wheel cannot load its compiled operators, and torchvision's own import then fails on
     "operator torchvision::nms does not exist". Datasets, transforms and models need none of them, so the two
@@ -30,12 +30,12 @@ def import_torchvision() -> ModuleType:
 
 
 def download(name: str, data_dir: Path) -> None:
-    """Fetch a built-in dataset into torchvision's layout; torchvision checks the md5 of what came."""
+    """Download a built-in dataset in torchvision's layout; torchvision checks the md5."""
     datasets = import_torchvision().datasets
     if name in IDX_CLASSES:
         getattr(datasets, IDX_CLASSES[name])(root=str(data_dir), download=True)
     else:
-        # the archive alone: to make a CIFAR10 object would be to have torchvision unpickle what is in it
+        # the archive only: torchvision would unpickle its content to make a CIFAR10 object
         kind = datasets.CIFAR10
         fetch = datasets.utils.download_and_extract_archive
         fetch(kind.url, str(data_dir), filename=kind.filename, md5=kind.tgz_md5)

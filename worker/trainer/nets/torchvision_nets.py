@@ -1,11 +1,11 @@
-"""torchvision's nets, untrained and fitted to a dataset: its channels, its classes, its image size. Autograd only.
+"""torchvision's models, untrained, adapted to a dataset's channels, classes and image size. For autograd only.
 
-A net is built from its recipe, plain values that need nothing but torch and torchvision:
+A model is built from its recipe, plain JSON values; torch and torchvision are enough to follow it:
 
     net = torchvision.models.get_model(recipe["name"], weights=None, **recipe["arguments"])
     for path, layer in recipe["replace"].items():
         net.set_submodule(path, getattr(torch.nn, layer["type"])(**layer["arguments"]))
-    # recipe["enlarge"]: null, or the size that images are brought to: F.interpolate(x, size, mode="bilinear")
+    # recipe["enlarge"]: null, or the size to which images are resized: F.interpolate(x, size, mode="bilinear")
 
 The names in the state dict are torchvision's own.
 """
@@ -22,12 +22,12 @@ from torch import Generator, Tensor, nn
 
 from worker.trainer.nets.import_torchvision import import_torchvision
 
-SMALL = 64  # pixels. These nets were made for 224: they halve an image five times, and little would be left of less
-PATCH = 16  # pixels, of vit_b_16
+SMALL = 64  # pixels. These models are made for 224 and halve an image five times: 2 are left
+PATCH = 16  # pixels, the patch size of vit_b_16
 
 Recipe: TypeAlias = dict[str, Any]
 
-# The convolution that sees the image, by family: where it is, and what it is like but for the channels of the image.
+# The first convolution by family: its path, and its arguments without `in_channels`.
 FIRST: dict[str, tuple[str, dict[str, Any]]] = {
     "resnet": ("conv1", {"out_channels": 64, "kernel_size": 7, "stride": 2, "padding": 3, "bias": False}),
     "mobilenet": ("features.0.0", {"out_channels": 16, "kernel_size": 3, "stride": 2, "padding": 1, "bias": False}),
@@ -38,11 +38,12 @@ FIRST: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def family(name: str) -> str:
+    """`resnet18` -> `resnet`, `vit_b_16` -> `vit`: a key of FIRST."""
     return name.split("_")[0].rstrip("0123456789")
 
 
 def recipe(name: str, input_shape: tuple[int, int, int], n_classes: int) -> Recipe:
-    """How a net is fitted to images of (channels, height, width)."""
+    """How a model is adapted to images of (channels, height, width): `name`, `arguments`, `replace`, `enlarge`."""
     channels, height, width = input_shape
     path, geometry = FIRST[family(name)]
     arguments: dict[str, Any] = {"num_classes": n_classes}
@@ -50,7 +51,7 @@ def recipe(name: str, input_shape: tuple[int, int, int], n_classes: int) -> Reci
     size = (max(height, SMALL), max(width, SMALL))
     if family(name) == "resnet":
         size = (height, width)
-        if max(size) <= SMALL:  # as is usual for CIFAR: the first two halvings are left out
+        if max(size) <= SMALL:  # as usual for CIFAR (He et al. 2016): without the first two halvings
             geometry = geometry | {"kernel_size": 3, "stride": 1, "padding": 1}
             replace["maxpool"] = {"type": "Identity", "arguments": {}}
     elif family(name) == "vit":
@@ -63,11 +64,12 @@ def recipe(name: str, input_shape: tuple[int, int, int], n_classes: int) -> Reci
 
 
 def build(name: str, input_shape: tuple[int, int, int], n_classes: int) -> nn.Module:
-    """The net with torchvision's own init, drawn from the global generator."""
+    """The model with torchvision's own init, drawn from the global generator."""
     return follow(recipe(name, input_shape, n_classes))
 
 
 def follow(recipe: Recipe) -> nn.Module:
+    """The model that a recipe describes, with fresh weights from the global generator."""
     net: nn.Module = import_torchvision().models.get_model(recipe["name"], weights=None, **recipe["arguments"])
     for path, layer in recipe["replace"].items():
         new = getattr(nn, layer["type"])(**layer["arguments"])
@@ -75,26 +77,28 @@ def follow(recipe: Recipe) -> nn.Module:
             _initialize_first(new, family(recipe["name"]))
         net.set_submodule(path, new)
     for path, module in list(net.named_modules()):
-        if isinstance(module, nn.AdaptiveAvgPool2d):  # always to 1x1; its backward on CUDA is not deterministic
+        if isinstance(module, nn.AdaptiveAvgPool2d):  # the output is 1x1; its backward on CUDA is not deterministic
             net.set_submodule(path, MeanOfImage())
     if recipe["enlarge"]:
         height, width = recipe["enlarge"]
-        net.register_forward_pre_hook(Enlarge(height, width))  # a hook and no layer: the names stay torchvision's
-    net.recipe = recipe  # type: ignore[assignment]  # travels with the net, into model.json
+        net.register_forward_pre_hook(
+            Enlarge(height, width)
+        )  # a hook, not a layer, which would change torchvision's names
+    net.recipe = recipe  # type: ignore[assignment]  # model.json stores it
     return net
 
 
 def initialize(net: nn.Module, generator: Generator) -> None:
-    """Fill every parameter and buffer as torchvision does, from a seed that `generator` draws."""
+    """Fill every parameter and buffer as torchvision does, seeded by a number from `generator`."""
     seed = int(torch.randint(2**62, (), generator=generator))
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # torchvision draws from the global generator alone
+        torch.default_generator.manual_seed(seed)  # torchvision draws from the global generator only
         fresh = follow(cast(Recipe, net.recipe))
     net.load_state_dict(fresh.state_dict())
 
 
 def _initialize_first(layer: nn.Conv2d, family: str) -> None:
-    """A replaced first convolution begins as torchvision begins its own."""
+    """Initialize a replaced first convolution as torchvision initializes its own."""
     if family == "convnext":
         nn.init.trunc_normal_(layer.weight, std=0.02)
     elif family == "vit":
@@ -106,6 +110,8 @@ def _initialize_first(layer: nn.Conv2d, family: str) -> None:
 
 
 class MeanOfImage(nn.Module):
+    """nn.AdaptiveAvgPool2d(1) with a deterministic backward on CUDA."""
+
     def forward(self, x: Tensor) -> Tensor:
         """(N,C,H,W) -> (N,C,1,1)"""
         return x.mean((2, 3), keepdim=True)
@@ -113,7 +119,7 @@ class MeanOfImage(nn.Module):
 
 @dataclass(frozen=True)
 class Enlarge:
-    """Brings the images to the size that the net was made for. Asks for no gradient: below lies only the data."""
+    """A forward pre-hook that resizes images (N,C,H,W) to the size that the model needs. They need no gradient."""
 
     height: int
     width: int

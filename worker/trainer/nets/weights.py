@@ -1,4 +1,4 @@
-"""Weights that another run ended with, into a net that is about to begin. Executes nothing of what it reads."""
+"""Loads the final weights of another run as initial weights. Executes no code from the file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from shared.errors import TrainingError
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
-    """Fill the model from a safetensors file. Raises TrainingError that names the tensor which does not fit."""
+    """Fill the model from a safetensors file.
+
+    Raises TrainingError if the file cannot be read, or a tensor is missing, superfluous or of another shape.
+    """
     try:
         found = load_file(path)
     except (OSError, SafetensorError) as error:
@@ -25,5 +28,5 @@ def load_weights(model: nn.Module, path: Path) -> None:
             here, there = list(tensor.shape), list(found[name].shape)
             raise TrainingError(f"the weights in {path.name} do not fit: {name} is {there} there and {here} here")
     if extra := sorted(found.keys() - wanted.keys()):
-        raise TrainingError(f"the weights in {path.name} do not fit: this net has no {extra[0]}")
+        raise TrainingError(f"the weights in {path.name} do not fit: this model has no {extra[0]}")
     model.load_state_dict(found)

@@ -1,1 +1,1 @@
-"""One update of the weights: state, optimizers, schedules, and the replay of a recorded step."""
+"""One update of the weights: state, optimizers, schedules, and the replay of recorded steps."""

@@ -1,4 +1,4 @@
-"""A training step as a CUDA graph: all its kernels launched by one call. For CUDA what tape.py is for the CPU."""
+"""A training step as a CUDA graph, which launches all its kernels by one call; tape.py is the CPU's counterpart."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from torch import Tensor
 
 
 class Graph:
-    """A captured step; `replay` runs it on what now lies in its tensors."""
+    """A captured step; `replay` runs it on the current values of its tensors."""
 
     def __init__(self, step: Callable[[], Tensor]) -> None:
-        """Capture `step` without running it. Raises RuntimeError where it does something that no graph can hold."""
+        """Capture `step` without running it. Raises RuntimeError if a CUDA graph cannot hold one of its operations."""
         self._graph = torch.cuda.CUDAGraph()
-        # thread_local: what a DataLoader's pinning thread asks of the device meanwhile is not the capture's business
+        # thread_local: a DataLoader's pinning thread may use the device meanwhile without failing the capture
         with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
             self._result = step()
 
     def replay(self) -> Tensor:
-        """Run the step again; the loss () is overwritten by the next repeat."""
+        """Run the step again and return its loss (), which the next replay overwrites."""
         self._graph.replay()
         return self._result

@@ -1,7 +1,7 @@
-"""The optimizers: one by hand, the others PyTorch's. Each reads p.grad and asks not who filled it.
+"""The optimizers: `basic` is written out, the others are PyTorch's. Each reads p.grad, manual or from autograd.
 
-The learning rate is a tensor () on the device of the weights: a schedule writes into it, and a step that is repeated
-from a tape or a CUDA graph reads what was written.
+The learning rate is a tensor () on the device of the weights: the schedule writes into it, and a step replayed from a
+tape or a CUDA graph reads the new value.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from shared.spec import job_spec
 
 
 class Basic(torch.optim.Optimizer):
-    """p -= lr * grad."""
+    """Stochastic gradient descent without momentum: p -= lr * grad."""
 
     def __init__(self, params: Iterable[nn.Parameter], lr: Tensor) -> None:
         super().__init__(params, {"lr": lr})
@@ -30,9 +30,14 @@ class Basic(torch.optim.Optimizer):
                     p.addcmul_(p.grad, group["lr"], value=-1)
 
 
-# fused=True does a parameter's whole update in one pass over memory, on CUDA and on the CPU. Microseconds a step for
+# fused=True updates a parameter in one pass over memory, on CUDA and on the CPU. Microseconds per step for
 # 784-30-10 on one CPU thread, plain / foreach / fused: SGD 14 / 15 / 15, with momentum 29 / 28 / 17, Adam 88 / 79 / 32.
 def build_optimizer(job: job_spec.JobSpec, model: nn.Module) -> torch.optim.Optimizer:
+    """The spec's optimizer over all parameters of the model.
+
+    `sgd`: momentum, Nesterov's as in Sutskever et al. 2013, with L2 regularization; `adam`: Kingma and Ba 2015, with L2
+    regularization; `adamw`: decoupled weight decay, Loshchilov and Hutter 2019. All are torch.optim's.
+    """
     params = list(model.parameters())
     wanted, lr = job.optimizer, torch.tensor(job.lr, device=params[0].device)
     match wanted:
@@ -45,11 +50,11 @@ def build_optimizer(job: job_spec.JobSpec, model: nn.Module) -> torch.optim.Opti
         case job_spec.Adam() | job_spec.AdamW():
             kind = torch.optim.Adam if isinstance(wanted, job_spec.Adam) else torch.optim.AdamW
             betas = (wanted.betas[0], wanted.betas[1])
-            capturable = lr.device.type == "cuda"  # its step count then lies on the device, where a CUDA graph needs it
+            capturable = lr.device.type == "cuda"  # keeps its step count on the device, as a CUDA graph needs it
             return kind(params, lr, betas, wanted.eps, wanted.weight_decay, fused=True, capturable=capturable)
 
 
 def set_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Write the learning rate of the next step."""
+    """Write the learning rate of the next step into the optimizer's tensors."""
     for group in optimizer.param_groups:
         group["lr"].fill_(lr)

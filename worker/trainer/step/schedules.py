@@ -1,4 +1,4 @@
-"""The learning rate of each step, as a pure function of its number: a resumed run needs no scheduler's memory."""
+"""The learning rate of each step as a pure function of its number: a resumed run needs no scheduler state."""
 
 from __future__ import annotations
 
@@ -13,6 +13,11 @@ Rate = Callable[[int], float]  # number of updates already made -> learning rate
 
 
 def build_schedule(job: job_spec.JobSpec, steps_per_epoch: int) -> Rate:
+    """The spec's schedule: a function from the number of steps done (0 for the first) to the next step's learning rate.
+
+    `constant`: lr. `step`: lr times gamma once per `every_epochs`. `cosine`: linear warm-up, then SGDR's cosine without
+    restarts (Loshchilov and Hutter 2017). `onecycle`: the 1cycle policy (Smith 2018) for the learning rate alone.
+    """
     lr, wanted, total = job.lr, job.schedule, job.epochs * steps_per_epoch
     match wanted:
         case job_spec.ConstantSchedule():
@@ -27,14 +32,14 @@ def build_schedule(job: job_spec.JobSpec, steps_per_epoch: int) -> Rate:
 
 
 def _cosine(step: int, warm_up: int, total: int) -> float:
-    """A line from 1/warm_up to 1, then (1 + cos πt) / 2 (Loshchilov and Hutter 2017, eq. 5, without restarts)."""
+    """The factor of lr: linear from 1/warm_up to 1, then (1 + cos πt) / 2 (Loshchilov and Hutter 2017, eq. 5)."""
     if step < warm_up:
         return (step + 1) / warm_up
     return 0.5 * (1 + math.cos(math.pi * (step - warm_up) / max(1, total - warm_up)))
 
 
 def _one_cycle(lr: float, step: int, total: int) -> float:
-    """lr/25 to lr to lr/250 000 (Smith and Topin 2018, in the cosine form that PyTorch gives it)."""
+    """From lr/25 to lr, then to lr/250 000, each half a cosine, as PyTorch's OneCycleLR (Smith and Topin 2018)."""
     peak, end = max(RISE * total - 1, 0.0), max(total - 1, 1)
     if step <= peak:
         return _between(lr / FIRST_DIVISOR, lr, step / peak if peak else 1.0)
@@ -42,5 +47,5 @@ def _one_cycle(lr: float, step: int, total: int) -> float:
 
 
 def _between(start: float, end: float, share: float) -> float:
-    """Half a cosine from `start` to `end`."""
+    """The value at `share` (0 to 1) of half a cosine from `start` to `end`."""
     return end + (start - end) / 2 * (1 + math.cos(math.pi * share))

@@ -1,4 +1,4 @@
-"""All that changes while a job trains, in one place: a run resumed from it goes on as if it had never stopped."""
+"""The whole state of a training: a run resumed from it ends with the same bits as one that never stopped."""
 
 from __future__ import annotations
 
@@ -17,49 +17,52 @@ from worker.trainer.nets.architectures import build_model, initialize
 from worker.trainer.step.optimizers import build_optimizer
 
 
-class Best:
-    """The weights of the epoch with the lowest validation loss so far."""
+class BestEpoch:
+    """Figures and weights of the epoch with the lowest validation loss so far; no weights if there is none yet."""
 
     def __init__(self) -> None:
         self.epoch, self.val_loss, self.val_accuracy = 0, float("inf"), 0.0
         self.weights: dict[str, Tensor] = {}
 
-    def offer(self, epoch: int, val_loss: float, val_accuracy: float, model: nn.Module) -> None:
+    def update(self, epoch: int, val_loss: float, val_accuracy: float, model: nn.Module) -> None:
+        """Copy the model's weights if this epoch's validation loss is the lowest so far."""
         if val_loss < self.val_loss:
             self.epoch, self.val_loss, self.val_accuracy = epoch, val_loss, val_accuracy
             self.weights = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
 
 
 class State:
-    """Model, optimizer, place in the data, sums of the open epoch, curve so far."""
+    """Model, optimizer, position in the data, sums of the current epoch, curve so far."""
 
     def __init__(self, spec: JobSpec, info: DatasetInfo, device: torch.device) -> None:
         self.model = build_model(spec.architecture, info.shape, len(info.classes))
         initialize(self.model, spec.init, seeds.generator(spec.seed, "init"))
-        # Where an image's channels lie side by side, convolutions and pooling take a fifth of the time, CPU or GPU.
+        # With channels_last, convolutions and pooling take a fifth of the time, on the CPU and on a GPU.
         self.model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in its stubs
         self.optimizer = build_optimizer(spec, self.model)
         self.device = device
-        self.epoch, self.batch, self.step = 1, 0, 0  # the epoch under way, its batches done, updates since the start
+        self.epoch, self.batch, self.step = 1, 0, 0  # current epoch, its batches done, steps since the start
         self.meter = LossMeter(device)
         self.history = History()
-        self.best = Best()
+        self.best = BestEpoch()
         self.order_sha256 = ""
-        self.epoch_seconds = 0.0  # of the open epoch, training alone
-        self.training_seconds = 0.0  # of the epochs before it
+        self.epoch_seconds = 0.0  # of the current epoch, without evaluation and checkpoints
+        self.training_seconds = 0.0  # of the epochs before
 
     def advance(self, loss: Tensor) -> None:
+        """Count one step, with the loss () of its batch."""
         self.meter.add(loss)
         self.batch += 1
         self.step += 1
 
-    def close_epoch(self) -> None:
+    def start_next_epoch(self) -> None:
+        """Add the epoch's seconds to the training's and reset what counts within an epoch."""
         self.training_seconds += self.epoch_seconds
         self.epoch, self.batch, self.epoch_seconds = self.epoch + 1, 0, 0.0
         self.meter.reset()
 
     def state_dict(self) -> dict[str, Any]:
-        """Tensors, numbers, strings and lists of them: what torch.load(weights_only=True) reads."""
+        """The state as tensors, numbers, strings, lists and dicts, which torch.load(weights_only=True) reads."""
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -74,12 +77,13 @@ class State:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore a state, global random streams included. Raises TrainingError if it does not fit the spec."""
         try:
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
             for group in self.optimizer.param_groups:
                 group["lr"] = group["lr"].to(self.device)
-                if "capturable" in group:  # Adam's, of the device that the checkpoint was written on
+                if "capturable" in group:  # of Adam: as saved, it is that of the checkpoint's device
                     group["capturable"] = self.device.type == "cuda"
         except (KeyError, RuntimeError, ValueError) as error:
             raise TrainingError(f"the checkpoint does not fit the spec: {error}") from error

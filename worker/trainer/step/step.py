@@ -1,4 +1,4 @@
-"""One update of the weights: forward, gradients, optimizer. Repeated from a tape or a CUDA graph where one holds it."""
+"""One training step: forward, gradients, optimizer. Replayed from a tape or a CUDA graph if it can be recorded."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from worker.trainer.step.cuda_graph import Graph
 from worker.trainer.step.optimizers import set_rate
 from worker.trainer.step.state import State
 
-WARM_UP = 3  # steps before one is captured: by then optimizers hold their state, and CUDA's libraries their workspaces
-WORTHWHILE = 100  # steps still to come: capturing costs milliseconds, and saves some 0.1 ms a step
+WARM_UP = 3  # steps before one is recorded: optimizers and CUDA's libraries then have allocated their memory
+WORTHWHILE = 100  # steps still to come: recording costs milliseconds and saves about 0.1 ms per step
 
 
 class Step:
-    """Callable on batches. Those of the usual size lie in fixed tensors, and are repeated; others run as they are.
+    """A callable that trains on a batch. Batches of the full size are replayed on fixed tensors; others run eagerly.
 
-    The bits are the same either way: what is repeated are the very kernels of a step that ran.
+    The results are the same to the bit: a replay runs the kernels of a step that ran.
     """
 
     def __init__(self, spec: JobSpec, state: State, loss: Loss, order: ShuffledBatches, report: Report) -> None:
@@ -47,7 +47,7 @@ class Step:
             self._lr = lr
         if self.recorded is not None and len(labels) == self._size:
             if x is not self._x or labels is not self._labels:
-                self._fill(x, labels)
+                self._copy_batch(x, labels)
             return self.recorded.replay()
         if len(labels) == self._size and self._until_capture >= 0:
             self._until_capture -= 1
@@ -56,7 +56,7 @@ class Step:
         return self.run(x, labels)
 
     def run(self, x: Tensor, labels: Tensor) -> Tensor:
-        """The step itself."""
+        """The step itself, run eagerly: returns the loss ()."""
         self.optimizer.zero_grad(set_to_none=True)
         with self._autocast(x.device.type):
             loss = self.fill_gradients(self.model, self.loss, x, labels)
@@ -64,39 +64,41 @@ class Step:
         return loss
 
     def _capture(self, x: Tensor, labels: Tensor) -> Tensor:
-        """Capture the step on this batch. Where that cannot be done, say why and go on one by one."""
-        self._x, self._labels = x, labels  # the dataset fills the same tensors for the next batch, or `_fill` does
+        """Run the step on this batch and record it. If that is not possible, log why; later steps then run eagerly."""
+        self._x, self._labels = x, labels  # the next batch is in the same tensors, or `_copy_batch` copies it
         if x.device.type == "cuda":
             return self._capture_graph(x, labels)
         recorded, loss, obstacle = tape.record(lambda: self.run(x, labels))
         if recorded is None:
-            self._say(f"steps run one by one: {obstacle}", {"reason": obstacle})
+            self._log(f"steps run one by one: {obstacle}", {"reason": obstacle})
         else:
-            kept = {"captured": "tape", "operations": len(recorded)}
-            self._say(f"steps are repeated from a tape of {len(recorded)} operations", kept)
+            data = {"captured": "tape", "operations": len(recorded)}
+            self._log(f"steps are repeated from a tape of {len(recorded)} operations", data)
         self.recorded = recorded
         return loss
 
     def _capture_graph(self, x: Tensor, labels: Tensor) -> Tensor:
-        if not isinstance(self.model, nn.Sequential):  # kernels that are long, and code that may look at its values
-            self._say("steps run one by one: a net of torchvision's is not captured", {"reason": "not our own layers"})
+        if not isinstance(self.model, nn.Sequential):  # its kernels are long, and its code may read values back
+            self._log("steps run one by one: a model of torchvision is not captured", {"reason": "not our own layers"})
             return self.run(x, labels)
         self._x, self._labels = x.clone(), labels.clone()
         state = torch.cuda.get_rng_state(x.device)
         try:
             self.recorded = Graph(lambda: self.run(self._x, self._labels))  # type: ignore[arg-type]
-        except RuntimeError as error:  # an operation that waits for the device, or allocates what no graph may
+        except RuntimeError as error:  # an operation that synchronizes, or allocates memory outside the graph
             torch.cuda.synchronize(x.device)
             torch.cuda.set_rng_state(state, x.device)
-            torch.rand(1, device=x.device)  # raises where the capture could not be left: the attempt ends here and now,
-            torch.cuda.set_rng_state(state, x.device)  # and not in a later step that draws
+            # Raises if the capture could not be ended: the attempt then fails here and not in a later step that draws.
+            torch.rand(1, device=x.device)
+            torch.cuda.set_rng_state(state, x.device)
             reason = str(error).splitlines()[0]
-            self._say(f"steps run one by one: no CUDA graph holds them ({reason})", {"reason": reason})
+            self._log(f"steps run one by one: no CUDA graph holds them ({reason})", {"reason": reason})
             return self.run(x, labels)
-        self._say("steps are repeated from a CUDA graph", {"captured": "cuda_graph"})
-        return self.recorded.replay()  # capturing ran nothing: this is the step of this batch
+        self._log("steps are repeated from a CUDA graph", {"captured": "cuda_graph"})
+        return self.recorded.replay()  # capturing does not run the step
 
-    def _fill(self, x: Tensor, labels: Tensor) -> None:
+    def _copy_batch(self, x: Tensor, labels: Tensor) -> None:
+        """Copy the batch into the tensors of the recorded step."""
         assert self._x is not None
         assert self._labels is not None
         if x is not self._x:
@@ -107,8 +109,8 @@ class Step:
     def _autocast(self, device: str) -> AbstractContextManager[Any]:
         if self.precision == "fp32":
             return nullcontext()
-        # each weight is cast once a forward anyway; a cache would hand a graph's tensors to a step outside of it
+        # Each weight is cast once per forward anyway; a cache would pass a graph's tensors to an eager step.
         return torch.autocast(device, dtype=torch.bfloat16, cache_enabled=False)
 
-    def _say(self, message: str, data: dict[str, Any]) -> None:
+    def _log(self, message: str, data: dict[str, Any]) -> None:
         self.report(Log(message=message, data=data))

@@ -1,1 +1,1 @@
-"""One batch through a small network and back, stage by stage."""
+"""The forward and backward pass of one batch through a small network, stage by stage."""

@@ -1,4 +1,4 @@
-"""Each stage's formula as plain text: a is what the hidden layer sums, h what it passes on, z the logits."""
+"""Each stage's formula as plain text: a is the hidden layer before its activation, h after it, z the logits."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ACTIVATIONS = {"relu": "max(a, 0)", "tanh": "tanh a", "sigmoid": "1 / (1 + exp(�
 
 
 def formulas_of(spec: WalkSpec) -> dict[str, str]:
-    """By the name that `stages` gives what it makes."""
+    """The formula of each stage, by the stage's name in stages.py."""
     return dict([*_forward(spec), *_losses(spec), *_backward(spec)])
 
 
@@ -35,14 +35,14 @@ def _forward(spec: WalkSpec) -> Lines:
 
 
 def _losses(spec: WalkSpec) -> Lines:
-    share = " / N" if spec.loss.reduction == "mean" else ""
-    dlogits = f"dz = (p − onehot(label)){share}"
+    divisor = " / N" if spec.loss.reduction == "mean" else ""
+    dlogits = f"dz = (p − onehot(label)){divisor}"
     if isinstance(spec.loss, ClampedCrossEntropy):
         yield "losses", f"ℓ = −log max(p[label], {spec.loss.clamp:g})"
         dlogits += f", and 0 where p[label] < {spec.loss.clamp:g}"
     else:
         yield "losses", "ℓ = −log p[label]"
-    yield "loss", f"L = Σ ℓ{share}"
+    yield "loss", f"L = Σ ℓ{divisor}"
     yield "dlogits", dlogits
 
 

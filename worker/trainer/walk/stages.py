@@ -1,7 +1,7 @@
-"""The stages of a linear or two-layer net: every tensor of one batch on its way to the loss and back, made in two ways.
+"""The stages of a linear or two-layer network: every tensor of one batch, forward and backward, computed in two ways.
 
-By hand it goes through layers.py and losses.py, as a manual job does. The other way uses none of that: PyTorch's own
-functions forward, and autograd back. Both give the same names in the same order:
+`by_hand` uses layers.py and losses.py, as a job with manual gradients. `by_autograd` uses none of that code: PyTorch's
+functions forward, autograd backward. Both return the same names in the same order:
 
     linear     x  logits  softmax  losses  loss  dlogits  dW  db
     two-layer  x  hidden  activation  logits  softmax  losses  loss
@@ -21,10 +21,10 @@ from worker.trainer.nets.losses import ClampedCrossEntropyLoss, Loss, softmax
 
 Tensors = dict[str, Tensor]
 
-# What each layer gives, by how many there are: flatten and a sum; or flatten, a sum, its activation and another sum.
+# Names of the layers' outputs by the number of layers: flatten, linear; or flatten, linear, activation, linear.
 OUTPUTS = {2: ("x", "logits"), 4: ("x", "hidden", "activation", "logits")}
 
-AXES: dict[str, tuple[str, ...]] = {  # a gradient, named d…, has those of what it belongs to
+AXES: dict[str, tuple[str, ...]] = {  # a gradient, d…, has the axes of its tensor
     "x": ("example", "pixel"),
     "hidden": ("example", "unit"),
     "activation": ("example", "unit"),
@@ -42,19 +42,19 @@ AXES: dict[str, tuple[str, ...]] = {  # a gradient, named d…, has those of wha
 
 
 def weights(model: nn.Sequential) -> Tensors:
-    """W and b of the linear net; W1, b1, W2 and b2 of the two-layer net, from the input up. W (O,I), b (O)."""
-    sums = [layer for layer in model if isinstance(layer, nn.Linear)]
-    numbers = count(1) if len(sums) > 1 else [""]
+    """W and b of the linear network; W1, b1, W2 and b2 of the two-layer one, from the input on. W (O,I), b (O)."""
+    linear = [layer for layer in model if isinstance(layer, nn.Linear)]
+    numbers = count(1) if len(linear) > 1 else [""]
     return {
         f"{name}{n}": p
-        for n, layer in zip(numbers, sums, strict=False)
+        for n, layer in zip(numbers, linear, strict=False)
         for name, p in (("W", layer.weight), ("b", layer.bias))
     }
 
 
 @torch.no_grad()
 def by_hand(model: nn.Sequential, loss: Loss, x: Tensor, labels: Tensor) -> Tensors:
-    """x (N,C,H,W), labels (N). Fills every p.grad on its way back."""
+    """The stages of the batch x (N,C,H,W), labels (N), by the manual passes. Sets every p.grad."""
     found: Tensors = {}
     caches = []
     for name, layer in zip(OUTPUTS[len(model)], model, strict=True):
@@ -67,7 +67,7 @@ def by_hand(model: nn.Sequential, loss: Loss, x: Tensor, labels: Tensor) -> Tens
     found["loss"], cache = loss.forward(x, labels)
     names = {p: name for name, p in weights(model).items()}
     dout = loss.backward(cache)
-    for name, layer, cache in reversed(caches[1:]):  # below the lowest layer lies only the data, which learns nothing
+    for name, layer, cache in reversed(caches[1:]):  # not of the flattened images, which need no gradient
         found[f"d{name}"] = dout
         _, backward = PAIRS[type(layer)]
         dout = backward(layer, dout, cache)
@@ -78,7 +78,7 @@ def by_hand(model: nn.Sequential, loss: Loss, x: Tensor, labels: Tensor) -> Tens
 
 
 def by_autograd(model: nn.Sequential, loss: Loss, x: Tensor, labels: Tensor) -> Tensors:
-    """x (N,C,H,W), labels (N). Fills no p.grad."""
+    """The stages of the batch x (N,C,H,W), labels (N), by autograd. Sets no p.grad."""
     found: Tensors = {}
     with torch.enable_grad():
         for name, layer in zip(OUTPUTS[len(model)], model, strict=True):
@@ -87,7 +87,7 @@ def by_autograd(model: nn.Sequential, loss: Loss, x: Tensor, labels: Tensor) -> 
         found["softmax"] = x.softmax(1)
         found["losses"] = _losses(loss, x, labels)
         found["loss"] = found["losses"].mean() if loss.reduction == "mean" else found["losses"].sum()
-        wanted = _on_the_way_back(model, found)
+        wanted = _in_backward_order(model, found)
         gradients = torch.autograd.grad(found["loss"], list(wanted.values()))
     found |= {f"d{name}": gradient for name, gradient in zip(wanted, gradients, strict=True)}
     return {name: tensor.detach() for name, tensor in found.items()}
@@ -99,8 +99,8 @@ def _losses(loss: Loss, logits: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(logits, labels, reduction="none")
 
 
-def _on_the_way_back(model: nn.Sequential, found: Tensors) -> Tensors:
-    """What has a gradient, in the order in which a backward pass comes by: each output, then the weights it came of."""
+def _in_backward_order(model: nn.Sequential, found: Tensors) -> Tensors:
+    """The tensors that have a gradient, in the order of a backward pass: each output, then the weights of its layer."""
     names = {p: name for name, p in weights(model).items()}
     wanted: Tensors = {}
     for name, layer in reversed(list(zip(OUTPUTS[len(model)], model, strict=True))[1:]):

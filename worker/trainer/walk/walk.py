@@ -1,8 +1,8 @@
-"""A walk: one batch through a linear or two-layer net and back, every stage with its formula and its real numbers.
+"""A walk: one batch through a linear or two-layer network and back, each stage with its formula and its values.
 
-A job that trains nothing. It writes `walk.json`, for people and for the page Learn: of each stage its shape, what is in
-it by hand and by autograd, and how far the two are apart. Small whatever the net: of a large matrix a corner and four
-figures. All in float64. docs/gradients.md has the derivations.
+A job that does not train. It writes `walk.json` for people and for the page Learn: the shape of each stage, its values
+computed by hand and by autograd, and their difference. The file is small for any network: of a large matrix it has a
+corner and four figures. All in float64. docs/gradients.md has the derivations.
 """
 
 from __future__ import annotations
@@ -33,10 +33,11 @@ from worker.trainer.nets.weights import load_weights
 from worker.trainer.run import Run, StopRequested
 from worker.trainer.walk.formulas import formulas_of
 from worker.trainer.walk.stages import AXES, Tensors, by_autograd, by_hand, weights
+from worker.trainer.walk.view import Batch, Numbers, Stage, Tiles, Walk
 
-CORNER = 10  # rows, and columns, of a matrix that are written out
+CORNER = 10  # rows and columns of a matrix that are written out
 TILES = 16  # rows that are shown as images
-LARGEST_IMAGE = 64  # dots to a side; larger ones are shown smaller
+LARGEST_IMAGE = 64  # dots per side; larger images are reduced
 
 
 def run_walk(
@@ -49,10 +50,10 @@ def run_walk(
     threads: int,
     uploaded: Path | None = None,
 ) -> dict[str, Any]:
-    """Take the walk, write `walk.json`, return the result.
+    """Write `walk.json` and return the result.
 
-    `uploaded`: the folder of a dataset that is not built in.
-    Raises StopRequested before it sets out, and Diverged where something on the way is not finite.
+    `uploaded`: the folder of a dataset that is not built in. Raises StopRequested if a stop is requested before the
+    forward pass, Diverged if a stage is not finite, DataError, or TrainingError if `run.init_from` does not fit.
     """
     where = device.choose(spec.device)
     device.set_up(spec.seed, where, threads)
@@ -62,7 +63,7 @@ def run_walk(
     if run.init_from is not None:
         load_weights(model, run.init_from)
         report(Log(message="begins with the weights of another job"))
-    if run.stop():
+    if run.stop_requested():
         raise StopRequested(0)
     page = walk(spec, prepared, model.to(where).double())
     folder = run.folder / "artifacts"
@@ -70,7 +71,9 @@ def run_walk(
     (folder / "walk.json").write_text(json.dumps(page, ensure_ascii=False, allow_nan=False) + "\n")
     report(Progress(epoch=1, epochs=1, step=1, total_steps=1, examples_per_second=0.0))
     return {
-        **{name: page[name] for name in ("agrees", "loss", "max_relative_difference")},
+        "agrees": page["agrees"],
+        "loss": page["loss"],
+        "max_relative_difference": page["max_relative_difference"],
         "stages": len(page["stages"]),
         "parameters": count_parameters(model),
         "device": str(where),
@@ -78,8 +81,8 @@ def run_walk(
     }
 
 
-def walk(spec: WalkSpec, prepared: Data, model: nn.Module) -> dict[str, Any]:
-    """What `walk.json` holds. `model` is in float64, on the data's device."""
+def walk(spec: WalkSpec, prepared: Data, model: nn.Module) -> Walk:
+    """The content of `walk.json`. `model` is in float64 and on the data's device. Raises Diverged."""
     assert isinstance(model, nn.Sequential)
     images, labels = next(prepared.train.epoch(1, first_batch=spec.batch - 1))
     loss, x = build_loss(spec.loss), images.double()
@@ -89,14 +92,14 @@ def walk(spec: WalkSpec, prepared: Data, model: nn.Module) -> dict[str, Any]:
     stages = [
         stage(name, formulas[name], manual[name], autograd[name], prepared.info.shape) for name in manual if name != "x"
     ]
-    apart = max(s["max_relative_difference"] for s in stages)
+    difference = max(s["max_relative_difference"] for s in stages)
     return {
         "object": "walk",
         "spec": spec.to_json(),
         "dtype": "float64",
         "tolerance": TOLERANCE,
-        "agrees": apart <= TOLERANCE,
-        "max_relative_difference": apart,
+        "agrees": difference <= TOLERANCE,
+        "max_relative_difference": difference,
         "loss": manual["loss"].item(),
         "batch": batch_of(prepared, images, labels, manual["logits"]),
         "x": {"axes": AXES["x"], "formula": formulas["x"], **numbers(manual["x"])},
@@ -108,8 +111,8 @@ def walk(spec: WalkSpec, prepared: Data, model: nn.Module) -> dict[str, Any]:
     }
 
 
-def batch_of(prepared: Data, images: Tensor, labels: Tensor, logits: Tensor) -> dict[str, Any]:
-    """The images (N,C,H,W) with what they show and what the net takes them for."""
+def batch_of(prepared: Data, images: Tensor, labels: Tensor, logits: Tensor) -> Batch:
+    """The normalized images (N,C,H,W) as pictures, with their labels (N) and the predictions from logits (N,K)."""
     shades = pictures.to_bytes(to_pixels(images, prepared.normalization))
     return {
         "size": len(labels),
@@ -122,9 +125,9 @@ def batch_of(prepared: Data, images: Tensor, labels: Tensor, logits: Tensor) -> 
     }
 
 
-def stage(name: str, formula: str, manual: Tensor, autograd: Tensor, image: tuple[int, int, int]) -> dict[str, Any]:
+def stage(name: str, formula: str, manual: Tensor, autograd: Tensor, image: tuple[int, int, int]) -> Stage:
     """One tensor in both ways. The relative difference is normwise, as in the gradient check."""
-    apart = (manual - autograd).abs().max().item()
+    difference = (manual - autograd).abs().max().item()
     scale = max(autograd.abs().max().item(), SMALLEST_SCALE)
     return {
         "name": name,
@@ -133,14 +136,14 @@ def stage(name: str, formula: str, manual: Tensor, autograd: Tensor, image: tupl
         "shape": list(manual.shape),
         "manual": numbers(manual),
         "autograd": numbers(autograd),
-        "max_absolute_difference": apart,
-        "max_relative_difference": apart / scale,
+        "max_absolute_difference": difference,
+        "max_relative_difference": difference / scale,
         **tiles(name, manual, image),
     }
 
 
-def numbers(values: Tensor) -> dict[str, Any]:
-    """Shape, four figures, and the first rows and columns as they are."""
+def numbers(values: Tensor) -> Numbers:
+    """Shape, four figures, and the first rows and columns of a tensor."""
     corner = values[(slice(CORNER),) * values.ndim]
     return {
         "shape": list(values.shape),
@@ -152,11 +155,11 @@ def numbers(values: Tensor) -> dict[str, Any]:
     }
 
 
-def tiles(name: str, values: Tensor, image: tuple[int, int, int]) -> dict[str, Any]:
-    """Of weights that each stand over a pixel, (O,I): the first rows as images, blue below 0 and red above."""
+def tiles(name: str, values: Tensor, image: tuple[int, int, int]) -> Tiles:
+    """The first rows of a tensor (O,I) with one column per pixel as images, blue below 0 and red above; else empty."""
     if AXES[name.removeprefix("d")][-1:] != ("pixel",):
         return {}
-    rows = values[:TILES].cpu().view(-1, *image).mean(1)  # (rows,H,W): of colours the mean
+    rows = values[:TILES].cpu().view(-1, *image).mean(1)  # (rows,H,W): the mean of the channels
     shades = rows / max(rows.abs().max().item(), 1e-12)
     return {"tiles": [png(tile) for tile in pictures.diverging(shades.numpy())]}
 
@@ -171,6 +174,7 @@ def png(pixels: pictures.Array) -> str:
 
 
 def require_finite(*ways: Tensors) -> None:
+    """Raise Diverged for the first stage with an infinite value or a NaN."""
     for found in ways:
         for name, tensor in found.items():
             if not math.isfinite(tensor.abs().max().item()):

@@ -1,4 +1,4 @@
-"""Each example is moved by a draw of its own, which (seed, epoch, batch) fixes; what comes into sight is black."""
+"""Each example has its own draw, a function of (seed, epoch, batch); the area beyond the image's edges is black."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ def augmenter(*steps, seed=7, black=BLACK):
 
 
 def images(n=64, height=6, width=6):
-    """Two channels of black with one bright pixel a little off the middle."""
+    """Two black channels with one bright pixel near the middle."""
     x = BLACK.expand(n, 2, height, width).clone()
     x[:, :, 2, 3] = 2.0
     return x
@@ -66,7 +66,7 @@ def test_a_rotation_keeps_what_lies_in_the_middle_and_turns_the_rest():
     torch.testing.assert_close(turned[:, :, 4, 4], torch.full((200, 2), 3.0), atol=1e-4, rtol=0)
     centre = torch.arange(9.0) - 4
     mass = turned[:, 0].clone()
-    mass[:, 3:6, 3:6] = 0  # the pixel in the middle, and what of it lies on its neighbours when the grid is turned
+    mass[:, 3:6, 3:6] = 0  # the pixel in the middle, and its part that the rotated grid samples at its neighbours
     rows, columns = (mass * centre.view(1, -1, 1)).sum((1, 2)), (mass * centre).sum((1, 2))
     angles = torch.atan2(rows, columns).rad2deg()
     assert angles.abs().max() < 91
@@ -91,7 +91,7 @@ def test_a_rotation_of_an_image_that_is_not_square_does_not_shear_it():
 def test_the_draws_are_a_pure_function_of_seed_epoch_and_batch():
     x, step = images(), {"type": "shift", "pixels": 2}
     first = augmenter(step)(x, 3, 5)
-    torch.rand(17)  # the global stream has no say
+    torch.rand(17)  # the global random state has no effect
     assert torch.equal(first, augmenter(step)(x, 3, 5))
     others = [augmenter(step)(x, 4, 5), augmenter(step)(x, 3, 6), augmenter(step, seed=8)(x, 3, 5)]
     assert not any(torch.equal(first, other) for other in others)

@@ -1,4 +1,4 @@
-"""The built-in datasets beyond MNIST: read from small files in the true layout, fetched by torchvision if allowed."""
+"""The built-in datasets besides MNIST: read from small files in the original layout, downloaded if allowed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CIFAR = DATASETS["cifar10"]
 
 
 class Python2(pickle._Pickler):
-    """Writes bytes as Python 2's str was written, as in the files that everybody has."""
+    """Writes bytes as Python 2 wrote its str, as in the original files."""
 
     write: Any  # which `_Pickler` sets
     dispatch: ClassVar[Any] = dict(pickle._Pickler.dispatch)
@@ -96,7 +96,7 @@ class Evil:
 
 
 class Nested:
-    """Takes its name from an allowed module, and means something else."""
+    """Refers to a harmful function of an allowed module."""
 
     def __reduce__(self) -> Any:
         return np.load, ("evil",)
@@ -106,7 +106,7 @@ class Nested:
 def test_code_in_a_batch_is_refused_and_not_run(tmp_path: Path, monkeypatch, code: Any) -> None:
     monkeypatch.chdir(tmp_path)
     folder = cifar_files(tmp_path, data_batch_3=pickle.dumps({"data": code, "labels": []}, 2))
-    with pytest.raises(DataError, match=r"data_batch_3 is not a batch of cifar10: it asks for"):
+    with pytest.raises(DataError, match=r"data_batch_3 is not a batch of cifar10: it refers to"):
         datasets.load(CIFAR, folder, False)
     assert not (tmp_path / "evil").exists()
 
@@ -154,11 +154,11 @@ def test_what_is_missing_is_named_with_its_folder(tmp_path: Path, name: str) -> 
     assert len(error.value.data["missing"]) == len(info.files)
 
 
-# --- fetched by torchvision -------------------------------------------------------------------------------------------
+# --- downloaded by torchvision ----------------------------------------------------------------------------------------
 
 
 class Torchvision:
-    """Stands in for torchvision.datasets: writes the files that the real one would have fetched."""
+    """A fake of torchvision.datasets: writes the files that the real one would download."""
 
     def __init__(self) -> None:
         self.calls: list[Any] = []
@@ -213,7 +213,7 @@ def test_a_download_that_fails_names_the_file_and_the_reason(tmp_path: Path, tor
 
 def test_a_download_that_leaves_files_out_is_told(tmp_path: Path, torchvision) -> None:
     torchvision.utils.download_and_extract_archive = lambda *_, **__: None
-    with pytest.raises(DataError, match="torchvision left no data_batch_1"):
+    with pytest.raises(DataError, match="torchvision did not write data_batch_1"):
         datasets.load(CIFAR, tmp_path, True)
 
 

@@ -152,7 +152,7 @@ def test_the_order_of_an_epoch_is_a_pure_function_of_seed_and_epoch():
     batches(second, 1)
     torch.manual_seed(99)
     batches(second, 7)
-    assert same(batches(second, 3), third_epoch)  # whatever was drawn before
+    assert same(batches(second, 3), third_epoch)  # batches drawn before have no effect
     assert same(batches(second, 3), third_epoch)
     assert not same(batches(second, 4), third_epoch)
     assert not same(batches(prepared(seed=8), 3), third_epoch)
@@ -210,7 +210,7 @@ def idx(array) -> bytes:
 
 
 def mnist_files(folder, n=6, **replaced):
-    """A small MNIST of 6 images each; `replaced` by name puts other bytes in the place of a file."""
+    """Files of a small MNIST with 6 images per split; `replaced`: other bytes for a file, by its name."""
     raw = folder / "MNIST" / "raw"
     raw.mkdir(parents=True)
     rng = np.random.default_rng(1)

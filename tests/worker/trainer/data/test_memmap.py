@@ -1,4 +1,4 @@
-"""Uploaded datasets: in memory or through maps of their files, the same batches and bits; no worker left over."""
+"""Uploaded datasets: the same batches and bits from memory and from memory maps; no loader worker is left over."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def test_figures_in_chunks_are_those_of_the_whole(tmp_path: Path, monkeypatch) -
         folder, info = uploaded(tmp_path / kind, CONTENTS[kind])
         images, _ = memmap.images(folder, info)
         whole = normalization.measure(images[:], info.white)
-        monkeypatch.setattr(normalization, "MEASURED", 500)
+        monkeypatch.setattr(normalization, "CHUNK_VALUES", 500)
         chunked = normalization.measure(images, info.white)
         assert chunked.mean == pytest.approx(whole.mean, rel=1e-12)
         assert chunked.std == pytest.approx(whole.std, rel=1e-12)
@@ -205,7 +205,8 @@ TRAIN = textwrap.dedent(
     if __name__ == "__main__":
         memmap.SHARE_OF_MEMORY = 0.0
         torch.set_num_threads(1)
-        spec = JobSpec.parse({"dataset": "ds_" + "1" * 32, "batch_size": 1}, lambda _: memmap.facts(Path(sys.argv[1])))
+        folder = Path(sys.argv[1])
+        spec = JobSpec.parse({"dataset": "ds_" + "1" * 32, "batch_size": 1}, lambda _: memmap.read_info(folder))
         loaded = datasets.prepare(spec, Path("x"), False, torch.device("cpu"), Path(sys.argv[1]))
         for x, labels in loaded.train.epoch(1):
             break
@@ -272,7 +273,7 @@ def test_a_trainer_of_the_service_takes_its_workers_along(tmp_path: Path, end: s
         family = psutil.Process(trainer.pid).children(recursive=True)
         assert len(family) >= 2  # a fork server of its own, and a worker
     finally:
-        trainer.kill()  # it alone: its workers have to notice
+        trainer.kill()  # the process alone: its workers must notice
         trainer.join(20)
         ours.close()
     wait_for(lambda: not [p for p in family if p.is_running() and p.status() != "zombie"], 20, "the workers to end")

@@ -1,4 +1,4 @@
-"""The files of a finished run: all that the contract names, and enough to rebuild the net without gradq."""
+"""The files of a finished run: all that the contract names, and enough to rebuild the model without gradq."""
 
 import csv
 import json
@@ -66,14 +66,14 @@ REBUILD = textwrap.dedent(
 
 
 def finished(folder: Path, **fields):
-    """A whole run of two epochs; its result."""
+    """Runs a job of two epochs and returns its result."""
     spec = JobSpec.parse({"seed": 7, "epochs": 2, "batch_size": 32, **fields})
     return run_job(spec, Run(folder), lambda event: None, data_dir=Path("nowhere"), download=False, threads=1)
 
 
 @pytest.fixture(scope="module")
 def manual(tmp_path_factory):
-    """(result, folder of the artifacts) of a job with gradients by hand."""
+    """(result, folder of the artifacts) of a job with manual gradients."""
     folder = tmp_path_factory.mktemp("manual")
     return finished(folder, gradients="manual", name="costs $5 or $6"), folder / "artifacts"
 
@@ -101,7 +101,7 @@ def test_two_files_rebuild_the_net_in_plain_torch_with_the_same_accuracy(tmp_pat
     run = subprocess.run([sys.executable, "-P", "rebuild.py"], cwd=plain, capture_output=True, text=True, timeout=150)
     assert run.returncode == 0, run.stderr
     assert float(run.stdout) == pytest.approx(result["test_accuracy"], abs=1e-12)
-    assert result["test_accuracy"] > 0.3  # a net that guesses would agree with another that guesses
+    assert result["test_accuracy"] > 0.3  # two untrained models would agree by guessing
 
 
 def test_the_model_s_description_is_complete(manual):
@@ -193,7 +193,7 @@ def test_a_run_over_one_that_was_there_leaves_its_own_files(tmp_path):
 
 
 def test_the_same_job_leaves_the_same_files(tmp_path):
-    """All but those that hold the time that a run took."""
+    """All but those that contain the duration of a run."""
     for name in ("a", "b"):
         finished(tmp_path / name, name="same")
     for name in sorted(CONTRACT - {"metrics.csv", "metrics.json"}):

@@ -1,4 +1,4 @@
-"""The exported forms of a model answer as the net that was trained: numpy, ONNX, a PyTorch state dict."""
+"""The exported forms of a model (numpy, ONNX, a PyTorch state dict) predict as the trained model."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ for kind, sizes in (("mlp", {"hidden": [20, 15]}), ("cnn", {"channels": [4, 6], 
 
 
 class Exported:
-    """A small net after some steps of training, and the files of it."""
+    """A small model after some steps of training, and its files."""
 
     def __init__(self, folder: Path, data: Data, spec: JobSpec, model: nn.Module) -> None:
         self.folder, self.data, self.spec, self.model = folder, data, spec, model.eval()
@@ -80,7 +80,7 @@ class Exported:
 
 
 def trained(model: nn.Module, images: Tensor, labels: Tensor, steps: int, lr: float = 0.05) -> nn.Module:
-    """Also fills the running figures of batch normalization."""
+    """Also fills the running statistics of batch normalization."""
     optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9)
     model.train()
     for step in range(steps):
@@ -99,7 +99,7 @@ def training_tensors(data: Data) -> tuple[Tensor, Tensor]:
 
 @pytest.fixture
 def exported(tmp_path: Path) -> Callable[..., Exported]:
-    """exported("mlp", dataset=…, steps=…): a net on digits, or on the real MNIST."""
+    """exported("mlp", dataset=…, steps=…): a model on digits, or on the real MNIST."""
 
     def make(architecture: Any, dataset: str = "digits", data_dir: Path = Path("nowhere"), steps: int = 40) -> Exported:
         spec = JobSpec.parse({"architecture": architecture, "dataset": dataset, "seed": 7})
@@ -131,7 +131,7 @@ def test_every_form_of_every_net_answers_as_torch_does(exported, net):
     proto = onnx.load(made.folder / "model.onnx")
     onnx.checker.check_model(proto, full_check=True)
     used = {name for node in proto.graph.node for name in node.input}
-    assert {constant.name for constant in proto.graph.initializer} <= used  # runtimes warn of others at every load
+    assert {constant.name for constant in proto.graph.initializer} <= used  # runtimes warn about others at every load
     made.assert_agrees(by_numpy(made.folder, made.pixels))
     made.assert_agrees(by_onnx(made.folder, made.pixels))
     measured = made.parity()
@@ -162,7 +162,7 @@ def test_pixels_of_the_data_set_are_labelled_as_the_job_labelled_them(exported):
     made = exported("mlp")
     model = inference.load(made.folder)
     whole = load_digits().test_images.numpy().astype(int)
-    for images in (whole, whole / 16):  # whole numbers up to white, or shares of it
+    for images in (whole, whole / 16):  # integers up to white, or fractions of it
         answers = model.predict(images)
         assert [answer["label"] for answer in answers] == made.logits.argmax(1).tolist()
         np.testing.assert_allclose([answer["probabilities"] for answer in answers], made.probabilities, atol=1e-5)
@@ -239,12 +239,12 @@ def test_without_the_extra_the_log_says_so_once_and_nothing_fails(exported, monk
 def test_weights_that_no_onnx_file_can_hold_are_left_out_by_name(exported, monkeypatch):
     monkeypatch.setattr(onnx_export, "MOST_BYTES", 1000)
     made = exported("mlp")
-    assert "do not fit one file" in made.events[0].message
+    assert "do not fit into one file" in made.events[0].message
     assert not (made.folder / "model.onnx").exists()
 
 
 class TestAForeignNet:
-    """One that is no row of layers, as those of a model zoo."""
+    """A model that is not an nn.Sequential, as those of torchvision."""
 
     class Branching(nn.Module):
         def __init__(self) -> None:
@@ -297,8 +297,8 @@ class TestAForeignNet:
         assert [(e.level, "division by zero" in e.message) for e in events] == [("warning", True)]
 
 
-def test_three_channels_are_normalised_each_by_its_own():
-    """No built-in dataset has colours: numpy and ONNX against torch on a net of random weights."""
+def test_three_channels_are_normalized_each_by_its_own():
+    """No built-in dataset has colours: numpy and ONNX against torch on a model with random weights."""
     info = replace(DATASETS["digits"], shape=(3, 8, 6))
     normalization = Normalization([0.2, 0.5, 0.7], [0.1, 0.3, 0.2], 255.0)
     pixels = torch.rand(9, 3, 8, 6, generator=torch.Generator().manual_seed(1))

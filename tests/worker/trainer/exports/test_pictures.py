@@ -1,4 +1,4 @@
-"""The sheets: what they show is there, mistakes stand out, names are never cut off by the edge."""
+"""The pictures: they show what they should, mistakes are red, names are not cut off by the edge."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ class TestFirstLayer:
 def test_a_confusion_table_agrees_with_scikit_learn():
     generator = torch.Generator().manual_seed(3)
     true, predicted = (torch.randint(0, high, (500,), generator=generator) for high in (6, 5))  # 5 is never predicted
-    table = confusion.figures(confusion.count(true, predicted, 7), "abcdefg")  # and 6 never there
+    table = confusion.scores(confusion.count_confusions(true, predicted, 7), "abcdefg")  # and 6 never there
     labels = list(range(7))
     assert table["matrix"] == confusion_matrix(true, predicted, labels=labels).tolist()
     expected = precision_recall_fscore_support(true, predicted, labels=labels, zero_division=0.0)

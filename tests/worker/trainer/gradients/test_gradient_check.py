@@ -1,4 +1,4 @@
-"""The gradient check: it passes on 200 drawn nets, and catches planted faults at the right parameter."""
+"""The gradient check passes on 200 random networks and finds planted faults at the right parameter."""
 
 import copy
 import json
@@ -26,7 +26,7 @@ def sampling(elements=3, seed=0):
     return Sampling(elements, torch.Generator().manual_seed(seed))
 
 
-# --- right gradients pass ---------------------------------------------------------------------------------------------
+# --- correct gradients pass -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("seed", range(200))
@@ -92,7 +92,7 @@ def test_check_passes_where_the_batch_is_learnt_so_well_that_p_minus_1_loses_its
         assert gradient_check(model, build_loss(wanted), [(x, labels)])["passed"]
 
 
-# --- planted faults are caught, by either referee, at the right parameter ---------------------------------------------
+# --- planted faults are found, by either reference, at the right parameter --------------------------------------------
 
 
 def plant(monkeypatch, kind, backward):
@@ -111,7 +111,7 @@ def wrong_by_differences(report) -> set[str]:
 def drop_the_bias_sum(monkeypatch):
     def linear_backward(layer, dout, x, needs_dx=True):
         dx = layers.linear_backward(layer, dout, x, needs_dx)
-        layer.bias.grad = dout[0].clone()  # the first example alone
+        layer.bias.grad = dout[0].clone()  # the first example only
         return dx
 
     plant(monkeypatch, Linear, linear_backward)
@@ -152,7 +152,7 @@ NORMALIZED = job_spec.Mlp(hidden=[8], batch_norm=True, activation="tanh")
 BELOW, NORM, ABOVE = {"1.weight", "1.bias"}, {"2.weight", "2.bias"}, {"3.weight", "3.bias"}
 FAULTS = [
     (drop_the_bias_sum, PLAIN, {"1.bias", "3.bias"}),
-    (mask_relu_from_the_wrong_side, PLAIN, BELOW),  # what lies below the ReLU, and nothing above it
+    (mask_relu_from_the_wrong_side, PLAIN, BELOW),  # parameters below the ReLU, and none above it
     (forget_to_divide_by_the_batch_size, PLAIN, BELOW | ABOVE),
     (forget_that_the_mean_moves, NORMALIZED, BELOW),
     (forget_that_the_variance_moves, NORMALIZED, {"1.weight"}),  # the bias below batch norm has no gradient at all
@@ -172,14 +172,14 @@ def test_check_catches_a_planted_fault_and_names_the_parameters(monkeypatch, fau
     assert not report["passed"]
     assert wrong(report) == expected
     assert wrong_by_differences(report) == expected
-    assert report["loss_difference"] < 1e-12  # the loss itself was right
+    assert report["loss_difference"] < 1e-12  # the loss itself was correct
     with pytest.raises(GradientCheckFailed, match="manual and autograd gradients differ by") as failed:
         verify_step(model, loss, *batches[0])
     assert any(name in failed.value.detail for name in expected)
 
 
 def test_a_fault_that_autograd_shared_is_still_seen_by_finite_differences(monkeypatch):
-    """The referee that uses no rule of calculus: say that the loss's own backward were wrong for autograd as well."""
+    """Finite differences find a fault that is in autograd too, here in the loss's own backward."""
     model, loss, batches = _with_loss(job_spec.Linear())
     forget_to_divide_by_the_batch_size(monkeypatch)
     monkeypatch.setattr("worker.trainer.gradients.gradient_check.autograd_gradients", _scaled_gradients)
@@ -243,7 +243,7 @@ def test_finite_differences_skip_a_kink_and_count_it():
     model, x, labels = problem(job_spec.Mlp(hidden=[4]))
     with torch.no_grad():
         model[1].bias[2] = 0.0
-        model[1].weight[2] = 0.0  # this ReLU stands exactly on its kink, for every example
+        model[1].weight[2] = 0.0  # the input of this ReLU is exactly 0 for every example
     report = gradient_check(model, CrossEntropyLoss(), [(x, labels)], sampling(1000))
     assert report["passed"]
     entries = {name: entry["finite_differences"] for name, entry in report["parameters"].items()}
@@ -274,7 +274,7 @@ def test_verify_step_sees_the_masks_of_the_step_that_follows_and_draws_none_of_t
 def checked(folder, events=None, stop=lambda: False, **fields):
     wanted = GradientCheckSpec.parse({"seed": 7, "device": "cpu", **fields})
     where = {"data_dir": Path("nowhere"), "download": False, "threads": 1}
-    return run_check(wanted, Run(folder, stop=stop), (events if events is not None else []).append, **where)
+    return run_check(wanted, Run(folder, stop_requested=stop), (events if events is not None else []).append, **where)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The two ways to a gradient: what both promise, and that one training goes the same way with either."""
+"""Manual and autograd gradients: what both guarantee, and that a training is the same with either."""
 
 import copy
 
@@ -41,7 +41,7 @@ def test_manual_gradients_leave_no_autograd_graph(architecture, monkeypatch):
         assert not packed
         with pytest.raises(AssertionError, match="called autograd"):
             autograd_gradients(model, CrossEntropyLoss(), x, labels)
-    assert packed  # the hooks do see a graph where there is one
+    assert packed  # the hooks do see a graph if there is one
 
 
 # --- a batch of one ---------------------------------------------------------------------------------------------------
@@ -60,7 +60,7 @@ def test_a_last_batch_of_one_example_trains_a_net_with_batch_norm(way, architect
     model.zero_grad()
     fill_gradients(model, CrossEntropyLoss(), x[4:], labels[4:])
     assert all(p.grad is not None and p.grad.any() for name, p in model.named_parameters() if name.endswith("weight"))
-    assert all(torch.equal(b, statistics[name]) for name, b in model.named_buffers())  # one example has no spread
+    assert all(torch.equal(b, statistics[name]) for name, b in model.named_buffers())  # one example has no variance
     assert all(layer.training for layer in model.children())
 
 
@@ -107,7 +107,7 @@ def test_with_dropout_both_ways_end_with_the_same_bits(activation):
     ids=["batch norm", "batch norm and dropout", "convolution too"],
 )
 def test_with_batch_norm_both_ways_end_within_float32_s_precision(architecture):
-    """PyTorch's batch norm backward adds up in one fused pass, in another order than sums written out by hand."""
+    """PyTorch's batch norm backward sums in one fused pass, in another order than the manual one."""
     manual, autograd = (trained(way, architecture).state_dict() for way in ("manual", "autograd"))
     for name, tensor in manual.items():
         torch.testing.assert_close(

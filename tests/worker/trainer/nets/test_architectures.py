@@ -61,7 +61,7 @@ def test_building_and_initializing_leave_the_global_random_state_unchanged(init)
     before = torch.get_rng_state()
     first = weights(init)
     assert torch.equal(torch.get_rng_state(), before)
-    torch.manual_seed(12345)  # nor do they depend on it
+    torch.manual_seed(12345)  # and they do not depend on it
     assert all(torch.equal(p, q) for p, q in zip(first.values(), weights(init).values(), strict=True))
 
 
@@ -113,7 +113,7 @@ def test_batch_norm_starts_at_weight_1_bias_0_and_fresh_statistics_whatever_the_
     assert len(norms) == (1 if architecture.type == "mlp" else 3)
     for layer in norms:
         for tensor in layer.state_dict().values():
-            tensor.fill_(7)  # a net that has been trained before
+            tensor.fill_(7)  # a model that was trained before
     initialize(model, init, torch.Generator().manual_seed(0))
     for layer in norms:
         assert (layer.weight == 1).all()

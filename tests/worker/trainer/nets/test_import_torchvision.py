@@ -1,4 +1,4 @@
-"""torchvision works beside a torch without CUDA: what gradq takes from it, and nothing compiled."""
+"""torchvision works with a torch without CUDA: the parts that gradq uses, which need no compiled operator."""
 
 import subprocess
 import sys

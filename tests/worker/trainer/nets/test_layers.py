@@ -1,4 +1,4 @@
-"""Every layer of layers.py against autograd, alone, in float64."""
+"""Every single layer of layers.py against autograd, in float64."""
 
 import copy
 
@@ -13,7 +13,7 @@ IMAGES = (3, 2, 6, 6)
 
 
 def trained(layer: nn.BatchNorm1d | nn.BatchNorm2d, training: bool = True) -> nn.Module:
-    """Batch normalization as it is some way into a training: no weight 1, no bias 0, statistics that have moved."""
+    """Batch normalization in mid-training: weight, bias and running statistics are not the initial ones."""
     generator = torch.Generator().manual_seed(5)
     for tensor in (layer.weight.data, layer.running_var):
         tensor.uniform_(0.5, 2.0, generator=generator)
@@ -189,7 +189,7 @@ def test_dropout_draws_the_mask_that_nn_dropout_draws(dtype):
     assert torch.equal(torch.get_rng_state(), state)
     cache = dx != 0
     assert 0.6 < cache.double().mean() < 0.8
-    assert (dx[cache] == dx.max()).all()  # 1 / 0.7: what is kept makes up for what is not
+    assert (dx[cache] == dx.max()).all()  # 1 / 0.7: kept values are scaled up
     assert dx.max().item() == pytest.approx(1 / 0.7)
 
 

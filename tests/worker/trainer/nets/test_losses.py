@@ -1,4 +1,4 @@
-"""The losses by hand, against autograd and against numbers worked out on paper."""
+"""The manual losses against autograd and against values computed on paper."""
 
 import math
 
@@ -50,7 +50,7 @@ def test_total_is_the_sum_over_the_examples(wanted):
 
 @pytest.mark.parametrize(("p", "expected"), [((0.8, 0.2, 0.2), 0.2231), ((0.2, 0.6, 0.2), 1.6094)])
 def test_article_worked_values(p, expected):
-    """-log p of the true class 0. The article's first p sums to 1.2, so the other two share what 0.8 leaves over."""
+    """-log p of the true class 0. The article's first p sums to 1.2, so the other two share the remaining 0.2."""
     p0 = p[0]
     rest = (1 - p0) / 2
     logits, label = torch.tensor([[p0, rest, rest]]).log(), torch.tensor([0])
@@ -74,7 +74,7 @@ def test_clamped_cross_entropy_is_right_at_logits_of_ten_thousand():
     loss = build_loss(job_spec.ClampedCrossEntropy(reduction="sum", clamp=1e-10))
     value, cache = loss.forward(logits, torch.tensor([0, 1]))
     assert value.item() == pytest.approx(-math.log(1e-10))
-    assert not loss.backward(cache).any()  # the first is learnt, the second lies below the clamp: nobody moves
+    assert not loss.backward(cache).any()  # the first is learnt, the second below the clamp: no gradient
 
 
 def test_clamp_passes_no_gradient_below_and_all_of_it_above():

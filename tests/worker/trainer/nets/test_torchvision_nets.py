@@ -1,4 +1,4 @@
-"""torchvision's nets on small images: fitted, seeded, deterministic, and rebuilt from their recipe by torchvision."""
+"""torchvision's models on small images: adapted, seeded, deterministic, and rebuilt from their recipe."""
 
 import copy
 import json
@@ -37,7 +37,7 @@ def net(name, shape=RGB, seed=5, init=None):
 
 
 def one_step(model, shape, n=4):
-    """One step of SGD; the loss before it."""
+    """One step of SGD; returns the loss before it."""
     generator = torch.Generator().manual_seed(1)
     x, labels = torch.randn(n, *shape, generator=generator), torch.arange(n) % 10
     torch.manual_seed(3)  # dropout and stochastic depth draw from the global stream
@@ -51,7 +51,7 @@ def one_step(model, shape, n=4):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_step_on_small_colour_images_is_deterministic(name):
-    torch.use_deterministic_algorithms(True)  # raises where an operation is not
+    torch.use_deterministic_algorithms(True)  # raises for an operation that is not
     model = net(name)
     twin = copy.deepcopy(model)
     before = {key: value.clone() for key, value in model.state_dict().items()}
@@ -99,7 +99,7 @@ def test_where_nothing_had_to_be_changed_the_net_is_torchvision_s_to_the_bit(nam
         assert key == their_key
         assert torch.equal(tensor, expected), key
     x = torch.randn(2, 3, 96, 80)
-    torch.testing.assert_close(ours.eval()(x), theirs.eval()(x))  # the mean adds up in an order of its own
+    torch.testing.assert_close(ours.eval()(x), theirs.eval()(x))  # the mean sums in another order
 
 
 @pytest.mark.parametrize(("name", "shape"), [("resnet18", MNIST), (SMALLEST, MNIST), ("convnext_tiny", DIGITS)])

@@ -1,4 +1,4 @@
-"""Weights of another run: taken to the bit, or refused by the name of the tensor that does not fit."""
+"""Weights of another run: loaded to the bit, or refused with the name of the tensor that does not fit."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ def test_basic_equals_sgd_without_momentum_bit_for_bit(options):
 def test_basic_subtracts_the_learning_rate_times_the_gradient():
     p = nn.Parameter(torch.tensor([1.0, 2.0]))
     p.grad = torch.tensor([2.0, -4.0])
-    frozen = nn.Parameter(torch.tensor([5.0]))  # without a gradient: left alone
+    frozen = nn.Parameter(torch.tensor([5.0]))  # without a gradient: unchanged
     Basic([p, frozen], lr=torch.tensor(0.5)).step()
     assert p.tolist() == [0, 4]
     assert frozen.tolist() == [5]

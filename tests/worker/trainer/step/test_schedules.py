@@ -1,4 +1,4 @@
-"""A schedule gives each step the rate that PyTorch's scheduler of that name gives it, without remembering anything."""
+"""A schedule gives each step the same rate as PyTorch's scheduler of that name, without any state."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Whether steps are repeated or run one by one cannot be seen from the result, only from the log."""
+"""Replayed steps and steps that run one by one give the same result; only the log differs."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""A step that is repeated from its tape leaves the bits that the step itself would have left."""
+"""A step replayed from its tape gives the same bits as the step itself."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ OPTIMIZERS = {
 
 
 class Problem:
-    """A small net, fixed tensors for the batch, and the step on them."""
+    """A small model, fixed tensors for the batch, and the step on them."""
 
     def __init__(self, gradients="autograd", loss="plain", optimizer="sgd", activation=nn.Tanh):
         torch.manual_seed(3)
@@ -64,7 +64,7 @@ def test_a_repeated_step_leaves_the_same_bits(gradients, loss, optimizer):
     (weights, losses), (expected, wanted) = trained(True, **options), trained(False, **options)
     assert torch.equal(weights, expected)
     assert losses == wanted
-    assert len(set(losses)) == 12  # each batch was really looked at
+    assert len(set(losses)) == 12  # each batch was really used
 
 
 @pytest.mark.parametrize("activation", [nn.ReLU, nn.Sigmoid, nn.GELU])
@@ -89,7 +89,7 @@ def test_dropout_draws_anew_in_a_repeated_step_and_as_the_step_itself_would():
             problem.step()
         made = None
         losses = []
-        problem.draw()  # one batch again and again: only the dropout can make the loss differ
+        problem.draw()  # the same batch each time: only dropout can change the loss
         problem.lr.fill_(0.0)
         for i in range(6):
             if taped and i == 0:

@@ -1,4 +1,4 @@
-"""The walk: every stage of both nets is right, equal in both ways, and small enough to be looked at."""
+"""The walk: every stage of both networks is correct and equal in both ways, and the file is small."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ LOSSES = [
 
 
 def walked(folder: Path, events: list | None = None, origin: Path | None = None, stop=lambda: False, **fields):
-    """The result of a walk on digits, and its file."""
+    """The result of a walk on digits, and the content of its file."""
     wanted = WalkSpec.parse({"seed": 7, "device": "cpu", **fields})
-    run = Run(folder, stop=stop, init_from=origin)
+    run = Run(folder, stop_requested=stop, init_from=origin)
     report = (events if events is not None else []).append
     result = run_walk(wanted, run, report, data_dir=Path("nowhere"), download=False, threads=1)
     return result, json.loads((folder / "artifacts" / "walk.json").read_text())
