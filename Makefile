@@ -15,7 +15,7 @@ help:
 	@echo "make test      install, run the test suite: under ten minutes on two cores"
 	@echo "make test-long install, run the tests that take long: kills, restores, random calls, training"
 	@echo "make install   make .venv; the command is .venv/bin/gradq"
-	@echo "make lint      format, lint, types, import contracts, security lint (bandit)"
+	@echo "make lint      format, lint, types, import contracts, security lint (bandit); JavaScript and CSS where npx is"
 	@echo "make check     lint, test and test-long: what CI runs"
 	@echo "make contract  thousands of random calls against a live service, on both databases: the OpenAPI document holds"
 	@echo "make faults    a campaign of faults against the real parts: SEED=7 FAULTS=200 DATABASE=sqlite or postgresql"
@@ -42,6 +42,7 @@ lint: $(DEV)
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
 	$(VENV)/bin/bandit --quiet --configfile pyproject.toml --recursive api shared worker gradq
+	@sh scripts/lint_javascript.sh
 
 check: lint test test-long
 

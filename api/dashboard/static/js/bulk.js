@@ -11,7 +11,11 @@ export const steer = (action, ids) => post("/v1/jobs/bulk", { action, ids }, { k
 export async function steerAll(action, filter) {
   const all = { data: [], succeeded: 0 };
   for (let after; ; ) {
-    const answer = await post("/v1/jobs/bulk", { action, filter: { ...filter, ...(after && { after }) } }, { key: newKey() });
+    const answer = await post(
+      "/v1/jobs/bulk",
+      { action, filter: { ...filter, ...(after && { after }) } },
+      { key: newKey() },
+    );
     all.data.push(...answer.data);
     all.succeeded += answer.succeeded;
     if (!answer.has_more) return all;

@@ -73,7 +73,10 @@ function show() {
   chart.show(entries, namesOf(entries), view, two).then(say, (problem) => toast(problem.message, { bad: true }));
 }
 
-const say = (text) => at("said").textContent === text || (at("said").textContent = text); // read out when it changes alone
+/** Written only when it differs: each write is read out by screen readers. */
+function say(text) {
+  if (at("said").textContent !== text) at("said").textContent = text;
+}
 
 function showWrong(entries) {
   at("wrong").hidden = !entries.length;
@@ -97,7 +100,11 @@ function showControls(entries, two) {
   at("controls").querySelector(".difference").hidden = entries.length < 2;
   const names = namesOf(entries);
   options(one, [["", "none"], ...entries.map(({ id }, i) => [id, names[i]])], two?.[0] ?? "");
-  options(other, entries.map(({ id }, i) => [id, names[i]]).filter(([id]) => id !== two?.[0]), two?.[1] ?? "");
+  options(
+    other,
+    entries.map(({ id }, i) => [id, names[i]]).filter(([id]) => id !== two?.[0]),
+    two?.[1] ?? "",
+  );
   at("and").hidden = !two;
 }
 

@@ -7,7 +7,15 @@ const JOB_ID = /^job_[0-9a-f]{32}$/;
 /** `pair`: the ids whose difference is drawn, null for none, "auto" until somebody chooses. */
 export function readAddress(text = location.search) {
   const query = new URLSearchParams(text);
-  const ids = [...new Set(query.getAll("job").flatMap((part) => part.split(",")).map((id) => id.trim()).filter(Boolean))];
+  const ids = [
+    ...new Set(
+      query
+        .getAll("job")
+        .flatMap((part) => part.split(","))
+        .map((id) => id.trim())
+        .filter(Boolean),
+    ),
+  ];
   const pair = query.get("difference");
   const weight = Number(query.get("smoothing"));
   return {

@@ -26,7 +26,13 @@ export class CompareChart {
     if (apart) lines.push(differenceLine(apart, one, axis));
     await this.curve.scale({ log, x: AXES[axis], y: metric, y2: apart ? `difference of ${metric}` : null });
     await this.curve.show(lines);
-    return one && other ? words(apart, [one, other].map((entry) => names[entries.indexOf(entry)]), metric) : "";
+    return one && other
+      ? words(
+          apart,
+          [one, other].map((entry) => names[entries.indexOf(entry)]),
+          metric,
+        )
+      : "";
   }
 
   png = () => this.curve.png();
@@ -39,7 +45,8 @@ function line(entry, name, { metric, axis, smoothing }, pair) {
   const below = pair?.[1] === entry.id; // of two that may be one line the second is broad and pale, so that both are seen
   const above = pair?.[0] === entry.id;
   return {
-    name, ...laidOut(points, entry, axis),
+    name,
+    ...laidOut(points, entry, axis),
     colour: colourOf(entry.place),
     dots: points.length < 40,
     dash: above ? "dash" : isDotted(entry.place) ? "dot" : "solid",
@@ -48,7 +55,14 @@ function line(entry, name, { metric, axis, smoothing }, pair) {
 }
 
 function differenceLine(apart, entry, axis) {
-  return { name: "difference", right: true, colour: COLOURS, dash: "dot", width: 1.25, ...laidOut(thin(apart.points, DRAWN), entry, axis) };
+  return {
+    name: "difference",
+    right: true,
+    colour: COLOURS,
+    dash: "dot",
+    width: 1.25,
+    ...laidOut(thin(apart.points, DRAWN), entry, axis),
+  };
 }
 
 function laidOut(points, entry, axis) {
@@ -59,6 +73,7 @@ function laidOut(points, entry, axis) {
 function words(apart, [one, other], metric) {
   if (!apart) return `${one} and ${other} have no step of ${metric} in common.`;
   const steps = apart.points.length === 1 ? "the one step" : `the ${number(apart.points.length)} steps`;
-  if (apart.largest === 0) return `${one} and ${other}: no difference, to the bit, at ${steps} of ${metric} that both have.`;
+  if (apart.largest === 0)
+    return `${one} and ${other}: no difference, to the bit, at ${steps} of ${metric} that both have.`;
   return `${one} and ${other}: largest difference ${number(apart.largest)} at step ${number(apart.step)}, of ${steps} of ${metric} that both have.`;
 }

@@ -1,8 +1,8 @@
 // The table of Compare: a row a job; the fields in which the specs differ, then what came of it. What is the same in all is folded.
 
-import { toCsv } from "./csv.js";
 import { colourOf, isDotted } from "./compare_chart.js";
 import { resultRows, specRows } from "./comparison.js";
+import { toCsv } from "./csv.js";
 import { element } from "./dialog.js";
 import { duration, number, percent } from "./format.js";
 
@@ -52,7 +52,12 @@ function heads(differing, results) {
   return [groups, names];
 }
 
-const head = (name, isRight = false) => element("th", { scope: "col", className: isRight ? "number" : "" }, name.replace("weights_sha256", "weights").replaceAll("_", " "));
+const head = (name, isRight = false) =>
+  element(
+    "th",
+    { scope: "col", className: isRight ? "number" : "" },
+    name.replace("weights_sha256", "weights").replaceAll("_", " "),
+  );
 const isNumber = (name) => !["device", "weights_sha256"].includes(name);
 
 function nameCell({ job, place }) {
@@ -65,8 +70,11 @@ function nameCell({ job, place }) {
 
 function statusCell({ status, progress, queue, status_reason: reason }) {
   const made = element("td", { className: "nowrap" });
-  made.append(element("span", { className: `status ${status}`, title: (reason ?? queue?.reason)?.detail ?? "" }, status));
-  if (status === "running" && progress) made.append(element("span", { className: "muted" }, ` ${number(progress.percent)}\u202f%`));
+  made.append(
+    element("span", { className: `status ${status}`, title: (reason ?? queue?.reason)?.detail ?? "" }, status),
+  );
+  if (status === "running" && progress)
+    made.append(element("span", { className: "muted" }, ` ${number(progress.percent)}\u202f%`));
   return made;
 }
 
@@ -81,7 +89,12 @@ function resultCell(name, value, best) {
   const made = element("td", { className: isNumber(name) ? "number" : "" });
   const text = resultText(name, value);
   if (name === "weights_sha256") made.append(element("code", { title: value ?? "" }, text));
-  else if (best) made.append(element("span", { className: "best", role: "img", ariaLabel: "best", title: "the best of these" }, "★"), " ", element("strong", {}, text));
+  else if (best)
+    made.append(
+      element("span", { className: "best", role: "img", ariaLabel: "best", title: "the best of these" }, "★"),
+      " ",
+      element("strong", {}, text),
+    );
   else made.append(text);
   return made;
 }
@@ -97,7 +110,11 @@ function resultText(name, value) {
 
 function removeCell(entry, onRemove) {
   const made = element("td");
-  const button = element("button", { type: "button", className: "quiet", ariaLabel: `Take ${entry.job.name} out`, title: "Take it out" }, "×");
+  const button = element(
+    "button",
+    { type: "button", className: "quiet", ariaLabel: `Take ${entry.job.name} out`, title: "Take it out" },
+    "×",
+  );
   button.addEventListener("click", () => onRemove(entry));
   made.append(button);
   return made;
@@ -105,7 +122,8 @@ function removeCell(entry, onRemove) {
 
 function showSame(same, rows) {
   same.hidden = !rows.length;
-  same.querySelector("summary").textContent = rows.length === 1 ? "1 field is the same in all" : `${rows.length} fields are the same in all`;
+  same.querySelector("summary").textContent =
+    rows.length === 1 ? "1 field is the same in all" : `${rows.length} fields are the same in all`;
   same.querySelector("dl").replaceChildren(
     ...rows.map(({ name, values }) => {
       const pair = element("div");

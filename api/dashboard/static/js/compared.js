@@ -1,14 +1,16 @@
 // The jobs that are held side by side, as the API tells of them: each with its place, its curve, and what is wrong with it.
 
-import { get } from "./http.js";
 import { isJobId } from "./compare_address.js";
+import { get } from "./http.js";
 
 export const MOST = 12;
 const POINTS = 1000; // of a curve that is only drawn; two that are subtracted are read whole
 const WHOLE = 1_000_000;
 
 /** The series that a view draws or needs to draw. */
-export const seriesOf = ({ metric, axis }) => [...new Set(axis === "seconds" ? [metric, "examples_per_second"] : [metric])];
+export const seriesOf = ({ metric, axis }) => [
+  ...new Set(axis === "seconds" ? [metric, "examples_per_second"] : [metric]),
+];
 
 export class Compared {
   constructor() {
@@ -30,7 +32,14 @@ export class Compared {
     const taken = new Set(this.entries.map(({ place }) => place));
     let place = 0;
     while (taken.has(place)) place += 1;
-    this.entries.push({ id, place, job: null, wrong: isJobId(id) ? null : `${id} is no job's id`, curves: {}, asked: "" });
+    this.entries.push({
+      id,
+      place,
+      job: null,
+      wrong: isJobId(id) ? null : `${id} is no job's id`,
+      curves: {},
+      asked: "",
+    });
     return true;
   }
 
@@ -45,7 +54,9 @@ export class Compared {
   /** Read what may have changed since: the jobs and the curves of `view`, of the `pair` every point. Whether anything has. */
   async read(view, pair, signal) {
     const asked = this.entries.filter(({ wrong }) => !wrong);
-    const changed = await Promise.all(asked.map((entry) => this.#read(entry, seriesOf(view), pair?.includes(entry.id) ?? false, signal)));
+    const changed = await Promise.all(
+      asked.map((entry) => this.#read(entry, seriesOf(view), pair?.includes(entry.id) ?? false, signal)),
+    );
     return changed.some(Boolean);
   }
 
@@ -56,14 +67,20 @@ export class Compared {
       const asked = [keys, whole, entry.job.status, entry.job.progress?.step].join();
       const changed = JSON.stringify(before) !== JSON.stringify(entry.job);
       if (asked === entry.asked) return changed;
-      const { series } = await get(`/v1/jobs/${entry.id}/metrics?keys=${keys}&max_points=${whole ? WHOLE : POINTS}`, { signal });
+      const { series } = await get(`/v1/jobs/${entry.id}/metrics?keys=${keys}&max_points=${whole ? WHOLE : POINTS}`, {
+        signal,
+      });
       Object.assign(entry.curves, series);
       entry.asked = asked;
       return true;
     } catch (problem) {
       if (problem.status !== 404) throw problem;
       const name = entry.job ? `“${entry.job.name}” (${entry.id})` : entry.id;
-      Object.assign(entry, { wrong: `${name} is not here: deleted, or a job of another service`, job: null, curves: {} });
+      Object.assign(entry, {
+        wrong: `${name} is not here: deleted, or a job of another service`,
+        job: null,
+        curves: {},
+      });
       return true;
     }
   }

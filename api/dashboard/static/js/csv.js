@@ -1,7 +1,7 @@
 // A table as a file: as RFC 4180 has it, with numbers as they are and not as a page rounds them.
 
 export function toCsv(rows) {
-  return rows.map((row) => row.map(cell).join(",") + "\r\n").join("");
+  return rows.map((row) => `${row.map(cell).join(",")}\r\n`).join("");
 }
 
 function cell(value) {

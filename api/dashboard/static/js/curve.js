@@ -49,11 +49,22 @@ export class Curve {
   async paint() {
     const { react } = await plotly();
     const colours = pageColours();
-    await react(this.place, this.lines.map((line, place) => trace(line, place, colours)), this.layout(colours), CONFIG);
+    await react(
+      this.place,
+      this.lines.map((line, place) => trace(line, place, colours)),
+      this.layout(colours),
+      CONFIG,
+    );
   }
 
   layout(colours) {
-    const axis = { gridcolor: colours.line, linecolor: colours.line, zeroline: false, automargin: true, exponentformat: "power" };
+    const axis = {
+      gridcolor: colours.line,
+      linecolor: colours.line,
+      zeroline: false,
+      automargin: true,
+      exponentformat: "power",
+    };
     return {
       uirevision: this.view ?? 0,
       paper_bgcolor: "rgba(0,0,0,0)",
@@ -66,7 +77,17 @@ export class Curve {
       legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0 },
       xaxis: { ...axis, title: { text: this.titles.x } },
       yaxis: { ...axis, title: { text: this.titles.y }, type: this.log ? "log" : "linear" },
-      ...(this.titles.y2 && { yaxis2: { ...axis, title: { text: this.titles.y2 }, overlaying: "y", side: "right", showgrid: false, tickmode: "auto", rangemode: this.y2FromZero ? "tozero" : "normal" } }),
+      ...(this.titles.y2 && {
+        yaxis2: {
+          ...axis,
+          title: { text: this.titles.y2 },
+          overlaying: "y",
+          side: "right",
+          showgrid: false,
+          tickmode: "auto",
+          rangemode: this.y2FromZero ? "tozero" : "normal",
+        },
+      }),
     };
   }
 
@@ -79,11 +100,18 @@ export class Curve {
 
 const CONFIG = { displaylogo: false, responsive: true, modeBarButtonsToRemove: ["select2d", "lasso2d", "toImage"] };
 
-function trace({ name, x, y, right = false, dash = "solid", dots = false, colour = null, width = 1.75, faint = false }, place, colours) {
+function trace(
+  { name, x, y, right = false, dash = "solid", dots = false, colour = null, width = 1.75, faint = false },
+  place,
+  colours,
+) {
   return {
-    name, x, y, type: "scatter",
+    name,
+    x,
+    y,
+    type: "scatter",
     mode: dots || x.length === 1 ? "lines+markers" : "lines",
-    line: { color: colours.curves[(colour ?? place + 1) - 1 & 7], width, dash },
+    line: { color: colours.curves[((colour ?? place + 1) - 1) & 7], width, dash },
     opacity: faint ? 0.4 : 1,
     marker: { size: 5 },
     ...(right && { yaxis: "y2" }),
@@ -94,7 +122,10 @@ function trace({ name, x, y, right = false, dash = "solid", dots = false, colour
 export function pageColours() {
   const probe = document.createElement("span");
   document.body.append(probe);
-  const read = (name) => ((probe.style.color = `var(--${name})`), getComputedStyle(probe).color);
+  const read = (name) => {
+    probe.style.color = `var(--${name})`;
+    return getComputedStyle(probe).color;
+  };
   const names = ["text", "muted", "line", "panel", "raised", "accent", "good", "warn", "bad"];
   const colours = Object.fromEntries(names.map((name) => [name, read(name)]));
   colours.curves = [1, 2, 3, 4, 5, 6, 7, 8].map((number) => read(`curve-${number}`));
@@ -114,7 +145,9 @@ function load() {
   script.src = content;
   return new Promise((done, failed) => {
     script.addEventListener("load", () => done(window.Plotly));
-    script.addEventListener("error", () => failed(new Error("The charts could not be loaded. Reload the page to try again.")));
+    script.addEventListener("error", () =>
+      failed(new Error("The charts could not be loaded. Reload the page to try again.")),
+    );
     document.head.append(script);
   });
 }

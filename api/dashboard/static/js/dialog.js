@@ -7,12 +7,14 @@ export function confirm({ title, text = "", action = "OK", danger = false }) {
   const form = element("form", { method: "dialog" });
   const heading = element("h2", { id: "question" }, title);
   const actions = element("div", { className: "actions" });
-  const no = element("button", { value: "no", autofocus: danger }, "Keep");
-  no.textContent = danger ? "Keep" : "Close";
-  actions.append(no, element("button", { value: "yes", className: danger ? "danger" : "primary", autofocus: !danger }, action));
+  const no = element("button", { value: "no", autofocus: danger }, danger ? "Keep" : "Close");
+  actions.append(
+    no,
+    element("button", { value: "yes", className: danger ? "danger" : "primary", autofocus: !danger }, action),
+  );
   form.append(heading, element("p", {}, text), actions);
   dialog.append(form);
-  return shown(dialog).then(() => dialog.returnValue === "yes");
+  return showModal(dialog).then(() => dialog.returnValue === "yes");
 }
 
 /** Show `content` (a node) under a title until it is closed. */
@@ -24,7 +26,7 @@ export function show(title, content) {
   actions.append(element("button", { autofocus: true }, "Close"));
   form.append(element("h2", { id: "shown" }, title), content, actions);
   dialog.append(form);
-  return shown(dialog);
+  return showModal(dialog);
 }
 
 /** A note that goes by itself; what went wrong stays until it is closed. */
@@ -37,10 +39,17 @@ export function toast(text, { bad = false, seconds = 6 } = {}) {
   if (!bad) setTimeout(() => note.remove(), seconds * 1000);
 }
 
-function shown(dialog) {
+/** Shows a modal dialog; resolves once it is closed and removed. */
+export function showModal(dialog) {
   document.body.append(dialog);
   dialog.showModal();
-  return new Promise((done) => dialog.addEventListener("close", () => (dialog.remove(), done()), { once: true }));
+  return new Promise((done) => {
+    const end = () => {
+      dialog.remove();
+      done();
+    };
+    dialog.addEventListener("close", end, { once: true });
+  });
 }
 
 /** Two regions, there before their first note: a region that comes with it is not read out. */

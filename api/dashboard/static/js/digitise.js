@@ -9,8 +9,10 @@ const LEAST = 0.08; // of the pad: smaller things are not blown up to a whole di
 export const digitise = (strokes, { manner, height, width, white }) => MANNERS[manner](strokes, height, width, white);
 
 export const HOW = {
-  mnist: "As MNIST's digits: fitted into the middle 20 of 28 pixels, then moved until the centre of mass is in the middle.",
-  digits: "As scikit-learn's digits: stretched to 20 × 32 dots, lines made as thick as usual, dots counted in blocks of 4 × 4.",
+  mnist:
+    "As MNIST's digits: fitted into the middle 20 of 28 pixels, then moved until the centre of mass is in the middle.",
+  digits:
+    "As scikit-learn's digits: stretched to 20 × 32 dots, lines made as thick as usual, dots counted in blocks of 4 × 4.",
 };
 
 const MANNERS = { mnist: likeMnist, digits: likeDigits };
@@ -22,7 +24,9 @@ function likeMnist(strokes, height, width, white) {
   const [box, pen] = [20 * unit, 2.8 * unit];
   const { left, top, across, down } = bounds(strokes);
   const scale = (box - pen) / Math.max(across, down, LEAST);
-  const at = (dx, dy) => ([x, y]) => [(x - left - across / 2) * scale + dx, (y - top - down / 2) * scale + dy];
+  const at =
+    (dx, dy) =>
+    ([x, y]) => [(x - left - across / 2) * scale + dx, (y - top - down / 2) * scale + dy];
   const middle = [width / 2, height / 2];
   const [massX, massY] = centreOfMass(inkOf(strokes, width, height, pen, at(...middle)));
   const target = [width / 2 + unit / 2, height / 2 + unit / 2];
@@ -81,6 +85,7 @@ function centreOfMass(ink) {
   return [x / mass, y / mass];
 }
 
-const grid = (height, width, value) => Array.from({ length: height }, (_, y) => Array.from({ length: width }, (_, x) => value(y, x)));
+const grid = (height, width, value) =>
+  Array.from({ length: height }, (_, y) => Array.from({ length: width }, (_, x) => value(y, x)));
 const sum = (values) => values.reduce((total, value) => total + value, 0);
 const count = (bitmap, y, x, block) => sum(bitmap.slice(y, y + block).map((row) => sum(row.slice(x, x + block))));

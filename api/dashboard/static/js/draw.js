@@ -1,7 +1,7 @@
 // The Draw page: what is drawn, what a net sees of it, what it reads in it, all while one draws.
 
-import { digitise, HOW } from "./digitise.js";
 import { element } from "./dialog.js";
+import { digitise, HOW } from "./digitise.js";
 import { percent } from "./format.js";
 import { post } from "./http.js";
 import { onKeys } from "./keys.js";
@@ -19,7 +19,14 @@ const pad = new Pad(document.getElementById("pad"), read);
 function reader() {
   const { value: id, dataset } = choice.selectedOptions[0];
   const { manner, height, width, white, classes } = dataset;
-  return { id, manner, height: Number(height), width: Number(width), white: Number(white), classes: JSON.parse(classes) };
+  return {
+    id,
+    manner,
+    height: Number(height),
+    width: Number(width),
+    white: Number(white),
+    classes: JSON.parse(classes),
+  };
 }
 
 // --- asking ------------------------------------------------------------------------------------------------------------
@@ -77,12 +84,17 @@ function show(classes, { label, probabilities }) {
 function showNothing({ classes }) {
   said.textContent = heard.textContent = NOTHING;
   wrong.textContent = "";
-  showBars(classes, classes.map(() => 0), null);
+  showBars(
+    classes,
+    classes.map(() => 0),
+    null,
+  );
 }
 
 function showBars(classes, probabilities, first) {
   let places = classes.map((_, place) => place);
-  if (places.length > MOST_BARS) places = places.sort((a, b) => probabilities[b] - probabilities[a]).slice(0, MOST_BARS);
+  if (places.length > MOST_BARS)
+    places = places.sort((a, b) => probabilities[b] - probabilities[a]).slice(0, MOST_BARS);
   while (bars.rows.length < places.length) bars.append(barRow());
   while (bars.rows.length > places.length) bars.rows[0].remove();
   places.forEach((place, row) => {

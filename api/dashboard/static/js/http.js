@@ -23,7 +23,10 @@ export async function call(method, address, { json, body, headers = {}, key, sig
   if (json !== undefined) sent["Content-Type"] = "application/json";
   if (key !== undefined) sent["Idempotency-Key"] = key;
   const answer = await request(address, {
-    method, headers: sent, signal, body: json === undefined ? body : JSON.stringify(json),
+    method,
+    headers: sent,
+    signal,
+    body: json === undefined ? body : JSON.stringify(json),
   });
   return answer.headers.get("Content-Type")?.includes("json") ? answer.json() : undefined;
 }
@@ -32,7 +35,8 @@ export const get = (address, options) => call("GET", address, options);
 export const post = (address, json, options) => call("POST", address, { json, ...options });
 
 /** A fresh Idempotency-Key: one for each thing that a reader wants done. */
-export const newKey = () => [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+export const newKey = () =>
+  [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
 
 /** As `fetch`, with a `Problem` for every answer that is no success. Without a valid token the page asks for one. */
 export async function request(address, options) {
@@ -53,7 +57,10 @@ async function problemOf(answer) {
   try {
     return new Problem(await answer.json(), retryAfter);
   } catch {
-    return new Problem({ status: answer.status, title: answer.statusText, detail: `The service answered ${answer.status}.` }, retryAfter);
+    return new Problem(
+      { status: answer.status, title: answer.statusText, detail: `The service answered ${answer.status}.` },
+      retryAfter,
+    );
   }
 }
 
@@ -65,7 +72,9 @@ export function showProblem(form, problem) {
   clearProblem(form);
   const rest = [];
   let first = null;
-  for (const { pointer, detail } of problem.errors.length ? problem.errors : [{ pointer: "", detail: problem.message }]) {
+  for (const { pointer, detail } of problem.errors.length
+    ? problem.errors
+    : [{ pointer: "", detail: problem.message }]) {
     const field = fieldAt(form, pointer);
     if (field) {
       first ??= field;
@@ -83,7 +92,9 @@ export function clearProblem(form) {
   form.querySelectorAll("[data-error]").forEach((message) => message.remove());
   form.querySelectorAll("[aria-invalid]").forEach((field) => {
     field.removeAttribute("aria-invalid");
-    const others = (field.getAttribute("aria-describedby") ?? "").split(" ").filter((id) => id && !id.endsWith("-wrong"));
+    const others = (field.getAttribute("aria-describedby") ?? "")
+      .split(" ")
+      .filter((id) => id && !id.endsWith("-wrong"));
     if (others.length) field.setAttribute("aria-describedby", others.join(" "));
     else field.removeAttribute("aria-describedby");
   });

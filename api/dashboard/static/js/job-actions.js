@@ -5,7 +5,13 @@ import { call, newKey, post } from "./http.js";
 import { edit } from "./job-edit.js";
 import { onKeys } from "./keys.js";
 
-const KEYS = { c: "Cancel the job", p: "Pause or resume the job", r: "Retry or reproduce the job", e: "Edit name, priority, labels", d: "Delete the job" };
+const KEYS = {
+  c: "Cancel the job",
+  p: "Pause or resume the job",
+  r: "Retry or reproduce the job",
+  e: "Edit name, priority, labels",
+  d: "Delete the job",
+};
 
 export class Actions {
   /** `onChange` is called when the job is no longer what it was. */
@@ -15,7 +21,8 @@ export class Actions {
       const button = event.target.closest("[data-action]");
       if (button) this.press(button);
     });
-    for (const [key, label] of Object.entries(KEYS)) onKeys(key, label, () => root.querySelector(`[data-key="${key}"]`)?.click());
+    for (const [key, label] of Object.entries(KEYS))
+      onKeys(key, label, () => root.querySelector(`[data-key="${key}"]`)?.click());
   }
 
   async press(button) {

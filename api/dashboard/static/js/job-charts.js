@@ -1,12 +1,12 @@
 // The job's two charts: losses on the left; accuracy, learning rate or speed on the right. Points are read once and come
 // one by one from then on.
 
-import { showArticle } from "./job-article.js";
 import { Curve } from "./curve.js";
 import { number, percent } from "./format.js";
 import { get } from "./http.js";
-import { onKeys } from "./keys.js";
+import { showArticle } from "./job-article.js";
 import { sketch } from "./job-sketch.js";
+import { onKeys } from "./keys.js";
 import { along, smooth, thin } from "./points.js";
 
 const MOST = 3000; // points of a line that a page holds
@@ -29,7 +29,11 @@ const RIGHT = {
   lr: [{ metric: "lr", name: "learning rate", colour: 5 }],
   examples_per_second: [{ metric: "examples_per_second", name: "examples a second", colour: 6 }],
 };
-const WRITE = { val_accuracy: (value) => percent(value, 2), test_accuracy: (value) => percent(value, 2), examples_per_second: (value) => number(Number(value.toPrecision(3))) };
+const WRITE = {
+  val_accuracy: (value) => percent(value, 2),
+  test_accuracy: (value) => percent(value, 2),
+  examples_per_second: (value) => number(Number(value.toPrecision(3))),
+};
 
 export class Charts {
   constructor(self) {
@@ -56,8 +60,14 @@ export class Charts {
     this.early = null;
     early.forEach((point) => this.add(point));
     const sketches = [
-      sketch(this.loss.place, LOSSES.flatMap((kind) => this.lines(kind))),
-      sketch(this.right.place, RIGHT.accuracy.flatMap((kind) => this.lines(kind))),
+      sketch(
+        this.loss.place,
+        LOSSES.flatMap((kind) => this.lines(kind)),
+      ),
+      sketch(
+        this.right.place,
+        RIGHT.accuracy.flatMap((kind) => this.lines(kind)),
+      ),
     ];
     await painted(); // not before does plotly begin, which holds the page for the better part of a second
     await this.paint();
@@ -68,7 +78,8 @@ export class Charts {
   add(point) {
     if (this.early) return void this.early.push(point);
     for (const [metric, value] of Object.entries(point.metrics)) {
-      const points = (this.series[metric] ??= []);
+      this.series[metric] ??= [];
+      const points = this.series[metric];
       if (points.length && points.at(-1)[0] >= point.step) continue;
       points.push([point.step, point.epoch, value]);
       if (points.length > MOST) this.series[metric] = thin(points, DRAWN_OF);
@@ -125,7 +136,14 @@ export class Charts {
     const points = this.series[metric] ?? [];
     const { smoothing } = this.options;
     if (!points.length) return [];
-    const line = (of, more) => ({ name, colour, ...(width && { width }), dots: of.length < 30, ...this.laidOut(of), ...more });
+    const line = (of, more) => ({
+      name,
+      colour,
+      ...(width && { width }),
+      dots: of.length < 30,
+      ...this.laidOut(of),
+      ...more,
+    });
     if (!smoothing || points.length < 3) return [line(points)];
     const raw = metric === "batch_loss" ? [line(points, { faint: true, dots: false })] : [];
     return [...raw, line(smooth(points, smoothing), { name: `${name}, smoothed` })];
@@ -147,8 +165,13 @@ export class Charts {
   }
 
   words(kinds) {
-    const last = kinds.map(({ metric, name }) => [name, metric, this.series[metric]?.at(-1)]).filter(([, , point]) => point);
-    return last.map(([name, metric, [step, , value]]) => `${name} ${write(metric, value)} at step ${step}`).join("; ") || "No points yet.";
+    const last = kinds
+      .map(({ metric, name }) => [name, metric, this.series[metric]?.at(-1)])
+      .filter(([, , point]) => point);
+    return (
+      last.map(([name, metric, [step, , value]]) => `${name} ${write(metric, value)} at step ${step}`).join("; ") ||
+      "No points yet."
+    );
   }
 
   /** The last points, where there is no result yet; and the article's figures beside them. */
@@ -161,7 +184,9 @@ export class Charts {
   }
 
   listen() {
-    const [log, axis, right, smoothing] = ["log-scale", "along", "right-metric", "smoothing"].map((id) => document.getElementById(id));
+    const [log, axis, right, smoothing] = ["log-scale", "along", "right-metric", "smoothing"].map((id) =>
+      document.getElementById(id),
+    );
     log.addEventListener("click", () => {
       log.ariaPressed = String(log.ariaPressed !== "true");
       this.set({ log: log.ariaPressed === "true" });
@@ -173,12 +198,18 @@ export class Charts {
       this.options.smoothing = Number(smoothing.value);
       this.paintSoon();
     });
-    for (const button of document.querySelectorAll("[data-png]")) button.addEventListener("click", () => this[button.dataset.png].png());
+    for (const button of document.querySelectorAll("[data-png]"))
+      button.addEventListener("click", () => this[button.dataset.png].png());
     onKeys("l", "Loss on a logarithmic scale", () => log.click());
   }
 }
 
-/** After the next frame; a page that nobody looks at has none. */
-const painted = () => new Promise((done) => (requestAnimationFrame(() => setTimeout(done)), setTimeout(done, 100)));
+/** Resolves after the next frame, or after 100 ms: a hidden page has no frames. */
+function painted() {
+  return new Promise((done) => {
+    requestAnimationFrame(() => setTimeout(done));
+    setTimeout(done, 100);
+  });
+}
 
 const write = (metric, value) => (WRITE[metric] ?? number)(value);

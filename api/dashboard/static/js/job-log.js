@@ -6,12 +6,19 @@ import { onKeys } from "./keys.js";
 const PAGE = 200;
 const MOST = 500; // lines that the page holds
 const AT_THE_END = 30; // pixels
-const STATES = { live: "", polling: "Asked every few seconds: no stream is free.", away: "No answer; trying again.", ended: "" };
+const STATES = {
+  live: "",
+  polling: "Asked every few seconds: no stream is free.",
+  away: "No answer; trying again.",
+  ended: "",
+};
 
 export class Log {
   constructor(address) {
     this.address = address;
-    [this.place, this.lines, this.form, this.says] = ["log", "lines", "log-filter", "log-state"].map((id) => document.getElementById(id));
+    [this.place, this.lines, this.form, this.says] = ["log", "lines", "log-filter", "log-state"].map((id) =>
+      document.getElementById(id),
+    );
     this.button = document.getElementById("follow");
     this.template = document.getElementById("line").content.firstElementChild;
     this.following = true;
@@ -24,7 +31,8 @@ export class Log {
 
   /** The last lines of those that are wanted. What comes meanwhile waits. */
   async load() {
-    const wanted = (this.wanted = new FormData(this.form));
+    const wanted = new FormData(this.form);
+    this.wanted = wanted;
     this.loading = true;
     const page = await this.page({}).catch((problem) => this.fail(problem));
     if (wanted !== this.wanted) return; // another choice was made
@@ -82,7 +90,9 @@ export class Log {
   }
 
   wants({ type, level }) {
-    return ["type", "level"].every((name) => !this.wanted.get(name) || this.wanted.get(name).split(",").includes({ type, level }[name]));
+    return ["type", "level"].every(
+      (name) => !this.wanted.get(name) || this.wanted.get(name).split(",").includes({ type, level }[name]),
+    );
   }
 
   follow(on) {
@@ -94,7 +104,9 @@ export class Log {
   }
 
   count() {
-    this.says.textContent = this.missed ? `Paused; ${this.missed} new ${this.missed === 1 ? "line" : "lines"} since.` : "Paused.";
+    this.says.textContent = this.missed
+      ? `Paused; ${this.missed} new ${this.missed === 1 ? "line" : "lines"} since.`
+      : "Paused.";
   }
 
   state(state) {
@@ -137,7 +149,8 @@ export class Log {
     this.form.addEventListener("submit", (event) => event.preventDefault());
     this.button.addEventListener("click", () => this.follow(!this.following));
     document.getElementById("earlier").addEventListener("click", () => this.earlier());
-    for (const by of ["wheel", "touchmove", "keydown"]) this.place.addEventListener(by, () => requestAnimationFrame(() => this.looked()), { passive: true });
+    for (const by of ["wheel", "touchmove", "keydown"])
+      this.place.addEventListener(by, () => requestAnimationFrame(() => this.looked()), { passive: true });
     onKeys("f", "Follow the log, or stop", () => this.follow(!this.following));
   }
 

@@ -23,8 +23,16 @@ export async function showMatrix(place) {
 
 function table(found) {
   const { classes, matrix, support } = found;
-  const made = element("table", { className: "matrix", role: "grid", ariaLabel: "Confusion matrix: true classes in rows, predicted in columns" });
-  const says = element("p", { className: "muted", role: "status" }, "Rows: true. Columns: predicted. Choose a cell, also with the arrow keys.");
+  const made = element("table", {
+    className: "matrix",
+    role: "grid",
+    ariaLabel: "Confusion matrix: true classes in rows, predicted in columns",
+  });
+  const says = element(
+    "p",
+    { className: "muted", role: "status" },
+    "Rows: true. Columns: predicted. Choose a cell, also with the arrow keys.",
+  );
   const head = element("tr");
   const corner = element("th");
   corner.append(element("span", { className: "unseen" }, "true class"));
@@ -35,7 +43,11 @@ function table(found) {
     const line = body.insertRow();
     line.append(element("th", { scope: "row" }, classes[row]));
     return counts.map((count, column) => {
-      const cell = element("td", { className: row === column ? "right" : count ? "wrong" : "wrong none", tabIndex: -1 }, String(count));
+      const cell = element(
+        "td",
+        { className: row === column ? "right" : count ? "wrong" : "wrong none", tabIndex: -1 },
+        String(count),
+      );
       cell.role = "gridcell";
       // the root, so that one mistake in a hundred can still be seen
       cell.style.setProperty("--depth", Math.sqrt(count / Math.max(support[row], 1)).toFixed(3));
@@ -80,13 +92,20 @@ function sentence({ classes, matrix, support }, row, column) {
   const count = matrix[row][column];
   const images = count === 1 ? "1 image" : `${number(count)} images`;
   const share = percent(support[row] ? count / support[row] : 0);
-  return row === column ? `${images} of ${classes[row]} read right: ${share} of all that are ${classes[row]}.` : `${images} of ${classes[row]} taken for ${classes[column]}: ${share} of all that are ${classes[row]}.`;
+  return row === column
+    ? `${images} of ${classes[row]} read right: ${share} of all that are ${classes[row]}.`
+    : `${images} of ${classes[row]} taken for ${classes[column]}: ${share} of all that are ${classes[row]}.`;
 }
 
 /** Each class's figures, and the pairs that are taken for one another most. */
 function figures(found) {
   const whole = element("div");
-  const frame = element("div", { className: "scroll", tabIndex: 0, role: "region", ariaLabel: "Figures of each class" });
+  const frame = element("div", {
+    className: "scroll",
+    tabIndex: 0,
+    role: "region",
+    ariaLabel: "Figures of each class",
+  });
   frame.append(perClass(found));
   whole.append(frame);
   const pairs = worst(found);
@@ -101,7 +120,11 @@ function figures(found) {
 function perClass({ classes, precision, recall, f1, support }) {
   const made = element("table", { className: "classes" });
   const head = made.createTHead().insertRow();
-  head.append(...["Class", "Precision", "Recall", "F1", "Images"].map((text, i) => element("th", { scope: "col", className: i ? "number" : "" }, text)));
+  head.append(
+    ...["Class", "Precision", "Recall", "F1", "Images"].map((text, i) =>
+      element("th", { scope: "col", className: i ? "number" : "" }, text),
+    ),
+  );
   const body = made.createTBody();
   classes.forEach((name, i) => {
     const line = body.insertRow();
@@ -113,12 +136,23 @@ function perClass({ classes, precision, recall, f1, support }) {
 }
 
 function worst({ matrix }) {
-  const pairs = matrix.flatMap((counts, row) => counts.map((count, column) => [row, column, row === column ? 0 : count]));
-  return pairs.filter(([, , count]) => count).sort((a, b) => b[2] - a[2]).slice(0, WORST);
+  const pairs = matrix.flatMap((counts, row) =>
+    counts.map((count, column) => [row, column, row === column ? 0 : count]),
+  );
+  return pairs
+    .filter(([, , count]) => count)
+    .sort((a, b) => b[2] - a[2])
+    .slice(0, WORST);
 }
 
 function picture(address) {
   const frame = element("div", { className: "scroll" });
-  frame.append(element("img", { className: "picture", src: address.replace(/json$/, "png"), alt: "Confusion matrix: true classes in rows, predicted in columns" }));
+  frame.append(
+    element("img", {
+      className: "picture",
+      src: address.replace(/json$/, "png"),
+      alt: "Confusion matrix: true classes in rows, predicted in columns",
+    }),
+  );
   return frame;
 }

@@ -10,7 +10,18 @@ export function sketch(place, lines) {
   frame.setAttribute("preserveAspectRatio", "none");
   frame.setAttribute("aria-hidden", "true");
   frame.classList.add("sketch");
-  const [across, up] = [scale(lines.flatMap(({ x }) => x), 0, WIDTH), scale(lines.flatMap(({ y }) => y), HEIGHT, 0)];
+  const [across, up] = [
+    scale(
+      lines.flatMap(({ x }) => x),
+      0,
+      WIDTH,
+    ),
+    scale(
+      lines.flatMap(({ y }) => y),
+      HEIGHT,
+      0,
+    ),
+  ];
   for (const { x, y, colour } of lines) {
     const line = document.createElementNS(SVG, "polyline");
     const points = x.map((at, i) => [at, y[i]]).filter(([, value]) => value !== null);
@@ -23,6 +34,9 @@ export function sketch(place, lines) {
 }
 
 function scale(values, from, to) {
-  const [low, high] = values.reduce(([low, high], value) => (value === null ? [low, high] : [Math.min(low, value), Math.max(high, value)]), [Infinity, -Infinity]);
+  const [low, high] = values.reduce(
+    ([low, high], value) => (value === null ? [low, high] : [Math.min(low, value), Math.max(high, value)]),
+    [Infinity, -Infinity],
+  );
   return (value) => (from + ((value - low) / (high - low || 1)) * (to - from)).toFixed(1);
 }

@@ -7,8 +7,8 @@ import { showMatrix } from "./job-matrix.js";
 import { Parts } from "./job-parts.js";
 import { showProgress } from "./job-progress.js";
 import "./copy.js";
-import { get } from "./http.js";
 import { moment } from "./format.js";
+import { get } from "./http.js";
 import { poll } from "./poll.js";
 import { followLog } from "./stream.js";
 

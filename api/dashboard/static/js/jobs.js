@@ -9,7 +9,12 @@ import { follow } from "./stream.js";
 
 const MOST_COMPARED = 12;
 const DONE = { cancel: "cancelled", retry: "queued again", delete: "deleted" };
-const STATES = { live: "live", polling: "live, every few seconds", away: "the service does not answer; trying again", ended: "" };
+const STATES = {
+  live: "live",
+  polling: "live, every few seconds",
+  away: "the service does not answer; trying again",
+  ended: "",
+};
 
 const $ = (id) => document.getElementById(id);
 const rows = () => [...$("rows").children];
@@ -50,7 +55,9 @@ function put(id, html) {
 /** Neither a tick nor the keyboard's place gets lost. */
 function replace(old, row) {
   box(row).checked = box(old).checked;
-  const place = old.contains(document.activeElement) ? [...old.querySelectorAll("a, input")].indexOf(document.activeElement) : -1;
+  const place = old.contains(document.activeElement)
+    ? [...old.querySelectorAll("a, input")].indexOf(document.activeElement)
+    : -1;
   old.replaceWith(row);
   if (place >= 0) row.querySelectorAll("a, input")[place]?.focus({ preventScroll: true });
   count();
@@ -59,7 +66,8 @@ function replace(old, row) {
 function keep(ids, counts) {
   const shown = new Set(ids);
   for (const row of rows()) if (!shown.has(row.id)) row.remove();
-  for (const label of document.querySelectorAll("[data-count]")) label.textContent = number(counts[label.dataset.count] ?? 0);
+  for (const label of document.querySelectorAll("[data-count]"))
+    label.textContent = number(counts[label.dataset.count] ?? 0);
   document.querySelector(".jobs").hidden = ids.length === 0;
   $("none").hidden = ids.length > 0;
   count();
@@ -69,7 +77,12 @@ function keep(ids, counts) {
 async function readAnew() {
   const page = await read(location.href);
   const fresh = [...page.querySelectorAll("#rows > tr")];
-  const counts = Object.fromEntries([...page.querySelectorAll("[data-count]")].map((label) => [label.dataset.count, Number(label.textContent.replace(/\D/g, ""))]));
+  const counts = Object.fromEntries(
+    [...page.querySelectorAll("[data-count]")].map((label) => [
+      label.dataset.count,
+      Number(label.textContent.replace(/\D/g, "")),
+    ]),
+  );
   return [
     ...fresh.map((row) => ({ type: "row", id: null, data: { id: row.id, html: row.outerHTML } })),
     { type: "view", id: null, data: { ids: fresh.map((row) => row.id), counts } },
@@ -155,7 +168,15 @@ async function act(action) {
   const chosen = everything ? picked() : suited(action);
   if (chosen.length === 0 || (action === "delete" && !(await reallyDelete(chosen)))) return;
   try {
-    tell(action, await (everything ? steerAll(action, filterOf(location.search)) : steer(action, chosen.map((row) => row.id))));
+    tell(
+      action,
+      await (everything
+        ? steerAll(action, filterOf(location.search))
+        : steer(
+            action,
+            chosen.map((row) => row.id),
+          )),
+    );
   } catch (problem) {
     toast(problem.message, { bad: true });
   }
@@ -163,11 +184,16 @@ async function act(action) {
 
 function compare() {
   const ids = picked().map((row) => row.id);
-  if (!everything && ids.length >= 2 && ids.length <= MOST_COMPARED) location.href = `/compare?${ids.map((id) => `job=${id}`).join("&")}`;
+  if (!everything && ids.length >= 2 && ids.length <= MOST_COMPARED)
+    location.href = `/compare?${ids.map((id) => `job=${id}`).join("&")}`;
 }
 
 function reallyDelete(chosen) {
-  const what = everything ? "every job that matches and has ended" : chosen.length === 1 ? chosen[0].dataset.name : `${chosen.length} jobs`;
+  const what = everything
+    ? "every job that matches and has ended"
+    : chosen.length === 1
+      ? chosen[0].dataset.name
+      : `${chosen.length} jobs`;
   const text = "Logs, files and checkpoints go with it. This cannot be undone.";
   return confirm({ title: `Delete ${what}?`, text, action: "Delete", danger: true });
 }
@@ -176,7 +202,8 @@ function tell(action, answer) {
   const jobs = answer.succeeded === 1 ? "1 job" : `${number(answer.succeeded)} jobs`;
   const refused = answer.data.filter((outcome) => !outcome.ok);
   if (answer.succeeded || !refused.length) toast(`${jobs} ${DONE[action]}`);
-  if (refused.length) toast(refused.map(({ id, error }) => `${$(id)?.dataset.name ?? id}: ${error.detail}`).join("; "), { bad: true });
+  if (refused.length)
+    toast(refused.map(({ id, error }) => `${$(id)?.dataset.name ?? id}: ${error.detail}`).join("; "), { bad: true });
   for (const { id, ok } of answer.data) if (ok && $(id)) box($(id)).checked = false;
   count();
 }
@@ -228,10 +255,16 @@ document.addEventListener("click", (event) => {
 $("bar").addEventListener("click", ({ target }) => {
   const { id, dataset } = target.closest("button") ?? {};
   if (id === "clear") clear();
-  if (id === "everything") (everything = true), count();
+  if (id === "everything") {
+    everything = true;
+    count();
+  }
   if (dataset?.action) dataset.action === "compare" ? compare() : act(dataset.action);
 });
-$("search").addEventListener("submit", (event) => (event.preventDefault(), search()));
+$("search").addEventListener("submit", (event) => {
+  event.preventDefault();
+  search();
+});
 $("search").querySelectorAll("[data-at]").forEach(fillIn);
 addEventListener("popstate", () => go(location.href, { push: false }));
 addEventListener("pageshow", ({ persisted }) => persisted && listen());

@@ -23,7 +23,15 @@ export function showKeys() {
 }
 
 function press(event) {
-  if (event.ctrlKey || event.metaKey || event.altKey || event.isComposing || isWriting(event.target) || document.querySelector("dialog[open]")) return;
+  if (
+    event.ctrlKey ||
+    event.metaKey ||
+    event.altKey ||
+    event.isComposing ||
+    isWriting(event.target) ||
+    document.querySelector("dialog[open]")
+  )
+    return;
   const pair = event.timeStamp - pressedAt < BETWEEN_MS ? `${before} ${event.key}` : "";
   const found = known.get(pair) ?? known.get(event.key);
   [before, pressedAt] = [found ? "" : event.key, event.timeStamp];
@@ -32,6 +40,8 @@ function press(event) {
   found.run(event);
 }
 
-const isWriting = (target) => target.isContentEditable || (/^(INPUT|TEXTAREA|SELECT)$/.test(target.tagName) && !/^(checkbox|radio|button)$/.test(target.type));
+const isWriting = (target) =>
+  target.isContentEditable ||
+  (/^(INPUT|TEXTAREA|SELECT)$/.test(target.tagName) && !/^(checkbox|radio|button)$/.test(target.type));
 
 document.addEventListener("keydown", press);

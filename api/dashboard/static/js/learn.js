@@ -14,7 +14,11 @@ const whole = (id) => (field(id).value.trim() === "" ? null : Number(field(id).v
 function specOf() {
   const [type, reduction] = field("loss-type").value.split(" ");
   const spec = { dataset: field("dataset").value, architecture: netOf(), loss: { type, reduction } };
-  for (const [name, id] of [["batch", "batch-number"], ["batch_size", "batch-size"], ["seed", "seed"]]) {
+  for (const [name, id] of [
+    ["batch", "batch-number"],
+    ["batch_size", "batch-size"],
+    ["seed", "seed"],
+  ]) {
     if (whole(id) !== null) spec[name] = whole(id);
   }
   if (field("origin").value) spec.init_from = { job: field("origin").value };
@@ -74,7 +78,8 @@ onKeys("w", "Walk", walk);
 // --- a walk that has not ended ----------------------------------------------------------------------------------------
 
 async function wait(job) {
-  for (let hold = 0; ; hold = HOLD_SECONDS) { // the first look says at once why it waits
+  for (let hold = 0; ; hold = HOLD_SECONDS) {
+    // the first look says at once why it waits
     try {
       const now = await get(`/v1/jobs/${job}?wait=${hold}&until=terminal`);
       if (now.terminal) return location.reload();

@@ -33,7 +33,10 @@ export function poll(ms, ask, onState = () => {}) {
   function rest(length) {
     return new Promise((done) => {
       let over = false;
-      const timer = setTimeout(() => ((over = true), look()), length);
+      const timer = setTimeout(() => {
+        over = true;
+        look();
+      }, length);
       const look = () => over && !document.hidden && wake();
       wake = () => {
         clearTimeout(timer);
@@ -44,7 +47,16 @@ export function poll(ms, ask, onState = () => {}) {
     });
   }
 
-  const now = () => ((again = true), wake());
+  function now() {
+    again = true;
+    wake();
+  }
+
+  function stop() {
+    cut.abort();
+    wake();
+  }
+
   run();
-  return { now, stop: () => (cut.abort(), wake()) };
+  return { now, stop };
 }

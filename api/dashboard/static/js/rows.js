@@ -20,6 +20,8 @@ export function showRows(body, items, { key, row }) {
 /** A row that moved, or was made anew, has lost the focus: it goes back to what was focused, or what is called the same. */
 function focusAgain(body, before) {
   const name = (node) => node.ariaLabel || node.textContent;
-  const same = body.contains(before) ? before : [...body.querySelectorAll(before.tagName)].find((node) => name(node) === name(before));
+  const same = body.contains(before)
+    ? before
+    : [...body.querySelectorAll(before.tagName)].find((node) => name(node) === name(before));
   same?.focus({ preventScroll: true });
 }

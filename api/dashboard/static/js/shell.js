@@ -32,8 +32,11 @@ async function signOut() {
 prepareNotes();
 const theme = document.getElementById("theme");
 theme.addEventListener("change", () => chooseTheme(theme.value));
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => document.dispatchEvent(new Event("themechange")));
-for (const link of document.querySelectorAll("nav [data-key]")) onKeys(`g ${link.dataset.key}`, link.textContent, () => link.click());
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () =>
+  document.dispatchEvent(new Event("themechange")),
+);
+for (const link of document.querySelectorAll("nav [data-key]"))
+  onKeys(`g ${link.dataset.key}`, link.textContent, () => link.click());
 document.querySelector("nav [aria-current]")?.scrollIntoView({ block: "nearest", inline: "nearest" }); // on a phone
 onKeys("?", "These keys", showKeys);
 document.getElementById("help").addEventListener("click", showKeys);

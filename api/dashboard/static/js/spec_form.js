@@ -12,8 +12,9 @@ export function read(form) {
   const body = form.dataset.preset ? { preset: form.dataset.preset } : {};
   for (const group of form.querySelectorAll(".group > [data-fields]")) {
     for (const field of fieldsIn(group)) {
-      const whole = valueOf(field, true);
-      if (whole !== undefined && !equal(whole, base[field.dataset.name])) body[field.dataset.name] = valueOf(field, false);
+      const whole = valueIn(field, true);
+      if (whole !== undefined && !equal(whole, base[field.dataset.name]))
+        body[field.dataset.name] = valueIn(field, false);
     }
   }
   return body;
@@ -25,7 +26,8 @@ export function unsendable(form) {
   for (const pairs of form.querySelectorAll("[data-kind=pairs]")) {
     const seen = new Set();
     for (const input of pairs.querySelectorAll("[data-items] [data-key]")) {
-      if (seen.has(input.value) && rowIsUsed(input)) found.push({ pointer: input.dataset.pointer, detail: "stands twice" });
+      if (seen.has(input.value) && rowIsUsed(input))
+        found.push({ pointer: input.dataset.pointer, detail: "stands twice" });
       seen.add(input.value);
     }
   }
@@ -52,24 +54,34 @@ export function enliven(form) {
 const control = (field) => field.querySelector("[data-pointer]");
 const fieldsIn = (place) => [...place.children].filter((child) => child.dataset.kind);
 const equal = (one, other) => JSON.stringify(one, ordered) === JSON.stringify(other, ordered);
-const ordered = (_, value) => (value?.constructor === Object ? Object.fromEntries(Object.entries(value).sort()) : value);
+const ordered = (_, value) =>
+  value?.constructor === Object ? Object.fromEntries(Object.entries(value).sort()) : value;
 const numberOr = (text) => (NUMBER.test(text) ? Number(text) : text);
 
 /** undefined: nothing stands there, and the default counts. `whole`: also what equals its default, inside of objects. */
-const valueOf = (field, whole) => READ[field.dataset.kind](field, whole);
+const valueIn = (field, whole) => READ[field.dataset.kind](field, whole);
 
 const READ = {
   text: (field) => control(field).value.trim() || undefined,
   number: (field) => (control(field).value.trim() ? numberOr(control(field).value.trim()) : undefined),
   nullable: (field) => (control(field).value.trim() ? numberOr(control(field).value.trim()) : null),
-  numbers: (field) => control(field).value.split(/[\s,;]+/).filter(Boolean).map(numberOr),
+  numbers: (field) =>
+    control(field)
+      .value.split(/[\s,;]+/)
+      .filter(Boolean)
+      .map(numberOr),
   choice: (field) => JSON.parse(control(field).value),
   boolean: (field) => control(field).checked,
   object: (field, whole) => members(field.querySelector("[data-fields]"), whole),
   optional: (field, whole) => (control(field).checked ? members(field.querySelector("[data-fields]"), whole) : null),
   union: readUnion,
-  items: (field, whole) => itemsOf(field).map((item) => valueOf(fieldsIn(item)[0], whole)),
-  pairs: (field) => Object.fromEntries(itemsOf(field).filter((row) => rowIsUsed(row.firstElementChild)).map(pairOf)),
+  items: (field, whole) => itemsOf(field).map((item) => valueIn(fieldsIn(item)[0], whole)),
+  pairs: (field) =>
+    Object.fromEntries(
+      itemsOf(field)
+        .filter((row) => rowIsUsed(row.firstElementChild))
+        .map(pairOf),
+    ),
 };
 
 /** A choice between objects that say their `type`, or between an object and a word. The type alone is enough where
@@ -87,11 +99,11 @@ function members(place, whole) {
   const held = {};
   for (const field of fieldsIn(place)) {
     const { name, required, default: usual = "null" } = field.dataset;
-    const value = valueOf(field, true);
+    const value = valueIn(field, true);
     const counts = value === undefined ? JSON.parse(usual) : value;
     if (whole) held[name] = counts;
     else if (value === undefined) continue;
-    else if (required !== undefined || !equal(counts, JSON.parse(usual))) held[name] = valueOf(field, false);
+    else if (required !== undefined || !equal(counts, JSON.parse(usual))) held[name] = valueIn(field, false);
   }
   return held;
 }
@@ -142,13 +154,19 @@ function number(list) {
   itemsOf(list).forEach((item, place) => {
     const key = item.querySelector("[data-key]");
     if (key) key.dataset.pointer = `${pointer}/${key.value.replaceAll("~", "~0").replaceAll("/", "~1")}`;
-    else item.querySelectorAll("[data-pointer]").forEach((node) => (node.dataset.pointer = placed(pointer, node.dataset.pointer, place)));
+    else
+      item
+        .querySelectorAll("[data-pointer]")
+        .forEach((node) => (node.dataset.pointer = placed(pointer, node.dataset.pointer, place)));
   });
   list.querySelector("[data-add]").disabled = itemsOf(list).length >= Number(root.dataset.most);
 }
 
 /** `/augment/#/pixels` or `/augment/3/pixels` -> `/augment/PLACE/pixels` */
 function placed(root, pointer, place) {
-  const rest = pointer.slice(root.length + 1).split("/").slice(1);
+  const rest = pointer
+    .slice(root.length + 1)
+    .split("/")
+    .slice(1);
   return [root, place, ...rest].join("/");
 }

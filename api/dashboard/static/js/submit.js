@@ -116,7 +116,8 @@ function keyFor(body) {
 }
 
 /** Not crypto.randomUUID(), which is missing on a page that came over plain HTTP from another machine. */
-const drawKey = () => Array.from(crypto.getRandomValues(new Uint32Array(4)), (part) => part.toString(16).padStart(8, "0")).join("");
+const drawKey = () =>
+  Array.from(crypto.getRandomValues(new Uint32Array(4)), (part) => part.toString(16).padStart(8, "0")).join("");
 
 async function submit(event) {
   event.preventDefault();

@@ -59,7 +59,8 @@ function showQueues(queues) {
 function queueRow(queue) {
   const row = element("tr");
   row.append(element("th", { scope: "row" }, queue.name));
-  for (const count of [queue.queued, queue.running, queue.paused]) row.append(element("td", { className: "number" }, number(count)));
+  for (const count of [queue.queued, queue.running, queue.paused])
+    row.append(element("td", { className: "number" }, number(count)));
   row.append(element("td", { className: "number" }, `${number(queue.free_slots)} of ${number(queue.slots)}`));
   const oldest = element("td");
   oldest.append(queue.oldest_queued_at ? age(queue.oldest_queued_at) : "–");
@@ -69,7 +70,8 @@ function queueRow(queue) {
 
 function reasonsCell(reasons) {
   const cell = element("td", { className: "reasons" });
-  for (const { detail, jobs } of reasons) cell.append(element("div", {}, `${number(jobs)} ${jobs === 1 ? "job" : "jobs"}: ${detail}`));
+  for (const { detail, jobs } of reasons)
+    cell.append(element("div", {}, `${number(jobs)} ${jobs === 1 ? "job" : "jobs"}: ${detail}`));
   if (!reasons.length) cell.append("–");
   return cell;
 }

@@ -15,7 +15,8 @@ export function showDatasets(datasets, onGone) {
 function datasetRow(dataset, onGone) {
   const row = element("tr");
   row.append(nameCell(dataset), imagesCell(dataset), classesCell(dataset.classes));
-  for (const count of [dataset.train_examples, dataset.test_examples]) row.append(element("td", { className: "number" }, number(count)));
+  for (const count of [dataset.train_examples, dataset.test_examples])
+    row.append(element("td", { className: "number" }, number(count)));
   row.append(element("td", { className: "number" }, dataset.size_bytes === null ? "–" : size(dataset.size_bytes)));
   const added = element("td", { className: "nowrap" });
   if (dataset.created_at) added.append(age(dataset.created_at), " ago");
@@ -28,7 +29,11 @@ function nameCell({ id, name, description, source, missing_files: missing }) {
   const cell = element("th", { scope: "row" }, name);
   if (source === "upload") {
     const line = element("div", { className: "row id" });
-    const button = element("button", { type: "button", className: "quiet", ariaLabel: `Copy the id of ${name}` }, "Copy");
+    const button = element(
+      "button",
+      { type: "button", className: "quiet", ariaLabel: `Copy the id of ${name}` },
+      "Copy",
+    );
     button.dataset.copy = id;
     line.append(element("code", {}, id), button);
     cell.append(line);
@@ -43,7 +48,13 @@ function missingFiles(files) {
   const folded = element("details", { className: "missing" });
   const text = files.length === 1 ? "1 file is not here yet" : `${files.length} files are not here yet`;
   folded.append(element("summary", { className: "warn" }, text));
-  folded.append(element("p", { className: "help muted" }, "The first job downloads them, unless GRADQ_DOWNLOAD is false; or put them below GRADQ_DATA_DIR:"));
+  folded.append(
+    element(
+      "p",
+      { className: "help muted" },
+      "The first job downloads them, unless GRADQ_DOWNLOAD is false; or put them below GRADQ_DATA_DIR:",
+    ),
+  );
   const list = element("ul");
   for (const file of files) list.append(element("li", { className: "mono" }, file));
   folded.append(list);
@@ -60,7 +71,10 @@ function imagesCell({ shape: [channels, height, width], dtype }) {
 function classesCell(classes) {
   const cell = element("td");
   const folded = element("details");
-  folded.append(element("summary", {}, number(classes.length)), element("p", { className: "classes" }, classes.join(", ")));
+  folded.append(
+    element("summary", {}, number(classes.length)),
+    element("p", { className: "classes" }, classes.join(", ")),
+  );
   cell.append(folded);
   return cell;
 }
@@ -68,7 +82,11 @@ function classesCell(classes) {
 function deleteCell(dataset, onGone) {
   const cell = element("td", { className: "number" });
   if (dataset.source !== "upload") return cell;
-  const button = element("button", { type: "button", className: "danger", ariaLabel: `Delete ${dataset.name}` }, "Delete");
+  const button = element(
+    "button",
+    { type: "button", className: "danger", ariaLabel: `Delete ${dataset.name}` },
+    "Delete",
+  );
   button.addEventListener("click", () => askAndDelete(dataset, button, onGone));
   cell.append(button);
   return cell;

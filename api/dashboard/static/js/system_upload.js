@@ -25,10 +25,19 @@ export function prepareUpload(form, onStored) {
       const line = element("li", { className: "field" });
       const select = element("select", { ariaLabel: `What ${file.name} is` });
       for (const [part, text] of Object.entries(PARTS)) select.append(element("option", { value: part }, text));
-      const remove = element("button", { type: "button", className: "quiet", ariaLabel: `Leave ${file.name} out` }, "×");
+      const remove = element(
+        "button",
+        { type: "button", className: "quiet", ariaLabel: `Leave ${file.name} out` },
+        "×",
+      );
       const entry = { file, line, select };
       const head = element("div", { className: "row" });
-      head.append(element("span", { className: "file-name" }, file.name), element("span", { className: "muted" }, size(file.size)), select, remove);
+      head.append(
+        element("span", { className: "file-name" }, file.name),
+        element("span", { className: "muted" }, size(file.size)),
+        select,
+        remove,
+      );
       line.append(head);
       select.addEventListener("change", () => (select.dataset.pointer = `/${select.value}`));
       remove.addEventListener("click", () => leaveOut(entry));
@@ -65,7 +74,9 @@ export function prepareUpload(form, onStored) {
     if (total > Number(form.dataset.limit)) return refuse(tooLarge(total, Number(form.dataset.limit)));
     sending = new AbortController();
     busy(true);
-    const outcome = await upload("/v1/datasets", body(), { onProgress: show, signal: sending.signal }).catch((problem) => problem);
+    const outcome = await upload("/v1/datasets", body(), { onProgress: show, signal: sending.signal }).catch(
+      (problem) => problem,
+    );
     sending = null;
     busy(false);
     if (outcome.name === "AbortError") toast("Cancelled: nothing of it is kept.");
@@ -105,7 +116,11 @@ export function prepareUpload(form, onStored) {
   }
 
   function stored({ name, train_examples: train, test_examples: test }, before) {
-    toast(before ? `This is here already, as ${name}.` : `${name} is here: ${number(train)} images to train on, ${number(test)} to test on.`);
+    toast(
+      before
+        ? `This is here already, as ${name}.`
+        : `${name} is here: ${number(train)} images to train on, ${number(test)} to test on.`,
+    );
     for (const { line } of chosen.splice(0)) line.remove();
     form.reset();
     changed();
@@ -141,7 +156,10 @@ export function prepareUpload(form, onStored) {
 /** A file that misses the zone would replace the page: none does anywhere. */
 function dropZone(zone, onDrop) {
   const over = (event) => zone.classList.toggle("over", event.type === "dragover" && zone.contains(event.target));
-  addEventListener("dragover", (event) => (event.preventDefault(), over(event)));
+  addEventListener("dragover", (event) => {
+    event.preventDefault();
+    over(event);
+  });
   addEventListener("dragleave", over);
   addEventListener("drop", (event) => {
     event.preventDefault();
@@ -158,8 +176,15 @@ function partOf(name, count) {
 }
 
 function tooLarge(bytes, limit) {
-  return new Problem({ code: "payload_too_large", detail: `These are ${size(bytes)}; this service takes up to ${size(limit)} (GRADQ_MAX_UPLOAD_BYTES).` });
+  return new Problem({
+    code: "payload_too_large",
+    detail: `These are ${size(bytes)}; this service takes up to ${size(limit)} (GRADQ_MAX_UPLOAD_BYTES).`,
+  });
 }
 
-const say = (place, text) => place.textContent === text || (place.textContent = text);
+/** Written only when it differs: each write is read out by screen readers. */
+function say(place, text) {
+  if (place.textContent !== text) place.textContent = text;
+}
+
 const warn = (event) => event.preventDefault();

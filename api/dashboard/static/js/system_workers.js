@@ -14,7 +14,11 @@ export function showWorkers(workers, running) {
   const jobs = new Map(running.map((job) => [job.id, job]));
   const shown = workers.map(({ seen_at: _, ...worker }) => ({
     ...worker,
-    running: worker.running.map((id) => ({ id, name: jobs.get(id)?.name ?? id, since: jobs.get(id)?.attempts.at(-1)?.started_at ?? null })),
+    running: worker.running.map((id) => ({
+      id,
+      name: jobs.get(id)?.name ?? id,
+      since: jobs.get(id)?.attempts.at(-1)?.started_at ?? null,
+    })),
   }));
   showRows(at("workers").tBodies[0], shown, { key: ({ id }) => id, row: workerRow });
 }

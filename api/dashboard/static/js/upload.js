@@ -13,7 +13,10 @@ export function upload(address, form, { onProgress, signal }) {
     request.open("POST", address);
     request.setRequestHeader("Accept", "application/json");
     request.responseType = "json";
-    request.upload.addEventListener("progress", ({ loaded, total }) => ((sent = loaded), onProgress(loaded, total)));
+    request.upload.addEventListener("progress", ({ loaded, total }) => {
+      sent = loaded;
+      onProgress(loaded, total);
+    });
     request.upload.addEventListener("load", ({ total }) => onProgress(total, total));
     request.addEventListener("load", () => {
       if (request.status === 401) location.reload(); // the page itself answers with the form to sign in
