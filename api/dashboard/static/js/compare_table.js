@@ -1,4 +1,5 @@
-// The table of Compare: a row a job; the fields in which the specs differ, then what came of it. What is the same in all is folded.
+// The table of the Compare page: one row per job; columns for the spec fields that differ, then for the results. Fields
+// that are the same in all jobs are in a folded list.
 
 import { colourOf, isDotted } from "./compare_chart.js";
 import { resultRows, specRows } from "./comparison.js";
@@ -8,7 +9,7 @@ import { duration, number, percent } from "./format.js";
 
 const HASH_LENGTH = 8;
 
-/** Fill `table` and the folded list `same`. `onRemove(entry)` is told whose button was pressed. */
+/** Fill `table` and the folded list `same`. `onRemove(entry)` is called when the button of a row is pressed. */
 export function showTable(table, same, entries, onRemove) {
   const jobs = entries.map(({ job }) => job);
   const specs = specRows(jobs);
@@ -29,7 +30,7 @@ export function showTable(table, same, entries, onRemove) {
   showSame(same, jobs.length > 1 ? [...specs, ...facts].filter(({ equal }) => equal) : []);
 }
 
-/** The same table with numbers as they are. */
+/** The same table as CSV, with numbers that are not rounded. */
 export function tableAsCsv(entries) {
   const jobs = entries.map(({ job }) => job);
   const columns = [...specRows(jobs).filter(({ equal }) => !equal), ...resultRows(jobs)];
@@ -91,7 +92,7 @@ function resultCell(name, value, best) {
   if (name === "weights_sha256") made.append(element("code", { title: value ?? "" }, text));
   else if (best)
     made.append(
-      element("span", { className: "best", role: "img", ariaLabel: "best", title: "the best of these" }, "★"),
+      element("span", { className: "best", role: "img", ariaLabel: "best", title: "best of the compared jobs" }, "★"),
       " ",
       element("strong", {}, text),
     );
@@ -112,7 +113,7 @@ function removeCell(entry, onRemove) {
   const made = element("td");
   const button = element(
     "button",
-    { type: "button", className: "quiet", ariaLabel: `Take ${entry.job.name} out`, title: "Take it out" },
+    { type: "button", className: "quiet", ariaLabel: `Remove ${entry.job.name}`, title: "Remove" },
     "×",
   );
   button.addEventListener("click", () => onRemove(entry));
@@ -123,7 +124,7 @@ function removeCell(entry, onRemove) {
 function showSame(same, rows) {
   same.hidden = !rows.length;
   same.querySelector("summary").textContent =
-    rows.length === 1 ? "1 field is the same in all" : `${rows.length} fields are the same in all`;
+    rows.length === 1 ? "1 field is the same in all jobs" : `${rows.length} fields are the same in all jobs`;
   same.querySelector("dl").replaceChildren(
     ...rows.map(({ name, values }) => {
       const pair = element("div");

@@ -1,13 +1,13 @@
-// The jobs that are held side by side, as the API tells of them: each with its place, its curve, and what is wrong with it.
+// The compared jobs as loaded from the API: each with its place, its curves and its error.
 
 import { isJobId } from "./compare_address.js";
 import { get } from "./http.js";
 
 export const MOST = 12;
-const POINTS = 1000; // of a curve that is only drawn; two that are subtracted are read whole
+const POINTS = 1000; // of a curve that is only drawn; the two that are subtracted are loaded completely
 const WHOLE = 1_000_000;
 
-/** The series that a view draws or needs to draw. */
+/** The series that a view draws, or needs for its axis. */
 export const seriesOf = ({ metric, axis }) => [
   ...new Set(axis === "seconds" ? [metric, "examples_per_second"] : [metric]),
 ];
@@ -21,12 +21,12 @@ export class Compared {
     return this.entries.map(({ id }) => id);
   }
 
-  /** Those that are there. */
+  /** The entries whose job has been loaded. */
   get there() {
     return this.entries.filter(({ job }) => job);
   }
 
-  /** Take a job in; false where it is in already, or all places are taken. A place is a colour that a job keeps. */
+  /** Add a job; false if it is there already or all places are taken. The place determines the colour of the job. */
   add(id) {
     if (this.ids.includes(id) || this.entries.length >= MOST) return false;
     const taken = new Set(this.entries.map(({ place }) => place));
@@ -36,7 +36,7 @@ export class Compared {
       id,
       place,
       job: null,
-      wrong: isJobId(id) ? null : `${id} is no job's id`,
+      wrong: isJobId(id) ? null : `${id} is not a job id`,
       curves: {},
       asked: "",
     });
@@ -51,7 +51,10 @@ export class Compared {
     return this.entries.find((entry) => entry.id === id);
   }
 
-  /** Read what may have changed since: the jobs and the curves of `view`, of the `pair` every point. Whether anything has. */
+  /**
+   * Load the jobs and curves of `view` that may have changed, for the jobs of `pair` every point. Resolves to whether
+   * anything has changed.
+   */
   async read(view, pair, signal) {
     const asked = this.entries.filter(({ wrong }) => !wrong);
     const changed = await Promise.all(
@@ -77,7 +80,7 @@ export class Compared {
       if (problem.status !== 404) throw problem;
       const name = entry.job ? `“${entry.job.name}” (${entry.id})` : entry.id;
       Object.assign(entry, {
-        wrong: `${name} is not here: deleted, or a job of another service`,
+        wrong: `${name} was not found: it was deleted, or belongs to another service`,
         job: null,
         curves: {},
       });

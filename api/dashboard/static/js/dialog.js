@@ -1,6 +1,6 @@
-// Questions and short notes: a native <dialog>, and lines at the edge of the page that screen readers hear.
+// Questions in a native <dialog>, and short notes at the edge of the page in live regions for screen readers.
 
-/** Ask, and return whether the answer was yes. `danger`: what is done cannot be undone. */
+/** Ask a question; resolves to whether the answer was yes. `danger`: the action cannot be undone. */
 export function confirm({ title, text = "", action = "OK", danger = false }) {
   const dialog = document.createElement("dialog");
   dialog.setAttribute("aria-labelledby", "question");
@@ -29,7 +29,7 @@ export function show(title, content) {
   return showModal(dialog);
 }
 
-/** A note that goes by itself; what went wrong stays until it is closed. */
+/** A note that disappears after `seconds`; a `bad` one stays until it is closed. */
 export function toast(text, { bad = false, seconds = 6 } = {}) {
   const note = element("div", { className: bad ? "toast bad" : "toast" });
   const close = element("button", { type: "button", className: "quiet", ariaLabel: "Close this note" }, "×");
@@ -52,7 +52,7 @@ export function showModal(dialog) {
   });
 }
 
-/** Two regions, there before their first note: a region that comes with it is not read out. */
+/** One of two live regions. They exist before their first note: a region added together with it is not read out. */
 function place(bad) {
   return document.querySelector(bad ? ".toasts [role=alert]" : ".toasts [role=status]");
 }
@@ -63,6 +63,7 @@ export function prepareNotes() {
   document.body.append(notes);
 }
 
+/** A new element with these properties (not attributes) and this text. */
 export function element(name, properties = {}, text = null) {
   const made = Object.assign(document.createElement(name), properties);
   if (text !== null) made.textContent = text;

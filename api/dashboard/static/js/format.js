@@ -1,4 +1,4 @@
-// How scripts write numbers and times. api/dashboard/words.py writes them alike: whoever changes one, changes both.
+// How scripts write numbers and times. api/dashboard/words.py writes them in the same way: change both together.
 
 const UNITS = ["B", "kB", "MB", "GB", "TB"];
 const STEPS = [
@@ -9,7 +9,7 @@ const STEPS = [
 ];
 const known = (value) => value !== null && value !== undefined && Number.isFinite(value);
 
-/** 1234567 -> 1 234 567 (thin spaces); 0.0123456 -> 0.01235; nothing -> – */
+/** 1234567 -> 1 234 567 (thin spaces); 0.0123456 -> 0.01235; null, undefined or not finite -> – */
 export function number(value, digits = 4) {
   if (!known(value)) return "–";
   if (Number.isInteger(value) && Math.abs(value) < 1e15) return String(value).replace(/\B(?=(\d{3})+$)/g, "\u2009");
@@ -52,11 +52,11 @@ export function duration(seconds) {
     .join(" ");
 }
 
-/** Since then, the largest unit alone: now, 7 s, 3 min, 2 h, 5 d */
+/** Time since `at`, in the largest unit: now, 7 s, 3 min, 2 h, 5 d */
 export function ago(at, now = Date.now()) {
   const seconds = (now - new Date(at)) / 1000;
   return seconds < 1 ? "now" : duration(Math.floor(seconds)).split(" ")[0];
 }
 
-/** A moment in the reader's own zone and manner. */
+/** A time in the time zone and locale of the browser. */
 export const moment = (at) => new Date(at).toLocaleString(undefined, { dateStyle: "medium", timeStyle: "medium" });

@@ -1,4 +1,4 @@
-// What can be done to the job: buttons that the server writes for its state, and keys for them.
+// Actions on the job: buttons that the server renders according to its state, and their keyboard shortcuts.
 
 import { confirm, toast } from "./dialog.js";
 import { call, newKey, post } from "./http.js";
@@ -14,7 +14,7 @@ const KEYS = {
 };
 
 export class Actions {
-  /** `onChange` is called when the job is no longer what it was. */
+  /** `onChange` is called after an action. */
   constructor(root, self, onChange) {
     Object.assign(this, { root, self, onChange });
     root.addEventListener("click", (event) => {
@@ -39,7 +39,7 @@ export class Actions {
     this.onChange();
   }
 
-  /** Returns where to go from here, or nothing. */
+  /** Resolves to the address of the page to go to, or nothing. */
   async run(action) {
     if (action === "edit") return edit(this.self);
     if (action === "delete") return this.remove();
@@ -49,7 +49,7 @@ export class Actions {
 
   async remove() {
     const name = document.querySelector("h1").textContent;
-    const text = "Its log, its curve and its files go with it. This cannot be undone.";
+    const text = "Its log, curves and files are deleted too. This cannot be undone.";
     if (!(await confirm({ title: `Delete ${name}?`, text, action: "Delete", danger: true }))) return null;
     await call("DELETE", this.self);
     return "/";

@@ -1,4 +1,4 @@
-// The figures that the article printed beside those of this job, at the ends of each curve.
+// The article's figures next to those of this job, at both ends of each curve.
 
 import { element } from "./dialog.js";
 import { number } from "./format.js";
@@ -16,7 +16,7 @@ export function showArticle(table, series) {
   );
 }
 
-/** [what, the article's, ours]: as `gradq submit` does it. An untrained net's accuracy is no point of our curves. */
+/** [name, the article's, ours], as in `gradq submit`. Our curves have no point for the accuracy before training. */
 function compare(article, series) {
   const rows = new Map();
   const add = (metric, end, theirs) =>

@@ -1,4 +1,4 @@
-// Name, priority and labels in a dialog. Only what was changed is sent, so that nobody else's change is undone.
+// Edits name, priority and labels in a dialog. Only changed fields are sent, so that other users' changes are not undone.
 
 import { showModal, toast } from "./dialog.js";
 import { call, clearProblem, showProblem } from "./http.js";
@@ -28,13 +28,13 @@ async function send(self, form, wanted, dialog) {
   try {
     if (Object.keys(wanted).length) await call("PATCH", self, { json: wanted });
     dialog.close();
-    toast(Object.keys(wanted).length ? "Saved" : "Nothing was changed");
+    toast(Object.keys(wanted).length ? "Saved" : "No changes to save");
   } catch (problem) {
     (showProblem(form, problem) ?? form.querySelector("input")).focus();
   }
 }
 
-/** A merge patch: a label that is gone is null. */
+/** A JSON merge patch: a removed label is null. */
 function changes(before, form) {
   const now = { name: form.elements.name.value.trim(), priority: form.elements.priority.valueAsNumber };
   const wanted = Object.fromEntries(Object.entries(now).filter(([name, value]) => value !== before[name]));

@@ -1,15 +1,16 @@
-// The end of the job's log, which follows what is written; filtered by the server, so that rare lines are found in long logs.
+// The last lines of the job's log, updated as lines are written; filtered by the server, so that rare lines are found in
+// long logs.
 
 import { get } from "./http.js";
 import { onKeys } from "./keys.js";
 
 const PAGE = 200;
-const MOST = 500; // lines that the page holds
-const AT_THE_END = 30; // pixels
+const MOST = 500; // lines in the page
+const AT_THE_END = 30; // pixels from the end that count as the end
 const STATES = {
   live: "",
-  polling: "Asked every few seconds: no stream is free.",
-  away: "No answer; trying again.",
+  polling: "Updated every few seconds: no stream is free.",
+  away: "No answer; retrying.",
   ended: "",
 };
 
@@ -29,13 +30,13 @@ export class Log {
     this.load();
   }
 
-  /** The last lines of those that are wanted. What comes meanwhile waits. */
+  /** Load the last lines that match the filter. Lines that arrive meanwhile are added afterwards. */
   async load() {
     const wanted = new FormData(this.form);
     this.wanted = wanted;
     this.loading = true;
     const page = await this.page({}).catch((problem) => this.fail(problem));
-    if (wanted !== this.wanted) return; // another choice was made
+    if (wanted !== this.wanted) return; // the filter has been changed again
     this.loading = false;
     if (!page) return;
     this.lines.replaceChildren(...page.data.map((line) => this.row(line)));
@@ -65,7 +66,7 @@ export class Log {
     return get(`${this.address}?${asked}`);
   }
 
-  /** A line as it is written. */
+  /** Add a line from the stream. */
   add(line) {
     if (this.loading) {
       if (this.waiting.push(line) > MOST) this.waiting.shift();
@@ -105,7 +106,7 @@ export class Log {
 
   count() {
     this.says.textContent = this.missed
-      ? `Paused; ${this.missed} new ${this.missed === 1 ? "line" : "lines"} since.`
+      ? `Paused; ${this.missed} new ${this.missed === 1 ? "line" : "lines"}.`
       : "Paused.";
   }
 
@@ -154,7 +155,7 @@ export class Log {
     onKeys("f", "Follow the log, or stop", () => this.follow(!this.following));
   }
 
-  /** Whoever moves away from the end wants to read. */
+  /** Scrolling away from the end stops following. */
   looked() {
     const { scrollHeight, scrollTop, clientHeight } = this.place;
     if (scrollHeight - scrollTop - clientHeight > AT_THE_END) this.follow(false);

@@ -1,13 +1,13 @@
-// The confusion matrix as a table that one can walk through, with what follows from it for each class.
+// The confusion matrix as a table for mouse and keyboard, with precision, recall and F1 of each class.
 
 import { element } from "./dialog.js";
 import { number, percent } from "./format.js";
 import { get } from "./http.js";
 
-const LARGEST = 30; // classes; more are told by their worst pairs, and drawn in confusion_matrix.png
+const LARGEST = 30; // classes; with more, confusion_matrix.png is shown instead of the table
 const WORST = 8;
 
-/** Fill `place`, once for each time that the server has written it. */
+/** Fill `place`, once for each element that the server has rendered. */
 export async function showMatrix(place) {
   if (!place || place.dataset.shown) return;
   place.dataset.shown = "true";
@@ -31,7 +31,7 @@ function table(found) {
   const says = element(
     "p",
     { className: "muted", role: "status" },
-    "Rows: true. Columns: predicted. Choose a cell, also with the arrow keys.",
+    "Rows: true classes. Columns: predicted classes. Select a cell with the mouse or the arrow keys.",
   );
   const head = element("tr");
   const corner = element("th");
@@ -49,11 +49,11 @@ function table(found) {
         String(count),
       );
       cell.role = "gridcell";
-      // the root, so that one mistake in a hundred can still be seen
+      // the square root, so that one mistake in a hundred is still visible
       cell.style.setProperty("--depth", Math.sqrt(count / Math.max(support[row], 1)).toFixed(3));
-      const tell = () => (says.textContent = sentence(found, row, column));
-      cell.addEventListener("mouseenter", tell);
-      cell.addEventListener("focus", tell);
+      const describe = () => (says.textContent = sentence(found, row, column));
+      cell.addEventListener("mouseenter", describe);
+      cell.addEventListener("focus", describe);
       line.append(cell);
       return cell;
     });
@@ -66,7 +66,7 @@ function table(found) {
   return whole;
 }
 
-/** One stop of the tab key, and the arrow keys from there. */
+/** One tab stop for the whole grid; the arrow keys move between cells. */
 function walkable(grid, cells) {
   const steps = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
   let here = [0, 0];
@@ -97,7 +97,7 @@ function sentence({ classes, matrix, support }, row, column) {
     : `${images} of ${classes[row]} taken for ${classes[column]}: ${share} of all that are ${classes[row]}.`;
 }
 
-/** Each class's figures, and the pairs that are taken for one another most. */
+/** The figures of each class, and the pairs of classes that are confused most often. */
 function figures(found) {
   const whole = element("div");
   const frame = element("div", {

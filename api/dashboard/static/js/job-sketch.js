@@ -1,9 +1,9 @@
-// Lines without plotly: what stands in a chart's place until plotly, which is large, has come.
+// A chart without plotly, shown until plotly, which is large, has been loaded.
 
 const [WIDTH, HEIGHT] = [1000, 300];
 const SVG = "http://www.w3.org/2000/svg";
 
-/** `lines`: `{x: [], y: [], colour}`. Returns a function that takes the sketch away. */
+/** `lines`: `{x: [], y: [], colour}`. Returns a function that removes the sketch. */
 export function sketch(place, lines) {
   const frame = document.createElementNS(SVG, "svg");
   frame.setAttribute("viewBox", `0 0 ${WIDTH} ${HEIGHT}`);

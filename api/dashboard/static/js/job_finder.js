@@ -1,13 +1,13 @@
-// A box in which one finds a job by its name or id: a combobox whose list comes from the API as one types.
+// A combobox that finds a job by name or id; the API is searched while the user types.
 
 import { element } from "./dialog.js";
 import { ago } from "./format.js";
 import { get } from "./http.js";
 
-const PAUSE_MS = 150; // of the keys, before it is looked
+const PAUSE_MS = 150; // without a key, before the search
 const SHOWN = 8;
 
-/** `place` holds the input and its list. `onPick(job)`; `isTaken(id)`: those that are not offered. */
+/** `place` holds the input and its list. `onPick(job)` is called with the choice; `isTaken(id)`: jobs to leave out. */
 export class JobFinder {
   constructor(place, { onPick, isTaken }) {
     Object.assign(this, { onPick, isTaken, found: [], at: -1 });
@@ -31,7 +31,7 @@ export class JobFinder {
       this.found = (await search(this.input.value.trim(), this.cut.signal))
         .filter(({ id }) => !this.isTaken(id))
         .slice(0, SHOWN);
-      this.show("No other job is called so.");
+      this.show("No other job matches.");
     } catch (problem) {
       if (problem.name === "AbortError") return;
       this.found = [];
@@ -108,7 +108,7 @@ export class JobFinder {
   }
 }
 
-/** The newest jobs whose name holds the text; for an id that job alone. */
+/** The newest jobs whose name contains the text; for an id only that job. */
 async function search(text, signal) {
   if (/^job_[0-9a-f]{32}$/.test(text)) {
     return get(`/v1/jobs/${text}`, { signal }).then(

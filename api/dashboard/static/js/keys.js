@@ -1,13 +1,13 @@
-// Keyboard shortcuts: one key, or two in a row as `g j`. `?` lists those of the page.
+// Keyboard shortcuts: one key, or two in sequence like `g j`. `?` lists those of the page.
 
 import { element, show } from "./dialog.js";
 
-const BETWEEN_MS = 1200; // the two keys of a pair
+const BETWEEN_MS = 1200; // longest time between the two keys of a pair
 const known = new Map(); // keys -> {label, run}
 let before = "";
 let pressedAt = 0;
 
-/** `keys`: what `event.key` says, a space between two. */
+/** `keys`: the value of `event.key`; two are separated by a space. */
 export function onKeys(keys, label, run) {
   known.set(keys, { label, run });
 }

@@ -1,12 +1,12 @@
-// A job's body as people send it: JSON, a line for the shell, a few lines of Python.
+// The body of a job as JSON, as a curl command, and as Python code.
 
-const NUMBERS = /\[\n[^[\]{}"]*\]/g; // lists that hold nothing else
+const NUMBERS = /\[\n[^[\]{}"]*\]/g; // indented lists of numbers
 
-/** Indented, but for numbers side by side. */
+/** Indented JSON, with lists of numbers on one line. */
 export const json = (body) =>
   JSON.stringify(body, null, 2).replace(NUMBERS, (list) => list.replace(/\s+/g, " ").replace(/(?<=\[) | (?=\])/g, ""));
 
-/** `token`: whether the service asks for one; the shell has it in GRADQ_TOKEN, where Python's client finds it too. */
+/** `token`: whether the service requires one; it is read from GRADQ_TOKEN, as the Python client does. */
 export function curl(body, origin, token) {
   const quoted = JSON.stringify(body).replaceAll("'", "'\\''");
   const bearer = token ? ['  -H "Authorization: Bearer $GRADQ_TOKEN" \\'] : [];
@@ -28,7 +28,7 @@ export function python(body, origin) {
   ].join("\n");
 }
 
-/** A value of JSON as Python writes it. A text is the same in both. */
+/** A JSON value as a Python literal. Strings are the same in both. */
 function literal(value) {
   if (value === null) return "None";
   if (typeof value === "boolean") return value ? "True" : "False";

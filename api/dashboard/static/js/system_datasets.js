@@ -1,4 +1,4 @@
-// The datasets on System: what each holds, and a way to delete those that were uploaded.
+// The datasets on the System page, with a button to delete an uploaded one.
 
 import { age } from "./age.js";
 import { confirm, element, toast } from "./dialog.js";
@@ -6,7 +6,7 @@ import { number, size } from "./format.js";
 import { call } from "./http.js";
 import { showRows } from "./rows.js";
 
-/** `onGone`: told when one was deleted. */
+/** `onGone` is called after a dataset was deleted. */
 export function showDatasets(datasets, onGone) {
   const table = document.getElementById("datasets");
   showRows(table.tBodies[0], datasets, { key: ({ id }) => id, row: (dataset) => datasetRow(dataset, onGone) });
@@ -46,13 +46,13 @@ function nameCell({ id, name, description, source, missing_files: missing }) {
 
 function missingFiles(files) {
   const folded = element("details", { className: "missing" });
-  const text = files.length === 1 ? "1 file is not here yet" : `${files.length} files are not here yet`;
+  const text = files.length === 1 ? "1 file is missing" : `${files.length} files are missing`;
   folded.append(element("summary", { className: "warn" }, text));
   folded.append(
     element(
       "p",
       { className: "help muted" },
-      "The first job downloads them, unless GRADQ_DOWNLOAD is false; or put them below GRADQ_DATA_DIR:",
+      "The first job downloads them, unless GRADQ_DOWNLOAD is false; or put them into GRADQ_DATA_DIR:",
     ),
   );
   const list = element("ul");
@@ -93,15 +93,15 @@ function deleteCell(dataset, onGone) {
 }
 
 async function askAndDelete({ name, size_bytes: bytes, links }, button, onGone) {
-  const text = `${size(bytes)} of images are removed for good. Jobs that were trained on them stay, with all their files.`;
+  const text = `${size(bytes)} of images are deleted. Jobs that were trained on them and their files are kept.`;
   if (!(await confirm({ title: `Delete ${name}?`, text, action: "Delete", danger: true }))) return;
   button.disabled = true;
   try {
     const { freed_bytes: freed } = await call("DELETE", links.self);
-    toast(`${name} is deleted, ${size(freed)} are free again.`);
+    toast(`${name} was deleted; ${size(freed)} freed.`);
     onGone();
   } catch (problem) {
     button.disabled = false;
-    toast(`${name} is not deleted: ${problem.message}`, { bad: true });
+    toast(`${name} was not deleted: ${problem.message}`, { bad: true });
   }
 }
