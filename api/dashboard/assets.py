@@ -66,8 +66,8 @@ def address(name: str) -> str:
 
 
 def plotly() -> dict[str, str]:
-    """`address`: that of plotly's script. `without`: ids of the style sheets that it must not add to a page, separated by
-    spaces; js/curve.js reads both."""
+    """`address` of plotly's script; `without`: ids, separated by spaces, of style sheets it must not add to a page.
+    js/curve.js reads both."""
     return {"address": f"/static/{_plotly().version}/{PLOTLY}", "without": " ".join(_style_ids())}
 
 

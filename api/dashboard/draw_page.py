@@ -100,7 +100,7 @@ def _readers(session: Session, grey: dict[str, DatasetInfo]) -> list[Reader]:
 
 
 def _sorted(readers: Sequence[Reader]) -> list[Reader]:
-    """Grouped by dataset: digits first, then by the best accuracy of each dataset; the best job first within a group."""
+    """Grouped by dataset: digits first, then by the best accuracy of the dataset; within a group the best job first."""
     best: dict[str, float] = {}
     for reader in readers:
         best[reader.dataset] = max(best.get(reader.dataset, -1), reader.accuracy or -1)

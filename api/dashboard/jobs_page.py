@@ -1,7 +1,6 @@
 """The list of jobs at /: as a page, and as the stream that keeps the page up to date.
 
-The query string is that of GET /v1/jobs. What the search form sends in another form (`q`, empty values) is redirected to
-it.
+The query string is that of GET /v1/jobs. A request of the search form (`q`, empty values) is redirected to that form.
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ def sparklines_of(session: Session, some: Sequence[Job]) -> dict[str, Sparkline]
 
 
 def _points_at(session: Session, places: list[Place]) -> Select[tuple[str, str, dict[str, Any]]]:
-    """The keys are passed as one JSON text: a statement with thousands of parameters takes longer to build than to run."""
+    """The keys are one JSON parameter: a statement with thousands of parameters takes longer to build than to run."""
     given = bindparam("places", json.dumps(places), String)
     if session.get_bind().dialect.name == "postgresql":
         each = func.json_array_elements(cast(given, JSON)).table_valued(column("value", JSON))

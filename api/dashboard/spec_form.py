@@ -101,7 +101,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Choices:
-    """Values that are not in the schema, by the pointer of their field: (value, title). `fixed`: the only values allowed;
+    """Values that the schema does not have, by pointer of the field: (value, title). `fixed`: the only allowed values;
     `hints`: suggestions for a free text."""
 
     fixed: Mapping[str, Sequence[tuple[str, str]]] = field(default_factory=dict)
@@ -109,8 +109,8 @@ class Choices:
 
 
 def groups(values: dict[str, Any], base: dict[str, Any], choices: Choices) -> tuple[Group, ...]:
-    """The groups of GROUPS, then REST. `values`: the initial content of the form; `base`: the values that the service uses
-    for fields that are not sent."""
+    """The groups of GROUPS, then REST. `values`: initial content of the form; `base`: values that the service uses for
+    fields that are not sent."""
     schema = JobSpec.model_json_schema()
     build = Builder(schema["$defs"], choices)
     fields = {

@@ -78,8 +78,8 @@ class TestTwoWays:
         apart = [abs(a[2] - b[2]) for a, b in zip(*curves, strict=True)]
         assert drawn["difference"]["y"] == pytest.approx(apart)
         said = page.locator("#said")
-        expect(said).to_contain_text(f"of the {len(apart)} steps" if max(apart) else f"at the {len(apart)} steps")
-        expect(said).to_contain_text("largest difference" if max(apart) else "no difference")
+        expect(said).to_contain_text(f"{len(apart)} common steps")
+        expect(said).to_contain_text("largest difference" if max(apart) else "bit for bit the same")
 
     def test_it_is_of_any_two_that_one_chooses_and_of_none(self, page: Page, pair, other: Job) -> None:
         open_page(page, other, *pair)
@@ -150,7 +150,7 @@ class TestView:
         wait_for(
             lambda: page.evaluate("document.getElementById('chart').layout.yaxis.type === 'log'"), 30, "a log axis"
         )
-        page.get_by_label("across").select_option("epoch")
+        page.get_by_label("over", exact=True).select_option("epoch")
         expect(title_of_x(page)).to_have_text("epoch")
         assert lines(page)["by manual"]["x"][-1] == pytest.approx(
             raw["x"][-1] / (pair[0]["progress"]["total_steps"] / 6)
@@ -174,14 +174,14 @@ class TestView:
     def test_the_chart_is_kept_as_a_picture(self, page: Page, pair) -> None:
         open_page(page, *pair)
         with page.expect_download() as download:
-            page.get_by_role("button", name="Picture").click()
+            page.get_by_role("button", name="PNG").click()
         assert download.value.path().read_bytes().startswith(b"\x89PNG")
 
 
 class TestChoice:
     def test_nothing_chosen_says_how_to_choose(self, page: Page, axe, shot) -> None:
         page.goto("/compare")
-        expect(page.locator("#empty")).to_contain_text("Choose jobs in the list of jobs")
+        expect(page.locator("#empty")).to_contain_text("Select up to 12 jobs in the list of jobs")
         axe(page)
 
     def test_jobs_are_found_added_and_taken_out_by_the_keyboard_without_a_reload(self, page: Page, pair) -> None:
@@ -196,7 +196,7 @@ class TestChoice:
             page.keyboard.press("Enter")
             expect(rows(page).filter(has_text=job["name"])).to_have_count(1)
         assert page.url.endswith(address(*pair))
-        page.get_by_role("button", name="Take by manual out").focus()
+        page.get_by_role("button", name="Remove by manual").focus()
         page.keyboard.press("Enter")
         expect(rows(page)).to_have_count(1)
         assert page.url.endswith(address(pair[1]))
@@ -209,10 +209,10 @@ class TestChoice:
         open_page(page, *pair)
         search = page.get_by_role("combobox", name="Add a job")
         search.fill(pair[0]["id"])
-        expect(options(page)).to_have_text(["No other job is called so."])
+        expect(options(page)).to_have_text(["No other job matches."])
         axe(page)
         search.fill("job_" + 32 * "0")
-        expect(options(page)).to_have_text(["No other job is called so."])
+        expect(options(page)).to_have_text(["No other job matches."])
         search.press("Escape")
         expect(options(page)).to_have_count(0)
 
@@ -220,7 +220,7 @@ class TestChoice:
         open_page(page, *pair, other)
         swatch = rows(page).filter(has_text=other["name"]).locator(".swatch")
         before = swatch.get_attribute("style")
-        page.get_by_role("button", name="Take by manual out").click()
+        page.get_by_role("button", name="Remove by manual").click()
         expect(rows(page)).to_have_count(2)
         assert swatch.get_attribute("style") == before
 
@@ -230,7 +230,7 @@ class TestChoice:
             service.wait(job["id"])
         page.goto(address(*jobs))
         expect(rows(page)).to_have_count(12)
-        expect(page.locator(".toast")).to_contain_text(f"Take one out to add {jobs[12]['id']}")
+        expect(page.locator(".toast")).to_contain_text(f"Remove one to add {jobs[12]['id']}")
         expect(page.locator("#chart .scatterlayer .trace")).to_have_count(12)
         page.locator(".toast button").click()
         shot(page, "compare-twelve")
@@ -241,12 +241,12 @@ class TestChoice:
         service.http.delete(f"/v1/jobs/{gone['id']}").raise_for_status()
         page.goto(address(*pair, gone) + "&job=nonsense")
         expect(page.locator("#wrong")).to_contain_text(
-            f"{gone['id']} is not here: deleted, or a job of another service"
+            f"{gone['id']} was not found: it was deleted, or belongs to another service"
         )
-        expect(page.locator("#wrong")).to_contain_text("nonsense is no job's id")
+        expect(page.locator("#wrong")).to_contain_text("nonsense is not a job id")
         expect(rows(page)).to_have_count(2)
         for _ in range(2):
-            page.get_by_role("button", name="Take it out", exact=True).first.click()
+            page.get_by_role("button", name="Remove", exact=True).first.click()
         expect(page.locator("#wrong")).to_be_hidden()
         assert page.url.endswith(address(*pair))
 
@@ -273,7 +273,7 @@ class TestLive:
         expect(rows(page).first).to_contain_text("queued")
         # between two looks of the page, or it would know that the job has ended and ask no more
         page.route(f"**/v1/jobs/{gone['id']}", lambda route: (end_and_delete(service, gone), route.continue_()))
-        expect(page.locator("#wrong")).to_contain_text(f"“soon deleted” ({gone['id']}) is not here")
+        expect(page.locator("#wrong")).to_contain_text(f"“soon deleted” ({gone['id']}) was not found")
         expect(rows(page)).to_have_count(1)
 
     def test_a_job_that_waits_is_compared_too(self, page: Page, service: Service, occupy) -> None:

@@ -170,19 +170,19 @@ class TestReaders:
     def test_another_job_is_chosen_and_stands_in_the_address(self, page: Page, service: Service, reads_digits) -> None:
         other = trained(service, dataset="digits", architecture="linear", epochs=1)
         page.goto(f"/draw?job={other['id']}")
-        expect(page.get_by_label("Read by")).to_have_value(other["id"])
-        page.get_by_label("Read by").select_option(reads_digits["id"])
+        expect(page.get_by_label("Model", exact=True)).to_have_value(other["id"])
+        page.get_by_label("Model", exact=True).select_option(reads_digits["id"])
         expect(page).to_have_url(f"/draw?job={reads_digits['id']}")
         expect(page.get_by_role("link", name="About this job")).to_have_attribute("href", f"/jobs/{reads_digits['id']}")
         page.reload()
-        expect(page.get_by_label("Read by")).to_have_value(reads_digits["id"])
+        expect(page.get_by_label("Model", exact=True)).to_have_value(reads_digits["id"])
 
     def test_a_job_that_cannot_read_is_told_why(self, page: Page, service: Service, reads_digits) -> None:
         job = service.submit(epochs=10_000, batch_size=1)
         service.cancel(job["id"])
         service.wait(job["id"])
         page.goto(f"/draw?job={job['id']}")
-        expect(page.locator("main")).to_contain_text("is cancelled; a net is there once it has succeeded")
+        expect(page.locator("main")).to_contain_text("is cancelled; its model is available once it has succeeded")
         draw(page, ONE)
         expect(page.locator("#said b")).to_have_text(re.compile(r"\d"))
 

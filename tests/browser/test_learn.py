@@ -73,11 +73,11 @@ def test_one_press_walks_through_the_two_layer_net(page: Page, service: Service,
 
 def test_the_linear_net_with_the_article_s_loss(page: Page, service: Service, shot) -> None:
     page.goto("/learn")
-    page.get_by_label("Net").select_option("linear")
+    page.get_by_label("Network").select_option("linear")
     expect(page.get_by_label("Hidden units")).to_be_hidden()
-    page.get_by_label("Init").select_option("normal")
+    page.get_by_label("Initialisation").select_option("normal")
     page.get_by_label("Loss").select_option("clamped_cross_entropy sum")
-    page.get_by_label("Images in it").fill("64")
+    page.get_by_label("Batch size").fill("64")
     walk(page)
     assert stages(page) == ["batch", "net", "logits", "softmax", "losses", "loss", "dlogits", "dW", "db"]
     spec = file_of(page, service)["spec"]
@@ -91,7 +91,7 @@ def test_the_linear_net_with_the_article_s_loss(page: Page, service: Service, sh
 def test_a_wrong_field_is_named_beside_it(page: Page, complaints, axe) -> None:
     complaints.expect("422")
     page.goto("/learn")
-    page.get_by_label("Batch").fill("100000")
+    page.get_by_label("Batch", exact=True).fill("100000")
     page.get_by_label("Hidden units").fill("0")
     page.get_by_role("button", name="Walk").click()
     expect(page.locator(".field", has=page.get_by_label("Hidden units")).locator(".error")).to_contain_text(
@@ -100,10 +100,10 @@ def test_a_wrong_field_is_named_beside_it(page: Page, complaints, axe) -> None:
     expect(page.get_by_label("Hidden units")).to_be_focused()
     page.get_by_label("Hidden units").fill("5")
     page.get_by_role("button", name="Walk").click()
-    expect(page.locator(".field", has=page.get_by_label("Batch")).locator(".error")).to_contain_text(
+    expect(page.locator(".field", has=page.get_by_label("Batch", exact=True)).locator(".error")).to_contain_text(
         "digits has 203 batches of 8; got 100000"
     )
-    page.get_by_label("Batch").fill("203")
+    page.get_by_label("Batch", exact=True).fill("203")
     walk(page)
     expect(page.locator("#hidden .verdict")).to_contain_text("1 × 5")  # what is left of an epoch
     page.locator("summary").evaluate_all("all => all.forEach((summary) => summary.click())")
@@ -135,14 +135,14 @@ def test_weights_that_a_job_has_learnt_bring_their_net_along(page: Page, service
     net = {"type": "mlp", "hidden": [20], "activation": "tanh"}
     job = service.wait(service.submit(name="taught", architecture=net, epochs=20, seed=1)["id"])
     page.goto("/learn")
-    page.get_by_label("Net").select_option("linear")
+    page.get_by_label("Network").select_option("linear")
     page.get_by_label("Weights").select_option(job["id"])
     expect(page.get_by_label("Hidden units")).to_have_value("20")
     expect(page.get_by_label("Activation")).to_have_value("tanh")
-    expect(page.get_by_label("Init")).to_be_hidden()
-    page.get_by_label("Images in it").fill("32")
+    expect(page.get_by_label("Initialisation")).to_be_hidden()
+    page.get_by_label("Batch size").fill("32")
     walk(page)
-    expect(page.locator("#net")).to_contain_text("64 → 20 → 10, tanh between")
+    expect(page.locator("#net")).to_contain_text("64 → 20 → 10, tanh after the first layer")
     expect(page.locator("#net a")).to_have_attribute("href", f"/jobs/{job['id']}")
     assert page.locator(".images .good").count() >= 24
     assert file_of(page, service)["spec"]["init_from"] == {"job": job["id"]}

@@ -93,7 +93,7 @@ def test_each_owner_sees_what_is_his_and_an_admin_whose_it_is(
     page.get_by_role("link", name="alice", exact=True).first.click()
     expect(page.locator(f"#{late}")).to_have_count(0)
     expect(page.locator(f"#{mine}")).to_be_visible()
-    page.get_by_role("link", name="Without the owner alice").click()
+    page.get_by_role("link", name="Remove the filter owner alice").click()
     expect(page.locator(f"#{late}")).to_be_visible()
 
 

@@ -155,7 +155,7 @@ class TestChecks:
         field(page, "/lr").fill("-1")
         field(page, "/architecture/hidden").fill("30, x")
         field(page, "/epochs").fill("many")
-        expect(page.locator("#verdict")).to_have_text("3 fields are wrong")
+        expect(page.locator("#verdict")).to_have_text("3 fields are invalid")
         expect(error_of(page, "/lr")).to_have_text("must be greater than 0, got -1")
         expect(error_of(page, "/architecture/hidden")).to_contain_text('got "x"')
         expect(error_of(page, "/epochs")).to_contain_text('got "many"')
@@ -171,7 +171,7 @@ class TestChecks:
     def test_an_error_in_a_folded_group_unfolds_it(self, page: Page, complaints) -> None:
         complaints.expect("422")
         open_form(page, preset="article/manual-linear-continued")
-        expect(page.locator("#verdict")).to_have_text("1 field is wrong")
+        expect(page.locator("#verdict")).to_have_text("1 field is invalid")
         expect(error_of(page, "/init_from")).to_contain_text("goes on from article/manual-linear")
 
     def test_a_label_that_stands_twice_is_said_and_not_sent(self, page: Page) -> None:
@@ -180,9 +180,9 @@ class TestChecks:
             page.get_by_role("button", name="Add one").last.click()
             page.get_by_label("Key", exact=True).last.fill("team")
             page.get_by_label("Value", exact=True).last.fill(value)
-        expect(page.locator("#verdict")).to_have_text("1 field is wrong")
+        expect(page.locator("#verdict")).to_have_text("1 field is invalid")
         page.get_by_role("button", name="Submit").click()
-        expect(page.locator(".pair .error")).to_have_text("stands twice")
+        expect(page.locator(".pair .error")).to_have_text("is given twice")
         expect(page).to_have_url("/submit")
 
     def test_a_question_about_what_stands_there_no_more_is_given_up(self, page: Page) -> None:
@@ -240,10 +240,10 @@ class TestBeginnings:
         page.goto("/submit?spec=" + quote('{"lr": -1}'))
         expect(page.locator("main")).to_contain_text("must be greater than 0, got -1")
         page.goto("/submit?preset=article/none")
-        expect(page.locator("main")).to_contain_text("there is no preset 'article/none'")
+        expect(page.locator("main")).to_contain_text("preset 'article/none' not found")
         check = service.http.post("/v1/gradient-checks", json={"batches": 1, "samples": 1}).json()
         page.goto(f"/submit?from={check['id']}")
-        expect(page.locator("main")).to_contain_text("this form makes trainings")
+        expect(page.locator("main")).to_contain_text("this form submits trainings only")
 
 
 class TestSending:

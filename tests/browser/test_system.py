@@ -49,7 +49,7 @@ class TestWhatRuns:
         page.goto("/system")
         version = service.http.get("/v1/version").json()
         facts = page.locator(".facts")
-        for text in (version["version"], version["python"], "databaseok", "brokerok", "takes jobsyes"):
+        for text in (version["version"], version["python"], "databaseok", "brokerok", "readyyes"):
             expect(facts).to_contain_text(text)
 
     def test_a_hidden_page_asks_for_nothing_and_a_seen_one_at_once(self, page: Page) -> None:
@@ -105,7 +105,7 @@ class TestWhenPartsAreMissing:
     def test_no_worker_brings_what_to_type(self, lonely_page, axe, shot) -> None:
         page, _ = lonely_page
         page.goto("/system")
-        expect(page.locator("#nobody")).to_contain_text("No worker is alive")
+        expect(page.locator("#nobody")).to_contain_text("No worker is running")
         page.locator("[data-copy='gradq doctor']").click()
         assert page.evaluate("navigator.clipboard.readText()") == "gradq doctor"
         axe(page)
@@ -118,9 +118,9 @@ class TestWhenPartsAreMissing:
         worker = page.locator("#workers tbody tr")
         expect(worker).to_contain_text("cuda:0 NVIDIA H100")
         expect(worker).to_contain_text("12.0 GB of 80.0 GB in use")
-        expect(worker).to_contain_text("has room")
+        expect(worker).to_contain_text("available")
         tell_of_a_worker(lonely, draining=True)
-        expect(worker).to_contain_text("takes no more jobs")
+        expect(worker).to_contain_text("accepts no more jobs")
         axe(page)
         shot(page, "system-draining")
 
@@ -175,10 +175,10 @@ class TestUpload:
     def test_a_file_is_sent_checked_shown_and_deleted_after_a_question(self, page: Page, offer: Offer, axe) -> None:
         offer(("four.npz", npz(**small(40, classes=np.array(["ant", "bee", "cow", "dog"])))))
         page.get_by_label("Name").fill("farm")
-        page.get_by_label("Share to test on").fill("0.25")
+        page.get_by_label("Test fraction").fill("0.25")
         axe(page)
         send(page)
-        expect(page.locator(".toast")).to_contain_text("farm is here")
+        expect(page.locator(".toast")).to_contain_text("farm was stored")
         shown = row(page, "datasets", "farm")
         expect(shown).to_contain_text("6 × 6")
         expect(shown.locator("td.number").nth(1)).to_have_text("10")
@@ -195,7 +195,7 @@ class TestUpload:
 
     def test_the_same_again_is_said_to_be_here(self, page: Page, offer: Offer) -> None:
         file = ("twice.npz", npz(**small(40)))
-        for said in ("twice is here: ", "This is here already, as twice."):
+        for said in ("twice was stored: ", "This dataset is stored already, as twice."):
             offer(file)
             send(page)
             expect(page.locator(".toast")).to_contain_text(said)
@@ -226,7 +226,7 @@ class TestUpload:
             content,
         )
         expect(page.locator("#files")).to_contain_text("pets.zip")
-        page.get_by_label("Side in pixels").fill("8")
+        page.get_by_label("Image size in pixels").fill("8")
         shot(page, "system-upload")
         send(page)
         expect(row(page, "datasets", "pets")).to_contain_text("8 × 8")
@@ -244,12 +244,12 @@ class TestUpload:
     def test_what_is_wrong_with_an_option_stands_beside_that(self, page: Page, offer: Offer, complaints) -> None:
         complaints.expect("422")
         offer(("fine.npz", npz(**small())))
-        page.get_by_label("Share to test on").fill("2")
+        page.get_by_label("Test fraction").fill("2")
         send(page)
         expect(page.locator(".field:has(#test_fraction) .error")).to_contain_text("must be less than 1")
-        expect(page.get_by_label("Share to test on")).to_be_focused()
-        page.get_by_label("Share to test on").fill("")
-        page.get_by_label("Side in pixels").fill("8")
+        expect(page.get_by_label("Test fraction")).to_be_focused()
+        page.get_by_label("Test fraction").fill("")
+        page.get_by_label("Image size in pixels").fill("8")
         send(page)
         expect(page.locator(".field:has(#size) .error")).not_to_be_empty()
 
@@ -287,5 +287,5 @@ class TestUpload:
         page.goto("/system")
         page.get_by_role("button", name="Delete needed").click()
         page.get_by_role("dialog").get_by_role("button", name="Delete").click()
-        expect(page.locator(".toast.bad")).to_contain_text("needed is not deleted")
+        expect(page.locator(".toast.bad")).to_contain_text("needed was not deleted")
         expect(page.locator(".toast.bad")).to_contain_text(job["id"])

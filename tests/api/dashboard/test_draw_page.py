@@ -52,7 +52,7 @@ def test_what_cannot_read_is_not_offered_and_is_told_why(client: FlaskClient, ha
     for job_id, why in (
         (finished(0.9, dataset="cifar10"), "trained on cifar10, whose images are in colour"),
         (finished(0.9, dataset=colour), "images are in colour"),
-        (finished(0.9, architecture={"type": "torchvision", "name": "resnet18"}), "a torchvision net"),
+        (finished(0.9, architecture={"type": "torchvision", "name": "resnet18"}), "a torchvision model"),
         (client.post("/v1/gradient-checks", json={}).json["id"], "a gradient check"),
         (client.post("/v1/walks", json={}).json["id"], "a walk"),
         (hands.submit()["id"], "is queued"),
@@ -73,7 +73,7 @@ def test_a_job_that_is_asked_for_is_offered_also_when_there_are_many_better_ones
 
 def test_without_a_reader_the_page_leads_to_a_form_for_one(client: FlaskClient) -> None:
     shown = client.get("/draw")
-    assert "No finished job can read a drawing yet" in shown.text
+    assert "No finished job can classify a drawing yet" in shown.text
     (address,) = re.findall(r'href="(/submit\?spec=[^"]+)"', shown.text)
     form = client.get(html.unescape(address))
     assert form.status_code == 200

@@ -66,13 +66,13 @@ class TestWords:
 
     @pytest.mark.parametrize(
         ("identical", "expected"),
-        [(True, "identical: the same curve"), (False, "first difference is at step 7, in batch_loss: 0.5 there")],
+        [(True, "identical: the same curve"), (False, "first difference is at step 7, in batch_loss: 0.5 in that job")],
     )
     def test_what_a_repetition_came_to_is_said(self, hands, text_of, client, results, identical, expected):
         original = hands.submit()
         hands.finish(hands.start(), result=results["succeeded"])
         again = client.post(f"/v1/jobs/{original['id']}/reproduce").json
-        assert "compared with it at the end" in text_of(again)
+        assert "results are compared at the end" in text_of(again)
         difference = None if identical else {"step": 7, "metric": "batch_loss", "expected": 0.5, "found": 0.25}
         reproduction = {
             "of": original["id"],
@@ -83,7 +83,7 @@ class TestWords:
         hands.finish(hands.start(), result=results["succeeded"] | {"reproduction": reproduction})
         text = text_of(again)
         assert expected in text
-        assert ("threads 1 there, 2 here" in text) is not identical
+        assert ("threads 1 in that job, 2 in this one" in text) is not identical
 
     def test_a_walk_says_whether_both_ways_agree_and_where_to_see_it(self, hands, text_of, client, results):
         walk = client.post("/v1/walks", json={}).json

@@ -116,7 +116,7 @@ def test_ways_that_differ_are_shown_to_differ(client, walked):
 def test_the_page_shows_a_large_net_and_batch_by_their_first_rows(client, walked):
     job_id, _ = walked(architecture={"type": "mlp", "hidden": [300]}, batch_size=64)
     html = learn(client, f"?job={job_id}")
-    assert "64 × 300, shown 10 × 10" in sections(html)["hidden"]
+    assert "64 × 300, 10 × 10 shown" in sections(html)["hidden"]
     assert len(html) < 600_000
 
 
@@ -198,7 +198,7 @@ class TestWalksThatAreNotThere:
         job = hands.submit()
         answer = client.get(f"/learn?job={job['id']}", headers={"Accept": "text/html"})
         assert answer.status_code == 404
-        assert "is no walk but a training" in answer.text
+        assert "is a training, not a walk" in answer.text
 
     def test_a_file_that_is_gone(self, client, walked, services):
         job_id, _ = walked()

@@ -59,7 +59,7 @@ def test_anothers_jobs_and_data_sets_are_not_there(app: Flask, hands) -> None:
 
 def test_a_data_set_that_is_not_on_this_machine_says_so(client: FlaskClient) -> None:
     assert (
-        "28x28 grey handwritten digits (60 000 train, 10 000 test), is downloaded first" in client.get("/submit").text
+        "28x28 grey handwritten digits (60 000 train, 10 000 test), downloaded by the first job" in client.get("/submit").text
     )
 
 

@@ -93,8 +93,8 @@ function sentence({ classes, matrix, support }, row, column) {
   const images = count === 1 ? "1 image" : `${number(count)} images`;
   const share = percent(support[row] ? count / support[row] : 0);
   return row === column
-    ? `${images} of ${classes[row]} read right: ${share} of all that are ${classes[row]}.`
-    : `${images} of ${classes[row]} taken for ${classes[column]}: ${share} of all that are ${classes[row]}.`;
+    ? `${images} of ${classes[row]} classified correctly: ${share} of this class.`
+    : `${images} of ${classes[row]} classified as ${classes[column]}: ${share} of this class.`;
 }
 
 /** The figures of each class, and the pairs of classes that are confused most often. */

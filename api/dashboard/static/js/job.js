@@ -72,7 +72,7 @@ function take({ type, id, data }) {
 function say(job) {
   if (job.status === status) return;
   status = job.status;
-  said.textContent = `The job is ${status}.`;
+  said.textContent = `Status: ${status}`;
 }
 
 function gone() {
