@@ -9,7 +9,7 @@ FROM python:${PYTHON} AS build
 # pytorch.org, compute platform CPU). Empty: pip's usual index, whose Linux wheels are the CUDA build. One image holds
 # one of the two, never both: they would share a package name and mix their files.
 ARG TORCH_INDEX=
-# Of pyproject.toml's optional dependencies, comma-separated: onnx writes model.onnx, s3 keeps artifacts in a bucket.
+# Beside `server`, of pyproject.toml's optional dependencies, comma-separated: onnx writes model.onnx, s3 keeps artifacts in a bucket.
 ARG EXTRAS=onnx
 
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
@@ -22,7 +22,7 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     pip --python /opt/gradq/bin/python install -c constraints.txt \
         ${TORCH_INDEX:+--no-deps --index-url "$TORCH_INDEX"} torch torchvision
 RUN --mount=type=cache,target=/root/.cache/pip \
-    python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"], sep="\n")' \
+    python -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; print(*p["dependencies"], *p["optional-dependencies"]["server"], sep="\n")' \
         > requirements.txt \
     && pip --python /opt/gradq/bin/python install -c constraints.txt -r requirements.txt
 
@@ -32,7 +32,7 @@ COPY gradq gradq
 COPY shared shared
 COPY worker worker
 RUN --mount=type=cache,target=/root/.cache/pip \
-    pip --python /opt/gradq/bin/python install -c constraints.txt ".${EXTRAS:+[$EXTRAS]}"
+    pip --python /opt/gradq/bin/python install -c constraints.txt ".[server${EXTRAS:+,$EXTRAS}]"
 
 
 FROM python:${PYTHON}

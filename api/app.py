@@ -7,8 +7,7 @@ import time
 import uuid
 
 import structlog
-from apiflask import APIFlask
-from flask import Response, g, request
+from flask import Flask, Response, g, request
 from werkzeug.exceptions import Forbidden
 from werkzeug.routing import BaseConverter
 
@@ -21,7 +20,6 @@ from api.http import errors, security_headers
 from api.http.render import JSON
 from api.jobs.job_answers import EXTENSION as JOB_ANSWERS
 from api.jobs.job_answers import JobAnswers
-from api.openapi import document
 from api.routes import (
     artifacts,
     audit,
@@ -45,7 +43,6 @@ from api.waiting.long_polling import EXTENSION as HELD
 from api.waiting.long_polling import LongPolls
 from shared import logs
 from shared.config import Settings
-from shared.version import VERSION
 
 MAX_BODY_BYTES = 1 << 20
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
@@ -66,25 +63,13 @@ class JobId(BaseConverter):
     regex = r"(?!bulk$)[^/]+"
 
 
-def create_app(settings: Settings | None = None) -> APIFlask:
+def create_app(settings: Settings | None = None) -> Flask:
     settings = settings or Settings.from_env()
     if not structlog.is_configured():  # else whoever owns this process has said how it logs
         logs.configure(settings.log_level)
-    app = APIFlask(
-        "api",
-        title="gradq",
-        version=VERSION,
-        spec_path="/v1/openapi.json",
-        docs_path=None,
-        json_errors=False,
-        static_folder=None,  # type: ignore[arg-type]  # Flask takes it: api/dashboard/assets.py serves files
-    )
+    app = Flask("api", static_folder=None)  # api/dashboard/assets.py serves files
     app.json = JSON(app)
-    app.config.update(
-        MAX_CONTENT_LENGTH=MAX_BODY_BYTES,
-        AUTO_404_RESPONSE=False,
-        AUTO_VALIDATION_ERROR_RESPONSE=False,
-    )
+    app.config.update(MAX_CONTENT_LENGTH=MAX_BODY_BYTES)
     services = app.extensions[EXTENSION] = Services.from_settings(settings)
     app.extensions[AUTH] = AccessPolicy(settings)
     app.extensions[HELD] = LongPolls(settings, services.database)
@@ -93,7 +78,6 @@ def create_app(settings: Settings | None = None) -> APIFlask:
     app.url_map.converters["job"] = JobId
     for part in PARTS:
         app.register_blueprint(part.bp)
-    document.complete(app)
     auth.complete(app)
     app.before_request(_begin)
     app.before_request(identify)

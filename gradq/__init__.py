@@ -1,45 +1,50 @@
-"""What people type and import: the command line, and a client for programs and notebooks. Of gradq's other parts it
-shares only `shared`.
+"""What people type and import: the command line, and a client for programs and notebooks.
 
     from gradq import Client
     with Client() as client:
         job = client.submit(architecture="mlp", gradients="manual").wait()
+
+`import gradq` alone imports no part of the client: each name is looked up when it is first used.
 """
 
-from gradq.client.asynchronous import AsyncClient, AsyncJob
-from gradq.client.blocking import Client
-from gradq.client.events import Event
-from gradq.client.images import Predictions
-from gradq.client.job import Job
-from gradq.client.problems import (
-    ApiError,
-    BadAnswer,
-    BadRequest,
-    ClientError,
-    Conflict,
-    DatasetInUse,
-    Forbidden,
-    InsufficientScope,
-    InvalidImages,
-    InvalidQuery,
-    InvalidRequest,
-    InvalidSpec,
-    InvalidUpload,
-    JobFailed,
-    KeyReused,
-    NotAcceptable,
-    NotBuilt,
-    NotFound,
-    RateLimited,
-    RequestInProgress,
-    ServerError,
-    ServiceUnavailable,
-    TooLarge,
-    Unauthorized,
-    Unreachable,
-    WaitTimeout,
-    WrongState,
-)
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gradq.client.asynchronous import AsyncClient, AsyncJob
+    from gradq.client.blocking import Client
+    from gradq.client.events import Event
+    from gradq.client.images import Predictions
+    from gradq.client.job import Job
+    from gradq.client.problems import (
+        ApiError,
+        BadAnswer,
+        BadRequest,
+        ClientError,
+        Conflict,
+        DatasetInUse,
+        Forbidden,
+        InsufficientScope,
+        InvalidImages,
+        InvalidQuery,
+        InvalidRequest,
+        InvalidSpec,
+        InvalidUpload,
+        JobFailed,
+        KeyReused,
+        NotAcceptable,
+        NotBuilt,
+        NotFound,
+        RateLimited,
+        RequestInProgress,
+        ServerError,
+        ServiceUnavailable,
+        TooLarge,
+        Unauthorized,
+        Unreachable,
+        WaitTimeout,
+        WrongState,
+    )
 
 __all__ = [
     "ApiError",
@@ -76,3 +81,28 @@ __all__ = [
     "WaitTimeout",
     "WrongState",
 ]
+
+_MODULES = {  # of gradq.client; every other name is an exception
+    "AsyncClient": "asynchronous",
+    "AsyncJob": "asynchronous",
+    "Client": "blocking",
+    "Event": "events",
+    "Job": "job",
+    "Predictions": "images",
+}
+
+
+def _look_up(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = getattr(import_module(f"{__name__}.client.{_MODULES.get(name, 'problems')}"), name)
+    globals()[name] = found
+    return found
+
+
+if not TYPE_CHECKING:  # to a type checker it would say that gradq has whatever name is asked for
+    __getattr__ = _look_up
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,58 +1,80 @@
-"""The command `gradq`: its verbs in the order in which people meet them. What a verb does stands in its own file."""
+"""The command `gradq`: its verbs in the order in which people meet them. What a verb does is in a file of its
+own, which is imported when the verb is called: the table says where it is, and what the help text says of it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from gradq.commands import (
-    audit,
-    backup,
-    check,
-    compare,
-    completion,
-    datasets,
-    demo,
-    doctor,
-    download,
-    logs,
-    predict,
-    presets,
-    ps,
-    reproduce,
-    service,
-    show,
-    steer,
-    submit,
-    tokens,
-    wait,
-    watch,
-    workers,
-)
 from gradq.commands.errors import Commands
-from gradq.commands.verbs import SECTIONS, Verb
-from shared.version import VERSION
+from gradq.commands.verbs import SECTIONS, Line
+from gradq.version import VERSION
 
 FIRST, JOBS, RESULTS, DATA, SERVICE = SECTIONS
-VERBS: dict[str, tuple[Callable[..., Any], ...]] = {
-    FIRST: (service.up, submit.submit, ps.ps, watch.watch, download.download),
-    JOBS: (
-        *(show.show, logs.logs, wait.wait, steer.cancel, steer.pause, steer.resume),
-        *(steer.retry, steer.update, steer.rm),
+VERBS = (  # help: the first paragraph of the verb's docstring; a test compares the two
+    Line(FIRST, "up", "service:up", "Run everything on this machine: broker, API and one worker."),
+    Line(FIRST, "submit", "submit:submit", "Queue a training job. What you leave out, the service fills in."),
+    Line(FIRST, "ps", "ps:ps", "List jobs, newest first."),
+    Line(FIRST, "watch", "watch:watch", "Follow one job with its loss curve; exits like `gradq wait`."),
+    Line(
+        FIRST,
+        "download",
+        "download:download",
+        "Fetch a job's files: model, curves, metrics, each whole or not at all.",
     ),
-    RESULTS: (compare.compare, predict.predict, reproduce.reproduce),
-    DATA: (presets.presets, check.check),
-    SERVICE: (
-        *(doctor.doctor, workers.workers, service.api, service.worker, service.migrate, audit.audit),
-        *(backup.backup, backup.restore, completion.completion),
+    Line(JOBS, "show", "show:show", "Show one job: state, why it waits, progress, attempts, result, files."),
+    Line(JOBS, "logs", "logs:logs", "Print a job's event log; -f follows it until the end."),
+    Line(JOBS, "wait", "wait:wait", "Wait until jobs have ended; a paused one has not."),
+    Line(JOBS, "cancel", "steer:cancel", "Cancel jobs; one that runs ends after its checkpoint is written."),
+    Line(JOBS, "pause", "steer:pause", "Pause running jobs: checkpoint, free the slot, wait for `resume`."),
+    Line(JOBS, "resume", "steer:resume", "Queue paused jobs again; they go on from their checkpoints."),
+    Line(JOBS, "retry", "steer:retry", "Queue failed or cancelled jobs again, under their own ids."),
+    Line(JOBS, "update", "steer:update", "Change jobs' priority, name or labels."),
+    Line(JOBS, "rm", "steer:rm", "Delete ended jobs, with their log, curve and files."),
+    Line(RESULTS, "compare", "compare:compare", "Hold jobs side by side: specs, results, curves, weights."),
+    Line(RESULTS, "predict", "predict:predict", "Let a finished model label images."),
+    Line(
+        RESULTS,
+        "reproduce",
+        "reproduce:reproduce",
+        "Run a finished job again, with the same spec and seed, and compare.",
     ),
-}
+    Line(DATA, "presets", "presets:presets", "List the reference article's experiments; `submit --preset` runs one."),
+    Line(DATA, "check", "check:check", "Queue a gradient check: by hand against autograd, in float64."),
+    Line(DATA, "datasets", "datasets:app", "List datasets, upload one, delete one."),
+    Line(SERVICE, "doctor", "doctor:doctor", "Find what is wrong with gradq here, and say how to mend it."),
+    Line(SERVICE, "workers", "workers:workers", "List live workers and queues: devices, slots, what runs, what waits."),
+    Line(SERVICE, "api", "service:api", "Serve the HTTP API alone, with gunicorn."),
+    Line(SERVICE, "worker", "service:worker", "Run one Celery worker, which trains jobs until SIGTERM."),
+    Line(SERVICE, "migrate", "service:migrate", "Bring the database to the newest schema; safe to run again."),
+    Line(SERVICE, "audit", "audit:audit", "List who did what, newest first: changes, and calls that were refused."),
+    Line(
+        SERVICE,
+        "backup",
+        "backup:backup",
+        "Save jobs, models, checkpoints and datasets to one file, while the service runs.",
+    ),
+    Line(SERVICE, "restore", "backup:restore", "Bring back what `gradq backup` saved, into an empty place."),
+    Line(SERVICE, "completion", "completion:completion", "Print the shell's completion script."),
+    Line(SERVICE, "token", "tokens:app", "Make tokens, list them, revoke one."),
+    Line(
+        SERVICE,
+        "demo",
+        "demo:demo",
+        "Show gradq: two trainings of the same seed, gradients by hand and by autograd.",
+        hidden=True,
+    ),
+)
+
+
+class Gradq(Commands):
+    table = VERBS
+
 
 app = typer.Typer(
     name="gradq",
-    cls=Commands,
+    cls=Gradq,
     help="Train small networks as jobs, with gradients by hand or by autograd.",
     epilog="`gradq VERB --help` says more. A service elsewhere: set GRADQ_URL, and GRADQ_TOKEN where it asks.",
     no_args_is_help=True,
@@ -74,11 +96,3 @@ def main(
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Say which.")] = False,
 ) -> None:
     """Train small networks as jobs, with gradients by hand or by autograd."""
-
-
-for section, verbs in VERBS.items():
-    for verb in verbs:
-        app.command(cls=Verb, rich_help_panel=section)(verb)
-app.add_typer(datasets.app, name="datasets", rich_help_panel=DATA)
-app.add_typer(tokens.app, name="token", rich_help_panel=SERVICE)
-app.command(hidden=True)(demo.demo)

@@ -67,7 +67,7 @@ fi
 echo "gradq: installing the pinned packages (PyTorch is large; the first time takes minutes)"
 rm -f "$log"
 "$venv/bin/python" -m pip install --disable-pip-version-check --quiet --progress-bar on --log "$log" \
-    -c constraints.txt -e ".${extra:+[$extra]}" || pip_failed
+    -c constraints.txt -e ".[server${extra:+,$extra}]" || pip_failed
 if [ "$extra" = dev ]; then  # without its own pins: it asks for an older typer, and runs on ours as well
     "$venv/bin/python" -m pip install --disable-pip-version-check --quiet --log "$log" \
         --no-deps -c constraints.txt openapi-python-client || pip_failed

@@ -24,7 +24,7 @@ hypothesis.settings.load_profile("gradq")
 
 SLOW = (  # where tests mostly wait for processes
     *("tests/browser/", "tests/compose/", "tests/contract/", "tests/end_to_end/", "tests/faults/", "tests/fuzz/"),
-    "tests/gradq/test_up.py",
+    *("tests/gradq/test_own_packages.py", "tests/gradq/test_up.py", "tests/packaging/"),
 )
 
 

@@ -33,7 +33,6 @@ from shared.tokens import SCOPES, Scope
 EXTENSION = "gradq.auth"
 COOKIE = "gradq_token"
 ADMIN, ADMIN_TOKEN_ID = "admin", "tok_admin"  # who GRADQ_ADMIN_TOKEN stands for; it is in no table
-FRAMEWORK: dict[str, Scope] = {"openapi.spec": "read"}  # views that are not ours to decorate
 
 View = TypeVar("View", bound=Callable[..., object])
 log = structlog.get_logger()
@@ -125,7 +124,7 @@ def needs(scope: Scope | None) -> Callable[[View], View]:
 def complete(app: Flask) -> None:
     """Refuse an app with a route that does not say who may call it."""
     for rule in app.url_map.iter_rules():
-        scoped = rule.endpoint in FRAMEWORK or hasattr(app.view_functions[rule.endpoint], "scope")
+        scoped = hasattr(app.view_functions[rule.endpoint], "scope")
         assert scoped, f"{rule.rule} names no scope: give it one with @endpoint or @needs"
 
 
@@ -134,8 +133,6 @@ def _needed() -> Scope | None:
     endpoint = request.endpoint
     if endpoint is None or request.method == "OPTIONS":
         return "read"
-    if endpoint in FRAMEWORK:
-        return FRAMEWORK[endpoint]
     view: Any = current_app.view_functions[endpoint]
     scope: Scope | None = view.scope
     return scope

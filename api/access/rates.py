@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from apiflask import APIFlask
-from flask import Response, request
+from flask import Flask, Response, request
 from flask_limiter import ApplicationLimit, Limiter, RequestLimit
 from redis.backoff import NoBackoff
 from redis.retry import Retry
@@ -25,7 +24,7 @@ NONE = "none"
 REDIS_SECONDS = 0.3  # for a Redis that is silent; it is then left alone for 1 s, 2 s … 32 s
 
 
-def register(app: APIFlask, settings: Settings) -> None:
+def register(app: Flask, settings: Settings) -> None:
     """Count each request from here on: to be called when the app knows who asks. Connects at the first request."""
     options: dict[str, Any] = {
         "socket_connect_timeout": REDIS_SECONDS,

@@ -15,13 +15,12 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from apiflask import APIBlueprint
-from flask import Response, request
+from flask import Blueprint, Response, request
 from werkzeug.exceptions import NotFound
 
 from api.access.auth import needs
 
-bp = APIBlueprint("assets", __name__, enable_openapi=False)
+bp = Blueprint("assets", __name__)
 
 FOLDER = Path(__file__).parent / "static"
 PLOTLY = "plotly.js"

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import platform
 
-from apiflask import APIBlueprint
-from flask import Response, redirect, request
+from flask import Blueprint, Response, redirect, request
 from werkzeug.wrappers import Response as AnyResponse
 
 from api.access.auth import needs
@@ -18,7 +17,7 @@ from api.http.requests import check_path
 from api.services import services
 from shared.errors import TokenMissing
 
-bp = APIBlueprint("dashboard", __name__, enable_openapi=False, template_folder="templates")
+bp = Blueprint("dashboard", __name__, template_folder="templates")
 
 
 @bp.get("/")

@@ -5,9 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import structlog
-from apiflask import APIFlask
-from apiflask.exceptions import HTTPError
-from flask import Response, g, json, request
+from flask import Flask, Response, g, json, request
 from werkzeug.exceptions import HTTPException, InternalServerError
 
 from shared.errors import (
@@ -54,9 +52,8 @@ class InvalidImages(InvalidSpec):
         self.detail = detail
 
 
-def register(app: APIFlask) -> None:
-    for kind in (Exception, HTTPException, HTTPError, GradqError):  # the middle two replace APIFlask's own formats
-        app.register_error_handler(kind, render_error)
+def register(app: Flask) -> None:
+    app.register_error_handler(Exception, render_error)
 
 
 def render_error(error: Exception) -> Response:

@@ -6,10 +6,11 @@ import inspect
 import json
 import re
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from apiflask import APIFlask
+from flask import Flask
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
@@ -22,9 +23,10 @@ from api.openapi.header_descriptions import REQUEST_HEADERS, RESPONSE_HEADERS
 from api.openapi.request_examples import BODIES
 from shared.artifacts import MODEL
 from shared.spec.job_spec import JOB_ID, KINDS, NO_CONTROLS
+from shared.version import VERSION
 
 REF = "#/components/schemas/{model}"
-SAMPLES = Path(__file__).parent / "samples"  # answers that a live service gave, by model
+SAMPLES = Path(__file__).parent / "response_examples"  # answers that a live service gave, by model
 BINARY = {"type": "string", "format": "binary"}
 SAFE = ("GET", "HEAD")
 SHORT_FORMS = ("architecture", "init", "loss", "optimizer", "schedule")  # "mlp" is short for {"type": "mlp"}
@@ -50,11 +52,11 @@ SECURITY_SCHEMES = {
     "bearer": {"type": "http", "scheme": "bearer", "description": "a token that `gradq token create` has made"},
     "cookie": {"type": "apiKey", "in": "cookie", "name": COOKIE, "description": "for browsers: the same token"},
 }
-SETTINGS = {
-    "AUTO_SERVERS": False,
-    "DESCRIPTION": DESCRIPTION,
-    "LICENSE": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
-    "SERVERS": [{"url": "/", "description": "the service that this document came from"}],
+BLUEPRINT_TAGS = {
+    **dict.fromkeys(("jobs", "bulk", "steering", "events", "metrics", "predictions"), "Jobs"),
+    "artifacts": "Artifacts",
+    "datasets": "Datasets",
+    **dict.fromkeys(("audit", "health", "presets", "prometheus", "queues", "session", "workers"), "Service"),
 }
 PATH_PARAMETERS: dict[str, dict[str, Any]] = {
     "job_id": {"description": "the job's `id`", "schema": {"type": "string", "pattern": JOB_ID}},
@@ -67,32 +69,38 @@ LINKED: dict[type[BaseModel], dict[str, str]] = {  # what an answer lends the ca
 }
 
 
-def complete(app: APIFlask) -> None:
-    """Have APIFlask's document filled with what it cannot know."""
-    app.config.update(SETTINGS)
+@dataclass(frozen=True)
+class Route:
+    """A method of a path with its contract. `text` is the view's docstring: the first line is the summary."""
 
-    @app.spec_processor
-    def fill(document: dict[Any, Any] | str) -> dict[Any, Any] | str:
-        assert isinstance(document, dict), "SPEC_FORMAT is json"
-        routes = list(_routes(app))
-        paths = document["paths"]
-        for method, path, contract in routes:
-            operation = paths[path][method.lower()]
-            operation["operationId"] = operation_id(method, path, contract)
-            operation["parameters"] = [
-                *_path_parameters(path),
-                *_query_parameters(contract),
-                *_headers(method, contract),
-            ]
-            operation["security"] = _security(contract)
-            operation["responses"] = dict(_responses(method, contract))
-            if contract.takes_body:
-                operation["requestBody"] = {"required": True, "content": _bodies(contract)}
-        for method, path, contract in routes:
-            _link(paths, paths[path][method.lower()], method, contract)
-        models = {model for *_, contract in routes for model in _models(contract)}
-        document["tags"] = [{"name": name, "description": description} for name, description in TAGS.items()]
-        document["components"] = {
+    method: str
+    path: str
+    contract: Contract
+    tag: str
+    text: str
+
+
+def build(app: Flask) -> dict[str, Any]:
+    """The OpenAPI document of the app: every route that has a contract."""
+    routes = list(_routes(app))
+    paths: dict[str, dict[str, Any]] = {}
+    for route in routes:
+        paths.setdefault(route.path, {})[route.method.lower()] = _operation(route)
+    for route in routes:
+        _link(paths, paths[route.path][route.method.lower()], route.contract)
+    models = {model for route in routes for model in _models(route.contract)}
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "gradq",
+            "version": VERSION,
+            "description": DESCRIPTION,
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
+        "servers": [{"url": "/", "description": "the service that this document came from"}],
+        "tags": [{"name": name, "description": description} for name, description in TAGS.items()],
+        "paths": paths,
+        "components": {
             "schemas": _schemas({*models, schemas.Problem}),
             "examples": {
                 f"{model.__name__}_{name}": {"value": value}
@@ -101,17 +109,37 @@ def complete(app: APIFlask) -> None:
             },
             "securitySchemes": SECURITY_SCHEMES,
             "headers": {"X-Request-Id": {**RESPONSE_HEADERS["X-Request-Id"], "required": True}},
-        }
-        return document
+        },
+    }
 
 
-def _routes(app: APIFlask) -> Iterator[tuple[str, str, Contract]]:
-    """Method, path and contract of every route that has one."""
-    for rule in app.url_map.iter_rules():
-        contract = getattr(app.view_functions[rule.endpoint], "contract", None)
+def _routes(app: Flask) -> Iterator[Route]:
+    """Every route that has a contract, each method by itself, by path."""
+    for rule in sorted(app.url_map.iter_rules(), key=lambda rule: openapi_path(rule.rule)):
+        view = app.view_functions[rule.endpoint]
+        contract = getattr(view, "contract", None)
         if contract is not None:
+            tag = BLUEPRINT_TAGS[rule.endpoint.partition(".")[0]]
             for method in sorted((rule.methods or set()) - {"HEAD", "OPTIONS"}):
-                yield method, openapi_path(rule.rule), contract
+                yield Route(method, openapi_path(rule.rule), contract, tag, inspect.getdoc(view) or "")
+
+
+def _operation(route: Route) -> dict[str, Any]:
+    method, contract = route.method, route.contract
+    summary, _, description = route.text.partition("\n")
+    operation: dict[str, Any] = {
+        "operationId": operation_id(method, route.path, contract),
+        "tags": [route.tag],
+        "summary": summary,
+        "parameters": [*_path_parameters(route.path), *_query_parameters(contract), *_headers(method, contract)],
+        "security": _security(contract),
+        "responses": dict(_responses(method, contract)),
+    }
+    if description.strip():
+        operation["description"] = description.strip()
+    if contract.takes_body:
+        operation["requestBody"] = {"required": True, "content": _bodies(contract)}
+    return operation
 
 
 # --- names ------------------------------------------------------------------------------------------------------------
@@ -273,7 +301,7 @@ def _samples(model: type[BaseModel]) -> dict[str, Any]:
     return samples
 
 
-def _link(paths: dict[str, Any], operation: dict[str, Any], method: str, contract: Contract) -> None:
+def _link(paths: dict[str, Any], operation: dict[str, Any], contract: Contract) -> None:
     """From an answer to every call that takes the id which it holds."""
     given = LINKED.get(contract.answer) if contract.answer is not None else None
     if given is None:

@@ -7,8 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from apiflask import APIBlueprint
-from flask import Response, jsonify, request
+from flask import Blueprint, Response, jsonify, request
 from werkzeug.exceptions import HTTPException
 from werkzeug.wsgi import wrap_file
 from zipstream import ZipStream
@@ -25,7 +24,7 @@ from shared.jobs import jobs
 ZIP = "application/zip"
 SERVED_RANGE = re.compile(r"bytes=\s*(\d+-\d*|-\d+)\s*")
 
-bp = APIBlueprint("artifacts", __name__, tag="Artifacts")
+bp = Blueprint("artifacts", __name__)
 
 
 @bp.get("/v1/jobs/<job_id>/artifacts")

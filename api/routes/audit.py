@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from apiflask import APIBlueprint
-from flask import Response, jsonify
+from flask import Blueprint, Response, jsonify
 from pydantic import Field
 
 from api.http.render import timestamp
@@ -17,7 +16,7 @@ from shared import audit
 from shared.audit import AuditFilter
 from shared.db.tables import AuditRow
 
-bp = APIBlueprint("audit", __name__, tag="Service")
+bp = Blueprint("audit", __name__)
 
 
 class AuditQuery(Query):

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from apiflask import APIBlueprint
-from flask import Response, jsonify
+from flask import Blueprint, Response, jsonify
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -37,7 +36,7 @@ ACTIONS: dict[str, Callable[[Session, str], Job | None]] = {
     "retry": queue_again,
 }
 
-bp = APIBlueprint("bulk", __name__, tag="Jobs")
+bp = Blueprint("bulk", __name__)
 
 
 @bp.post("/v1/jobs/bulk")

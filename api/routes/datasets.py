@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import structlog
-from apiflask import APIBlueprint
-from flask import Response, jsonify
+from flask import Blueprint, Response, jsonify
 
 from api.access.auth import owner_filter, principal
 from api.changes import audit_log
@@ -29,7 +28,7 @@ from shared.spec.job_spec import Cnn, Linear, Mlp, Model, Torchvision
 
 EXAMPLES: tuple[Model, ...] = (Linear(), Mlp(), Cnn(), Torchvision(name="resnet18"))
 
-bp = APIBlueprint("datasets", __name__, tag="Datasets")
+bp = Blueprint("datasets", __name__)
 log = structlog.get_logger()
 
 

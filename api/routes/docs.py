@@ -1,4 +1,4 @@
-"""The page /docs: Swagger UI from its pip package, told where the document is. Nothing comes from another host."""
+"""The OpenAPI document, and the page /docs: Swagger UI from its pip package. Nothing comes from another host."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import functools
 import importlib.util
 from pathlib import Path
 
-from apiflask import APIBlueprint
-from flask import Response, send_from_directory
+from flask import Blueprint, Response, current_app, jsonify, send_from_directory
 from werkzeug.exceptions import NotFound
 
 from api.access.auth import needs
+from api.openapi import document
 
-bp = APIBlueprint("docs", __name__, enable_openapi=False)
+bp = Blueprint("docs", __name__)
 
+EXTENSION = "gradq.openapi"
 DOCS_CSP = (
     "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'; object-src 'none'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -32,6 +33,15 @@ PAGE = """<!doctype html>
 <script src="/docs/start.js"></script>
 </html>
 """
+
+
+@bp.get("/v1/openapi.json")
+@needs("read")
+def openapi() -> Response:
+    """The document, built at the first request: it is the same for the life of the process."""
+    if EXTENSION not in current_app.extensions:
+        current_app.extensions[EXTENSION] = document.build(current_app)
+    return jsonify(current_app.extensions[EXTENSION])
 
 
 @bp.get("/docs")

@@ -6,8 +6,7 @@ import re
 from dataclasses import replace
 from typing import Annotated, Any
 
-from apiflask import APIBlueprint
-from flask import Response, jsonify, request
+from flask import Blueprint, Response, jsonify, request
 from pydantic import Field
 
 from api.http.render import timestamp
@@ -28,7 +27,7 @@ MOST_LINES = 2**31
 Seq = Annotated[int, Field(ge=0, lt=MOST_LINES)]
 CURSOR = re.compile(r"\d{1,10}")
 
-bp = APIBlueprint("events", __name__, tag="Jobs")
+bp = Blueprint("events", __name__)
 
 
 class EventsQuery(Waiting):

@@ -5,8 +5,7 @@ from __future__ import annotations
 import platform
 
 import structlog
-from apiflask import APIBlueprint
-from flask import Response, jsonify
+from flask import Blueprint, Response, jsonify
 from sqlalchemy.exc import SQLAlchemyError
 
 from api.http.errors import RETRY_SECONDS, problem
@@ -17,7 +16,7 @@ from shared.errors import DatabaseAway
 from shared.version import VERSION
 from shared.workers import live_workers
 
-bp = APIBlueprint("health", __name__, tag="Service")
+bp = Blueprint("health", __name__)
 log = structlog.get_logger()
 
 

@@ -6,8 +6,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 import structlog
-from apiflask import APIBlueprint
-from flask import Response, jsonify, request
+from flask import Blueprint, Response, jsonify, request
 from pydantic import Field
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -34,7 +33,7 @@ from shared.jobs import jobs, limits
 from shared.spec.estimate import estimate
 from shared.spec.job_spec import GradientCheckSpec, JobSpec, WalkSpec, Work
 
-bp = APIBlueprint("jobs", __name__, tag="Jobs")
+bp = Blueprint("jobs", __name__)
 log = structlog.get_logger()
 
 

@@ -6,8 +6,7 @@ import hashlib
 import threading
 from typing import Annotated
 
-from apiflask import APIBlueprint
-from flask import Response, jsonify, request
+from flask import Blueprint, Response, jsonify, request
 from pydantic import Field
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
@@ -38,7 +37,7 @@ KNOWN = (
 )
 Key = Annotated[str, Field(json_schema_extra={"enum": [*KNOWN]})]  # the view refuses others, with a guess
 
-bp = APIBlueprint("metrics", __name__, tag="Jobs")
+bp = Blueprint("metrics", __name__)
 _pencil = threading.Lock()  # matplotlib's text layout is not made for two threads
 
 

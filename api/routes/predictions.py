@@ -15,8 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from apiflask import APIBlueprint
-from flask import Response, jsonify, request
+from flask import Blueprint, Response, jsonify, request
 from pydantic import Field, ValidationError
 from werkzeug.exceptions import UnsupportedMediaType
 
@@ -52,7 +51,7 @@ FORM_SCHEMA = {
 MAGIC = {"png": b"\x89PNG\r\n\x1a\n", "jpeg": b"\xff\xd8\xff", "npz": b"PK\x03\x04"}
 ARRAYS = ("images", "x")  # an npz holds them under one of these names
 
-bp = APIBlueprint("predictions", __name__, tag="Jobs")
+bp = Blueprint("predictions", __name__)
 
 
 class PredictQuery(Query):

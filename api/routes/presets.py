@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from apiflask import APIBlueprint
-from flask import Response, jsonify
+from flask import Blueprint, Response, jsonify
 
 from api.http.render import whole_list
 from api.openapi import schemas
@@ -13,7 +12,7 @@ from api.openapi.endpoint import endpoint
 from shared.spec.job_spec import JobSpec
 from shared.spec.presets import PRESETS, Preset
 
-bp = APIBlueprint("presets", __name__, tag="Service")
+bp = Blueprint("presets", __name__)
 
 
 @bp.get("/v1/presets")

@@ -12,8 +12,7 @@ import time
 from collections.abc import Iterator
 
 import structlog
-from apiflask import APIBlueprint
-from flask import Response, g, request
+from flask import Blueprint, Response, g, request
 from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics, generate_latest
 from prometheus_client.core import (
     CounterMetricFamily,
@@ -42,7 +41,7 @@ LABELS = ("method", "route", "status")
 LATENCIES = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 MEDIA = CONTENT_TYPE_PLAIN_0_0_4.partition(";")[0]
 
-bp = APIBlueprint("prometheus", __name__, tag="Service")
+bp = Blueprint("prometheus", __name__)
 log = structlog.get_logger()
 
 disable_created_metrics()  # a second series for each, which shared files do not have anyway

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from apiflask import APIBlueprint
-from flask import Response, jsonify
+from flask import Blueprint, Response, jsonify
 
 from api.http.render import timestamp_or_none, whole_list
 from api.openapi import schemas
@@ -11,7 +10,7 @@ from api.openapi.endpoint import endpoint
 from api.services import services
 from shared.jobs import queue_status
 
-bp = APIBlueprint("queues", __name__, tag="Service")
+bp = Blueprint("queues", __name__)
 
 
 @bp.get("/v1/queues")

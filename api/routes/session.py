@@ -5,8 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from apiflask import APIBlueprint
-from flask import Response, jsonify, request
+from flask import Blueprint, Response, jsonify, request
 from pydantic import BaseModel, ConfigDict, Field
 from werkzeug.datastructures import MultiDict
 
@@ -22,7 +21,7 @@ from shared.tokens import SCOPES
 
 FORM = "application/x-www-form-urlencoded"
 
-bp = APIBlueprint("session", __name__, tag="Service")
+bp = Blueprint("session", __name__)
 
 
 class SignIn(BaseModel):
@@ -41,7 +40,6 @@ def whoami() -> Response:
 
 
 @bp.post("/session")
-@bp.doc(hide=True)
 @needs(None)
 def sign_in() -> Response:
     """JSON `{"token": "…"}` is answered with 204, a form with the way to its `next`; a wrong token is a 401, and to the
@@ -78,7 +76,6 @@ def _token(form: MultiDict[str, str] | None) -> str:
 
 
 @bp.delete("/session")
-@bp.doc(hide=True)
 @needs(None)
 def sign_out() -> Response:
     response = Response(status=204)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from apiflask import APIBlueprint
-from flask import Response, jsonify, request
+from flask import Blueprint, Response, jsonify, request
 from sqlalchemy.orm import Session
 
 from api.access.auth import owner_filter
@@ -29,7 +28,7 @@ MERGE_PATCH = "application/merge-patch+json"
 UNCHANGEABLE = f"stays as it is; what can be changed: {', '.join(schemas.JobPatch.model_fields)}"
 REPRODUCED = " reproduced"
 
-bp = APIBlueprint("steering", __name__, tag="Jobs")
+bp = Blueprint("steering", __name__)
 
 
 @bp.post("/v1/jobs/<job_id>/cancel")

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from apiflask import APIBlueprint
-from flask import Response, jsonify
+from flask import Blueprint, Response, jsonify
 from sqlalchemy import select
 
 from api.access.auth import owner_filter
@@ -17,7 +16,7 @@ from shared.db.tables import Job
 from shared.jobs.states import JobState
 from shared.workers import live_workers
 
-bp = APIBlueprint("workers", __name__, tag="Service")
+bp = Blueprint("workers", __name__)
 
 
 @bp.get("/v1/workers")

@@ -15,7 +15,7 @@ from urllib.request import getproxies
 
 import httpx2
 
-from shared.version import VERSION
+from gradq.version import VERSION
 
 CONNECT_SECONDS, WRITE_SECONDS = 5.0, 30.0
 

@@ -20,17 +20,15 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-from gradq.backup import NothingToBackUp
-from gradq.backup.contents import HEAD, Advance
+from gradq.commands.failure import CommandError
 from gradq.commands.options import AsJson, Exit, print_json
 from gradq.commands.words import size
-from gradq.local.instance import only_one
-from shared.config import Settings
-from shared.errors import GradqError
 
-if TYPE_CHECKING:  # SQLAlchemy and fsspec: half a second that `gradq ps` need not wait
+if TYPE_CHECKING:
+    from gradq.backup.contents import Advance
     from gradq.backup.restore import Restored
     from gradq.backup.save import Saved
+    from shared.config import Settings
 
 PIPE = Path("-")
 NAMED = 10  # of the rows that were left out, so many are named
@@ -38,6 +36,10 @@ NAMED = 10  # of the rows that were left out, so many are named
 To = Annotated[Path, typer.Argument(metavar="FILE", help="A .tar, a folder to make one in, or - for standard output.")]
 From = Annotated[Path, typer.Argument(metavar="FILE", help="What `gradq backup` made; - reads standard input.")]
 State = Annotated[Path | None, typer.Option(help="Folder of the service. [GRADQ_STATE_DIR]")]
+
+
+class NotEnded(CommandError):
+    code = "internal_error"
 
 
 def backup(file: To, state: State = None, as_json: AsJson = False) -> None:
@@ -75,6 +77,7 @@ def restore(file: From, state: State = None, as_json: AsJson = False) -> None:
     starts. The place may have another kind of database or store.
     """
     from gradq.backup.restore import restore as put_back
+    from gradq.local.instance import only_one
     from shared.artifacts import ArtifactStore
     from shared.db.database import Database
 
@@ -96,12 +99,16 @@ def restore(file: From, state: State = None, as_json: AsJson = False) -> None:
 
 
 def _settings(state: Path | None) -> Settings:
+    from shared.config import Settings
+
     return Settings.from_env(**({} if state is None else {"state_dir": state}))
 
 
 def _refuse_nothing(settings: Settings) -> None:
     """SQLite would make a new file where there is none, and save that."""
     from sqlalchemy.engine import make_url
+
+    from gradq.backup import NothingToBackUp
 
     url = make_url(settings.database)
     if url.get_backend_name() == "sqlite" and not Path(url.database or "").exists():
@@ -149,6 +156,8 @@ def _is_terminal(file: IO[str]) -> bool:
 
 def _is_backup(path: Path) -> bool:
     """An older backup may be overwritten, anything else may not."""
+    from gradq.backup.contents import HEAD
+
     try:
         with tarfile.open(path) as tar:
             first = tar.next()
@@ -172,7 +181,7 @@ def _ended_in_order(outcome: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise GradqError(f"{outcome}: {error}") from error
+        raise NotEnded(f"{outcome}: {error}") from error
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

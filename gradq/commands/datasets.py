@@ -17,7 +17,7 @@ from gradq.commands.steer import deleted, one_by_one
 from gradq.commands.tables import dataset_line, datasets_table
 from gradq.commands.verbs import Verb, Verbs
 
-app = typer.Typer(cls=Verbs, help="List datasets, upload one, delete one.", rich_markup_mode=None)
+app = typer.Typer(cls=Verbs, help="List datasets, upload one, delete one.", rich_markup_mode=None, add_completion=False)
 
 
 @app.callback(invoke_without_command=True)

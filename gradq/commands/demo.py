@@ -9,12 +9,11 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich import box
@@ -22,17 +21,16 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
+from gradq import own_packages
 from gradq.client.blocking import Client
 from gradq.client.job import Job
 from gradq.commands.comparison import largest_difference
+from gradq.commands.failure import CommandError
 from gradq.commands.watch import epoch_line, progress_facts
 from gradq.commands.words import architecture_of, number, rate, size
-from gradq.local.children import end_with_parent
-from gradq.local.folders import private
-from gradq.local.instance import only_one
-from shared.config import Settings
-from shared.datasets.catalog import DATASETS
-from shared.errors import GradqError
+
+if TYPE_CHECKING:
+    from shared.config import Settings
 
 SEED = 7
 GRADIENTS = ("manual", "autograd")
@@ -44,14 +42,17 @@ READY_SECONDS, DEMO_SECONDS, STOP_SECONDS = 120.0, 900.0, 60.0
 PAUSE_SECONDS = 0.1
 
 
-class DemoFailed(GradqError):
-    code, title = "demo_failed", "The demo did not work"
+class DemoFailed(CommandError):
+    code = "demo_failed"
 
 
 def demo(
     output: Annotated[Path, typer.Option(help="Folder for everything that the demo leaves.")] = Path("demo-output"),
 ) -> None:
     """Show gradq: two trainings of the same seed, gradients by hand and by autograd."""
+    from shared.config import Settings
+    from shared.datasets.catalog import DATASETS
+
     console = Console(highlight=False)
     settings = Settings.from_env()
     output = output.absolute()
@@ -86,6 +87,9 @@ def demo(
 
 def fresh_state(output: Path) -> Path:
     """An empty state folder, unless a service is still at work in the one of an earlier demo."""
+    from gradq.local.folders import private
+    from gradq.local.instance import only_one
+
     state = output / "state"
     private(state)
     with only_one(state, "preparing a demo"):
@@ -97,12 +101,14 @@ def fresh_state(output: Path) -> Path:
 @contextmanager
 def embedded_service(state: Path, settings: Settings) -> Iterator[str]:
     """`gradq up` on a free port, with its own database, broker and files, whatever the environment says of others."""
+    from gradq.local.children import end_with_parent
+
     kept = {"GRADQ_DATA_DIR": settings.datasets_dir, "GRADQ_DOWNLOAD": "false"}
     kept |= {"GRADQ_SLOTS": settings.slots, "GRADQ_THREADS_PER_SLOT": settings.threads_per_slot}
-    env = {name: value for name, value in os.environ.items() if not name.startswith("GRADQ_")}
+    env = own_packages.environment({name: os.environ[name] for name in os.environ if not name.startswith("GRADQ_")})
     env |= {name: str(value) for name, value in kept.items() if value is not None}
     output = state.parent / "service.log"
-    command = [sys.executable, "-m", "gradq", "up", "--port", "0", "--state", str(state)]
+    command = own_packages.python("-m", "gradq", "up", "--port", "0", "--state", str(state))
     with output.open("wb") as log:
         process = subprocess.Popen(  # our own interpreter and words of ours  # nosec B603
             command,

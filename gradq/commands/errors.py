@@ -12,12 +12,12 @@ from typing import Any, NoReturn
 
 import typer
 
+from gradq import own_packages
 from gradq.client.problems import ApiError, Unreachable
 from gradq.commands.completion import VARIABLE
+from gradq.commands.failure import CommandError, NoServer
 from gradq.commands.options import Exit, speaks_unicode
-from gradq.commands.verbs import Verbs
-from gradq.commands.wait import StillGoing
-from shared.errors import ConfigurationError, GradqError
+from gradq.commands.verbs import LazyVerbs
 
 NEXT_STEP = {
     401: "Set GRADQ_TOKEN to a token of this service; `gradq token create` on its machine makes one.",
@@ -28,7 +28,7 @@ NEXT_STEP = {
 }
 
 
-class Commands(Verbs):
+class Commands(LazyVerbs):
     """All verbs. Every expected error becomes a sentence or a problem instead of a traceback."""
 
     def main(
@@ -44,6 +44,7 @@ class Commands(Verbs):
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, TextIOWrapper):
                 stream.reconfigure(errors="replace")  # a name may hold what this terminal has no letters for
+        own_packages.prefer()
         as_json = "--json" in arguments  # a line that cannot be parsed has no parsed options
         if os.environ.get(VARIABLE):
             from typer.completion import completion_init
@@ -54,7 +55,11 @@ class Commands(Verbs):
         except typer.TyperException as error:
             print_problem(problem_of(error)) if as_json else error.show()  # type: ignore[attr-defined]
             code = error.exit_code
-        except (Unreachable, ApiError, GradqError) as error:
+        except ModuleNotFoundError as error:
+            missing = no_server(error, arguments)
+            print_problem(problem_of(missing)) if as_json else _say(in_words(missing))
+            code = missing.exit
+        except expected_errors() as error:
             print_problem(problem_of(error)) if as_json else _say(in_words(error))
             code = exit_of(error)
         except OSError as error:  # a folder that cannot be written, a full disk
@@ -65,12 +70,32 @@ class Commands(Verbs):
         sys.exit(code)
 
 
+def expected_errors() -> tuple[type[Exception], ...]:
+    return Unreachable, ApiError, CommandError, *service_errors()
+
+
+def service_errors() -> tuple[type[Exception], ...]:
+    """The base of the service's errors; none before a verb has imported what may raise one."""
+    module = sys.modules.get("shared.errors")
+    return () if module is None else (module.GradqError,)
+
+
+def no_server(error: ModuleNotFoundError, arguments: Sequence[str]) -> NoServer:
+    """What the missing module means for the verb. Raises `error` where it is one of gradq's own."""
+    module = (error.name or "").partition(".")[0]
+    if module in own_packages.NAMES or not module:
+        raise error
+    verb = next((word for word in arguments if not word.startswith("-")), "")
+    return NoServer(f"`gradq {verb}`", module)
+
+
 def exit_of(error: Exception) -> Exit:
     """124 where time was over, 2 where the command line or the spec is to be corrected, else 1."""
-    if isinstance(error, StillGoing):
-        return Exit.TIMEOUT
-    wrong = isinstance(error, ConfigurationError) or (isinstance(error, ApiError) and error.status in (400, 422))
-    return Exit.USAGE if wrong else Exit.FAILED
+    if isinstance(error, CommandError):
+        return error.exit
+    if isinstance(error, ApiError):
+        return Exit.USAGE if error.status in (400, 422) else Exit.FAILED
+    return Exit.USAGE if getattr(error, "code", None) == "configuration_error" else Exit.FAILED
 
 
 def problem_of(error: Exception) -> dict[str, Any]:
@@ -80,8 +105,10 @@ def problem_of(error: Exception) -> dict[str, Any]:
         return _problem(error.code, error.detail, next_step_of(error), **{"status": error.status, **more})
     if isinstance(error, Unreachable):
         return _problem("unreachable", str(error), "Start it with `gradq up`, or set GRADQ_URL.", url=error.url)
-    if isinstance(error, GradqError):
-        return _problem(error.code, error.detail)
+    if isinstance(error, CommandError):
+        return _problem(error.code, error.detail, error.next_step)
+    if isinstance(error, service_errors()):
+        return _problem(error.code, error.detail)  # type: ignore[attr-defined]
     if isinstance(error, OSError):
         return _problem("os_error", in_words(error))
     context = getattr(error, "ctx", None)

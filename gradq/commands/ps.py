@@ -6,11 +6,9 @@ import re
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.live import Live
 
 from gradq.client.blocking import DEFAULT_URL, Client
 from gradq.commands.completion import complete_state
@@ -18,6 +16,9 @@ from gradq.commands.options import AsJson, Exit, Token, Url, as_list, pairs, pri
 from gradq.commands.tables import jobs_picture, jobs_table
 from gradq.commands.wait import patiently
 from gradq.commands.words import Job, summary_line
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 REFRESH_SECONDS = 1.0
 UNITS = {"s": "seconds", "m": "minutes", "min": "minutes", "h": "hours", "d": "days", "w": "weeks"}
@@ -51,7 +52,6 @@ def ps(
     """
     filter: dict[str, Any] = {"status": status, "name": name, "owner": owner, "labels": pairs(label, "--label") or None}
     filter |= {"created_after": moment(since) if since is not None else None}
-    console = Console()
     with Client(url, token) as client:
         if not watch:
             jobs = list(client.jobs(limit=None if all_ else limit, **filter))
@@ -60,10 +60,12 @@ def ps(
             elif quiet:
                 print("".join(f"{job['id']}\n" for job in jobs), end="")
             else:
-                jobs_table(jobs, console)
+                jobs_table(jobs)
             return
+        from rich.console import Console
+
         try:
-            show(seen(client, None if all_ else limit, filter), console, as_json)
+            show(seen(client, None if all_ else limit, filter), Console(), as_json)
         except KeyboardInterrupt:
             raise typer.Exit(Exit.INTERRUPTED) from None
 
@@ -78,6 +80,8 @@ def seen(client: Client, limit: int | None, filter: dict[str, Any]) -> Iterator[
 def show(lists: Iterator[list[Job]], console: Console, as_json: bool) -> None:
     """The table, drawn anew for each list; where nobody draws, what changed."""
     if console.is_terminal and not as_json:
+        from rich.live import Live
+
         with Live(console=console, auto_refresh=False, screen=True) as live:
             for jobs in lists:
                 live.update(jobs_picture(jobs[: console.height - 1], console.width), refresh=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -12,14 +11,11 @@ from uuid import uuid4
 
 import typer
 
+from gradq import own_packages
 from gradq.commands.options import AsJson, print_json, print_json_line
-from gradq.local.folders import private
-from gradq.local.public_address import refuse_strangers
-from gradq.local.worker_tmp import own_tmp
-from shared.config import Settings
-from shared.errors import ConfigurationError, DatabaseAway
 
 if TYPE_CHECKING:
+    from shared.config import Settings
     from shared.db.database import Database
 
 Host = Annotated[str, typer.Option(help="Address to listen on.")]
@@ -48,9 +44,9 @@ def up(
     Prints `ready http://…` once jobs are taken. Ctrl-C or SIGTERM ends all of
     it; jobs under way are checkpointed and go on at the next start.
     """
-    from gradq.local.embedded import (
-        EmbeddedService,  # celery and SQLAlchemy: half a second that `gradq ps` need not wait
-    )
+    from gradq.local.embedded import EmbeddedService
+    from gradq.local.public_address import refuse_strangers
+    from shared.config import Settings
 
     given = {"state_dir": state, "slots": slots, "threads_per_slot": threads}
     settings = Settings.from_env(**{name: value for name, value in given.items() if value is not None})
@@ -70,6 +66,9 @@ def api(
     A client that waits for news holds a thread of its own; there are
     GRADQ_HELD_REQUESTS of these in each process, beside --threads.
     """
+    from gradq.local.public_address import refuse_strangers
+    from shared.config import Settings
+
     settings = Settings.from_env()
     if fd is None:
         refuse_strangers(host, settings)
@@ -96,7 +95,10 @@ def worker(slots: Slots = None, threads: SlotThreads = None) -> None:
 
     SIGTERM checkpoints the jobs under way and puts them back in the queue.
     """
+    from gradq.local.folders import private
+    from gradq.local.worker_tmp import own_tmp
     from shared.broker import QUEUE
+    from shared.config import Settings
 
     settings = Settings.from_env()
     settings.make_state_dir()
@@ -131,8 +133,10 @@ def migrate(
     added is taken away, with what is in it. Stop the service and make a
     backup first.
     """
+    from shared.config import Settings
     from shared.db.database import Database
     from shared.db.migrate import NEWEST, known
+    from shared.errors import DatabaseAway
 
     settings = Settings.from_env()
     settings.make_state_dir()
@@ -160,11 +164,12 @@ def _refuse_at_work(database: Database, settings: Settings) -> None:
     """Nobody may use tables that are being taken away."""
     from sqlalchemy import inspect
 
-    from shared import workers
+    from shared.errors import ConfigurationError
+    from shared.workers import any_worker_alive
 
     with database.read() as session:
         there = inspect(session.connection()).has_table("workers")
-        if there and workers.any_worker_alive(session, settings.lease_seconds):
+        if there and any_worker_alive(session, settings.lease_seconds):
             raise ConfigurationError("a worker is at work on this database; stop the service first, then migrate --to")
 
 
@@ -182,4 +187,6 @@ def _say_json(line: str) -> None:
 
 def _become(module: str, *arguments: str, env: dict[str, str]) -> NoReturn:
     """Turn this process into `python -m module`, so that signals reach it and nothing stands in between."""
-    os.execve(sys.executable, [sys.executable, "-m", module, *arguments], env)  # no shell is wanted  # nosec B606
+    command = own_packages.python("-m", "gradq.local.program", module, *arguments)
+    env = own_packages.environment(env)
+    os.execve(command[0], command, env)  # no shell is wanted  # nosec B606

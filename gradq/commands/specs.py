@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,16 @@ import typer
 from gradq.commands.options import pair
 
 Spec = dict[str, Any]
+PresetSpec = Callable[[str], Spec]  # a preset's name -> the fields that it fills in; {} where there is no such preset
+
+# what the service fills in where a spec has no object; a test holds it against the service's own spec
+TYPES = {
+    "architecture": "mlp",
+    "init": "pytorch",
+    "loss": "cross_entropy",
+    "optimizer": "sgd",
+    "schedule": "constant",
+}
 
 
 # --- files ------------------------------------------------------------------------------------------------------------
@@ -66,8 +77,9 @@ def assignments(texts: list[str] | None) -> list[tuple[str, Any]]:
     return [(path, value_of(value)) for path, value in (pair(text, "--set") for text in texts or [])]
 
 
-def merged(file: Spec, assigned: list[tuple[str, Any]], options: Spec) -> Spec:
-    """Later sources win: the file, then --set, then the options. A path with a dot changes a part of what they gave."""
+def merged(file: Spec, assigned: list[tuple[str, Any]], options: Spec, preset: PresetSpec = lambda name: {}) -> Spec:
+    """Later sources win: the file, then --set, then the options. A path with a dot changes a part of what they gave, or
+    of what the preset has there."""
     spec = dict(file)
     for path, value in assigned:
         if "." not in path:
@@ -75,7 +87,7 @@ def merged(file: Spec, assigned: list[tuple[str, Any]], options: Spec) -> Spec:
     spec |= options
     for path, value in assigned:
         if "." in path:
-            put(spec, path, value)
+            put(spec, path, value, preset)
     return spec
 
 
@@ -97,12 +109,13 @@ def value_of(text: str) -> Any:
         return text
 
 
-def put(spec: Spec, path: str, value: Any) -> None:
+def put(spec: Spec, path: str, value: Any, preset: PresetSpec) -> None:
     """Set `architecture.hidden`: a part of what stands there, or of what the service would fill in for it."""
     field, *parts = path.split(".")
     if not all([field, *parts]):
         raise typer.BadParameter(f"{path!r} is no path of fields", param_hint="--set")
-    place = spec[field] = _opened(spec.get(field), default_of(spec, field), path)
+    default = default_of(spec, field, preset) if spec.get(field) is None else None
+    place = spec[field] = _opened(spec.get(field), default, path)
     for part in parts[:-1]:
         place[part] = _opened(place.get(part), None, path)
         place = place[part]
@@ -119,14 +132,9 @@ def _opened(found: Any, default: Any, path: str) -> Spec:
     raise typer.BadParameter(f"{path}: {json.dumps(found)} has no fields", param_hint="--set")
 
 
-def default_of(spec: Spec, field: str) -> Any:
-    """What the preset, else the service, would have there: its type, and of a preset's object all the rest."""
-    from shared.spec.job_spec import JobSpec
-    from shared.spec.presets import PRESETS
-
-    preset = PRESETS.get(str(spec.get("preset")))
-    if preset is not None and field in preset.spec:
-        return preset.spec[field]
-    known = JobSpec.model_fields.get(field)
-    kind = getattr(known.get_default(call_default_factory=True), "type", None) if known is not None else None
-    return None if kind is None else {"type": kind}
+def default_of(spec: Spec, field: str, preset: PresetSpec) -> Any:
+    """What the preset, else the service, would have there: of a preset's object all of it, else its type alone."""
+    of_preset = preset(str(spec["preset"])) if spec.get("preset") else {}
+    if field in of_preset:
+        return of_preset[field]
+    return {"type": TYPES[field]} if field in TYPES else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Annotated, Any, TypeVar
 
 import typer
@@ -11,9 +12,8 @@ from gradq.client.blocking import DEFAULT_URL, Client
 from gradq.client.problems import InvalidRequest
 from gradq.commands.completion import among, complete_dataset, complete_preset
 from gradq.commands.options import AsJson, Token, Url, as_list, outcome, pairs, print_json
-from gradq.commands.specs import Spec, assignments, merged, name_or_json, read_specs
+from gradq.commands.specs import PresetSpec, Spec, assignments, merged, name_or_json, read_specs
 from gradq.commands.wait import wait_for
-from gradq.commands.watch import watched
 from gradq.commands.words import size, span, summary_line
 
 T = TypeVar("T")
@@ -92,10 +92,11 @@ def submit(
         **{"seed": seed, "device": device, "name": name, "preset": preset},
     }
     options = {field: value for field, value in given.items() if value is not None}
-    specs = specs_of(file or [], assignments(set_), options, pairs(label, "--label"))
-    if watch and len(specs) > 1:
-        raise typer.BadParameter("shows one job; with several files take --wait", param_hint="--watch")
+    assigned, labels = assignments(set_), pairs(label, "--label")
     with Client(url, token) as client:
+        specs = specs_of(file or [], assigned, options, labels, partial(preset_spec, client))
+        if watch and len(specs) > 1:
+            raise typer.BadParameter("shows one job; with several files take --wait", param_hint="--watch")
         if dry_run or len(specs) > 1:  # of several jobs none is queued before all are known to be right
             costs = [_named(client.dry_run, spec, source) for source, spec in specs]
             if dry_run:
@@ -106,23 +107,31 @@ def submit(
             _print(jobs, as_json, summary_line)
         if not (wait or watch):
             return
-        jobs = (
-            [watched(client, jobs[0].id, as_json)] if watch else wait_for(client, [job["id"] for job in jobs], timeout)
-        )
+        if watch:
+            from gradq.commands.watch import watched
+
+            jobs = [watched(client, jobs[0].id, as_json)]
+        else:
+            jobs = wait_for(client, [job["id"] for job in jobs], timeout)
         _print(jobs, as_json, summary_line)
         raise typer.Exit(outcome([job["status"] for job in jobs]))
 
 
 def specs_of(
-    files: list[str], assigned: list[tuple[str, Any]], options: Spec, labels: dict[str, str]
+    files: list[str], assigned: list[tuple[str, Any]], options: Spec, labels: dict[str, str], preset: PresetSpec
 ) -> list[tuple[str, Spec]]:
     """The spec of each job, behind the file that it came from; without a file there is one job."""
     found = [(file, spec) for file in files for spec in read_specs(file)] or [("", {})]
-    specs = [(file, merged(spec, assigned, options)) for file, spec in found]
+    specs = [(file, merged(spec, assigned, options, preset)) for file, spec in found]
     for _, spec in specs:
         if labels and isinstance(spec.get("labels", {}), dict):
             spec["labels"] = {**spec.get("labels", {}), **labels}
     return specs
+
+
+def preset_spec(client: Client, name: str) -> Spec:
+    """The fields that the service's preset fills in; none where it has no such preset."""
+    return next((preset["spec"] for preset in client.presets() if preset["name"] == name), {})
 
 
 def _named(call: Callable[[Spec], T], spec: Spec, file: str) -> T:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
-
-from rich.console import Console, RenderableType
-from rich.table import Table
-from rich.text import Text
+from typing import IO, TYPE_CHECKING, Any, Literal
 
 from gradq.commands.words import CHECK, STYLES, WALK, Job, age, device_of, number, rough, size, span
+
+if TYPE_CHECKING:  # imported where something is drawn
+    from rich.console import Console, RenderableType
 
 COLUMNS = ("id", "name", "status", "gradients", "epoch", "loss", "accuracy", "device", "age")
 DATASET_COLUMNS = ("id", "name", "shape", "classes", "train", "test", "here")
@@ -25,18 +26,36 @@ TOKEN_COLUMNS = ("id", "name", "owner", "scope", "state", "expires", "used")
 AUDIT_COLUMNS = ("at (UTC)", "who", "token", "from", "action", "on", "answer")
 QUEUE_COLUMNS = ("queue", "queued", "running", "paused", "slots", "free", "oldest", "why")
 LIKELIEST = 3
+TERMINAL_ALL_THE_SAME = ("FORCE_COLOR", "TTY_COMPATIBLE")  # rich draws into a pipe where one is set
+
+
+def is_pipe(stream: IO[str]) -> bool:
+    """Whether rich would draw nothing there; to know that, rich need not be imported."""
+    return not stream.isatty() and not any(name in os.environ for name in TERMINAL_ALL_THE_SAME)
 
 
 def jobs_table(jobs: Sequence[Job], console: Console | None = None) -> None:
-    console = console or Console()
+    if console is None and is_pipe(sys.stdout):
+        write_columns([list(COLUMNS), *map(job_row, jobs)], sys.stdout)
+        return
+    console = console or _console()
     if console.is_terminal:
         console.print(jobs_picture(jobs, console.width))
     else:
         plain([list(COLUMNS), *map(job_row, jobs)], console)
 
 
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console()
+
+
 def jobs_picture(jobs: Sequence[Job], screen: int) -> RenderableType:
     """The table for a terminal of `screen` columns: what does not fit is left out, and an id is always whole."""
+    from rich.table import Table
+    from rich.text import Text
+
     if not jobs:
         return Text("no such jobs; `gradq submit` makes one")
     rows = [job_row(job) for job in jobs]
@@ -57,7 +76,7 @@ def jobs_picture(jobs: Sequence[Job], screen: int) -> RenderableType:
 
 def datasets_table(datasets: list[dict[str, Any]], console: Console | None = None) -> None:
     """One dataset a line, with what a job's `dataset` must say for it in the first column."""
-    _table(DATASET_COLUMNS, [_dataset_row(dataset) for dataset in datasets], console or Console())
+    _table(DATASET_COLUMNS, [_dataset_row(dataset) for dataset in datasets], console or _console())
 
 
 def workers_table(workers: list[dict[str, Any]], console: Console) -> None:
@@ -97,6 +116,9 @@ def _table(columns: Sequence[str], rows: list[list[str]], console: Console) -> N
     if not console.is_terminal:
         plain([list(columns), *rows], console)
         return
+    from rich.table import Table
+    from rich.text import Text
+
     table = Table(box=None, header_style="bold", padding=(0, 1, 0, 0))
     for column in columns:
         numbers = column in ("train", "test", "slots", "free", "queued", "paused")
@@ -167,7 +189,12 @@ def job_row(job: Job) -> list[str]:
 
 
 def plain(rows: list[list[str]], console: Console) -> None:
+    write_columns(rows, console.file)
+
+
+def write_columns(rows: list[list[str]], out: IO[str]) -> None:
+    """Each column as wide as its longest cell."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     for row in rows:
         line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        console.file.write(line.rstrip() + "\n")
+        out.write(line.rstrip() + "\n")

@@ -19,14 +19,18 @@ from gradq.commands.options import AsJson, as_list, print_json
 from gradq.commands.ps import AGO, UNITS
 from gradq.commands.tables import tokens_table
 from gradq.commands.verbs import Verb, Verbs
-from shared.config import Settings
-from shared.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from shared.db.database import Database
     from shared.db.tables import Token
 
-app = typer.Typer(cls=Verbs, help="Make tokens, list them, revoke one.", rich_markup_mode=None, no_args_is_help=True)
+app = typer.Typer(
+    cls=Verbs,
+    help="Make tokens, list them, revoke one.",
+    rich_markup_mode=None,
+    no_args_is_help=True,
+    add_completion=False,
+)
 
 State = Annotated[Path | None, typer.Option(help="The service's folder. [GRADQ_STATE_DIR]")]
 
@@ -56,6 +60,7 @@ def create(
     GRADQ_TOKEN=$(gradq token create laptop --owner alice)
     """
     from shared import audit, tokens
+    from shared.errors import ConfigurationError
 
     owner_name, until = owner or name, end_of(expires)
     _check_names({"NAME": name, "--owner": owner_name})
@@ -71,8 +76,8 @@ def create(
     print(text)
     good = f"until {until:%Y-%m-%d %H:%M} UTC" if until is not None else "for ever"
     print(
-        f"{row.id}: {scope.value} for {owner_name}, good {good}. "
-        "It is shown this once: keep it and set GRADQ_TOKEN to it.",
+        f"{row.id}: {scope.value} for {owner_name}, good {good}. It is shown this once: keep it, and set "
+        "GRADQ_TOKEN to it.",
         file=sys.stderr,
     )
 
@@ -161,8 +166,10 @@ def _database(state: Path | None, make: bool = False) -> Iterator[Database]:
     """The database that the settings name. `make`: with tables, where there are none yet."""
     from sqlalchemy.engine import make_url
 
+    from shared.config import Settings
     from shared.db import migrate
     from shared.db.database import Database
+    from shared.errors import ConfigurationError
 
     settings = Settings.from_env(**({} if state is None else {"state_dir": state}))
     url = make_url(settings.database)

@@ -6,18 +6,21 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from gradq.client.blocking import DEFAULT_URL, Client
 from gradq.client.job import Job
 from gradq.client.problems import ApiError, Unreachable, WaitTimeout
-from gradq.commands.options import AsJson, JobIds, Token, Url, as_list, outcome, print_json
+from gradq.commands.failure import CommandError
+from gradq.commands.options import AsJson, Exit, JobIds, Token, Url, as_list, outcome, print_json
+from gradq.commands.tables import is_pipe
 from gradq.commands.words import progress_words, summary_line
-from shared.errors import GradqError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress, TaskID
 
 GLANCE_SECONDS = 0.5  # between two looks at what the bars show
 HOLD_SECONDS = 5.0  # of one wait, after which the job is looked at: it may have been paused
@@ -26,8 +29,8 @@ PATIENCE_SECONDS, PAUSE_SECONDS = 60.0, 0.5  # how long a service may be away in
 T = TypeVar("T")
 
 
-class StillGoing(GradqError):
-    code, title = "wait_timeout", "The jobs have not ended in time"
+class StillGoing(CommandError):
+    code, exit = "wait_timeout", Exit.TIMEOUT
 
 
 def wait(
@@ -55,8 +58,14 @@ def wait_for(client: Client, job_ids: list[str], timeout: float | None, console:
     """The jobs as they ended, in the order given; raises StillGoing when time is over before. Bars go to stderr."""
     deadline = time.monotonic() + timeout if timeout is not None else float("inf")
     jobs = [client.job(job_id) for job_id in job_ids]  # an unknown id is an error now, not after the others
-    console = console or Console(stderr=True)
-    ended = _with_bars(jobs, deadline, console) if console.is_terminal else all(_ended(job, deadline) for job in jobs)
+    if console is None and not is_pipe(sys.stderr):
+        from rich.console import Console
+
+        console = Console(stderr=True)
+    if console is not None and console.is_terminal:
+        ended = _with_bars(jobs, deadline, console)
+    else:
+        ended = all(_ended(job, deadline) for job in jobs)
     if not ended:
         going = ", ".join(job["id"] for job in jobs if not job["terminal"])
         raise StillGoing(f"not ended after {timeout:g} s: {going}")
@@ -81,6 +90,8 @@ def _ended(job: Job, deadline: float) -> bool:
 
 
 def _with_bars(jobs: list[Job], deadline: float, console: Console) -> bool:
+    from rich.progress import BarColumn, Progress, TextColumn
+
     columns = (TextColumn("{task.description}"), BarColumn(20), TextColumn("{task.fields[facts]}"))
     with Progress(*columns, console=console, auto_refresh=False) as bars:
         tasks = [bars.add_task(job["name"][:32], total=100, facts="") for job in jobs]

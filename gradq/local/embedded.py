@@ -11,7 +11,6 @@ import ipaddress
 import os
 import signal
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +21,7 @@ from types import FrameType
 import httpx2
 from pydantic import SecretStr
 
+from gradq import own_packages
 from gradq.local import worker_tmp
 from gradq.local.broker_process import BrokerServer, embedded_broker
 from gradq.local.children import Child
@@ -140,7 +140,7 @@ class EmbeddedService:
             database.close()
 
     def _start(self, name: str, *arguments: str, pass_fds: tuple[int, ...] = ()) -> Child:
-        command = [sys.executable, "-m", "gradq", *arguments]
+        command = own_packages.python("-m", "gradq", *arguments)
         return self._start_child(Child(name, command, self._environment(), self._log(name), pass_fds))
 
     def _start_child(self, child: Child) -> Child:
@@ -159,7 +159,8 @@ class EmbeddedService:
             "GRADQ_THREADS_PER_SLOT": settings.threads_per_slot,
             "PYTHONUNBUFFERED": 1,
         }
-        return {**os.environ, **{name: str(value) for name, value in changed.items() if value is not None}}
+        env = own_packages.environment(os.environ)
+        return env | {name: str(value) for name, value in changed.items() if value is not None}
 
     def _log(self, name: str) -> Path:
         return private(self.settings.state_dir / "logs") / f"{name}.log"

@@ -25,11 +25,11 @@ def install(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
         assert found is not None
         (bin_ / tool).symlink_to(found)
 
-    def run(**programs: str) -> subprocess.CompletedProcess[str]:
+    def run(*arguments: str, **programs: str) -> subprocess.CompletedProcess[str]:
         for name, text in programs.items():
             (bin_ / name).write_text(f"#!/bin/sh\n{text}\n")
             (bin_ / name).chmod(0o755)
-        command = ["sh", str(folder / "scripts" / "install.sh")]
+        command = ["sh", str(folder / "scripts" / "install.sh"), *arguments]
         return subprocess.run(command, env={"PATH": str(bin_)}, capture_output=True, text=True, check=False)
 
     return run
@@ -105,3 +105,13 @@ def test_a_machine_with_python_and_pip_is_enough(install, tmp_path: Path, ensure
     result = install(python3=python3(ensurepip=ensurepip))
     assert result.returncode == 0, result.stderr
     assert "installed; the command is .venv/bin/gradq" in result.stdout
+
+
+@pytest.mark.parametrize(("arguments", "extras"), [((), "server"), (("dev",), "server,dev")])
+def test_the_service_is_installed_and_not_the_client_alone(install, tmp_path: Path, arguments, extras):
+    venv = tmp_path / "clone" / ".venv" / "bin"
+    venv.mkdir(parents=True)
+    (venv / "python").write_text(f'#!/bin/sh\necho "$*" >> {tmp_path}/asked\n')
+    (venv / "python").chmod(0o755)
+    assert install(*arguments, python3=python3()).returncode == 0
+    assert f" -c constraints.txt -e .[{extras}]\n" in (tmp_path / "asked").read_text()

@@ -30,7 +30,7 @@ def artifacts(patient: Patient) -> Finding:
     try:
         store = ArtifactStore(patient.settings.artifacts)
     except ImportError as error:
-        return problem(f"{url}: {error}", "Run `pip install gradq[s3]`.", **facts)
+        return problem(f"{url}: {error}", "Run `pip install 'gradq[s3]'`.", **facts)
     except ValueError as error:
         return problem(f"{url}: {error}", "Set GRADQ_ARTIFACTS_URL to file:///folder or s3://bucket/prefix.", **facts)
     folder = store.local_path("")

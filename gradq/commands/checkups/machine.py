@@ -28,7 +28,9 @@ def versions(patient: Patient) -> Finding:
             missing.append(package)
     facts = {**found, "platform": platform.platform()}
     if missing:
-        return problem(f"not installed: {', '.join(missing)}", "Install gradq anew: `pip install gradq`.", **facts)
+        return problem(
+            f"not installed: {', '.join(missing)}", "Install gradq anew: `pip install 'gradq[server]'`.", **facts
+        )
     return ok(", ".join(f"{name} {found[name]}" for name in ("gradq", "python", "torch", "sqlite")), **facts)
 
 
