@@ -54,9 +54,7 @@ def main() -> None:
     options.add_argument("--rounds", type=int, default=5)
     asked = options.parse_args()
     if (binary := shutil.which("chromium")) is None:
-        say(
-            "not run: this benchmark needs chromium, which is not installed (Debian, Ubuntu: apt install chromium)"
-        )
+        say("not run: this benchmark needs chromium, which is not installed (Debian, Ubuntu: apt install chromium)")
         return
     with tempfile.TemporaryDirectory(prefix="gradq-bench-") as folder:
         url = f"sqlite:///{folder}/gradq.db"
@@ -89,8 +87,8 @@ def rounds(chromium: Browser, url: str, moments: dict[str, str], count: int) -> 
 def visit(chromium: Browser, url: str, moments: dict[str, str]) -> dict[str, float]:
     """Seconds until each of `moments`, JavaScript expressions, is true.
 
-    `cpu`: CPU seconds of all processes until the last moment. `again`: seconds until `usable` on a second visit, with the
-    files in the browser's cache.
+    `cpu`: CPU seconds of all processes until the last moment. `again`: seconds until `usable` on a second visit, with
+    the files in the browser's cache.
     """
     context = chromium.new_context(viewport={"width": 1280, "height": 860})
     page = context.new_page()

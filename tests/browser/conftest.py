@@ -41,7 +41,7 @@ def occupy(service: Service) -> Iterator[Callable[..., dict[str, Any]]]:
 
     yield submit
     for job in begun:
-        if service.http.post(f"/v1/jobs/{job['id']}/cancel").status_code == 202:  # otherwise it has ended, or is deleted
+        if service.http.post(f"/v1/jobs/{job['id']}/cancel").status_code == 202:  # else it has ended, or is deleted
             service.wait(job["id"])
 
 
