@@ -20,7 +20,7 @@ help:
 	@echo "make test-random  the tests of make test in random order; SEED=7 repeats an order"
 	@echo "make coverage  percentage of lines that make quick reaches; make test-long ends with it"
 	@echo "make install   create .venv; the command is .venv/bin/gradq"
-	@echo "make lint      formatting, lint, types, import contracts, security lint (bandit), prose"
+	@echo "make lint      formatting, lint, types, import contracts, security lint (bandit), prose; JavaScript with npx"
 	@echo "make check     lint, test and test-long, as CI does"
 	@echo "make contract  check a live service against the OpenAPI document with thousands of random requests"
 	@echo "make faults    inject faults into a running service: SEED=7 FAULTS=200 DATABASE=sqlite or postgresql"
@@ -66,6 +66,7 @@ lint: $(DEV)
 	$(VENV)/bin/lint-imports
 	$(VENV)/bin/bandit --quiet --configfile pyproject.toml --recursive api shared worker gradq
 	$(PY) scripts/check_prose.py
+	@sh scripts/lint_javascript.sh
 
 check: lint test test-long
 

@@ -1,8 +1,8 @@
-"""Seconds until a page of the dashboard can be used: the list of 1 000 jobs, and a job with 100 000 points.
+"""Seconds until a page of the dashboard is usable: the list of 1 000 jobs, and a job with 100 000 points.
 
-Claim: the list within 1 s, the job within 1.5 s, on two cores, in a browser that has never been here before. A list can
-be used when its scripts have run and its rows are painted; a job when its curve and the end of its log are. `zoomable`
-is when plotly has taken the sketch's place. Chromium asks, and takes its share of the cores.
+Claim: the list within 1 s, the job within 1.5 s, on two cores, with an empty browser cache. A list is usable when its
+scripts have run and its rows are painted; a job when its curve and the end of its log are painted. `zoomable`: when
+plotly has replaced the sketch. Chromium runs on the same cores as the service.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from shared.spec.job_spec import JobSpec
 CLAIM = "first visit: a list of 1000 jobs is usable within 1 s, a job with its curve of 100 000 points within 1.5 s"
 JOBS, POINTS = 1000, 100_000
 LIST_SECONDS, JOB_SECONDS = 1.0, 1.5
-PER_EPOCH, EVERY = 100, 50  # points of an epoch; steps between two
-SAMPLE = Path(__file__).parents[1] / "api" / "samples" / "Job.json"
+PER_EPOCH, EVERY = 100, 50  # points per epoch; steps between two points
+SAMPLE = Path(__file__).parents[1] / "api" / "openapi" / "response_examples" / "Job.json"
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 PAINTED = "performance.getEntriesByName('first-contentful-paint')[0]"
 LIST = {
@@ -54,9 +54,7 @@ def main() -> None:
     options.add_argument("--rounds", type=int, default=5)
     asked = options.parse_args()
     if (binary := shutil.which("chromium")) is None:
-        say(
-            "not run: this benchmark looks with chromium, which is not installed (Debian, Ubuntu: apt install chromium)"
-        )
+        say("not run: this benchmark needs chromium, which is not installed (Debian, Ubuntu: apt install chromium)")
         return
     with tempfile.TemporaryDirectory(prefix="gradq-bench-") as folder:
         url = f"sqlite:///{folder}/gradq.db"
@@ -79,7 +77,7 @@ def browser(binary: str) -> Iterator[Browser]:
 
 
 def rounds(chromium: Browser, url: str, moments: dict[str, str], count: int) -> Figures:
-    """Seconds since the address was entered. A first visit warms the service up, and does not count."""
+    """Seconds since the start of the navigation, summarised over `count` visits. One visit before them is a warm-up."""
     seen = [visit(chromium, url, moments) for _ in range(count + 1)][1:]
     figures = {name: summary([each[name] for each in seen], 3) for name in seen[0]}
     say(f"{url.rpartition('/')[2] or 'list'}: usable after {figures['usable']['median']:.2f} s")
@@ -87,8 +85,11 @@ def rounds(chromium: Browser, url: str, moments: dict[str, str], count: int) -> 
 
 
 def visit(chromium: Browser, url: str, moments: dict[str, str]) -> dict[str, float]:
-    """When each of `moments` had come, an expression that is true from then on. `cpu`: seconds of it until the last;
-    `again`: until the first, with the files in the browser's cache, as on every visit but the first."""
+    """Seconds until each of `moments`, JavaScript expressions, is true.
+
+    `cpu`: CPU seconds of all processes until the last moment. `again`: seconds until `usable` on a second visit, with
+    the files in the browser's cache.
+    """
     context = chromium.new_context(viewport={"width": 1280, "height": 860})
     page = context.new_page()
     before = cpu_seconds()
@@ -102,21 +103,21 @@ def visit(chromium: Browser, url: str, moments: dict[str, str]) -> dict[str, flo
 
 
 def until(page: Page, moment: str) -> float:
-    """Seconds. A function, since the page's policy lets no text become a program."""
+    """Seconds until the expression is true. It is passed as a function, since the page's policy forbids eval."""
     seconds: float = page.wait_for_function(f"() => {moment} && performance.now() / 1000").json_value()
     return seconds
 
 
 def cpu_seconds() -> float:
-    """What the browser's processes and the server's have used so far: the same whoever else uses the machine."""
+    """CPU seconds of the browser's and the server's processes so far; independent of other load on the machine."""
     return sum(sum(child.cpu_times()[:2]) for child in psutil.Process().children(recursive=True))
 
 
-# --- what lies in the store -------------------------------------------------------------------------------------------
+# --- content of the database ------------------------------------------------------------------------------------------
 
 
 def fill(database: Database) -> str:
-    """JOBS jobs that have ended, and the id of one more with a long curve."""
+    """Store JOBS jobs that have ended and one more with POINTS points; returns the id of the latter."""
     result = json.loads(SAMPLE.read_text())["succeeded"]["result"]
     with database.write() as session:
         for number in range(JOBS):

@@ -1,1 +1,1 @@
-"""The dashboard: pages for people, made here as HTML and kept alive by small scripts. docs/dashboard.md says how."""
+"""The dashboard: HTML pages rendered here and updated by small scripts. docs/dashboard.md describes how."""

@@ -1,7 +1,7 @@
-"""The files that pages load: our own, and plotly's script from its pip package. An address names what lies at it, so a
-browser keeps it for good.
+"""The files that pages load: those of `static/`, and plotly's script from its pip package.
 
-Our own files share one version, that of all of them, so that a script finds its neighbours by relative imports.
+An address holds a hash of the content, so browsers cache it for good. All files of `static/` share one version, so that
+the relative imports of scripts resolve.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ STYLE_ID = re.compile(rb'getElementById\("([0-9a-f]{64})"\)')
 
 @dataclass(frozen=True)
 class Asset:
-    """A file as it is sent: packed once. The rare client that takes no gzip has it unpacked."""
+    """A file as it is sent: compressed once, and decompressed for the rare client that does not accept gzip."""
 
     version: str
     media_type: str
@@ -40,7 +40,10 @@ class Asset:
 @bp.get("/static/<version>/<path:name>")
 @needs("read")
 def asset(version: str, name: str) -> Response:
-    """A page that was open while the service was upgraded still finds the file, and asks for it each time."""
+    """The file of this name, in its current version whatever `version` says; only the current version is cacheable.
+
+    A page that was open during an upgrade of the service still finds its files under the old version.
+    """
     found = _plotly() if name == PLOTLY else _ours().get(name)
     if found is None:
         raise NotFound
@@ -57,12 +60,13 @@ def asset(version: str, name: str) -> Response:
 
 
 def address(name: str) -> str:
-    """Where a file of ours lies; a name that is none is a mistake in a template."""
+    """The address of a file of `static/`; KeyError for an unknown name, which is a mistake in a template."""
     return f"/static/{_ours()[name].version}/{name}"
 
 
 def plotly() -> dict[str, str]:
-    """Where its script lies, and the ids of style sheets that it must not add to a page: see js/curve.js."""
+    """`address` of plotly's script; `without`: ids, separated by spaces, of style sheets it must not add to a page.
+    js/curve.js reads both."""
     return {"address": f"/static/{_plotly().version}/{PLOTLY}", "without": " ".join(_style_ids())}
 
 
@@ -92,7 +96,7 @@ def _style_ids() -> tuple[str, ...]:
 
 
 def _plotly_file() -> Path:
-    """Found without importing it: its Python side is large."""
+    """Found without importing plotly, whose Python part is large. Raises NotFound where plotly is not installed."""
     spec = importlib.util.find_spec("plotly")
     if spec is None or spec.origin is None:
         raise NotFound("plotly is not installed")
@@ -101,5 +105,5 @@ def _plotly_file() -> Path:
 
 def _media_type(name: str) -> str:
     if name.endswith(".js"):
-        return "text/javascript"  # whatever this machine's registry says
+        return "text/javascript"  # mimetypes reads the machine's registry, which may say otherwise
     return mimetypes.guess_type(name)[0] or "application/octet-stream"

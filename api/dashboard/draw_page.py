@@ -1,4 +1,4 @@
-"""What the Draw page offers: the finished jobs that can read a drawing, and why one that was asked for cannot."""
+"""Data of the Draw page: the finished jobs whose model can classify a drawing, and why a requested one cannot."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from shared.jobs import jobs
 from shared.jobs.states import JobState
 from shared.spec.job_spec import JobSpec
 
-OF_DIGITS = ("mnist", "digits")  # what most people will draw, and which of them first
-MOST = 50  # jobs that are offered
+OF_DIGITS = ("mnist", "digits")  # datasets of digits, listed first and in this order
+MOST = 50  # jobs in the list
 
 
 class DrawQuery(Query):
@@ -35,7 +35,7 @@ class DrawQuery(Query):
 
 @dataclass(frozen=True)
 class Reader:
-    """A job whose net reads drawings. `manner`: how its dataset's images were made of what was written."""
+    """A job whose model can classify drawings."""
 
     id: str
     name: str
@@ -49,6 +49,7 @@ class Reader:
 
     @property
     def manner(self) -> str:
+        """How js/digitise.js turns a drawing into an image: as the images of `mnist` or of `digits` were made."""
         return "digits" if self.dataset == "digits" else "mnist"
 
 
@@ -75,20 +76,20 @@ def _wanted(session: Session, job_id: str | None) -> Job | None:
 
 
 def _grey(session: Session) -> dict[str, DatasetInfo]:
-    """The datasets of one channel, by what a spec calls them."""
+    """The datasets with one channel, by the name or id that a spec gives."""
     uploaded = {row.id: dataset_store.info_of(row) for row in dataset_store.list_visible(session, owner_filter())}
     return {name: info for name, info in {**DATASETS, **uploaded}.items() if info.shape[0] == 1}
 
 
 def _readers(session: Session, grey: dict[str, DatasetInfo]) -> list[Reader]:
-    """Those of digits first, the best first."""
+    """At most MOST jobs: those trained on digits first, within a dataset the highest test accuracy first."""
     dataset = Job.spec["dataset"].as_string()
     wanted = select(Job).where(
         Job.kind == JobSpec.kind,
         Job.state == JobState.SUCCEEDED,
         *owned_by(owner_filter()),
         dataset.in_(grey),
-        Job.spec[("architecture", "type")].as_string() != "torchvision",  # POST …/predict computes none
+        Job.spec[("architecture", "type")].as_string() != "torchvision",  # POST …/predict does not compute these
     )
     accuracy = func.coalesce(cast(Job.result["test_accuracy"].as_string(), Float), -1.0)
     order = (
@@ -99,7 +100,7 @@ def _readers(session: Session, grey: dict[str, DatasetInfo]) -> list[Reader]:
 
 
 def _sorted(readers: Sequence[Reader]) -> list[Reader]:
-    """Each dataset's together; the best of all comes first among those that are alike in rank."""
+    """Grouped by dataset: digits first, then by the best accuracy of the dataset; within a group the best job first."""
     best: dict[str, float] = {}
     for reader in readers:
         best[reader.dataset] = max(best.get(reader.dataset, -1), reader.accuracy or -1)
@@ -129,18 +130,19 @@ def _reader(job: Job, grey: dict[str, DatasetInfo]) -> Reader:
 
 def _why_not(job: Job, grey: dict[str, DatasetInfo]) -> str | None:
     if job.kind != JobSpec.kind:
-        return f"is a {job.kind.replace('_', ' ')}, and trained no net"
+        return f"is a {job.kind.replace('_', ' ')}, which does not train a model"
     if job.state != JobState.SUCCEEDED:
-        return f"is {jobs.status_of(job)}; a net is there once it has succeeded"
+        return f"is {jobs.status_of(job)}; its model is available once it has succeeded"
     if job.spec["dataset"] not in grey:
-        return f"was trained on {job.spec['dataset']}, whose images are in colour or no longer here"
+        return f"was trained on {job.spec['dataset']}, whose images are in colour, or which has been deleted"
     if job.spec["architecture"]["type"] == "torchvision":
-        return "is a torchvision net, which is not computed here; its model.onnx holds the whole of it"
+        return "is a torchvision model, which the service does not run for predictions; use its model.onnx"
     return None
 
 
 def _form() -> str:
-    """A filled form for a job that could read: of MNIST where it is or can be had, else of scikit-learn's digits."""
+    """Address of a Submit form filled in with a job that could classify digits: trained on MNIST where it is on disk or
+    can be downloaded, otherwise on scikit-learn's digits."""
     settings = services().settings
     mnist = settings.download or not DATASETS["mnist"].missing_files(settings.datasets_dir)
     net = {"type": "cnn", "channels": [16, 32], "hidden": [64]} if mnist else {"type": "mlp", "hidden": [64]}

@@ -1,4 +1,4 @@
-"""What every page is made of: its template, the frame around it, and the policy that it is shown under."""
+"""The common frame of all pages: rendering, navigation, theme, and the content security policy."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from api.access.auth import COOKIE
 from api.dashboard import assets
 from shared.version import VERSION
 
-NAV = (  # name of the page, address, title, the key after `g` that leads there
+NAV = (  # name of the page, address, title, the key to press after `g`
     ("jobs", "/", "Jobs", "j"),
     ("submit", "/submit", "Submit", "s"),
     ("compare", "/compare", "Compare", "c"),
@@ -18,12 +18,12 @@ NAV = (  # name of the page, address, title, the key after `g` that leads there
     ("learn", "/learn", "Learn", "l"),
     ("system", "/system", "System", "y"),
 )
-THEMES = ("light", "dark")  # what the cookie may say; without it the browser's wish counts
+THEMES = ("light", "dark")  # values of the cookie; without it the browser's preference applies
 THEME_COOKIE = "gradq_theme"
 
-# Scripts, pictures, fonts and answers come from here alone, and nothing runs that stands in a page itself. Plotly needs
-# two exceptions, neither of which lets a script in. It makes an empty <style> and fills it by insertRule, which no
-# policy hinders: the hash is that of nothing. And it writes style="…" on the SVG of raised digits and of heat maps.
+# Scripts, images, fonts and API calls are limited to this origin, and inline scripts do not run. Plotly needs two
+# exceptions, neither of which allows a script. It adds an empty <style> and fills it with insertRule, which no policy
+# restricts: the hash is that of the empty string. And it sets style="…" on the SVG of superscripts and of heat maps.
 EMPTY_STYLE = "'sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU='"
 CSP = "; ".join(
     (
@@ -31,7 +31,7 @@ CSP = "; ".join(
         "script-src 'self'",
         f"style-src-elem 'self' {EMPTY_STYLE}",
         "style-src-attr 'unsafe-inline'",
-        "img-src 'self' data: blob:",  # a chart becomes a PNG by way of a blob
+        "img-src 'self' data: blob:",  # a chart is exported to PNG through a blob
         "connect-src 'self'",
         "font-src 'self'",
         "form-action 'self'",
@@ -42,14 +42,16 @@ CSP = "; ".join(
 
 
 def page(name: str, status: int = 200, **data: Any) -> Response:
-    """`templates/NAME.html` with `data`, under the policy that all pages share."""
-    html = render_template(f"{name}.html", page=name, **data).encode(errors="replace")  # JSON can say half a character
+    """`templates/NAME.html` rendered with `data`, with the Content-Security-Policy that all pages share."""
+    # JSON can hold half of a surrogate pair, which UTF-8 cannot encode
+    html = render_template(f"{name}.html", page=name, **data).encode(errors="replace")
     response = Response(html, status, mimetype="text/html")
     response.headers["Content-Security-Policy"] = CSP
     return response
 
 
 def for_every_page() -> dict[str, Any]:
+    """Variables that every template may use."""
     theme = request.cookies.get(THEME_COOKIE)
     return {
         "nav": NAV,
@@ -62,5 +64,6 @@ def for_every_page() -> dict[str, Any]:
 
 
 def asks_for_page() -> bool:
-    """A browser on its way to a page says so; scripts of a page, and programs that take anything, do not."""
+    """Whether the request prefers HTML: true for a browser that loads a page, false for a page's scripts and for
+    programs that accept anything."""
     return request.accept_mimetypes.best_match(["application/json", "text/html"]) == "text/html"

@@ -1,4 +1,4 @@
-"""What the job page shows of a job, looked up and put in order: its object, its files, what may be done to it."""
+"""Data of the job page: the job object, its figures, history, gradient check, files, and the allowed actions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from shared.db.tables import ArtifactRow, Job
 from shared.jobs import jobs
 from shared.spec.job_spec import KINDS
 
-PICTURES = {  # in this order, under these titles, for those who do not see them with these words
+PICTURES = {  # in this order: title, alternative text
     "predictions.png": ("Test images", "The first test images, each with its true and its predicted label"),
     "mistakes.png": (
         "Worst mistakes",
@@ -24,20 +24,21 @@ PICTURES = {  # in this order, under these titles, for those who do not see them
     ),
     "first_layer.png": ("First layer", "The weights of each unit of the first layer as an image"),
 }
-ELSEWHERE = ("name", "labels", "priority")  # of the spec: shown, and changed, at the head of the page
-SMALLEST_EXPONENT = -18  # errors are drawn from here to 1
-ACTIONS = {  # what the page offers, in this order: label, key; deletion stands apart, at the end
+ELSEWHERE = ("name", "labels", "priority")  # fields of the spec that are shown and edited at the head of the page
+SMALLEST_EXPONENT = -18  # the scale of errors runs from 1e-18 to 1
+ACTIONS = {  # buttons in this order: label, key; the button to delete is separate, at the end
     "cancel": ("Cancel", "c"),
     "pause": ("Pause", "p"),
     "resume": ("Resume", "p"),
     "retry": ("Retry", "r"),
     "reproduce": ("Reproduce", "r"),
 }
-NEEDLESS = {"cancelling": ("cancel",), "pausing": ("pause",), "paused": ("pause",)}  # allowed, and done already
+NEEDLESS = {"cancelling": ("cancel",), "pausing": ("pause",), "paused": ("pause",)}  # allowed, but without effect
 
 
 def gather(session: Session, job_id: str) -> dict[str, Any]:
-    """For templates/job.html. `cursor`: the last line of the log by now."""
+    """The variables of templates/job.html. `cursor`: `seq` of the last line of the log. Raises NotFound for an unknown
+    job."""
     row = jobs.get(session, job_id)
     job = to_json(session, row)
     files = jobs.artifacts_of(session, job_id)
@@ -70,7 +71,7 @@ def _actions(row: Job, status: str) -> list[tuple[str, str, str]]:
 
 
 def _figures(job: Mapping[str, Any]) -> Iterator[tuple[str, str, str | None]]:
-    """(label, value in words, the metric whose last point stands there until there is a result)"""
+    """(label, value in words, metric): the last point of `metric` is shown until the job has a result."""
     result = job["result"] or {}
     for label, name, write, metric in FIGURES[job["kind"]]:
         if metric or name in result:
@@ -84,7 +85,7 @@ def error_words(error: float) -> str:
 
 
 def speed_words(examples_per_second: float | None) -> str:
-    """To three digits, as nobody measures more."""
+    """Rounded to three digits: measured speeds vary by more than that."""
     return number(examples_per_second and int(float(f"{examples_per_second:.3g}")))
 
 
@@ -112,7 +113,7 @@ FIGURES: dict[str, tuple[Figure, ...]] = {
         ("device", "device", str, None),
     ),
     "walk": (
-        ("by hand as by autograd", "agrees", _yes_or_no, None),
+        ("matches autograd", "agrees", _yes_or_no, None),
         ("worst relative difference", "max_relative_difference", error_words, None),
         ("loss", "loss", number, None),
         ("stages", "stages", number, None),
@@ -127,7 +128,7 @@ FIGURES: dict[str, tuple[Figure, ...]] = {
 
 
 def _fields(job: Mapping[str, Any]) -> Iterator[tuple[str, str, bool]]:
-    """(field, value in words, whether it is the default's)"""
+    """(field, value in words, whether the value is the default)"""
     spec: dict[str, Any] = job["spec"]
     defaults = KINDS[job["kind"]].model_validate({"seed": 0}).to_json()
     for name, value in spec.items():
@@ -136,7 +137,7 @@ def _fields(job: Mapping[str, Any]) -> Iterator[tuple[str, str, bool]]:
 
 
 def _words(value: Any) -> str:
-    """A value of the spec on a line: mlp, hidden 30, activation relu"""
+    """A value of the spec on one line: mlp, hidden 30, activation relu"""
     if value is None:
         return "none"
     if isinstance(value, bool):
@@ -157,15 +158,15 @@ def _row(values: list[Any]) -> str:
 
 
 def _moments(job: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Submitted, each attempt, the end: `at` and `until` as datetimes, in order."""
+    """Submission, attempts, pending requests and the end, in order; `at` and `until` are datetimes."""
     yield {"what": "submitted", "at": _time(job["created_at"])}
     for attempt in job["attempts"]:
         start, end = _time(attempt["started_at"]), _time(attempt["finished_at"])
         seconds = (end - start).total_seconds() if start and end else None
         yield {"what": "attempt", "at": start, "until": end, "seconds": seconds, **attempt}
-    for wish in ("cancel", "pause"):
-        if job["status"] == {"cancel": "cancelling", "pause": "pausing"}[wish]:
-            yield {"what": f"asked to {wish}", "at": _time(job[f"{wish}_requested_at"])}
+    for action, status in (("cancel", "cancelling"), ("pause", "pausing")):
+        if job["status"] == status:
+            yield {"what": f"{action} requested", "at": _time(job[f"{action}_requested_at"])}
     if job["terminal"] and job["finished_at"]:
         yield {"what": job["status"], "at": _time(job["finished_at"])}
 
@@ -178,7 +179,8 @@ def _time(text: str | None) -> datetime | None:
 
 
 def _checks(result: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """The table of a gradient check, each error with its place on a scale of powers of ten, 0 to 100."""
+    """The gradient check of a result, each error with its place on a logarithmic scale from 0 to 100; None if the job
+    did not check its gradients."""
     table = (result or {}).get("gradient_check")
     if not table:
         return None
@@ -218,6 +220,6 @@ def _place(error: float) -> float:
 
 
 def _pictures(files: Any) -> list[tuple[ArtifactRow, str, str]]:
-    """(file, title, what it shows)"""
+    """(file, title, alternative text)"""
     by_name = {file.name: file for file in files}
     return [(by_name[name], *words) for name, words in PICTURES.items() if name in by_name]

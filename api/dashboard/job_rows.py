@@ -1,4 +1,4 @@
-"""The rows of the job list: what each one shows, gathered for a whole page of jobs in a few queries."""
+"""The rows of the job list: what each row shows, read for a whole page of jobs in a few queries."""
 
 from __future__ import annotations
 
@@ -25,32 +25,32 @@ WIDTH, HEIGHT = 96, 22  # of a sparkline, in its own units
 
 @dataclass(frozen=True)
 class Row:
-    """One job as its row shows it. `version` names all that is shown: rows of one version look alike."""
+    """One job as its row shows it. `version` is a hash of all that is shown: rows of the same version look the same."""
 
     job: dict[str, Any]  # the job object of the API
     version: str
-    owner: str | None  # where the reader sees more than one's
+    owner: str | None  # None where the reader sees only their own jobs
     created_at: datetime
     net: str
-    way: str  # how it comes to its gradients; of other kinds of jobs, which kind
-    rounds: str  # what it goes through one after the other: epochs, batches; or its only one
+    way: str  # how gradients are computed: manual or autograd; for other kinds of jobs, the kind
+    rounds: str  # unit of the progress: epoch, epochs, batch or batches
     device: str
     accuracy: float | None
-    accuracy_of: str  # the data that it was measured on
+    accuracy_of: str  # the data that it was measured on: validation or test
     losses: Sequence[float]
     seconds: float | None  # from its first start to its end
     actions: Sequence[str]
 
     @property
     def sparkline(self) -> str:
-        """The points of a polyline."""
+        """The losses as the points of an SVG polyline, WIDTH by HEIGHT units."""
         low, high = min(self.losses), max(self.losses)
         across, down = WIDTH / max(len(self.losses) - 1, 1), (HEIGHT - 3) / ((high - low) or 1)
         return " ".join(f"{i * across:.1f},{1.5 + (high - loss) * down:.1f}" for i, loss in enumerate(self.losses))
 
     @property
     def words(self) -> str:
-        """The same for those who hear it."""
+        """The sparkline in words, for screen readers."""
         return f"loss from {self.losses[0]:.3g} to {self.losses[-1]:.3g}"
 
 
@@ -73,12 +73,13 @@ def version_of(look: Fingerprint | None) -> str:
 
 
 def counts(session: Session, visible_to: str | None) -> dict[str, int]:
-    """How many jobs are in each state, of one owner or (None) of all; the latter read out of an index alone."""
+    """Number of jobs in each state, of one owner or (None) of all; the latter is answered from an index alone."""
     found = session.execute(select(Job.state, func.count()).where(*owned_by(visible_to)).group_by(Job.state))
     return dict(found.tuples().all())
 
 
 def owned_by(visible_to: str | None) -> list[ColumnElement[bool]]:
+    """Conditions that limit a query to the jobs of one owner; empty for None, which sees all jobs."""
     return [] if visible_to is None else [Job.owner == visible_to]
 
 
@@ -108,7 +109,7 @@ def _rounds(job: Job) -> str:
 
 
 def net_of(spec: dict[str, Any]) -> str:
-    """mlp 30, cnn 16-32-64, resnet18"""
+    """The architecture in short: mlp 30, cnn 16-32-64, resnet18"""
     found = spec["architecture"]
     if "name" in found:
         return str(found["name"])

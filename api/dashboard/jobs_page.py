@@ -1,6 +1,6 @@
-"""The list of jobs at /: as a page, and as the stream that keeps the page true.
+"""The list of jobs at /: as a page, and as the stream that keeps the page up to date.
 
-The address is the view: its query is that of GET /v1/jobs, and a form that says it otherwise is sent on to that.
+The query string is that of GET /v1/jobs. A request of the search form (`q`, empty values) is redirected to that form.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from shared.db.tables import Job
 from shared.errors import InvalidQuery
 
 SHOWN = 50
-GROUPS: dict[str, tuple[str, ...]] = {  # a button of the status filter and what it lets through
+GROUPS: dict[str, tuple[str, ...]] = {  # buttons of the status filter: the statuses that each selects
     "queued": ("queued",),
     "running": ("running", "cancelling", "pausing"),
     "paused": ("paused",),
@@ -61,7 +61,7 @@ def selection(session: Session, view: View, owner: str | None) -> Select[tuple[J
 
 
 def _page(view: View | None, wrong: list[dict[str, str]]) -> Response:
-    """`view`: None where the query is not valid, and `wrong` says why."""
+    """`view`: None where the query is not valid; `wrong` then holds the errors, and the status is 422."""
     with services().database.read() as session:
         found = session.scalars(selection(session, view, owner_filter()).limit(view.limit + 1)).all() if view else []
         shown = found[: view.limit] if view else []
@@ -85,7 +85,7 @@ def _page(view: View | None, wrong: list[dict[str, str]]) -> Response:
 
 
 def _canonical(given: dict[str, str]) -> dict[str, str]:
-    """`q`, what was typed into the search field: `KEY=VALUE` is a label, the rest a part of the name."""
+    """The query with `q`, the text of the search field, split up: `KEY=VALUE` is a label, the rest part of the name."""
     kept = {name: value for name, value in given.items() if value and name not in ("q", "after")}
     words = []
     for word in given.get("q", "").split():
@@ -106,7 +106,7 @@ def _pressed(given: dict[str, str]) -> set[str]:
 
 
 def _toggled(given: dict[str, str], group: str) -> str:
-    """The same view with one button of the status filter pressed, or let go."""
+    """Address of the same view with one button of the status filter toggled."""
     pressed = _pressed(given) ^ {group}
     wanted = ",".join(status for name, members in GROUPS.items() if name in pressed for status in members)
     rest = {name: value for name, value in given.items() if name not in ("status", "after")}
@@ -114,7 +114,7 @@ def _toggled(given: dict[str, str], group: str) -> str:
 
 
 def _narrowed(given: dict[str, str]) -> Iterator[tuple[str, str, str]]:
-    """(what, which, the view without it): labels and the owner, for which there is no field."""
+    """(kind, value, address without it) of the filters that have no input: labels and the owner."""
     for name, value in given.items():
         if name.startswith(LABELS):
             yield "label", f"{name.removeprefix(LABELS)}={value}", _without(given, name)

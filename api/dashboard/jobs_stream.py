@@ -1,7 +1,7 @@
-"""A view of the job list as server-sent events: each row that is new or looks otherwise, as the HTML that shows it.
+"""The job list as server-sent events: the HTML of each row that is new or looks different.
 
-`row` brings {"id", "html"}; `view` the ids that are shown, in their order, and the counts of the status filter.
-The client drops the rows that the view no longer names.
+`row` holds {"id", "html"}; `view` the ids that are shown, in order, and the counts of the status filter. The client
+removes the rows whose ids are no longer in the view.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from api.waiting.long_polling import Place, long_polls
 from shared.db.tables import Job
 from shared.errors import DatabaseAway, TooManyStreams
 
-ROUND_SECONDS = 1.0  # people see no more
-LEISURE = 4  # a round that took long is followed by a pause of so many times that
+ROUND_SECONDS = 1.0  # shortest pause between two polls of the database
+LEISURE = 4  # the pause is at least this many times as long as the poll before it
 
 log = structlog.get_logger()
 Selection = Callable[[Session], Select[tuple[Job]]]
 
 
 def answer(selection: Selection, limit: int, owner: str | None) -> Response:
-    """503 where this process holds as many requests as it may."""
+    """The stream. Raises TooManyStreams (503) where this process already holds as many requests as it may."""
     place = long_polls().place()
     if place is None:
-        raise TooManyStreams("no more streams here now; the page asks again by itself")
+        raise TooManyStreams("no stream is free; the page retries by itself")
     news = RowStream(selection, limit, owner)
     response = Response(stream_with_context(news.follow(place)), mimetype=streams.MEDIA_TYPE, headers=streams.HEADERS)
     response.call_on_close(place.leave)
@@ -42,11 +42,11 @@ def answer(selection: Selection, limit: int, owner: str | None) -> Response:
 
 
 class RowStream:
-    """What one page has still to be told."""
+    """The events of one open page: remembers what was sent, and sends only what has changed."""
 
     def __init__(self, selection: Selection, limit: int, owner: str | None) -> None:
         self.selection, self.limit, self.owner = selection, limit, owner
-        self.told: dict[str, str] = {}  # id -> version of the row that the page has
+        self.told: dict[str, str] = {}  # id -> version of the row that was sent last
         self.told_view: dict[str, Any] | None = None
 
     def follow(self, place: Place) -> Iterator[str]:
@@ -57,7 +57,7 @@ class RowStream:
             try:
                 news = self._look()
             except DatabaseAway as error:
-                log.warning("a list waits for the database", error=error.detail)
+                log.warning("the job list stream cannot reach the database", error=error.detail)
                 news = ""
             if news or began >= comment_at:
                 yield news or ":\n\n"

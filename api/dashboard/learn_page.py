@@ -1,4 +1,4 @@
-"""What the page Learn shows: a walk as tables, each cell with its shade, and the form that asks for a walk."""
+"""Data of the Learn page: a walk as tables, each cell with its shade, and the form that requests a walk."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from shared.jobs import jobs
 from shared.jobs.states import JobState
 from shared.spec.job_spec import JobSpec, Mlp, WalkSpec
 
-SHADES = 9  # steps from nothing to the largest number of a table; learn.css has a colour for each, either sign
-ORIGINS = 50  # finished jobs whose weights are offered
-FIRST_SEED = 7  # of the form as it is found: one press gives the same walk to everybody
+SHADES = 9  # steps from 0 to the largest absolute value of a table; learn.css has a colour for each, for both signs
+ORIGINS = 50  # finished jobs in the list of initial weights
+FIRST_SEED = 7  # in the form at first: without changes every user gets the same walk
 
 TITLES = {
     "hidden": "Hidden layer",
@@ -48,7 +48,11 @@ View = dict[str, Any]
 
 
 def learn_page(job_id: str | None, origin_id: str | None) -> View:
-    """`job_id`: the walk to show. `origin_id`: a finished job whose weights the form begins with."""
+    """The variables of templates/learn.html.
+
+    `job_id`: the walk to show. `origin_id`: a finished job whose weights the form starts from. Raises NotFound for an
+    unknown job, and for `job_id` of another kind of job.
+    """
     with services().database.read() as session:
         job = _walk_job(session, job_id) if job_id else None
         origins = _origins(session)
@@ -58,7 +62,8 @@ def learn_page(job_id: str | None, origin_id: str | None) -> View:
         file = jobs.artifact(session, job.id, "walk.json") if job and job.state == JobState.SUCCEEDED else None
     folder = services().settings.datasets_dir
     built_in = [
-        (name, name if not info.missing_files(folder) else f"{name} (not here yet)") for name, info in DATASETS.items()
+        (name, name if not info.missing_files(folder) else f"{name} (not downloaded yet)")
+        for name, info in DATASETS.items()
     ]
     return {
         "job": job,
@@ -75,8 +80,8 @@ def learn_page(job_id: str | None, origin_id: str | None) -> View:
 
 
 def _job(session: Session, job_id: str) -> Job:
-    if "\x00" in job_id:  # PostgreSQL would choke on it
-        raise NotFound("there is no such job")
+    if "\x00" in job_id:  # PostgreSQL rejects this character in a text
+        raise NotFound("job not found")
     jobs.check_owner(session, job_id, owner_filter())
     return jobs.get(session, job_id)
 
@@ -84,7 +89,7 @@ def _job(session: Session, job_id: str) -> Job:
 def _walk_job(session: Session, job_id: str) -> Job:
     job = _job(session, job_id)
     if job.kind != WalkSpec.kind:
-        raise NotFound(f"{job_id} is no walk but a {job.kind.replace('_', ' ')}; its page is /jobs/{job_id}")
+        raise NotFound(f"{job_id} is a {job.kind.replace('_', ' ')}, not a walk; its page is /jobs/{job_id}")
     return job
 
 
@@ -98,7 +103,7 @@ def _first_spec(session: Session, origin_id: str | None) -> View:
 
 
 def _origins(session: Session) -> list[View]:
-    """Finished jobs of the nets that a walk goes through, newest first."""
+    """Finished jobs whose architecture a walk supports, newest first."""
     wanted = (
         select(Job)
         .join(ArtifactRow, (ArtifactRow.job_id == Job.id) & (ArtifactRow.name == MODEL))
@@ -140,7 +145,7 @@ def _content(file: ArtifactRow) -> View:
 
 
 def walk_view(walk: View) -> View:
-    """`walk.json` as the templates want it."""
+    """`walk.json` in the form that templates/walk reads."""
     batch = walk["batch"]
     forward = [stage["name"] for stage in walk["stages"]].index("dlogits")
     stages = [_stage(stage, batch, walk["tolerance"]) for stage in walk["stages"]]
@@ -188,7 +193,7 @@ def _apart(one: Any, other: Any) -> Any:
 
 
 def grid(numbers: View, axes: list[str], batch: View) -> View:
-    """A table of the corner: {"columns": heads or none, "rows": [(head or none, [cell, …]), …]}."""
+    """A table of the top left corner: {"columns": heads or None, "rows": [(head or None, [cell, …]), …]}."""
     corner, largest = numbers["corner"], max(abs(numbers["min"]), abs(numbers["max"]))
     if not axes:
         return {"columns": None, "rows": [(None, [_cell(corner, largest)])]}
@@ -226,7 +231,7 @@ def _cell(value: float, largest: float, is_true: bool = False) -> View:
 
 
 def short(value: float) -> str:
-    """A number in at most six signs: 0.123, −12.35, 2e-17."""
+    """A number in at most six characters: 0.123, −12.35, 2e-17."""
     size = abs(value)
     if value == 0:
         return "0"

@@ -1,4 +1,4 @@
-"""The pages' routes, and what becomes of an error on the way to one."""
+"""Routes of the pages, and their error pages."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def index() -> AnyResponse:
 @bp.get("/jobs")
 @needs("read")
 def no_job() -> AnyResponse:
-    """What is left of a job's address when its id is cut off."""
+    """The address of a job without its id leads to the list."""
     return redirect("/")
 
 
@@ -63,7 +63,7 @@ def draw() -> Response:
 @bp.get("/learn")
 @needs("read")
 def learn() -> Response:
-    """A walk where `job` names one; `from` names a finished job whose weights the form begins with."""
+    """`?job=` selects the walk to show; `?from=` a finished job whose weights the form starts from."""
     return page("learn", **learn_page(request.args.get("job"), request.args.get("from")))
 
 
@@ -80,14 +80,12 @@ for word in words.FILTERS:
 
 @bp.errorhandler(Exception)
 def error_page(error: Exception) -> Response:
-    """What a program would be told as a problem, as a page; a stranger is asked to sign in."""
+    """The problem as an HTML page where the request prefers HTML, as JSON otherwise; for 401 the page to sign in."""
     problem = errors.render_error(error)
     if not asks_for_page():
         return problem
     if problem.status_code == 401:
-        wrong = (
-            None if isinstance(error, TokenMissing) else problem.get_json()["detail"]
-        )  # who sent none did nothing wrong
+        wrong = None if isinstance(error, TokenMissing) else problem.get_json()["detail"]  # a first visit has no token
         return sign_in_page(request.full_path.rstrip("?"), wrong)
     shown = page("error", problem.status_code, problem=problem.json)
     if "Retry-After" in problem.headers:

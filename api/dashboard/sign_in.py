@@ -1,4 +1,4 @@
-"""The page that asks for a token. Nothing else answers without one, so it carries all that it needs."""
+"""The page that asks for a token. No file is served without one, so its style sheet is inline."""
 
 from __future__ import annotations
 
@@ -18,9 +18,11 @@ CSP = (
 
 
 def sign_in_page(next: str, error: str | None = None) -> Response:
-    """A 401 with a form that posts `token` and `next` to /session. `next`: where to go from there, a path of ours;
-    `error`: what was wrong with the token before."""
-    style = Markup(assets.text("gradq.css"))  # a file of ours  # nosec B704
+    """A 401 with a form that posts `token` and `next` to /session.
+
+    `next`: the path to redirect to after signing in. `error`: why the token that was sent is not accepted.
+    """
+    style = Markup(assets.text("gradq.css"))  # a constant file of this package  # nosec B704
     html = render_template("sign_in.html", style=style, next=path_of_ours(next), error=error)
     response = Response(html, 401, mimetype="text/html")
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
@@ -30,6 +32,6 @@ def sign_in_page(next: str, error: str | None = None) -> Response:
 
 
 def path_of_ours(wanted: str) -> str:
-    """Where to go on; never to another site, however it is spelled."""
+    """`wanted` if it is a path on this site, otherwise `/`: a redirect must not lead to another site."""
     ours = wanted.startswith("/") and wanted.isprintable() and not wanted.startswith(("//", "/\\"))
     return wanted if ours else "/"

@@ -1,4 +1,4 @@
-"""A glimpse of jobs' curves: a few points of each one's loss, however long it is, for a whole page of jobs at once."""
+"""Sparklines of the job list: some 24 points of each job's loss, for a whole page of jobs in one query."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from sqlalchemy.orm import Session
 
 from shared.db.tables import EventRow, Job
 
-POINTS = 24  # of one glimpse, give or take two
-BATCH_STEPS = 50  # between two points of a series `batch`
+POINTS = 24  # of one sparkline, two more or fewer
+BATCH_STEPS = 50  # steps between two points of the series `batch`
 LOSS_OF = {"epoch": "train_loss", "batch": "batch_loss"}
 
 Place = tuple[str, str, int]  # job, series, step: the key of a point
@@ -22,14 +22,14 @@ Place = tuple[str, str, int]  # job, series, step: the key of a point
 
 @dataclass
 class Sparkline:
-    """`losses` in order of the steps; `accuracy`: the newest one on the validation data."""
+    """`losses` in the order of steps; `accuracy`: the last one on the validation data, 0 to 1."""
 
     losses: list[float] = field(default_factory=list)
     accuracy: float | None = None
 
 
 def sparklines_of(session: Session, some: Sequence[Job]) -> dict[str, Sparkline]:
-    """By id; of jobs that have no point yet, none. The points are fetched by their key: no curve is read as a whole."""
+    """By job id; jobs without points are missing. Points are fetched by their keys: no curve is read as a whole."""
     drawn = {job.id: _series(job) for job in some if job.progress is not None}
     places = [place for job in some if job.id in drawn for place in _places(job, drawn[job.id])]
     if not places:
@@ -45,7 +45,7 @@ def sparklines_of(session: Session, some: Sequence[Job]) -> dict[str, Sparkline]
 
 
 def _points_at(session: Session, places: list[Place]) -> Select[tuple[str, str, dict[str, Any]]]:
-    """The keys go in as one JSON text: a statement with thousands of parameters takes longer to write than to run."""
+    """The keys are one JSON parameter: a statement with thousands of parameters takes longer to build than to run."""
     given = bindparam("places", json.dumps(places), String)
     if session.get_bind().dialect.name == "postgresql":
         each = func.json_array_elements(cast(given, JSON)).table_valued(column("value", JSON))
@@ -58,7 +58,7 @@ def _points_at(session: Session, places: list[Place]) -> Select[tuple[str, str, 
 
 
 def _series(job: Job) -> str:
-    """Means over epochs are smoother, where there are enough of them."""
+    """`epoch` where there are enough epochs, since their means are smoother; `batch` otherwise."""
     epochs, batches = _epochs(job), _batches(job)
     return "epoch" if epochs >= min(POINTS // 2, batches) else "batch"
 
@@ -68,12 +68,12 @@ def _places(job: Job, series: str) -> Iterable[Place]:
     per_epoch = job.progress["total_steps"] // job.progress["epochs"]
     count, steps = (_epochs(job), per_epoch) if series == "epoch" else (_batches(job), BATCH_STEPS)
     places = {(job.id, series, steps * number) for number in _spread(count)}
-    # the accuracy of the last epoch; while that is taken, of the one before
+    # the accuracy of the last epoch, or of the one before while the last is being validated
     return places | {(job.id, "epoch", per_epoch * n) for n in (_epochs(job) - 1, _epochs(job)) if n > 0}
 
 
 def _spread(count: int) -> set[int]:
-    """The first and the last of 1…count, and evenly some between."""
+    """The first and the last of 1…count, and evenly spaced ones between them."""
     return {1, count, *range(1, count + 1, math.ceil(count / POINTS))} if count else set()
 
 

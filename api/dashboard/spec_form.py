@@ -1,5 +1,5 @@
-"""The form of the Submit page, made of the job spec's JSON schema: what the spec has, the form has, with its defaults,
-limits and words. Only where a field lies, and what a few are called, stands here.
+"""The form of the Submit page, built from the JSON schema of the job spec: every field, its default, limits and
+description. This module defines only the group of a field, and the titles of a few.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ Schema = dict[str, Any]
 
 GROUPS = (
     ("Data", ("dataset", "validation", "augment")),
-    ("Net", ("architecture", "init")),
+    ("Network", ("architecture", "init")),
     ("Training", ("gradients", "lr", "epochs", "batch_size", "optimizer", "schedule", "loss", "early_stopping")),
     ("Job", ("name", "priority", "seed", "labels")),
 )
-REST = "Advanced"  # whatever the spec has besides
-APART = ("preset",)  # chosen above the form, since it fills the others
+REST = "Advanced"  # all fields that are not in GROUPS
+APART = ("preset",)  # selected above the form, since it sets the others
 TITLES = {
     "dataset": "Dataset",
     "augment": "Augmentation",
-    "init": "First weights",
+    "init": "Initial weights",
     "init_from": "Weights of another job",
     "lr": "Learning rate",
     "eps": "Epsilon",
@@ -38,24 +38,25 @@ TITLES = {
     "warmup_epochs": "Warm-up, epochs",
     "pixels": "Pixels",
 }
-ITEM = "#"  # stands in a pointer for the place in a list
+ITEM = "#"  # in a pointer: replaced by the index in a list
 
 
 @dataclass(frozen=True)
 class Option:
-    """One value to choose. Of a choice between objects: with the fields of this one."""
+    """One value to choose. `fields`: those of the object, in a choice between objects."""
 
     value: Any
     title: str
     help: str = ""
     chosen: bool = False
-    word: bool = False  # stands for itself, not for an object
+    word: bool = False  # a constant rather than an object
     fields: tuple[Field, ...] = ()
 
 
 @dataclass(frozen=True)
 class Field:
-    """`kind`: which macro of _spec_form.html draws it, and which reader of js/spec_form.js reads it."""
+    """`kind` selects the macro of _spec_form.html that renders the field and the function of js/spec_form.js that reads
+    it."""
 
     kind: str
     name: str
@@ -64,15 +65,15 @@ class Field:
     help: str = ""
     value: Any = None
     default: Any = None
-    place: str = ""  # tells its ids from those of a field that has the same pointer in another branch
+    place: str = ""  # makes the id unique: fields of different branches can have the same pointer
     required: bool = False
-    typed: bool = False  # a choice between objects that say their `type`
-    whole: bool = False  # of a number
+    typed: bool = False  # a choice between objects that have a `type`
+    whole: bool = False  # an integer
     most: int | None = None  # characters of a text, entries of a list
     options: tuple[Option, ...] = ()
     fields: tuple[Field, ...] = ()
     items: tuple[Field, ...] = ()
-    hints: tuple[tuple[str, str], ...] = ()  # values that one may mean, and what they are
+    hints: tuple[tuple[str, str], ...] = ()  # suggestions: value, description
 
     @property
     def id(self) -> str:
@@ -84,7 +85,7 @@ class Field:
 
     @property
     def usual(self) -> str:
-        """What counts where nothing is typed."""
+        """The placeholder: the value that applies where the input is empty."""
         return "none" if self.kind == "nullable" else written(self.default)
 
 
@@ -100,15 +101,16 @@ class Group:
 
 @dataclass(frozen=True)
 class Choices:
-    """What the schema cannot know: values that are there now, by the pointer of their field. `fixed`: nothing else can
-    be chosen; `hints`: anything can be typed."""
+    """Values that the schema does not have, by pointer of the field: (value, title). `fixed`: the only allowed values;
+    `hints`: suggestions for a free text."""
 
     fixed: Mapping[str, Sequence[tuple[str, str]]] = field(default_factory=dict)
     hints: Mapping[str, Sequence[tuple[str, str]]] = field(default_factory=dict)
 
 
 def groups(values: dict[str, Any], base: dict[str, Any], choices: Choices) -> tuple[Group, ...]:
-    """`values`: what the form holds at first; `base`: what the server takes for a field that is left out."""
+    """The groups of GROUPS, then REST. `values`: initial content of the form; `base`: values that the service uses for
+    fields that are not sent."""
     schema = JobSpec.model_json_schema()
     build = Builder(schema["$defs"], choices)
     fields = {
@@ -181,7 +183,8 @@ class Builder:
         return Field("optional" if optional else "object", **common, fields=fields)
 
     def _branches(self, branches: Sequence[Schema], pointer: str, place: str, value: Any) -> tuple[Option, ...]:
-        """Of a choice between objects, or between an object and a word. Chosen is the one that the value is of."""
+        """The options of a choice between objects, or between an object and a constant; the one that `value` belongs to
+        is chosen."""
         plain = [self._plain(branch)[0] for branch in branches]
         names = [tag_of(branch) for branch in plain]
         tag = value.get("type", names[0]) if isinstance(value, dict) else value
@@ -209,8 +212,8 @@ class Builder:
         return tuple(made)
 
     def _plain(self, schema: Schema) -> tuple[Schema, bool]:
-        """Without references and without the branch `null`; and whether there was one. What stands beside a reference
-        (the field's own words) wins over what it refers to."""
+        """(schema, whether it allows null), with references resolved and the branch `null` removed. Keywords next to a
+        reference (the field's own description) override those of its target."""
         if "anyOf" in schema:
             (branch,) = [one for one in schema["anyOf"] if one.get("type") != "null"]
             return self._plain({**branch, **{key: schema[key] for key in schema if key != "anyOf"}})[0], True
@@ -225,14 +228,14 @@ def _required(built: Field) -> Field:
 
 
 def options_of(values: Sequence[Any], chosen: Any, titles: Mapping[Any, str] | None = None) -> tuple[Option, ...]:
-    """A value that is not among those to choose (a dataset that was deleted since) is added, so that it is seen."""
+    """A chosen value that is not among `values` (a dataset that has been deleted) is added, so that it is visible."""
     known = [*values] if chosen is None or chosen in values else [*values, chosen]
     names = titles or {}
     return tuple(Option(value, names.get(value, written(value)), chosen=value == chosen) for value in known)
 
 
 def tag_of(branch: Schema) -> str:
-    """What tells this branch from the others: the constant of its `type`, the constant that it is, or its own name."""
+    """The name that identifies a branch: the constant of its `type`, the constant that it is, or its title."""
     if "const" in branch:
         return str(branch["const"])
     kind = branch["properties"].get("type", {})

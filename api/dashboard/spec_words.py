@@ -1,4 +1,4 @@
-"""What a field of the spec says of itself in the form: its words, its limits, its value as it stands in an input."""
+"""Texts of a field in the Submit form, from its JSON schema: description, limits, and a value as an input shows it."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any
 
 Schema = dict[str, Any]
 
-HARMLESS = (1e-37, 1e30, 2**53 - 1)  # limits that nobody meets, and that would only be noise
+HARMLESS = (1e-37, 1e30, 2**53 - 1)  # limits too far away to be worth a mention
 
 
 def written(value: Any) -> str:
-    """As it stands in an input."""
+    """A value as the text of an input; a list is separated by commas, None is empty."""
     if value is None:
         return ""
     if isinstance(value, list):
@@ -20,18 +20,19 @@ def written(value: Any) -> str:
 
 
 def paragraph(schema: Schema) -> str:
-    """The first one of its description: the others are for those who read on."""
+    """The first paragraph of the description, without its full stop: the others are details for the reference."""
     return " ".join(schema.get("description", "").split("\n\n")[0].replace("`", "").split()).removesuffix(".")
 
 
 def help_of(schema: Schema) -> str:
+    """The text below an input: description and limits."""
     said, limits = paragraph(schema), limits_of(schema.get("items", {}) if schema.get("type") == "array" else schema)
     said = said[:1].upper() + said[1:]
     return f"{said} ({limits})" if said and limits else said or limits
 
 
 def limits_of(schema: Schema) -> str:
-    """1 to 10 000; above 0; 0 to below 1"""
+    """The limits of a number in words: 1 to 10 000; above 0; 0 to below 1. Empty where there are none."""
     if schema.get("type") not in ("integer", "number"):
         return ""
     low, above, high, below = (

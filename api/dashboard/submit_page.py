@@ -1,5 +1,5 @@
-"""What the Submit page begins with: every field's default, a preset, a copy of another job's spec, or a spec that
-stands in the address."""
+"""The initial content of the Submit page: the defaults, a preset, a copy of another job's spec, or a spec from the
+query string."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from shared.jobs.states import JobState
 from shared.spec.job_spec import JobSpec
 from shared.spec.presets import PRESETS
 
-DRAWN = {"name", "seed"}  # of each job anew, where nobody says them
-RECENT = 50  # finished jobs that are offered to go on from
+DRAWN = {"name", "seed"}  # generated for each job where they are not given
+RECENT = 50  # finished jobs suggested for `init_from`
 
 
 class SubmitPageQuery(Query):
@@ -38,7 +38,7 @@ class SubmitPageQuery(Query):
 
 @dataclass(frozen=True)
 class Start:
-    """`values`: what the fields hold; `preset`: what is sent beside them; `job`: where they were copied from."""
+    """`values`: content of the fields; `preset`: sent in addition to them; `job`: the job they were copied from."""
 
     values: dict[str, Any]
     preset: str | None = None
@@ -62,12 +62,13 @@ def answer() -> Response:
 
 
 def begin(session: Session, query: SubmitPageQuery) -> Start:
+    """Raises NotFound for an unknown job or preset, InvalidQuery for a spec that is not valid."""
     if query.source is not None:
         jobs.check_owner(session, query.source, owner_filter())
         return _copy(jobs.get(session, query.source))
     if query.preset is not None:
         if query.preset not in PRESETS:
-            raise NotFound(f"there is no preset '{query.preset[:80]}'; there are: {', '.join(PRESETS)}")
+            raise NotFound(f"preset '{query.preset[:80]}' not found; there are: {', '.join(PRESETS)}")
         return Start({}, query.preset)
     if query.spec is not None:
         return _given(from_json(query.spec.encode()))
@@ -75,9 +76,9 @@ def begin(session: Session, query: SubmitPageQuery) -> Start:
 
 
 def _copy(job: Job) -> Start:
-    """Its seed too, so that it is the same run until something is changed; a name that was made is made anew."""
+    """The seed is copied too, so that it is the same run until a field is changed; a generated name is not copied."""
     if job.kind != JobSpec.kind:
-        detail = f"{job.id} is a {job.kind.replace('_', ' ')}; this form makes trainings"
+        detail = f"{job.id} is a {job.kind.replace('_', ' ')}; this form submits trainings only"
         raise InvalidQuery([FieldError("/from", "conflict", detail)])
     values = dict(job.spec)
     if values.get("name") == JobSpec.model_validate(job.spec).generated_name():
@@ -95,13 +96,13 @@ def _given(body: Any) -> Start:
 
 
 def defaults(preset: str | None) -> dict[str, Any]:
-    """What the server takes for each field that a body leaves out."""
+    """The values that the service uses for fields that a body does not have."""
     fields = PRESETS[preset].spec if preset in PRESETS else {}
     return JobSpec.model_validate({"preset": preset, **fields}).model_dump(mode="json", exclude=DRAWN)
 
 
 def figures(article: dict[str, Any]) -> str:
-    """What the article printed, in short: `validation accuracy 0.3074 → 0.3113`"""
+    """The article's figures in short: `validation 0.3074 → 0.3113`. Accuracies are from 0 to 1."""
     parts = []
     if "untrained_accuracy" in article:
         parts.append(f"untrained {article['untrained_accuracy']:.4f}")
@@ -116,15 +117,15 @@ def figures(article: dict[str, Any]) -> str:
     return ", ".join(parts)
 
 
-# --- what is there to choose ------------------------------------------------------------------------------------------
+# --- values to choose from --------------------------------------------------------------------------------------------
 
 
 def _datasets(session: Session) -> list[tuple[str, str]]:
     settings = services().settings
     found = []
     for info in DATASETS.values():
-        away = bool(info.missing_files(settings.datasets_dir))
-        note = (", is downloaded first" if settings.download else ", not on this machine") if away else ""
+        missing = bool(info.missing_files(settings.datasets_dir))
+        note = (", downloaded by the first job" if settings.download else ", not on this machine") if missing else ""
         found.append((info.name, f"{info.name}: {info.description}{note}"))
     for row in dataset_store.list_visible(session, owner_filter()):
         channels, height, width = row.facts["shape"]

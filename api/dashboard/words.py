@@ -1,4 +1,4 @@
-"""How templates write numbers and times. js/format.js writes them alike: whoever changes one, changes both."""
+"""How templates write numbers and times. js/format.js writes them in the same way: change both together."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ STEPS = (("s", 60), ("min", 60), ("h", 24), ("d", math.inf))
 
 
 def number(value: float | None, digits: int = 4) -> str:
-    """1234567 -> 1 234 567 (thin spaces); 0.0123456 -> 0.01235; nothing -> –"""
+    """1234567 -> 1 234 567 (thin spaces); 0.0123456 -> 0.01235; None, infinity or NaN -> –"""
     if value is None or not math.isfinite(value):
         return "–"
     if float(value).is_integer() and abs(value) < 1e15:

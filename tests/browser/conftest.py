@@ -1,4 +1,4 @@
-"""A real browser before a real service. Every test with a `page` fails on what the browser complains about."""
+"""A real browser and a real service. Every test with a `page` fails on complaints of the browser."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SECONDS = 30  # for anything to appear; the machine may be busy
 
 @pytest.fixture(scope="session")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """One service for all tests that leave it whole. Two slots; real MNIST where the machine has it."""
+    """One service for all tests that do not break it. Two slots; real MNIST where the machine has it."""
     data = {"GRADQ_DATA_DIR": os.environ["GRADQ_DATA_DIR"]} if "GRADQ_DATA_DIR" in os.environ else {}
     folder = tmp_path_factory.mktemp("browser")
     service = Service(
@@ -32,7 +32,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 @pytest.fixture
 def occupy(service: Service) -> Iterator[Callable[..., dict[str, Any]]]:
-    """occupy(**spec): a job that runs until the test is over, whatever becomes of the test."""
+    """occupy(**spec): a job that runs until the test is over, and is then cancelled, also if the test fails."""
     begun: list[dict[str, Any]] = []
 
     def submit(**spec: Any) -> dict[str, Any]:
@@ -47,9 +47,9 @@ def occupy(service: Service) -> Iterator[Callable[..., dict[str, Any]]]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """One a module, not one a session: as long as Playwright is there, nobody else can run an event loop."""
+    """One per module, not per session: while Playwright runs, no other event loop can run in this thread."""
     if (binary := shutil.which("chromium")) is None:
-        part_missing("there is no chromium on the PATH")
+        part_missing("chromium is not on the PATH")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=binary, args=FLAGS)
         yield browser
@@ -69,7 +69,7 @@ def context(browser: Browser, service: Service) -> Iterator[BrowserContext]:
 
 @pytest.fixture
 def complaints(context: BrowserContext, service: Service) -> Iterator[Complaints]:
-    """What the browser complains about. `complaints.expect("409")` for what a test provokes."""
+    """Complaints of the browser. `complaints.expect("409")` for those that a test provokes."""
     complaints = Complaints(str(service.http.base_url))
     context.on("page", complaints.listen)
     yield complaints

@@ -1,4 +1,4 @@
-"""Compare: jobs side by side, from the address or the search box, live, with the difference of the two ways."""
+"""The Compare page: jobs from the address or the search box, live updates, the difference of manual and autograd."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Job = dict[str, Any]
 
 @pytest.fixture(scope="session")
 def pair(service: Service) -> tuple[Job, Job]:
-    """A manual and an autograd job that differ in nothing else."""
+    """A manual and an autograd job with otherwise the same spec."""
     body = {"seed": 7, "epochs": 6, "batch_size": 16}
     jobs = [service.submit(**body, name=f"by {way}", gradients=way) for way in ("manual", "autograd")]
     return tuple(service.wait(job["id"]) for job in jobs)  # type: ignore[return-value]
@@ -25,7 +25,7 @@ def pair(service: Service) -> tuple[Job, Job]:
 
 @pytest.fixture(scope="session")
 def other(service: Service) -> Job:
-    """A third one, with another rate and another net."""
+    """A third job, with another learning rate and architecture."""
     net = {"type": "mlp", "hidden": [8]}
     body = {"seed": 7, "epochs": 4, "batch_size": 16, "lr": 0.01, "architecture": net}
     return service.wait(service.submit(**body, name="small, slow net")["id"])
@@ -46,7 +46,7 @@ def rows(page: Page) -> Locator:
 
 
 def lines(page: Page) -> dict[str, dict[str, Any]]:
-    """What the chart holds, by the names of its lines."""
+    """The lines of the chart by name."""
     found: list[dict[str, Any]] = page.evaluate(
         "document.getElementById('chart').data.map(({name, x, y, yaxis}) => ({name, x: [...x], y: [...y], yaxis}))"
     )
@@ -54,7 +54,7 @@ def lines(page: Page) -> dict[str, dict[str, Any]]:
 
 
 def options(page: Page) -> Locator:
-    """What the search box offers."""
+    """The options of the search box."""
     return page.get_by_role("listbox", name="Jobs that can be added").get_by_role("option")
 
 
@@ -63,13 +63,13 @@ def title_of_x(page: Page) -> Locator:
 
 
 def end_and_delete(service: Service, job: Job) -> None:
-    """Also if it is done already."""
+    """Cancel and delete a job, unless that is done already."""
     if service.http.post(f"/v1/jobs/{job['id']}/cancel").status_code == 202:
         service.http.delete(f"/v1/jobs/{job['id']}").raise_for_status()
 
 
 class TestTwoWays:
-    def test_their_difference_is_drawn_and_its_largest_said(self, page: Page, pair, service: Service) -> None:
+    def test_their_difference_is_drawn_and_its_maximum_shown(self, page: Page, pair, service: Service) -> None:
         open_page(page, *pair)
         expect(page.locator("#chart .scatterlayer .trace")).to_have_count(3)
         drawn = lines(page)
@@ -78,10 +78,10 @@ class TestTwoWays:
         apart = [abs(a[2] - b[2]) for a, b in zip(*curves, strict=True)]
         assert drawn["difference"]["y"] == pytest.approx(apart)
         said = page.locator("#said")
-        expect(said).to_contain_text(f"of the {len(apart)} steps" if max(apart) else f"at the {len(apart)} steps")
-        expect(said).to_contain_text("largest difference" if max(apart) else "no difference")
+        expect(said).to_contain_text(f"{len(apart)} common steps")
+        expect(said).to_contain_text("largest difference" if max(apart) else "bit for bit the same")
 
-    def test_it_is_of_any_two_that_one_chooses_and_of_none(self, page: Page, pair, other: Job) -> None:
+    def test_any_two_jobs_or_none_can_be_chosen(self, page: Page, pair, other: Job) -> None:
         open_page(page, other, *pair)
         expect(page.get_by_label("Difference of")).to_have_value(pair[0]["id"])
         page.get_by_label("Difference of").select_option(label=other["name"])
@@ -96,14 +96,14 @@ class TestTwoWays:
         expect(page.locator("#chart .scatterlayer .trace")).to_have_count(3)
         expect(page.get_by_label("Difference of")).to_have_value("")
 
-    def test_jobs_that_differ_in_more_are_not_taken_for_them(self, page: Page, pair, other: Job) -> None:
+    def test_jobs_that_differ_in_other_fields_are_not_chosen(self, page: Page, pair, other: Job) -> None:
         open_page(page, pair[0], other)
         expect(page.get_by_label("Difference of")).to_have_value("")
         expect(page.locator("#chart .scatterlayer .trace")).to_have_count(2)
 
 
 class TestTable:
-    def test_shows_what_differs_beside_the_results_and_folds_the_rest(self, page: Page, pair, other, axe, shot) -> None:
+    def test_shows_differing_fields_and_results_and_folds_the_rest(self, page: Page, pair, other, axe, shot) -> None:
         open_page(page, *pair, other)
         heads = page.locator("#table thead tr").nth(1)
         expect(heads).to_contain_text("gradients")
@@ -150,7 +150,7 @@ class TestView:
         wait_for(
             lambda: page.evaluate("document.getElementById('chart').layout.yaxis.type === 'log'"), 30, "a log axis"
         )
-        page.get_by_label("across").select_option("epoch")
+        page.get_by_label("over", exact=True).select_option("epoch")
         expect(title_of_x(page)).to_have_text("epoch")
         assert lines(page)["by manual"]["x"][-1] == pytest.approx(
             raw["x"][-1] / (pair[0]["progress"]["total_steps"] / 6)
@@ -164,27 +164,27 @@ class TestView:
         expect(page.get_by_label("logarithmic")).to_be_checked()
         assert lines(page)["by manual"]["y"] == smooth
 
-    def test_seconds_are_those_of_training(self, page: Page, pair) -> None:
+    def test_seconds_are_seconds_of_training(self, page: Page, pair) -> None:
         open_page(page, *pair, across="seconds")
         expect(title_of_x(page)).to_have_text("seconds of training")
         drawn = lines(page)
         for job in pair:
             assert drawn[job["name"]]["x"][-1] == pytest.approx(job["result"]["training_seconds"])
 
-    def test_the_chart_is_kept_as_a_picture(self, page: Page, pair) -> None:
+    def test_the_chart_is_saved_as_png(self, page: Page, pair) -> None:
         open_page(page, *pair)
         with page.expect_download() as download:
-            page.get_by_role("button", name="Picture").click()
+            page.get_by_role("button", name="PNG").click()
         assert download.value.path().read_bytes().startswith(b"\x89PNG")
 
 
 class TestChoice:
-    def test_nothing_chosen_says_how_to_choose(self, page: Page, axe, shot) -> None:
+    def test_without_jobs_the_page_says_how_to_choose_some(self, page: Page, axe, shot) -> None:
         page.goto("/compare")
-        expect(page.locator("#empty")).to_contain_text("Choose jobs in the list of jobs")
+        expect(page.locator("#empty")).to_contain_text("Select up to 12 jobs in the list of jobs")
         axe(page)
 
-    def test_jobs_are_found_added_and_taken_out_by_the_keyboard_without_a_reload(self, page: Page, pair) -> None:
+    def test_jobs_are_found_added_and_removed_by_keyboard_without_a_reload(self, page: Page, pair) -> None:
         page.goto("/compare")
         page.evaluate("window.sameDocument = true")
         page.keyboard.press("/")
@@ -196,41 +196,39 @@ class TestChoice:
             page.keyboard.press("Enter")
             expect(rows(page).filter(has_text=job["name"])).to_have_count(1)
         assert page.url.endswith(address(*pair))
-        page.get_by_role("button", name="Take by manual out").focus()
+        page.get_by_role("button", name="Remove by manual").focus()
         page.keyboard.press("Enter")
         expect(rows(page)).to_have_count(1)
         assert page.url.endswith(address(pair[1]))
         assert page.evaluate("window.sameDocument")
 
-    def test_a_job_that_is_in_already_is_not_offered_and_one_that_is_not_there_is_not_found(
-        self, page: Page, pair, axe, complaints
-    ) -> None:
+    def test_a_compared_job_is_not_listed_and_an_unknown_one_not_found(self, page: Page, pair, axe, complaints) -> None:
         complaints.expect("404")
         open_page(page, *pair)
         search = page.get_by_role("combobox", name="Add a job")
         search.fill(pair[0]["id"])
-        expect(options(page)).to_have_text(["No other job is called so."])
+        expect(options(page)).to_have_text(["No other job matches."])
         axe(page)
         search.fill("job_" + 32 * "0")
-        expect(options(page)).to_have_text(["No other job is called so."])
+        expect(options(page)).to_have_text(["No other job matches."])
         search.press("Escape")
         expect(options(page)).to_have_count(0)
 
-    def test_colours_stay_when_another_job_is_taken_out(self, page: Page, pair, other: Job) -> None:
+    def test_colours_are_kept_when_another_job_is_removed(self, page: Page, pair, other: Job) -> None:
         open_page(page, *pair, other)
         swatch = rows(page).filter(has_text=other["name"]).locator(".swatch")
         before = swatch.get_attribute("style")
-        page.get_by_role("button", name="Take by manual out").click()
+        page.get_by_role("button", name="Remove by manual").click()
         expect(rows(page)).to_have_count(2)
         assert swatch.get_attribute("style") == before
 
-    def test_twelve_are_the_most(self, page: Page, service: Service, shot) -> None:
+    def test_at_most_twelve_jobs_are_compared(self, page: Page, service: Service, shot) -> None:
         jobs = [service.submit(**SHORT, lr=0.02 * (i + 1), seed=i, name=f"rate {i}") for i in range(13)]
         for job in jobs:
             service.wait(job["id"])
         page.goto(address(*jobs))
         expect(rows(page)).to_have_count(12)
-        expect(page.locator(".toast")).to_contain_text(f"Take one out to add {jobs[12]['id']}")
+        expect(page.locator(".toast")).to_contain_text(f"Remove one to add {jobs[12]['id']}")
         expect(page.locator("#chart .scatterlayer .trace")).to_have_count(12)
         page.locator(".toast button").click()
         shot(page, "compare-twelve")
@@ -241,18 +239,20 @@ class TestChoice:
         service.http.delete(f"/v1/jobs/{gone['id']}").raise_for_status()
         page.goto(address(*pair, gone) + "&job=nonsense")
         expect(page.locator("#wrong")).to_contain_text(
-            f"{gone['id']} is not here: deleted, or a job of another service"
+            f"{gone['id']} was not found: it was deleted, or belongs to another service"
         )
-        expect(page.locator("#wrong")).to_contain_text("nonsense is no job's id")
+        expect(page.locator("#wrong")).to_contain_text("nonsense is not a job id")
         expect(rows(page)).to_have_count(2)
         for _ in range(2):
-            page.get_by_role("button", name="Take it out", exact=True).first.click()
+            page.get_by_role("button", name="Remove", exact=True).first.click()
         expect(page.locator("#wrong")).to_be_hidden()
         assert page.url.endswith(address(*pair))
 
 
 class TestLive:
-    def test_a_running_job_grows_and_its_end_is_told(self, page: Page, pair, service: Service, occupy) -> None:
+    def test_the_curve_of_a_running_job_grows_and_its_end_is_shown(
+        self, page: Page, pair, service: Service, occupy
+    ) -> None:
         job = occupy(name="long")
         open_page(page, job, pair[0])
         row = rows(page).filter(has_text="long")
@@ -262,7 +262,7 @@ class TestLive:
         service.cancel(job["id"])
         expect(row).to_contain_text("cancelled")
 
-    def test_a_job_that_is_deleted_while_one_looks_is_named(
+    def test_a_job_that_is_deleted_meanwhile_is_named(
         self, page: Page, pair, service: Service, complaints, occupy
     ) -> None:
         complaints.expect("404")
@@ -271,12 +271,12 @@ class TestLive:
         gone = service.submit(name="soon deleted", epochs=1)
         open_page(page, gone, pair[0])
         expect(rows(page).first).to_contain_text("queued")
-        # between two looks of the page, or it would know that the job has ended and ask no more
+        # between two polls of the page: it does not poll a job that it knows to have ended
         page.route(f"**/v1/jobs/{gone['id']}", lambda route: (end_and_delete(service, gone), route.continue_()))
-        expect(page.locator("#wrong")).to_contain_text(f"“soon deleted” ({gone['id']}) is not here")
+        expect(page.locator("#wrong")).to_contain_text(f"“soon deleted” ({gone['id']}) was not found")
         expect(rows(page)).to_have_count(1)
 
-    def test_a_job_that_waits_is_compared_too(self, page: Page, service: Service, occupy) -> None:
+    def test_a_queued_job_is_compared_too(self, page: Page, service: Service, occupy) -> None:
         long = [occupy(name=f"takes slot {i}") for i in range(2)]
         waits = service.submit(name="waits", epochs=1)
         page.goto(address(waits))

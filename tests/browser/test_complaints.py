@@ -1,4 +1,4 @@
-"""The tests' own eyes: what the other tests of this folder rely on sees what it should."""
+"""Tests of the checks that all other browser tests rely on."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from support.browser import Complaints
 
 PROVOKED: dict[str, tuple[str, str]] = {
     "an error on the console": ("console.error('so it is')", "so it is"),
-    "an exception that nobody caught": ("setTimeout(() => { throw new Error('oh no') })", "oh no"),
+    "an uncaught exception": ("setTimeout(() => { throw new Error('oh no') })", "oh no"),
     "a script in the page itself": (
         "const s = document.createElement('script'); s.textContent = '1'; document.head.append(s)",
         "Content Security Policy",
@@ -27,16 +27,16 @@ PROVOKED: dict[str, tuple[str, str]] = {
 
 
 @pytest.mark.parametrize("what", PROVOKED)
-def test_complaints_are_heard(page: Page, complaints: Complaints, what: str) -> None:
+def test_complaints_are_recorded(page: Page, complaints: Complaints, what: str) -> None:
     script, part = PROVOKED[what]
     page.goto("/system")
-    with page.expect_event("console" if what != "an exception that nobody caught" else "pageerror"):
+    with page.expect_event("console" if what != "an uncaught exception" else "pageerror"):
         page.evaluate(f"() => {{ {script} }}")
     assert any(part in line for line in complaints.found), complaints.found
     complaints.found.clear()
 
 
-def test_what_cannot_be_read_is_found(page: Page, axe: Callable[[Page], None]) -> None:
+def test_inaccessible_elements_are_found(page: Page, axe: Callable[[Page], None]) -> None:
     page.goto("/system")
     page.evaluate("document.getElementById('main').insertAdjacentHTML('beforeend', '<button></button>')")
     with pytest.raises(AssertionError, match="button-name"):

@@ -1,4 +1,4 @@
-"""The Draw page: what is drawn is what a net was taught to see, and is read while one draws."""
+"""The Draw page: drawings are converted to the images of the dataset, and classified while the user draws."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import Page, Route, expect
 from support.service import Service
 
-Stroke = list[tuple[float, float]]  # points, in shares of the pad
+Stroke = list[tuple[float, float]]  # points, from 0 to 1 of the pad
 
 NOTHING = "Nothing is drawn yet"
 QUICK: dict[str, Any] = {"optimizer": "adam", "lr": 0.002, "seed": 1}
@@ -56,7 +56,7 @@ def draw(page: Page, strokes: list[Stroke], lift: bool = True) -> None:
 
 
 def digitised(page: Page, strokes: list[Stroke], manner: str, side: int, white: int) -> list[list[int]]:
-    """What the page's own module makes of strokes."""
+    """Rows of pixels that js/digitise.js makes of strokes."""
     rows: list[list[int]] = page.evaluate(
         """async ([strokes, by]) => {
             const source = document.querySelector("script[src*='js/draw.js']").src;
@@ -68,7 +68,7 @@ def digitised(page: Page, strokes: list[Stroke], manner: str, side: int, white: 
 
 
 class TestReading:
-    def test_a_drawn_3_is_read_as_3_by_a_net_that_learnt_mnist(self, page: Page, reads_mnist, axe, shot) -> None:
+    def test_a_drawn_3_is_classified_by_a_model_of_mnist(self, page: Page, reads_mnist, axe, shot) -> None:
         page.goto(f"/draw?job={reads_mnist['id']}")
         draw(page, THREE)
         expect(page.locator("#said b")).to_have_text("3")
@@ -76,7 +76,7 @@ class TestReading:
         axe(page)
         shot(page, "draw")
 
-    def test_a_drawn_3_is_read_as_3_by_a_net_that_learnt_digits_of_8_by_8(self, page: Page, reads_digits) -> None:
+    def test_a_drawn_3_is_classified_by_a_model_of_digits(self, page: Page, reads_digits) -> None:
         page.goto(f"/draw?job={reads_digits['id']}")
         expect(page.locator("#said")).to_have_text(NOTHING)
         draw(page, THREE)
@@ -84,7 +84,7 @@ class TestReading:
         expect(page.locator("[data-first] th")).to_have_text("3")
         expect(page.locator("#bars tr")).to_have_count(10)
 
-    def test_a_finger_draws_and_does_not_move_the_page(self, page: Page, reads_digits) -> None:
+    def test_a_finger_draws_and_does_not_scroll_the_page(self, page: Page, reads_digits) -> None:
         page.goto(f"/draw?job={reads_digits['id']}")
         page.set_viewport_size({"width": 390, "height": 400})
         page.locator("#pad").scroll_into_view_if_needed()
@@ -99,7 +99,7 @@ class TestReading:
         expect(page.locator("#said b")).to_have_text("1")
         assert page.evaluate("scrollY") == before
 
-    def test_strokes_are_taken_back_one_by_one_or_all_also_by_keys(self, page: Page, reads_digits) -> None:
+    def test_strokes_are_undone_or_cleared_also_by_keys(self, page: Page, reads_digits) -> None:
         page.goto(f"/draw?job={reads_digits['id']}")
         undo, clear = page.get_by_role("button", name="Undo"), page.get_by_role("button", name="Clear")
         expect(undo).to_be_disabled()
@@ -117,16 +117,14 @@ class TestReading:
         page.keyboard.press("c")
         expect(page.locator("#said")).to_have_text(NOTHING)
 
-    def test_one_question_is_asked_at_a_time_and_an_answer_that_came_too_late_is_dropped(
-        self, page: Page, reads_digits
-    ) -> None:
+    def test_one_call_is_made_at_a_time_and_a_stale_answer_is_dropped(self, page: Page, reads_digits) -> None:
         held: list[Route] = []
         page.route("**/predict", lambda route: held.append(route))
         page.goto(f"/draw?job={reads_digits['id']}")
         with page.expect_request("**/predict"):
             draw(page, THREE)
         page.keyboard.press("c")
-        assert len(held) == 1  # of all the points of the stroke
+        assert len(held) == 1  # one call for all points of the stroke
         with page.expect_response("**/predict"):
             held[0].continue_()
         expect(page.locator("#said")).to_have_text(NOTHING)
@@ -134,13 +132,13 @@ class TestReading:
             draw(page, THREE)
         page.keyboard.press("c")
         draw(page, ONE)
-        with page.expect_request("**/predict"):  # about the new drawing, once the old one is answered
+        with page.expect_request("**/predict"):  # for the new drawing, after the response for the old one
             held[1].continue_()
         expect(page.locator("#said")).to_have_text(NOTHING)
         held[2].continue_()
         expect(page.locator("#said b")).to_have_text("1")
 
-    def test_a_service_that_says_when_to_come_again_is_asked_again(self, page: Page, reads_digits, complaints) -> None:
+    def test_a_rate_limited_call_is_retried(self, page: Page, reads_digits, complaints) -> None:
         complaints.expect("429")
         page.goto(f"/draw?job={reads_digits['id']}")
         problem = {"title": "Too many", "status": 429, "code": "rate_limited", "detail": "Too many calls"}
@@ -167,28 +165,30 @@ class TestReading:
 
 
 class TestReaders:
-    def test_another_job_is_chosen_and_stands_in_the_address(self, page: Page, service: Service, reads_digits) -> None:
+    def test_another_job_is_chosen_and_is_in_the_address(self, page: Page, service: Service, reads_digits) -> None:
         other = trained(service, dataset="digits", architecture="linear", epochs=1)
         page.goto(f"/draw?job={other['id']}")
-        expect(page.get_by_label("Read by")).to_have_value(other["id"])
-        page.get_by_label("Read by").select_option(reads_digits["id"])
+        expect(page.get_by_label("Model", exact=True)).to_have_value(other["id"])
+        page.get_by_label("Model", exact=True).select_option(reads_digits["id"])
         expect(page).to_have_url(f"/draw?job={reads_digits['id']}")
         expect(page.get_by_role("link", name="About this job")).to_have_attribute("href", f"/jobs/{reads_digits['id']}")
         page.reload()
-        expect(page.get_by_label("Read by")).to_have_value(reads_digits["id"])
+        expect(page.get_by_label("Model", exact=True)).to_have_value(reads_digits["id"])
 
-    def test_a_job_that_cannot_read_is_told_why(self, page: Page, service: Service, reads_digits) -> None:
+    def test_the_page_says_why_a_job_cannot_classify(self, page: Page, service: Service, reads_digits) -> None:
         job = service.submit(epochs=10_000, batch_size=1)
         service.cancel(job["id"])
         service.wait(job["id"])
         page.goto(f"/draw?job={job['id']}")
-        expect(page.locator("main")).to_contain_text("is cancelled; a net is there once it has succeeded")
+        expect(page.locator("main")).to_contain_text("is cancelled; its model is available once it has succeeded")
         draw(page, ONE)
         expect(page.locator("#said b")).to_have_text(re.compile(r"\d"))
 
 
 class TestPixels:
-    def test_mnists_box_is_20_pixels_and_the_centre_of_mass_lies_in_the_middle(self, page: Page, reads_digits) -> None:
+    def test_like_mnist_the_box_is_20_pixels_and_the_centre_of_mass_in_the_middle(
+        self, page: Page, reads_digits
+    ) -> None:
         page.goto("/draw")
         rows = digitised(page, THREE, "mnist", 28, 255)
         inked = [y for y, row in enumerate(rows) if any(row)]
@@ -197,9 +197,9 @@ class TestPixels:
         assert sum(y * sum(row) for y, row in enumerate(rows)) / mass == pytest.approx(14, abs=0.1)
         assert sum(x * value for row in rows for x, value in enumerate(row)) / mass == pytest.approx(14, abs=0.1)
         assert max(map(max, rows)) == 255
-        assert 60 < mass / 255 < 150  # of MNIST's 3s: 112
+        assert 60 < mass / 255 < 150  # the mean of MNIST's 3s: 112
 
-    def test_where_and_how_large_something_is_drawn_does_not_matter(self, page: Page, reads_digits) -> None:
+    def test_position_and_size_of_the_drawing_do_not_matter(self, page: Page, reads_digits) -> None:
         page.goto("/draw")
         small = [[(0.1 + x / 4, 0.6 + y / 4) for x, y in stroke] for stroke in THREE]
         for manner, side, white in (("mnist", 28, 255), ("digits", 8, 16)):
@@ -219,7 +219,7 @@ class TestPixels:
         inked = [x for x in range(8) if any(row[x] for row in rows)]
         assert len(inked) <= widest
 
-    def test_a_dot_is_seen_as_a_dot(self, page: Page, reads_digits) -> None:
+    def test_a_dot_stays_a_dot(self, page: Page, reads_digits) -> None:
         page.goto("/draw")
         for manner, side, white in (("mnist", 28, 255), ("digits", 8, 16)):
             rows = digitised(page, [[(0.3, 0.3)]], manner, side, white)

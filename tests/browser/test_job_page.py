@@ -1,4 +1,4 @@
-"""The page of one job: what it shows of each kind and state, how it stays true, what can be done from it."""
+"""The page of one job: its content by kind and state, live updates, and actions."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ QUICK: dict[str, Any] = {"architecture": "mlp", "epochs": 12, "lr": 0.2, "gradie
 
 @pytest.fixture(scope="module")
 def finished(service: Service) -> dict[str, Any]:
-    """A manual job that has succeeded. Tests leave it as it is."""
+    """A manual job that has succeeded. Tests do not change it."""
     return service.wait(service.submit(name="a finished job", **QUICK)["id"])
 
 
@@ -70,7 +70,7 @@ def part(page: Page, title: str) -> Locator:
 
 
 class TestFinished:
-    def test_everything_that_came_out_is_there(self, page: Page, finished, axe, shot) -> None:
+    def test_all_results_are_shown(self, page: Page, finished, axe, shot) -> None:
         visit(page, finished)
         expect(status(page)).to_have_text("succeeded")
         expect(part(page, "Result")).to_contain_text(f"{100 * finished['result']['test_accuracy']:.2f}\u202f%")
@@ -87,19 +87,19 @@ class TestFinished:
         axe(page)
         shot(page, "job")
 
-    def test_each_parameter_s_gradient_error_stands_as_a_bar(self, page: Page, finished) -> None:
+    def test_the_gradient_error_of_each_parameter_has_a_bar(self, page: Page, finished) -> None:
         visit(page, finished)
         rows = page.locator(".checks tbody tr")
         expect(rows).to_have_count(len(finished["result"]["gradient_check"]["parameters"]))
         expect(rows.first.locator("svg.bar")).to_have_count(1)
 
-    def test_a_cell_of_the_confusion_matrix_says_what_it_means_also_to_the_keyboard(self, page: Page, finished) -> None:
+    def test_a_cell_of_the_confusion_matrix_is_explained_also_by_keyboard(self, page: Page, finished) -> None:
         visit(page, finished)
         cells = page.get_by_role("gridcell")
         cells.first.focus()
-        expect(page.locator("#matrix [role=status]")).to_contain_text("of 0 read right")
+        expect(page.locator("#matrix [role=status]")).to_contain_text("of 0 classified correctly")
         page.keyboard.press("ArrowRight")
-        expect(page.locator("#matrix [role=status]")).to_contain_text("of 0 taken for 1")
+        expect(page.locator("#matrix [role=status]")).to_contain_text("of 0 classified as 1")
         expect(page.locator("table.classes tbody tr")).to_have_count(10)
 
     def test_files_can_be_fetched_and_their_hashes_copied(self, page: Page, finished, service: Service) -> None:
@@ -118,13 +118,13 @@ class TestFinished:
             files.get_by_role("link", name=re.compile("All.*zip")).click()
         assert download.value.path().read_bytes().startswith(b"PK")
 
-    def test_the_curves_turn_smooth_and_become_pictures(self, page: Page, finished) -> None:
+    def test_the_curves_are_smoothed_and_saved_as_png(self, page: Page, finished) -> None:
         visit(page, finished)
         expect(traces(page)).to_have_count(4)
         axis = page.locator("#loss-chart .xtitle")
         page.keyboard.press("l")
         page.wait_for_function("() => document.querySelector('#loss-chart').layout.yaxis.type === 'log'")
-        page.get_by_label("Along").select_option("epoch")
+        page.get_by_label("X axis").select_option("epoch")
         expect(axis).to_have_text("epoch")
         last = page.evaluate(
             "document.querySelector('#loss-chart').data.find((t) => t.name === 'training loss').x.at(-1)"
@@ -132,16 +132,16 @@ class TestFinished:
         assert last == QUICK["epochs"]
         page.get_by_label("Smoothing").fill("0.6")
         expect(page.locator("#loss-chart .legend")).to_contain_text("batch loss, smoothed")
-        page.get_by_label("Right").select_option("learning rate")
+        page.get_by_label("Right chart").select_option("learning rate")
         expect(page.locator("#right-chart .ytitle")).to_have_text("learning rate")
-        page.get_by_label("Right").select_option("speed")
+        page.get_by_label("Right chart").select_option("speed")
         expect(page.locator("#right-chart .ytitle")).to_have_text("speed")
         with page.expect_download() as download:
             page.get_by_role("button", name="Loss as PNG").click()
         assert download.value.suggested_filename == "Loss.png"
         assert download.value.path().read_bytes().startswith(b"\x89PNG")
 
-    def test_a_reproduction_says_that_it_is_identical(self, page: Page, finished, service: Service) -> None:
+    def test_a_reproduction_is_shown_as_identical(self, page: Page, finished, service: Service) -> None:
         visit(page, finished)
         page.get_by_role("button", name="Reproduce").click()
         expect(page).to_have_url(re.compile(f"/jobs/(?!{finished['id']})job_"))
@@ -150,7 +150,7 @@ class TestFinished:
 
 
 class TestLive:
-    def test_a_job_waits_runs_and_ends_with_all_its_pictures_without_a_reload(
+    def test_a_job_waits_runs_and_ends_with_all_its_images_without_a_reload(
         self, page: Page, submit, service: Service
     ) -> None:
         before = [submit(name="in the way", priority=90, **LONG) for _ in range(2)]
@@ -165,14 +165,16 @@ class TestLive:
         expect(status(page)).to_have_text("succeeded")
         expect(page.locator("img.picture")).to_have_count(3)
         expect(page.get_by_role("grid")).to_be_visible()
-        expect(page.locator("#said")).to_have_text("The job is succeeded.")
+        expect(page.locator("#said")).to_have_text("Status: succeeded")
         points = page.evaluate(
             "document.querySelector('#loss-chart').data.find((t) => t.name === 'training loss').x.length"
         )
         assert points == QUICK["epochs"]
         assert page.evaluate("window.sameDocument")
 
-    def test_a_running_job_shows_how_far_it_is_and_obeys_keys(self, page: Page, submit, service: Service, axe) -> None:
+    def test_a_running_job_shows_its_progress_and_is_controlled_by_keys(
+        self, page: Page, submit, service: Service, axe
+    ) -> None:
         job = submit(name="obeys", **LONG)
         visit(page, job)
         expect(status(page)).to_have_text("running")
@@ -194,7 +196,7 @@ class TestLive:
         expect(status(page)).to_have_text("cancelled")
         assert page.evaluate("window.sameDocument")
 
-    def test_the_log_follows_until_one_pauses_it(self, page: Page, submit) -> None:
+    def test_the_log_follows_until_it_is_paused(self, page: Page, submit) -> None:
         visit(page, submit(name="talks", **LONG))
         page.get_by_label("Type").select_option("metric")
         expect(page.locator("#lines li").first).to_be_visible()
@@ -204,14 +206,14 @@ class TestLive:
         page.keyboard.press("f")
         expect(page.get_by_role("button", name="Follow")).to_have_attribute("aria-pressed", "false")
         last = page.locator("#lines li").last.get_attribute("data-seq")
-        expect(page.locator("#log-state")).to_contain_text("new lines since")
+        expect(page.locator("#log-state")).to_contain_text("new lines")
         assert page.locator("#lines li").last.get_attribute("data-seq") == last
         page.get_by_role("button", name="Follow").click()
         page.wait_for_function(grown, arg=int(last or 0))
 
 
 class TestChanges:
-    def test_name_priority_and_labels_change_and_a_wrong_one_is_told_beside_its_field(
+    def test_name_priority_and_labels_are_edited_and_an_error_is_shown_at_its_field(
         self, page: Page, submit, service: Service, complaints: Complaints, axe
     ) -> None:
         complaints.expect("422")
@@ -249,7 +251,7 @@ class TestChanges:
         expect(page).to_have_url(re.compile(r"/$"))
         assert service.http.get(f"/v1/jobs/{job['id']}").status_code == 404
 
-    def test_a_job_that_another_has_deleted_says_so(
+    def test_a_job_deleted_by_another_user_is_shown_as_deleted(
         self, page: Page, submit, service: Service, complaints: Complaints
     ) -> None:
         complaints.expect("404")
@@ -260,7 +262,7 @@ class TestChanges:
         expect(page.locator(".toast.bad")).to_contain_text("not found")
         expect(page.locator(".notices")).to_contain_text("This job has been deleted")
 
-    def test_a_refusal_is_told_in_the_service_s_own_words(self, page: Page, finished, complaints: Complaints) -> None:
+    def test_a_refusal_shows_the_detail_of_the_service(self, page: Page, finished, complaints: Complaints) -> None:
         complaints.expect("403")
         refusal = {"status": 403, "code": "forbidden", "title": "Not allowed", "detail": "this token may only read"}
         page.route("**/reproduce", lambda route: route.fulfill(status=403, json=refusal))
@@ -283,7 +285,7 @@ class TestOtherJobs:
         axe(page)
         shot(page, "gradient-check")
 
-    def test_a_job_that_failed_says_why(self, page: Page, submit, service: Service, axe) -> None:
+    def test_a_failed_job_shows_the_reason(self, page: Page, submit, service: Service, axe) -> None:
         job = service.wait(
             submit(name="<b>diverges</b>", architecture="mlp", lr=1e30, epochs=3, gradients="autograd")["id"]
         )
@@ -296,7 +298,7 @@ class TestOtherJobs:
         expect(page.locator("#lines li.error").first).to_be_visible()
         axe(page)
 
-    def test_an_article_s_figures_stand_beside_ours(self, page: Page, finished, database: Database) -> None:
+    def test_the_article_s_figures_are_shown_next_to_ours(self, page: Page, finished, database: Database) -> None:
         preset = PRESETS["article/manual-linear-continued"]
         like = jobs.new_id("job")
         body = {"preset": preset.name, **preset.spec, "init_from": {"job": like}, "name": "as the article", "seed": 1}
@@ -316,12 +318,12 @@ class TestOtherJobs:
         expect(page.locator("#article tbody tr")).to_have_text(
             ["first val accuracy0.8650.805", "last val accuracy0.77290.9"]
         )
-        expect(page.locator("#right-chart .legend")).to_contain_text("the article’s")
+        expect(page.locator("#right-chart .legend")).to_contain_text("article")
 
 
 @pytest.mark.long
 class TestLongLog:
-    def test_a_job_of_100_000_points_is_drawn_and_its_log_read_from_the_end(
+    def test_a_job_with_100_000_points_is_drawn_and_its_log_read_from_the_end(
         self, page: Page, finished, database: Database
     ) -> None:
         job = {"id": store_long_job(database, 100_000)}

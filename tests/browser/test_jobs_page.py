@@ -1,4 +1,4 @@
-"""The list of jobs: what it shows, how it stays true, what can be done. Each test looks at its own jobs alone."""
+"""The list of jobs: content, live updates, filters and bulk actions. Each test sees only its own jobs, by a label."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ STREAM = "text/event-stream"
 
 @pytest.fixture
 def mine(request: pytest.FixtureRequest, service: Service):
-    """mine(**spec) submits a job with this test's label; `mine.page` shows only these. None is left running."""
+    """mine(**spec) submits a job with this test's label; `mine.page` shows only these. All are cancelled at the end."""
 
     class Mine:
         label = re.sub(r"\W+", "-", request.node.name)[:60].strip("-")
@@ -57,7 +57,7 @@ class TestLive:
         expect(row(page, job).locator(".progress")).to_contain_text("12 epochs in ")
         assert page.evaluate("window.sameDocument")
 
-    def test_a_running_job_shows_how_far_it_is(self, page: Page, mine) -> None:
+    def test_a_running_job_shows_its_progress(self, page: Page, mine) -> None:
         job = mine(name="runs", **LONG)
         page.goto(mine.page)
         expect(row(page, job).locator(".status")).to_have_text("running")
@@ -70,7 +70,7 @@ class TestLive:
             "([id, first]) => Number(document.querySelector(`#${id} progress`).value) > first", arg=[job["id"], first]
         )
 
-    def test_on_a_phone_its_numbers_stand_beside_each_other(self, page: Page, mine, service: Service) -> None:
+    def test_on_a_phone_the_numbers_of_a_row_do_not_overlap(self, page: Page, mine, service: Service) -> None:
         job = mine(name="ended early", **LONG)
         page.set_viewport_size({"width": 360, "height": 740})
         page.goto(mine.page)
@@ -83,15 +83,15 @@ class TestLive:
         assert right
         assert left["x"] + left["width"] <= right["x"]
 
-    def test_a_queued_job_says_where_it_stands_and_why_it_waits(self, page: Page, mine) -> None:
+    def test_a_queued_job_shows_its_position_and_why_it_waits(self, page: Page, mine) -> None:
         for number in range(2):
             mine(name=f"takes slot {number}", **LONG)
         first, second = mine(name="waits", **LONG), mine(name="waits longer", **LONG)
         page.goto(mine.page)
-        expect(row(page, first).locator(".why")).to_contain_text("1st in line: 0 jobs ahead, 0 of 2 slots free")
-        expect(row(page, second).locator(".why")).to_contain_text("2nd in line: 1 job ahead")
+        expect(row(page, first).locator(".why")).to_contain_text("1st in the queue: 0 jobs ahead, 0 of 2 slots free")
+        expect(row(page, second).locator(".why")).to_contain_text("2nd in the queue: 1 job ahead")
 
-    def test_a_deleted_job_goes_from_the_page(self, page: Page, mine, service: Service) -> None:
+    def test_a_deleted_job_disappears_from_the_page(self, page: Page, mine, service: Service) -> None:
         job = mine(**QUICK)
         service.wait(job["id"])
         page.goto(mine.page)
@@ -100,7 +100,7 @@ class TestLive:
         expect(row(page, job)).to_have_count(0)
         expect(page.locator("#none")).to_be_visible()
 
-    def test_a_tick_and_the_keyboards_place_outlast_the_news(self, page: Page, mine) -> None:
+    def test_selection_and_focus_survive_an_update(self, page: Page, mine) -> None:
         job = mine(name="ticked", **LONG)
         page.goto(mine.page)
         row(page, job).get_by_role("checkbox").check()
@@ -110,9 +110,7 @@ class TestLive:
         expect(row(page, job).get_by_role("checkbox")).to_be_checked()
         expect(page.locator(":focus")).to_have_text("ticked")
 
-    def test_where_no_stream_is_free_the_page_asks_again_by_itself(
-        self, page: Page, mine, complaints: Complaints
-    ) -> None:
+    def test_without_a_free_stream_the_page_polls(self, page: Page, mine, complaints: Complaints) -> None:
         complaints.expect("503")
 
         def refuse(route: Route) -> None:
@@ -127,16 +125,16 @@ class TestLive:
         job = mine(**QUICK)
         expect(row(page, job).locator(".status")).to_have_text("succeeded")
 
-    def test_a_service_that_went_away_is_found_again(self, page: Page, mine, complaints: Complaints) -> None:
+    def test_the_page_reconnects_to_the_service(self, page: Page, mine, complaints: Complaints) -> None:
         complaints.expect("net::ERR_CONNECTION_REFUSED")
         page.route("**/*", lambda route: route.abort("connectionrefused") if is_stream(route) else route.fallback())
         page.goto(mine.page)
-        expect(page.locator("#live")).to_contain_text("trying again")
+        expect(page.locator("#live")).to_contain_text("retrying")
         page.unroute_all()
         expect(page.locator("#live")).to_have_text("live")
         expect(row(page, mine(**QUICK))).to_be_visible()
 
-    def test_who_came_too_often_comes_again_when_he_is_told_to(self, page: Page, mine, complaints: Complaints) -> None:
+    def test_a_rate_limited_stream_reconnects_after_retry_after(self, page: Page, mine, complaints: Complaints) -> None:
         complaints.expect("429")
         refusals = []
 
@@ -177,7 +175,7 @@ def look(page: Page, hidden: bool) -> None:
 class TestViews:
     @pytest.fixture
     def three(self, mine, service: Service) -> dict[str, dict[str, Any]]:
-        """One that succeeded, one that failed, one that runs."""
+        """One job that succeeded, one that failed, one that runs."""
         jobs = {
             "good": mine(name="good-one", **QUICK),
             "bad": mine(name="bad-one", **{**QUICK, "lr": 1e30, "optimizer": "basic"}),
@@ -190,9 +188,7 @@ class TestViews:
     def names(self, page: Page) -> list[str]:
         return page.locator("#rows .name a:first-child").all_text_contents()
 
-    def test_the_status_filter_stands_in_the_address_as_in_the_api(
-        self, page: Page, mine, three, service: Service
-    ) -> None:
+    def test_the_status_filter_is_in_the_address_as_in_the_api(self, page: Page, mine, three, service: Service) -> None:
         page.goto(mine.page)
         expect(page.locator("#rows tr")).to_have_count(3)
         page.get_by_role("link", name=re.compile("^Failed")).click()
@@ -210,16 +206,16 @@ class TestViews:
         page.go_back()
         expect(page.locator("#rows tr")).to_have_count(3)
 
-    def test_of_two_views_the_one_asked_for_last_is_shown(self, page: Page, mine, three) -> None:
+    def test_of_two_views_the_one_requested_last_is_shown(self, page: Page, mine, three) -> None:
         page.goto(mine.page)
-        page.route("**/*status=failed", lambda route: None)  # its answer never comes, or comes too late
+        page.route("**/*status=failed", lambda route: None)  # no response
         page.get_by_role("link", name=re.compile("^Failed")).click()
         with page.expect_event("requestfailed", lambda request: request.url.endswith("status=failed")):
             page.get_by_role("link", name=re.compile("^Succeeded")).click()
         page.wait_for_url("**status=succeeded")
         expect(page.locator("#rows .name a:first-child")).to_have_text(["good-one"])
 
-    def test_a_running_job_that_is_to_be_cancelled_is_still_among_the_running(self, page: Page, mine, three) -> None:
+    def test_the_filter_running_includes_cancelling_and_pausing(self, page: Page, mine, three) -> None:
         page.goto(mine.page)
         page.get_by_role("link", name=re.compile("^Running")).click()
         expect(page.locator("#rows tr")).to_have_count(1)
@@ -236,10 +232,10 @@ class TestViews:
         page.keyboard.press("Enter")
         page.wait_for_url("**label.colour=none*")
         expect(page.get_by_text("No job matches")).to_be_visible()
-        page.get_by_role("link", name="Without the label colour=none").click()
+        page.get_by_role("link", name="Remove the filter label colour=none").click()
         expect(page.locator("#rows tr")).to_have_count(3)
 
-    def test_a_moment_is_meant_in_the_readers_zone(self, page: Page, mine, three) -> None:
+    def test_times_are_entered_in_the_local_time_zone(self, page: Page, mine, three) -> None:
         page.goto(mine.page)
         page.get_by_text("Created", exact=True).click()
         page.get_by_label("after").fill("2021-05-06T07:08")
@@ -250,13 +246,13 @@ class TestViews:
         page.get_by_role("button", name="Filter").click()
         expect(page.locator("#none")).to_be_visible()
 
-    def test_a_query_that_the_api_refuses_is_refused_by_name(self, page: Page, complaints: Complaints) -> None:
+    def test_an_invalid_query_names_its_parameters(self, page: Page, complaints: Complaints) -> None:
         complaints.expect("422")
         page.goto("/?stauts=failed&limit=7000")
         expect(page.locator("main")).to_contain_text("stauts unknown parameter; did you mean 'status'?")
         expect(page.locator("main")).to_contain_text("limit must be less than or equal to 100")
 
-    def test_pages_lead_to_older_jobs_and_back(self, page: Page, mine, service: Service) -> None:
+    def test_older_jobs_are_on_further_pages(self, page: Page, mine, service: Service) -> None:
         jobs = [mine(name=f"number {number}", **LONG) for number in range(5)]
         page.goto(f"{mine.page}&limit=2")
         assert self.names(page) == ["number 4", "number 3"]
@@ -280,11 +276,11 @@ class TestViews:
         expect(page.locator("#rows .name a:first-child")).to_have_text(["good-one"])
         context.close()
 
-    def test_what_users_write_stays_text(self, page: Page, mine) -> None:
+    def test_texts_of_users_are_escaped(self, page: Page, mine) -> None:
         evil = "<img src=x onerror=alert(1)>\"'&"
         page.goto(mine.page)
         job = mine(name=evil, **QUICK)
-        expect(row(page, job).locator(".name a").first).to_have_text(evil)  # as the stream brings it
+        expect(row(page, job).locator(".name a").first).to_have_text(evil)  # as sent by the stream
         page.reload()
         expect(row(page, job).locator(".name a").first).to_have_text(evil)
         expect(page.locator("#rows img")).to_have_count(0)
@@ -332,13 +328,13 @@ class TestSteering:
         expect(page.locator("#rows tr")).to_have_count(0)
         assert service.http.get(f"/v1/jobs/{jobs[0]['id']}").status_code == 404
 
-    def test_all_that_match_are_steered_page_after_page(self, page: Page, mine, service: Service) -> None:
+    def test_an_action_applies_to_all_matching_jobs_on_every_page(self, page: Page, mine, service: Service) -> None:
         jobs = [mine(name=f"one of many {number}", **LONG) for number in range(4)]
         spared = service.submit(name="spared", labels={"test": "another"}, **LONG)
         page.goto(f"{mine.page}&limit=2&status=queued,running")
         page.get_by_label("Select all on this page").check()
-        page.get_by_role("button", name="Select all that match").click()
-        expect(page.locator("#picked")).to_have_text("All that match")
+        page.get_by_role("button", name="Select all matching jobs").click()
+        expect(page.locator("#picked")).to_have_text("All matching jobs")
         expect(page.get_by_role("button", name="Compare")).to_be_disabled()
         page.get_by_role("button", name="Cancel").click()
         expect(page.get_by_text("4 jobs cancelled")).to_be_visible()
@@ -348,14 +344,14 @@ class TestSteering:
         service.cancel(spared["id"])
         page.goto(f"{mine.page}&limit=2")
         page.get_by_label("Select all on this page").check()
-        page.get_by_role("button", name="Select all that match").click()
+        page.get_by_role("button", name="Select all matching jobs").click()
         page.get_by_role("button", name="Delete").click()
-        expect(page.get_by_role("dialog")).to_contain_text("Delete every job that matches and has ended?")
+        expect(page.get_by_role("dialog")).to_contain_text("Delete all matching jobs that have ended?")
         page.get_by_role("dialog").get_by_role("button", name="Delete").click()
         expect(page.get_by_text("4 jobs deleted")).to_be_visible()
         expect(page.get_by_text("No job matches")).to_be_visible()
 
-    def test_of_a_mixed_selection_those_are_steered_that_it_suits(self, page: Page, mine, service: Service) -> None:
+    def test_an_action_applies_to_the_selected_jobs_that_allow_it(self, page: Page, mine, service: Service) -> None:
         done, running = mine(name="done", **QUICK), mine(name="running", **LONG)
         service.wait(done["id"])
         page.goto(mine.page)
@@ -364,13 +360,13 @@ class TestSteering:
         expect(row(page, running).locator(".status")).to_have_text("cancelled")
         expect(row(page, done).locator(".status")).to_have_text("succeeded")
 
-    def test_what_the_service_refuses_is_said_by_name(self, page: Page, mine, service: Service) -> None:
+    def test_a_refusal_of_a_bulk_action_is_shown(self, page: Page, mine, service: Service) -> None:
         job = mine(name="quicker than you", **LONG)
         page.goto(mine.page)
         row(page, job).get_by_role("checkbox").check()
 
         def overtake(route: Route) -> None:
-            """Between the look and the press the job is gone."""
+            """The job is deleted between the update of the page and the click."""
             service.cancel(job["id"])
             service.wait(job["id"])
             service.http.delete(f"/v1/jobs/{job['id']}")
@@ -380,7 +376,7 @@ class TestSteering:
         page.get_by_role("button", name="Cancel").click()
         expect(page.get_by_role("alert")).to_contain_text("not found")
 
-    def test_jobs_are_compared_in_twos_to_twelves(self, page: Page, mine) -> None:
+    def test_two_to_twelve_selected_jobs_are_compared(self, page: Page, mine) -> None:
         jobs = [mine(name=f"compared {number}", **QUICK) for number in range(2)]
         page.goto(mine.page)
         row(page, jobs[0]).get_by_role("checkbox").check()

@@ -1,4 +1,4 @@
-"""The page Learn in a browser: one press gives a walk; keys lead through it; what is wrong stands beside its field."""
+"""The Learn page in a browser: requesting a walk, keyboard navigation between stages, errors at their fields."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ TWO_LAYER = [
 
 
 def walk(page: Page) -> None:
-    """Press the button, and wait until the numbers are there."""
+    """Click the button, and wait until the numbers are shown."""
     page.get_by_role("button", name="Walk").click()
     arrived(page)
 
 
 def arrived(page: Page) -> None:
-    """The numbers are there, and what hears the keys is too."""
+    """Wait until the numbers are shown and the scripts have registered their keys."""
     expect(page.locator(".learn")).to_be_visible()
     page.wait_for_load_state()
 
@@ -36,7 +36,7 @@ def file_of(page: Page, service: Service) -> dict:
 
 
 def shades_follow_numbers(page: Page) -> None:
-    """The strongest cell has another ground than one near 0; at the true class every gradient is below 0."""
+    """The cell of the largest value has another background than one near 0; gradients at the true class are below 0."""
     ground = "cell => getComputedStyle(cell).backgroundColor"
     cells = page.locator("#logits .ways table").first.locator("tbody td")
     values = [float(title) for title in cells.evaluate_all("all => all.map((cell) => cell.title)")]
@@ -49,7 +49,7 @@ def shades_follow_numbers(page: Page) -> None:
     assert all(float(title) < 0 for title in true.evaluate_all("all => all.map((cell) => cell.title)"))
 
 
-def test_one_press_walks_through_the_two_layer_net(page: Page, service: Service, shot) -> None:
+def test_one_click_walks_through_the_two_layer_network(page: Page, service: Service, shot) -> None:
     page.goto("/learn")
     walk(page)
     assert stages(page) == TWO_LAYER
@@ -71,13 +71,13 @@ def test_one_press_walks_through_the_two_layer_net(page: Page, service: Service,
     shot(page, "learn")
 
 
-def test_the_linear_net_with_the_article_s_loss(page: Page, service: Service, shot) -> None:
+def test_the_linear_network_with_the_article_s_loss(page: Page, service: Service, shot) -> None:
     page.goto("/learn")
-    page.get_by_label("Net").select_option("linear")
+    page.get_by_label("Network").select_option("linear")
     expect(page.get_by_label("Hidden units")).to_be_hidden()
-    page.get_by_label("Init").select_option("normal")
+    page.get_by_label("Initialisation").select_option("normal")
     page.get_by_label("Loss").select_option("clamped_cross_entropy sum")
-    page.get_by_label("Images in it").fill("64")
+    page.get_by_label("Batch size").fill("64")
     walk(page)
     assert stages(page) == ["batch", "net", "logits", "softmax", "losses", "loss", "dlogits", "dW", "db"]
     spec = file_of(page, service)["spec"]
@@ -88,10 +88,10 @@ def test_the_linear_net_with_the_article_s_loss(page: Page, service: Service, sh
     shot(page, "learn-linear")
 
 
-def test_a_wrong_field_is_named_beside_it(page: Page, complaints, axe) -> None:
+def test_an_error_is_shown_at_its_field(page: Page, complaints, axe) -> None:
     complaints.expect("422")
     page.goto("/learn")
-    page.get_by_label("Batch").fill("100000")
+    page.get_by_label("Batch", exact=True).fill("100000")
     page.get_by_label("Hidden units").fill("0")
     page.get_by_role("button", name="Walk").click()
     expect(page.locator(".field", has=page.get_by_label("Hidden units")).locator(".error")).to_contain_text(
@@ -100,17 +100,17 @@ def test_a_wrong_field_is_named_beside_it(page: Page, complaints, axe) -> None:
     expect(page.get_by_label("Hidden units")).to_be_focused()
     page.get_by_label("Hidden units").fill("5")
     page.get_by_role("button", name="Walk").click()
-    expect(page.locator(".field", has=page.get_by_label("Batch")).locator(".error")).to_contain_text(
+    expect(page.locator(".field", has=page.get_by_label("Batch", exact=True)).locator(".error")).to_contain_text(
         "digits has 203 batches of 8; got 100000"
     )
-    page.get_by_label("Batch").fill("203")
+    page.get_by_label("Batch", exact=True).fill("203")
     walk(page)
-    expect(page.locator("#hidden .verdict")).to_contain_text("1 × 5")  # what is left of an epoch
+    expect(page.locator("#hidden .verdict")).to_contain_text("1 × 5")  # the rest of an epoch
     page.locator("summary").evaluate_all("all => all.forEach((summary) => summary.click())")
     axe(page)
 
 
-def test_keys_alone_ask_for_a_walk_and_lead_through_it(page: Page) -> None:
+def test_a_walk_is_requested_and_read_by_keyboard_alone(page: Page) -> None:
     page.goto("/learn")
     page.keyboard.press("w")
     arrived(page)
@@ -131,35 +131,35 @@ def test_keys_alone_ask_for_a_walk_and_lead_through_it(page: Page) -> None:
     expect(page.locator("#before")).to_be_disabled()
 
 
-def test_weights_that_a_job_has_learnt_bring_their_net_along(page: Page, service: Service) -> None:
+def test_weights_of_a_job_determine_the_network(page: Page, service: Service) -> None:
     net = {"type": "mlp", "hidden": [20], "activation": "tanh"}
     job = service.wait(service.submit(name="taught", architecture=net, epochs=20, seed=1)["id"])
     page.goto("/learn")
-    page.get_by_label("Net").select_option("linear")
+    page.get_by_label("Network").select_option("linear")
     page.get_by_label("Weights").select_option(job["id"])
     expect(page.get_by_label("Hidden units")).to_have_value("20")
     expect(page.get_by_label("Activation")).to_have_value("tanh")
-    expect(page.get_by_label("Init")).to_be_hidden()
-    page.get_by_label("Images in it").fill("32")
+    expect(page.get_by_label("Initialisation")).to_be_hidden()
+    page.get_by_label("Batch size").fill("32")
     walk(page)
-    expect(page.locator("#net")).to_contain_text("64 → 20 → 10, tanh between")
+    expect(page.locator("#net")).to_contain_text("64 → 20 → 10, tanh after the first layer")
     expect(page.locator("#net a")).to_have_attribute("href", f"/jobs/{job['id']}")
     assert page.locator(".images .good").count() >= 24
     assert file_of(page, service)["spec"]["init_from"] == {"job": job["id"]}
 
 
-def test_a_walk_that_waits_says_why_and_its_end_is_seen_without_a_reload(page: Page, service: Service, axe) -> None:
+def test_a_queued_walk_shows_the_reason_and_its_end_without_a_reload(page: Page, service: Service, axe) -> None:
     job = service.http.post("/v1/walks", json={"device": "cuda"}).json()
     with page.expect_request(re.compile(rf"/{job['id']}\?wait=")) as first:
         page.goto(f"/learn?job={job['id']}")
-    assert "wait=0&" in first.value.url, "the first look was held, and the reason with it"
+    assert "wait=0&" in first.value.url, "the first poll was a long poll, which delays the reason"
     expect(page.locator("#why")).to_contain_text("cuda")
     axe(page)
     service.cancel(job["id"])
     expect(page.locator("#waiting .status")).to_have_text("cancelled")
 
 
-def test_a_page_that_asked_too_often_waits_on(page: Page, service: Service, complaints) -> None:
+def test_a_rate_limited_page_continues_to_wait(page: Page, service: Service, complaints) -> None:
     complaints.expect("429")
     refusals = []
 

@@ -1,5 +1,5 @@
-"""The two pictures of the dashboard that README.md shows, of a real service with real jobs; small, since every clone of
-the repository has them. GRADQ_PICTURES=1 (`make pictures`) writes them into docs/."""
+"""The two screenshots of the dashboard in README.md, of a real service with real jobs. Their size is limited, since
+every clone of the repository contains them. GRADQ_PICTURES=1 (`make pictures`) writes them to docs/."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ JOBS = (
 
 @pytest.fixture(scope="module")
 def jobs(service: Service) -> dict[str, dict[str, Any]]:
-    """Of each kind one, all ended, by name."""
+    """One job of each kind by name, all ended."""
     found = [service.submit(**body, seed=7) for body in JOBS]
     return {job["name"]: service.wait(job["id"], 120) for job in found}
 

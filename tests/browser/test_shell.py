@@ -1,4 +1,4 @@
-"""What all pages share: the frame, its keys and colours, the modules that other pages stand on."""
+"""Common to all pages: the frame, keyboard shortcuts, themes, charts, static files, number formats."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_each_page_has_its_title_and_its_place_in_the_navigation(page: Page, pat
     axe(page)
 
 
-def test_keys_lead_from_page_to_page_and_a_question_mark_lists_them(page: Page) -> None:
+def test_keys_navigate_between_pages_and_a_question_mark_lists_them(page: Page) -> None:
     page.goto("/")
     page.keyboard.press("?")
     expect(page.get_by_role("dialog")).to_contain_text("Keyboard shortcuts")
@@ -47,7 +47,7 @@ def test_the_first_stop_of_the_tab_key_skips_the_navigation(page: Page) -> None:
     assert page.evaluate("document.activeElement.id") == "main"
 
 
-def test_the_chosen_colours_stay_on_the_next_page(page: Page) -> None:
+def test_the_chosen_theme_is_kept_on_the_next_page(page: Page) -> None:
     page.goto("/")
     page.get_by_label("Colours").select_option("dark")
     page.goto("/system")
@@ -73,7 +73,7 @@ class TestCharts:
             ]);
         }""")
 
-    def test_plotly_draws_under_the_pages_policy_without_a_complaint(self, page: Page) -> None:
+    def test_plotly_draws_without_violating_the_policy(self, page: Page) -> None:
         self.draw(page)
         expect(page.locator(".scatterlayer .trace")).to_have_count(2)
         page.locator(".nsewdrag").first.hover()
@@ -82,8 +82,8 @@ class TestCharts:
         page.evaluate("window.curve.show([{ name: 'loss', x: [1, 2, 3], y: [3, 1e-3, 1e-9] }])")  # powers of ten
         expect(page.locator(".ytick tspan").first).to_be_visible()
 
-    def test_pixels_of_a_picture_stay_sharp(self, page: Page) -> None:
-        """What style-src-attr is for: without it plotly's heat maps are blurred."""
+    def test_pixels_of_a_heat_map_stay_sharp(self, page: Page) -> None:
+        """Plotly needs style-src-attr for this: without it its heat maps are blurred."""
         self.draw(page)
         page.evaluate("""async () => {
             window.curve.place.replaceChildren();
@@ -91,14 +91,14 @@ class TestCharts:
         }""")
         assert page.locator(".heatmaplayer image").evaluate("e => getComputedStyle(e).imageRendering") == "pixelated"
 
-    def test_a_chart_can_be_kept_as_a_picture(self, page: Page) -> None:
+    def test_a_chart_is_saved_as_png(self, page: Page) -> None:
         self.draw(page)
         with page.expect_download() as download:
             page.evaluate("window.curve.png()")
         assert download.value.suggested_filename == "a-test.png"
         assert download.value.path().read_bytes().startswith(b"\x89PNG")
 
-    def test_a_chart_turns_with_the_pages_colours(self, page: Page) -> None:
+    def test_a_chart_follows_the_theme(self, page: Page) -> None:
         self.draw(page)
         text = "getComputedStyle(document.querySelector('.xtick text')).fill"
         light = page.evaluate(text)
@@ -107,9 +107,7 @@ class TestCharts:
 
 
 class TestFiles:
-    def test_files_are_kept_for_good_under_an_address_that_names_their_content(
-        self, page: Page, service: Service
-    ) -> None:
+    def test_files_under_the_address_of_their_version_are_immutable(self, page: Page, service: Service) -> None:
         page.goto("/compare")
         for address in page.evaluate("[...document.querySelectorAll('link, script')].map((e) => e.href || e.src)"):
             answer = service.http.get(address)
@@ -122,7 +120,7 @@ class TestFiles:
         assert answer.status_code == 200
         assert answer.headers["Cache-Control"] == "no-cache"
 
-    def test_a_client_that_takes_no_gzip_gets_the_same_file(self, service: Service) -> None:
+    def test_a_client_without_gzip_gets_the_same_file(self, service: Service) -> None:
         plain = service.http.get("/static/x/gradq.css", headers={"Accept-Encoding": "identity"})
         assert "Content-Encoding" not in plain.headers
         assert plain.content == service.http.get("/static/x/gradq.css").content
@@ -134,9 +132,7 @@ class TestFiles:
         assert service.http.get(f"/static/x/{name}").status_code == 404
 
 
-def test_what_is_not_there_is_a_page_for_people_and_a_problem_for_programs(
-    page: Page, complaints, service: Service
-) -> None:
+def test_not_found_is_a_page_for_browsers_and_a_problem_for_programs(page: Page, complaints, service: Service) -> None:
     complaints.expect("404")
     page.goto("/jobs/job_0")
     expect(page.get_by_role("heading", level=1)).to_have_text("Not found")
@@ -145,7 +141,7 @@ def test_what_is_not_there_is_a_page_for_people_and_a_problem_for_programs(
     assert (answer.status_code, answer.headers["Content-Type"]) == (404, "application/problem+json")
 
 
-def test_scripts_and_templates_write_numbers_alike(page: Page) -> None:
+def test_scripts_and_templates_format_numbers_in_the_same_way(page: Page) -> None:
     page.goto("/system")
     numbers = [0, 7, 1234567, -1234, 0.5, 0.0123456, 12.3456, 1234.56, 123456.7, 1.5e-7, -0.25, 1e20, None]
     shares = [0, 1, 0.9731, 0.00049, 0.125, None]

@@ -1,4 +1,4 @@
-"""A service that asks for tokens, before a browser: the sign-in, what each owner sees, the way out."""
+"""A service that requires tokens, in a browser: signing in and out, what each owner sees."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from shared.db.database import Database
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """An API alone; nothing is to run here."""
+    """An API without workers: no job runs in these tests."""
     service = Service(tmp_path_factory.mktemp("guarded"), {"GRADQ_ALLOW_ANONYMOUS": "false"})
     service.migrate()
     service.start_broker()
@@ -53,7 +53,7 @@ def sign_in(page: Page, token: str) -> None:
     page.get_by_role("button", name="Sign in").click()
 
 
-def test_a_stranger_is_asked_for_a_token_and_led_on_to_where_he_wanted(page: Page, alice: str, axe, shot) -> None:
+def test_signing_in_leads_to_the_requested_page(page: Page, alice: str, axe, shot) -> None:
     page.goto("/system?x=1")
     expect(page).to_have_title("Sign in · gradq")
     axe(page)
@@ -63,7 +63,7 @@ def test_a_stranger_is_asked_for_a_token_and_led_on_to_where_he_wanted(page: Pag
     expect(page.get_by_role("heading", level=1)).to_have_text("System")
 
 
-def test_a_wrong_token_is_told_beside_its_field(page: Page, alice: str, axe) -> None:
+def test_an_unknown_token_is_an_error_at_its_field(page: Page, alice: str, axe) -> None:
     page.goto("/compare")
     sign_in(page, "gq_wrong")
     expect(page.get_by_label("Token")).to_have_attribute("aria-invalid", "true")
@@ -73,7 +73,7 @@ def test_a_wrong_token_is_told_beside_its_field(page: Page, alice: str, axe) -> 
     expect(page).to_have_url("/compare")
 
 
-def test_each_owner_sees_what_is_his_and_an_admin_whose_it_is(
+def test_each_owner_sees_their_jobs_and_an_admin_those_of_all_owners(
     page: Page, service: Service, database: Database, alice: str
 ) -> None:
     bob, carol = token_for(database, "bob"), token_for(database, "carol", "admin")
@@ -93,11 +93,11 @@ def test_each_owner_sees_what_is_his_and_an_admin_whose_it_is(
     page.get_by_role("link", name="alice", exact=True).first.click()
     expect(page.locator(f"#{late}")).to_have_count(0)
     expect(page.locator(f"#{mine}")).to_be_visible()
-    page.get_by_role("link", name="Without the owner alice").click()
+    page.get_by_role("link", name="Remove the filter owner alice").click()
     expect(page.locator(f"#{late}")).to_be_visible()
 
 
-def test_a_token_that_may_only_read_is_told_why_nothing_is_cancelled(
+def test_a_read_only_token_gets_the_reason_why_nothing_is_cancelled(
     page: Page, service: Service, database: Database, complaints: Complaints
 ) -> None:
     complaints.expect("403")

@@ -1,4 +1,4 @@
-"""The Submit page: every field of the spec, checked as one types, and sent once."""
+"""The Submit page: every field of the spec, checks while typing, submission, and code snippets."""
 
 from __future__ import annotations
 
@@ -36,19 +36,19 @@ def body_of(page: Page) -> Any:
 
 
 def field(page: Page, pointer: str) -> Locator:
-    """The control that is seen at this place of the spec."""
+    """The visible input for this pointer of the spec."""
     return page.locator(f'[data-pointer="{pointer}"]').locator("visible=true")
 
 
 def error_of(page: Page, pointer: str) -> Locator:
-    """What is wrong with it, in the element that a screen reader is pointed to."""
+    """The error message of a field, in the element that its aria-describedby refers to."""
     expect(field(page, pointer)).to_have_attribute("aria-invalid", "true")
     (described,) = [i for i in (field(page, pointer).get_attribute("aria-describedby") or "").split() if "wrong" in i]
     return page.locator(f"[id='{described}']")
 
 
 def submit(page: Page, service: Service) -> Any:
-    """Press the button; the job that its page shows."""
+    """Click the button; returns the job that was created."""
     page.get_by_role("button", name="Submit").click()
     page.wait_for_url(JOB)
     return service.http.get("/v1" + page.url.removeprefix(str(service.http.base_url).rstrip("/"))).json()
@@ -72,7 +72,7 @@ class TestFields:
         axe(page)
         shot(page, "submit")
 
-    def test_what_is_chosen_is_what_the_job_is(self, page: Page, service: Service, axe, shot) -> None:
+    def test_the_job_has_the_chosen_values(self, page: Page, service: Service, axe, shot) -> None:
         open_form(page)
         page.get_by_role("button", name="Add one").first.click()
         page.get_by_role("button", name="Add one").first.click()
@@ -121,7 +121,7 @@ class TestFields:
         shot(page, "submit-filled")
         assert submit(page, service)["spec"] == JobSpec.parse(sent).to_json()
 
-    def test_what_was_typed_stays_when_another_choice_is_looked_at(self, page: Page) -> None:
+    def test_typed_values_are_kept_while_another_option_is_chosen(self, page: Page) -> None:
         open_form(page)
         field(page, "/optimizer/momentum").fill("0.9")
         field(page, "/optimizer").select_option("adam")
@@ -129,7 +129,7 @@ class TestFields:
         field(page, "/optimizer").select_option("sgd")
         assert body_of(page) == {"optimizer": {"type": "sgd", "momentum": 0.9}}
 
-    def test_entries_of_a_list_go_and_the_focus_stays_beside_them(self, page: Page) -> None:
+    def test_removing_an_entry_moves_the_focus_to_its_neighbour(self, page: Page) -> None:
         open_form(page)
         for kind in ("shift", "flip", "crop"):
             page.get_by_role("button", name="Add one").first.click()
@@ -140,22 +140,22 @@ class TestFields:
         expect(page.locator(":focus")).to_have_accessible_name("Remove this one")
         expect(field(page, "/augment/1/padding")).to_have_value("4")
 
-    def test_an_uploaded_data_set_can_be_chosen(self, page: Page, service: Service) -> None:
+    def test_an_uploaded_dataset_can_be_chosen(self, page: Page, service: Service) -> None:
         uploaded = service.http.post("/v1/datasets", files={"file": ("tiny.npz", npz(**small()))}).json()
         open_form(page)
         field(page, "/dataset").select_option(json.dumps(uploaded["id"]))
-        expect(page.locator("[data-figure=steps]")).to_have_text("5")  # 36 of 40 images, 64 a batch, 5 epochs
+        expect(page.locator("[data-figure=steps]")).to_have_text("5")  # 36 of 40 images, 64 per batch, 5 epochs
         assert body_of(page) == {"dataset": uploaded["id"]}
 
 
 class TestChecks:
-    def test_each_error_stands_beside_its_field_while_one_types(self, page: Page, complaints, axe, shot) -> None:
+    def test_each_error_is_shown_at_its_field_while_typing(self, page: Page, complaints, axe, shot) -> None:
         complaints.expect("422")
         open_form(page)
         field(page, "/lr").fill("-1")
         field(page, "/architecture/hidden").fill("30, x")
         field(page, "/epochs").fill("many")
-        expect(page.locator("#verdict")).to_have_text("3 fields are wrong")
+        expect(page.locator("#verdict")).to_have_text("3 fields are invalid")
         expect(error_of(page, "/lr")).to_have_text("must be greater than 0, got -1")
         expect(error_of(page, "/architecture/hidden")).to_contain_text('got "x"')
         expect(error_of(page, "/epochs")).to_contain_text('got "many"')
@@ -171,21 +171,21 @@ class TestChecks:
     def test_an_error_in_a_folded_group_unfolds_it(self, page: Page, complaints) -> None:
         complaints.expect("422")
         open_form(page, preset="article/manual-linear-continued")
-        expect(page.locator("#verdict")).to_have_text("1 field is wrong")
+        expect(page.locator("#verdict")).to_have_text("1 field is invalid")
         expect(error_of(page, "/init_from")).to_contain_text("this preset continues article/manual-linear")
 
-    def test_a_label_that_stands_twice_is_said_and_not_sent(self, page: Page) -> None:
+    def test_a_repeated_label_is_an_error_and_not_sent(self, page: Page) -> None:
         open_form(page)
         for value in ("a", "b"):
             page.get_by_role("button", name="Add one").last.click()
             page.get_by_label("Key", exact=True).last.fill("team")
             page.get_by_label("Value", exact=True).last.fill(value)
-        expect(page.locator("#verdict")).to_have_text("1 field is wrong")
+        expect(page.locator("#verdict")).to_have_text("1 field is invalid")
         page.get_by_role("button", name="Submit").click()
-        expect(page.locator(".pair .error")).to_have_text("stands twice")
+        expect(page.locator(".pair .error")).to_have_text("is given twice")
         expect(page).to_have_url("/submit")
 
-    def test_a_question_about_what_stands_there_no_more_is_given_up(self, page: Page) -> None:
+    def test_an_outdated_check_is_aborted(self, page: Page) -> None:
         held: list[Route] = []
         page.route("**/v1/jobs?dry_run=true", lambda route: route.continue_() if held else held.append(route))
         with page.expect_request("**/v1/jobs?dry_run=true") as first:
@@ -194,7 +194,7 @@ class TestChecks:
             field(page, "/architecture").select_option("linear")
         expect(page.locator("[data-figure=parameters]")).to_have_text("650")
 
-    def test_figures_are_the_services(self, page: Page, service: Service) -> None:
+    def test_the_figures_are_those_of_the_service(self, page: Page, service: Service) -> None:
         open_form(page)
         said = service.http.post("/v1/jobs?dry_run=true", json={}).json()
         expect(page.locator("[data-figure=parameters]")).to_have_text(f"{said['parameters']:,}".replace(",", "\u2009"))
@@ -210,10 +210,10 @@ class TestBeginnings:
         expect(field(page, "/lr")).to_have_value("0.001")
         expect(field(page, "/loss/reduction")).to_have_value('"sum"')
         assert body_of(page) == {"preset": "article/two-layer"}
-        field(page, "/lr").fill("0.1")  # what a spec without a preset would have anyway
+        field(page, "/lr").fill("0.1")  # the default of a spec without a preset
         assert body_of(page) == {"preset": "article/two-layer", "lr": 0.1}
 
-    def test_another_jobs_spec_is_copied_whole(self, page: Page, service: Service) -> None:
+    def test_another_jobs_spec_is_copied_completely(self, page: Page, service: Service) -> None:
         spec = {
             "architecture": {"type": "mlp", "hidden": [8, 4], "activation": "tanh"},
             "augment": ["flip", {"type": "shift", "pixels": 1}],
@@ -229,31 +229,31 @@ class TestBeginnings:
         assert body_of(page) == spec
         assert submit(page, service)["spec"] == first["spec"]
 
-    def test_a_spec_may_stand_in_the_address(self, page: Page) -> None:
+    def test_a_spec_can_be_given_in_the_address(self, page: Page) -> None:
         open_form(page, spec=json.dumps({"dataset": "digits", "architecture": "cnn", "name": "sent along"}))
         expect(field(page, "/architecture")).to_have_value('"cnn"')
         assert body_of(page) == {"architecture": "cnn", "name": "sent along"}
 
-    def test_a_beginning_that_is_none_is_refused_with_its_reason(self, page: Page, service: Service, complaints):
+    def test_an_invalid_initial_spec_is_refused_with_the_reason(self, page: Page, service: Service, complaints):
         complaints.expect("422")
         complaints.expect("404")
         page.goto("/submit?spec=" + quote('{"lr": -1}'))
         expect(page.locator("main")).to_contain_text("must be greater than 0, got -1")
         page.goto("/submit?preset=article/none")
-        expect(page.locator("main")).to_contain_text("there is no preset 'article/none'")
+        expect(page.locator("main")).to_contain_text("preset 'article/none' not found")
         check = service.http.post("/v1/gradient-checks", json={"batches": 1, "samples": 1}).json()
         page.goto(f"/submit?from={check['id']}")
-        expect(page.locator("main")).to_contain_text("this form makes trainings")
+        expect(page.locator("main")).to_contain_text("this form submits trainings only")
 
 
 class TestSending:
-    def test_two_presses_are_one_job(self, page: Page, service: Service) -> None:
+    def test_a_double_click_submits_one_job(self, page: Page, service: Service) -> None:
         open_form(page, spec=json.dumps({"epochs": 1, "labels": {"pressed": "twice"}}))
         page.get_by_role("button", name="Submit").dblclick()
         page.wait_for_url(JOB)
         assert len(jobs_labelled(service, pressed="twice")) == 1
 
-    def test_a_press_after_a_lost_answer_is_the_same_job(self, page: Page, service: Service, complaints) -> None:
+    def test_a_retry_after_a_lost_response_is_the_same_job(self, page: Page, service: Service, complaints) -> None:
         complaints.expect("net::ERR")
         lost = []
 
@@ -273,9 +273,7 @@ class TestSending:
         (job,) = jobs_labelled(service, answer="lost")
         assert page.url.endswith(job["id"])
 
-    def test_what_the_service_refuses_at_last_is_shown_and_the_wrong_field_has_the_focus(
-        self, page: Page, complaints
-    ) -> None:
+    def test_a_refused_submission_is_shown_and_the_invalid_field_has_the_focus(self, page: Page, complaints) -> None:
         complaints.expect("422")
         open_form(page)
         field(page, "/batch_size").fill("0")
@@ -284,7 +282,9 @@ class TestSending:
         expect(field(page, "/batch_size")).to_be_focused()
         expect(page.get_by_role("button", name="Submit")).to_be_enabled()
 
-    def test_whoever_may_only_read_is_told_why_nothing_is_sent(self, page: Page, service: Service, complaints) -> None:
+    def test_a_read_only_token_gets_the_reason_why_nothing_is_sent(
+        self, page: Page, service: Service, complaints
+    ) -> None:
         complaints.expect("403")
         sign_in(page, service, "read")
         open_form(page)
@@ -293,7 +293,7 @@ class TestSending:
         expect(page.locator("#verdict")).to_have_text("Not checked")
         expect(page.get_by_role("button", name="Submit")).to_be_enabled()
 
-    def test_a_service_that_went_away_is_asked_again_by_itself(self, page: Page, complaints) -> None:
+    def test_a_check_is_retried_until_the_service_answers(self, page: Page, complaints) -> None:
         complaints.expect("net::ERR_CONNECTION_REFUSED")
         page.route("**/v1/jobs?dry_run=true", lambda route: route.abort("connectionrefused"))
         page.goto("/submit")
@@ -330,7 +330,7 @@ def tab_to(page: Page, id: str) -> None:
         page.keyboard.press("Tab")
         if page.evaluate("document.activeElement.id") == id:
             return
-    raise AssertionError(f"the Tab key does not lead to {id}")
+    raise AssertionError(f"the Tab key does not reach {id}")
 
 
 class TestCode:
@@ -348,13 +348,13 @@ class TestCode:
         expect(page.get_by_role("button", name=form)).to_have_attribute("aria-pressed", "true")
         return page.locator("#code").text_content() or ""
 
-    def test_the_line_for_the_shell_submits_this_job(self, page: Page) -> None:
+    def test_the_curl_command_submits_this_job(self, page: Page) -> None:
         if shutil.which("curl") is None:
-            part_missing("there is no curl on the PATH")
+            part_missing("curl is not on the PATH")
         done = subprocess.run(["sh", "-c", self.shown(page, "curl")], capture_output=True, check=True)
         assert json.loads(done.stdout)["spec"] == JobSpec.parse(self.SPEC).to_json()
 
-    def test_whoever_is_signed_in_sends_a_token_from_the_shell_too(self, page: Page, service: Service) -> None:
+    def test_the_curl_command_sends_a_token_for_signed_in_users(self, page: Page, service: Service) -> None:
         token = sign_in(page, service, "submit")
         line = self.shown(page, "curl")
         assert token not in line
@@ -363,20 +363,20 @@ class TestCode:
         )
         assert json.loads(done.stdout)["owner"] == "dora"
 
-    def test_the_lines_of_python_submit_this_job_and_wait_for_it(self, page: Page, service: Service) -> None:
+    def test_the_python_code_submits_this_job_and_waits_for_it(self, page: Page, service: Service) -> None:
         code = self.shown(page, "Python") + "\nprint(job.id)\n"
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
         job = service.http.get(f"/v1/jobs/{done.stdout.split()[-1]}").json()
         assert (job["status"], job["spec"]) == ("succeeded", JobSpec.parse(self.SPEC).to_json())
 
-    def test_it_can_be_copied(self, page: Page) -> None:
+    def test_the_code_is_copied(self, page: Page) -> None:
         page.context.grant_permissions(["clipboard-read", "clipboard-write"])
         text = self.shown(page, "Python")
         page.get_by_role("button", name="Copy").click()
         expect(page.get_by_text("Copied")).to_be_visible()
         assert page.evaluate("navigator.clipboard.readText()") == text
 
-    def test_where_the_browser_lets_nothing_be_copied_the_text_is_selected(self, page: Page) -> None:
+    def test_without_a_clipboard_the_text_is_selected(self, page: Page) -> None:
         page.add_init_script("Object.defineProperty(navigator, 'clipboard', { value: undefined })")
         text = self.shown(page, "curl")
         page.get_by_role("button", name="Copy").click()

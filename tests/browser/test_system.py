@@ -1,4 +1,4 @@
-"""System: workers, queues and datasets as they are, and uploads from the first byte to what the service finds."""
+"""The System page: workers, queues, datasets, and uploads."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def row(page: Page, table: str, text: str) -> Locator:
 
 
 class TestWhatRuns:
-    def test_workers_jobs_and_queues_are_shown_and_follow_what_happens(
+    def test_workers_jobs_and_queues_are_shown_and_updated(
         self, page: Page, service: Service, occupy, axe, shot
     ) -> None:
         page.goto("/system")
@@ -47,14 +47,14 @@ class TestWhatRuns:
         expect(worker).to_contain_text("2 of 2")
         expect(worker).to_contain_text("none")
 
-    def test_the_service_says_which_it_is_and_whether_it_takes_jobs(self, page: Page, service: Service) -> None:
+    def test_version_and_readiness_of_the_service_are_shown(self, page: Page, service: Service) -> None:
         page.goto("/system")
         version = service.http.get("/v1/version").json()
         facts = page.locator(".facts")
-        for text in (version["version"], version["python"], "databaseok", "brokerok", "takes jobsyes"):
+        for text in (version["version"], version["python"], "databaseok", "brokerok", "readyyes"):
             expect(facts).to_contain_text(text)
 
-    def test_a_hidden_page_asks_for_nothing_and_a_seen_one_at_once(self, page: Page) -> None:
+    def test_a_hidden_page_does_not_poll_and_a_visible_one_polls_at_once(self, page: Page) -> None:
         page.goto("/system")
         expect(page.locator("#workers tbody tr")).to_have_count(1)
         page.clock.install()
@@ -73,7 +73,7 @@ class TestWhatRuns:
 
 @pytest.fixture(scope="module")
 def lonely(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """A service without a worker; one that was heard of counts as alive for a minute."""
+    """A service without workers; a worker counts as alive for a minute after its heartbeat."""
     service = Service(tmp_path_factory.mktemp("lonely"), {"GRADQ_LEASE_SECONDS": "60"}).start(workers=0)
     yield service
     service.close()
@@ -103,7 +103,7 @@ def make_lonely_again(service: Service) -> None:
 
 
 def tell_of_a_worker(service: Service, **facts: Any) -> None:
-    """What a worker with two GPUs would write of itself."""
+    """Write the heartbeat of a worker with two GPUs."""
     gpus = [{"kind": "cuda", "name": f"cuda:{i} NVIDIA H100", "uuid": f"GPU-{i}"} for i in range(2)]
     memory = [{"device": "cpu", "used_bytes": 3_000_000_000, "total_bytes": 64_000_000_000}]
     memory += [{"device": gpu["name"], "used_bytes": 12_000_000_000, "total_bytes": 80_000_000_000} for gpu in gpus]
@@ -117,29 +117,29 @@ def tell_of_a_worker(service: Service, **facts: Any) -> None:
 
 
 class TestWhenPartsAreMissing:
-    def test_no_worker_brings_what_to_type(self, lonely_page, axe, shot) -> None:
+    def test_without_a_worker_the_page_shows_commands(self, lonely_page, axe, shot) -> None:
         page, _ = lonely_page
         page.goto("/system")
-        expect(page.locator("#nobody")).to_contain_text("No worker is alive")
+        expect(page.locator("#nobody")).to_contain_text("No worker is running")
         page.locator("[data-copy='gradq doctor']").click()
         assert page.evaluate("navigator.clipboard.readText()") == "gradq doctor"
         axe(page)
         shot(page, "system-nobody")
 
-    def test_a_worker_with_gpus_that_drains(self, lonely_page, lonely: Service, axe, shot) -> None:
+    def test_a_draining_worker_with_gpus(self, lonely_page, lonely: Service, axe, shot) -> None:
         page, _ = lonely_page
         tell_of_a_worker(lonely)
         page.goto("/system")
         worker = page.locator("#workers tbody tr")
         expect(worker).to_contain_text("cuda:0 NVIDIA H100")
         expect(worker).to_contain_text("12.0 GB of 80.0 GB in use")
-        expect(worker).to_contain_text("has room")
+        expect(worker).to_contain_text("available")
         tell_of_a_worker(lonely, draining=True)
-        expect(worker).to_contain_text("takes no more jobs")
+        expect(worker).to_contain_text("accepts no more jobs")
         axe(page)
         shot(page, "system-draining")
 
-    def test_a_broker_that_is_away_keeps_nobody_from_submitting(self, lonely_page, lonely: Service) -> None:
+    def test_without_a_broker_the_service_is_still_ready(self, lonely_page, lonely: Service) -> None:
         page, _ = lonely_page
         page.goto("/system")
         expect(page.locator("#broker")).to_contain_text("ok")
@@ -148,9 +148,7 @@ class TestWhenPartsAreMissing:
         expect(page.locator("#broker")).to_contain_text("away")
         expect(page.locator("#ready")).to_have_text("yes")
 
-    def test_a_service_that_does_not_answer_is_told_and_what_was_shown_stays(
-        self, lonely_page, lonely: Service
-    ) -> None:
+    def test_without_an_answer_the_last_known_state_stays_visible(self, lonely_page, lonely: Service) -> None:
         page, complaints = lonely_page
         complaints.expect("ERR_CONNECTION_REFUSED")
         page.goto("/system")
@@ -187,13 +185,13 @@ def error_of(page: Page, file: str) -> Locator:
 
 
 class TestUpload:
-    def test_a_file_is_sent_checked_shown_and_deleted_after_a_question(self, page: Page, offer: Offer, axe) -> None:
+    def test_a_dataset_is_uploaded_shown_and_deleted_after_confirmation(self, page: Page, offer: Offer, axe) -> None:
         offer(("four.npz", npz(**small(40, classes=np.array(["ant", "bee", "cow", "dog"])))))
         page.get_by_label("Name").fill("farm")
-        page.get_by_label("Share to test on").fill("0.25")
+        page.get_by_label("Test fraction").fill("0.25")
         axe(page)
         send(page)
-        expect(page.locator(".toast")).to_contain_text("farm is here")
+        expect(page.locator(".toast")).to_contain_text("farm was stored")
         shown = row(page, "datasets", "farm")
         expect(shown).to_contain_text("6 × 6")
         expect(shown.locator("td.number").nth(1)).to_have_text("10")
@@ -208,14 +206,14 @@ class TestUpload:
         page.get_by_role("dialog").get_by_role("button", name="Delete").click()
         expect(shown).to_have_count(0)
 
-    def test_the_same_again_is_said_to_be_here(self, page: Page, offer: Offer) -> None:
+    def test_a_second_upload_of_the_same_dataset_is_reported(self, page: Page, offer: Offer) -> None:
         file = ("twice.npz", npz(**small(40)))
-        for said in ("twice is here: ", "This is here already, as twice."):
+        for said in ("twice was stored: ", "This dataset is stored already, as twice."):
             offer(file)
             send(page)
             expect(page.locator(".toast")).to_contain_text(said)
 
-    def test_a_pair_of_idx_files_finds_its_parts_by_their_names(self, page: Page, offer: Offer) -> None:
+    def test_parts_of_an_idx_pair_are_guessed_from_file_names(self, page: Page, offer: Offer) -> None:
         offer(
             ("train-images-idx3-ubyte", idx(pixels(40, 6, 6))),
             ("train-labels-idx1-ubyte", idx((np.arange(40) % 4).astype(np.uint8))),
@@ -241,14 +239,12 @@ class TestUpload:
             content,
         )
         expect(page.locator("#files")).to_contain_text("pets.zip")
-        page.get_by_label("Side in pixels").fill("8")
+        page.get_by_label("Image size in pixels").fill("8")
         shot(page, "system-upload")
         send(page)
         expect(row(page, "datasets", "pets")).to_contain_text("8 × 8")
 
-    def test_what_is_wrong_with_the_file_stands_beside_it(
-        self, page: Page, offer: Offer, complaints, axe, shot
-    ) -> None:
+    def test_an_error_in_a_file_is_shown_at_the_file(self, page: Page, offer: Offer, complaints, axe, shot) -> None:
         complaints.expect("422")
         offer(("odd.npz", npz(x=pixels(40, 6, 6), y=np.arange(40) % 4 * 2)))
         send(page)
@@ -256,15 +252,15 @@ class TestUpload:
         axe(page)
         shot(page, "system-refused")
 
-    def test_what_is_wrong_with_an_option_stands_beside_that(self, page: Page, offer: Offer, complaints) -> None:
+    def test_an_error_in_an_option_is_shown_at_its_field(self, page: Page, offer: Offer, complaints) -> None:
         complaints.expect("422")
         offer(("fine.npz", npz(**small())))
-        page.get_by_label("Share to test on").fill("2")
+        page.get_by_label("Test fraction").fill("2")
         send(page)
         expect(page.locator(".field:has(#test_fraction) .error")).to_contain_text("must be less than 1")
-        expect(page.get_by_label("Share to test on")).to_be_focused()
-        page.get_by_label("Share to test on").fill("")
-        page.get_by_label("Side in pixels").fill("8")
+        expect(page.get_by_label("Test fraction")).to_be_focused()
+        page.get_by_label("Test fraction").fill("")
+        page.get_by_label("Image size in pixels").fill("8")
         send(page)
         expect(page.locator(".field:has(#size) .error")).not_to_be_empty()
 
@@ -277,7 +273,9 @@ class TestUpload:
         expect(error_of(page, "fine.npz")).to_contain_text("GRADQ_MAX_UPLOAD_BYTES")
         assert "POST" not in asked
 
-    def test_bytes_are_counted_and_a_press_cancels(self, page: Page, offer: Offer, service: Service) -> None:
+    def test_an_upload_shows_its_progress_and_can_be_cancelled(
+        self, page: Page, offer: Offer, service: Service
+    ) -> None:
         before = service.http.get("/v1/datasets").json()["data"]
         offer(("large.npz", npz(x=pixels(4000, 28, 28), y=np.arange(4000) % 10)))
         network = page.context.new_cdp_session(page)
@@ -294,7 +292,7 @@ class TestUpload:
         network.detach()
         assert service.http.get("/v1/datasets").json()["data"] == before
 
-    def test_a_data_set_that_a_job_needs_is_not_deleted(self, page: Page, complaints, service: Service, occupy) -> None:
+    def test_a_dataset_that_a_job_needs_is_not_deleted(self, page: Page, complaints, service: Service, occupy) -> None:
         complaints.expect("409")
         file = {"file": ("needed.npz", npz(**small(40, k=5)))}
         dataset = service.http.post("/v1/datasets", files=file).json()
@@ -302,5 +300,5 @@ class TestUpload:
         page.goto("/system")
         page.get_by_role("button", name="Delete needed").click()
         page.get_by_role("dialog").get_by_role("button", name="Delete").click()
-        expect(page.locator(".toast.bad")).to_contain_text("needed is not deleted")
+        expect(page.locator(".toast.bad")).to_contain_text("needed was not deleted")
         expect(page.locator(".toast.bad")).to_contain_text(job["id"])

@@ -1,4 +1,4 @@
-"""What browser tests hold against every page: a quiet console, no request to elsewhere, readable by all."""
+"""Checks of every page in browser tests: no console errors, no request to another host, accessibility, screenshots."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ GRAVE = ("serious", "critical")
 
 
 class Complaints:
-    """Errors and warnings on the console, reports of the content security policy among them; exceptions that nobody
-    caught; requests that failed, and those that leave the origin."""
+    """Console errors and warnings (including violations of the content security policy), uncaught exceptions, failed
+    requests, and requests to another origin."""
 
     def __init__(self, origin: str) -> None:
         self.origin = urlsplit(origin).netloc
@@ -32,7 +32,7 @@ class Complaints:
         self.expected: list[str] = []
 
     def expect(self, part: str) -> None:
-        """A complaint that holds this text is what the test wants."""
+        """Ignore complaints that contain this text: the test provokes them."""
         self.expected.append(part)
 
     def listen(self, page: Page) -> None:
@@ -55,14 +55,15 @@ class Complaints:
             self.found.append(f"asked another host: {request.url}")
 
     def _failed(self, request: Request) -> None:
-        if request.failure != "net::ERR_ABORTED":  # a stream or a check that the page itself gave up
+        if request.failure != "net::ERR_ABORTED":  # a stream or a check that the page itself aborted
             self.found.append(f"failed: {request.method} {request.url}: {request.failure}")
 
 
 def check_accessibility(page: Page) -> None:
+    """AssertionError for serious or critical findings of axe-core, in light and dark."""
     for scheme in ("light", "dark"):
         page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
-        results = Axe().run(page)  # by the debugger's hand, so that the page's policy does not hinder it
+        results = Axe().run(page)  # injected by the debugger, to which the page's policy does not apply
         grave = [found for found in results.response["violations"] if found["impact"] in GRAVE]
         lines = [
             f"{scheme}: {found['id']} ({found['impact']}): {found['help']}\n    "
@@ -76,15 +77,16 @@ def check_accessibility(page: Page) -> None:
 
 
 def take_shots(page: Page, folder: Path, name: str) -> None:
-    """The whole page: light and dark at a desk's width, light at a phone's."""
+    """Screenshots of the whole page: light and dark at desktop width, light at phone width. AssertionError if the page
+    scrolls sideways at any of them."""
     folder.mkdir(exist_ok=True)
     before = page.viewport_size
     for look, scheme, size in (("light", "light", WIDE), ("dark", "dark", WIDE), ("phone", "light", PHONE)):
         page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
         page.set_viewport_size(size)
-        wait_for(lambda: page.evaluate(CHARTS_FIT), 30, "charts as wide as their places")
+        wait_for(lambda: page.evaluate(CHARTS_FIT), 30, "charts as wide as their containers")
         page.screenshot(path=folder / f"{name}-{look}.png", full_page=True)
         too_wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
-        assert too_wide <= 0, f"{name} can be moved sideways by {too_wide} px at {size['width']} px ({look})"
+        assert too_wide <= 0, f"{name} scrolls sideways by {too_wide} px at {size['width']} px ({look})"
     page.emulate_media(color_scheme="light")
     page.set_viewport_size(before or WIDE)

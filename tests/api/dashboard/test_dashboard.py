@@ -1,4 +1,4 @@
-"""The dashboard's answers without a browser: policies, errors as pages, the list's addresses, its stream."""
+"""The dashboard without a browser: policies, error pages, the list's query string, its stream, number formats."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PAGES = ("/", "/submit", "/compare", "/draw", "/learn", "/system")
 
 
 class Tags(HTMLParser):
-    """Every tag with its attributes."""
+    """All start tags with their attributes."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ def rows(html: str) -> list[str]:
 
 class TestPages:
     @pytest.mark.parametrize("path", PAGES)
-    def test_nothing_runs_or_comes_from_elsewhere(self, client, path):
+    def test_pages_have_no_inline_scripts_and_no_foreign_resources(self, client, path):
         answer = client.get(path, headers=HTML)
         assert (answer.status_code, answer.mimetype) == (200, "text/html")
         policy = dict(part.split(" ", 1) for part in answer.headers["Content-Security-Policy"].split("; "))
@@ -71,7 +71,7 @@ class TestPages:
         assert (answer.status_code, answer.mimetype) == (404, kind)
         assert "job job_0 not found" in answer.text
 
-    def test_a_database_that_is_away_is_a_page_that_says_when_to_come_again(self, tmp_path):
+    def test_an_unreachable_database_gives_a_page_with_retry_after(self, tmp_path):
         (tmp_path / "gradq.db").mkdir()
         answer = create_app(Settings(state_dir=tmp_path, allow_anonymous=True)).test_client().get("/", headers=HTML)
         assert (answer.status_code, answer.mimetype) == (503, "text/html")
@@ -92,7 +92,7 @@ class TestSignIn:
         assert "unsafe" not in answer.headers["Content-Security-Policy"]
 
     @pytest.mark.parametrize("path", ["//evil.example", "/\\evil.example", "https://evil.example", "evil", "/a\nb"])
-    def test_it_leads_to_no_other_host(self, path):
+    def test_it_does_not_redirect_to_another_host(self, path):
         assert path_of_ours(path) == "/"
 
 
@@ -109,15 +109,15 @@ class TestViews:
             ("", "/"),
         ],
     )
-    def test_what_is_typed_becomes_an_address_of_the_list(self, client, typed, address):
+    def test_the_search_text_becomes_a_query_of_the_list(self, client, typed, address):
         answer = client.get("/", query_string={"q": typed}, headers=HTML)
         assert (answer.status_code, answer.headers["Location"]) == (302, address)
 
-    def test_a_search_keeps_the_other_filters_and_begins_on_the_first_page(self, client):
+    def test_a_search_keeps_the_other_filters_and_starts_on_the_first_page(self, client):
         answer = client.get("/?status=failed&name=&after=job_0&q=x", headers=HTML)
         assert answer.headers["Location"] == "/?status=failed&name=*x*"
 
-    def test_every_filter_of_the_api_is_one_of_the_page(self, client, hands):
+    def test_the_page_accepts_every_filter_of_the_api(self, client, hands):
         hands.submit(name="a", labels={"team": "vision"})
         there = hands.submit(name="b", labels={"team": "vision"})
         hands.submit(name="b", labels={"team": "audio"})
@@ -126,7 +126,7 @@ class TestViews:
         assert rows(client.get(f"/?{query}", headers=HTML).text) == [there["id"]]
 
     @pytest.mark.parametrize(("epochs", "text"), [(1, "1 epoch"), (2, "2 epochs")])
-    def test_one_epoch_is_no_plural(self, client, hands, services, epochs, text):
+    def test_one_epoch_is_singular(self, client, hands, services, epochs, text):
         job = hands.submit(epochs=epochs)
         progress = {"epoch": epochs, "epochs": epochs, "step": 9, "total_steps": 9, "examples_per_second": 1.0}
         with services.database.write() as session:
@@ -134,13 +134,13 @@ class TestViews:
             row.progress, row.state, row.finished_at = progress, "succeeded", row.created_at
         assert f">{text}<" in client.get("/", headers=HTML).text
 
-    def test_what_the_api_refuses_is_said_on_the_page(self, client):
+    def test_an_invalid_query_is_explained_on_the_page(self, client):
         answer = client.get("/?status=lost&limit=x", headers=HTML)
         assert answer.status_code == 422
         assert "<code>status</code>" in answer.text
         assert "<code>limit</code>" in answer.text
 
-    def test_pages_meet_without_gap_or_double(self, client, hands):
+    def test_pages_have_neither_gaps_nor_duplicates(self, client, hands):
         jobs = [hands.submit()["id"] for _ in range(5)]
         seen, address = [], "/?limit=2"
         while address:
@@ -156,9 +156,9 @@ def events(text: str) -> list[tuple[str, Any]]:
 
 
 class TestStream:
-    """One round at a time: the generator sleeps between two pieces."""
+    """One round at a time: the generator pauses between two chunks."""
 
-    def test_it_brings_the_view_and_then_what_changes_in_it(self, client, hands):
+    def test_it_sends_the_view_and_then_only_changes(self, client, hands):
         first = hands.submit(name="first")
         answer = client.get("/?status=queued", headers=STREAM, buffered=False)
         assert answer.mimetype == "text/event-stream"
@@ -177,7 +177,7 @@ class TestStream:
         assert view == ("view", {"ids": [second["id"]], "counts": {"queued": 1, "cancelled": 1}})
         answer.close()
 
-    def test_where_all_places_are_taken_it_is_refused_with_a_time(self, app, client, problem, monkeypatch):
+    def test_without_a_free_place_it_is_refused_with_retry_after(self, app, client, problem, monkeypatch):
         monkeypatch.setattr(app.extensions[HELD], "_places", 0)
         answer = client.get("/", headers=STREAM)
         problem(answer, 503, "too_many_streams")

@@ -1,4 +1,4 @@
-"""What the server writes of a job for its page, in each state: words that a browser need not be started for."""
+"""The job page as rendered by the server, in each state; without a browser."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ HTML = {"Accept": "text/html"}
 
 @pytest.fixture
 def text_of(client):
-    """text_of(job): its page."""
+    """text_of(job): the HTML of its page."""
 
     def ask(job) -> str:
         answer = client.get(f"/jobs/{job['id']}", headers=HTML)
@@ -29,7 +29,7 @@ def actions(text: str) -> list[str]:
 
 
 class TestActions:
-    def test_each_state_offers_what_may_be_done_in_it(self, hands, text_of, client):
+    def test_each_state_has_its_allowed_actions(self, hands, text_of, client):
         job = hands.submit()
         assert actions(text_of(job)) == ["cancel", "edit"]
         lease = hands.start()
@@ -53,7 +53,7 @@ class TestActions:
 
 
 class TestWords:
-    def test_why_a_job_waits_and_why_it_ended_stand_at_its_head(self, hands, text_of, client):
+    def test_the_head_says_why_a_job_waits_and_why_it_ended(self, hands, text_of, client):
         job = hands.submit()
         text = text_of(job)
         assert "Place 1 in the queue" in text
@@ -66,13 +66,13 @@ class TestWords:
 
     @pytest.mark.parametrize(
         ("identical", "expected"),
-        [(True, "identical: the same curve"), (False, "first difference is at step 7, in batch_loss: 0.5 there")],
+        [(True, "identical: the same curve"), (False, "first difference is at step 7, in batch_loss: 0.5 in that job")],
     )
-    def test_what_a_repetition_came_to_is_said(self, hands, text_of, client, results, identical, expected):
+    def test_the_outcome_of_a_reproduction_is_shown(self, hands, text_of, client, results, identical, expected):
         original = hands.submit()
         hands.finish(hands.start(), result=results["succeeded"])
         again = client.post(f"/v1/jobs/{original['id']}/reproduce").json
-        assert "compared with it at the end" in text_of(again)
+        assert "results are compared at the end" in text_of(again)
         difference = None if identical else {"step": 7, "metric": "batch_loss", "expected": 0.5, "found": 0.25}
         reproduction = {
             "of": original["id"],
@@ -83,9 +83,9 @@ class TestWords:
         hands.finish(hands.start(), result=results["succeeded"] | {"reproduction": reproduction})
         text = text_of(again)
         assert expected in text
-        assert ("threads 1 there, 2 here" in text) is not identical
+        assert ("threads 1 in that job, 2 in this one" in text) is not identical
 
-    def test_a_walk_says_whether_both_ways_agree_and_where_to_see_it(self, hands, text_of, client, results):
+    def test_a_walk_shows_whether_both_ways_agree_and_links_to_learn(self, hands, text_of, client, results):
         walk = client.post("/v1/walks", json={}).json
         assert "loss_chart" not in text_of(walk)
         result = {
@@ -97,7 +97,7 @@ class TestWords:
         assert "1.5e-16" in text
         assert f'href="/learn?job={walk["id"]}"' in text
 
-    def test_what_a_client_wrote_is_text_and_nothing_else(self, hands, text_of):
+    def test_texts_of_clients_are_escaped(self, hands, text_of):
         evil = '"><script>alert(1)</script>'
         job = hands.submit(name=evil, labels={evil: evil})
         hands.append(hands.start(), Line("log", evil, {}))
@@ -105,7 +105,7 @@ class TestWords:
         assert "<script>alert" not in text
         assert "&lt;script&gt;alert" in text
 
-    def test_a_job_that_goes_on_from_another_links_to_it(self, hands, text_of, results):
+    def test_a_job_that_starts_from_another_links_to_it(self, hands, text_of, results):
         first = hands.submit()
         lease = hands.start()
         files = [hands.store(lease, "model.safetensors", b"weights")]
@@ -129,7 +129,7 @@ class TestWords:
             (86400.0, "86400"),
         ],
     )  # fmt: skip
-    def test_a_value_of_the_spec_is_a_line(self, value, words):
+    def test_a_value_of_the_spec_is_one_line(self, value, words):
         assert _words(value) == words
 
 

@@ -1,4 +1,4 @@
-"""The page Learn as the server writes it: what a walk found, and the form, on both databases."""
+"""The Learn page as rendered by the server: a walk, and the form, on both databases."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def app(app_on_each_database: Flask) -> Flask:
 
 @pytest.fixture
 def walked(client: FlaskClient, hands: Any, tmp_path: Path) -> Walked:
-    """walked(architecture=…, change=…): the id of a finished walk and what its file holds, after `change`."""
+    """walked(architecture=…, change=…): the id of a finished walk and the content of its file, after `change`."""
 
     def walk(change: Callable[[dict[str, Any]], None] = lambda page: None, **fields: Any) -> tuple[str, dict[str, Any]]:
         job = client.post("/v1/walks", json={"seed": 7, **fields}).json
@@ -65,14 +65,14 @@ def learn(client: FlaskClient, query: str = "") -> str:
 
 
 def sections(html: str) -> dict[str, str]:
-    """Each stage's part of the page, by the stage's name."""
+    """The section of each stage, by the name of the stage."""
     parts = re.findall(r'<section class="panel stage" id="(\w+)".*?</section>', html, re.DOTALL)
     whole = re.findall(r'<section class="panel stage" id="\w+".*?</section>', html, re.DOTALL)
     return dict(zip(parts, whole, strict=True))
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_stage_of_every_net_and_loss_has_title_words_formula_and_both_ways(client, walked, kind):
+def test_every_stage_has_title_explanation_formula_and_both_ways(client, walked, kind):
     net, loss = KINDS[kind]
     job_id, page = walked(architecture=net, loss=loss, batch_size=3)
     html = learn(client, f"?job={job_id}")
@@ -113,14 +113,14 @@ def test_ways_that_differ_are_shown_to_differ(client, walked):
     assert "0.250" in sections(html)["db2"].partition("cell by cell")[2]
 
 
-def test_the_page_shows_a_large_net_and_batch_by_their_first_rows(client, walked):
+def test_of_a_large_network_and_batch_only_the_first_rows_are_shown(client, walked):
     job_id, _ = walked(architecture={"type": "mlp", "hidden": [300]}, batch_size=64)
     html = learn(client, f"?job={job_id}")
-    assert "64 × 300, shown 10 × 10" in sections(html)["hidden"]
+    assert "64 × 300, 10 × 10 shown" in sections(html)["hidden"]
     assert len(html) < 600_000
 
 
-def test_the_form_is_as_the_shown_walk_was_asked_for(client, walked):
+def test_the_form_has_the_values_of_the_shown_walk(client, walked):
     job_id, _ = walked(architecture="linear", init="xavier", batch=3, batch_size=5, seed=11)
     html = learn(client, f"?job={job_id}")
     for part in (
@@ -143,7 +143,7 @@ class TestWeights:
         hands.finish(lease, files=files, result={"test_accuracy": 0.9731})
         return job["id"]
 
-    def test_finished_jobs_of_nets_that_can_be_walked_are_offered(self, client, hands):
+    def test_finished_jobs_with_a_supported_architecture_are_listed(self, client, hands):
         mine = self.finished(hands, name="mine", architecture={"type": "mlp", "hidden": [12]})
         others = [
             self.finished(hands, architecture=net)
@@ -154,7 +154,7 @@ class TestWeights:
         assert "mine, 97.3" in html
         assert not [job_id for job_id in others if job_id in html]
 
-    def test_a_form_can_begin_with_a_job(self, client, hands):
+    def test_a_form_can_start_from_a_job(self, client, hands):
         mine = self.finished(hands, architecture={"type": "mlp", "hidden": [12]})
         html = learn(client, f"?from={mine}")
         assert re.search(f'<option value="{mine}"[^>]* selected>', html)
@@ -165,7 +165,7 @@ class TestWeights:
         assert "one hidden layer" in refused.text
 
 
-def test_anothers_walks_weights_and_data_sets_are_not_there(app, hands):
+def test_walks_weights_and_datasets_of_other_owners_are_not_found(app, hands):
     alice, bob = client_for(app, "alice"), client_for(app, "bob")
     walk = alice.post("/v1/walks", json={}).json
     alice.post(walk["links"]["cancel"])
@@ -181,7 +181,7 @@ def test_anothers_walks_weights_and_data_sets_are_not_there(app, hands):
 
 
 class TestWalksThatAreNotThere:
-    def test_one_that_waits_and_one_that_was_cancelled_say_so(self, client):
+    def test_a_queued_and_a_cancelled_walk_are_shown_as_such(self, client):
         job = client.post("/v1/walks", json={}).json
         assert 'data-terminal="no"' in learn(client, f"?job={job['id']}")
         client.post(job["links"]["cancel"])
@@ -190,7 +190,7 @@ class TestWalksThatAreNotThere:
         assert "cancelled before it started" in html
 
     @pytest.mark.parametrize("query", ["?job=job_0", "?from=job_0"])
-    def test_a_job_that_is_not_there(self, client, query):
+    def test_an_unknown_job(self, client, query):
         answer = client.get(f"/learn{query}", headers={"Accept": "text/html"})
         assert (answer.status_code, "job job_0 not found" in answer.text) == (404, True)
 
@@ -198,16 +198,16 @@ class TestWalksThatAreNotThere:
         job = hands.submit()
         answer = client.get(f"/learn?job={job['id']}", headers={"Accept": "text/html"})
         assert answer.status_code == 404
-        assert "is no walk but a training" in answer.text
+        assert "is a training, not a walk" in answer.text
 
-    def test_a_file_that_is_gone(self, client, walked, services):
+    def test_a_file_that_was_removed(self, client, walked, services):
         job_id, _ = walked()
         services.store.remove_job(job_id)
         answer = client.get(f"/learn?job={job_id}", headers={"Accept": "text/html"})
         assert answer.status_code == 404
         assert "has been removed from the store" in answer.text
 
-    def test_a_failed_walk_says_why(self, client, hands):
+    def test_a_failed_walk_shows_the_reason(self, client, hands):
         job = client.post("/v1/walks", json={}).json
         reason = {"code": "diverged", "detail": "logits is not finite"}
         hands.finish(hands.start(), JobState.FAILED, reason=reason)
@@ -234,6 +234,6 @@ def test_a_number_in_a_cell_is_short(value, text):
     assert len(short(value)) <= 7
 
 
-def test_a_difference_is_written_as_people_write_it():
+def test_a_difference_is_written_as_a_power_of_ten():
     assert power(2.2e-16) == "2.2 · 10<sup>−16</sup>"
     assert power(0.0) == "0"

@@ -1,4 +1,4 @@
-"""A few points of each curve of a page of jobs, on both databases."""
+"""Sparklines for a page of jobs, on both databases."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PER_EPOCH = 23
 
 
 def trained(session: Session, epochs: int, of: int | None = None, per_epoch: int = PER_EPOCH) -> Job:
-    """A job that has done so many epochs: its loss in an epoch is 1/epoch, that of a batch 1/step."""
+    """A job with `epochs` complete epochs: the loss of an epoch is 1/epoch, that of a batch 1/step."""
     job = jobs.create(session, JobSpec.parse({"epochs": of or epochs}))
     done, total = epochs * per_epoch, (of or epochs) * per_epoch
     job.progress = {"epoch": epochs, "epochs": of or epochs, "step": done, "total_steps": total}
@@ -38,7 +38,7 @@ def trained(session: Session, epochs: int, of: int | None = None, per_epoch: int
     return job
 
 
-def test_a_short_curve_is_seen_whole(database: Database) -> None:
+def test_of_a_short_curve_every_point_is_fetched(database: Database) -> None:
     with database.write() as session:
         job = trained(session, epochs=12)
         assert sparklines_of(session, [job]) == {
@@ -55,7 +55,7 @@ def test_of_a_long_curve_a_few_points_are_fetched_the_first_and_the_last_among_t
     assert sparkline.losses == sorted(sparkline.losses, reverse=True)
 
 
-def test_few_epochs_of_many_steps_are_seen_by_their_batches(database: Database) -> None:
+def test_few_epochs_of_many_steps_are_shown_by_batch_losses(database: Database) -> None:
     with database.write() as session:
         job = trained(session, epochs=2, of=5, per_epoch=900)
         (sparkline,) = sparklines_of(session, [job]).values()
@@ -85,7 +85,7 @@ def test_a_page_of_jobs_costs_one_query_and_those_without_points_nothing(databas
     assert len(asked) == 1, asked
 
 
-def test_a_loss_that_is_no_number_is_left_out(database: Database) -> None:
+def test_a_loss_that_is_not_a_number_is_left_out(database: Database) -> None:
     with database.write() as session:
         job = trained(session, epochs=12)
         row = next(row for row in joblog.events_of(session, job.id) if row.series == "epoch")

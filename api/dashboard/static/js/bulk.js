@@ -1,17 +1,21 @@
-// One action on many jobs: by their ids, or on all that a view of the list would show.
+// One action on many jobs: by their ids, or on all jobs that match a filter of the list.
 
 import { newKey, post } from "./http.js";
 
 const PLAIN = ["name", "owner", "created_after", "created_before"];
 
-/** Of the jobs with these ids, {data, succeeded}: an outcome each. */
+/** Resolves to {data, succeeded}: one outcome per job, and the number of those that succeeded. */
 export const steer = (action, ids) => post("/v1/jobs/bulk", { action, ids }, { key: newKey() });
 
-/** Of all jobs that match and that the action suits, a thousand a call. */
+/** The same for all jobs that match the filter and allow the action; a call covers up to a thousand. */
 export async function steerAll(action, filter) {
   const all = { data: [], succeeded: 0 };
   for (let after; ; ) {
-    const answer = await post("/v1/jobs/bulk", { action, filter: { ...filter, ...(after && { after }) } }, { key: newKey() });
+    const answer = await post(
+      "/v1/jobs/bulk",
+      { action, filter: { ...filter, ...(after && { after }) } },
+      { key: newKey() },
+    );
     all.data.push(...answer.data);
     all.succeeded += answer.succeeded;
     if (!answer.has_more) return all;
@@ -19,7 +23,7 @@ export async function steerAll(action, filter) {
   }
 }
 
-/** A query of the list, as `?status=failed&label.team=vision`, as the filter of a bulk call. */
+/** The query string of the list, as `?status=failed&label.team=vision`, as the filter of a bulk call. */
 export function filterOf(search) {
   const query = new URLSearchParams(search);
   const filter = { labels: {} };

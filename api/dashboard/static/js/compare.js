@@ -1,4 +1,4 @@
-// The page Compare: up to twelve jobs side by side, as long as they run with news of them.
+// The Compare page: up to twelve jobs side by side, updated while they run.
 
 import { readAddress, writeAddress } from "./compare_address.js";
 import { CompareChart } from "./compare_chart.js";
@@ -20,29 +20,29 @@ const chart = new CompareChart(at("chart"));
 const { metric, axis, log, smoothing, one, other } = at("controls").elements;
 const weight = at("controls").querySelector("output");
 
-// --- what is compared -------------------------------------------------------------------------------------------------
+// --- the compared jobs ------------------------------------------------------------------------------------------------
 
 function take(id) {
   if (jobs.ids.includes(id)) return;
-  if (!jobs.add(id)) toast(`${MOST} jobs are the most that can be compared. Take one out to add ${id}.`, { bad: true });
+  if (!jobs.add(id)) toast(`At most ${MOST} jobs can be compared. Remove one to add ${id}.`, { bad: true });
 }
 
 function add({ id, name }) {
   take(id);
-  at("news").textContent = jobs.ids.includes(id) ? `${name} is compared` : "";
+  at("news").textContent = jobs.ids.includes(id) ? `${name} was added` : "";
   changed();
 }
 
 function remove(entry) {
   jobs.remove(entry.id);
   if (Array.isArray(view.pair) && view.pair.includes(entry.id)) view.pair = "auto";
-  at("news").textContent = `${entry.job?.name ?? entry.id} is taken out`;
-  at("search").focus({ preventScroll: true }); // the button that was pressed is gone
+  at("news").textContent = `${entry.job?.name ?? entry.id} was removed`;
+  at("search").focus({ preventScroll: true }); // the pressed button no longer exists
   finder.close();
   changed();
 }
 
-/** The two whose difference is drawn: those that somebody chose, else the first two that differ in gradients alone. */
+/** The two jobs whose difference is drawn: the chosen ones, otherwise the first two that differ only in gradients. */
 function pair() {
   if (view.pair === "auto") return twoWays(jobs.there.map(({ job }) => job));
   return view.pair?.every((id) => jobs.find(id)?.job) ? view.pair : null;
@@ -55,7 +55,7 @@ function changed() {
   news.now();
 }
 
-// --- what is shown ----------------------------------------------------------------------------------------------------
+// --- rendering --------------------------------------------------------------------------------------------------------
 
 function show() {
   const entries = jobs.there;
@@ -66,21 +66,24 @@ function show() {
   if (!entries.length) return;
   showControls(entries, two);
   showTable(at("table"), at("same"), entries, remove);
-  if (!entries.every(({ curves }) => seriesOf(view).every((key) => curves[key]))) return; // they are being read
+  if (!entries.every(({ curves }) => seriesOf(view).every((key) => curves[key]))) return; // still loading
   const empty = !entries.some(({ curves }) => curves[view.metric].length);
   at("none").hidden = !empty;
   at("chart").classList.toggle("unfilled", empty);
   chart.show(entries, namesOf(entries), view, two).then(say, (problem) => toast(problem.message, { bad: true }));
 }
 
-const say = (text) => at("said").textContent === text || (at("said").textContent = text); // read out when it changes alone
+/** Written only when it differs: each write is read out by screen readers. */
+function say(text) {
+  if (at("said").textContent !== text) at("said").textContent = text;
+}
 
 function showWrong(entries) {
   at("wrong").hidden = !entries.length;
   at("wrong").replaceChildren(
     ...entries.map((entry) => {
       const line = element("li", { className: "notice" });
-      const button = element("button", { type: "button", className: "quiet" }, "Take it out");
+      const button = element("button", { type: "button", className: "quiet" }, "Remove");
       button.addEventListener("click", () => remove(entry));
       line.append(element("span", {}, `${entry.wrong}.`), button);
       return line;
@@ -97,11 +100,15 @@ function showControls(entries, two) {
   at("controls").querySelector(".difference").hidden = entries.length < 2;
   const names = namesOf(entries);
   options(one, [["", "none"], ...entries.map(({ id }, i) => [id, names[i]])], two?.[0] ?? "");
-  options(other, entries.map(({ id }, i) => [id, names[i]]).filter(([id]) => id !== two?.[0]), two?.[1] ?? "");
+  options(
+    other,
+    entries.map(({ id }, i) => [id, names[i]]).filter(([id]) => id !== two?.[0]),
+    two?.[1] ?? "",
+  );
   at("and").hidden = !two;
 }
 
-/** Fill a select, unless it holds just that: one that is open would close. */
+/** Fill a select unless its options are the same already: replacing them would close an open one. */
 function options(select, wanted, value) {
   const held = [...select.options].map((option) => [option.value, option.text]);
   if (JSON.stringify(held) !== JSON.stringify(wanted)) {
@@ -110,7 +117,7 @@ function options(select, wanted, value) {
   select.value = value;
 }
 
-/** What tells the jobs apart: their names, where these are the same their gradients too, else the ends of their ids. */
+/** Unique names: the job's name, else with its gradients, else with the end of its id. */
 function namesOf(entries) {
   const named = entries.map(({ job }) => job.name);
   const withGradients = entries.map(({ job }) => `${job.name}, ${job.spec.gradients ?? job.kind}`);
@@ -121,7 +128,7 @@ function namesOf(entries) {
   });
 }
 
-// --- what is asked for ------------------------------------------------------------------------------------------------
+// --- input ------------------------------------------------------------------------------------------------------------
 
 function choose(changes) {
   Object.assign(view, changes);
@@ -153,12 +160,12 @@ const news = poll(
   async (signal) => {
     const before = pair();
     const isNew = await jobs.read(view, before, signal);
-    const isPair = String(pair()) !== String(before); // known only now that the specs are
+    const isPair = String(pair()) !== String(before); // depends on specs that have only now been loaded
     if (isPair) await jobs.read(view, pair(), signal);
     if (isNew || isPair) show();
   },
   (state, problem) => {
     at("away").hidden = state === "live";
-    at("away").textContent = state === "live" ? "" : `${problem.message} Trying again.`;
+    at("away").textContent = state === "live" ? "" : `${problem.message} Retrying.`;
   },
 );

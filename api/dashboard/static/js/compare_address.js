@@ -1,13 +1,21 @@
-// What is compared and how it is looked at, in the address: a view that can be shared.
+// The compared jobs and the settings of the view, in the query string, so that a view can be shared.
 
 export const METRICS = ["train_loss", "val_loss", "val_accuracy", "batch_loss", "lr", "examples_per_second"];
 export const AXES = { step: "step", epoch: "epoch", seconds: "seconds of training" };
 const JOB_ID = /^job_[0-9a-f]{32}$/;
 
-/** `pair`: the ids whose difference is drawn, null for none, "auto" until somebody chooses. */
+/** `pair`: the ids of the two jobs whose difference is drawn, null for none, "auto" until two are chosen. */
 export function readAddress(text = location.search) {
   const query = new URLSearchParams(text);
-  const ids = [...new Set(query.getAll("job").flatMap((part) => part.split(",")).map((id) => id.trim()).filter(Boolean))];
+  const ids = [
+    ...new Set(
+      query
+        .getAll("job")
+        .flatMap((part) => part.split(","))
+        .map((id) => id.trim())
+        .filter(Boolean),
+    ),
+  ];
   const pair = query.get("difference");
   const weight = Number(query.get("smoothing"));
   return {
@@ -20,7 +28,7 @@ export function readAddress(text = location.search) {
   };
 }
 
-/** The other way; what is as it would be anyway is left out. */
+/** The inverse of readAddress; defaults are left out. */
 export function writeAddress({ ids, metric, axis, log, smoothing, pair }) {
   const query = new URLSearchParams(ids.map((id) => ["job", id]));
   if (metric !== "train_loss") query.set("curve", metric);

@@ -1,14 +1,15 @@
-// The table of Compare: a row a job; the fields in which the specs differ, then what came of it. What is the same in all is folded.
+// The table of the Compare page: one row per job; columns for the spec fields that differ, then for the results. Fields
+// that are the same in all jobs are in a folded list.
 
-import { toCsv } from "./csv.js";
 import { colourOf, isDotted } from "./compare_chart.js";
 import { resultRows, specRows } from "./comparison.js";
+import { toCsv } from "./csv.js";
 import { element } from "./dialog.js";
 import { duration, number, percent } from "./format.js";
 
 const HASH_LENGTH = 8;
 
-/** Fill `table` and the folded list `same`. `onRemove(entry)` is told whose button was pressed. */
+/** Fill `table` and the folded list `same`. `onRemove(entry)` is called when the button of a row is pressed. */
 export function showTable(table, same, entries, onRemove) {
   const jobs = entries.map(({ job }) => job);
   const specs = specRows(jobs);
@@ -29,7 +30,7 @@ export function showTable(table, same, entries, onRemove) {
   showSame(same, jobs.length > 1 ? [...specs, ...facts].filter(({ equal }) => equal) : []);
 }
 
-/** The same table with numbers as they are. */
+/** The same table as CSV, with numbers that are not rounded. */
 export function tableAsCsv(entries) {
   const jobs = entries.map(({ job }) => job);
   const columns = [...specRows(jobs).filter(({ equal }) => !equal), ...resultRows(jobs)];
@@ -52,7 +53,12 @@ function heads(differing, results) {
   return [groups, names];
 }
 
-const head = (name, isRight = false) => element("th", { scope: "col", className: isRight ? "number" : "" }, name.replace("weights_sha256", "weights").replaceAll("_", " "));
+const head = (name, isRight = false) =>
+  element(
+    "th",
+    { scope: "col", className: isRight ? "number" : "" },
+    name.replace("weights_sha256", "weights").replaceAll("_", " "),
+  );
 const isNumber = (name) => !["device", "weights_sha256"].includes(name);
 
 function nameCell({ job, place }) {
@@ -65,8 +71,11 @@ function nameCell({ job, place }) {
 
 function statusCell({ status, progress, queue, status_reason: reason }) {
   const made = element("td", { className: "nowrap" });
-  made.append(element("span", { className: `status ${status}`, title: (reason ?? queue?.reason)?.detail ?? "" }, status));
-  if (status === "running" && progress) made.append(element("span", { className: "muted" }, ` ${number(progress.percent)}\u202f%`));
+  made.append(
+    element("span", { className: `status ${status}`, title: (reason ?? queue?.reason)?.detail ?? "" }, status),
+  );
+  if (status === "running" && progress)
+    made.append(element("span", { className: "muted" }, ` ${number(progress.percent)}\u202f%`));
   return made;
 }
 
@@ -81,7 +90,12 @@ function resultCell(name, value, best) {
   const made = element("td", { className: isNumber(name) ? "number" : "" });
   const text = resultText(name, value);
   if (name === "weights_sha256") made.append(element("code", { title: value ?? "" }, text));
-  else if (best) made.append(element("span", { className: "best", role: "img", ariaLabel: "best", title: "the best of these" }, "★"), " ", element("strong", {}, text));
+  else if (best)
+    made.append(
+      element("span", { className: "best", role: "img", ariaLabel: "best", title: "best of the compared jobs" }, "★"),
+      " ",
+      element("strong", {}, text),
+    );
   else made.append(text);
   return made;
 }
@@ -97,7 +111,11 @@ function resultText(name, value) {
 
 function removeCell(entry, onRemove) {
   const made = element("td");
-  const button = element("button", { type: "button", className: "quiet", ariaLabel: `Take ${entry.job.name} out`, title: "Take it out" }, "×");
+  const button = element(
+    "button",
+    { type: "button", className: "quiet", ariaLabel: `Remove ${entry.job.name}`, title: "Remove" },
+    "×",
+  );
   button.addEventListener("click", () => onRemove(entry));
   made.append(button);
   return made;
@@ -105,7 +123,8 @@ function removeCell(entry, onRemove) {
 
 function showSame(same, rows) {
   same.hidden = !rows.length;
-  same.querySelector("summary").textContent = rows.length === 1 ? "1 field is the same in all" : `${rows.length} fields are the same in all`;
+  same.querySelector("summary").textContent =
+    rows.length === 1 ? "1 field is the same in all jobs" : `${rows.length} fields are the same in all jobs`;
   same.querySelector("dl").replaceChildren(
     ...rows.map(({ name, values }) => {
       const pair = element("div");

@@ -1,6 +1,6 @@
-// Jobs held side by side: what differs in their specs, which result is best, how far two curves are apart. No page.
+// Comparison of jobs: which spec fields differ, which result is best, how far two curves are apart. No DOM.
 
-/** The fields of a spec as a Map; parts of objects with dots: `optimizer.momentum`. A list is one value. */
+/** The fields of a spec as a Map; fields of nested objects have dots: `optimizer.momentum`. A list is one value. */
 export function leaves(spec, before = "", found = new Map()) {
   for (const [name, part] of Object.entries(spec)) {
     const isObject = part !== null && typeof part === "object" && !Array.isArray(part);
@@ -10,18 +10,18 @@ export function leaves(spec, before = "", found = new Map()) {
   return found;
 }
 
-/** `[{name, values, equal}]` for each field that a spec has, in the spec's order; what a job has not is undefined. */
+/** `[{name, values, equal}]` for each field of the specs, in their order; undefined where a job lacks the field. */
 export function specRows(jobs) {
   const specs = jobs.map((job) => leaves(job.spec));
   const names = new Set(specs.flatMap((spec) => [...spec.keys()]));
-  names.delete("name"); // each has its own, and the table shows it
+  names.delete("name"); // usually different, and shown in a column of its own
   return [...names].map((name) => {
     const values = specs.map((spec) => spec.get(name));
     return { name, values, equal: values.every((value) => value === values[0]) };
   });
 }
 
-// What is made of a result, and which end of it is the good one: 1 the larger, -1 the smaller, 0 neither.
+// The compared results; good: 1 if larger is better, -1 if smaller is better, 0 if neither.
 export const RESULTS = [
   { name: "test_accuracy", good: 1 },
   { name: "val_accuracy", good: 1 },
@@ -35,8 +35,10 @@ export const RESULTS = [
   { name: "weights_sha256", good: 0 },
 ];
 
-/** `[{name, values, best, equal}]`, of the facts that some job has. `best`: whether a value is the best of several;
- * `equal`: it is a fact like those of a spec, the same in all. */
+/**
+ * `[{name, values, best, equal}]` for each result that at least one job has. `best`: for each job, whether its value is
+ * the best; `equal`: the result is neither good nor bad, and the same in all jobs.
+ */
 export function resultRows(jobs) {
   const rows = RESULTS.map(({ name, good }) => {
     const values = jobs.map((job) => job.result?.[name] ?? null);
@@ -46,18 +48,18 @@ export function resultRows(jobs) {
   return rows.filter(({ values }) => values.some((value) => value !== null));
 }
 
-/** Of values that are all the same, or alone, none is the best. */
+/** No value is the best where all are the same, or where there is only one. */
 function bestOf(values, good) {
   const numbers = values.filter(Number.isFinite);
   const top = Math.max(...numbers.map((value) => value * good));
-  const tells = good !== 0 && new Set(numbers).size > 1;
-  return values.map((value) => tells && Number.isFinite(value) && value * good === top);
+  const comparable = good !== 0 && new Set(numbers).size > 1;
+  return values.map((value) => comparable && Number.isFinite(value) && value * good === top);
 }
 
-// What two runs may differ in besides their gradients and still be held against each other as the two ways.
+// Fields in which two runs may differ and still be compared as manual and autograd.
 const BESIDE_GRADIENTS = /^(preset|verify|priority|labels)(\.|$)/;
 
-/** The first two jobs that differ in their gradients alone, the manual one first; null where there are none. */
+/** The ids of the first two jobs that differ only in their gradients, the manual one first; null if there are none. */
 export function twoWays(jobs) {
   for (const manual of jobs.filter((job) => job.spec.gradients === "manual")) {
     for (const other of jobs.filter((job) => job.spec.gradients === "autograd")) {
@@ -68,7 +70,7 @@ export function twoWays(jobs) {
   return null;
 }
 
-/** |one - other| at the steps that are in both: `{points: [[step, epoch, value]], largest, step}`; null if there are none. */
+/** |one - other| at the common steps: `{points: [[step, epoch, value]], largest, step}`; null if there are none. */
 export function difference(one, other) {
   const there = new Map(other.map(([step, , value]) => [step, value]));
   const both = one.filter(([step, , value]) => value !== null && Number.isFinite(there.get(step)));

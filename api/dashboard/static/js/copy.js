@@ -1,8 +1,8 @@
-// Buttons with data-copy="text": a press puts the text on the clipboard.
+// Buttons with data-copy="text" copy the text to the clipboard.
 
 import { toast } from "./dialog.js";
 
-const SHOWN = 80; // characters of a text that are said again
+const SHOWN = 80; // a longer text is not repeated in the note
 
 export async function copy(text) {
   const short = text.length <= SHOWN ? `: ${text}` : "";
@@ -10,11 +10,11 @@ export async function copy(text) {
     await put(text);
     toast(`Copied${short}`);
   } catch {
-    toast(`This browser lets no page copy here. Select the text and copy it by hand${short}`, { bad: true });
+    toast(`The browser does not allow pages to copy here. Select the text and copy it by hand${short}`, { bad: true });
   }
 }
 
-/** Browsers have a clipboard on https and on this machine alone; elsewhere the old way still works. */
+/** navigator.clipboard exists only on https and localhost; elsewhere execCommand still works. */
 async function put(text) {
   if (navigator.clipboard) return navigator.clipboard.writeText(text);
   const field = document.createElement("textarea");

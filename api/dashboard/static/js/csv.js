@@ -1,7 +1,7 @@
-// A table as a file: as RFC 4180 has it, with numbers as they are and not as a page rounds them.
+// A table as a CSV file (RFC 4180), with numbers that are not rounded.
 
 export function toCsv(rows) {
-  return rows.map((row) => row.map(cell).join(",") + "\r\n").join("");
+  return rows.map((row) => `${row.map(cell).join(",")}\r\n`).join("");
 }
 
 function cell(value) {
@@ -9,11 +9,11 @@ function cell(value) {
   return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
 }
 
-/** Hand a text to the browser as a download. */
+/** Save a text as a file, as a download. */
 export function save(text, fileName, type) {
   const link = document.createElement("a");
   link.href = URL.createObjectURL(new Blob([text], { type }));
   link.download = fileName;
   link.click();
-  setTimeout(() => URL.revokeObjectURL(link.href), 60_000); // the download has begun by then
+  setTimeout(() => URL.revokeObjectURL(link.href), 60_000); // the download has started by then
 }

@@ -1,43 +1,43 @@
-// Charts by plotly, which is fetched with the first one: in the page's colours, with a way to a PNG.
+// Charts by plotly, which is loaded with the first chart: in the colours of the page, with PNG export.
 
 let loading = null;
 
-/** plotly itself, for charts that are no curves. */
+/** Resolves to plotly itself, for charts that are not curves. */
 export function plotly() {
   loading ??= load();
   return loading;
 }
 
 /**
- * A chart of lines in `place`. `x`, `y`, `y2`: titles of the axes (`y2`: a second one, on the right; `y2FromZero`: its
- * scale begins at 0); `name`: what the chart shows, for screen readers and for the file of its PNG; `legend`: whether the
- * lines are named in it.
+ * A line chart in `place`. `x`, `y`, `y2`: titles of the axes (`y2`: a second y axis, on the right; `y2FromZero`: its
+ * scale starts at 0); `name`: what the chart shows, for screen readers and for the name of the PNG file; `legend`: whether
+ * the chart has a legend.
  */
 export class Curve {
   constructor(place, { name, x = "", y = "", y2 = null, y2FromZero = false, legend = true }) {
     Object.assign(this, { place, name, y2FromZero, legend, lines: [], log: false });
     this.titles = { x, y, y2 };
-    place.setAttribute("role", "figure"); // no img: what stands in it can be used
+    place.setAttribute("role", "figure"); // not img: the content is interactive
     place.setAttribute("aria-label", name);
     this.repaint = () => this.paint();
     document.addEventListener("themechange", this.repaint);
   }
 
   /**
-   * Show these lines and none else: `{name, x: [], y: [], right, dash, dots, colour, width, faint}`. `right`: on the second
-   * axis; `colour`: 1–8, else by their order; `width`: pixels; `faint`: what others are drawn over. The reader's zoom stays.
+   * Replace the lines: `{name, x: [], y: [], right, dash, dots, colour, width, faint}`. `right`: on the second axis;
+   * `colour`: 1–8, by default in order; `width`: pixels; `faint`: pale, behind the other lines. The zoom is kept.
    */
   show(lines) {
     this.lines = lines;
     return this.paint();
   }
 
-  /** Other axes: titles, and whether y is logarithmic. The second one comes and goes with `y2`. */
+  /** Change the axes: titles, and whether y is logarithmic. The second y axis is shown if `y2` is set. */
   scale({ log = this.log, x = this.titles.x, y = this.titles.y, y2 = this.titles.y2 } = {}) {
     const turned = log !== this.log || x !== this.titles.x || y !== this.titles.y;
     this.log = log;
     this.titles = { x, y, y2 };
-    if (turned) this.view = (this.view ?? 0) + 1; // another zoom
+    if (turned) this.view = (this.view ?? 0) + 1; // resets the zoom
     return this.paint();
   }
 
@@ -49,11 +49,22 @@ export class Curve {
   async paint() {
     const { react } = await plotly();
     const colours = pageColours();
-    await react(this.place, this.lines.map((line, place) => trace(line, place, colours)), this.layout(colours), CONFIG);
+    await react(
+      this.place,
+      this.lines.map((line, place) => trace(line, place, colours)),
+      this.layout(colours),
+      CONFIG,
+    );
   }
 
   layout(colours) {
-    const axis = { gridcolor: colours.line, linecolor: colours.line, zeroline: false, automargin: true, exponentformat: "power" };
+    const axis = {
+      gridcolor: colours.line,
+      linecolor: colours.line,
+      zeroline: false,
+      automargin: true,
+      exponentformat: "power",
+    };
     return {
       uirevision: this.view ?? 0,
       paper_bgcolor: "rgba(0,0,0,0)",
@@ -66,11 +77,21 @@ export class Curve {
       legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0 },
       xaxis: { ...axis, title: { text: this.titles.x } },
       yaxis: { ...axis, title: { text: this.titles.y }, type: this.log ? "log" : "linear" },
-      ...(this.titles.y2 && { yaxis2: { ...axis, title: { text: this.titles.y2 }, overlaying: "y", side: "right", showgrid: false, tickmode: "auto", rangemode: this.y2FromZero ? "tozero" : "normal" } }),
+      ...(this.titles.y2 && {
+        yaxis2: {
+          ...axis,
+          title: { text: this.titles.y2 },
+          overlaying: "y",
+          side: "right",
+          showgrid: false,
+          tickmode: "auto",
+          rangemode: this.y2FromZero ? "tozero" : "normal",
+        },
+      }),
     };
   }
 
-  /** For a chart that leaves the page. */
+  /** Release the resources of a chart that is removed from the page. */
   async remove() {
     document.removeEventListener("themechange", this.repaint);
     (await plotly()).purge(this.place);
@@ -79,22 +100,32 @@ export class Curve {
 
 const CONFIG = { displaylogo: false, responsive: true, modeBarButtonsToRemove: ["select2d", "lasso2d", "toImage"] };
 
-function trace({ name, x, y, right = false, dash = "solid", dots = false, colour = null, width = 1.75, faint = false }, place, colours) {
+function trace(
+  { name, x, y, right = false, dash = "solid", dots = false, colour = null, width = 1.75, faint = false },
+  place,
+  colours,
+) {
   return {
-    name, x, y, type: "scatter",
+    name,
+    x,
+    y,
+    type: "scatter",
     mode: dots || x.length === 1 ? "lines+markers" : "lines",
-    line: { color: colours.curves[(colour ?? place + 1) - 1 & 7], width, dash },
+    line: { color: colours.curves[((colour ?? place + 1) - 1) & 7], width, dash },
     opacity: faint ? 0.4 : 1,
     marker: { size: 5 },
     ...(right && { yaxis: "y2" }),
   };
 }
 
-/** The custom properties of gradq.css as they are now: plotly takes no var(). */
+/** The current colours of gradq.css, resolved: plotly does not accept var(). */
 export function pageColours() {
   const probe = document.createElement("span");
   document.body.append(probe);
-  const read = (name) => ((probe.style.color = `var(--${name})`), getComputedStyle(probe).color);
+  const read = (name) => {
+    probe.style.color = `var(--${name})`;
+    return getComputedStyle(probe).color;
+  };
   const names = ["text", "muted", "line", "panel", "raised", "accent", "good", "warn", "bad"];
   const colours = Object.fromEntries(names.map((name) => [name, read(name)]));
   colours.curves = [1, 2, 3, 4, 5, 6, 7, 8].map((number) => read(`curve-${number}`));
@@ -104,7 +135,7 @@ export function pageColours() {
 
 function load() {
   const { content, dataset } = document.querySelector("meta[name=plotly]");
-  // plotly would add the style sheet of its maps, which the policy refuses, unless something with its id is there
+  // plotly would add the style sheet of its maps, which the policy refuses, unless an element with its id exists
   for (const id of dataset.without.split(" ").filter(Boolean)) {
     const stead = document.createElement("meta");
     stead.id = id;
@@ -114,7 +145,9 @@ function load() {
   script.src = content;
   return new Promise((done, failed) => {
     script.addEventListener("load", () => done(window.Plotly));
-    script.addEventListener("error", () => failed(new Error("The charts could not be loaded. Reload the page to try again.")));
+    script.addEventListener("error", () =>
+      failed(new Error("The charts could not be loaded. Reload the page to try again.")),
+    );
     document.head.append(script);
   });
 }

@@ -1,18 +1,20 @@
-// Questions and short notes: a native <dialog>, and lines at the edge of the page that screen readers hear.
+// Questions in a native <dialog>, and short notes at the edge of the page in live regions for screen readers.
 
-/** Ask, and return whether the answer was yes. `danger`: what is done cannot be undone. */
+/** Ask a question; resolves to whether the answer was yes. `danger`: the action cannot be undone. */
 export function confirm({ title, text = "", action = "OK", danger = false }) {
   const dialog = document.createElement("dialog");
   dialog.setAttribute("aria-labelledby", "question");
   const form = element("form", { method: "dialog" });
   const heading = element("h2", { id: "question" }, title);
   const actions = element("div", { className: "actions" });
-  const no = element("button", { value: "no", autofocus: danger }, "Keep");
-  no.textContent = danger ? "Keep" : "Close";
-  actions.append(no, element("button", { value: "yes", className: danger ? "danger" : "primary", autofocus: !danger }, action));
+  const no = element("button", { value: "no", autofocus: danger }, danger ? "Keep" : "Close");
+  actions.append(
+    no,
+    element("button", { value: "yes", className: danger ? "danger" : "primary", autofocus: !danger }, action),
+  );
   form.append(heading, element("p", {}, text), actions);
   dialog.append(form);
-  return shown(dialog).then(() => dialog.returnValue === "yes");
+  return showModal(dialog).then(() => dialog.returnValue === "yes");
 }
 
 /** Show `content` (a node) under a title until it is closed. */
@@ -24,10 +26,10 @@ export function show(title, content) {
   actions.append(element("button", { autofocus: true }, "Close"));
   form.append(element("h2", { id: "shown" }, title), content, actions);
   dialog.append(form);
-  return shown(dialog);
+  return showModal(dialog);
 }
 
-/** A note that goes by itself; what went wrong stays until it is closed. */
+/** A note that disappears after `seconds`; a `bad` one stays until it is closed. */
 export function toast(text, { bad = false, seconds = 6 } = {}) {
   const note = element("div", { className: bad ? "toast bad" : "toast" });
   const close = element("button", { type: "button", className: "quiet", ariaLabel: "Close this note" }, "×");
@@ -37,13 +39,20 @@ export function toast(text, { bad = false, seconds = 6 } = {}) {
   if (!bad) setTimeout(() => note.remove(), seconds * 1000);
 }
 
-function shown(dialog) {
+/** Shows a modal dialog; resolves once it is closed and removed. */
+export function showModal(dialog) {
   document.body.append(dialog);
   dialog.showModal();
-  return new Promise((done) => dialog.addEventListener("close", () => (dialog.remove(), done()), { once: true }));
+  return new Promise((done) => {
+    const end = () => {
+      dialog.remove();
+      done();
+    };
+    dialog.addEventListener("close", end, { once: true });
+  });
 }
 
-/** Two regions, there before their first note: a region that comes with it is not read out. */
+/** One of two live regions. They exist before their first note: a region added together with it is not read out. */
 function place(bad) {
   return document.querySelector(bad ? ".toasts [role=alert]" : ".toasts [role=status]");
 }
@@ -54,6 +63,7 @@ export function prepareNotes() {
   document.body.append(notes);
 }
 
+/** A new element with these properties (not attributes) and this text. */
 export function element(name, properties = {}, text = null) {
   const made = Object.assign(document.createElement(name), properties);
   if (text !== null) made.textContent = text;

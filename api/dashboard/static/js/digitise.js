@@ -1,28 +1,33 @@
-// A drawing as a net was taught to see one: the size, the place and the thickness that its dataset gave to what was
-// written by hand. Pixels are whole numbers, 0 (black) to the dataset's white.
+// Turns a drawing into an image like those that a model was trained on: with the size, position and line width of its
+// dataset. Pixels are integers from 0 (black) to the dataset's white.
 
 import { trace } from "./pad.js";
 
-const LEAST = 0.08; // of the pad: smaller things are not blown up to a whole digit
+const LEAST = 0.08; // of the pad's side: a smaller drawing is not enlarged to the full size of a digit
 
-/** Rows of pixels. `manner`: `mnist` or `digits`. Strokes as Pad has them, at least one. */
+/** Rows of pixels, height × width. `manner`: `mnist` or `digits`. `strokes`: those of Pad, at least one. */
 export const digitise = (strokes, { manner, height, width, white }) => MANNERS[manner](strokes, height, width, white);
 
 export const HOW = {
-  mnist: "As MNIST's digits: fitted into the middle 20 of 28 pixels, then moved until the centre of mass is in the middle.",
-  digits: "As scikit-learn's digits: stretched to 20 × 32 dots, lines made as thick as usual, dots counted in blocks of 4 × 4.",
+  mnist: "Prepared like MNIST: fitted into 20 of 28 pixels, then shifted so that the centre of mass is in the middle.",
+  digits:
+    "Prepared like scikit-learn's digits: stretched to 20 × 32 dots, usual line width, dots counted in blocks of 4 × 4.",
 };
 
 const MANNERS = { mnist: likeMnist, digits: likeDigits };
 
-/** The longer side fills 20 of 28 pixels, the drawing's own proportions stay, edges are smooth; the centre of mass comes
- * to the middle of pixel 14. The lines there are 3 pixels wide. */
+/**
+ * The longer side fills 20 of 28 pixels, the aspect ratio is kept, edges are antialiased, and the centre of mass is moved
+ * to the middle of pixel 14 (counted from 0). Lines are 2.8 pixels wide; MNIST's are about 3.
+ */
 function likeMnist(strokes, height, width, white) {
   const unit = Math.min(height, width) / 28;
   const [box, pen] = [20 * unit, 2.8 * unit];
   const { left, top, across, down } = bounds(strokes);
   const scale = (box - pen) / Math.max(across, down, LEAST);
-  const at = (dx, dy) => ([x, y]) => [(x - left - across / 2) * scale + dx, (y - top - down / 2) * scale + dy];
+  const at =
+    (dx, dy) =>
+    ([x, y]) => [(x - left - across / 2) * scale + dx, (y - top - down / 2) * scale + dy];
   const middle = [width / 2, height / 2];
   const [massX, massY] = centreOfMass(inkOf(strokes, width, height, pen, at(...middle)));
   const target = [width / 2 + unit / 2, height / 2 + unit / 2];
@@ -30,8 +35,10 @@ function likeMnist(strokes, height, width, white) {
   return ink.map((row) => row.map((value) => Math.round(value * white)));
 }
 
-/** NIST's forms, as the 8 × 8 digits were made of them: stretched to 20 × 32 dots of 32 × 32, and thinned or thickened
- * until the black dots are as many as in others (313); then the dots of each block of 4 × 4 are counted. */
+/**
+ * As the 8 × 8 digits were made from NIST's forms: stretched to 20 × 32 of 32 × 32 dots, with the line width at which
+ * 313 dots are black, their usual number (found by bisection); then the dots of each block of 4 × 4 are counted.
+ */
 function likeDigits(strokes, height, width, white) {
   const block = 4;
   const [rows, columns] = [height * block, width * block];
@@ -47,7 +54,7 @@ function likeDigits(strokes, height, width, white) {
   return grid(height, width, (y, x) => Math.round((white * count(bitmap, block * y, block * x, block)) / block ** 2));
 }
 
-/** To fill `wide` × `tall` in the middle; a stroke straight up or down is not stretched to a square. */
+/** A map that stretches to `wide` × `tall` in the middle; a straight vertical stroke is not stretched to that width. */
 function stretched(strokes, wide, tall, columns, rows) {
   const { left, top, across, down } = bounds(strokes);
   const most = Math.min(wide / Math.max(across, 1e-6), tall / Math.max(down, LEAST)) * 2;
@@ -63,7 +70,7 @@ function bounds(strokes) {
 
 let canvas = null;
 
-/** How much of each pixel is covered: rows of 0 … 1. */
+/** How much of each pixel is covered, from 0 to 1: rows, height × width. */
 function inkOf(strokes, width, height, pen, map) {
   canvas ??= document.createElement("canvas");
   Object.assign(canvas, { width, height }); // which also empties it
@@ -73,7 +80,7 @@ function inkOf(strokes, width, height, pen, map) {
   return grid(height, width, (y, x) => data[4 * (y * width + x) + 3] / 255);
 }
 
-/** [x, y], the middle of the first pixel being at 0.5. */
+/** [x, y] in pixels; the middle of the first pixel is at 0.5. */
 function centreOfMass(ink) {
   const mass = sum(ink.map(sum));
   const x = sum(ink.map((row) => sum(row.map((value, place) => value * (place + 0.5)))));
@@ -81,6 +88,7 @@ function centreOfMass(ink) {
   return [x / mass, y / mass];
 }
 
-const grid = (height, width, value) => Array.from({ length: height }, (_, y) => Array.from({ length: width }, (_, x) => value(y, x)));
+const grid = (height, width, value) =>
+  Array.from({ length: height }, (_, y) => Array.from({ length: width }, (_, x) => value(y, x)));
 const sum = (values) => values.reduce((total, value) => total + value, 0);
 const count = (bitmap, y, x, block) => sum(bitmap.slice(y, y + block).map((row) => sum(row.slice(x, x + block))));

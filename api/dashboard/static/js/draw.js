@@ -1,15 +1,15 @@
-// The Draw page: what is drawn, what a net sees of it, what it reads in it, all while one draws.
+// The Draw page: shows the input of the model and its prediction while the user draws.
 
-import { digitise, HOW } from "./digitise.js";
 import { element } from "./dialog.js";
+import { digitise, HOW } from "./digitise.js";
 import { percent } from "./format.js";
 import { post } from "./http.js";
 import { onKeys } from "./keys.js";
 import { Pad } from "./pad.js";
 
 const NOTHING = "Nothing is drawn yet";
-const PAUSE_MS = 50; // between two questions: the service counts the calls of each token
-const MOST_BARS = 12; // of more classes, the most likely ones are shown
+const PAUSE_MS = 50; // between two calls: the service limits the rate of each token
+const MOST_BARS = 12; // with more classes, only the most likely ones are shown
 
 const ids = ["job", "seen", "said", "heard", "wrong", "bars", "undo", "clear"];
 const [choice, seen, said, heard, wrong, bars, undo, clear] = ids.map((id) => document.getElementById(id));
@@ -19,14 +19,21 @@ const pad = new Pad(document.getElementById("pad"), read);
 function reader() {
   const { value: id, dataset } = choice.selectedOptions[0];
   const { manner, height, width, white, classes } = dataset;
-  return { id, manner, height: Number(height), width: Number(width), white: Number(white), classes: JSON.parse(classes) };
+  return {
+    id,
+    manner,
+    height: Number(height),
+    width: Number(width),
+    white: Number(white),
+    classes: JSON.parse(classes),
+  };
 }
 
-// --- asking ------------------------------------------------------------------------------------------------------------
+// --- predictions --------------------------------------------------------------------------------------------------------
 
-let wanted = null; // what shall be read: a new one takes the place of one that still waits
-let asking = false; // one question at a time
-let drawing = 0; // which one it is, since the last time that there was none
+let wanted = null; // the next drawing to classify; a newer one replaces it
+let asking = false; // one call at a time
+let drawing = 0; // number of the current drawing; grows each time that the pad is empty
 
 function read() {
   const by = reader();
@@ -53,7 +60,7 @@ async function ask() {
       if (!isStale(asked)) wrong.textContent = problem.message;
       if (!problem.retryAfter) continue;
       await pause(1000 * problem.retryAfter);
-      asked = null; // once more
+      asked = null; // retry
     }
   }
   asking = false;
@@ -61,10 +68,10 @@ async function ask() {
 
 const pause = (ms) => new Promise((done) => setTimeout(done, ms));
 
-/** Something else is drawn by now, nothing, or another net reads. More strokes of one drawing are not that. */
+/** Whether the drawing has been cleared, or another model chosen. More strokes of the same drawing do not count. */
 const isStale = (asked) => wanted?.drawing !== asked.drawing || wanted.by.id !== asked.by.id;
 
-// --- showing -----------------------------------------------------------------------------------------------------------
+// --- rendering ----------------------------------------------------------------------------------------------------------
 
 function show(classes, { label, probabilities }) {
   wrong.textContent = "";
@@ -77,12 +84,17 @@ function show(classes, { label, probabilities }) {
 function showNothing({ classes }) {
   said.textContent = heard.textContent = NOTHING;
   wrong.textContent = "";
-  showBars(classes, classes.map(() => 0), null);
+  showBars(
+    classes,
+    classes.map(() => 0),
+    null,
+  );
 }
 
 function showBars(classes, probabilities, first) {
   let places = classes.map((_, place) => place);
-  if (places.length > MOST_BARS) places = places.sort((a, b) => probabilities[b] - probabilities[a]).slice(0, MOST_BARS);
+  if (places.length > MOST_BARS)
+    places = places.sort((a, b) => probabilities[b] - probabilities[a]).slice(0, MOST_BARS);
   while (bars.rows.length < places.length) bars.append(barRow());
   while (bars.rows.length > places.length) bars.rows[0].remove();
   places.forEach((place, row) => {
@@ -110,7 +122,7 @@ function showSeen({ height, width, white }, image) {
   seen.getContext("2d").putImageData(pixels, 0, 0);
 }
 
-/** The address says who reads, so that it can be sent to somebody. */
+/** The address names the chosen job, so that the page can be shared. */
 function choose() {
   const by = reader();
   history.replaceState(null, "", `/draw?job=${by.id}`);
@@ -122,6 +134,6 @@ function choose() {
 choice.addEventListener("change", choose);
 undo.addEventListener("click", () => pad.undo());
 clear.addEventListener("click", () => pad.clear());
-onKeys("u", "Take back the last stroke", () => pad.undo());
+onKeys("u", "Undo the last stroke", () => pad.undo());
 onKeys("c", "Clear the drawing", () => pad.clear());
 choose();

@@ -1,7 +1,7 @@
-// Calls to the API. What it refuses becomes a `Problem` that says what is wrong, field by field.
+// Calls to the API. An error response is thrown as a `Problem` with the errors of each field.
 
 export class Problem extends Error {
-  /** `body`: the problem+json of the answer; `retryAfter`: seconds, where it says when to ask again. */
+  /** `body`: the problem+json of the response; `retryAfter`: seconds until a retry, from the header, or null. */
   constructor(body, retryAfter = null) {
     super(body.detail || body.title);
     this.name = "Problem";
@@ -9,21 +9,24 @@ export class Problem extends Error {
   }
 }
 
-/** Deleted, not ours, or wrong: asking again is no use. Of those that are, one only came too often. */
+/** Whether a retry is useless: any 4xx except 429 (rate limit). */
 export const isFinal = ({ status }) => status >= 400 && status < 500 && status !== 429;
 
 const AWAY = { title: "No answer", code: "away", detail: "The service does not answer. Is it running?" };
 
 /**
- * Send a request; the answer's JSON, or nothing where it has none. `json` or `body` is what to send, `key` an
- * Idempotency-Key, so that a request that is sent twice is done once.
+ * Send a request. Resolves to the JSON of the response, or undefined where it has none; rejects with a `Problem`. `json`
+ * or `body` is the content to send; `key`: the Idempotency-Key, so that a request that is sent twice is executed once.
  */
 export async function call(method, address, { json, body, headers = {}, key, signal } = {}) {
   const sent = { Accept: "application/json", ...headers };
   if (json !== undefined) sent["Content-Type"] = "application/json";
   if (key !== undefined) sent["Idempotency-Key"] = key;
   const answer = await request(address, {
-    method, headers: sent, signal, body: json === undefined ? body : JSON.stringify(json),
+    method,
+    headers: sent,
+    signal,
+    body: json === undefined ? body : JSON.stringify(json),
   });
   return answer.headers.get("Content-Type")?.includes("json") ? answer.json() : undefined;
 }
@@ -31,10 +34,11 @@ export async function call(method, address, { json, body, headers = {}, key, sig
 export const get = (address, options) => call("GET", address, options);
 export const post = (address, json, options) => call("POST", address, { json, ...options });
 
-/** A fresh Idempotency-Key: one for each thing that a reader wants done. */
-export const newKey = () => [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+/** A new Idempotency-Key: one per action of the user. */
+export const newKey = () =>
+  [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
 
-/** As `fetch`, with a `Problem` for every answer that is no success. Without a valid token the page asks for one. */
+/** Like `fetch`, but rejects with a `Problem` unless the status is 2xx. On 401 the page reloads and asks for a token. */
 export async function request(address, options) {
   let answer;
   try {
@@ -44,7 +48,7 @@ export async function request(address, options) {
     throw new Problem(AWAY);
   }
   if (answer.ok) return answer;
-  if (answer.status === 401) location.reload(); // the page itself answers with the form to sign in
+  if (answer.status === 401) location.reload(); // the page then shows the form to sign in
   throw await problemOf(answer);
 }
 
@@ -53,19 +57,24 @@ async function problemOf(answer) {
   try {
     return new Problem(await answer.json(), retryAfter);
   } catch {
-    return new Problem({ status: answer.status, title: answer.statusText, detail: `The service answered ${answer.status}.` }, retryAfter);
+    return new Problem(
+      { status: answer.status, title: answer.statusText, detail: `The service answered ${answer.status}.` },
+      retryAfter,
+    );
   }
 }
 
 /**
- * Show a problem in a form: each wrong field's message beside the field that has `data-pointer="/lr"` or that name, all
- * others in its `.summary`. Returns the first wrong field.
+ * Show a problem in a form: each error next to the field with its `data-pointer="/lr"` or `name="lr"`, all others in the
+ * form's `.summary`. Returns the first field with an error, or null.
  */
 export function showProblem(form, problem) {
   clearProblem(form);
   const rest = [];
   let first = null;
-  for (const { pointer, detail } of problem.errors.length ? problem.errors : [{ pointer: "", detail: problem.message }]) {
+  for (const { pointer, detail } of problem.errors.length
+    ? problem.errors
+    : [{ pointer: "", detail: problem.message }]) {
     const field = fieldAt(form, pointer);
     if (field) {
       first ??= field;
@@ -83,7 +92,9 @@ export function clearProblem(form) {
   form.querySelectorAll("[data-error]").forEach((message) => message.remove());
   form.querySelectorAll("[aria-invalid]").forEach((field) => {
     field.removeAttribute("aria-invalid");
-    const others = (field.getAttribute("aria-describedby") ?? "").split(" ").filter((id) => id && !id.endsWith("-wrong"));
+    const others = (field.getAttribute("aria-describedby") ?? "")
+      .split(" ")
+      .filter((id) => id && !id.endsWith("-wrong"));
     if (others.length) field.setAttribute("aria-describedby", others.join(" "));
     else field.removeAttribute("aria-describedby");
   });
@@ -91,7 +102,7 @@ export function clearProblem(form) {
   if (summary) summary.textContent = "";
 }
 
-/** The field at the pointer, of those that are not hidden; else, of `/a/b/c`, the one at `/a/b` or `/a`. */
+/** The visible field with this pointer; for `/a/b/c` also the one at `/a/b` or `/a`; null if there is none. */
 function fieldAt(form, pointer) {
   for (let path = pointer; path; path = path.slice(0, path.lastIndexOf("/"))) {
     const all = form.querySelectorAll(`[data-pointer="${CSS.escape(path)}"], [name="${CSS.escape(path.slice(1))}"]`);

@@ -1,21 +1,28 @@
-// What can be done to the job: buttons that the server writes for its state, and keys for them.
+// Actions on the job: buttons that the server renders according to its state, and their keyboard shortcuts.
 
 import { confirm, toast } from "./dialog.js";
 import { call, newKey, post } from "./http.js";
 import { edit } from "./job-edit.js";
 import { onKeys } from "./keys.js";
 
-const KEYS = { c: "Cancel the job", p: "Pause or resume the job", r: "Retry or reproduce the job", e: "Edit name, priority, labels", d: "Delete the job" };
+const KEYS = {
+  c: "Cancel the job",
+  p: "Pause or resume the job",
+  r: "Retry or reproduce the job",
+  e: "Edit name, priority, labels",
+  d: "Delete the job",
+};
 
 export class Actions {
-  /** `onChange` is called when the job is no longer what it was. */
+  /** `onChange` is called after an action. */
   constructor(root, self, onChange) {
     Object.assign(this, { root, self, onChange });
     root.addEventListener("click", (event) => {
       const button = event.target.closest("[data-action]");
       if (button) this.press(button);
     });
-    for (const [key, label] of Object.entries(KEYS)) onKeys(key, label, () => root.querySelector(`[data-key="${key}"]`)?.click());
+    for (const [key, label] of Object.entries(KEYS))
+      onKeys(key, label, () => root.querySelector(`[data-key="${key}"]`)?.click());
   }
 
   async press(button) {
@@ -32,7 +39,7 @@ export class Actions {
     this.onChange();
   }
 
-  /** Returns where to go from here, or nothing. */
+  /** Resolves to the address of the page to go to, or nothing. */
   async run(action) {
     if (action === "edit") return edit(this.self);
     if (action === "delete") return this.remove();
@@ -42,7 +49,7 @@ export class Actions {
 
   async remove() {
     const name = document.querySelector("h1").textContent;
-    const text = "Its log, its curve and its files go with it. This cannot be undone.";
+    const text = "Its log, curves and files are deleted too. This cannot be undone.";
     if (!(await confirm({ title: `Delete ${name}?`, text, action: "Delete", danger: true }))) return null;
     await call("DELETE", this.self);
     return "/";

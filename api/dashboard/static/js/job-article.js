@@ -1,4 +1,4 @@
-// The figures that the article printed beside those of this job, at the ends of each curve.
+// The article's figures next to those of this job, at both ends of each curve.
 
 import { element } from "./dialog.js";
 import { number } from "./format.js";
@@ -6,18 +6,21 @@ import { number } from "./format.js";
 export function showArticle(table, series) {
   if (!table) return;
   const rows = compare(JSON.parse(table.dataset.figures), series);
-  table.tBodies[0].replaceChildren(...rows.map(([what, theirs, ours]) => {
-    const row = element("tr");
-    const head = element("th", { scope: "row" }, what);
-    row.append(head, ...[theirs, ours].map((value) => element("td", { className: "number" }, number(value))));
-    return row;
-  }));
+  table.tBodies[0].replaceChildren(
+    ...rows.map(([what, theirs, ours]) => {
+      const row = element("tr");
+      const head = element("th", { scope: "row" }, what);
+      row.append(head, ...[theirs, ours].map((value) => element("td", { className: "number" }, number(value))));
+      return row;
+    }),
+  );
 }
 
-/** [what, the article's, ours]: as `gradq submit` does it. An untrained net's accuracy is no point of our curves. */
+/** [name, the article's, ours], as in `gradq submit`. Our curves have no point for the accuracy before training. */
 function compare(article, series) {
   const rows = new Map();
-  const add = (metric, end, theirs) => rows.set(`${end} ${metric.replace("_", " ")}`, [theirs, series[metric]?.at(end === "first" ? 0 : -1)?.[2]]);
+  const add = (metric, end, theirs) =>
+    rows.set(`${end} ${metric.replace("_", " ")}`, [theirs, series[metric]?.at(end === "first" ? 0 : -1)?.[2]]);
   for (const [name, theirs] of Object.entries(article)) {
     const [, end, metric] = name.match(/^(first|last)_(.+)$/) ?? [];
     if (theirs === null) continue;

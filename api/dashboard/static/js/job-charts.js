@@ -1,19 +1,19 @@
-// The job's two charts: losses on the left; accuracy, learning rate or speed on the right. Points are read once and come
-// one by one from then on.
+// The two charts of a job: losses on the left; accuracy, learning rate or speed on the right. The points are loaded once,
+// later ones come one by one from the log stream.
 
-import { showArticle } from "./job-article.js";
 import { Curve } from "./curve.js";
 import { number, percent } from "./format.js";
 import { get } from "./http.js";
-import { onKeys } from "./keys.js";
+import { showArticle } from "./job-article.js";
 import { sketch } from "./job-sketch.js";
+import { onKeys } from "./keys.js";
 import { along, smooth, thin } from "./points.js";
 
-const MOST = 3000; // points of a line that a page holds
-const DRAWN_OF = 1500; // what is left of them when there are more
+const MOST = 3000; // points per line in memory
+const DRAWN_OF = 1500; // points per line that are kept when there are more than MOST
 const PAINT_MS = 200;
-const NOT_YET = "No points yet. The first comes after 50 steps, or at the end of the first epoch.";
-const NONE = "There are no points: the job ended before the first.";
+const NOT_YET = "No points yet. The first is written after 50 steps, or at the end of the first epoch.";
+const NONE = "No points: the job ended before the first was written.";
 const AXES = { step: "step", epoch: "epoch" };
 const LOSSES = [
   { metric: "batch_loss", name: "batch loss", colour: 8, width: 1 },
@@ -27,15 +27,19 @@ const RIGHT = {
     { metric: "test_accuracy", name: "test accuracy", colour: 4 },
   ],
   lr: [{ metric: "lr", name: "learning rate", colour: 5 }],
-  examples_per_second: [{ metric: "examples_per_second", name: "examples a second", colour: 6 }],
+  examples_per_second: [{ metric: "examples_per_second", name: "examples per second", colour: 6 }],
 };
-const WRITE = { val_accuracy: (value) => percent(value, 2), test_accuracy: (value) => percent(value, 2), examples_per_second: (value) => number(Number(value.toPrecision(3))) };
+const WRITE = {
+  val_accuracy: (value) => percent(value, 2),
+  test_accuracy: (value) => percent(value, 2),
+  examples_per_second: (value) => number(Number(value.toPrecision(3))),
+};
 
 export class Charts {
   constructor(self) {
     this.self = self;
     this.series = {};
-    this.early = []; // points that came before those that were there
+    this.early = []; // points from the stream that arrive before the others are loaded
     this.loss = new Curve(document.getElementById("loss-chart"), { name: "Loss", x: "step", y: "loss" });
     this.right = new Curve(document.getElementById("right-chart"), { name: "Accuracy", x: "step", y: "accuracy" });
     this.options = { log: false, axis: "step", right: "accuracy", smoothing: 0 };
@@ -56,19 +60,26 @@ export class Charts {
     this.early = null;
     early.forEach((point) => this.add(point));
     const sketches = [
-      sketch(this.loss.place, LOSSES.flatMap((kind) => this.lines(kind))),
-      sketch(this.right.place, RIGHT.accuracy.flatMap((kind) => this.lines(kind))),
+      sketch(
+        this.loss.place,
+        LOSSES.flatMap((kind) => this.lines(kind)),
+      ),
+      sketch(
+        this.right.place,
+        RIGHT.accuracy.flatMap((kind) => this.lines(kind)),
+      ),
     ];
-    await painted(); // not before does plotly begin, which holds the page for the better part of a second
+    await painted(); // before plotly, which blocks the page for most of a second
     await this.paint();
     sketches.forEach((remove) => remove());
   }
 
-  /** A point of the log; one that is there already changes nothing. */
+  /** Add a point from the log; a point whose step is known already is ignored. */
   add(point) {
     if (this.early) return void this.early.push(point);
     for (const [metric, value] of Object.entries(point.metrics)) {
-      const points = (this.series[metric] ??= []);
+      this.series[metric] ??= [];
+      const points = this.series[metric];
       if (points.length && points.at(-1)[0] >= point.step) continue;
       points.push([point.step, point.epoch, value]);
       if (points.length > MOST) this.series[metric] = thin(points, DRAWN_OF);
@@ -76,7 +87,7 @@ export class Charts {
     this.paintSoon();
   }
 
-  /** What is known of the job by now: how many steps an epoch has, whether points may still come. */
+  /** Take the current job object: it has the steps per epoch, and whether more points can follow. */
   about(job) {
     const news = (!this.job?.progress && job.progress) || this.job?.terminal !== job.terminal;
     this.job = job;
@@ -116,16 +127,23 @@ export class Charts {
     const lines = kinds.flatMap((kind) => this.lines(kind));
     if (curve === this.right && this.options.right === "accuracy") lines.push(...this.articleLine());
     curve.place.setAttribute("aria-label", `${curve.name}, chart. ${this.words(kinds)}`);
-    curve.lines = lines; // drawn with the scale, not once before and once after
+    curve.lines = lines; // drawn by scale(), so that the chart is not drawn twice
     await curve.scale(scale);
   }
 
-  /** A metric's line; smoothed, the points themselves stand pale behind it where there are many. */
+  /** The line of a metric; if smoothed, the raw points of `batch_loss` are drawn pale behind it. */
   lines({ metric, name, colour, width }) {
     const points = this.series[metric] ?? [];
     const { smoothing } = this.options;
     if (!points.length) return [];
-    const line = (of, more) => ({ name, colour, ...(width && { width }), dots: of.length < 30, ...this.laidOut(of), ...more });
+    const line = (of, more) => ({
+      name,
+      colour,
+      ...(width && { width }),
+      dots: of.length < 30,
+      ...this.laidOut(of),
+      ...more,
+    });
     if (!smoothing || points.length < 3) return [line(points)];
     const raw = metric === "batch_loss" ? [line(points, { faint: true, dots: false })] : [];
     return [...raw, line(smooth(points, smoothing), { name: `${name}, smoothed` })];
@@ -136,7 +154,7 @@ export class Charts {
     const perEpoch = this.stepsPerEpoch();
     if (!theirs || !perEpoch) return [];
     const points = theirs.map((value, place) => [(place + 1) * perEpoch, place + 1, value]);
-    return [{ name: "the article’s", colour: 8, dash: "dot", dots: points.length < 30, ...this.laidOut(points) }];
+    return [{ name: "article", colour: 8, dash: "dot", dots: points.length < 30, ...this.laidOut(points) }];
   }
 
   stepsPerEpoch = () => this.job?.progress && this.job.progress.total_steps / this.job.progress.epochs;
@@ -147,11 +165,16 @@ export class Charts {
   }
 
   words(kinds) {
-    const last = kinds.map(({ metric, name }) => [name, metric, this.series[metric]?.at(-1)]).filter(([, , point]) => point);
-    return last.map(([name, metric, [step, , value]]) => `${name} ${write(metric, value)} at step ${step}`).join("; ") || "No points yet.";
+    const last = kinds
+      .map(({ metric, name }) => [name, metric, this.series[metric]?.at(-1)])
+      .filter(([, , point]) => point);
+    return (
+      last.map(([name, metric, [step, , value]]) => `${name} ${write(metric, value)} at step ${step}`).join("; ") ||
+      "No points yet."
+    );
   }
 
-  /** The last points, where there is no result yet; and the article's figures beside them. */
+  /** The last points, until there is a result; and the comparison with the article. */
   showFigures() {
     for (const place of document.querySelectorAll("[data-last]")) {
       const point = this.series[place.dataset.last]?.at(-1);
@@ -161,7 +184,9 @@ export class Charts {
   }
 
   listen() {
-    const [log, axis, right, smoothing] = ["log-scale", "along", "right-metric", "smoothing"].map((id) => document.getElementById(id));
+    const [log, axis, right, smoothing] = ["log-scale", "along", "right-metric", "smoothing"].map((id) =>
+      document.getElementById(id),
+    );
     log.addEventListener("click", () => {
       log.ariaPressed = String(log.ariaPressed !== "true");
       this.set({ log: log.ariaPressed === "true" });
@@ -173,12 +198,18 @@ export class Charts {
       this.options.smoothing = Number(smoothing.value);
       this.paintSoon();
     });
-    for (const button of document.querySelectorAll("[data-png]")) button.addEventListener("click", () => this[button.dataset.png].png());
+    for (const button of document.querySelectorAll("[data-png]"))
+      button.addEventListener("click", () => this[button.dataset.png].png());
     onKeys("l", "Loss on a logarithmic scale", () => log.click());
   }
 }
 
-/** After the next frame; a page that nobody looks at has none. */
-const painted = () => new Promise((done) => (requestAnimationFrame(() => setTimeout(done)), setTimeout(done, 100)));
+/** Resolves after the next frame, or after 100 ms: a hidden page has no frames. */
+function painted() {
+  return new Promise((done) => {
+    requestAnimationFrame(() => setTimeout(done));
+    setTimeout(done, 100);
+  });
+}
 
 const write = (metric, value) => (WRITE[metric] ?? number)(value);

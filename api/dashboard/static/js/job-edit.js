@@ -1,6 +1,6 @@
-// Name, priority and labels in a dialog. Only what was changed is sent, so that nobody else's change is undone.
+// Edits name, priority and labels in a dialog. Only changed fields are sent, so that other users' changes are not undone.
 
-import { toast } from "./dialog.js";
+import { showModal, toast } from "./dialog.js";
 import { call, clearProblem, showProblem } from "./http.js";
 
 /** Resolves when the dialog is closed. */
@@ -12,15 +12,15 @@ export function edit(self) {
   form.elements.priority.value = before.priority;
   const rows = form.querySelector(".labels");
   for (const [key, value] of Object.entries(before.labels)) rows.append(row(key, value));
-  form.querySelector("[data-add]").addEventListener("click", () => rows.appendChild(row("", "")).querySelector("input").focus());
+  form
+    .querySelector("[data-add]")
+    .addEventListener("click", () => rows.appendChild(row("", "")).querySelector("input").focus());
   form.querySelector("[data-close]").addEventListener("click", () => dialog.close());
   form.addEventListener("submit", (event) => {
     event.preventDefault();
     send(self, form, changes(before, form), dialog);
   });
-  document.body.append(dialog);
-  dialog.showModal();
-  return new Promise((done) => dialog.addEventListener("close", () => (dialog.remove(), done()), { once: true }));
+  return showModal(dialog);
 }
 
 async function send(self, form, wanted, dialog) {
@@ -28,13 +28,13 @@ async function send(self, form, wanted, dialog) {
   try {
     if (Object.keys(wanted).length) await call("PATCH", self, { json: wanted });
     dialog.close();
-    toast(Object.keys(wanted).length ? "Saved" : "Nothing was changed");
+    toast(Object.keys(wanted).length ? "Saved" : "No changes to save");
   } catch (problem) {
     (showProblem(form, problem) ?? form.querySelector("input")).focus();
   }
 }
 
-/** A merge patch: a label that is gone is null. */
+/** A JSON merge patch: a removed label is null. */
 function changes(before, form) {
   const now = { name: form.elements.name.value.trim(), priority: form.elements.priority.valueAsNumber };
   const wanted = Object.fromEntries(Object.entries(now).filter(([name, value]) => value !== before[name]));
@@ -46,7 +46,9 @@ function changes(before, form) {
 }
 
 function labelsOf(form) {
-  const pairs = [...form.querySelectorAll(".labels > div")].map((place) => [...place.querySelectorAll("input")].map((input) => input.value.trim()));
+  const pairs = [...form.querySelectorAll(".labels > div")].map((place) =>
+    [...place.querySelectorAll("input")].map((input) => input.value.trim()),
+  );
   return Object.fromEntries(pairs.filter(([key]) => key));
 }
 

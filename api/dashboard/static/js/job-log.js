@@ -1,17 +1,25 @@
-// The end of the job's log, which follows what is written; filtered by the server, so that rare lines are found in long logs.
+// The last lines of the job's log, updated as lines are written; filtered by the server, so that rare lines are found in
+// long logs.
 
 import { get } from "./http.js";
 import { onKeys } from "./keys.js";
 
 const PAGE = 200;
-const MOST = 500; // lines that the page holds
-const AT_THE_END = 30; // pixels
-const STATES = { live: "", polling: "Asked every few seconds: no stream is free.", away: "No answer; trying again.", ended: "" };
+const MOST = 500; // lines in the page
+const AT_THE_END = 30; // pixels from the end that count as the end
+const STATES = {
+  live: "",
+  polling: "Updated every few seconds: no stream is free.",
+  away: "No answer; retrying.",
+  ended: "",
+};
 
 export class Log {
   constructor(address) {
     this.address = address;
-    [this.place, this.lines, this.form, this.says] = ["log", "lines", "log-filter", "log-state"].map((id) => document.getElementById(id));
+    [this.place, this.lines, this.form, this.says] = ["log", "lines", "log-filter", "log-state"].map((id) =>
+      document.getElementById(id),
+    );
     this.button = document.getElementById("follow");
     this.template = document.getElementById("line").content.firstElementChild;
     this.following = true;
@@ -22,12 +30,13 @@ export class Log {
     this.load();
   }
 
-  /** The last lines of those that are wanted. What comes meanwhile waits. */
+  /** Load the last lines that match the filter. Lines that arrive meanwhile are added afterwards. */
   async load() {
-    const wanted = (this.wanted = new FormData(this.form));
+    const wanted = new FormData(this.form);
+    this.wanted = wanted;
     this.loading = true;
     const page = await this.page({}).catch((problem) => this.fail(problem));
-    if (wanted !== this.wanted) return; // another choice was made
+    if (wanted !== this.wanted) return; // the filter has been changed again
     this.loading = false;
     if (!page) return;
     this.lines.replaceChildren(...page.data.map((line) => this.row(line)));
@@ -57,7 +66,7 @@ export class Log {
     return get(`${this.address}?${asked}`);
   }
 
-  /** A line as it is written. */
+  /** Add a line from the stream. */
   add(line) {
     if (this.loading) {
       if (this.waiting.push(line) > MOST) this.waiting.shift();
@@ -82,7 +91,9 @@ export class Log {
   }
 
   wants({ type, level }) {
-    return ["type", "level"].every((name) => !this.wanted.get(name) || this.wanted.get(name).split(",").includes({ type, level }[name]));
+    return ["type", "level"].every(
+      (name) => !this.wanted.get(name) || this.wanted.get(name).split(",").includes({ type, level }[name]),
+    );
   }
 
   follow(on) {
@@ -94,7 +105,9 @@ export class Log {
   }
 
   count() {
-    this.says.textContent = this.missed ? `Paused; ${this.missed} new ${this.missed === 1 ? "line" : "lines"} since.` : "Paused.";
+    this.says.textContent = this.missed
+      ? `Paused; ${this.missed} new ${this.missed === 1 ? "line" : "lines"}.`
+      : "Paused.";
   }
 
   state(state) {
@@ -137,11 +150,12 @@ export class Log {
     this.form.addEventListener("submit", (event) => event.preventDefault());
     this.button.addEventListener("click", () => this.follow(!this.following));
     document.getElementById("earlier").addEventListener("click", () => this.earlier());
-    for (const by of ["wheel", "touchmove", "keydown"]) this.place.addEventListener(by, () => requestAnimationFrame(() => this.looked()), { passive: true });
+    for (const by of ["wheel", "touchmove", "keydown"])
+      this.place.addEventListener(by, () => requestAnimationFrame(() => this.looked()), { passive: true });
     onKeys("f", "Follow the log, or stop", () => this.follow(!this.following));
   }
 
-  /** Whoever moves away from the end wants to read. */
+  /** Scrolling away from the end stops following. */
   looked() {
     const { scrollHeight, scrollTop, clientHeight } = this.place;
     if (scrollHeight - scrollTop - clientHeight > AT_THE_END) this.follow(false);

@@ -1,13 +1,13 @@
-// The confusion matrix as a table that one can walk through, with what follows from it for each class.
+// The confusion matrix as a table for mouse and keyboard, with precision, recall and F1 of each class.
 
 import { element } from "./dialog.js";
 import { number, percent } from "./format.js";
 import { get } from "./http.js";
 
-const LARGEST = 30; // classes; more are told by their worst pairs, and drawn in confusion_matrix.png
+const LARGEST = 30; // classes; with more, confusion_matrix.png is shown instead of the table
 const WORST = 8;
 
-/** Fill `place`, once for each time that the server has written it. */
+/** Fill `place`, once for each element that the server has rendered. */
 export async function showMatrix(place) {
   if (!place || place.dataset.shown) return;
   place.dataset.shown = "true";
@@ -23,8 +23,16 @@ export async function showMatrix(place) {
 
 function table(found) {
   const { classes, matrix, support } = found;
-  const made = element("table", { className: "matrix", role: "grid", ariaLabel: "Confusion matrix: true classes in rows, predicted in columns" });
-  const says = element("p", { className: "muted", role: "status" }, "Rows: true. Columns: predicted. Choose a cell, also with the arrow keys.");
+  const made = element("table", {
+    className: "matrix",
+    role: "grid",
+    ariaLabel: "Confusion matrix: true classes in rows, predicted in columns",
+  });
+  const says = element(
+    "p",
+    { className: "muted", role: "status" },
+    "Rows: true classes. Columns: predicted classes. Select a cell with the mouse or the arrow keys.",
+  );
   const head = element("tr");
   const corner = element("th");
   corner.append(element("span", { className: "unseen" }, "true class"));
@@ -35,13 +43,17 @@ function table(found) {
     const line = body.insertRow();
     line.append(element("th", { scope: "row" }, classes[row]));
     return counts.map((count, column) => {
-      const cell = element("td", { className: row === column ? "right" : count ? "wrong" : "wrong none", tabIndex: -1 }, String(count));
+      const cell = element(
+        "td",
+        { className: row === column ? "right" : count ? "wrong" : "wrong none", tabIndex: -1 },
+        String(count),
+      );
       cell.role = "gridcell";
-      // the root, so that one mistake in a hundred can still be seen
+      // the square root, so that one mistake in a hundred is still visible
       cell.style.setProperty("--depth", Math.sqrt(count / Math.max(support[row], 1)).toFixed(3));
-      const tell = () => (says.textContent = sentence(found, row, column));
-      cell.addEventListener("mouseenter", tell);
-      cell.addEventListener("focus", tell);
+      const describe = () => (says.textContent = sentence(found, row, column));
+      cell.addEventListener("mouseenter", describe);
+      cell.addEventListener("focus", describe);
       line.append(cell);
       return cell;
     });
@@ -54,7 +66,7 @@ function table(found) {
   return whole;
 }
 
-/** One stop of the tab key, and the arrow keys from there. */
+/** One tab stop for the whole grid; the arrow keys move between cells. */
 function walkable(grid, cells) {
   const steps = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
   let here = [0, 0];
@@ -80,13 +92,20 @@ function sentence({ classes, matrix, support }, row, column) {
   const count = matrix[row][column];
   const images = count === 1 ? "1 image" : `${number(count)} images`;
   const share = percent(support[row] ? count / support[row] : 0);
-  return row === column ? `${images} of ${classes[row]} read right: ${share} of all that are ${classes[row]}.` : `${images} of ${classes[row]} taken for ${classes[column]}: ${share} of all that are ${classes[row]}.`;
+  return row === column
+    ? `${images} of ${classes[row]} classified correctly: ${share} of this class.`
+    : `${images} of ${classes[row]} classified as ${classes[column]}: ${share} of this class.`;
 }
 
-/** Each class's figures, and the pairs that are taken for one another most. */
+/** The figures of each class, and the pairs of classes that are confused most often. */
 function figures(found) {
   const whole = element("div");
-  const frame = element("div", { className: "scroll", tabIndex: 0, role: "region", ariaLabel: "Figures of each class" });
+  const frame = element("div", {
+    className: "scroll",
+    tabIndex: 0,
+    role: "region",
+    ariaLabel: "Figures of each class",
+  });
   frame.append(perClass(found));
   whole.append(frame);
   const pairs = worst(found);
@@ -101,7 +120,11 @@ function figures(found) {
 function perClass({ classes, precision, recall, f1, support }) {
   const made = element("table", { className: "classes" });
   const head = made.createTHead().insertRow();
-  head.append(...["Class", "Precision", "Recall", "F1", "Images"].map((text, i) => element("th", { scope: "col", className: i ? "number" : "" }, text)));
+  head.append(
+    ...["Class", "Precision", "Recall", "F1", "Images"].map((text, i) =>
+      element("th", { scope: "col", className: i ? "number" : "" }, text),
+    ),
+  );
   const body = made.createTBody();
   classes.forEach((name, i) => {
     const line = body.insertRow();
@@ -113,12 +136,23 @@ function perClass({ classes, precision, recall, f1, support }) {
 }
 
 function worst({ matrix }) {
-  const pairs = matrix.flatMap((counts, row) => counts.map((count, column) => [row, column, row === column ? 0 : count]));
-  return pairs.filter(([, , count]) => count).sort((a, b) => b[2] - a[2]).slice(0, WORST);
+  const pairs = matrix.flatMap((counts, row) =>
+    counts.map((count, column) => [row, column, row === column ? 0 : count]),
+  );
+  return pairs
+    .filter(([, , count]) => count)
+    .sort((a, b) => b[2] - a[2])
+    .slice(0, WORST);
 }
 
 function picture(address) {
   const frame = element("div", { className: "scroll" });
-  frame.append(element("img", { className: "picture", src: address.replace(/json$/, "png"), alt: "Confusion matrix: true classes in rows, predicted in columns" }));
+  frame.append(
+    element("img", {
+      className: "picture",
+      src: address.replace(/json$/, "png"),
+      alt: "Confusion matrix: true classes in rows, predicted in columns",
+    }),
+  );
   return frame;
 }

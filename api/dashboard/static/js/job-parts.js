@@ -1,16 +1,16 @@
-// The parts of the page that the server writes: fetched again when the job has moved, and put in place where they differ.
+// The parts of the page that the server renders: fetched again when the job has changed, and replaced where they differ.
 
 import { request } from "./http.js";
 
 export class Parts {
-  /** `onShown` is called when parts were exchanged. */
+  /** `onShown` is called after parts were replaced. */
   constructor(onShown) {
     this.onShown = onShown;
     this.marks = new Map();
     for (const part of partsOf(document)) this.marks.set(part.dataset.part, mark(part));
   }
 
-  /** One at a time: who asks meanwhile is given what comes after it. */
+  /** One fetch at a time: a call during a fetch starts another one after it. */
   refresh() {
     this.running = (this.running ?? Promise.resolve()).catch(() => {}).then(() => this.fetch());
     return this.running;
@@ -35,7 +35,7 @@ export class Parts {
 
 const partsOf = (page) => page.querySelectorAll("[data-part]");
 
-/** What a part says, but for ages, which grow by themselves. */
+/** The content of a part for comparison, without ages, which scripts update. */
 function mark(part) {
   const copy = part.cloneNode(true);
   for (const time of copy.querySelectorAll("time")) {
@@ -45,7 +45,7 @@ function mark(part) {
   return copy.outerHTML;
 }
 
-/** Whoever had the focus keeps it, or, if it is gone, the group that it stood in. */
+/** Replace a part. The focus stays on the element with the same id or, if it no longer exists, on its group. */
 function exchange(old, fresh) {
   const held = old.contains(document.activeElement) ? document.activeElement : null;
   const group = held?.closest("[tabindex='-1'][id]")?.id;

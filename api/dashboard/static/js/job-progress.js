@@ -1,4 +1,4 @@
-// How far the job is, written as _job_head.html writes it.
+// The progress of the job, in the same format as in _job_head.html.
 
 import { duration, number } from "./format.js";
 

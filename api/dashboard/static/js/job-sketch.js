@@ -1,16 +1,27 @@
-// Lines without plotly: what stands in a chart's place until plotly, which is large, has come.
+// A chart without plotly, shown until plotly, which is large, has been loaded.
 
 const [WIDTH, HEIGHT] = [1000, 300];
 const SVG = "http://www.w3.org/2000/svg";
 
-/** `lines`: `{x: [], y: [], colour}`. Returns a function that takes the sketch away. */
+/** `lines`: `{x: [], y: [], colour}`. Returns a function that removes the sketch. */
 export function sketch(place, lines) {
   const frame = document.createElementNS(SVG, "svg");
   frame.setAttribute("viewBox", `0 0 ${WIDTH} ${HEIGHT}`);
   frame.setAttribute("preserveAspectRatio", "none");
   frame.setAttribute("aria-hidden", "true");
   frame.classList.add("sketch");
-  const [across, up] = [scale(lines.flatMap(({ x }) => x), 0, WIDTH), scale(lines.flatMap(({ y }) => y), HEIGHT, 0)];
+  const [across, up] = [
+    scale(
+      lines.flatMap(({ x }) => x),
+      0,
+      WIDTH,
+    ),
+    scale(
+      lines.flatMap(({ y }) => y),
+      HEIGHT,
+      0,
+    ),
+  ];
   for (const { x, y, colour } of lines) {
     const line = document.createElementNS(SVG, "polyline");
     const points = x.map((at, i) => [at, y[i]]).filter(([, value]) => value !== null);
@@ -23,6 +34,9 @@ export function sketch(place, lines) {
 }
 
 function scale(values, from, to) {
-  const [low, high] = values.reduce(([low, high], value) => (value === null ? [low, high] : [Math.min(low, value), Math.max(high, value)]), [Infinity, -Infinity]);
+  const [low, high] = values.reduce(
+    ([low, high], value) => (value === null ? [low, high] : [Math.min(low, value), Math.max(high, value)]),
+    [Infinity, -Infinity],
+  );
   return (value) => (from + ((value - low) / (high - low || 1)) * (to - from)).toFixed(1);
 }

@@ -1,4 +1,4 @@
-// The job page: follows one job by its log and its object, and hands what is new to those who show it.
+// The job page: follows the job's log and object, and passes changes to the modules that show them.
 
 import { Actions } from "./job-actions.js";
 import { Charts } from "./job-charts.js";
@@ -7,8 +7,8 @@ import { showMatrix } from "./job-matrix.js";
 import { Parts } from "./job-parts.js";
 import { showProgress } from "./job-progress.js";
 import "./copy.js";
-import { get } from "./http.js";
 import { moment } from "./format.js";
+import { get } from "./http.js";
 import { poll } from "./poll.js";
 import { followLog } from "./stream.js";
 
@@ -22,11 +22,11 @@ const log = new Log(`${self}/events`);
 const charts = document.getElementById("loss-chart") && new Charts(self);
 let cursor = Number(root.dataset.cursor);
 let status = root.dataset.status;
-let known = null; // the job as it was, without what changes all the time
+let known = null; // the last job object as JSON, without its progress
 let asking = null;
 let unfollow = null;
 
-/** Ask for the job until it has ended; its log comes by a stream meanwhile. */
+/** Poll the job until it has ended; its log comes by a stream at the same time. */
 function watch() {
   asking ??= poll(ASK_MS, look);
   asking.now();
@@ -43,7 +43,7 @@ async function look() {
   charts?.about(job);
   showProgress(job.progress);
   const now = JSON.stringify({ ...job, progress: null });
-  const asWritten = known === null && job.terminal && job.status === status; // by the server: what has ended stays so
+  const asWritten = known === null && job.terminal && job.status === status; // by the server; an ended job does not change
   if (known !== now && !asWritten) await parts.refresh();
   known = now;
   say(job);
@@ -51,7 +51,7 @@ async function look() {
   else unfollow ??= followLog(`${self}/events`, { after: cursor, onEvent: take, onState: (state) => log.state(state) });
 }
 
-/** It has ended; a retry begins anew. */
+/** Stop polling: the job has ended. A retry starts it again. */
 function rest() {
   asking?.stop();
   asking = null;
@@ -68,11 +68,11 @@ function take({ type, id, data }) {
   if (type === "status") watch();
 }
 
-/** Screen readers hear of a status that has changed. */
+/** Announce a changed status to screen readers. */
 function say(job) {
   if (job.status === status) return;
   status = job.status;
-  said.textContent = `The job is ${status}.`;
+  said.textContent = `Status: ${status}`;
 }
 
 function gone() {
@@ -89,7 +89,7 @@ function gone() {
   root.querySelector(".notices").replaceChildren(notice);
 }
 
-/** What scripts add to parts that the server wrote. */
+/** Add what scripts write into the parts that the server rendered. */
 function shown() {
   for (const time of document.querySelectorAll("time[data-moment]")) time.textContent = moment(time.dateTime);
   charts?.showFigures();

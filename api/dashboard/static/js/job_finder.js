@@ -1,13 +1,13 @@
-// A box in which one finds a job by its name or id: a combobox whose list comes from the API as one types.
+// A combobox that finds a job by name or id; the API is searched while the user types.
 
 import { element } from "./dialog.js";
 import { ago } from "./format.js";
 import { get } from "./http.js";
 
-const PAUSE_MS = 150; // of the keys, before it is looked
+const PAUSE_MS = 150; // without a key, before the search
 const SHOWN = 8;
 
-/** `place` holds the input and its list. `onPick(job)`; `isTaken(id)`: those that are not offered. */
+/** `place` holds the input and its list. `onPick(job)` is called with the choice; `isTaken(id)`: jobs to leave out. */
 export class JobFinder {
   constructor(place, { onPick, isTaken }) {
     Object.assign(this, { onPick, isTaken, found: [], at: -1 });
@@ -28,8 +28,10 @@ export class JobFinder {
     this.cut?.abort();
     this.cut = new AbortController();
     try {
-      this.found = (await search(this.input.value.trim(), this.cut.signal)).filter(({ id }) => !this.isTaken(id)).slice(0, SHOWN);
-      this.show("No other job is called so.");
+      this.found = (await search(this.input.value.trim(), this.cut.signal))
+        .filter(({ id }) => !this.isTaken(id))
+        .slice(0, SHOWN);
+      this.show("No other job matches.");
     } catch (problem) {
       if (problem.name === "AbortError") return;
       this.found = [];
@@ -41,7 +43,11 @@ export class JobFinder {
     if (document.activeElement !== this.input) return;
     this.at = -1;
     const lines = this.found.map((job, place) => this.line(job, place));
-    this.list.replaceChildren(...(lines.length ? lines : [element("li", { className: "muted", role: "option", ariaDisabled: "true" }, instead)]));
+    this.list.replaceChildren(
+      ...(lines.length
+        ? lines
+        : [element("li", { className: "muted", role: "option", ariaDisabled: "true" }, instead)]),
+    );
     this.list.hidden = false;
     this.input.setAttribute("aria-expanded", "true");
     this.mark();
@@ -52,7 +58,11 @@ export class JobFinder {
     line.append(
       element("span", { className: `status ${job.status}` }, job.status),
       element("span", { className: "name" }, job.name),
-      element("span", { className: "muted" }, [job.spec.gradients, `${ago(job.created_at)} ago`].filter(Boolean).join(" · ")),
+      element(
+        "span",
+        { className: "muted" },
+        [job.spec.gradients, `${ago(job.created_at)} ago`].filter(Boolean).join(" · "),
+      ),
     );
     line.addEventListener("pointerdown", (event) => event.preventDefault()); // the input keeps the focus
     line.addEventListener("click", () => this.pick(place));
@@ -98,13 +108,16 @@ export class JobFinder {
   }
 }
 
-/** The newest jobs whose name holds the text; for an id that job alone. */
+/** The newest jobs whose name contains the text; for an id only that job. */
 async function search(text, signal) {
   if (/^job_[0-9a-f]{32}$/.test(text)) {
-    return get(`/v1/jobs/${text}`, { signal }).then((job) => [job], (problem) => {
-      if (problem.status === 404) return [];
-      throw problem;
-    });
+    return get(`/v1/jobs/${text}`, { signal }).then(
+      (job) => [job],
+      (problem) => {
+        if (problem.status === 404) return [];
+        throw problem;
+      },
+    );
   }
   const query = new URLSearchParams({ limit: 25, ...(text && { name: `*${text}*` }) });
   return (await get(`/v1/jobs?${query}`, { signal })).data;

@@ -1,4 +1,4 @@
-// The list of jobs: rows that stay true, filters without a reload, and what is done with the rows that are selected.
+// The list of jobs: live rows, filters without a reload, and actions on the selected rows.
 
 import { filterOf, steer, steerAll } from "./bulk.js";
 import { confirm, toast } from "./dialog.js";
@@ -9,17 +9,22 @@ import { follow } from "./stream.js";
 
 const MOST_COMPARED = 12;
 const DONE = { cancel: "cancelled", retry: "queued again", delete: "deleted" };
-const STATES = { live: "live", polling: "live, every few seconds", away: "the service does not answer; trying again", ended: "" };
+const STATES = {
+  live: "live",
+  polling: "live, every few seconds",
+  away: "the service does not answer; retrying",
+  ended: "",
+};
 
 const $ = (id) => document.getElementById(id);
 const rows = () => [...$("rows").children];
 const picked = () => rows().filter((row) => box(row).checked);
 const box = (row) => row.querySelector(".pick input");
 let stop = () => {};
-let reading = new AbortController(); // of another view: one that is asked for later takes its place
-let everything = false; // selected are all jobs that the view would show, page after page
+let reading = new AbortController(); // of the view that is loading; aborted when another one is requested
+let everything = false; // whether all jobs that match are selected, on every page of the list
 
-// --- rows that stay true ----------------------------------------------------------------------------------------------
+// --- live rows --------------------------------------------------------------------------------------------------------
 
 function listen() {
   stop();
@@ -36,10 +41,10 @@ function onEvent({ type, data }) {
   if (type === "view") keep(data.ids, data.counts);
 }
 
-/** Put a row in the place of its forerunner, or where its id belongs: newest first. */
+/** Replace the row of this job, or insert it in order of ids: newest first. */
 function put(id, html) {
   const stencil = document.createElement("template");
-  stencil.innerHTML = html; // a row of our own server's making, in which Jinja has escaped what users wrote
+  stencil.innerHTML = html; // rendered by our server; Jinja has escaped the texts of users
   const row = stencil.content.firstElementChild;
   const old = $(id);
   if (old?.dataset.version === row.dataset.version) return;
@@ -47,10 +52,12 @@ function put(id, html) {
   else $("rows").insertBefore(row, rows().find((other) => other.id < id) ?? null);
 }
 
-/** Neither a tick nor the keyboard's place gets lost. */
+/** Replace a row; its checkbox and the focus are kept. */
 function replace(old, row) {
   box(row).checked = box(old).checked;
-  const place = old.contains(document.activeElement) ? [...old.querySelectorAll("a, input")].indexOf(document.activeElement) : -1;
+  const place = old.contains(document.activeElement)
+    ? [...old.querySelectorAll("a, input")].indexOf(document.activeElement)
+    : -1;
   old.replaceWith(row);
   if (place >= 0) row.querySelectorAll("a, input")[place]?.focus({ preventScroll: true });
   count();
@@ -59,17 +66,23 @@ function replace(old, row) {
 function keep(ids, counts) {
   const shown = new Set(ids);
   for (const row of rows()) if (!shown.has(row.id)) row.remove();
-  for (const label of document.querySelectorAll("[data-count]")) label.textContent = number(counts[label.dataset.count] ?? 0);
+  for (const label of document.querySelectorAll("[data-count]"))
+    label.textContent = number(counts[label.dataset.count] ?? 0);
   document.querySelector(".jobs").hidden = ids.length === 0;
   $("none").hidden = ids.length > 0;
   count();
 }
 
-/** Without a stream: the page again, as events. */
+/** Without a stream: load the page again, and return its rows as events. */
 async function readAnew() {
   const page = await read(location.href);
   const fresh = [...page.querySelectorAll("#rows > tr")];
-  const counts = Object.fromEntries([...page.querySelectorAll("[data-count]")].map((label) => [label.dataset.count, Number(label.textContent.replace(/\D/g, ""))]));
+  const counts = Object.fromEntries(
+    [...page.querySelectorAll("[data-count]")].map((label) => [
+      label.dataset.count,
+      Number(label.textContent.replace(/\D/g, "")),
+    ]),
+  );
   return [
     ...fresh.map((row) => ({ type: "row", id: null, data: { id: row.id, html: row.outerHTML } })),
     { type: "view", id: null, data: { ids: fresh.map((row) => row.id), counts } },
@@ -81,7 +94,7 @@ async function readAnew() {
 async function read(address, signal) {
   const answer = await request(address, { headers: { Accept: "text/html" }, signal });
   const page = new DOMParser().parseFromString(await answer.text(), "text/html");
-  page.address = answer.url; // where a search led to
+  page.address = answer.url; // after redirects
   return page;
 }
 
@@ -94,7 +107,7 @@ async function go(address, { push = true } = {}) {
     page = await read(address, reading.signal);
   } catch (problem) {
     if (problem.name === "AbortError") return;
-    location.href = address; // the page itself says what is wrong
+    location.href = address; // the page itself shows the error
     return;
   }
   if (push) history.pushState(null, "", page.address);
@@ -115,7 +128,7 @@ function search() {
   return go(`/?${query}`);
 }
 
-/** A moment of the address, in UTC, as the field for it shows it: in the reader's zone. */
+/** Set a datetime-local field, which is in local time, from the UTC time in its `data-at`. */
 function fillIn(field) {
   const at = new Date(field.dataset.at);
   if (!field.dataset.at || Number.isNaN(at.valueOf())) return;
@@ -131,12 +144,12 @@ function count() {
   $("bar").hidden = chosen.length === 0;
   $("all").checked = whole;
   $("all").indeterminate = chosen.length > 0 && !whole;
-  $("picked").textContent = everything ? "All that match" : chosen.length ? `${chosen.length} selected` : "";
+  $("picked").textContent = everything ? "All matching jobs" : chosen.length ? `${chosen.length} selected` : "";
   $("everything").hidden = !whole || everything || !document.querySelector(".paging [rel=next]");
   for (const button of $("bar").querySelectorAll("[data-action]")) label(button, chosen);
 }
 
-/** What a button would do, to how many of the chosen. */
+/** Enable a button, and show the number of selected jobs that it applies to, where it is not all of them. */
 function label(button, chosen) {
   const { action } = button.dataset;
   if (action === "compare") {
@@ -155,7 +168,15 @@ async function act(action) {
   const chosen = everything ? picked() : suited(action);
   if (chosen.length === 0 || (action === "delete" && !(await reallyDelete(chosen)))) return;
   try {
-    tell(action, await (everything ? steerAll(action, filterOf(location.search)) : steer(action, chosen.map((row) => row.id))));
+    report(
+      action,
+      await (everything
+        ? steerAll(action, filterOf(location.search))
+        : steer(
+            action,
+            chosen.map((row) => row.id),
+          )),
+    );
   } catch (problem) {
     toast(problem.message, { bad: true });
   }
@@ -163,20 +184,27 @@ async function act(action) {
 
 function compare() {
   const ids = picked().map((row) => row.id);
-  if (!everything && ids.length >= 2 && ids.length <= MOST_COMPARED) location.href = `/compare?${ids.map((id) => `job=${id}`).join("&")}`;
+  if (!everything && ids.length >= 2 && ids.length <= MOST_COMPARED)
+    location.href = `/compare?${ids.map((id) => `job=${id}`).join("&")}`;
 }
 
 function reallyDelete(chosen) {
-  const what = everything ? "every job that matches and has ended" : chosen.length === 1 ? chosen[0].dataset.name : `${chosen.length} jobs`;
-  const text = "Logs, files and checkpoints go with it. This cannot be undone.";
+  const what = everything
+    ? "all matching jobs that have ended"
+    : chosen.length === 1
+      ? chosen[0].dataset.name
+      : `${chosen.length} jobs`;
+  const text = "Logs, files and checkpoints are deleted too. This cannot be undone.";
   return confirm({ title: `Delete ${what}?`, text, action: "Delete", danger: true });
 }
 
-function tell(action, answer) {
+/** Show the outcomes of a bulk action. */
+function report(action, answer) {
   const jobs = answer.succeeded === 1 ? "1 job" : `${number(answer.succeeded)} jobs`;
   const refused = answer.data.filter((outcome) => !outcome.ok);
   if (answer.succeeded || !refused.length) toast(`${jobs} ${DONE[action]}`);
-  if (refused.length) toast(refused.map(({ id, error }) => `${$(id)?.dataset.name ?? id}: ${error.detail}`).join("; "), { bad: true });
+  if (refused.length)
+    toast(refused.map(({ id, error }) => `${$(id)?.dataset.name ?? id}: ${error.detail}`).join("; "), { bad: true });
   for (const { id, ok } of answer.data) if (ok && $(id)) box($(id)).checked = false;
   count();
 }
@@ -188,7 +216,7 @@ function clear() {
 
 // --- keys -------------------------------------------------------------------------------------------------------------
 
-/** The row that the keyboard is on, or the one after or before it. */
+/** Move the focus by `by` rows; without a focused row, to the first or last one. */
 function step(by) {
   const all = rows();
   const here = all.findIndex((row) => row.contains(document.activeElement));
@@ -196,7 +224,7 @@ function step(by) {
   next?.querySelector(".name a").focus();
 }
 
-/** What is selected; if nothing is, the row that the keyboard is on. */
+/** Act on the selected rows or, if there are none, on the focused row. */
 function actHere(action) {
   const row = rows().find((one) => one.contains(document.activeElement));
   if (picked().length === 0 && row) {
@@ -228,22 +256,28 @@ document.addEventListener("click", (event) => {
 $("bar").addEventListener("click", ({ target }) => {
   const { id, dataset } = target.closest("button") ?? {};
   if (id === "clear") clear();
-  if (id === "everything") (everything = true), count();
+  if (id === "everything") {
+    everything = true;
+    count();
+  }
   if (dataset?.action) dataset.action === "compare" ? compare() : act(dataset.action);
 });
-$("search").addEventListener("submit", (event) => (event.preventDefault(), search()));
+$("search").addEventListener("submit", (event) => {
+  event.preventDefault();
+  search();
+});
 $("search").querySelectorAll("[data-at]").forEach(fillIn);
 addEventListener("popstate", () => go(location.href, { push: false }));
 addEventListener("pageshow", ({ persisted }) => persisted && listen());
 
 onKeys("/", "Search", () => document.querySelector("#search [type=search]").focus());
 onKeys("j", "Next job", () => step(1));
-onKeys("k", "Job before", () => step(-1));
-onKeys("x", "Select this job, or not", pickHere);
-onKeys("v", "Compare what is selected", compare);
-onKeys("c", "Cancel what is selected", () => actHere("cancel"));
-onKeys("r", "Retry what is selected", () => actHere("retry"));
-onKeys("#", "Delete what is selected", () => actHere("delete"));
+onKeys("k", "Previous job", () => step(-1));
+onKeys("x", "Select or deselect this job", pickHere);
+onKeys("v", "Compare the selected jobs", compare);
+onKeys("c", "Cancel the selected jobs", () => actHere("cancel"));
+onKeys("r", "Retry the selected jobs", () => actHere("retry"));
+onKeys("#", "Delete the selected jobs", () => actHere("delete"));
 onKeys("n", "New job", () => (location.href = "/submit"));
 count();
 listen();

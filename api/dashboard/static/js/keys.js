@@ -1,13 +1,13 @@
-// Keyboard shortcuts: one key, or two in a row as `g j`. `?` lists those of the page.
+// Keyboard shortcuts: one key, or two in sequence like `g j`. `?` lists those of the page.
 
 import { element, show } from "./dialog.js";
 
-const BETWEEN_MS = 1200; // the two keys of a pair
+const BETWEEN_MS = 1200; // longest time between the two keys of a pair
 const known = new Map(); // keys -> {label, run}
 let before = "";
 let pressedAt = 0;
 
-/** `keys`: what `event.key` says, a space between two. */
+/** `keys`: the value of `event.key`; two are separated by a space. */
 export function onKeys(keys, label, run) {
   known.set(keys, { label, run });
 }
@@ -23,7 +23,15 @@ export function showKeys() {
 }
 
 function press(event) {
-  if (event.ctrlKey || event.metaKey || event.altKey || event.isComposing || isWriting(event.target) || document.querySelector("dialog[open]")) return;
+  if (
+    event.ctrlKey ||
+    event.metaKey ||
+    event.altKey ||
+    event.isComposing ||
+    isWriting(event.target) ||
+    document.querySelector("dialog[open]")
+  )
+    return;
   const pair = event.timeStamp - pressedAt < BETWEEN_MS ? `${before} ${event.key}` : "";
   const found = known.get(pair) ?? known.get(event.key);
   [before, pressedAt] = [found ? "" : event.key, event.timeStamp];
@@ -32,6 +40,8 @@ function press(event) {
   found.run(event);
 }
 
-const isWriting = (target) => target.isContentEditable || (/^(INPUT|TEXTAREA|SELECT)$/.test(target.tagName) && !/^(checkbox|radio|button)$/.test(target.type));
+const isWriting = (target) =>
+  target.isContentEditable ||
+  (/^(INPUT|TEXTAREA|SELECT)$/.test(target.tagName) && !/^(checkbox|radio|button)$/.test(target.type));
 
 document.addEventListener("keydown", press);

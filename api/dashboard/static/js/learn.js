@@ -1,10 +1,10 @@
-// The page Learn: asks for a walk, waits for it, and leads from stage to stage. The numbers come with the page.
+// The Learn page: requests a walk, waits for it, and moves from stage to stage. The server renders the numbers.
 
 import { toast } from "./dialog.js";
 import { clearProblem, get, isFinal, post, showProblem } from "./http.js";
 import { onKeys } from "./keys.js";
 
-const HOLD_SECONDS = 20; // of one look at a walk that has not ended
+const HOLD_SECONDS = 20; // of a long poll for the end of a walk
 const form = document.getElementById("ask");
 const field = (id) => document.getElementById(id);
 const whole = (id) => (field(id).value.trim() === "" ? null : Number(field(id).value));
@@ -14,7 +14,11 @@ const whole = (id) => (field(id).value.trim() === "" ? null : Number(field(id).v
 function specOf() {
   const [type, reduction] = field("loss-type").value.split(" ");
   const spec = { dataset: field("dataset").value, architecture: netOf(), loss: { type, reduction } };
-  for (const [name, id] of [["batch", "batch-number"], ["batch_size", "batch-size"], ["seed", "seed"]]) {
+  for (const [name, id] of [
+    ["batch", "batch-number"],
+    ["batch_size", "batch-size"],
+    ["seed", "seed"],
+  ]) {
     if (whole(id) !== null) spec[name] = whole(id);
   }
   if (field("origin").value) spec.init_from = { job: field("origin").value };
@@ -40,7 +44,7 @@ async function walk() {
   }
 }
 
-/** What does not count is not shown; weights that somebody learnt bring their net and their dataset with them. */
+/** Hide fields that do not apply; the weights of a finished job determine the network, and preset the dataset. */
 function arrange() {
   const origin = field("origin").selectedOptions[0];
   const net = origin.dataset.net ? JSON.parse(origin.dataset.net) : null;
@@ -74,11 +78,12 @@ onKeys("w", "Walk", walk);
 // --- a walk that has not ended ----------------------------------------------------------------------------------------
 
 async function wait(job) {
-  for (let hold = 0; ; hold = HOLD_SECONDS) { // the first look says at once why it waits
+  for (let hold = 0; ; hold = HOLD_SECONDS) {
+    // the first poll returns at once with the reason for waiting
     try {
       const now = await get(`/v1/jobs/${job}?wait=${hold}&until=terminal`);
       if (now.terminal) return location.reload();
-      field("why").textContent = now.queue?.reason?.detail ?? "The walk is on its way.";
+      field("why").textContent = now.queue?.reason?.detail ?? "The walk has not ended yet.";
     } catch (problem) {
       if (isFinal(problem)) return toast(problem.message, { bad: true });
       await new Promise((done) => setTimeout(done, 1000 * (problem.retryAfter ?? 2)));
@@ -113,7 +118,7 @@ function markCurrent() {
 
 if (stages.length) {
   onKeys("j", "Next stage", () => step(1));
-  onKeys("k", "Stage before", () => step(-1));
+  onKeys("k", "Previous stage", () => step(-1));
   onKeys("n", "Next batch", () => field("next").click());
   addEventListener("scroll", () => requestAnimationFrame(markCurrent), { passive: true });
   markCurrent();

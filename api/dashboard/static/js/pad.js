@@ -1,12 +1,12 @@
-// A pad to draw on with whatever points: mouse, pen, finger. Keeps strokes, not pixels, so that they can be taken back and
-// drawn again at any size.
+// A canvas to draw on with mouse, pen or finger. It keeps strokes rather than pixels, so that they can be undone, and
+// drawn at any size.
 
 const PEN = 0.07; // of the pad's side
 
 export class Pad {
   /**
-   * `onChange(strokes)`: each time that something is drawn or taken back, and when a stroke ends. A stroke: points
-   * [x, y], each in 0 … 1.
+   * `onChange(strokes)` is called after each change, and when a stroke ends. A stroke is a list of points [x, y], each
+   * from 0 to 1.
    */
   constructor(canvas, onChange) {
     Object.assign(this, { canvas, onChange, strokes: [], pointer: null });
@@ -26,7 +26,7 @@ export class Pad {
   }
 
   begin(event) {
-    if (event.button !== 0 || this.pointer !== null) return; // a second finger draws nothing
+    if (event.button !== 0 || this.pointer !== null) return; // a second finger does not draw
     this.pointer = event.pointerId;
     this.canvas.setPointerCapture(event.pointerId);
     this.change(() => this.strokes.push([this.at(event)]));
@@ -34,7 +34,7 @@ export class Pad {
 
   go(event) {
     if (event.pointerId !== this.pointer) return;
-    const steps = event.getCoalescedEvents?.() ?? []; // what the screen's rate left out
+    const steps = event.getCoalescedEvents?.() ?? []; // points between two frames
     this.change(() => this.strokes.at(-1)?.push(...(steps.length ? steps : [event]).map((step) => this.at(step))));
   }
 
@@ -74,14 +74,14 @@ export class Pad {
   }
 }
 
-/** Strokes as lines of this width, their points moved by `map`. A point alone is a dot. */
+/** Draw strokes as lines of this width, with points transformed by `map`. A single point is a dot. */
 export function trace(context, strokes, width, map) {
   Object.assign(context, { lineWidth: width, lineCap: "round", lineJoin: "round" });
   context.beginPath();
   for (const stroke of strokes) {
     const [[x, y], ...rest] = stroke.map(map);
     context.moveTo(x, y);
-    context.lineTo(x + width / 100, y); // a canvas leaves out lines that lead nowhere
+    context.lineTo(x + width / 100, y); // a canvas does not draw lines of length 0
     for (const point of rest) context.lineTo(...point);
   }
   context.stroke();

@@ -1,6 +1,6 @@
-// A curve's points [step, epoch, value] on their way to a chart: thinned, smoothed, laid out along an axis.
+// Points [step, epoch, value] of a curve, prepared for a chart: downsampled, smoothed, mapped to an axis.
 
-/** About `most` of them, so that the first, the last, and each stretch's lowest and highest stay: as the API thins. */
+/** At most `most` points: the first, the last, and the lowest and highest of each interval, as the API downsamples. */
 export function thin(points, most) {
   if (points.length <= most) return points;
   const inner = points.slice(1, -1);
@@ -20,21 +20,21 @@ export function thin(points, most) {
 }
 
 /**
- * The moving mean in which each point before weighs `weight` times the one after it (0: the points as they are). It is
- * divided by the sum of the weights, so that it does not lean towards 0 at the start.
+ * Exponential moving mean: each point has `weight` times the weight of the next one (0: no smoothing). It is divided by
+ * the sum of the weights, so that it is not biased towards 0 at the start.
  */
 export function smooth(points, weight) {
   if (!weight) return points;
   let [sum, weights] = [0, 0];
   return points.map(([step, epoch, value]) => {
-    if (value === null) return [step, epoch, null]; // a gap stays one
+    if (value === null) return [step, epoch, null]; // a gap stays a gap
     sum = sum * weight + value;
     weights = weights * weight + 1;
     return [step, epoch, sum / weights];
   });
 }
 
-/** What a step is on the axis `step`, `epoch` or `seconds` of a job's curve. `speeds`: its examples_per_second. */
+/** A function from step to position on the axis: `step`, `epoch` or `seconds`. `speeds`: the points of examples_per_second. */
 export function along(axis, job, speeds = []) {
   if (axis === "epoch") return inEpochs(job);
   if (axis === "seconds") return inSeconds(job, speeds);
@@ -47,9 +47,9 @@ function inEpochs({ progress }) {
 }
 
 /**
- * Seconds of training, without validation, pauses and waiting: the sum of the epochs', each of which took its examples
- * divided by its speed. A job that has ended says how many seconds they were in all; of one that runs the last batch of an
- * epoch is taken for a whole one. Beyond the last epoch that has ended its speed goes on.
+ * Seconds of training, without validation, pauses and waiting: each epoch takes its number of examples divided by its
+ * speed. For a job that has ended, the sum is scaled to its `training_seconds`; for one that runs, the last batch of an
+ * epoch counts as a full one. After the last complete epoch its speed is extrapolated.
  */
 function inSeconds(job, speeds) {
   if (!job.progress || !speeds.length) return () => null;

@@ -1,11 +1,11 @@
-// Ask again and again, for pages that follow more than a stream could: not while nobody looks, and slower while there is
-// no answer.
+// Polling, for pages that follow more than one stream could: paused while the page is hidden, slower while there is no
+// answer.
 
 const LONGEST_PAUSE_MS = 15000;
 
 /**
- * `ask(signal)` now, and again `ms` after it is done. `onState` is told `live`, or `away` with the problem where it throws.
- * Returns `{now, stop}`: `now` asks at once, after whatever is under way.
+ * Calls `ask(signal)` now, and again `ms` after it has finished. `onState` is called with `live`, or with `away` and the
+ * error if it fails. Returns `{now, stop}`: `now` polls at once, or as soon as the current call has finished.
  */
 export function poll(ms, ask, onState = () => {}) {
   const cut = new AbortController();
@@ -29,11 +29,14 @@ export function poll(ms, ask, onState = () => {}) {
     }
   }
 
-  /** Until the time is over, or `now` is called; a hidden page rests until it is seen again. */
+  /** Resolves after `length` ms, or when `now` is called; in a hidden page not before it is visible again. */
   function rest(length) {
     return new Promise((done) => {
       let over = false;
-      const timer = setTimeout(() => ((over = true), look()), length);
+      const timer = setTimeout(() => {
+        over = true;
+        look();
+      }, length);
       const look = () => over && !document.hidden && wake();
       wake = () => {
         clearTimeout(timer);
@@ -44,7 +47,16 @@ export function poll(ms, ask, onState = () => {}) {
     });
   }
 
-  const now = () => ((again = true), wake());
+  function now() {
+    again = true;
+    wake();
+  }
+
+  function stop() {
+    cut.abort();
+    wake();
+  }
+
   run();
-  return { now, stop: () => (cut.abort(), wake()) };
+  return { now, stop };
 }

@@ -1,6 +1,6 @@
-// The rows of a table that is asked for again and again: what is as before stays, with what one has opened or focused in it.
+// Rows of a table that is polled: an unchanged row keeps its element, and so what is opened or focused in it.
 
-/** Fill `body` with `row(item)` for each item; `key(item)` says which is which. A row is made anew when its item changes. */
+/** Fill `body` with `row(item)` for each item; `key(item)` identifies it. A row is rebuilt when its item changes. */
 export function showRows(body, items, { key, row }) {
   const before = new Map([...body.rows].map((made) => [made.dataset.key, made]));
   const rows = items.map((item) => {
@@ -17,9 +17,11 @@ export function showRows(body, items, { key, row }) {
   if (focused && document.activeElement !== focused) focusAgain(body, focused);
 }
 
-/** A row that moved, or was made anew, has lost the focus: it goes back to what was focused, or what is called the same. */
+/** A row that was moved or rebuilt has lost the focus: restore it to the same element, or to one of the same name. */
 function focusAgain(body, before) {
   const name = (node) => node.ariaLabel || node.textContent;
-  const same = body.contains(before) ? before : [...body.querySelectorAll(before.tagName)].find((node) => name(node) === name(before));
+  const same = body.contains(before)
+    ? before
+    : [...body.querySelectorAll(before.tagName)].find((node) => name(node) === name(before));
   same?.focus({ preventScroll: true });
 }

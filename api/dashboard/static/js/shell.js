@@ -1,4 +1,4 @@
-// What every page has: colours that one chooses, keys that lead from page to page, ages that grow, room for notes.
+// Common to all pages: theme, keyboard shortcuts of the navigation, ages, region for notes.
 
 import { prepareNotes } from "./dialog.js";
 import { ago, moment } from "./format.js";
@@ -10,12 +10,12 @@ const YEAR_SECONDS = 31536000;
 function chooseTheme(name) {
   if (name) document.documentElement.dataset.theme = name;
   else delete document.documentElement.dataset.theme;
-  // a cookie, so that the server sends the next page in these colours and none flashes up
+  // a cookie, so that the server renders the next page in this theme and it does not flash
   document.cookie = `gradq_theme=${name}; path=/; max-age=${name ? YEAR_SECONDS : 0}; samesite=strict`;
   document.dispatchEvent(new Event("themechange"));
 }
 
-/** Every `<time data-ago>`, once a second. */
+/** Update every `<time data-ago>`; called once a second. */
 function growAges() {
   for (const time of document.querySelectorAll("time[data-ago]")) {
     const text = ago(time.dateTime);
@@ -32,10 +32,13 @@ async function signOut() {
 prepareNotes();
 const theme = document.getElementById("theme");
 theme.addEventListener("change", () => chooseTheme(theme.value));
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => document.dispatchEvent(new Event("themechange")));
-for (const link of document.querySelectorAll("nav [data-key]")) onKeys(`g ${link.dataset.key}`, link.textContent, () => link.click());
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () =>
+  document.dispatchEvent(new Event("themechange")),
+);
+for (const link of document.querySelectorAll("nav [data-key]"))
+  onKeys(`g ${link.dataset.key}`, link.textContent, () => link.click());
 document.querySelector("nav [aria-current]")?.scrollIntoView({ block: "nearest", inline: "nearest" }); // on a phone
-onKeys("?", "These keys", showKeys);
+onKeys("?", "Keyboard shortcuts", showKeys);
 document.getElementById("help").addEventListener("click", showKeys);
 document.getElementById("sign-out")?.addEventListener("click", signOut);
 growAges();

@@ -1,38 +1,40 @@
-// The form of a job spec: what stands in its fields, as the JSON that the service takes. Knows kinds of fields, and
-// none by its name; templates/_spec_form.html draws what is read here.
+// Reads the form of a job spec as the JSON that the service accepts. It depends on the kinds of fields, not on their
+// names; templates/_spec_form.html renders the same kinds.
 
 const NUMBER = /^[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$/i;
 
 /**
- * The body to send: only what differs from `base`, that is from what the service takes for fields that are left out.
- * A text where a number should stand is sent as it is: the service says what is wrong with it.
+ * The body to send: only fields that differ from `base`, the values that the service uses for fields that are not sent.
+ * Text in a number field is sent as it is: the service reports the error.
  */
 export function read(form) {
   const base = JSON.parse(form.dataset.base);
   const body = form.dataset.preset ? { preset: form.dataset.preset } : {};
   for (const group of form.querySelectorAll(".group > [data-fields]")) {
     for (const field of fieldsIn(group)) {
-      const whole = valueOf(field, true);
-      if (whole !== undefined && !equal(whole, base[field.dataset.name])) body[field.dataset.name] = valueOf(field, false);
+      const whole = valueIn(field, true);
+      if (whole !== undefined && !equal(whole, base[field.dataset.name]))
+        body[field.dataset.name] = valueIn(field, false);
     }
   }
   return body;
 }
 
-/** What the service cannot see, since JSON has no place for it: as its problems, `[{pointer, detail}]`. */
+/** Errors that JSON cannot represent, so that the service cannot find them (repeated keys): `[{pointer, detail}]`. */
 export function unsendable(form) {
   const found = [];
   for (const pairs of form.querySelectorAll("[data-kind=pairs]")) {
     const seen = new Set();
     for (const input of pairs.querySelectorAll("[data-items] [data-key]")) {
-      if (seen.has(input.value) && rowIsUsed(input)) found.push({ pointer: input.dataset.pointer, detail: "stands twice" });
+      if (seen.has(input.value) && rowIsUsed(input))
+        found.push({ pointer: input.dataset.pointer, detail: "is given twice" });
       seen.add(input.value);
     }
   }
   return found;
 }
 
-/** Lists grow and shrink, choices show what belongs to them; each change is heard as an `input` of the form. */
+/** Add the behaviour: lists grow and shrink, choices show their fields; each change dispatches `input` on the form. */
 export function enliven(form) {
   form.addEventListener("change", (event) => turn(event.target));
   form.addEventListener("input", () => form.querySelectorAll("[data-kind=items], [data-kind=pairs]").forEach(number));
@@ -44,7 +46,7 @@ export function enliven(form) {
     form.dispatchEvent(new Event("input", { bubbles: true }));
   });
   form.querySelectorAll("[data-kind=items], [data-kind=pairs]").forEach(number);
-  form.querySelectorAll("select, [type=checkbox]").forEach(turn); // a browser that comes back fills in what was chosen
+  form.querySelectorAll("select, [type=checkbox]").forEach(turn); // on Back, the browser restores the choices
 }
 
 // --- values ----------------------------------------------------------------------------------------------------------
@@ -52,28 +54,40 @@ export function enliven(form) {
 const control = (field) => field.querySelector("[data-pointer]");
 const fieldsIn = (place) => [...place.children].filter((child) => child.dataset.kind);
 const equal = (one, other) => JSON.stringify(one, ordered) === JSON.stringify(other, ordered);
-const ordered = (_, value) => (value?.constructor === Object ? Object.fromEntries(Object.entries(value).sort()) : value);
+const ordered = (_, value) =>
+  value?.constructor === Object ? Object.fromEntries(Object.entries(value).sort()) : value;
 const numberOr = (text) => (NUMBER.test(text) ? Number(text) : text);
 
-/** undefined: nothing stands there, and the default counts. `whole`: also what equals its default, inside of objects. */
-const valueOf = (field, whole) => READ[field.dataset.kind](field, whole);
+/** The value of a field; undefined if it is empty and the default applies. `whole`: include defaults inside objects. */
+const valueIn = (field, whole) => READ[field.dataset.kind](field, whole);
 
 const READ = {
   text: (field) => control(field).value.trim() || undefined,
   number: (field) => (control(field).value.trim() ? numberOr(control(field).value.trim()) : undefined),
   nullable: (field) => (control(field).value.trim() ? numberOr(control(field).value.trim()) : null),
-  numbers: (field) => control(field).value.split(/[\s,;]+/).filter(Boolean).map(numberOr),
+  numbers: (field) =>
+    control(field)
+      .value.split(/[\s,;]+/)
+      .filter(Boolean)
+      .map(numberOr),
   choice: (field) => JSON.parse(control(field).value),
   boolean: (field) => control(field).checked,
   object: (field, whole) => members(field.querySelector("[data-fields]"), whole),
   optional: (field, whole) => (control(field).checked ? members(field.querySelector("[data-fields]"), whole) : null),
   union: readUnion,
-  items: (field, whole) => itemsOf(field).map((item) => valueOf(fieldsIn(item)[0], whole)),
-  pairs: (field) => Object.fromEntries(itemsOf(field).filter((row) => rowIsUsed(row.firstElementChild)).map(pairOf)),
+  items: (field, whole) => itemsOf(field).map((item) => valueIn(fieldsIn(item)[0], whole)),
+  pairs: (field) =>
+    Object.fromEntries(
+      itemsOf(field)
+        .filter((row) => rowIsUsed(row.firstElementChild))
+        .map(pairOf),
+    ),
 };
 
-/** A choice between objects that say their `type`, or between an object and a word. The type alone is enough where
- * all else is as usual. */
+/**
+ * A choice between objects with a `type`, or between an object and a constant. Where all other fields have their
+ * defaults, the type alone is sent.
+ */
 function readUnion(field, whole) {
   const chosen = control(field).value;
   const part = partsOf(field).find((one) => one.dataset.part === chosen);
@@ -87,11 +101,11 @@ function members(place, whole) {
   const held = {};
   for (const field of fieldsIn(place)) {
     const { name, required, default: usual = "null" } = field.dataset;
-    const value = valueOf(field, true);
+    const value = valueIn(field, true);
     const counts = value === undefined ? JSON.parse(usual) : value;
     if (whole) held[name] = counts;
     else if (value === undefined) continue;
-    else if (required !== undefined || !equal(counts, JSON.parse(usual))) held[name] = valueOf(field, false);
+    else if (required !== undefined || !equal(counts, JSON.parse(usual))) held[name] = valueIn(field, false);
   }
   return held;
 }
@@ -103,7 +117,7 @@ const partsOf = (field) => [...field.children].filter((child) => child.dataset.p
 
 // --- what changes ----------------------------------------------------------------------------------------------------
 
-/** Show what belongs to the choice that was made. */
+/** Show the fields of the chosen option. */
 function turn(changed) {
   const field = changed.closest("[data-kind]");
   if (!field || control(field) !== changed) return;
@@ -126,7 +140,7 @@ function add(button) {
   item.querySelector("select, input").focus();
 }
 
-/** The focus goes to the neighbour, or to the button that adds: it must not fall out of the form. */
+/** Remove an entry. The focus moves to its neighbour, or to the button that adds one: it must stay in the form. */
 function remove(button) {
   const list = button.closest("[data-kind=items], [data-kind=pairs]");
   const item = button.closest("[data-item]");
@@ -135,20 +149,26 @@ function remove(button) {
   (next ?? list.querySelector("[data-add]")).focus();
 }
 
-/** Each entry's pointer, by its place or its key; no more entries than the list takes. */
+/** Set the pointer of each entry, by its index or key; disable the button to add at the maximum number of entries. */
 function number(list) {
   const root = list.querySelector("[data-pointer]");
   const { pointer } = root.dataset;
   itemsOf(list).forEach((item, place) => {
     const key = item.querySelector("[data-key]");
     if (key) key.dataset.pointer = `${pointer}/${key.value.replaceAll("~", "~0").replaceAll("/", "~1")}`;
-    else item.querySelectorAll("[data-pointer]").forEach((node) => (node.dataset.pointer = placed(pointer, node.dataset.pointer, place)));
+    else
+      item
+        .querySelectorAll("[data-pointer]")
+        .forEach((node) => (node.dataset.pointer = placed(pointer, node.dataset.pointer, place)));
   });
   list.querySelector("[data-add]").disabled = itemsOf(list).length >= Number(root.dataset.most);
 }
 
 /** `/augment/#/pixels` or `/augment/3/pixels` -> `/augment/PLACE/pixels` */
 function placed(root, pointer, place) {
-  const rest = pointer.slice(root.length + 1).split("/").slice(1);
+  const rest = pointer
+    .slice(root.length + 1)
+    .split("/")
+    .slice(1);
   return [root, place, ...rest].join("/");
 }

@@ -1,18 +1,18 @@
-// News as they come: server-sent events from a cursor on, again after each break, and by polling where no stream is to
-// be had. A page that nobody looks at holds no stream: a browser has six connections for all of its tabs.
+// Server-sent events from a cursor, reconnected after each break, with polling where no stream is free. A hidden page
+// holds no stream: a browser has six connections per host for all of its tabs.
 
 import { get, isFinal, request } from "./http.js";
 
 const FIRST_PAUSE_MS = 500;
 const LONGEST_PAUSE_MS = 15000;
 const POLL_MS = 3000;
-const POLLS = 5; // before the stream is tried again
+const POLLS = 5; // polls before the stream is tried again
 
 /**
- * Follow `address`. `onEvent({type, id, data})` has each event, `data` parsed; an event `end` is the last. `onState` is
- * told `live`, `polling` (no stream is free), `away` (tried again) or `ended`, and of `ended` why: null or the problem.
- * `after`: the id of the last event that is known already. `poll(cursor)`: the news without a stream, as a list of
- * events. Returns a function that ends it.
+ * Follow `address`. `onEvent({type, id, data})` is called for each event, with `data` parsed; the event `end` is the
+ * last. `onState` is called with `live`, `polling` (no stream is free), `away` (retrying) or `ended`, the latter with the
+ * reason: null or the problem. `after`: the id of the last event that is known already. `poll(cursor)` loads new events
+ * without a stream, as a list. Returns a function that stops following.
  */
 export function follow(address, { onEvent, onState = () => {}, after = null, poll = null }) {
   let cursor = after;
@@ -55,7 +55,7 @@ export function follow(address, { onEvent, onState = () => {}, after = null, pol
         await read();
       } catch (error) {
         if (over) return;
-        if (cut.signal.aborted) continue; // hidden, and seen again
+        if (cut.signal.aborted) continue; // the page was hidden, and is visible again
         if (isFinal(error)) return stop(error);
         if (error.code === "too_many_streams" && poll) {
           await readByPolling().catch(() => onState("away"));
@@ -86,7 +86,7 @@ export function follow(address, { onEvent, onState = () => {}, after = null, pol
   return () => stop(null);
 }
 
-/** Follow a job's log: `links.events` of the job. Without a stream its pages are read. */
+/** Follow a job's log at `links.events` of the job. Without a stream its pages are polled. */
 export function followLog(address, options) {
   return follow(address, { ...options, after: options.after ?? 0, poll: (cursor) => pageOfLog(address, cursor) });
 }
@@ -99,7 +99,7 @@ async function pageOfLog(address, cursor) {
   return job.terminal ? [{ type: "end", id: null, data: { status: job.status } }] : [];
 }
 
-/** The events of a stream's body, one after the other. */
+/** Yields the events of a stream's body. */
 async function* eventsOf(body) {
   const reader = body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
@@ -115,11 +115,11 @@ async function* eventsOf(body) {
       }
     }
   } finally {
-    reader.cancel().catch(() => {}); // cut already
+    reader.cancel().catch(() => {}); // aborted already
   }
 }
 
-/** One block of lines; null for a comment, or one that only says how soon to come again. */
+/** The event of one block of lines; null for a comment, and for a block that only sets the retry interval. */
 function parse(block) {
   const event = { type: "message", id: null, data: "" };
   for (const line of block.split("\n")) {
@@ -132,7 +132,7 @@ function parse(block) {
   return event.data ? { ...event, data: JSON.parse(event.data) } : null;
 }
 
-/** Once somebody looks at the page. */
+/** Resolves when the page is visible. */
 function seen() {
   if (!document.hidden) return Promise.resolve();
   return new Promise((done) => {
@@ -144,9 +144,14 @@ function seen() {
   });
 }
 
+/** Resolves after `ms`, or when the signal is aborted. */
 function pause(ms, signal) {
   return new Promise((done) => {
     const timer = setTimeout(done, ms);
-    signal.addEventListener("abort", () => (clearTimeout(timer), done()), { once: true });
+    const end = () => {
+      clearTimeout(timer);
+      done();
+    };
+    signal.addEventListener("abort", end, { once: true });
   });
 }

@@ -1,4 +1,4 @@
-// The Submit page: asks the service, as one types, what the job would cost or what is wrong with it; then sends it.
+// The Submit page: while the user types, the service validates the spec and estimates its cost; then the job is sent.
 
 import { toast } from "./dialog.js";
 import { duration, number, size } from "./format.js";
@@ -6,8 +6,8 @@ import { clearProblem, isFinal, post, showProblem } from "./http.js";
 import * as snippets from "./snippets.js";
 import { enliven, read, unsendable } from "./spec_form.js";
 
-const PAUSE_MS = 250; // without a key, before the service is asked
-const AGAIN_SECONDS = 3; // where it gave no verdict
+const PAUSE_MS = 250; // without a key, before a check
+const AGAIN_SECONDS = 3; // before a failed check is retried
 
 const form = document.getElementById("spec");
 const verdict = document.getElementById("verdict");
@@ -17,7 +17,7 @@ const send = document.getElementById("send");
 let asked = new AbortController();
 let timer = null;
 
-// --- what it would cost ------------------------------------------------------------------------------------------------
+// --- check and estimate -------------------------------------------------------------------------------------------------
 
 function checkSoon(ms = PAUSE_MS) {
   clearTimeout(timer);
@@ -27,7 +27,7 @@ function checkSoon(ms = PAUSE_MS) {
   showCode();
 }
 
-/** The answer to what stands there now; one that came too late was given up. */
+/** Check the current content; the check before it is aborted. */
 async function check() {
   asked.abort();
   asked = new AbortController();
@@ -59,14 +59,14 @@ function showCost(found) {
 }
 
 function showWrong(problem) {
-  if (!problem.errors) throw problem; // a mistake of ours: the console shall have it
+  if (!problem.errors) throw problem; // an error in this script: let it reach the console
   const first = showProblem(form, problem);
   for (const wrong of form.querySelectorAll("[aria-invalid]")) {
     const folded = wrong.closest("details");
     if (folded) folded.open = true;
   }
   const count = problem.errors.length;
-  say(count ? `${count} ${count === 1 ? "field is" : "fields are"} wrong` : "Not checked", "bad");
+  say(count ? `${count} ${count === 1 ? "field is" : "fields are"} invalid` : "Not checked", "bad");
   write({ parameters: "–", steps: "–", seconds: "–", memory: "–", basis: "" });
   return first;
 }
@@ -81,7 +81,7 @@ function write(texts) {
   for (const [name, text] of Object.entries(texts)) form.querySelector(`[data-figure=${name}]`).textContent = text;
 }
 
-// --- as code -----------------------------------------------------------------------------------------------------------
+// --- code snippets ------------------------------------------------------------------------------------------------------
 
 function showCode() {
   const chosen = form.querySelector("[data-form][aria-pressed=true]").dataset.form;
@@ -98,9 +98,9 @@ async function copy() {
     await navigator.clipboard.writeText(code.textContent);
     toast("Copied");
   } catch {
-    // not over https or loopback, or not allowed: the reader's own keys still may
+    // not over https or localhost, or not allowed: select the text, so that the user can copy it
     getSelection().selectAllChildren(code);
-    toast("The text is selected: Ctrl+C copies it");
+    toast("The text is selected: copy it with Ctrl+C");
   }
 }
 
@@ -108,15 +108,16 @@ async function copy() {
 
 let sent = { body: null, key: null };
 
-/** One key for one body, so that a press too many, or one after an answer that was lost, is the same job. */
+/** One Idempotency-Key per body, so that a double click, or a retry after a lost response, creates one job. */
 function keyFor(body) {
   const text = JSON.stringify(body);
   if (sent.body !== text) sent = { body: text, key: drawKey() };
   return sent.key;
 }
 
-/** Not crypto.randomUUID(), which is missing on a page that came over plain HTTP from another machine. */
-const drawKey = () => Array.from(crypto.getRandomValues(new Uint32Array(4)), (part) => part.toString(16).padStart(8, "0")).join("");
+/** Not crypto.randomUUID(), which does not exist on pages from another machine over plain HTTP. */
+const drawKey = () =>
+  Array.from(crypto.getRandomValues(new Uint32Array(4)), (part) => part.toString(16).padStart(8, "0")).join("");
 
 async function submit(event) {
   event.preventDefault();
@@ -135,7 +136,7 @@ async function submit(event) {
   }
 }
 
-/** Back from the job's page: what is sent now is another job. */
+/** Also called on return from the job's page: what is sent then is a new job. */
 function begin() {
   sent = { body: null, key: null };
   send.disabled = false;

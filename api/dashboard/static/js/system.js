@@ -1,4 +1,4 @@
-// The page System: what the service says of itself, its workers and queues, its datasets; asked for every few seconds.
+// The System page: service, workers, queues and datasets; polled every few seconds.
 
 import "./copy.js";
 import { age } from "./age.js";
@@ -27,7 +27,7 @@ async function look(signal) {
   showDatasets(datasets, news.now);
 }
 
-/** A service that is not ready says so with a problem that has the same members. */
+/** The body of /readyz; that of a service that is not ready is a problem with the same members. */
 async function readiness(signal) {
   try {
     return await get("/readyz", { signal });
@@ -39,7 +39,7 @@ async function readiness(signal) {
 
 function showService({ ready, database, broker }) {
   state(at("database"), database === "ok", database);
-  state(at("broker"), broker === "ok", broker, "Jobs are stored all the same; workers look for them themselves.");
+  state(at("broker"), broker === "ok", broker, "Jobs are still stored; workers find them by polling the database.");
   state(at("ready"), ready, ready ? "yes" : "no");
 }
 
@@ -59,7 +59,8 @@ function showQueues(queues) {
 function queueRow(queue) {
   const row = element("tr");
   row.append(element("th", { scope: "row" }, queue.name));
-  for (const count of [queue.queued, queue.running, queue.paused]) row.append(element("td", { className: "number" }, number(count)));
+  for (const count of [queue.queued, queue.running, queue.paused])
+    row.append(element("td", { className: "number" }, number(count)));
   row.append(element("td", { className: "number" }, `${number(queue.free_slots)} of ${number(queue.slots)}`));
   const oldest = element("td");
   oldest.append(queue.oldest_queued_at ? age(queue.oldest_queued_at) : "–");
@@ -69,14 +70,15 @@ function queueRow(queue) {
 
 function reasonsCell(reasons) {
   const cell = element("td", { className: "reasons" });
-  for (const { detail, jobs } of reasons) cell.append(element("div", {}, `${number(jobs)} ${jobs === 1 ? "job" : "jobs"}: ${detail}`));
+  for (const { detail, jobs } of reasons)
+    cell.append(element("div", {}, `${number(jobs)} ${jobs === 1 ? "job" : "jobs"}: ${detail}`));
   if (!reasons.length) cell.append("–");
   return cell;
 }
 
 function away(state, problem) {
   at("away").hidden = state === "live";
-  at("away").textContent = state === "live" ? "" : `${problem.message} What is shown is from before; trying again.`;
+  at("away").textContent = state === "live" ? "" : `${problem.message} The page shows the last known state; retrying.`;
 }
 
 const news = poll(POLL_MS, look, away);

@@ -1,4 +1,4 @@
-// The datasets on System: what each holds, and a way to delete those that were uploaded.
+// The datasets on the System page, with a button to delete an uploaded one.
 
 import { age } from "./age.js";
 import { confirm, element, toast } from "./dialog.js";
@@ -6,7 +6,7 @@ import { number, size } from "./format.js";
 import { call } from "./http.js";
 import { showRows } from "./rows.js";
 
-/** `onGone`: told when one was deleted. */
+/** `onGone` is called after a dataset was deleted. */
 export function showDatasets(datasets, onGone) {
   const table = document.getElementById("datasets");
   showRows(table.tBodies[0], datasets, { key: ({ id }) => id, row: (dataset) => datasetRow(dataset, onGone) });
@@ -15,7 +15,8 @@ export function showDatasets(datasets, onGone) {
 function datasetRow(dataset, onGone) {
   const row = element("tr");
   row.append(nameCell(dataset), imagesCell(dataset), classesCell(dataset.classes));
-  for (const count of [dataset.train_examples, dataset.test_examples]) row.append(element("td", { className: "number" }, number(count)));
+  for (const count of [dataset.train_examples, dataset.test_examples])
+    row.append(element("td", { className: "number" }, number(count)));
   row.append(element("td", { className: "number" }, dataset.size_bytes === null ? "–" : size(dataset.size_bytes)));
   const added = element("td", { className: "nowrap" });
   if (dataset.created_at) added.append(age(dataset.created_at), " ago");
@@ -28,7 +29,11 @@ function nameCell({ id, name, description, source, missing_files: missing }) {
   const cell = element("th", { scope: "row" }, name);
   if (source === "upload") {
     const line = element("div", { className: "row id" });
-    const button = element("button", { type: "button", className: "quiet", ariaLabel: `Copy the id of ${name}` }, "Copy");
+    const button = element(
+      "button",
+      { type: "button", className: "quiet", ariaLabel: `Copy the id of ${name}` },
+      "Copy",
+    );
     button.dataset.copy = id;
     line.append(element("code", {}, id), button);
     cell.append(line);
@@ -41,9 +46,15 @@ function nameCell({ id, name, description, source, missing_files: missing }) {
 
 function missingFiles(files) {
   const folded = element("details", { className: "missing" });
-  const text = files.length === 1 ? "1 file is not here yet" : `${files.length} files are not here yet`;
+  const text = files.length === 1 ? "1 file is missing" : `${files.length} files are missing`;
   folded.append(element("summary", { className: "warn" }, text));
-  folded.append(element("p", { className: "help muted" }, "The first job downloads them, unless GRADQ_DOWNLOAD is false; or put them below GRADQ_DATA_DIR:"));
+  folded.append(
+    element(
+      "p",
+      { className: "help muted" },
+      "The first job downloads them, unless GRADQ_DOWNLOAD is false; or put them into GRADQ_DATA_DIR:",
+    ),
+  );
   const list = element("ul");
   for (const file of files) list.append(element("li", { className: "mono" }, file));
   folded.append(list);
@@ -60,7 +71,10 @@ function imagesCell({ shape: [channels, height, width], dtype }) {
 function classesCell(classes) {
   const cell = element("td");
   const folded = element("details");
-  folded.append(element("summary", {}, number(classes.length)), element("p", { className: "classes" }, classes.join(", ")));
+  folded.append(
+    element("summary", {}, number(classes.length)),
+    element("p", { className: "classes" }, classes.join(", ")),
+  );
   cell.append(folded);
   return cell;
 }
@@ -68,22 +82,26 @@ function classesCell(classes) {
 function deleteCell(dataset, onGone) {
   const cell = element("td", { className: "number" });
   if (dataset.source !== "upload") return cell;
-  const button = element("button", { type: "button", className: "danger", ariaLabel: `Delete ${dataset.name}` }, "Delete");
+  const button = element(
+    "button",
+    { type: "button", className: "danger", ariaLabel: `Delete ${dataset.name}` },
+    "Delete",
+  );
   button.addEventListener("click", () => askAndDelete(dataset, button, onGone));
   cell.append(button);
   return cell;
 }
 
 async function askAndDelete({ name, size_bytes: bytes, links }, button, onGone) {
-  const text = `${size(bytes)} of images are removed for good. Jobs that were trained on them stay, with all their files.`;
+  const text = `${size(bytes)} of images are deleted. Jobs that were trained on them and their files are kept.`;
   if (!(await confirm({ title: `Delete ${name}?`, text, action: "Delete", danger: true }))) return;
   button.disabled = true;
   try {
     const { freed_bytes: freed } = await call("DELETE", links.self);
-    toast(`${name} is deleted, ${size(freed)} are free again.`);
+    toast(`${name} was deleted; ${size(freed)} freed.`);
     onGone();
   } catch (problem) {
     button.disabled = false;
-    toast(`${name} is not deleted: ${problem.message}`, { bad: true });
+    toast(`${name} was not deleted: ${problem.message}`, { bad: true });
   }
 }

@@ -1,4 +1,4 @@
-// The form that uploads a dataset: files by chooser or drop, each in its part; bytes as they go, then what the service finds.
+// The form that uploads a dataset: files from a chooser or drag and drop, the part of each, progress, and the outcome.
 
 import { element, toast } from "./dialog.js";
 import { number, size } from "./format.js";
@@ -6,15 +6,15 @@ import { clearProblem, Problem, showProblem } from "./http.js";
 import { upload } from "./upload.js";
 
 const PARTS = {
-  file: "all of it: .npz or .zip",
-  images: "images to train on (IDX)",
-  labels: "labels to train on (IDX)",
-  test_images: "images to test on (IDX)",
-  test_labels: "labels to test on (IDX)",
+  file: "whole dataset (.npz or .zip)",
+  images: "training images (IDX)",
+  labels: "training labels (IDX)",
+  test_images: "test images (IDX)",
+  test_labels: "test labels (IDX)",
 };
 const OPTIONS = ["name", "test_fraction", "seed", "size"];
 
-/** `onStored`: told when the service has taken one. */
+/** `onStored` is called after a dataset was stored. */
 export function prepareUpload(form, onStored) {
   const at = (id) => form.querySelector(`#${id}`);
   const chosen = []; // {file, line, select}
@@ -23,12 +23,17 @@ export function prepareUpload(form, onStored) {
   function choose(files) {
     for (const file of files) {
       const line = element("li", { className: "field" });
-      const select = element("select", { ariaLabel: `What ${file.name} is` });
+      const select = element("select", { ariaLabel: `Content of ${file.name}` });
       for (const [part, text] of Object.entries(PARTS)) select.append(element("option", { value: part }, text));
-      const remove = element("button", { type: "button", className: "quiet", ariaLabel: `Leave ${file.name} out` }, "×");
+      const remove = element("button", { type: "button", className: "quiet", ariaLabel: `Remove ${file.name}` }, "×");
       const entry = { file, line, select };
       const head = element("div", { className: "row" });
-      head.append(element("span", { className: "file-name" }, file.name), element("span", { className: "muted" }, size(file.size)), select, remove);
+      head.append(
+        element("span", { className: "file-name" }, file.name),
+        element("span", { className: "muted" }, size(file.size)),
+        select,
+        remove,
+      );
       line.append(head);
       select.addEventListener("change", () => (select.dataset.pointer = `/${select.value}`));
       remove.addEventListener("click", () => leaveOut(entry));
@@ -65,10 +70,12 @@ export function prepareUpload(form, onStored) {
     if (total > Number(form.dataset.limit)) return refuse(tooLarge(total, Number(form.dataset.limit)));
     sending = new AbortController();
     busy(true);
-    const outcome = await upload("/v1/datasets", body(), { onProgress: show, signal: sending.signal }).catch((problem) => problem);
+    const outcome = await upload("/v1/datasets", body(), { onProgress: show, signal: sending.signal }).catch(
+      (problem) => problem,
+    );
     sending = null;
     busy(false);
-    if (outcome.name === "AbortError") toast("Cancelled: nothing of it is kept.");
+    if (outcome.name === "AbortError") toast("Cancelled: nothing was stored.");
     else if (outcome instanceof Problem) refuse(outcome);
     else stored(outcome.json, outcome.status === 200);
   }
@@ -78,7 +85,7 @@ export function prepareUpload(form, onStored) {
     for (const { file, select } of chosen) data.append(select.value, file);
     for (const name of OPTIONS) {
       const value = form.elements[name].value.trim();
-      if (value) data.append(name, value); // an empty field is none: some are refused where they are of no use
+      if (value) data.append(name, value); // empty fields are not sent: the service refuses some that do not apply
     }
     return data;
   }
@@ -98,21 +105,25 @@ export function prepareUpload(form, onStored) {
       bar.max = total;
       bar.value = sent;
     } else {
-      bar.removeAttribute("value"); // how long it takes nobody knows
+      bar.removeAttribute("value"); // indeterminate: the duration is unknown
     }
-    say(at("phase"), sent < total ? "Sending" : "All is sent. The service is checking and decoding it");
+    say(at("phase"), sent < total ? "Sending" : "Sent. The service is checking and decoding the files");
     say(at("bytes"), sent < total ? `${size(sent)} of ${size(total)}` : size(total));
   }
 
   function stored({ name, train_examples: train, test_examples: test }, before) {
-    toast(before ? `This is here already, as ${name}.` : `${name} is here: ${number(train)} images to train on, ${number(test)} to test on.`);
+    toast(
+      before
+        ? `This dataset is stored already, as ${name}.`
+        : `${name} was stored: ${number(train)} training images, ${number(test)} test images.`,
+    );
     for (const { line } of chosen.splice(0)) line.remove();
     form.reset();
     changed();
     onStored();
   }
 
-  /** What names no part is about the files: it is shown beside the first. */
+  /** An error without a pointer concerns the files: it is shown next to the first. */
   function refuse(problem) {
     const pointer = chosen[0].select.dataset.pointer;
     const errors = problem.errors?.length ? problem.errors : [{ pointer, detail: problem.message }];
@@ -122,13 +133,13 @@ export function prepareUpload(form, onStored) {
   function drop(event) {
     const items = [...event.dataTransfer.items].filter(({ kind }) => kind === "file");
     const folder = items.map((item) => item.webkitGetAsEntry?.()).find((entry) => entry?.isDirectory);
-    if (folder) toast(`${folder.name} is a folder: make a zip of it, and drop that.`, { bad: true });
+    if (folder) toast(`${folder.name} is a folder: drop a zip of it instead.`, { bad: true });
     else if (!sending) choose(event.dataTransfer.files);
   }
 
   at("chooser").addEventListener("change", ({ target }) => {
     choose(target.files);
-    target.value = ""; // the same file may be chosen again
+    target.value = ""; // so that the same file can be chosen again
   });
   at("cancel").addEventListener("click", () => sending?.abort());
   form.addEventListener("submit", (event) => {
@@ -138,10 +149,13 @@ export function prepareUpload(form, onStored) {
   dropZone(at("drop"), drop);
 }
 
-/** A file that misses the zone would replace the page: none does anywhere. */
+/** A file dropped outside the zone would replace the page, so drops are intercepted everywhere. */
 function dropZone(zone, onDrop) {
   const over = (event) => zone.classList.toggle("over", event.type === "dragover" && zone.contains(event.target));
-  addEventListener("dragover", (event) => (event.preventDefault(), over(event)));
+  addEventListener("dragover", (event) => {
+    event.preventDefault();
+    over(event);
+  });
   addEventListener("dragleave", over);
   addEventListener("drop", (event) => {
     event.preventDefault();
@@ -150,7 +164,7 @@ function dropZone(zone, onDrop) {
   });
 }
 
-/** MNIST's own names, and what people call theirs. */
+/** The part of a file, guessed from its name: MNIST's file names, and similar ones. */
 function partOf(name, count) {
   if (count === 1 && !/idx\d/i.test(name)) return "file";
   const test = /t10k|test/i.test(name) ? "test_" : "";
@@ -158,8 +172,15 @@ function partOf(name, count) {
 }
 
 function tooLarge(bytes, limit) {
-  return new Problem({ code: "payload_too_large", detail: `These are ${size(bytes)}; this service takes up to ${size(limit)} (GRADQ_MAX_UPLOAD_BYTES).` });
+  return new Problem({
+    code: "payload_too_large",
+    detail: `The files have ${size(bytes)}; this service accepts up to ${size(limit)} (GRADQ_MAX_UPLOAD_BYTES).`,
+  });
 }
 
-const say = (place, text) => place.textContent === text || (place.textContent = text);
+/** Written only when it differs: each write is read out by screen readers. */
+function say(place, text) {
+  if (place.textContent !== text) place.textContent = text;
+}
+
 const warn = (event) => event.preventDefault();

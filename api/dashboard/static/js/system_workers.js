@@ -1,4 +1,4 @@
-// The workers on System: where they run, on what, and which jobs.
+// The workers on the System page: host, state, devices and running jobs.
 
 import { age } from "./age.js";
 import { element } from "./dialog.js";
@@ -7,14 +7,18 @@ import { showRows } from "./rows.js";
 
 const at = (id) => document.getElementById(id);
 
-/** `running`: the jobs that run, the newest hundred of them; of others a worker tells the id alone. */
+/** `running`: the newest hundred running jobs; for other jobs of a worker only the id is shown. */
 export function showWorkers(workers, running) {
   at("nobody").hidden = workers.length > 0;
   at("workers").closest(".scroll").hidden = !workers.length;
   const jobs = new Map(running.map((job) => [job.id, job]));
   const shown = workers.map(({ seen_at: _, ...worker }) => ({
     ...worker,
-    running: worker.running.map((id) => ({ id, name: jobs.get(id)?.name ?? id, since: jobs.get(id)?.attempts.at(-1)?.started_at ?? null })),
+    running: worker.running.map((id) => ({
+      id,
+      name: jobs.get(id)?.name ?? id,
+      since: jobs.get(id)?.attempts.at(-1)?.started_at ?? null,
+    })),
   }));
   showRows(at("workers").tBodies[0], shown, { key: ({ id }) => id, row: workerRow });
 }
@@ -37,14 +41,14 @@ function hostCell({ host, pid, version }) {
 }
 
 function stateCell({ draining, free_slots: free }) {
-  const [word, look] = draining ? ["draining", "pausing"] : free ? ["has room", "succeeded"] : ["busy", "running"];
+  const [word, look] = draining ? ["draining", "pausing"] : free ? ["available", "succeeded"] : ["busy", "running"];
   const cell = element("td");
   cell.append(element("span", { className: `status ${look}` }, word));
-  if (draining) cell.append(element("div", { className: "muted" }, "takes no more jobs"));
+  if (draining) cell.append(element("div", { className: "muted" }, "accepts no more jobs"));
   return cell;
 }
 
-/** Slots that are alike in one line, `2 × cpu`, with the memory that they share; of a host with GPUs its own memory too. */
+/** Equal slots on one line, `2 × cpu`, with the memory that they share; on a host with GPUs the host's memory too. */
 function devicesCell({ slots, memory }) {
   const cell = element("td");
   const names = new Set([...slots, ...memory.map(({ device }) => ({ name: device }))].map(({ name }) => name));
@@ -63,7 +67,7 @@ function memoryBar({ device, used_bytes: used, total_bytes: total }) {
   return made;
 }
 
-/** `others`: the jobs that are other people's. */
+/** `others`: number of running jobs of other owners. */
 function jobsCell(running, others) {
   const cell = element("td");
   for (const { id, name, since } of running) {
@@ -72,7 +76,7 @@ function jobsCell(running, others) {
     if (since) line.append(" ", element("span", { className: "muted" }, "for "), age(since));
     cell.append(line);
   }
-  if (others) cell.append(element("div", { className: "muted" }, `${number(others)} of other people`));
+  if (others) cell.append(element("div", { className: "muted" }, `${number(others)} of other owners`));
   if (!running.length && !others) cell.append(element("span", { className: "muted" }, "none"));
   return cell;
 }

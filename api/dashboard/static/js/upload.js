@@ -1,10 +1,10 @@
-// Send a form with files. By XMLHttpRequest, since fetch does not say how much has been sent.
+// Sends a form with files, by XMLHttpRequest, since fetch does not report upload progress.
 
 import { Problem } from "./http.js";
 
 /**
- * POST `form` (FormData) to `address`; `{status, json}` of the answer, or a thrown `Problem`. `onProgress(sent, total)`: bytes,
- * `sent === total` once the service has all of them; `signal` cancels with an AbortError.
+ * POST `form` (FormData) to `address`. Resolves to `{status, json}` of the response, or rejects with a `Problem`.
+ * `onProgress(sent, total)`: bytes; `sent === total` once all are sent; `signal` cancels with an AbortError.
  */
 export function upload(address, form, { onProgress, signal }) {
   return new Promise((done, failed) => {
@@ -13,10 +13,13 @@ export function upload(address, form, { onProgress, signal }) {
     request.open("POST", address);
     request.setRequestHeader("Accept", "application/json");
     request.responseType = "json";
-    request.upload.addEventListener("progress", ({ loaded, total }) => ((sent = loaded), onProgress(loaded, total)));
+    request.upload.addEventListener("progress", ({ loaded, total }) => {
+      sent = loaded;
+      onProgress(loaded, total);
+    });
     request.upload.addEventListener("load", ({ total }) => onProgress(total, total));
     request.addEventListener("load", () => {
-      if (request.status === 401) location.reload(); // the page itself answers with the form to sign in
+      if (request.status === 401) location.reload(); // the page then shows the form to sign in
       if (request.status < 300) done({ status: request.status, json: request.response });
       else failed(problemOf(request));
     });
@@ -33,7 +36,7 @@ function problemOf({ response, status, statusText }) {
 
 function broken(sent) {
   const detail = sent
-    ? "The connection broke while the files were sent. Nothing of them is kept; send them again."
-    : "Nothing could be sent. Is the service running, and are the files still where they were?";
+    ? "The connection was lost during the upload. Nothing was stored; upload the files again."
+    : "Nothing could be sent. Is the service running, and do the files still exist?";
   return new Problem({ title: "No answer", code: "away", detail });
 }
