@@ -13,7 +13,7 @@ from gradq.version import VERSION
 
 FIRST, JOBS, RESULTS, DATA, SERVICE = SECTIONS
 VERBS = (  # help: the first paragraph of the verb's docstring; a test compares the two
-    Line(FIRST, "up", "service:up", "Run everything on this machine: broker, API and one worker."),
+    Line(FIRST, "up", "up:up", "Run everything on this machine: broker, API and one worker."),
     Line(FIRST, "submit", "submit:submit", "Queue a training job. What you leave out, the service fills in."),
     Line(FIRST, "ps", "ps:ps", "List jobs, newest first."),
     Line(FIRST, "watch", "watch:watch", "Follow one job with its loss curve; exits like `gradq wait`."),
@@ -26,12 +26,12 @@ VERBS = (  # help: the first paragraph of the verb's docstring; a test compares 
     Line(JOBS, "show", "show:show", "Show one job: state, why it waits, progress, attempts, result, files."),
     Line(JOBS, "logs", "logs:logs", "Print a job's event log; -f follows it until the end."),
     Line(JOBS, "wait", "wait:wait", "Wait until jobs have ended; a paused one has not."),
-    Line(JOBS, "cancel", "steer:cancel", "Cancel jobs; one that runs ends after its checkpoint is written."),
-    Line(JOBS, "pause", "steer:pause", "Pause running jobs: checkpoint, free the slot, wait for `resume`."),
-    Line(JOBS, "resume", "steer:resume", "Queue paused jobs again; they go on from their checkpoints."),
-    Line(JOBS, "retry", "steer:retry", "Queue failed or cancelled jobs again, under their own ids."),
-    Line(JOBS, "update", "steer:update", "Change jobs' priority, name or labels."),
-    Line(JOBS, "rm", "steer:rm", "Delete ended jobs, with their log, curve and files."),
+    Line(JOBS, "cancel", "cancel:cancel", "Cancel jobs; one that runs ends after its checkpoint is written."),
+    Line(JOBS, "pause", "pause:pause", "Pause running jobs: checkpoint, free the slot, wait for `resume`."),
+    Line(JOBS, "resume", "resume:resume", "Queue paused jobs again; they go on from their checkpoints."),
+    Line(JOBS, "retry", "retry:retry", "Queue failed or cancelled jobs again, under their own ids."),
+    Line(JOBS, "update", "update:update", "Change jobs' priority, name or labels."),
+    Line(JOBS, "rm", "rm:rm", "Delete ended jobs, with their log, curve and files."),
     Line(RESULTS, "compare", "compare:compare", "Hold jobs side by side: specs, results, curves, weights."),
     Line(RESULTS, "predict", "predict:predict", "Let a finished model label images."),
     Line(
@@ -45,9 +45,9 @@ VERBS = (  # help: the first paragraph of the verb's docstring; a test compares 
     Line(DATA, "datasets", "datasets:app", "List datasets, upload one, delete one."),
     Line(SERVICE, "doctor", "doctor:doctor", "Find what is wrong with gradq here, and say how to mend it."),
     Line(SERVICE, "workers", "workers:workers", "List live workers and queues: devices, slots, what runs, what waits."),
-    Line(SERVICE, "api", "service:api", "Serve the HTTP API alone, with gunicorn."),
-    Line(SERVICE, "worker", "service:worker", "Run one Celery worker, which trains jobs until SIGTERM."),
-    Line(SERVICE, "migrate", "service:migrate", "Bring the database to the newest schema; safe to run again."),
+    Line(SERVICE, "api", "api:api", "Serve the HTTP API alone, with gunicorn."),
+    Line(SERVICE, "worker", "worker:worker", "Run one Celery worker, which trains jobs until SIGTERM."),
+    Line(SERVICE, "migrate", "migrate:migrate", "Bring the database to the newest schema; safe to run again."),
     Line(SERVICE, "audit", "audit:audit", "List who did what, newest first: changes, and calls that were refused."),
     Line(
         SERVICE,

@@ -21,8 +21,8 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from gradq.commands.failure import CommandError
+from gradq.commands.formatting import size
 from gradq.commands.options import AsJson, Exit, print_json
-from gradq.commands.words import size
 
 if TYPE_CHECKING:
     from gradq.backup.contents import Advance

@@ -7,11 +7,11 @@ from typing import Annotated
 import typer
 
 from gradq.client.blocking import DEFAULT_URL, Client
+from gradq.commands.formatting import summary_line
+from gradq.commands.gradient_table import print_check
 from gradq.commands.options import AsJson, Exit, Token, Url, outcome, print_json
-from gradq.commands.proof import print_check
 from gradq.commands.specs import assignments, merged, name_or_json
 from gradq.commands.wait import wait_for
-from gradq.commands.words import summary_line
 
 
 def check(

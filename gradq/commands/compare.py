@@ -15,11 +15,11 @@ from gradq.client.blocking import DEFAULT_URL, Client
 from gradq.client.job import Job
 from gradq.commands.comparison import METRICS, Curves, Row, distances, results, same_weights, spec_differences, to_json
 from gradq.commands.completion import among
+from gradq.commands.curves_picture import FORMATS, draw
+from gradq.commands.formatting import architecture_of, gradients_of, number
 from gradq.commands.options import AsJson, JobIds, Token, Url, print_json
-from gradq.commands.overlay import FORMATS, draw
 from gradq.commands.plot import Curve, plot
 from gradq.commands.tables import plain
-from gradq.commands.words import architecture_of, gradients_of, number
 
 HASH_LENGTH = 12
 PLOT_HEIGHT = 16

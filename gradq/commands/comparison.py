@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gradq.commands.words import Job
+from gradq.commands.formatting import Job
 
 LOSSES = ("batch_loss", "train_loss", "val_loss")
 METRICS = (*LOSSES, "val_accuracy", "test_loss", "test_accuracy", "lr")

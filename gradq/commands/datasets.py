@@ -12,8 +12,8 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 
 from gradq.client.blocking import DEFAULT_URL, Client
 from gradq.commands.completion import complete_uploaded
+from gradq.commands.each_job import deleted, one_by_one
 from gradq.commands.options import AsJson, Token, Url, as_list, print_json
-from gradq.commands.steer import deleted, one_by_one
 from gradq.commands.tables import dataset_line, datasets_table
 from gradq.commands.verbs import Verb, Verbs
 

@@ -26,8 +26,8 @@ from gradq.client.blocking import Client
 from gradq.client.job import Job
 from gradq.commands.comparison import largest_difference
 from gradq.commands.failure import CommandError
+from gradq.commands.formatting import architecture_of, number, rate, size
 from gradq.commands.watch import epoch_line, progress_facts
-from gradq.commands.words import architecture_of, number, rate, size
 
 if TYPE_CHECKING:
     from shared.config import Settings

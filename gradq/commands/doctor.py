@@ -35,12 +35,12 @@ def doctor(
     running. Exit codes: 0 no problem, 1 one or more.
     """
     from gradq.commands.checkups import examine  # SQLAlchemy, alembic, redis: what other verbs need not wait for
-    from gradq.commands.checkups.targets import Patient
+    from gradq.commands.checkups.targets import Targets
     from shared.config import Settings
 
     settings = Settings.from_env(**({} if state is None else {"state_dir": state}))
     own = settings.admin_token.get_secret_value() if settings.admin_token is not None and url is None else None
-    findings = examine(Patient(settings, url, token or own))  # its own service's admin token goes to no other address
+    findings = examine(Targets(settings, url, token or own))  # its own service's admin token goes to no other address
     problems = [finding for finding in findings if finding.verdict == "problem"]
     if as_json:
         print_json(_report(findings, not problems))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from gradq.client.blocking import DEFAULT_URL, Client
+from gradq.commands.formatting import architecture_of
 from gradq.commands.options import AsJson, Token, Url, as_list, print_json
-from gradq.commands.words import architecture_of
 
 
 def presets(url: Url = DEFAULT_URL, token: Token = None, as_json: AsJson = False) -> None:

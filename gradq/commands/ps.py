@@ -12,10 +12,10 @@ import typer
 
 from gradq.client.blocking import DEFAULT_URL, Client
 from gradq.commands.completion import complete_state
+from gradq.commands.formatting import Job, summary_line
 from gradq.commands.options import AsJson, Exit, Token, Url, as_list, pairs, print_json, print_json_line
 from gradq.commands.tables import jobs_picture, jobs_table
 from gradq.commands.wait import patiently
-from gradq.commands.words import Job, summary_line
 
 if TYPE_CHECKING:
     from rich.console import Console

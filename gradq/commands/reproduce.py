@@ -8,9 +8,9 @@ from typing import Annotated, Any
 import typer
 
 from gradq.client.blocking import DEFAULT_URL, Client
+from gradq.commands.formatting import summary_line
 from gradq.commands.options import AsJson, Exit, JobId, Token, Url, outcome, print_json
 from gradq.commands.wait import wait_for
-from gradq.commands.words import summary_line
 
 
 def reproduce(

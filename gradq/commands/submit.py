@@ -11,10 +11,10 @@ import typer
 from gradq.client.blocking import DEFAULT_URL, Client
 from gradq.client.problems import InvalidRequest
 from gradq.commands.completion import among, complete_dataset, complete_preset
+from gradq.commands.formatting import size, span, summary_line
 from gradq.commands.options import AsJson, Token, Url, as_list, outcome, pairs, print_json
 from gradq.commands.specs import PresetSpec, Spec, assignments, merged, name_or_json, read_specs
 from gradq.commands.wait import wait_for
-from gradq.commands.words import size, span, summary_line
 
 T = TypeVar("T")
 

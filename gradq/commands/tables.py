@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal
 
-from gradq.commands.words import CHECK, STYLES, WALK, Job, age, device_of, number, rough, size, span
+from gradq.commands.formatting import CHECK, STYLES, WALK, Job, age, device_of, number, rough, size, span
 
 if TYPE_CHECKING:  # imported where something is drawn
     from rich.console import Console, RenderableType

@@ -14,9 +14,9 @@ from gradq.client.blocking import DEFAULT_URL, Client
 from gradq.client.job import Job
 from gradq.client.problems import ApiError, Unreachable, WaitTimeout
 from gradq.commands.failure import CommandError
+from gradq.commands.formatting import progress_words, summary_line
 from gradq.commands.options import AsJson, Exit, JobIds, Token, Url, as_list, outcome, print_json
 from gradq.commands.tables import is_pipe
-from gradq.commands.words import progress_words, summary_line
 
 if TYPE_CHECKING:
     from rich.console import Console

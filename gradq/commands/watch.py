@@ -17,10 +17,10 @@ from rich.text import Text
 from gradq.client.blocking import DEFAULT_URL, Client
 from gradq.client.events import Event
 from gradq.client.job import Job
+from gradq.commands.formatting import STYLES, number, progress_words, rate, reason_of, summary_line
 from gradq.commands.options import AsJson, Exit, JobId, Token, Url, outcome, print_json_line
 from gradq.commands.plot import Curve, plot
 from gradq.commands.wait import patiently
-from gradq.commands.words import STYLES, number, progress_words, rate, reason_of, summary_line
 
 FRAME_SECONDS = 0.25  # the least between two pictures
 LOOK_SECONDS = 1.0  # the most between two looks at progress, or at the queue

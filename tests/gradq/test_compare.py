@@ -14,7 +14,7 @@ from rich.console import Console
 from gradq.commands import compare
 from gradq.commands.compare import PICTURED
 from gradq.commands.comparison import between, distances, same_weights, spec_differences
-from gradq.commands.overlay import draw
+from gradq.commands.curves_picture import draw
 
 CURVE = [[10, 1, 1.0], [20, 2, 0.5], [30, 3, None]]
 

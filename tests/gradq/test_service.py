@@ -14,7 +14,7 @@ from support.place import sqlite_place_in
 from typer.testing import CliRunner, Result
 
 from gradq.cli import app
-from gradq.commands.service import _say_json
+from gradq.commands.up import _say_json
 from gradq.local import folders
 from gradq.local.embedded import address_of, listen
 from gradq.local.folders import for_sockets, private

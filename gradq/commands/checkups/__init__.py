@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 from gradq.commands.checkups import files, machine, service, stores
 from gradq.commands.checkups.finding import Finding, problem
-from gradq.commands.checkups.targets import Patient
+from gradq.commands.checkups.targets import Targets
 
-CHECKS: dict[str, Callable[[Patient], Finding]] = {
+CHECKS: dict[str, Callable[[Targets], Finding]] = {
     "versions": machine.versions,
     "state folder": machine.state_folder,
     "devices": machine.devices,
@@ -24,14 +24,14 @@ CHECKS: dict[str, Callable[[Patient], Finding]] = {
 }
 
 
-def examine(patient: Patient) -> list[Finding]:
+def examine(targets: Targets) -> list[Finding]:
     """Every check, whatever the others found; one that stumbles is a finding too."""
-    return [_checked(name, check, patient) for name, check in CHECKS.items()]
+    return [_checked(name, check, targets) for name, check in CHECKS.items()]
 
 
-def _checked(name: str, check: Callable[[Patient], Finding], patient: Patient) -> Finding:
+def _checked(name: str, check: Callable[[Targets], Finding], targets: Targets) -> Finding:
     try:
-        return check(patient).named(name)
+        return check(targets).named(name)
     except Exception as error:
         words = f"the check itself failed: {type(error).__name__}: {error}"
         return problem(words, "Report this with `gradq doctor --json`.").named(name)

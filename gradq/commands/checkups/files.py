@@ -12,8 +12,8 @@ from typing import Any
 from sqlalchemy.exc import SQLAlchemyError
 
 from gradq.commands.checkups.finding import Finding, ok, problem, warning, worst
-from gradq.commands.checkups.targets import Patient
-from gradq.commands.words import size
+from gradq.commands.checkups.targets import Targets
+from gradq.commands.formatting import size
 from shared.addresses import without_secrets
 from shared.artifacts import ArtifactStore
 from shared.datasets import dataset_store
@@ -24,17 +24,17 @@ from shared.errors import GradqError
 LITTLE_BYTES, TOO_LITTLE_BYTES = 2 << 30, 200 << 20
 
 
-def artifacts(patient: Patient) -> Finding:
-    url = without_secrets(patient.settings.artifacts)
+def artifacts(targets: Targets) -> Finding:
+    url = without_secrets(targets.settings.artifacts)
     facts: dict[str, Any] = {"url": url}
     try:
-        store = ArtifactStore(patient.settings.artifacts)
+        store = ArtifactStore(targets.settings.artifacts)
     except ImportError as error:
         return problem(f"{url}: {error}", "Run `pip install 'gradq[s3]'`.", **facts)
     except ValueError as error:
         return problem(f"{url}: {error}", "Set GRADQ_ARTIFACTS_URL to file:///folder or s3://bucket/prefix.", **facts)
     folder = store.local_path("")
-    if folder is not None and not folder.exists() and not patient.holder:
+    if folder is not None and not folder.exists() and not targets.holder:
         return ok(f"none yet; the first job makes {folder}", **facts)
     try:
         _write_and_remove(store)
@@ -61,22 +61,22 @@ def _write_and_remove(store: ArtifactStore) -> None:
     store.remove_folder(key)
 
 
-def data_sets(patient: Patient) -> Finding:
+def data_sets(targets: Targets) -> Finding:
     """Built-in sets here and at a service elsewhere: which are whole, and which files the others lack, and where."""
-    folder = patient.settings.datasets_dir
+    folder = targets.settings.datasets_dir
     here = {
         name: [path.relative_to(folder).as_posix() for path in info.missing_files(folder)]
         for name, info in DATASETS.items()
     }
     facts: dict[str, Any] = {"folder": str(folder), "missing": {name: files for name, files in here.items() if files}}
-    findings = _incomplete(here, str(folder), patient.settings.download)
+    findings = _incomplete(here, str(folder), targets.settings.download)
     whole = f"whole here: {', '.join(name for name, files in here.items() if not files)}"
-    if patient.datasets is not None and not patient.holder:
-        there = {row["id"]: row["missing_files"] for row in patient.datasets.rows}
+    if targets.datasets is not None and not targets.holder:
+        there = {row["id"]: row["missing_files"] for row in targets.datasets.rows}
         facts |= {"missing_at_the_service": {name: files for name, files in there.items() if files}}
-        findings = _incomplete(there, f"the data folder of {patient.url}", download=True)
-        whole = f"whole at {patient.url}: {', '.join(name for name, files in there.items() if not files)}"
-    lost = lost_uploads(patient)
+        findings = _incomplete(there, f"the data folder of {targets.url}", download=True)
+        whole = f"whole at {targets.url}: {', '.join(name for name, files in there.items() if not files)}"
+    lost = lost_uploads(targets)
     facts |= {"lost_uploads": lost}
     again = "Delete it (`gradq datasets rm`) and upload it again, or put a backup of the store back."
     findings += [
@@ -85,12 +85,12 @@ def data_sets(patient: Patient) -> Finding:
     return worst(findings, ok(whole, **facts))
 
 
-def lost_uploads(patient: Patient) -> dict[str, list[str]]:
+def lost_uploads(targets: Targets) -> dict[str, list[str]]:
     """Uploaded datasets whose arrays are not in the store, as far as database and store answer: id -> files."""
-    if not patient.has_database:
+    if not targets.has_database:
         return {}
     with suppress(GradqError, SQLAlchemyError, OSError, ImportError, ValueError):  # other checks tell of these
-        database, store = Database(patient.settings.database), ArtifactStore(patient.settings.artifacts)
+        database, store = Database(targets.settings.database), ArtifactStore(targets.settings.artifacts)
         try:
             with database.read() as session:
                 rows = dataset_store.everything(session)

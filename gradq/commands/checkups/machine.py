@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from gradq.commands.checkups.finding import Finding, ok, problem, warning
-from gradq.commands.checkups.targets import Patient
+from gradq.commands.checkups.targets import Targets
 from shared.db.database import NETWORK_FILESYSTEMS, filesystem_of
 from shared.version import VERSION
 
@@ -18,7 +18,7 @@ PACKAGES = ("torch", "torchvision", "celery", "redis", "sqlalchemy", "flask", "g
 OTHERS_MAY_ENTER = stat.S_IRWXG | stat.S_IRWXO
 
 
-def versions(patient: Patient) -> Finding:
+def versions(targets: Targets) -> Finding:
     found: dict[str, str] = {"gradq": VERSION, "python": platform.python_version(), "sqlite": sqlite3.sqlite_version}
     missing = []
     for package in PACKAGES:
@@ -34,10 +34,10 @@ def versions(patient: Patient) -> Finding:
     return ok(", ".join(f"{name} {found[name]}" for name in ("gradq", "python", "torch", "sqlite")), **facts)
 
 
-def state_folder(patient: Patient) -> Finding:
-    folder, settings = patient.settings.state_dir, patient.settings
+def state_folder(targets: Targets) -> Finding:
+    folder, settings = targets.settings.state_dir, targets.settings
     filesystem = filesystem_of(folder)
-    facts: dict[str, Any] = {"path": str(folder), "filesystem": filesystem, "held_by": patient.holder}
+    facts: dict[str, Any] = {"path": str(folder), "filesystem": filesystem, "held_by": targets.holder}
     elsewhere = "Set GRADQ_STATE_DIR to a folder of this user."
     if not folder.exists():
         around = next(parent for parent in folder.parents if parent.exists())
@@ -59,14 +59,14 @@ def state_folder(patient: Patient) -> Finding:
     if found.st_mode & OTHERS_MAY_ENTER:
         detail = f"other users may enter {folder} (mode {facts['mode']})"
         return warning(detail, f"Run `chmod 700 {folder}`.", **facts)
-    held = f", held by {patient.holder}" if patient.holder else ""
+    held = f", held by {targets.holder}" if targets.holder else ""
     return ok(f"{folder} on {filesystem or 'a local disk'}{held}", **facts)
 
 
-def devices(patient: Patient) -> Finding:
+def devices(targets: Targets) -> Finding:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     gpus, why_none = gpus_here()
-    here = [row for row in patient.workers.rows if row["host"] == platform.node()] if patient.workers else []
+    here = [row for row in targets.workers.rows if row["host"] == platform.node()] if targets.workers else []
     facts = {"cpu_cores": cores, "gpus": gpus, "nvml": why_none}
     detail = f"{cores} CPU cores, " + (", ".join(gpus) or f"no GPU ({why_none})")
     if not gpus:

@@ -14,7 +14,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
 
 from gradq.commands.checkups.finding import Finding, ok, problem, warning
-from gradq.commands.checkups.targets import Patient
+from gradq.commands.checkups.targets import Targets
 from gradq.local.broker_process import OLDEST, SOCKET_NAME, find_binary
 from gradq.local.folders import place_for_sockets
 from shared.addresses import without_secrets
@@ -30,13 +30,13 @@ REDIS_SECONDS = 2.0
 # --- the database -----------------------------------------------------------------------------------------------------
 
 
-def database(patient: Patient) -> Finding:
-    settings, url = patient.settings, make_url(patient.settings.database)
+def database(targets: Targets) -> Finding:
+    settings, url = targets.settings, make_url(targets.settings.database)
     facts: dict[str, Any] = {"url": without_secrets(settings.database)}
     if url.get_backend_name() == "sqlite":
         facts |= {"filesystem": filesystem_of(Path(url.database or "").parent)}
-        if not patient.has_database:
-            return _no_file(patient, str(url.database), facts)
+        if not targets.has_database:
+            return _no_file(targets, str(url.database), facts)
     try:
         found = Database(settings.database)
     except (ConfigurationError, OSError) as error:
@@ -55,10 +55,10 @@ def database(patient: Patient) -> Finding:
         found.close()
 
 
-def _no_file(patient: Patient, path: str, facts: dict[str, Any]) -> Finding:
-    if patient.holder:
+def _no_file(targets: Targets, path: str, facts: dict[str, Any]) -> Finding:
+    if targets.holder:
         mend = "Stop that service, put a backup back (see docs/operations.md) or start anew, and start it again."
-        return problem(f"{path} is gone, and {patient.holder} works with it", mend, **facts)
+        return problem(f"{path} is gone, and {targets.holder} works with it", mend, **facts)
     return ok(f"none yet; `gradq up` makes {path}", **facts)
 
 
@@ -102,9 +102,9 @@ def _broken_pages(connection: Connection) -> str | None:
 # --- the broker -------------------------------------------------------------------------------------------------------
 
 
-def broker(patient: Patient) -> Finding:
-    settings = patient.settings
-    if settings.redis_url is None and not patient.holder:
+def broker(targets: Targets) -> Finding:
+    settings = targets.settings
+    if settings.redis_url is None and not targets.holder:
         try:
             return ok(f"none is named; `gradq up` starts its own ({find_binary()})")
         except ConfigurationError as error:

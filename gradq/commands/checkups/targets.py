@@ -34,7 +34,7 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Patient:
+class Targets:
     settings: Settings
     given_url: str | None  # by an option or GRADQ_URL
     token: str | None

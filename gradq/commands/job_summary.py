@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from gradq.commands.words import (
+from gradq.commands.formatting import (
     CHECK,
     WALK,
     Job,

@@ -6,8 +6,8 @@ from typing import Any
 
 from rich.console import Console
 
+from gradq.commands.formatting import Job, number
 from gradq.commands.tables import plain
-from gradq.commands.words import Job, number
 
 Series = dict[str, list[list[Any]]]
 Figure = tuple[str, float, float | None]  # what, the article's, ours
