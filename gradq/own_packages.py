@@ -1,5 +1,5 @@
-"""Makes gradq's processes import the `api`, `shared` and `worker` next to this package, whatever their current folder is
-and whatever modules a user's project has. The import path of a program that imports gradq does not change."""
+"""Makes gradq's processes import the `api`, `shared` and `worker` next to this package, whatever their current folder
+is and whatever modules a user's project has. The import path of a program that imports gradq does not change."""
 
 from __future__ import annotations
 
@@ -48,6 +48,6 @@ def environment(env: Mapping[str, str]) -> dict[str, str]:
 
 
 def _holds_a_package(folder: str) -> bool:
-    """Whether it has a package of gradq's name. A folder without an __init__.py does not count: imports prefer others."""
+    """Whether it has a package with one of NAMES. A folder without an __init__.py does not count; imports skip it."""
     found = (PathFinder.find_spec(name, [folder]) for name in NAMES)
     return any(spec is not None and spec.origin is not None for spec in found)

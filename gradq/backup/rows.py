@@ -47,7 +47,7 @@ def reflected(connection: Connection, names: set[str]) -> list[Table]:
     return list(metadata.sorted_tables)
 
 
-# --- out of a table -----------------------------------------------------------------------------------------------
+# --- out of a table ---------------------------------------------------------------------------------------------------
 
 
 def whole(table: Table) -> Select[Any]:
@@ -76,7 +76,7 @@ def _out(value: Any) -> Any:
     return base64.b64encode(value).decode() if isinstance(value, bytes) else value
 
 
-# --- into a table -------------------------------------------------------------------------------------------------
+# --- into a table -----------------------------------------------------------------------------------------------------
 
 
 def read_lines(path: Path) -> Iterator[Row]:

@@ -183,7 +183,7 @@ class AsyncClient:
 
 
 class AsyncJob(JobView):
-    """A job of one service, as `Job`. Methods that send a request are awaited; properties of the last answer are not."""
+    """A job of one service, as `Job`. Methods that send a request are awaited; properties are not."""
 
     def __init__(self, calls: Calls, json: Json) -> None:
         super().__init__(json)

@@ -75,9 +75,9 @@ class Client:
     def check(
         self, spec: Mapping[str, Any] | None = None, /, *, idempotency_key: str | None = None, **fields: Any
     ) -> Job:
-        """Queue a gradient check and return its job, which compares manual gradients with autograd's and does not train.
+        """Queue a gradient check and return its job, which compares manual gradients with autograd's.
 
-        Arguments and exceptions as for `submit`.
+        Nothing is trained. Arguments and exceptions as for `submit`.
         """
         return self._job(finish(self._calls.check({**(spec or {}), **fields}, idempotency_key)))
 
@@ -151,7 +151,7 @@ class Client:
     # --- the service --------------------------------------------------------------------------------------------------
 
     def presets(self) -> list[Json]:
-        """Return the reference article's experiments: name, description, spec, and the figures that the article printed."""
+        """Return the reference article's experiments: name, description, spec, and the article's figures."""
         return finish(self._calls.all_of("presets"))
 
     def architectures(self) -> list[Json]:
@@ -176,7 +176,10 @@ class Client:
         return finish(self._calls.add_dataset(files, fields))
 
     def delete_dataset(self, id: str, /) -> int:
-        """Delete an uploaded dataset and return the number of bytes freed. Raises NotFound; DatasetInUse if a job needs it."""
+        """Delete an uploaded dataset and return the number of bytes freed.
+
+        Raises NotFound, or DatasetInUse if a job still needs it.
+        """
         return finish(self._calls.delete_dataset(id))
 
     def workers(self) -> list[Json]:
@@ -221,7 +224,7 @@ class Client:
 
 
 def address(url: str | None) -> str:
-    """The address of the service: `url`, else GRADQ_URL, else DEFAULT_URL. Raises Unreachable unless it is an HTTP URL."""
+    """The service's address: `url`, else GRADQ_URL, else DEFAULT_URL. Raises Unreachable unless it is an HTTP URL."""
     found = (url or os.environ.get("GRADQ_URL") or DEFAULT_URL).rstrip("/")
     try:
         parts = httpx2.URL(found)

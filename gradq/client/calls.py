@@ -206,7 +206,7 @@ class Calls:
         return await self._json(Request("POST", path, headers={"Idempotency-Key": key}, **parts))
 
     async def _ask(self, path: str, media_type: str | None = None, **parts: Any) -> Json:
-        """A POST that changes nothing. Sent without an Idempotency-Key, so that the service does not store the answer."""
+        """A POST that changes nothing. It has no Idempotency-Key, so the service does not store the answer."""
         headers = {} if media_type is None else {"Content-Type": media_type}
         return await self._json(Request("POST", path, headers=headers, pure=True, **parts))
 

@@ -42,9 +42,7 @@ async def file(calls: Calls, job_id: str, artifact: Json, folder: Path) -> Path:
         await _receive(calls, f"{path_of(job_id)}/artifacts/{quote(name)}", artifact, out)
         out.flush()
         if _sha256(part) != artifact["sha256"]:
-            raise BadAnswer(
-                "wrong_checksum", f"{name}: the sha256 of the downloaded bytes is not the one that the service lists"
-            )
+            raise BadAnswer("wrong_checksum", f"{name}: the downloaded bytes do not have the listed sha256")
     return folder / name
 
 
@@ -92,7 +90,7 @@ async def _copy(stream: Stream, place: int, out: IO[bytes]) -> None:
     elif not stream.response.headers.get("Content-Range", "").startswith(f"bytes {place}-"):
         raise BadAnswer(
             "wrong_range",
-            f"asked for the bytes from {place} on, got {stream.response.headers.get('Content-Range', 'no range')}",
+            f"asked for the bytes from {place} on, got other bytes",
         )
     out.truncate()
     async for chunk in stream.chunks():

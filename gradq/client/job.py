@@ -94,7 +94,7 @@ class Job(JobView):
         return finish(downloads.files(self._calls, self.id, Path(folder), names))
 
     def download_zip(self, path: str | Path) -> Path:
-        """Download all files as one zip, check each sha256, and return `path`. Raises BadAnswer for a wrong one, OSError."""
+        """Download all files as one zip, check each sha256, and return `path`. Raises BadAnswer, OSError."""
         return finish(downloads.zipped(self._calls, self.id, Path(path)))
 
     def model(self) -> nn.Module:

@@ -51,7 +51,7 @@ class JobView(Mapping[str, Any]):
 
     @property
     def status(self) -> str:
-        """queued, running, paused, succeeded, failed, cancelled; cancelling or pausing while such a request is pending."""
+        """queued, running, paused, succeeded, failed or cancelled; pausing or cancelling while a running job stops."""
         return str(self._json["status"])
 
     @property

@@ -92,8 +92,8 @@ _declared: list[Any] = []  # keeps the libraries alive: a torch.library.Library 
 
 
 def _torchvision_models() -> Any:
-    """torchvision.models. A CUDA wheel of torchvision cannot load its operators with a CPU build of torch; its import then
-    fails unless the two that it looks up by name are declared. The models here call neither."""
+    """torchvision.models. A CUDA wheel of torchvision cannot load its operators into a CPU build of torch; its import
+    then fails unless the two that it looks up by name are declared. The models here call neither."""
     try:
         import torchvision
     except RuntimeError as error:

@@ -39,7 +39,7 @@ class Request:
 
     @property
     def repeatable(self) -> bool:
-        """Whether it may be sent twice. A POST that changes something needs an Idempotency-Key; files must be seekable."""
+        """Whether it may be sent twice: a POST that changes something needs a key, and files must be seekable."""
         streams = [part for _, (_, part) in self.files or [] if not isinstance(part, bytes)]
         once = self.method != "POST" or self.pure or "Idempotency-Key" in self.headers
         return once and all(part.seekable() for part in streams)

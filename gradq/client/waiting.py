@@ -58,7 +58,7 @@ class Poller:
         return self.deadline - time.monotonic()
 
     async def snapshots(self, until: str | None = None) -> AsyncGenerator[JobSnapshot, None]:
-        """Yields the job repeatedly. Without `until` the first request is not held, since the job may have changed before.
+        """Yields the job repeatedly. Without `until` the first request is not held: the job may have changed already.
 
         Fails at once if the service cannot be reached on the first call; later outages are retried until the deadline.
         """

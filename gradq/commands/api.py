@@ -17,13 +17,15 @@ def api(
     host: Host = "127.0.0.1",
     port: Port = 8080,
     workers: Annotated[int, typer.Option(min=1, help="Server processes.")] = 2,
-    threads: Annotated[int, typer.Option(min=1, help="Threads a process for requests that are not held.")] = 32,
-    fd: Annotated[int | None, typer.Option(hidden=True, help="An open socket to take instead.")] = None,
+    threads: Annotated[int, typer.Option(min=1, help="Threads per process for requests that are not held.")] = 32,
+    fd: Annotated[
+        int | None, typer.Option(hidden=True, help="An open socket to use instead of --host and --port.")
+    ] = None,
 ) -> None:
     """Serve the HTTP API alone, with gunicorn.
 
-    A client that waits for news holds a thread of its own; there are
-    GRADQ_HELD_REQUESTS of these in each process, beside --threads.
+    Long polls and event streams use one thread each; every process has
+    GRADQ_HELD_REQUESTS threads for them, in addition to --threads.
     """
     from gradq.local.public_address import refuse_strangers
     from shared.config import Settings

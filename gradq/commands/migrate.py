@@ -16,18 +16,17 @@ if TYPE_CHECKING:
 
 def migrate(
     wait: Annotated[
-        float, typer.Option(min=0, metavar="SECONDS", help="How long to wait for a database that is starting.")
+        float, typer.Option(min=0, metavar="SECONDS", help="How long to wait for the database to start.")
     ] = 0.0,
     to: Annotated[
-        str | None, typer.Option(metavar="REVISION", help="Go to this one, up or down. Default: the newest.")
+        str | None, typer.Option(metavar="REVISION", help="Migrate to this one, up or down. Default: the newest.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Bring the database to the newest schema; safe to run again.
+    """Migrate the database to the newest schema; safe to run again.
 
-    With --to an older revision the way leads down: what newer revisions
-    added is taken away, with what is in it. Stop the service and make a
-    backup first.
+    --to an older revision drops what newer revisions added, with its data.
+    Stop the service and make a backup first.
     """
     from shared.config import Settings
     from shared.db.database import Database
@@ -57,7 +56,7 @@ def migrate(
 
 
 def _refuse_at_work(database: Database, settings: Settings) -> None:
-    """Nobody may use tables that are being taken away."""
+    """Raises ConfigurationError while a worker is alive: a migration down drops tables that it uses."""
     from sqlalchemy import inspect
 
     from shared.errors import ConfigurationError
@@ -66,4 +65,4 @@ def _refuse_at_work(database: Database, settings: Settings) -> None:
     with database.read() as session:
         there = inspect(session.connection()).has_table("workers")
         if there and any_worker_alive(session, settings.lease_seconds):
-            raise ConfigurationError("a worker is at work on this database; stop the service first, then migrate --to")
+            raise ConfigurationError("a worker uses this database; stop the service first, then migrate --to")

@@ -1,4 +1,4 @@
-"""The verb `presets`: the article's experiments, and how to run one."""
+"""The verb `presets`: list the reference article's experiments."""
 
 from __future__ import annotations
 

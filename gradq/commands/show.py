@@ -1,4 +1,4 @@
-"""The verb `show`: all there is to know of one job."""
+"""The verb `show`: one job in detail."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from gradq.commands.gradient_table import print_check
 from gradq.commands.job_summary import job_page
 from gradq.commands.options import AsJson, JobId, Token, Url, print_json
 
-POINTS = 1000  # of a curve, of which the ends are shown
+POINTS = 1000  # of a curve; only its ends are shown
 
 
 def show(job_id: JobId, url: Url = DEFAULT_URL, token: Token = None, as_json: AsJson = False) -> None:

@@ -22,8 +22,8 @@ def up(
 ) -> None:
     """Run everything on this machine: broker, API and one worker.
 
-    Prints `ready http://…` once jobs are taken. Ctrl-C or SIGTERM ends all of
-    it; jobs under way are checkpointed and go on at the next start.
+    Prints `ready http://…` when it accepts jobs. Ctrl-C or SIGTERM stops all of
+    it; running jobs are checkpointed and resume at the next start.
     """
     from gradq.local.embedded import EmbeddedService
     from gradq.local.public_address import refuse_strangers
@@ -36,12 +36,12 @@ def up(
 
 
 def _say(line: str) -> None:
-    with suppress(OSError):  # whoever read our output may be gone; the parts still have to be stopped in order
+    with suppress(OSError):  # the reader of a pipe may be gone; the parts must still be stopped in order
         print(line, flush=True)
 
 
 def _say_json(line: str) -> None:
-    """A line as an object; the one that says where the service is ready also names the address by itself."""
+    """Prints a line as a JSON object; `ready` is the address in the line that announces it, else null."""
     word, _, rest = line.partition(" ")
     with suppress(OSError):
         print_json_line({"message": line, "ready": rest if word == "ready" else None})

@@ -11,7 +11,7 @@ from gradq.commands.service_process import Slots, SlotThreads, become
 def worker(slots: Slots = None, threads: SlotThreads = None) -> None:
     """Run one Celery worker, which trains jobs until SIGTERM.
 
-    SIGTERM checkpoints the jobs under way and puts them back in the queue.
+    On SIGTERM it checkpoints its running jobs and queues them again.
     """
     from gradq.local.folders import private
     from gradq.local.worker_tmp import own_tmp
@@ -21,7 +21,7 @@ def worker(slots: Slots = None, threads: SlotThreads = None) -> None:
     settings = Settings.from_env()
     settings.make_state_dir()
     env = dict(os.environ)
-    env["OPENBLAS_NUM_THREADS"] = "1"  # its threads would be there before the fork that every trainer starts with
+    env["OPENBLAS_NUM_THREADS"] = "1"  # OpenBLAS would start its threads before the fork of the trainers
     if slots is not None:
         env["GRADQ_SLOTS"] = str(slots)
     if threads is not None:

@@ -266,7 +266,7 @@ def test_images_are_taken_as_people_hold_them(trained, tmp_path: Path):
 def test_images_that_cannot_be_used_are_refused_with_the_reason(trained, tmp_path: Path):
     with pytest.raises(InvalidImages, match=r"each image must have the shape"):
         trained.predict(np.zeros((3, 5, 5)))
-    with pytest.raises(TypeError, match="and a ndarray among them"):
+    with pytest.raises(TypeError, match="with a ndarray in one call"):
         trained.predict([tmp_path / "a.png", WHITE])
     with pytest.raises(FileNotFoundError):
         trained.predict(tmp_path / "gone.png")

@@ -113,7 +113,7 @@ def test_a_picture_is_the_same_bytes_for_the_same_curves(gradq, pair, tmp_path: 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("--metric", "train_lost"), "no metric train_lost; there are batch_loss, train_loss"),
+        (("--metric", "train_lost"), "unknown metric train_lost; must be one of batch_loss, train_loss"),
         (("-o", "curve.gif"), "must end in .png, .svg, .pdf"),
         (("-o", "/proc/nowhere/curve.png"), "cannot write /proc/nowhere/curve.png"),
     ],
@@ -125,7 +125,7 @@ def test_what_cannot_be_compared_or_drawn_is_said(gradq, pair, options, words):
 
 
 def test_one_job_is_too_few(gradq, pair):
-    assert "two jobs or more" in gradq("compare", pair[0]).stderr
+    assert "two or more jobs" in gradq("compare", pair[0]).stderr
     assert gradq("compare", pair[0], "job_0").exit_code == 1
 
 

@@ -111,11 +111,11 @@ def test_the_table_says_whose_and_until_when(api, token) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("create", "laptop"), "a token called laptop is good already"),
-        (("create", "a b"), "must be 1 to 64 of letters"),
-        (("create", "x", "--owner", "../x"), "must be 1 to 64 of letters"),
-        (("create", "x", "--expires", "soon"), "no span"),
-        (("create", "x", "--expires", "2020-01-01"), "over already"),
+        (("create", "laptop"), "a valid token named laptop exists"),
+        (("create", "a b"), "must be 1 to 64 letters"),
+        (("create", "x", "--owner", "../x"), "must be 1 to 64 letters"),
+        (("create", "x", "--expires", "soon"), "must be a duration"),
+        (("create", "x", "--expires", "2020-01-01"), "in the past"),
         (("create", "x", "--scope", "root"), "'root'"),
         (("revoke", "desktop"), "there is no token desktop"),
     ],

@@ -1,4 +1,4 @@
-"""The checks of `gradq doctor`, in the order in which one would look: this machine, its stores, the service."""
+"""The checks of `gradq doctor`, in the order of the report: this machine, its stores, the service."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CHECKS: dict[str, Callable[[Targets], Finding]] = {
 
 
 def examine(targets: Targets) -> list[Finding]:
-    """Every check, whatever the others found; one that stumbles is a finding too."""
+    """The finding of every check. A check that raises becomes a finding as well."""
     return [_checked(name, check, targets) for name, check in CHECKS.items()]
 
 

@@ -1,4 +1,4 @@
-"""Checks of the service at the URL: whether it answers, its port, its workers, and whether the clocks agree."""
+"""Checks of the service at the URL: its answer, token, port, workers and clock."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def api(targets: Targets) -> Finding:
     if targets.version is None:
         why = targets.silence["/v1/version"]
         mend = "Start it with `gradq up`, or set GRADQ_URL to where it runs."
-        return problem(f"nobody answers at {targets.url}: {why}", mend, **facts)
+        return problem(f"no answer from {targets.url}: {why}", mend, **facts)
     if targets.refusal is not None:
-        return ok(f"{targets.url} answers, and asks for a token", **facts)
+        return ok(f"{targets.url} answers, and requires a token", **facts)
     if not targets.answers:
-        detail = f"{targets.url} answers {targets.version.status}, but not as gradq does"
+        detail = f"{targets.url} answers {targets.version.status}, but it is not a gradq service"
         return problem(detail, "Set GRADQ_URL to the address that `gradq up` prints as `ready`.", **facts)
     theirs = str(targets.version.body["version"])
     facts |= {"version": theirs, "python": targets.version.body.get("python")}
@@ -40,31 +40,31 @@ def api(targets: Targets) -> Finding:
     if ready is None or ready.status != 200:
         state = ready.body if ready else {}
         facts |= {"database": state.get("database"), "broker": state.get("broker")}
-        detail = f"{targets.url} answers, but cannot take jobs: the database is {state.get('database', 'away')}"
+        detail = f"{targets.url} answers, but cannot accept jobs: database: {state.get('database', 'unreachable')}"
         return problem(detail, "Start the database, then run `gradq migrate` on the service's machine.", **facts)
     facts |= {"database": ready.body["database"], "broker": ready.body["broker"]}
     if ready.body["broker"] != "ok":
-        detail = f"{targets.url} takes jobs, but its broker is away: workers hear of them late"
+        detail = f"{targets.url} accepts jobs, but its broker is unreachable: workers start them late"
         return warning(detail, "Start the broker on the service's machine.", **facts)
     if theirs != VERSION:
         detail = f"{targets.url} is gradq {theirs}, and this command is {VERSION}"
         return warning(detail, f"Install the same version here: `pip install gradq=={theirs}`.", **facts)
-    return ok(f"{targets.url} takes jobs, gradq {theirs}", **facts)
+    return ok(f"{targets.url} accepts jobs, gradq {theirs}", **facts)
 
 
 def token(targets: Targets) -> Finding:
-    """Whether the service takes the one that is set here, and for whom."""
-    make = "Set GRADQ_TOKEN to a token of this service; `gradq token create NAME` on its machine makes one."
+    """Whether the service accepts the token that is set here, and its owner and scopes."""
+    make = "Set GRADQ_TOKEN to a token of this service; `gradq token create NAME` on its machine creates one."
     if targets.refusal is not None:
-        kind = "no token is set, and" if not targets.token else "the one that is set is not taken:"
+        kind = "no token is set:" if not targets.token else "the token is not accepted:"
         return problem(f"{kind} {targets.url} says: {targets.refusal}", make)
     who = targets.who
-    if who is None or who.status != 200:  # nobody to ask, or a service of version 0.1
-        return ok("nobody asks for one")
+    if who is None or who.status != 200:  # no service, or one of version 0.1
+        return ok("none required")
     facts = {name: who.body[name] for name in ("owner", "scopes", "token_id")}
     if who.body["owner"] is None:
-        return ok(f"{targets.url} asks for none", **facts)
-    return ok(f"good: {who.body['owner']} may {', '.join(who.body['scopes'])}", **facts)
+        return ok(f"{targets.url} requires none", **facts)
+    return ok(f"valid: owner {who.body['owner']}, scopes {', '.join(who.body['scopes'])}", **facts)
 
 
 def port(targets: Targets) -> Finding:
@@ -79,28 +79,28 @@ def port(targets: Targets) -> Finding:
         except OSError:
             return ok(f"{number} on {host} is free for `gradq up`", **facts)
         return problem(
-            f"{number} on {host} is taken by another program",
-            "Choose another one: `gradq up --port 0` takes any that is free.",
+            f"{number} on {host} is in use by another program",
+            "Choose another port: `gradq up --port 0` takes a free one.",
             **facts,
         )
-    return problem(f"{targets.url} is no address", "Set GRADQ_URL to http://host:port.")
+    return problem(f"{targets.url} is not a valid address", "Set GRADQ_URL to http://host:port.")
 
 
 def workers(targets: Targets) -> Finding:
     rows = targets.workers.rows if targets.workers is not None else _workers_of_the_database(targets)
     if rows is None:
-        return ok("nobody to ask: neither a service nor a database answers")
+        return ok("unknown: neither a service nor a database answers")
     facts = {"workers": [{key: row[key] for key in ("id", "host", "version", "draining", "slots")} for row in rows]}
-    start = "Start one with `gradq worker` on the machine that is to train, or all of it with `gradq up`."
+    start = "Start one with `gradq worker` on a training machine, or everything with `gradq up`."
     if not rows:
         return warning("none is alive: jobs wait in the queue", start, **facts)
     findings = []
     if all(row["draining"] for row in rows):
-        findings.append(warning("all are draining: nobody takes new jobs", start))
+        findings.append(warning("all are draining: none takes new jobs", start))
     for row in rows:
         if row["version"] != VERSION:
             detail = f"{row['id']} is gradq {row['version']}, and this command is {VERSION}"
-            findings.append(warning(detail, f"Install the same version on {row['host']} and start its worker anew."))
+            findings.append(warning(detail, f"Install the same version on {row['host']} and restart its worker."))
     slots, free = sum(row["slots"] for row in rows), sum(row["free_slots"] for row in rows)
     kinds = sorted({kind for row in rows for kind in row["devices"].get("kinds", ())})
     count = "1 worker" if len(rows) == 1 else f"{len(rows)} workers"
@@ -108,7 +108,7 @@ def workers(targets: Targets) -> Finding:
 
 
 def _workers_of_the_database(targets: Targets) -> list[dict[str, Any]] | None:
-    """The live ones by their rows, where the API does not say; None where the database does not either."""
+    """The live workers by their rows, for when the API does not answer; None if the database does not either."""
     if not targets.has_database:
         return None
     columns = ("id", "host", "version", "draining", "slots", "free_slots", "devices")
@@ -124,22 +124,22 @@ def _workers_of_the_database(targets: Targets) -> list[dict[str, Any]] | None:
 
 
 def clock(targets: Targets) -> Finding:
-    """How far the service's clock and the database's are ahead of this one."""
+    """Compares the clocks of the service and of the database with this machine's."""
     ahead = {"the service": _ahead_of_api(targets), "the database": _ahead_of_database(targets)}
     known = {who: seconds for who, seconds in ahead.items() if seconds is not None}
     facts = {f"{who.removeprefix('the ')}_ahead_seconds": round(seconds, 1) for who, seconds in known.items()}
-    mend = "Let both follow a time server: `timedatectl set-ntp true`. Ages, --since and leases read these clocks."
+    mend = "Synchronize both with a time server: `timedatectl set-ntp true`. Ages, --since and leases use these clocks."
     findings = [
         warning(f"{who}'s clock is {abs(seconds):.0f} s {'ahead of' if seconds > 0 else 'behind'} this one", mend)
         for who, seconds in known.items()
         if abs(seconds) > SKEW_SECONDS
     ]
-    agreed = " and ".join(known) or "nobody to compare with"
+    agreed = " and ".join(known) or "nothing to compare with"
     return worst(findings, ok(f"agrees with {agreed}" if known else agreed, **facts))
 
 
 def _ahead_of_api(targets: Targets) -> float | None:
-    """Asked anew: the answers that the other checks share may be seconds old."""
+    """Seconds. Sends a new request, since the answers that the other checks share may be seconds old."""
     answer = targets.ask("/healthz") if targets.answers else None
     said = {name.lower(): value for name, value in answer.headers.items()}.get("date") if answer else None
     if said is None:
@@ -149,7 +149,7 @@ def _ahead_of_api(targets: Targets) -> float | None:
 
 def _ahead_of_database(targets: Targets) -> float | None:
     if targets.settings.database.startswith("sqlite"):
-        return None  # it has no clock but this one
+        return None  # it uses this machine's clock
     with suppress(GradqError, SQLAlchemyError):
         database = Database(targets.settings.database)
         try:
