@@ -1,4 +1,4 @@
-"""What a backup says of itself, at its beginning and at its end, and how its entries are called."""
+"""The head and the manifest of a backup, and the names of its entries."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FORMAT = 1
 HEAD, MANIFEST = "backup.json", "manifest.json"
 FILES, TABLES, PACKED = "files/", "database/", ".jsonl.gz"
 
-Advance = Callable[[int, int], None]  # told of progress: bytes done, bytes in all
+Advance = Callable[[int, int], None]  # called with progress: bytes done, bytes in all
 Why = Literal["deleted", "lost", "damaged"]
 
 
@@ -22,7 +22,7 @@ class Said(BaseModel):
 
 
 class Head(Said):
-    """Read before anything else: whether the rest can be read at all. The counts are those of the snapshot."""
+    """The first entry, which shows whether this version can read the rest. The counts are the snapshot's."""
 
     format: int
     gradq: str
@@ -35,7 +35,7 @@ class Head(Said):
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A row that is not in the backup. Deleted: since the snapshot, no fault; lost, damaged: its file, by the store."""
+    """A row that is not in the backup: deleted since the snapshot, or its file lost or damaged in the store."""
 
     table: str
     key: str
@@ -48,7 +48,7 @@ class Table(Said):
 
 
 class Manifest(Said):
-    """Read last: what has to have come."""
+    """The last entry: what the backup must contain."""
 
     tables: dict[str, Table]
     files: int

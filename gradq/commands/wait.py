@@ -117,7 +117,7 @@ def _move(bars: Progress, task: TaskID, job: Job) -> None:
 
 
 def patiently(call: Callable[[], T], deadline: float = float("inf")) -> T:
-    """What `call` returns. Retries for up to PATIENCE_SECONDS while the service is unreachable: it may be restarting."""
+    """What `call` returns. Retries for up to PATIENCE_SECONDS while the service is unreachable; it may restart."""
     give_up = min(deadline, time.monotonic() + PATIENCE_SECONDS)
     while True:
         try:

@@ -1,4 +1,4 @@
-"""`gradq backup` and `gradq restore` as people type them: files, folders, pipes, bars, words and exit codes."""
+"""`gradq backup` and `gradq restore`: files, folders, pipes, bars, messages and exit codes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ FILES = {"model.json": b"{}" * 5000, "metrics.csv": b"1,2\n" * 5000}
 
 @pytest.fixture(autouse=True)
 def no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing here may touch the database that somebody's environment names."""
+    """No test here may use the database of the developer's environment."""
     for name in [name for name in os.environ if name.startswith("GRADQ_")]:
         monkeypatch.delenv(name)
 

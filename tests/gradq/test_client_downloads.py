@@ -1,4 +1,4 @@
-"""Files over lines that break: whole and with the right sha256, or not there at all."""
+"""Downloads over connections that break: files are complete with the right sha256, or do not exist."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def listed(name: str = "model.bin", content: bytes = CONTENT, **more: object) ->
 
 
 def part_of(asked: Asked) -> bytes:
-    """What a service that serves ranges answers."""
+    """The answers of a service that supports ranges."""
     if "range" not in asked.headers:
         return answers(CONTENT, ETag=f'"{SHA}"')
     place = int(asked.headers["range"].removeprefix("bytes=").removesuffix("-"))
@@ -58,7 +58,7 @@ def test_a_broken_connection_goes_on_where_it_broke(tmp_path: Path):
 
 
 def test_progress_on_each_try_is_no_failure(tmp_path: Path):
-    """However often the line breaks, as long as something came."""
+    """However often the connection breaks, as long as bytes came."""
     [path], asked = fetch(tmp_path, listed(), *[cut_after(500)] * 20, part_of, retries=1)
     assert path.read_bytes() == CONTENT
     assert len(asked) == 22

@@ -1,4 +1,4 @@
-"""`gradq compare`: what differs, how far curves are apart, and a picture in which two curves that are one both show."""
+"""`gradq compare`: spec differences, distances of curves, and a picture in which two equal curves are both visible."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_weights_are_the_same_only_if_all_have_them():
 
 @pytest.fixture
 def pair(api) -> tuple[str, str]:
-    """A job by hand and one by autograd that came out the same, but for one point."""
+    """A manual and an autograd job whose curves are equal but for one point."""
     ids = []
     for gradients, loss in (("manual", 0.5), ("autograd", 0.25)):
         ids.append(api.submit(gradients=gradients, seed=7, epochs=2, name=f"by-{gradients}"))

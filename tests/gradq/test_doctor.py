@@ -1,4 +1,4 @@
-"""`gradq doctor`: faults made on purpose, each found by name, with a way to mend it."""
+"""`gradq doctor`: deliberate faults, each reported by its check, with a fix."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Report:
 
 @pytest.fixture
 def doctor(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Report]:
-    """doctor(URL=…, REDIS_URL=…): the report of a machine where nothing but these settings is set."""
+    """doctor(URL=…, REDIS_URL=…): the report of a machine with these settings alone."""
     for name in [name for name in os.environ if name.startswith("GRADQ_")]:
         monkeypatch.delenv(name)
 
@@ -250,7 +250,7 @@ def test_a_state_folder_that_cannot_be_is_a_problem_and_an_open_one_a_warning(do
     assert report["state folder"]["mend"] == f"Run `chmod 700 {tmp_path / 'open'}`."
 
 
-def test_gpus_that_nobody_can_train_on_are_warned_of(doctor, monkeypatch):
+def test_unusable_gpus_are_a_warning(doctor, monkeypatch):
     monkeypatch.setattr(machine, "gpus_here", lambda: (["NVIDIA H100"], None))
     monkeypatch.setattr(machine, "version", lambda package: "2.13.0+cpu")
     report = doctor()
@@ -279,7 +279,7 @@ def test_a_package_that_is_missing_is_named(doctor, monkeypatch):
 
 @contextmanager
 def answering(bodies: dict[str, Any], ahead: timedelta = timedelta()) -> Iterator[str]:
-    """A server that gives these bodies out and has its clock somewhere else."""
+    """A server with these answers and another clock."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:

@@ -1,4 +1,4 @@
-"""Who may listen where, one service a folder, and the folders that workers leave behind."""
+"""The verbs that run parts of the service: public addresses, one service per folder, folders of killed workers."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def test_a_worker_keeps_its_own_tmp_and_sweeps_those_of_the_dead(tmp_path: Path,
     assert first.is_dir(), "its worker is alive"
 
 
-def test_a_folder_of_somebody_else_is_not_taken(tmp_path: Path):
+def test_a_folder_of_another_user_is_refused(tmp_path: Path):
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "real")
     with pytest.raises(ConfigurationError, match="not a folder of this user"):

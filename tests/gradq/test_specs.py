@@ -1,4 +1,4 @@
-"""Specs from YAML, JSON and `--set`: what wins, what a dot reaches, and where a file is wrong."""
+"""Specs from YAML, JSON and `--set`: precedence, paths with dots, and positions of errors in files."""
 
 from __future__ import annotations
 

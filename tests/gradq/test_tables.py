@@ -1,4 +1,4 @@
-"""Tables: ids stay whole whatever the terminal, and a pipe gets no colour."""
+"""Tables: ids are never truncated, and a pipe gets no colour."""
 
 from __future__ import annotations
 
