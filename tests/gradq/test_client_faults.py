@@ -269,7 +269,7 @@ def test_another_service_at_this_address_is_told_apart(body):
     with (
         faulty(answers(body)) as server,
         Client(server.url) as client,
-        pytest.raises(BadAnswer, match="is the address"),
+        pytest.raises(BadAnswer, match="check the address"),
     ):
         client.version()
 

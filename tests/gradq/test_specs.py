@@ -55,7 +55,7 @@ def test_json_with_tabs_is_json_and_braces_may_be_yaml(tmp_path: Path):
         ("spec.yaml", "a: !!python/object/apply:os.getcwd []", "spec.yaml, line 1, column 4: "),
         ("spec.yaml", "a: 1\nb: \x07", "spec.yaml, line 2, column 4: "),
         ("spec.yaml", "- 1\n", "must hold the fields of a job, got a list"),
-        ("spec.yaml", "", "and holds nothing"),
+        ("spec.yaml", "", "a job, got nothing"),
     ],
 )
 def test_a_file_that_is_wrong_is_named_with_line_and_column(gradq, tmp_path: Path, name, text, words):
