@@ -107,7 +107,7 @@ def audit_table(entries: list[dict[str, Any]], console: Console) -> None:
 
 def _audit_row(entry: dict[str, Any]) -> list[str]:
     when = entry["at"][:19].replace("T", " ")
-    who = entry["owner"] or ("anybody" if entry["address"] else "this host")
+    who = entry["owner"] or ("anonymous" if entry["address"] else "this host")
     rest = [str(entry[name] or "-") for name in ("token_id", "address", "action", "object_id", "status")]
     return [when, who, *rest]
 

@@ -128,7 +128,7 @@ def test_a_file_that_the_store_has_lost_is_named_and_the_exit_code_tells(served:
 def test_where_no_service_lives_nothing_is_made(tmp_path: Path) -> None:
     result = run("backup", str(tmp_path / "gradq.tar"), "--state", str(tmp_path / "nowhere"))
     assert result.exit_code == 1
-    assert "there is no" in result.stderr
+    assert "does not exist" in result.stderr
     assert "--state or GRADQ_STATE_DIR" in result.stderr
     assert not list(tmp_path.iterdir())
 
