@@ -22,27 +22,52 @@ hypothesis.settings.register_profile("gradq", deadline=None, derandomize=os.envi
 hypothesis.settings.load_profile("gradq")
 
 
-SLOW = (  # where tests mostly wait for processes
+SLOW = (  # where a test takes seconds: for processes, browsers and nets; each is marked slow
     *("tests/browser/", "tests/compose/", "tests/contract/", "tests/end_to_end/", "tests/faults/", "tests/fuzz/"),
-    *("tests/gradq/test_own_packages.py", "tests/gradq/test_up.py", "tests/packaging/"),
+    *(
+        "tests/gradq/test_demo.py",
+        "tests/gradq/test_own_packages.py",
+        "tests/gradq/test_up.py",
+        "tests/packaging/",
+        "tests/worker/test_imports.py",
+        "tests/worker/test_launcher.py",
+    ),
+    *(
+        f"tests/worker/trainer/{name}.py"
+        for name in (
+            "data/test_memmap",
+            "exports/test_artifacts",
+            "exports/test_forms",
+            "nets/test_torchvision_nets",
+            "test_killed",
+            "test_process",
+        )
+    ),
 )
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    if any(part in item.path.as_posix() for part in SLOW):
+        item.add_marker(pytest.mark.slow)
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Where several processes test, each gets a share of the files that wait, and begins with it: what is quick fills
-    the gaps, and at the end nobody waits for a long test that began last. xdist deals out equal runs of the list."""
+    the gaps, and at the end nobody waits for a long test that began last. xdist deals out equal runs of the list.
+    Files of one folder share a service, which each process starts for itself: neighbours go to the same process."""
     workers = getattr(config, "workerinput", {}).get("workercount", 1)
     if workers == 1:
         return
-    slow = [item for item in items if any(part in item.path.as_posix() for part in SLOW)]
+    slow = [item for item in items if item.get_closest_marker("slow")]
     waits = set(slow)
     quick = [item for item in items if item not in waits]
-    files = list(dict.fromkeys(item.path for item in slow))
+    files = sorted(dict.fromkeys(item.path for item in slow), key=lambda path: path.parent)  # of a folder, one service
     order: list[pytest.Item] = []
     for worker in range(workers):
         share = (len(items) - len(order)) // (workers - worker)
-        own = [item for item in slow if item.path in files[worker::workers]]
+        mine = files[len(files) * worker // workers : len(files) * (worker + 1) // workers]
+        own = [item for item in slow if item.path in mine]
         fill = max(share - len(own), 0)
         order += own + quick[:fill]
         quick = quick[fill:]

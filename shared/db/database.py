@@ -22,6 +22,7 @@ from shared.errors import ConfigurationError, DatabaseAway
 
 BUSY_TIMEOUT_MS = 10_000
 SILENCE_MS = 10_000
+LONG_SILENCE_MS = 60_000  # where files are read and written between two statements: a busy disk can take 10 s for that
 WAL_RETRY_SECONDS = 0.01
 NETWORK_FILESYSTEMS = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.sshfs", "fuse.s3fs", "glusterfs", "ceph")
 SQLITE_AWAY = ("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_CANTOPEN", "SQLITE_IOERR", "SQLITE_FULL", "SQLITE_READONLY")
@@ -60,6 +61,8 @@ class Database:
         options: dict[str, Any] = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
         engine = self.engine if self.is_sqlite else self.engine.execution_options(**options)
         with _away_is_an_answer(), engine.connect() as connection, connection.begin():
+            if not self.is_sqlite:
+                _allow_long_silence(connection)
             yield connection
 
     def migrate(self, to: str = migrate.NEWEST) -> str:
@@ -71,8 +74,9 @@ class Database:
 
     def lock_schema(self, connection: Connection) -> None:
         """Be the only one who changes tables until this transaction ends."""
-        if not self.is_sqlite:
-            connection.execute(text("SELECT pg_advisory_xact_lock(7470001)"))  # SQLite: BEGIN IMMEDIATE is the lock
+        if not self.is_sqlite:  # SQLite: BEGIN IMMEDIATE is the lock
+            _allow_long_silence(connection)
+            connection.execute(text("SELECT pg_advisory_xact_lock(7470001)"))
 
     def checkpoint_wal(self) -> None:
         """Fold SQLite's log into the file. Only the reconciler's leader calls this: see `_on_connect`."""
@@ -130,6 +134,11 @@ def _on_postgresql_connect(connection: Any, _record: Any) -> None:
     connection.autocommit = True
     connection.execute(f"SET idle_in_transaction_session_timeout = {SILENCE_MS}")
     connection.autocommit = False
+
+
+def _allow_long_silence(connection: Connection) -> None:
+    """Until the end of this transaction, of PostgreSQL: a migration or a snapshot, which no request waits for."""
+    connection.execute(text(f"SET LOCAL idle_in_transaction_session_timeout = {LONG_SILENCE_MS}"))
 
 
 def _sqlite_engine(url: str) -> Engine:

@@ -98,12 +98,12 @@ def test_each_owner_sees_what_is_his_and_an_admin_whose_it_is(
 
 
 def test_a_token_that_may_only_read_is_told_why_nothing_is_cancelled(
-    page: Page, service: Service, database: Database, alice: str, complaints: Complaints
+    page: Page, service: Service, database: Database, complaints: Complaints
 ) -> None:
     complaints.expect("403")
-    job = submit(service, alice, "stays")
+    job = submit(service, token_for(database, "erin"), "stays")
     page.goto("/")
-    sign_in(page, token_for(database, "alice", "read"))
+    sign_in(page, token_for(database, "erin", "read"))
     page.locator(f"#{job}").get_by_role("checkbox").check()
     page.get_by_role("button", name="Cancel").click()
     expect(page.get_by_role("alert")).to_contain_text("this token may read")

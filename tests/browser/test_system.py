@@ -19,6 +19,8 @@ from shared import workers
 from shared.db.database import Database
 from shared.db.tables import Worker
 
+TOLD_WORKER = "gpu-host-1"
+
 
 def row(page: Page, table: str, text: str) -> Locator:
     return page.locator(f"#{table} tbody tr").filter(has_text=text)
@@ -79,12 +81,25 @@ def lonely(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 @pytest.fixture
 def lonely_page(browser: Browser, lonely: Service) -> Iterator[tuple[Page, Complaints]]:
+    """Its browser's page, and what that complains about. What a test ends or writes of workers is undone."""
     complaints = Complaints(str(lonely.http.base_url))
     context = browser.new_context(base_url=str(lonely.http.base_url), permissions=["clipboard-read", "clipboard-write"])
     context.on("page", complaints.listen)
     yield context.new_page(), complaints
     context.close()
+    make_lonely_again(lonely)
     complaints.check()
+
+
+def make_lonely_again(service: Service) -> None:
+    if service.broker is None or not service.broker.alive:
+        service.start_broker()
+    if not any(part.alive for part in service.parts if part.log.name == "api.log"):
+        service.start_api()
+    database = Database(f"sqlite:///{service.state / 'gradq.db'}")
+    with database.write() as session:
+        workers.deregister(session, TOLD_WORKER)
+    database.close()
 
 
 def tell_of_a_worker(service: Service, **facts: Any) -> None:
@@ -94,7 +109,7 @@ def tell_of_a_worker(service: Service, **facts: Any) -> None:
     memory += [{"device": gpu["name"], "used_bytes": 12_000_000_000, "total_bytes": 80_000_000_000} for gpu in gpus]
     devices = {"kinds": ["cpu", "cuda"], "slots": gpus, "memory": memory}
     told = {"host": "gpu-host", "pid": 4711, "slots": 2, "free_slots": 1, "draining": False, "version": "0.1.0"}
-    worker = Worker(id="gpu-host-1", devices=devices, started_at=datetime.now(UTC), **{**told, **facts})
+    worker = Worker(id=TOLD_WORKER, devices=devices, started_at=datetime.now(UTC), **{**told, **facts})
     database = Database(f"sqlite:///{service.state / 'gradq.db'}")
     with database.write() as session:
         workers.heartbeat(session, worker)

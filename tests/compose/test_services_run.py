@@ -15,6 +15,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError
 from redis.retry import Retry
 from support.compose import Composed
+from support.service import PATIENCE
 from support.waiting import wait_for
 
 pytestmark = [pytest.mark.long, pytest.mark.postgres, pytest.mark.redis]
@@ -31,9 +32,11 @@ def unhealthy_at_first(composed: Composed) -> set[str]:
     return {name for name in composed.checked if not composed.healthy(name)}
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def running(composed: Composed, unhealthy_at_first: set[str]) -> Composed:
-    composed.up()
+    """All services, up also where the test before has left them down."""
+    if not composed.is_up:
+        composed.up()
     return composed
 
 
@@ -57,7 +60,7 @@ def job(http: httpx2.Client, job_id: str) -> dict[str, Any]:
 
 
 def ended(http: httpx2.Client, job_id: str) -> dict[str, Any]:
-    return wait_for(lambda: (found := job(http, job_id))["terminal"] and found, 60, f"the end of {job_id}")
+    return wait_for(lambda: (found := job(http, job_id))["terminal"] and found, PATIENCE, f"the end of {job_id}")
 
 
 def test_every_health_check_fails_while_its_service_does_not_run(
@@ -117,10 +120,10 @@ def test_a_worker_that_hangs_is_unhealthy_and_one_that_goes_on_is_healthy_again(
     worker = running.processes["worker"]
     worker.send_signal(signal.SIGSTOP)
     try:
-        wait_for(lambda: not running.healthy("worker"), 30, "the health check to notice")
+        wait_for(lambda: not running.healthy("worker"), PATIENCE, "the health check to notice")
     finally:
         worker.send_signal(signal.SIGCONT)
-    wait_for(lambda: running.healthy("worker"), 30, "the worker to be healthy again")
+    wait_for(lambda: running.healthy("worker"), PATIENCE, "the worker to be healthy again")
 
 
 def test_a_job_that_was_submitted_while_redis_was_away_runs_when_it_is_back(
@@ -134,7 +137,7 @@ def test_a_job_that_was_submitted_while_redis_was_away_runs_when_it_is_back(
 
 def test_down_in_mid_job_and_up_again_goes_on_where_it_stopped(running: Composed, http: httpx2.Client) -> None:
     job_id = submit(http, epochs=10_000)
-    wait_for(lambda: (job(http, job_id)["progress"] or {}).get("epoch", 0) > 2, 60, "the third epoch")
+    wait_for(lambda: (job(http, job_id)["progress"] or {}).get("epoch", 0) > 2, PATIENCE, "the third epoch")
 
     codes = running.down()
 
@@ -146,7 +149,7 @@ def test_down_in_mid_job_and_up_again_goes_on_where_it_stopped(running: Composed
     running.up()
 
     found = wait_for(
-        lambda: (j := job(http, job_id))["attempt"] == 2 and j["status"] == "running" and j, 30, "attempt 2"
+        lambda: (j := job(http, job_id))["attempt"] == 2 and j["status"] == "running" and j, PATIENCE, "attempt 2"
     )
     assert found["attempts"][1]["resumed_from_step"] > 0
     assert http.post(f"/v1/jobs/{job_id}/cancel").status_code == 202

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import func, select, update
-from support.service import Service, assert_whole_curve
+from support.service import PATIENCE, Service, assert_whole_curve
 from support.waiting import wait_for
 
 from shared.db.database import Database
@@ -49,12 +49,12 @@ def steer(service: Service, job_id: str, action: str) -> dict[str, Any]:
 def wait_for_points(service: Service, job_id: str, at_least: int = 1) -> None:
     """Until it trains: a pause before the first step would prove little."""
     service.wait_until(
-        job_id, lambda _: len(service.series(job_id).get("train_loss", [])) >= at_least, 30, "points of the curve"
+        job_id, lambda _: len(service.series(job_id).get("train_loss", [])) >= at_least, PATIENCE, "points of the curve"
     )
 
 
 def paused(service: Service, job_id: str) -> dict[str, Any]:
-    job: dict[str, Any] = service.wait_until(job_id, lambda job: job["status"] == "paused", 60, "the pause")
+    job: dict[str, Any] = service.wait_until(job_id, lambda job: job["status"] == "paused", PATIENCE, "the pause")
     return job
 
 
@@ -154,7 +154,7 @@ def test_the_worker_that_leads_forgets_answers_whose_time_is_over(steady: Servic
 
     def left() -> int:
         with database.read() as session:
-            return session.scalar(select(func.count()).select_from(IdempotencyKey))
+            return session.scalar(select(func.count()).select_from(IdempotencyKey)) or 0
 
     wait_for(lambda: left() == 0, 20, "the sweep")
     database.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 from collections.abc import Iterator
@@ -50,10 +51,12 @@ class Disk:
 
 
 def used(folder: Path) -> int:
+    """Bytes of the files below `folder`. Files and folders may go while it looks: os.walk passes over them."""
     total = 0
-    for path in folder.rglob("*") if folder.exists() else ():
-        with suppress(OSError):
-            total += 0 if path.is_dir() else path.stat().st_size  # an empty folder has a size as well
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with suppress(OSError):
+                total += os.stat(os.path.join(parent, name)).st_size
     return total
 
 

@@ -185,4 +185,5 @@ class StopPostgres(Stop):
         process = self.field.postgres.process
         if process is None or not self.field.postgres.alive:
             return []
-        return [(main := psutil.Process(process.pid)), *main.children(recursive=True)]
+        main = psutil.Process(process.pid)
+        return [main, *main.children(recursive=True)]

@@ -15,6 +15,7 @@ SECONDS = 420
 SHORT = ["--faults", "20", "--jobs", "12", "--kinds", "3"]
 
 
+@pytest.mark.long
 @pytest.mark.timeout(SECONDS + 30)
 def test_after_twenty_faults_nothing_is_lost_and_nothing_done_twice() -> None:
     seed = 20 if os.environ.get("CI") == "true" else secrets.randbelow(1 << 31)

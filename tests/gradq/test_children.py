@@ -28,7 +28,7 @@ def child_of(code: str, folder: Path) -> Child:
 
 
 def wait_for_output(child: Child) -> str:
-    return wait_for(lambda: child.log.exists() and child.log.read_text(), 20, "the child's first line")
+    return wait_for(lambda: child.log.read_text() if child.log.exists() else "", 20, "the child's first line")
 
 
 def never() -> bool:

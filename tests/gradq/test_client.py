@@ -433,7 +433,7 @@ def test_the_blocking_client_works_inside_a_running_event_loop(api):
 def test_a_wait_outlives_a_short_absence():
     answers = iter([Unreachable("http://x", "refused"), ApiError(503, "database_away", "away"), "here"])
 
-    def call() -> str:
+    def call() -> object:
         answer = next(answers)
         if isinstance(answer, Exception):
             raise answer

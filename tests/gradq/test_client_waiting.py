@@ -275,7 +275,7 @@ def test_a_type_is_asked_for_by_name_and_a_cursor_from_the_start():
 def test_a_service_that_never_comes_back_ends_the_watching(monkeypatch):
     monkeypatch.setattr(events, "PATIENCE_SECONDS", 0.0)
     with talk(answers(job()), stream(row(1), end=None), CUT, retries=2) as (_, client):
-        watching = client.job("job_1").watch()
+        watching: Any = client.job("job_1").watch()
         assert next(watching).seq == 1
         with pytest.raises(Unreachable):
             next(watching)
@@ -294,11 +294,11 @@ def test_an_error_inside_the_service_ends_the_watching():
 def test_who_stops_looking_hangs_up():
     """The stream's connection is closed when the loop ends, not at garbage collection."""
     with talk(answers(job()), stream(row(1), row(2), end=None)) as (_, client):
-        watching = client.job("job_1").watch()
+        watching: Any = client.job("job_1").watch()
         assert next(watching).seq == 1
         watching.close()
-        http = client._calls.sender.transport._http
-        assert http._transport._pool.connections == []
+        transport: Any = client._calls.sender.transport
+        assert transport._http._transport._pool.connections == []
 
 
 def test_a_job_that_is_deleted_ends_the_stream():

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -21,9 +22,9 @@ EXAMPLE = re.compile(r"`(gradq [^`]+)`|^(?:[^`|#]*\| )?(gradq .+?)(?:\s+#.*)?$",
 
 
 @functools.cache
-def verbs() -> dict[str, object]:
+def verbs() -> dict[str, Any]:
     """`datasets add` -> its command, for every verb that is shown."""
-    group = typer.main.get_command(app)
+    group: Any = typer.main.get_command(app)
     found = {name: command for name, command in group.commands.items() if not command.hidden}
     for name, command in list(found.items()):
         found |= {f"{name} {inner}": verb for inner, verb in getattr(command, "commands", {}).items()}

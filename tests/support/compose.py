@@ -156,6 +156,12 @@ class Composed:
         self.postgres.close()
 
     @property
+    def is_up(self) -> bool:
+        """Whether the last service that `up` starts is there."""
+        last = self.processes.get(self._order()[-1])
+        return last is not None and last.poll() is None
+
+    @property
     def checked(self) -> list[str]:
         return [name for name, service in self.services.items() if "healthcheck" in service]
 

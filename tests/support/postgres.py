@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import os
 import pwd
+import secrets
 import shutil
 import socket
 import subprocess
 import tempfile
+from contextlib import suppress
 from glob import glob
 from pathlib import Path
 from types import TracebackType
@@ -29,6 +31,7 @@ from support.waiting import wait_for
 
 START_SECONDS, STOP_SECONDS = 60.0, 30.0
 PORT_TRIES = 5  # somebody else may take a free port before the server does
+FREE_PORTS, FREE_PORT_TRIES = range(16_384, 32_768), 100
 
 
 def part_missing(reason: str) -> NoReturn:
@@ -60,10 +63,14 @@ def plain_user() -> str | None:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port that no process listens on, and that the kernel gives to no process that binds to 0 or connects: those
+    get ports from 32768 up on Linux, and one of those could be gone again before the server of a test has it."""
+    for _ in range(FREE_PORT_TRIES):
+        port = FREE_PORTS.start + secrets.randbelow(len(FREE_PORTS))  # `random` may be seeded alike in every process
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError(f"no free port in {FREE_PORT_TRIES} tries from {FREE_PORTS.start} to {FREE_PORTS.stop - 1}")
 
 
 class Postgres:
@@ -201,7 +208,7 @@ class Postgres:
             return False
         return self.alive
 
-    def _execute(self, statement: sql.Composable) -> None:
+    def _execute(self, statement: sql.SQL | sql.Composed) -> None:
         with psycopg.connect(
             f"postgresql://{self._address('postgres')}", autocommit=True, connect_timeout=5
         ) as connection:

@@ -17,6 +17,7 @@ from support.waiting import wait_for
 
 from shared.db.database import Database
 
+PATIENCE = 150  # seconds, for what takes a few: where 20 processes want two cores, each of them takes ten times as long
 GRADQ = [sys.executable, "-m", "gradq"]
 
 
@@ -49,7 +50,7 @@ class Part:
         self.process.kill()
         self.process.wait()
 
-    def stop(self, seconds: float = 30) -> int:
+    def stop(self, seconds: float = PATIENCE) -> int:
         """SIGTERM, and wait; a process that does not end is a failed test."""
         if self.process.poll() is None:
             self.process.terminate()
@@ -88,7 +89,7 @@ class Service:
         for _ in range(workers):
             self._gradq("worker")
         self.start_api()
-        wait_for(lambda: len(self.live_workers()) == workers, 60, f"{workers} live workers")
+        wait_for(lambda: len(self.live_workers()) == workers, PATIENCE, f"{workers} live workers")
         return self
 
     def migrate(self) -> None:
@@ -109,7 +110,7 @@ class Service:
             surplus.stop()
         if not workers:
             self._gradq("worker")
-        wait_for(lambda: len(self.live_workers()) == 1, 60, "one live worker")
+        wait_for(lambda: len(self.live_workers()) == 1, PATIENCE, "one live worker")
 
     def start_broker(self, wait: bool = True) -> Part:
         from gradq.local.broker_process import find_binary
@@ -119,7 +120,7 @@ class Service:
         arguments = [find_binary(), "--port", "0", "--unixsocket", str(self.socket), "--unixsocketperm", "700"]
         self.broker = self._part([*arguments, "--dir", str(data), "--appendonly", "yes", "--save", ""], "broker")
         if wait:
-            wait_for(self.broker_answers, 20, "the broker")
+            wait_for(self.broker_answers, PATIENCE, "the broker")
         return self.broker
 
     def broker_answers(self) -> bool:
@@ -129,9 +130,9 @@ class Service:
 
     def start_api(self, processes: int = 1) -> Part:
         part = self._gradq("api", "--port", "0", "--workers", str(processes))
-        url = wait_for(lambda: listening_url(part), 30, "the API's port")
+        url = wait_for(lambda: listening_url(part), PATIENCE, "the API's port")
         self.http = httpx2.Client(base_url=url, timeout=20)
-        wait_for(self._api_answers, 30, "the API")
+        wait_for(self._api_answers, PATIENCE, "the API")
         return part
 
     def _api_answers(self) -> bool:
@@ -148,7 +149,7 @@ class Service:
         part = self._gradq("worker", env=env)
         if limit is not None:
             limit(part.handle)
-        wait_for(lambda: {w["id"] for w in self.live_workers()} - before, 60, "a new live worker")
+        wait_for(lambda: {w["id"] for w in self.live_workers()} - before, PATIENCE, "a new live worker")
         return part
 
     @property
@@ -174,7 +175,7 @@ class Service:
             if part.process.poll() is None:
                 part.send(signal.SIGCONT)
                 part.process.terminate()
-        _, alive = psutil.wait_procs(family, timeout=90)
+        _, alive = psutil.wait_procs(family, timeout=PATIENCE)
         for process in alive:
             process.kill()
         for part in self.parts:
@@ -205,7 +206,7 @@ class Service:
     def wait_until(self, job_id: str, holds: Callable[[dict[str, Any]], Any], seconds: float, what: str) -> Any:
         return wait_for(lambda: (job := self.job(job_id)) and holds(job) and job, seconds, what)
 
-    def wait(self, job_id: str, seconds: float = 60) -> dict[str, Any]:
+    def wait(self, job_id: str, seconds: float = PATIENCE) -> dict[str, Any]:
         job: dict[str, Any] = self.wait_until(job_id, lambda job: job["terminal"], seconds, f"the end of {job_id}")
         return job
 
@@ -242,14 +243,14 @@ class Service:
             lines = [e for e in self.events(job_id, "log") if e["message"] == "trainer started"]
             return next((e for e in lines if e["attempt"] == attempt), None)
 
-        event = wait_for(started, 30, f"the trainer of attempt {attempt}")
+        event = wait_for(started, PATIENCE, f"the trainer of attempt {attempt}")
         return psutil.Process(event["data"]["pid"])
 
     def wait_for_checkpoint(self, job_id: str, attempt: int = 1) -> dict[str, Any]:
         def stored() -> dict[str, Any] | None:
             return next((e for e in self.events(job_id, "checkpoint") if e["attempt"] == attempt), None)
 
-        event: dict[str, Any] = wait_for(stored, 30, f"a checkpoint of attempt {attempt}")
+        event: dict[str, Any] = wait_for(stored, PATIENCE, f"a checkpoint of attempt {attempt}")
         return event
 
 

@@ -66,7 +66,7 @@ def job_of(database: Database, job_id: str) -> Job:
 
 
 def lines_of(database: Database, job_id: str, type: str | None = None) -> list[EventRow]:
-    return read(database, joblog.events_of, job_id, joblog.Choice(types=(type,) if type else ()))
+    return read(database, joblog.events_of, job_id, joblog.EventFilter(types=(type,) if type else ()))
 
 
 def stored(name: str = "model.json", size: int = 10, key: str = "") -> StoredFile:

@@ -9,7 +9,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def wait_for(condition: Callable[[], T], seconds: float, what: str, every: float = 0.05) -> T:
+def wait_for(condition: Callable[[], T | None], seconds: float, what: str, every: float = 0.05) -> T:
     """What `condition` returns as soon as that is true. An exception in it is the test's own; it is not swallowed."""
     deadline = time.monotonic() + seconds
     while True:

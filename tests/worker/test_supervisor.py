@@ -195,7 +195,7 @@ def outcomes(database: Database, job: Job) -> list[str | None]:
 
 def reason_of_loss(database: Database, job: Job) -> dict[str, Any]:
     with database.read() as session:
-        lines = joblog.events_of(session, job.id, joblog.Choice(types=("status",)))
+        lines = joblog.events_of(session, job.id, joblog.EventFilter(types=("status",)))
     reason: dict[str, Any] = lines[-1].data["reason"]
     return reason
 

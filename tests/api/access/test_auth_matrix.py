@@ -17,7 +17,6 @@ from support.people import bearer, client_for, expire, revoke, token_for
 from werkzeug.test import TestResponse
 
 from api.access import auth_throttle
-from api.access.auth import FRAMEWORK
 from api.app import create_app
 from api.services import EXTENSION
 from shared.config import Settings
@@ -84,7 +83,7 @@ def calls(app: Flask, things: dict[str, str]) -> list[Call]:
             for name, value in things.items():
                 path = path.replace(f"<{converter}{name}>", value)
         assert "<" not in path, f"what to ask of {rule.rule}?"
-        scope = FRAMEWORK.get(rule.endpoint) or app.view_functions[rule.endpoint].scope
+        scope = app.view_functions[rule.endpoint].scope
         owned = bool({"job_id", "dataset_id"} & rule.arguments)
         for method in sorted(rule.methods):
             found.append(Call(method, rule.rule, path, "read" if method == "OPTIONS" else scope, owned))

@@ -49,7 +49,7 @@ def send(client) -> Callable[..., TestResponse]:
 
 def count(database: Database) -> int:
     with database.read() as session:
-        return session.scalar(select(func.count()).select_from(Job))
+        return session.scalar(select(func.count()).select_from(Job)) or 0
 
 
 def run_out(database: Database) -> None:

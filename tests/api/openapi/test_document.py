@@ -158,8 +158,8 @@ def test_every_default_is_a_value_that_may_be_sent(document):
 
 
 def test_the_enums_hold_every_word_that_is_written(document):
-    reasons = set(schemas.StatusReason.model_fields["code"].annotation.__args__)
-    kinds = _below(TrainingError)
+    reasons = set(get_args(schemas.StatusReason.model_fields["code"].annotation))
+    kinds: list[Any] = _below(TrainingError)
     assert {kind.code for kind in kinds} <= reasons
     outcomes = set(get_args(schemas.Outcome))
     assert {state.value for state in TERMINAL} | {"paused", "drained", *get_args(Cause)} == outcomes

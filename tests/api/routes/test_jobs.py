@@ -7,7 +7,7 @@ import json
 import re
 import time
 from datetime import timedelta
-from typing import ClassVar
+from typing import ClassVar, get_args
 
 import pytest
 from sqlalchemy import update
@@ -693,5 +693,5 @@ class TestDelete:
 
 
 def test_every_state_has_a_filter_and_a_name_in_the_schema():
-    shown = set(view.schemas.Status.__args__)
+    shown = set(get_args(view.schemas.Status))
     assert shown == {state.value for state in JobState} | {"cancelling", "pausing"}

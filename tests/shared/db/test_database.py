@@ -406,16 +406,34 @@ def test_whoever_goes_silent_in_mid_transaction_holds_up_nobody_for_long(
     postgres: Postgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As a worker does that is stopped, or whose network is cut, between two statements."""
-    monkeypatch.setattr(module, "SILENCE_MS", 300)
     database = Database(postgres.database())
     database.migrate()
     with database.write() as session:
         session.execute(text("INSERT INTO leaders VALUES ('office', 'a', now(), 1)"))
-    with pytest.raises(DatabaseAway), database.write() as silent:
+    monkeypatch.setattr(module, "SILENCE_MS", 300)  # of the silent one alone: the other may be slow
+    hasty = Database(database.url)
+    with pytest.raises(DatabaseAway), hasty.write() as silent:
         silent.execute(text("UPDATE leaders SET holder = 'b'"))
         with database.write() as session:
             session.execute(text("UPDATE leaders SET holder = 'c'"))  # waits for the lock, and gets it
         silent.execute(text("UPDATE leaders SET holder = 'd'"))
     with database.read() as session:
         assert session.scalar(text("SELECT holder FROM leaders")) == "c"
+    hasty.close()
+    database.close()
+
+
+@pytest.mark.postgres
+def test_a_migration_and_a_snapshot_may_be_silent_for_longer(postgres: Postgres) -> None:
+    """Both work with files between two statements, and a busy disk may take its time."""
+    database = Database(postgres.database())
+    allowed = text("SHOW idle_in_transaction_session_timeout")
+    with database.engine.begin() as connection:
+        assert connection.scalar(allowed) == "10s"
+        database.lock_schema(connection)
+        assert connection.scalar(allowed) == "1min"
+    with database.snapshot() as connection:
+        assert connection.scalar(allowed) == "1min"
+    with database.look() as connection:
+        assert connection.scalar(allowed) == "10s"
     database.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 from sqlalchemy import func, select
@@ -29,7 +30,7 @@ def rows(database: Database) -> int:
     return read(database, lambda session: session.scalar(select(func.count()).select_from(Tally)))
 
 
-def bytes_in(database: Database, table: type) -> float:
+def bytes_in(database: Database, table: Any) -> float:
     return read(database, lambda session: float(session.scalar(select(func.sum(table.size_bytes))) or 0))
 
 

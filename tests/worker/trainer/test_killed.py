@@ -32,7 +32,7 @@ CONFIGURATIONS = [
     {"architecture": NORMALISED, "gradients": "manual", "optimizer": MOMENTUM, "schedule": STEP, "augment": MOVED},
     {"architecture": NORMALISED, "gradients": "autograd", "optimizer": "adamw", "schedule": "onecycle", "lr": 0.01},
 ]
-BATCH, EPOCHS = 32, 3
+BATCH, EPOCHS = 32, 2
 STEPS = EPOCHS * 46  # 1455 examples to train on
 BY_THE_CLOCK = "examples_per_second"  # the one figure that may differ between two runs
 

@@ -8,7 +8,7 @@ import pickle
 import struct
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -27,7 +27,8 @@ CIFAR = DATASETS["cifar10"]
 class Python2(pickle._Pickler):
     """Writes bytes as Python 2's str was written, as in the files that everybody has."""
 
-    dispatch = dict(pickle._Pickler.dispatch)  # noqa: RUF012
+    write: Any  # which `_Pickler` sets
+    dispatch: ClassVar[Any] = dict(pickle._Pickler.dispatch)
 
     def save_bytes(self, value: bytes) -> None:
         self.write(pickle.BINSTRING + struct.pack("<i", len(value)) + value)

@@ -61,7 +61,7 @@ def test_a_last_batch_of_one_example_trains_a_net_with_batch_norm(way, architect
     fill_gradients(model, CrossEntropyLoss(), x[4:], labels[4:])
     assert all(p.grad is not None and p.grad.any() for name, p in model.named_parameters() if name.endswith("weight"))
     assert all(torch.equal(b, statistics[name]) for name, b in model.named_buffers())  # one example has no spread
-    assert all(layer.training for layer in model)
+    assert all(layer.training for layer in model.children())
 
 
 @each_normalized

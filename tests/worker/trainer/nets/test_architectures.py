@@ -23,20 +23,20 @@ def weights(init, seed=5, architecture=None):
 
 def test_linear_is_the_article_s_net_of_7850_parameters():
     model = build_model(job_spec.Linear(), MNIST, 10)
-    assert [type(layer) for layer in model] == [nn.Flatten, Linear]
+    assert [type(layer) for layer in model.children()] == [nn.Flatten, Linear]
     assert count_parameters(model) == 7_850
 
 
 def test_mlp_is_the_article_s_net_of_23860_parameters():
     model = build_model(job_spec.Mlp(), MNIST, 10)
-    assert [type(layer) for layer in model] == [nn.Flatten, Linear, nn.ReLU, Linear]
-    assert [count_parameters(layer) for layer in model] == [0, 23_550, 0, 310]
+    assert [type(layer) for layer in model.children()] == [nn.Flatten, Linear, nn.ReLU, Linear]
+    assert [count_parameters(layer) for layer in model.children()] == [0, 23_550, 0, 310]
 
 
 def test_cnn_stacks_convolution_activation_and_pooling_then_fully_connected_layers():
     model = build_model(job_spec.Cnn(channels=[4, 6], kernel=5, hidden=[12], activation="gelu"), (3, 9, 8), 7)
     block = [nn.Conv2d, nn.GELU, nn.MaxPool2d]
-    assert [type(layer) for layer in model] == [*block, *block, nn.Flatten, Linear, nn.GELU, Linear]
+    assert [type(layer) for layer in model.children()] == [*block, *block, nn.Flatten, Linear, nn.GELU, Linear]
     initialize(model, job_spec.PytorchInit(), torch.Generator().manual_seed(0))
     x = torch.randn(2, 3, 9, 8)
     assert model[0](x).shape == (2, 4, 9, 8)  # a convolution keeps the size, odd or even
@@ -109,7 +109,7 @@ def test_kaiming_and_xavier_scale_by_the_layer_and_start_biases_at_zero():
 @each_init
 def test_batch_norm_starts_at_weight_1_bias_0_and_fresh_statistics_whatever_the_init(architecture, init):
     model = build_model(architecture, MNIST, 10)
-    norms = [layer for layer in model if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d)]
+    norms = [layer for layer in model.children() if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d)]
     assert len(norms) == (1 if architecture.type == "mlp" else 3)
     for layer in norms:
         for tensor in layer.state_dict().values():
@@ -127,4 +127,4 @@ def test_batch_norm_stands_before_the_activation_and_dropout_behind_it():
     model = build_model(job_spec.Cnn(channels=[4], hidden=[12], batch_norm=True, dropout=0.5), MNIST, 10)
     convolution = [nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.MaxPool2d]
     connected = [Linear, nn.BatchNorm1d, nn.ReLU, nn.Dropout]
-    assert [type(layer) for layer in model] == [*convolution, nn.Flatten, *connected, Linear]
+    assert [type(layer) for layer in model.children()] == [*convolution, nn.Flatten, *connected, Linear]

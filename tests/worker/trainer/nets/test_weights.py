@@ -16,7 +16,7 @@ from worker.trainer.nets.architectures import build_model
 from worker.trainer.nets.weights import load_weights
 
 
-def net(**fields: object) -> torch.nn.Sequential:
+def net(**fields: object) -> torch.nn.Module:
     return build_model(Mlp(**{"hidden": [5], **fields}), (1, 8, 8), 10)
 
 

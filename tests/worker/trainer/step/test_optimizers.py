@@ -20,7 +20,7 @@ OPTIMIZERS = [
 each_optimizer = pytest.mark.parametrize("wanted", OPTIMIZERS, ids=lambda o: f"{o.type}-{len(o.model_fields_set)}")
 
 
-def model() -> nn.Sequential:
+def model() -> nn.Module:
     built = build_model(job_spec.Cnn(channels=[3], hidden=[30]), (1, 9, 9), 10)
     initialize(built, job_spec.PytorchInit(), torch.Generator().manual_seed(1))
     return built

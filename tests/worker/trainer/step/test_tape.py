@@ -51,7 +51,7 @@ def trained(taped, rates=(0.05,), **options):
             made, loss, obstacle = tape.record(problem.step)
             assert made is not None, obstacle
         else:
-            loss = made.repeat() if made else problem.step()
+            loss = made.replay() if made else problem.step()
         losses.append(loss.item())
     return problem.weights(), losses
 
@@ -96,7 +96,7 @@ def test_dropout_draws_anew_in_a_repeated_step_and_as_the_step_itself_would():
                 made, loss, obstacle = tape.record(problem.step)
                 assert made is not None, obstacle
             else:
-                loss = made.repeat() if made else problem.step()
+                loss = made.replay() if made else problem.step()
             losses.append(loss.item())
         ends.append(losses)
     assert ends[0] == ends[1]
