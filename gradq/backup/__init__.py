@@ -12,7 +12,7 @@ A file's sha256 is in the row that names it, a table's in the manifest. Nothing 
 
 from shared.errors import GradqError
 
-OF_THE_MOMENT = {"workers", "leaders"}  # heartbeats and leadership, which are not saved
+NOT_SAVED = {"workers", "leaders"}  # heartbeats and leadership hold for one place and time only
 WITH_FILES = ("checkpoints", "artifacts", "datasets")  # checkpoints first, since running jobs replace theirs
 
 

@@ -17,11 +17,11 @@ Advance = Callable[[int, int], None]  # called with progress: bytes done, bytes 
 Why = Literal["deleted", "lost", "damaged"]
 
 
-class Said(BaseModel):
+class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Head(Said):
+class Head(Section):
     """The first entry, which shows whether this version can read the rest. The counts are the snapshot's."""
 
     format: int
@@ -42,12 +42,12 @@ class LeftOut:
     why: Why
 
 
-class Table(Said):
+class Table(Section):
     rows: int
     sha256: str
 
 
-class Manifest(Said):
+class Manifest(Section):
     """The last entry: what the backup must contain."""
 
     tables: dict[str, Table]

@@ -60,7 +60,7 @@ class Copies:
         if not there and (newer := self._newest_checkpoint(job_id)):
             there = [newer]
         for row in of_job:
-            if (why := wrong[row["key"]]) and (not there or self._stands("checkpoints", row)):
+            if (why := wrong[row["key"]]) and (not there or self._is_current("checkpoints", row)):
                 self._leave_out("checkpoints", row, why)
         return there
 
@@ -109,9 +109,9 @@ class Copies:
 
     def _leave_out(self, table: str, row: Row, why: Why) -> None:
         key = str(row["id"] if table == "datasets" else row["key"])
-        self.left_out.append(LeftOut(table, key, why if self._stands(table, row) else "deleted"))
+        self.left_out.append(LeftOut(table, key, why if self._is_current(table, row) else "deleted"))
 
-    def _stands(self, name: str, row: Row) -> bool:
+    def _is_current(self, name: str, row: Row) -> bool:
         """Whether the service still has this row, with the same files."""
         table = self.snapshot.tables[name]
         query = select(table).where(*(column == row[column.name] for column in table.primary_key))

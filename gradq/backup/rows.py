@@ -91,7 +91,7 @@ def insert(connection: Connection, table: Table, rows: Iterable[Row]) -> None:
     try:
         while batch := [_of(table, row, connection.dialect.name) for row in islice(remaining, BATCH)]:
             connection.execute(table.insert(), batch)
-        _count_on(connection, table)
+        _advance_sequence(connection, table)
     except DBAPIError as error:
         if error.connection_invalidated or isinstance(error, OperationalError):
             raise  # not caused by the row
@@ -100,7 +100,7 @@ def insert(connection: Connection, table: Table, rows: Iterable[Row]) -> None:
         raise UnusableBackup(f"a row of {table.name} is invalid: {error}") from error
 
 
-def _count_on(connection: Connection, table: Table) -> None:
+def _advance_sequence(connection: Connection, table: Table) -> None:
     """Sets PostgreSQL's sequence to the highest number inserted; SQLite does so by itself."""
     column = table.autoincrement_column
     if connection.dialect.name == "postgresql" and column is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from gradq.backup import OF_THE_MOMENT, WITH_FILES, NothingToBackUp, rows
+from gradq.backup import NOT_SAVED, WITH_FILES, NothingToBackUp, rows
 from gradq.backup.contents import FORMAT, PACKED, Head
 from gradq.backup.rows import Row, files_of
 from shared.db import migrate
@@ -15,7 +15,7 @@ from shared.version import VERSION
 
 
 class Snapshot:
-    """All tables but those of OF_THE_MOMENT, at any revision. Raises NothingToBackUp for an empty database."""
+    """All tables but those of NOT_SAVED, at any revision. Raises NothingToBackUp for an empty database."""
 
     def __init__(self, database: Database, folder: Path) -> None:
         self.folder = folder
@@ -26,7 +26,7 @@ class Snapshot:
                     "the database is empty; set GRADQ_STATE_DIR or GRADQ_DATABASE_URL to that of the service"
                 )
             self.revision, self.taken_at = revision, now()
-            tables = rows.reflected(connection, migrate.tables_of(revision) - OF_THE_MOMENT)
+            tables = rows.reflected(connection, migrate.tables_of(revision) - NOT_SAVED)
             self.tables = {table.name: table for table in tables}
             self.counts = {
                 name: rows.write_lines(self.path(name), rows.read(connection, rows.whole(table)))

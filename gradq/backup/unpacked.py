@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from gradq.backup import OF_THE_MOMENT, WITH_FILES, UnusableBackup, archive, rows
+from gradq.backup import NOT_SAVED, WITH_FILES, UnusableBackup, archive, rows
 from gradq.backup.archive import AGAIN
 from gradq.backup.contents import FILES, FORMAT, HEAD, MANIFEST, PACKED, TABLES, Advance, Head, Manifest
 from gradq.backup.rows import File, Row, files_of
@@ -54,7 +54,7 @@ class Unpacked:
         if self.manifest is None:
             raise UnusableBackup(f"the backup is truncated: its end is missing; {AGAIN}")
         tables = self.manifest.tables
-        if not set(tables) == self.found == migrate.tables_of(self.head.revision) - OF_THE_MOMENT:
+        if not set(tables) == self.found == migrate.tables_of(self.head.revision) - NOT_SAVED:
             raise UnusableBackup(f"the backup does not have the tables of revision {self.head.revision}; {AGAIN}")
         for name, table in tables.items():
             if sha256_of(self.path(name)) != table.sha256:

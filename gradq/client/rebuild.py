@@ -47,7 +47,11 @@ def load(folder: str | Path, weights: str = "model.safetensors") -> nn.Module:
     description = json.loads((folder / "model.json").read_text())
     if description.get("format") != FORMAT:
         raise ValueError(f"model.json has the format {description.get('format')!r}; this version reads {FORMAT!r}")
-    net = follow(description["torchvision"]) if description["layers"] is None else in_a_row(description["layers"])
+    net = (
+        torchvision_model(description["torchvision"])
+        if description["layers"] is None
+        else sequential(description["layers"])
+    )
     net.load_state_dict(load_file(folder / weights))
     scale = description["normalization"]
     net.normalize = Normalize(scale["mean"], scale["std"])  # type: ignore[assignment]
@@ -56,12 +60,12 @@ def load(folder: str | Path, weights: str = "model.safetensors") -> nn.Module:
     return net.eval()
 
 
-def in_a_row(layers: list[dict[str, Any]]) -> nn.Sequential:
+def sequential(layers: list[dict[str, Any]]) -> nn.Sequential:
     """The module of a linear, mlp or cnn model."""
     return nn.Sequential(*map(_layer, layers))
 
 
-def follow(recipe: dict[str, Any]) -> nn.Module:
+def torchvision_model(recipe: dict[str, Any]) -> nn.Module:
     """A torchvision model, with those layers replaced that did not fit the data."""
     net: nn.Module = _torchvision_models().get_model(recipe["name"], weights=None, **recipe["arguments"])
     for path, layer in recipe["replace"].items():

@@ -27,12 +27,12 @@ def api(
     Long polls and event streams use one thread each; every process has
     GRADQ_HELD_REQUESTS threads for them, in addition to --threads.
     """
-    from gradq.local.public_address import refuse_strangers
+    from gradq.local.public_address import require_a_token
     from shared.config import Settings
 
     settings = Settings.from_env()
     if fd is None:
-        refuse_strangers(host, settings)
+        require_a_token(host, settings)
     threads += settings.held_requests
     bind = f"fd://{fd}" if fd is not None else (f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
     become(

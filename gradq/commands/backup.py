@@ -64,7 +64,7 @@ def backup(file: To, state: State = None, as_json: AsJson = False) -> None:
         _bar("saving") as advance,
     ):
         saved = save(database, ArtifactStore(settings.artifacts), out, Path(scratch), advance)
-    _tell_saved(name, saved, as_json and file != PIPE, sys.stderr if file == PIPE else sys.stdout)
+    _report_saved(name, saved, as_json and file != PIPE, sys.stderr if file == PIPE else sys.stdout)
     if not saved.whole:
         raise typer.Exit(Exit.FAILED)
 
@@ -92,7 +92,7 @@ def restore(file: From, state: State = None, as_json: AsJson = False) -> None:
         ):
             store = ArtifactStore(settings.artifacts)
             restored = put_back(database, store, source, Path(scratch), settings.lease_seconds, advance)
-    _tell_restored(restored, as_json)
+    _report_restored(restored, as_json)
 
 
 # --- files and pipes --------------------------------------------------------------------------------------------------
@@ -204,7 +204,7 @@ def _bar(what: str) -> Iterator[Advance]:
         yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
-def _tell_saved(name: str, saved: Saved, as_json: bool, to: IO[str]) -> None:
+def _report_saved(name: str, saved: Saved, as_json: bool, to: IO[str]) -> None:
     if as_json:
         print_json({"object": "backup", "file": name, **asdict(saved)})
     else:
@@ -217,7 +217,7 @@ def _tell_saved(name: str, saved: Saved, as_json: bool, to: IO[str]) -> None:
         print(f"left out: {len(saved.left_out) - NAMED} more; --json names all", file=sys.stderr)
 
 
-def _tell_restored(restored: Restored, as_json: bool) -> None:
+def _report_restored(restored: Restored, as_json: bool) -> None:
     if as_json:
         print_json({"object": "restored", **asdict(restored), "created_at": restored.created_at.isoformat()})
         return

@@ -26,12 +26,12 @@ def up(
     it; running jobs are checkpointed and resume at the next start.
     """
     from gradq.local.embedded import EmbeddedService
-    from gradq.local.public_address import refuse_strangers
+    from gradq.local.public_address import require_a_token
     from shared.config import Settings
 
     given = {"state_dir": state, "slots": slots, "threads_per_slot": threads}
     settings = Settings.from_env(**{name: value for name, value in given.items() if value is not None})
-    refuse_strangers(host, settings)
+    require_a_token(host, settings)
     raise typer.Exit(EmbeddedService(settings, _say_json if as_json else _say).run(host, port))
 
 

@@ -10,7 +10,7 @@ from shared.errors import ConfigurationError
 from shared.loopback import is_loopback_address
 
 
-def refuse_strangers(host: str, settings: Settings) -> None:
+def require_a_token(host: str, settings: Settings) -> None:
     """Raises ConfigurationError unless `host` is a loopback address, a token exists, or anonymous access is allowed."""
     if settings.allow_anonymous or _is_loopback(host) or settings.admin_token is not None or _some_token(settings):
         return

@@ -79,7 +79,11 @@ def test_an_empty_file_is_a_file(tmp_path: Path):
     ("steps", "error", "words"),
     [
         ((answers(CONTENT[:-1] + b"x"),), BadAnswer, "do not have the listed sha256"),
-        ((cut_after(1000), answers(b"x" * 5000, 206, Content_Range="bytes 0-4999/10240")), BadAnswer, "got other bytes"),
+        (
+            (cut_after(1000), answers(b"x" * 5000, 206, Content_Range="bytes 0-4999/10240")),
+            BadAnswer,
+            "got other bytes",
+        ),
         ((cut_after(1000), problem(416, "range_not_satisfiable")), BadAnswer, "shorter than the service lists it"),
         ((cut_after(1000), CUT), Unreachable, "cannot reach"),
         ((problem(404, "not_found"),), NotFound, "no"),

@@ -328,7 +328,7 @@ def test_clocks_that_disagree_are_warned_of(doctor, hours, words):
     assert "set-ntp" in report["clock"]["mend"]
 
 
-def test_a_service_elsewhere_is_asked_for_its_workers_and_data_sets(doctor):
+def test_a_service_elsewhere_is_asked_for_its_workers_and_datasets(doctor):
     with answering(service()) as url:
         report = doctor(URL=url)
     assert report.wrong() == {"datasets": "warning"}

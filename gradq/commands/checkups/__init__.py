@@ -15,7 +15,7 @@ CHECKS: dict[str, Callable[[Targets], Finding]] = {
     "database": stores.database,
     "broker": stores.broker,
     "artifacts": files.artifacts,
-    "datasets": files.data_sets,
+    "datasets": files.datasets,
     "api": service.api,
     "token": service.token,
     "port": service.port,

@@ -61,7 +61,7 @@ def _write_and_remove(store: ArtifactStore) -> None:
     store.remove_folder(key)
 
 
-def data_sets(targets: Targets) -> Finding:
+def datasets(targets: Targets) -> Finding:
     """Built-in datasets, here or at a service elsewhere: which are complete, and which files the others lack."""
     folder = targets.settings.datasets_dir
     here = {

@@ -10,7 +10,7 @@ from sqlalchemy import text
 from support.place import Place, full
 from support.store import claim, job_of, lines_of, read, running, submit, write
 
-from gradq.backup import OF_THE_MOMENT, NothingToBackUp
+from gradq.backup import NOT_SAVED, NothingToBackUp
 from shared import idempotency
 from shared.db import migrate
 from shared.db.tables import Leader, Worker
@@ -116,7 +116,7 @@ def test_a_backup_of_every_older_schema_is_brought_to_the_newest(
     place: Place, other_target: Place, revision: str
 ) -> None:
     full(place)
-    before = place.rows(of=migrate.tables_of(revision) - OF_THE_MOMENT)
+    before = place.rows(of=migrate.tables_of(revision) - NOT_SAVED)
     place.database.migrate(revision)
     try:
         saved, backup = place.save()
