@@ -1,10 +1,10 @@
-"""What people type and import: the command line, and a client for programs and notebooks.
+"""The command line, and a client for programs and notebooks.
 
     from gradq import Client
     with Client() as client:
         job = client.submit(architecture="mlp", gradients="manual").wait()
 
-`import gradq` alone imports no part of the client: each name is looked up when it is first used.
+`import gradq` alone imports no part of the client: each name is imported when it is first used.
 """
 
 from importlib import import_module
@@ -82,7 +82,7 @@ __all__ = [
     "WrongState",
 ]
 
-_MODULES = {  # of gradq.client; every other name is an exception
+_MODULES = {  # below gradq.client; every other name of __all__ is an exception in `problems`
     "AsyncClient": "asynchronous",
     "AsyncJob": "asynchronous",
     "Client": "blocking",
@@ -100,7 +100,7 @@ def _look_up(name: str) -> Any:
     return found
 
 
-if not TYPE_CHECKING:  # to a type checker it would say that gradq has whatever name is asked for
+if not TYPE_CHECKING:  # with a __getattr__, a type checker accepts every name
     __getattr__ = _look_up
 
 

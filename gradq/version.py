@@ -1,3 +1,3 @@
-"""The version of gradq, for client and command line. shared/version.py holds the same; a test compares the two."""
+"""The version of gradq, for client and command line. shared/version.py has the same; a test compares the two."""
 
 VERSION = "0.2.0"

@@ -1,19 +1,19 @@
-"""A whole service in one file: what its rows say and every file that they name, of one moment, while it runs.
+"""A backup: the rows of a running service at one moment and every file that they name, in one file.
 
-The file is a plain tar, written and read from front to end, so it may be a pipe:
+The file is a plain tar, written and read sequentially, so it may be a pipe:
 
-    backup.json                 which format, which gradq, which revision of the schema; how much follows
+    backup.json                 format, version of gradq, revision of the schema; how much follows
     files/<key>                 artifacts, checkpoints and datasets, under their keys in the store
-    database/<table>.jsonl.gz   one JSON object a row, the same whichever database it came from
-    manifest.json               the tables' sha256 and what was left out; a file that was cut short ends without it
+    database/<table>.jsonl.gz   one JSON object per row, the same from either database
+    manifest.json               the tables' sha256 and what was left out; missing in a truncated file
 
-A file's sha256 stands in the row that names it, a table's in the manifest. Nothing in it is executed or unpickled.
+A file's sha256 is in the row that names it, a table's in the manifest. Nothing is executed or unpickled.
 """
 
 from shared.errors import GradqError
 
-OF_THE_MOMENT = {"workers", "leaders"}  # who works here, who leads: true of no other place and time
-WITH_FILES = ("checkpoints", "artifacts", "datasets")  # checkpoints first: a job that runs replaces its own
+NOT_SAVED = {"workers", "leaders"}  # heartbeats and leadership hold for one place and time only
+WITH_FILES = ("checkpoints", "artifacts", "datasets")  # checkpoints first, since running jobs replace theirs
 
 
 class NothingToBackUp(GradqError):
@@ -25,4 +25,4 @@ class UnusableBackup(GradqError):
 
 
 class NotEmpty(GradqError):
-    code, title = "not_empty", "A backup is restored into an empty place alone"
+    code, title = "not_empty", "A backup can only be restored into an empty place"

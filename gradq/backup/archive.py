@@ -1,4 +1,4 @@
-"""The tar that a backup is: entries one after the other, onto a pipe or from one. Knows nothing of what they mean."""
+"""Reads and writes the entries of a backup's tar sequentially, so that it may be a pipe."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from typing import IO
 from gradq.backup import UnusableBackup
 
 DAMAGE = (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError, UnicodeDecodeError, ValueError)
-AGAIN = "make a new backup with `gradq backup`, or fetch this one again from where it came"
+AGAIN = "make a new backup with `gradq backup`, or copy this one again"
 
 
 class Writer:
-    """Entries in the order in which they are added; whole once the block has ended without an exception."""
+    """Writes a tar; it is complete once the block has ended without an exception."""
 
     def __init__(self, out: IO[bytes]) -> None:
         self.tar = tarfile.open(fileobj=out, mode="w|", format=tarfile.PAX_FORMAT)  # noqa: SIM115
@@ -34,7 +34,7 @@ class Writer:
         entry = tarfile.TarInfo(name)
         entry.size, entry.mode, entry.mtime = size_bytes, 0o600, int(time.time())
         self.tar.addfile(entry, file)
-        self.tar.getmembers().clear()  # nobody asks for them again, and there may be a million
+        self.tar.getmembers().clear()  # tarfile keeps them in memory, and there may be a million
 
     def add_text(self, name: str, text: str) -> None:
         content = text.encode() + b"\n"
@@ -42,30 +42,32 @@ class Writer:
 
 
 def entries(source: IO[bytes]) -> Iterator[tuple[str, IO[bytes]]]:
-    """Name and content of each entry, which must be read before the next. Refuses what is no plain, safely named file.
+    """Yields name and content of each entry, which must be read before the next. Decompresses gzip, bzip2 and xz.
 
-    A tar that was gzipped, or the like, is unpacked on the way.
+    Raises UnusableBackup for an entry that is not a regular file with a safe name.
     """
     with tarfile.open(fileobj=source, mode="r|*") as tar:
         while (entry := tar.next()) is not None:
             tar.members.clear()  # type: ignore[attr-defined]
             if not entry.isreg() or entry.issparse() or not is_safe(entry.name):
-                raise UnusableBackup(f"{entry.name!r} is nothing that gradq puts into a backup; nothing was restored")
+                raise UnusableBackup(f"{entry.name!r} is not part of a backup of gradq; nothing was restored")
             content = tar.extractfile(entry)
-            assert content is not None, "a plain file has content"
+            assert content is not None, "a regular file has content"
             yield entry.name, content
 
 
 def is_safe(name: str) -> bool:
-    """Whether a name stays below the folder that it is joined to, on every system."""
+    """Whether a joined path stays below its folder, on every operating system."""
     plain = name.isascii() and name.isprintable() and "\\" not in name and ":" not in name
     return plain and all(part not in ("", ".", "..") for part in name.split("/"))
 
 
 @contextlib.contextmanager
 def damage_is_named() -> Iterator[None]:
-    """Whatever torn bytes do to those who read them is UnusableBackup; a full disk or a lost database stays itself."""
+    """Turns errors of damaged bytes into UnusableBackup; other errors, such as of a full disk, are not changed."""
     try:
         yield
     except DAMAGE as error:
-        raise UnusableBackup(f"the backup is damaged, cut short, or none at all ({error}); {AGAIN}") from error
+        raise UnusableBackup(
+            f"the backup is damaged or truncated, or not a backup of gradq ({error}); {AGAIN}"
+        ) from error

@@ -1,4 +1,4 @@
-"""What a backup says of itself, at its beginning and at its end, and how its entries are called."""
+"""The head and the manifest of a backup, and the names of its entries."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ FORMAT = 1
 HEAD, MANIFEST = "backup.json", "manifest.json"
 FILES, TABLES, PACKED = "files/", "database/", ".jsonl.gz"
 
-Advance = Callable[[int, int], None]  # told of progress: bytes done, bytes in all
+Advance = Callable[[int, int], None]  # called with progress: bytes done, bytes in all
 Why = Literal["deleted", "lost", "damaged"]
 
 
-class Said(BaseModel):
+class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Head(Said):
-    """Read before anything else: whether the rest can be read at all. The counts are those of the snapshot."""
+class Head(Section):
+    """The first entry, which shows whether this version can read the rest. The counts are the snapshot's."""
 
     format: int
     gradq: str
@@ -35,20 +35,20 @@ class Head(Said):
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A row that is not in the backup. Deleted: since the snapshot, no fault; lost, damaged: its file, by the store."""
+    """A row that is not in the backup: deleted since the snapshot, or its file lost or damaged in the store."""
 
     table: str
     key: str
     why: Why
 
 
-class Table(Said):
+class Table(Section):
     rows: int
     sha256: str
 
 
-class Manifest(Said):
-    """Read last: what has to have come."""
+class Manifest(Section):
+    """The last entry: what the backup must contain."""
 
     tables: dict[str, Table]
     files: int

@@ -1,8 +1,7 @@
-"""Files on their way from the store into a backup, while the service adds and deletes.
+"""Copies files from the store into a backup, while the service adds and deletes files.
 
-A row whose file is gone is left out, and named. A running job replaces its checkpoints all the time; where those of the
-snapshot are gone, a newer one takes their place: a checkpoint holds the whole run so far, and goes with every log that
-is older than itself.
+A row whose file is gone is left out, and reported. A running job replaces its checkpoints; where those of the snapshot
+are gone, its newest one is saved instead: a checkpoint has the whole run so far and fits every older log.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from gradq.backup.snapshot import Snapshot
 from shared.artifacts import ArtifactStore
 from shared.db.database import Database
 
-TRIES = 5  # at the newest checkpoint of a job that goes on running
+TRIES = 5  # to copy the newest checkpoint of a running job
 
 
 @dataclass
@@ -43,7 +42,7 @@ class Copies:
     left_out: list[LeftOut] = field(default_factory=list)
 
     def of(self, table: str) -> Iterator[Row]:
-        """Copy the files of a table's rows; yield the rows that have theirs."""
+        """Copies the files of a table's rows; yields the rows whose files were copied."""
         if table == "checkpoints":
             for job_id, of_job in groupby(self.snapshot.rows(table), key=lambda row: str(row["job_id"])):
                 yield from self._checkpoints(job_id, list(of_job))
@@ -55,13 +54,13 @@ class Copies:
                 yield row
 
     def _checkpoints(self, job_id: str, of_job: list[Row]) -> list[Row]:
-        """The rows of one job that have their files, else its newest checkpoint of this moment."""
+        """The rows of one job whose files were copied, else its newest checkpoint now."""
         wrong = {row["key"]: self._copy(files_of("checkpoints", row)) for row in of_job}
         there = [row for row in of_job if wrong[row["key"]] is None]
         if not there and (newer := self._newest_checkpoint(job_id)):
             there = [newer]
         for row in of_job:
-            if (why := wrong[row["key"]]) and (not there or self._stands("checkpoints", row)):
+            if (why := wrong[row["key"]]) and (not there or self._is_current("checkpoints", row)):
                 self._leave_out("checkpoints", row, why)
         return there
 
@@ -76,7 +75,7 @@ class Copies:
         return None
 
     def _copy(self, files: list[File]) -> Why | None:
-        """Copy all of the files, or none and say what is wrong with one."""
+        """Copies all files and returns None; or copies none and returns what is wrong with one."""
         with ExitStack() as stack:
             streams = []
             for file in files:
@@ -97,7 +96,7 @@ class Copies:
 
     @contextlib.contextmanager
     def _opened(self, key: str) -> Iterator[BufferedReader | BufferedRandom]:
-        """The file, held open: from here on nobody can take it away."""
+        """The open file; deleting it no longer affects the copy."""
         if (path := self.store.local_path(key)) is not None:
             with path.open("rb") as file:
                 yield file
@@ -110,10 +109,10 @@ class Copies:
 
     def _leave_out(self, table: str, row: Row, why: Why) -> None:
         key = str(row["id"] if table == "datasets" else row["key"])
-        self.left_out.append(LeftOut(table, key, why if self._stands(table, row) else "deleted"))
+        self.left_out.append(LeftOut(table, key, why if self._is_current(table, row) else "deleted"))
 
-    def _stands(self, name: str, row: Row) -> bool:
-        """Whether the service still has this row, and means the same files by it."""
+    def _is_current(self, name: str, row: Row) -> bool:
+        """Whether the service still has this row, with the same files."""
         table = self.snapshot.tables[name]
         query = select(table).where(*(column == row[column.name] for column in table.primary_key))
         with self.database.read() as session:

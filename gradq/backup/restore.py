@@ -1,6 +1,6 @@
-"""Putting a backup into an empty place: files first, then all rows in one transaction. It is there, or it is not.
+"""Restores a backup into an empty place, completely or not at all: files first, then all rows in one transaction.
 
-Jobs that ran at the time of the backup wait in the queue, and go on from their last checkpoint.
+Jobs that ran at the time of the backup are queued, and resume from their last checkpoint.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import IO
 from sqlalchemy import Connection, delete, func, select
 from sqlalchemy.orm import Session
 
-from gradq.backup import OF_THE_MOMENT, NotEmpty, archive, rows
+from gradq.backup import NOT_SAVED, NotEmpty, archive, rows
 from gradq.backup.contents import Advance
 from gradq.backup.unpacked import Unpacked
 from shared import workers
@@ -29,10 +29,10 @@ ELSEWHERE = "choose another place with GRADQ_STATE_DIR (or GRADQ_DATABASE_URL an
 
 @dataclass(frozen=True)
 class Restored:
-    """What is there now."""
+    """What was restored."""
 
     created_at: datetime
-    revision: str  # that of the backup; the database is at the newest
+    revision: str  # of the backup; the database now has the newest
     jobs: dict[str, int]  # by state
     datasets: int
     files: int
@@ -42,12 +42,13 @@ class Restored:
 def restore(
     database: Database, store: ArtifactStore, source: IO[bytes], scratch: Path, alive_seconds: float, advance: Advance
 ) -> Restored:
-    """Read a backup from `source` into database and store, both empty; where it fails, they are empty again.
+    """Restores the backup `source` into an empty database and store; after a failure they are empty again.
 
-    `alive_seconds`: how long ago a worker may have been heard of to count as alive; with one nothing is restored.
+    `alive_seconds`: a worker with a heartbeat that recent counts as alive. Raises NotEmpty, also if a worker is alive,
+    and UnusableBackup.
     """
     if not store.is_empty():
-        raise NotEmpty(f"files lie in {store.root}; remove them if a restore was cut off there, or {ELSEWHERE}")
+        raise NotEmpty(f"{store.root} is not empty; remove the files of an interrupted restore there, or {ELSEWHERE}")
     with database.read() as session:
         _refuse_unless_empty(session, alive_seconds)
     unpacked = Unpacked(store, scratch, advance)
@@ -72,14 +73,14 @@ def _refuse_unless_empty(session: Session, alive_seconds: float) -> None:
     revision = migrate.revision_of(connection)
     names = migrate.tables_of(revision) if revision else set()
     if "workers" in names and workers.any_worker_alive(session, alive_seconds):
-        raise NotEmpty(f"a worker is at work here; stop the service first, or {ELSEWHERE}")
-    for table in rows.reflected(connection, names - OF_THE_MOMENT):
+        raise NotEmpty(f"a worker uses this database; stop the service first, or {ELSEWHERE}")
+    for table in rows.reflected(connection, names - NOT_SAVED):
         if connection.execute(select(table).limit(1)).first():
             raise NotEmpty(f"the database is not empty: there are rows in {table.name}; {ELSEWHERE}")
 
 
 def _fill(connection: Connection, unpacked: Unpacked) -> None:
-    """The schema of the backup's revision, its rows, and from there up to the newest revision."""
+    """Creates the schema of the backup's revision, inserts its rows, and migrates to the newest revision."""
     migrate.clear(connection)
     migrate.move(connection, unpacked.head.revision)
     for table in rows.reflected(connection, unpacked.found):
@@ -101,7 +102,7 @@ def _restored(session: Session, unpacked: Unpacked) -> Restored:
 
 
 def _count_bytes(session: Session) -> None:
-    """Let the counters tell of the files that are here: what the backup left out came with its bytes."""
+    """Sets the counters of stored bytes to the restored files; the saved ones include rows that were left out."""
     counted = counters.read(session).get(counters.STORED, {})
     for table in (CheckpointRow, ArtifactRow, DatasetRow):
         kind = table.__tablename__

@@ -1,4 +1,4 @@
-"""Rows as lines of JSON, between tables of either database and gzipped files."""
+"""Converts rows between tables of either database and gzipped files of JSON lines."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Row = dict[str, Any]
 
 
 class File(NamedTuple):
-    """One file that a row names, and what it has to be."""
+    """A file that a row names, with its expected size and sha256."""
 
     key: str
     size_bytes: int
@@ -29,7 +29,7 @@ class File(NamedTuple):
 
 
 def files_of(table: str, row: Row) -> list[File]:
-    """The files of a row of `WITH_FILES`; such a row is of use with all of them alone."""
+    """The files of a row of a table of `WITH_FILES`. The row is only usable with all of them."""
     if table == "datasets":
         files = row["files"].items()
         return [File(f"{row['folder']}/{name}", file["size_bytes"], file["sha256"]) for name, file in files]
@@ -37,7 +37,7 @@ def files_of(table: str, row: Row) -> list[File]:
 
 
 def reflected(connection: Connection, names: set[str]) -> list[Table]:
-    """The tables as they are in this database, whatever its revision; those that others refer to come first."""
+    """The tables as this database has them, at any revision; a table comes after those that it refers to."""
     metadata = MetaData()
     metadata.reflect(connection, only=sorted(names))
     for table in metadata.sorted_tables:
@@ -47,7 +47,7 @@ def reflected(connection: Connection, names: set[str]) -> list[Table]:
     return list(metadata.sorted_tables)
 
 
-# --- out of a table -----------------------------------------------------------------------------------------------
+# --- from a table ---------------------------------------------------------------------------------------------------
 
 
 def whole(table: Table) -> Select[Any]:
@@ -55,13 +55,13 @@ def whole(table: Table) -> Select[Any]:
 
 
 def read(connection: Connection, query: Select[Any]) -> Iterator[Row]:
-    """The rows of one table as JSON knows them, a batch in memory at a time."""
+    """Yields the rows of a query with values that JSON can hold, and keeps one batch in memory."""
     for row in connection.execute(query.execution_options(yield_per=BATCH)).mappings():
         yield {name: _out(value) for name, value in row.items()}
 
 
 def write_lines(path: Path, rows: Iterable[Row]) -> int:
-    """Write one line a row; return their number. The same rows give the same bytes."""
+    """Writes one line per row and returns their number. Equal rows give equal bytes."""
     count = 0
     with path.open("wb") as file, gzip.GzipFile("", "wb", compresslevel=6, fileobj=file, mtime=0) as packed:
         for row in rows:
@@ -71,12 +71,12 @@ def write_lines(path: Path, rows: Iterable[Row]) -> int:
 
 
 def _out(value: Any) -> Any:
-    if isinstance(value, datetime):  # without a zone: SQLite's, which is UTC
+    if isinstance(value, datetime):  # SQLite's have no zone and are UTC
         return (value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)).isoformat()
     return base64.b64encode(value).decode() if isinstance(value, bytes) else value
 
 
-# --- into a table -------------------------------------------------------------------------------------------------
+# --- into a table -----------------------------------------------------------------------------------------------------
 
 
 def read_lines(path: Path) -> Iterator[Row]:
@@ -86,22 +86,22 @@ def read_lines(path: Path) -> Iterator[Row]:
 
 
 def insert(connection: Connection, table: Table, rows: Iterable[Row]) -> None:
-    """Store the rows, whose numbers are then taken. Raises UnusableBackup when they are not of this table."""
+    """Inserts the rows and advances the table's sequence. Raises UnusableBackup for rows that do not fit the table."""
     remaining = iter(rows)
     try:
         while batch := [_of(table, row, connection.dialect.name) for row in islice(remaining, BATCH)]:
             connection.execute(table.insert(), batch)
-        _count_on(connection, table)
+        _advance_sequence(connection, table)
     except DBAPIError as error:
         if error.connection_invalidated or isinstance(error, OperationalError):
-            raise  # not the row's fault
+            raise  # not caused by the row
         raise UnusableBackup(f"a row of {table.name} cannot be stored: {error.orig}") from error
     except (TypeError, ValueError, StatementError) as error:
-        raise UnusableBackup(f"a row of {table.name} is not what it has to be: {error}") from error
+        raise UnusableBackup(f"a row of {table.name} is invalid: {error}") from error
 
 
-def _count_on(connection: Connection, table: Table) -> None:
-    """Let PostgreSQL number the next row after the highest that was brought along; SQLite does so by itself."""
+def _advance_sequence(connection: Connection, table: Table) -> None:
+    """Sets PostgreSQL's sequence to the highest number inserted; SQLite does so by itself."""
     column = table.autoincrement_column
     if connection.dialect.name == "postgresql" and column is not None:
         sequence = func.pg_get_serial_sequence(table.name, column.name)

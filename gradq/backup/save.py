@@ -1,4 +1,4 @@
-"""Making a backup of a running service: a snapshot of its rows first, then the files that they name."""
+"""Makes a backup of a running service: a snapshot of its rows first, then the files that they name."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from shared.db.database import Database
 
 @dataclass(frozen=True)
 class Saved:
-    """What went into a backup, and what could not."""
+    """What was saved, and what was left out."""
 
     revision: str
     rows: dict[str, int]
@@ -27,12 +27,15 @@ class Saved:
 
     @property
     def whole(self) -> bool:
-        """Whether the store had everything that it should; what users delete meanwhile is no fault."""
+        """Whether the store had all files; those that users deleted since the snapshot do not count."""
         return all(left.why == "deleted" for left in self.left_out)
 
 
 def save(database: Database, store: ArtifactStore, out: IO[bytes], scratch: Path, advance: Advance) -> Saved:
-    """Write a backup to `out`. `scratch`: a folder for the rows, and for one file at a time of a store elsewhere."""
+    """Writes a backup to `out`. `scratch`: a folder for the rows, and for one file at a time of a remote store.
+
+    Raises NothingToBackUp if the database has no tables.
+    """
     snapshot = Snapshot(database, scratch)
     with Writer(out) as archive:
         archive.add_text(HEAD, snapshot.head().model_dump_json(indent=2))
@@ -45,7 +48,7 @@ def save(database: Database, store: ArtifactStore, out: IO[bytes], scratch: Path
 
 
 def _table(snapshot: Snapshot, copies: Copies, name: str) -> Table:
-    """Add a table, its files before it, since they decide which of its rows hold."""
+    """Adds the files of a table, then the table with those rows whose files were copied."""
     path, count = snapshot.path(name), snapshot.counts[name]
     if name in WITH_FILES:
         path = path.with_name(f"kept-{path.name}")

@@ -1,11 +1,11 @@
-"""The rows of one moment, as lines in a folder: the transaction need not last as long as the copying of files."""
+"""Saves the rows of one moment to a folder, so that the transaction ends before the files are copied."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
 
-from gradq.backup import OF_THE_MOMENT, WITH_FILES, NothingToBackUp, rows
+from gradq.backup import NOT_SAVED, WITH_FILES, NothingToBackUp, rows
 from gradq.backup.contents import FORMAT, PACKED, Head
 from gradq.backup.rows import Row, files_of
 from shared.db import migrate
@@ -15,16 +15,18 @@ from shared.version import VERSION
 
 
 class Snapshot:
-    """All tables that last, whatever the revision that the database is at."""
+    """All tables but those of NOT_SAVED, at any revision. Raises NothingToBackUp for an empty database."""
 
     def __init__(self, database: Database, folder: Path) -> None:
         self.folder = folder
         with database.snapshot() as connection:
             revision = migrate.revision_of(connection)
             if revision is None:
-                raise NothingToBackUp("the database is empty; GRADQ_STATE_DIR or GRADQ_DATABASE_URL says which it is")
+                raise NothingToBackUp(
+                    "the database is empty; set GRADQ_STATE_DIR or GRADQ_DATABASE_URL to that of the service"
+                )
             self.revision, self.taken_at = revision, now()
-            tables = rows.reflected(connection, migrate.tables_of(revision) - OF_THE_MOMENT)
+            tables = rows.reflected(connection, migrate.tables_of(revision) - NOT_SAVED)
             self.tables = {table.name: table for table in tables}
             self.counts = {
                 name: rows.write_lines(self.path(name), rows.read(connection, rows.whole(table)))
@@ -39,11 +41,11 @@ class Snapshot:
         return self.folder / f"{table}{PACKED}"
 
     def rows(self, table: str) -> Iterator[Row]:
-        """The rows of a table; none where this revision has no such table."""
+        """The rows of a table; empty if this revision does not have it."""
         return rows.read_lines(self.path(table)) if table in self.tables else iter(())
 
     def head(self) -> Head:
-        """What stands at the beginning of the backup."""
+        """The first entry of the backup."""
         return Head(
             format=FORMAT,
             gradq=VERSION,

@@ -1,4 +1,4 @@
-"""A backup as it is read: files into the store, tables into a folder, and all of it held against what it should be."""
+"""Reads a backup: files into the store, tables into a folder, and checks all of it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from gradq.backup import OF_THE_MOMENT, WITH_FILES, UnusableBackup, archive, rows
+from gradq.backup import NOT_SAVED, WITH_FILES, UnusableBackup, archive, rows
 from gradq.backup.archive import AGAIN
 from gradq.backup.contents import FILES, FORMAT, HEAD, MANIFEST, PACKED, TABLES, Advance, Head, Manifest
 from gradq.backup.rows import File, Row, files_of
@@ -15,7 +15,7 @@ from shared.artifacts import CHUNK, ArtifactStore, sha256_of
 from shared.db import migrate
 from shared.version import VERSION
 
-# Ids become names of folders, in the store and where trainers run
+# These become names of folders and files, in the store and where trainers run
 NAMES = {
     ("jobs", "id"): re.compile(r"job_\w+", re.ASCII),
     ("datasets", "id"): re.compile(r"ds_\w+", re.ASCII),
@@ -26,17 +26,17 @@ NAMES = {
 class Unpacked:
     def __init__(self, store: ArtifactStore, scratch: Path, advance: Advance) -> None:
         self.store, self.scratch, self.advance = store, scratch, advance
-        self.files: dict[str, File | None] = {}  # None while it is under way
+        self.files: dict[str, File | None] = {}  # None while it is being stored
         self.size_bytes = 0
         self.found: set[str] = set()
         self.manifest: Manifest | None = None
 
     def read(self, source: IO[bytes]) -> None:
-        """Take every entry. Raises UnusableBackup as soon as one cannot be what gradq wrote."""
+        """Reads every entry. Raises UnusableBackup at the first one that gradq cannot have written."""
         entries = archive.entries(source)
         name, content = next(entries, ("", None))
         if name != HEAD or content is None:
-            raise UnusableBackup(f"this is no backup of gradq: it does not begin with {HEAD}")
+            raise UnusableBackup(f"this is not a backup of gradq: it does not begin with {HEAD}")
         self.head = Head.model_validate_json(content.read())
         self._refuse_newer()
         for name, content in entries:
@@ -50,12 +50,12 @@ class Unpacked:
                 self._keep_table(name, content)
 
     def check(self) -> None:
-        """Whether everything has come, and is what it was. Raises UnusableBackup."""
+        """Raises UnusableBackup unless the backup is complete and all its sha256 are right."""
         if self.manifest is None:
-            raise UnusableBackup(f"the backup is cut short: its end is missing; {AGAIN}")
+            raise UnusableBackup(f"the backup is truncated: its end is missing; {AGAIN}")
         tables = self.manifest.tables
-        if not set(tables) == self.found == migrate.tables_of(self.head.revision) - OF_THE_MOMENT:
-            raise UnusableBackup(f"the backup has not the tables of revision {self.head.revision}; {AGAIN}")
+        if not set(tables) == self.found == migrate.tables_of(self.head.revision) - NOT_SAVED:
+            raise UnusableBackup(f"the backup does not have the tables of revision {self.head.revision}; {AGAIN}")
         for name, table in tables.items():
             if sha256_of(self.path(name)) != table.sha256:
                 raise UnusableBackup(f"the table {name} is damaged: its sha256 is not the stored one; {AGAIN}")
@@ -73,7 +73,7 @@ class Unpacked:
         return self.scratch / f"{table}{PACKED}"
 
     def take_back(self) -> None:
-        """Remove what was stored so far."""
+        """Removes the files that were stored so far."""
         for folder in {"/".join(key.split("/")[: 2 if key.startswith("datasets/") else 1]) for key in self.files}:
             self.store.remove_folder(folder)
 
@@ -87,7 +87,7 @@ class Unpacked:
 
     def _store(self, key: str, content: IO[bytes]) -> None:
         if key in self.files:
-            raise UnusableBackup(f"the file {key} comes twice; {AGAIN}")
+            raise UnusableBackup(f"the file {key} occurs twice; {AGAIN}")
         path = self.scratch / "file"
         with path.open("wb") as file:
             while chunk := content.read(CHUNK):
@@ -101,23 +101,23 @@ class Unpacked:
     def _keep_table(self, name: str, content: IO[bytes]) -> None:
         table = name.removeprefix(TABLES).removesuffix(PACKED)
         if name != f"{TABLES}{table}{PACKED}" or table in self.found or not re.fullmatch(r"\w+", table):
-            raise UnusableBackup(f"{name!r} is nothing that gradq puts into a backup, or comes twice; {AGAIN}")
+            raise UnusableBackup(f"{name!r} is not part of a backup of gradq, or occurs twice; {AGAIN}")
         self.found.add(table)
         with self.path(table).open("wb") as file:
             while chunk := content.read(CHUNK):
                 file.write(chunk)
 
     def _check_row(self, table: str, row: Row) -> set[str]:
-        """The keys of the row's files, once they and the names in it are found to be right."""
+        """The keys of the row's files. Raises UnusableBackup unless they and its names are valid."""
         try:
             for (of, column), pattern in NAMES.items():
                 if of == table and not pattern.fullmatch(row[column]):
                     raise UnusableBackup(
-                        f"{row[column]!r} in {table} is no name that gradq gives; nothing was restored"
+                        f"{row[column]!r} in {table} is not a name that gradq gives; nothing was restored"
                     )
             files = files_of(table, row) if table in WITH_FILES else []
         except (KeyError, TypeError, AttributeError) as error:
-            raise UnusableBackup(f"a row of {table} is not what it has to be: {error!r}") from error
+            raise UnusableBackup(f"a row of {table} is invalid: {error!r}") from error
         for file in files:
             if file.key not in self.files:
                 raise UnusableBackup(f"the file {file.key} is missing in the backup; {AGAIN}")

@@ -1,1 +1,1 @@
-"""The library: a blocking and an asynchronous client over the same calls, each call written once (calls.py)."""
+"""The client library: a blocking and an asynchronous client over the same coroutines (calls.py)."""

@@ -1,4 +1,4 @@
-"""The client for an asyncio event loop: the calls of `Client` and `Job`, awaited. What each does stands there."""
+"""The client for an asyncio event loop: the calls of `Client` and `Job`, awaited. Their docstrings apply here too."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class AsyncClient:
-    """One service at one address, as `Client`; `async with AsyncClient() as client`."""
+    """Calls one service, as `Client` does; `async with AsyncClient() as client`."""
 
     def __init__(
         self, url: str | None = None, token: str | None = None, timeout: float = ANSWER_SECONDS, retries: int = RETRIES
@@ -55,27 +55,27 @@ class AsyncClient:
     async def submit(
         self, spec: Mapping[str, Any] | None = None, /, *, idempotency_key: str | None = None, **fields: Any
     ) -> AsyncJob:
-        """Queue a training job, as `Client.submit`."""
+        """Queue a training job and return it, as `Client.submit`."""
         return self._job(await self._calls.submit({**(spec or {}), **fields}, idempotency_key))
 
     async def dry_run(self, spec: Mapping[str, Any] | None = None, /, **fields: Any) -> Json:
-        """What a job would cost, as `Client.dry_run`."""
+        """Return what a job would cost, as `Client.dry_run`."""
         return await self._calls.dry_run({**(spec or {}), **fields})
 
     async def check(
         self, spec: Mapping[str, Any] | None = None, /, *, idempotency_key: str | None = None, **fields: Any
     ) -> AsyncJob:
-        """Queue a gradient check, as `Client.check`."""
+        """Queue a gradient check and return its job, as `Client.check`."""
         return self._job(await self._calls.check({**(spec or {}), **fields}, idempotency_key))
 
     async def walk(
         self, spec: Mapping[str, Any] | None = None, /, *, idempotency_key: str | None = None, **fields: Any
     ) -> AsyncJob:
-        """Queue a walk, as `Client.walk`."""
+        """Queue a walk and return its job, as `Client.walk`."""
         return self._job(await self._calls.walk({**(spec or {}), **fields}, idempotency_key))
 
     async def job(self, id: str, /, *, fetch: bool = True) -> AsyncJob:
-        """The job with this id, as `Client.job`."""
+        """Return the job with this id, as `Client.job`. Raises NotFound."""
         return self._job(await self._calls.job(id) if fetch else {"id": id})
 
     async def jobs(
@@ -89,7 +89,7 @@ class AsyncClient:
         created_before: datetime | str | None = None,
         limit: int | None = None,
     ) -> AsyncGenerator[AsyncJob, None]:
-        """All jobs that match, newest first, as `Client.jobs`: `async for job in client.jobs()`."""
+        """Yield the jobs that match, newest first, as `Client.jobs`: `async for job in client.jobs()`."""
         rest = {"owner": owner, "created_after": created_after, "created_before": created_before}
         async with aclosing(self._calls.jobs(limit, status=status, name=name, labels=labels, **rest)) as found:
             async for json in found:
@@ -107,48 +107,48 @@ class AsyncClient:
         limit: int = 20,
         after: str | None = None,
     ) -> Json:
-        """One page of jobs, as `Client.page`."""
+        """Return one page of jobs, as `Client.page`."""
         rest = {"owner": owner, "created_after": created_after, "created_before": created_before}
         return await self._calls.page(limit, after, status=status, name=name, labels=labels, **rest)
 
     async def bulk(
         self, action: Action, *, ids: Sequence[str] | None = None, filter: Mapping[str, Any] | None = None
     ) -> list[Json]:
-        """Steer or delete many jobs, as `Client.bulk`."""
+        """Cancel, pause, resume, retry or delete many jobs, and return one outcome per job, as `Client.bulk`."""
         return await self._calls.bulk(action, ids, filter)
 
     # --- the service --------------------------------------------------------------------------------------------------
 
     async def presets(self) -> list[Json]:
-        """The reference article's experiments."""
+        """Return the reference article's experiments, as `Client.presets`."""
         return await self._calls.all_of("presets")
 
     async def architectures(self) -> list[Json]:
-        """What can be trained."""
+        """Return the architectures that can be trained, as `Client.architectures`."""
         return await self._calls.all_of("architectures")
 
     async def datasets(self) -> list[Json]:
-        """What can be trained on."""
+        """Return the datasets, as `Client.datasets`."""
         return await self._calls.all_of("datasets")
 
     async def dataset(self, id: str, /) -> Json:
-        """One dataset, by its name or ds_… id."""
+        """Return one dataset by its name or ds_… id. Raises NotFound."""
         return await self._calls.dataset(id)
 
     async def add_dataset(self, files: Part | Mapping[str, Part], /, **fields: Any) -> Json:
-        """Upload a dataset, as `Client.add_dataset`."""
+        """Upload a dataset and return it, as `Client.add_dataset`."""
         return await self._calls.add_dataset(files, fields)
 
     async def delete_dataset(self, id: str, /) -> int:
-        """Delete an uploaded dataset, as `Client.delete_dataset`."""
+        """Delete an uploaded dataset and return the number of bytes freed, as `Client.delete_dataset`."""
         return await self._calls.delete_dataset(id)
 
     async def workers(self) -> list[Json]:
-        """Live workers: devices, slots, running jobs."""
+        """Return the live workers: devices, slots, running jobs."""
         return await self._calls.all_of("workers")
 
     async def queues(self) -> list[Json]:
-        """What waits for which kind of device, and why."""
+        """Return one entry per requested kind of device, as `Client.queues`."""
         return await self._calls.all_of("queues")
 
     async def audit(
@@ -160,25 +160,22 @@ class AsyncClient:
         since: datetime | str | None = None,
         limit: int | None = None,
     ) -> AsyncGenerator[Json, None]:
-        """Who did what, newest first: for a token with the scope `admin`.
-
-        `action`: as `jobs.submit`. `object`: the id of a job or dataset. `since`: a datetime, or RFC 3339.
-        """
+        """Yield the entries of the audit log, newest first, as `Client.audit`."""
         filter = {"owner": owner, "action": action, "object": object, "since": since}
         async with aclosing(self._calls.audit(limit, **filter)) as found:
             async for entry in found:
                 yield entry
 
     async def version(self) -> Json:
-        """The versions of the service, of its Python and of its API."""
+        """Return the versions of the service, of its Python and of its API."""
         return await self._calls.version()
 
     async def whoami(self) -> Json:
-        """Whom the service takes this client for: `owner`, `scopes`, `token_id`."""
+        """Return `owner`, `scopes` and `token_id` of this client's token. Raises Unauthorized."""
         return await self._calls.whoami()
 
     async def ready(self) -> bool:
-        """True once the service reaches its database."""
+        """Whether the service answers and reaches its database. One try; does not raise Unreachable."""
         return await self._calls.ready()
 
     def _job(self, json: Json) -> AsyncJob:
@@ -186,20 +183,20 @@ class AsyncClient:
 
 
 class AsyncJob(JobView):
-    """A job of one service, as `Job`: what asks the service is awaited, what was seen last is not."""
+    """A job of one service, as `Job`. Methods that send a request are awaited; properties are not."""
 
     def __init__(self, calls: Calls, json: Json) -> None:
         super().__init__(json)
         self._calls = calls
 
     async def refresh(self, wait: float = 0.0) -> Self:
-        """Look again, as `Job.refresh`."""
+        """Fetch the job again and return this handle, as `Job.refresh`."""
         if wait > 0:
             return self._now(await waiting.until_changed(self._calls, self.id, self.json, wait))
         return self._now(await self._calls.job(self.id))
 
     async def wait(self, timeout: float | None = None, poll: float | None = None, check: bool = False) -> Self:
-        """Return when the job has ended, as `Job.wait`."""
+        """Return this handle once the job has ended, as `Job.wait`. Raises WaitTimeout, JobFailed."""
         async with aclosing(waiting.until_terminal(self._calls, self.id, timeout, poll)) as seen:
             async for json in seen:
                 self._now(json)
@@ -210,38 +207,38 @@ class AsyncJob(JobView):
         return self
 
     async def watch(self, after: int = 0, type: EventType | None = None) -> AsyncGenerator[Event, None]:
-        """The job's log as it grows, as `Job.watch`: `async for event in job.watch()`."""
+        """Yield the lines of the job's log as they come, as `Job.watch`: `async for event in job.watch()`."""
         async with aclosing(events.follow(self._calls, self.id, after, type)) as lines:
             async for event in lines:
                 yield event
         self._now(await self._calls.job(self.id, waiting.PATIENCE_SECONDS))
 
     async def events(self, after: int = 0, type: EventType | None = None) -> list[Event]:
-        """The lines that the log holds now, behind the cursor `after`."""
+        """Return the lines that the log has now, with a `seq` larger than `after`."""
         return await events.page(self._calls, self.id, after, type)
 
     async def metrics(self, *keys: str, max_points: int = WHOLE) -> dict[str, Points]:
-        """Name -> [[step, epoch, value], …], as `Job.metrics`."""
+        """Return name -> [[step, epoch, value], …], as `Job.metrics`."""
         return await self._calls.metrics(self.id, keys, max_points)
 
     async def curve(self, *keys: str) -> Any:
-        """The metrics as a table with a row a step, as `Job.curve`."""
+        """Return the metrics as a table with one row per step, as `Job.curve`."""
         return curve.frame(await self.metrics(*keys))
 
     async def artifacts(self) -> list[Json]:
-        """Its files: name, kind, media_type, size_bytes, sha256, created_at."""
+        """Return the job's files: name, kind, media_type, size_bytes, sha256, created_at."""
         return await self._calls.artifacts(self.id)
 
     async def download(self, folder: str | Path, names: str | Sequence[str] | None = None) -> list[Path]:
-        """Fetch all files, or those that `names` lists, as `Job.download`."""
+        """Download all files, or those in `names`, and return their paths, as `Job.download`."""
         return await downloads.files(self._calls, self.id, Path(folder), names)
 
     async def download_zip(self, path: str | Path) -> Path:
-        """Fetch all files as one zip, as `Job.download_zip`."""
+        """Download all files as one zip and return `path`, as `Job.download_zip`."""
         return await downloads.zipped(self._calls, self.id, Path(path))
 
     async def model(self) -> nn.Module:
-        """The trained net as a torch module, as `Job.model`."""
+        """Return the trained model as a torch module, as `Job.model`."""
         from gradq.client import rebuild
 
         with TemporaryDirectory() as folder:
@@ -249,27 +246,27 @@ class AsyncJob(JobView):
             return rebuild.load(folder)
 
     async def predict(self, images_: Any, /, *, invert: bool = False) -> Predictions:
-        """What the finished model sees, as `Job.predict`."""
+        """Return what the finished model predicts for each image, as `Job.predict`."""
         return Predictions(await self._calls.predict(self.id, images.body_of(images_), invert))
 
     async def cancel(self) -> Self:
-        """End it; one that runs ends after its checkpoint is written."""
+        """Cancel the job; a running one ends once its checkpoint is written. Raises WrongState if it has ended."""
         return await self._act("cancel")
 
     async def pause(self) -> Self:
-        """Write a checkpoint, free the slot, and wait for `resume`."""
+        """Write a checkpoint, free the slot, and wait for `resume`. Raises WrongState unless the job runs."""
         return await self._act("pause")
 
     async def resume(self) -> Self:
-        """Queue a paused job again; it goes on from its checkpoint."""
+        """Queue a paused job again; it resumes from its checkpoint. Raises WrongState."""
         return await self._act("resume")
 
     async def retry(self) -> Self:
-        """Queue a failed or cancelled job again, under the same id."""
+        """Queue a failed or cancelled job again, under the same id. Raises WrongState."""
         return await self._act("retry")
 
     async def reproduce(self) -> AsyncJob:
-        """Run a finished job again as a new one, as `Job.reproduce`."""
+        """Queue a finished job again as a new job and return that, as `Job.reproduce`."""
         return AsyncJob(self._calls, await self._calls.act(self.id, "reproduce"))
 
     async def update(
@@ -279,11 +276,11 @@ class AsyncJob(JobView):
         labels: Mapping[str, str | None] | None = None,
         name: str | None = None,
     ) -> Self:
-        """Change priority, name or labels, as `Job.update`."""
+        """Change priority, name or labels, and return this handle, as `Job.update`."""
         return self._now(await self._calls.update(self.id, changes(priority, labels, name)))
 
     async def delete(self) -> int:
-        """Delete an ended job with its log and files; returns how many bytes that freed."""
+        """Delete an ended job with its log and files, and return the number of bytes freed. Raises WrongState."""
         return await self._calls.delete(self.id)
 
     async def _act(self, action: str) -> Self:
@@ -294,5 +291,5 @@ class AsyncJob(JobView):
         return self
 
     def _repr_html_(self) -> str:
-        """What a notebook shows of it: its state as seen last, since a cell's value cannot be awaited."""
+        """What a notebook shows: the state that was received last, since a notebook does not await a cell's value."""
         return notebook.html(self)

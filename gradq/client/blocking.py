@@ -1,4 +1,4 @@
-"""The client for programs that wait for each answer. `gradq.client.asynchronous` has the same for an event loop."""
+"""The blocking client. `gradq.client.asynchronous` has the same calls for an event loop."""
 
 from __future__ import annotations
 
@@ -22,11 +22,13 @@ RETRIES = 5
 
 
 class Client:
-    """One service at one address; holds connections until closed. For several threads; also as a context manager.
+    """Calls one service. Safe to share between threads; keeps connections open until `close`; a context manager.
 
-    `url` defaults to GRADQ_URL, else http://127.0.0.1:8080; `token` to GRADQ_TOKEN. `timeout` is how long an answer may
-    take, in seconds. What is lost on the way, or meets a service that is busy (429) or away (503), is sent again up to
-    `retries` times; a submit that was sent twice is one job.
+    `url` defaults to GRADQ_URL, else http://127.0.0.1:8080; `token` to GRADQ_TOKEN. `timeout`: seconds that an answer
+    may take. Broken connections and the statuses 429, 502, 503 and 504 are retried up to `retries` times; a submit that
+    was sent twice is one job.
+
+    Each call raises Unreachable if the service does not answer, and an ApiError for an answer of 400 or above.
     """
 
     def __init__(
@@ -54,36 +56,45 @@ class Client:
     def submit(
         self, spec: Mapping[str, Any] | None = None, /, *, idempotency_key: str | None = None, **fields: Any
     ) -> Job:
-        """Queue a training job: a spec, fields of one, or both (fields win). The service fills in what is left out.
+        """Queue a training job and return it.
 
-        Two submits with one `idempotency_key` are one job, for 24 hours. Raises InvalidSpec, which names each wrong
+        Takes a spec, fields of one, or both; fields override the spec. The service fills in the defaults. Two submits
+        with the same `idempotency_key` within 24 hours return the same job. Raises InvalidSpec, which names each wrong
         field.
         """
         return self._job(finish(self._calls.submit({**(spec or {}), **fields}, idempotency_key)))
 
     def dry_run(self, spec: Mapping[str, Any] | None = None, /, **fields: Any) -> Json:
-        """What a job would cost: the whole spec, parameters, steps, estimated seconds and bytes. Nothing is stored."""
+        """Return what a job would cost, without queueing one.
+
+        The spec with its defaults, `parameters`, `steps`, `estimated_seconds` and `estimated_memory_bytes`. Raises
+        InvalidSpec.
+        """
         return finish(self._calls.dry_run({**(spec or {}), **fields}))
 
     def check(
         self, spec: Mapping[str, Any] | None = None, /, *, idempotency_key: str | None = None, **fields: Any
     ) -> Job:
-        """Queue a gradient check: a job that trains nothing and compares gradients by hand with autograd's."""
+        """Queue a gradient check and return its job, which compares manual gradients with autograd's.
+
+        Nothing is trained. Arguments and exceptions as for `submit`.
+        """
         return self._job(finish(self._calls.check({**(spec or {}), **fields}, idempotency_key)))
 
     def walk(
         self, spec: Mapping[str, Any] | None = None, /, *, idempotency_key: str | None = None, **fields: Any
     ) -> Job:
-        """Queue a walk: one batch through a linear or two-layer net and back, each stage by hand and by autograd.
+        """Queue a walk and return its job: one batch forward and backward through a linear or two-layer network.
 
-        What it found is in the file `walk.json`.
+        Each stage is computed by hand and by autograd; the file `walk.json` has both. Arguments and exceptions as for
+        `submit`.
         """
         return self._job(finish(self._calls.walk({**(spec or {}), **fields}, idempotency_key)))
 
     def job(self, id: str, /, *, fetch: bool = True) -> Job:
-        """The job with this id; raises NotFound.
+        """Return the job with this id. Raises NotFound.
 
-        With `fetch=False` nothing is asked: a handle that knows its id alone until one of its methods has asked.
+        With `fetch=False` no request is sent: the handle has only its id until one of its methods sends one.
         """
         return self._job(finish(self._calls.job(id)) if fetch else {"id": id})
 
@@ -98,10 +109,10 @@ class Client:
         created_before: datetime | str | None = None,
         limit: int | None = None,
     ) -> Iterator[Job]:
-        """All jobs that match, newest first, fetched page by page as the loop goes on; at most `limit`.
+        """Yield the jobs that match, newest first, at most `limit`; pages are fetched during the iteration.
 
-        `status`: one or several states. `name`: `*` stands for any text. `owner`: for admins, whose jobs alone. Times:
-        a datetime, or RFC 3339.
+        `status`: one or several states. `name`: `*` matches any text. `owner`: jobs of this owner, for the scope
+        `admin`. Times: a datetime (local if it has no zone), or RFC 3339. Raises InvalidQuery.
         """
         rest = {"owner": owner, "created_after": created_after, "created_before": created_before}
         for json in iterate(self._calls.jobs(limit, status=status, name=name, labels=labels, **rest)):
@@ -119,9 +130,10 @@ class Client:
         limit: int = 20,
         after: str | None = None,
     ) -> Json:
-        """One page of jobs as the service sends it: `data`, `first_id`, `last_id`, `has_more`.
+        """Return one page of jobs as the service sends it: `data`, `first_id`, `last_id`, `has_more`.
 
-        `limit` is at most 100; `after` is the `last_id` of the page before.
+        Filters as for `jobs`. `limit` is at most 100; `after` is the `last_id` of the previous page. Raises
+        InvalidQuery.
         """
         rest = {"owner": owner, "created_after": created_after, "created_before": created_before}
         return finish(self._calls.page(limit, after, status=status, name=name, labels=labels, **rest))
@@ -129,50 +141,53 @@ class Client:
     def bulk(
         self, action: Action, *, ids: Sequence[str] | None = None, filter: Mapping[str, Any] | None = None
     ) -> list[Json]:
-        """Cancel, pause, resume, retry or delete many jobs.
+        """Cancel, pause, resume, retry or delete many jobs, and return one outcome per job.
 
-        Those of `ids`; or those that match `filter`, which has the fields of `jobs`, and whose state allows it. One
-        outcome a job: `id`, `ok`, and `status` or `error`.
+        Takes either `ids`, or `filter` with the fields of `jobs`, which selects the matching jobs whose state allows
+        the action. An outcome has `id`, `ok`, and `status` or `error`. Raises ValueError for both or neither.
         """
         return finish(self._calls.bulk(action, ids, filter))
 
     # --- the service --------------------------------------------------------------------------------------------------
 
     def presets(self) -> list[Json]:
-        """The reference article's experiments: name, description, spec, what was printed."""
+        """Return the reference article's experiments: name, description, spec, and the article's figures."""
         return finish(self._calls.all_of("presets"))
 
     def architectures(self) -> list[Json]:
-        """What can be trained: type, fields, an example."""
+        """Return the architectures that can be trained: type, fields, an example."""
         return finish(self._calls.all_of("architectures"))
 
     def datasets(self) -> list[Json]:
-        """What can be trained on: built-in datasets first, then uploaded ones, newest first."""
+        """Return the datasets: built-in ones first, then uploaded ones, newest first."""
         return finish(self._calls.all_of("datasets"))
 
     def dataset(self, id: str, /) -> Json:
-        """One dataset, by its name or ds_… id."""
+        """Return one dataset by its name or ds_… id. Raises NotFound."""
         return finish(self._calls.dataset(id))
 
     def add_dataset(self, files: Part | Mapping[str, Part], /, **fields: Any) -> Json:
-        """Upload a dataset; the `id` that comes back is what a job's `dataset` names.
+        """Upload a dataset and return it; a job's `dataset` takes its `id`.
 
         `files` is the path of an .npz or of a zip of class folders, or an IDX pair: {"images": path, "labels": path},
-        with "test_images" and "test_labels". Instead of a path: (file name, open file). Files are streamed. Fields:
-        name, size, test_fraction, seed.
+        optionally with "test_images" and "test_labels". A path may be replaced by (file name, open file). Files are
+        streamed. Fields: `name`, `size` (pixels per side), `test_fraction`, `seed`. Raises InvalidUpload, TooLarge.
         """
         return finish(self._calls.add_dataset(files, fields))
 
     def delete_dataset(self, id: str, /) -> int:
-        """Delete an uploaded dataset; returns how many bytes that freed. DatasetInUse: a job still needs it."""
+        """Delete an uploaded dataset and return the number of bytes freed.
+
+        Raises NotFound, or DatasetInUse if a job still needs it.
+        """
         return finish(self._calls.delete_dataset(id))
 
     def workers(self) -> list[Json]:
-        """Live workers: devices, slots, running jobs."""
+        """Return the live workers: devices, slots, running jobs."""
         return finish(self._calls.all_of("workers"))
 
     def queues(self) -> list[Json]:
-        """What waits for which kind of device, and why."""
+        """Return one entry per requested kind of device: jobs, slots, and the reasons why jobs wait."""
         return finish(self._calls.all_of("queues"))
 
     def audit(
@@ -184,23 +199,24 @@ class Client:
         since: datetime | str | None = None,
         limit: int | None = None,
     ) -> Iterator[Json]:
-        """Who did what, newest first: for a token with the scope `admin`.
+        """Yield the entries of the audit log, newest first, at most `limit`.
 
-        `action`: as `jobs.submit`. `object`: the id of a job or dataset. `since`: a datetime, or RFC 3339.
+        `action`: such as `jobs.submit`. `object`: the id of a job or dataset. `since`: a datetime, or RFC 3339. Raises
+        InsufficientScope unless the token has the scope `admin`.
         """
         filter = {"owner": owner, "action": action, "object": object, "since": since}
         yield from iterate(self._calls.audit(limit, **filter))
 
     def version(self) -> Json:
-        """The versions of the service, of its Python and of its API."""
+        """Return the versions of the service, of its Python and of its API."""
         return finish(self._calls.version())
 
     def whoami(self) -> Json:
-        """Whom the service takes this client for: `owner`, `scopes`, `token_id`."""
+        """Return `owner`, `scopes` and `token_id` of this client's token. Raises Unauthorized."""
         return finish(self._calls.whoami())
 
     def ready(self) -> bool:
-        """True once the service reaches its database."""
+        """Whether the service answers and reaches its database. One try; does not raise Unreachable."""
         return finish(self._calls.ready())
 
     def _job(self, json: Json) -> Job:
@@ -208,7 +224,7 @@ class Client:
 
 
 def address(url: str | None) -> str:
-    """Where the service is; raises Unreachable for what is no address."""
+    """The service's address: `url`, else GRADQ_URL, else DEFAULT_URL. Raises Unreachable unless it is an HTTP URL."""
     found = (url or os.environ.get("GRADQ_URL") or DEFAULT_URL).rstrip("/")
     try:
         parts = httpx2.URL(found)

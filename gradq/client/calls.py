@@ -1,4 +1,4 @@
-"""Each call of the HTTP contract, once: method, path, parameters, body, and what of the answer is handed on.
+"""Each call of the HTTP contract, once: method, path, parameters, body, and the part of the answer that it returns.
 
 Coroutines over a `Sender`; the blocking and the asynchronous client both run these.
 """
@@ -21,15 +21,15 @@ from gradq.client.transport import Request
 from gradq.client.types import Json, Part, Points
 
 PAGE = 100  # the most jobs that a page holds
-BULK = 1000  # the most jobs that one bulk call steers
-WHOLE = 1_000_000  # points of a curve: nothing is thinned
-DECODE_SECONDS = 3600.0  # how long a service may take to decode what was uploaded, before it answers
-HELD_SECONDS = 10.0  # what a held request may take beyond its wait
+BULK = 1000  # the most jobs of one bulk call
+WHOLE = 1_000_000  # points of a curve: more than any has, so it is not downsampled
+DECODE_SECONDS = 3600.0  # how long the service may take to decode an upload before it answers
+HELD_SECONDS = 10.0  # how long a long poll may take beyond its wait
 
 
 @dataclass(frozen=True)
 class JobSnapshot:
-    """A job as it was; `interval`: after how many seconds the service wants to be asked again."""
+    """A job as received once. `interval`: seconds after which the service wants the next request (Retry-After)."""
 
     job: Json
     etag: str | None = None
@@ -37,7 +37,7 @@ class JobSnapshot:
 
 
 class Calls:
-    """The calls to one service; JSON comes back as it was sent, out of its list where it stood in one."""
+    """The calls to one service. They return the JSON of the answer; of a list, its `data`."""
 
     def __init__(self, sender: Sender) -> None:
         self.sender = sender
@@ -62,9 +62,9 @@ class Calls:
     async def look(
         self, job_id: str, wait: float = 0.0, until: str | None = None, known: JobSnapshot | None = None
     ) -> JobSnapshot:
-        """The job now; or within `wait` seconds, when it is no longer as `known` or, with `until`, has ended.
+        """The job now; with `wait`, once it differs from `known` (with `until`: has ended) or after that many seconds.
 
-        One try: a second one would wait as long again.
+        Not retried: a retry would wait that long again.
         """
         request = self._held(path_of(job_id), {"until": until}, wait)
         if known is not None and known.etag:
@@ -92,11 +92,11 @@ class Calls:
         return await self._json(Request("PATCH", path_of(job_id), json=changes))
 
     async def delete(self, job_id: str) -> int:
-        """The bytes that it freed."""
+        """Returns the number of bytes freed."""
         return await self._delete(path_of(job_id))
 
     async def bulk(self, action: str, ids: Sequence[str] | None, filter: Mapping[str, Any] | None) -> list[Json]:
-        """As many calls as it takes."""
+        """One outcome per job, from as many calls as needed. Raises ValueError unless exactly one of both is given."""
         if (ids is None) == (filter is None):
             raise ValueError("bulk takes either ids or filter, and exactly one of them")
         found: list[Json] = []
@@ -113,7 +113,7 @@ class Calls:
     async def _bulk(self, action: str, **which: Any) -> Json:
         return await self._post("/v1/jobs/bulk", json={"action": action, **which})
 
-    # --- what a job leaves --------------------------------------------------------------------------------------------
+    # --- log, curve, files --------------------------------------------------------------------------------------------
 
     async def events(
         self, job_id: str, after: int = 0, type: str | None = None, wait: float = 0.0, patience: float = 0.0
@@ -141,7 +141,7 @@ class Calls:
     # --- the service --------------------------------------------------------------------------------------------------
 
     async def all_of(self, noun: str) -> list[Json]:
-        """presets, architectures, datasets, workers, queues."""
+        """`noun`: presets, architectures, datasets, workers or queues."""
         return list((await self._get(f"/v1/{noun}"))["data"])
 
     async def dataset(self, dataset_id: str) -> Json:
@@ -177,7 +177,7 @@ class Calls:
     # --- sending ------------------------------------------------------------------------------------------------------
 
     async def _pages(self, path: str, limit: int | None, query: Mapping[str, Any]) -> AsyncGenerator[Json, None]:
-        """Page after page, newest first; `limit` is of all that they hold."""
+        """The rows of all pages, newest first, at most `limit`."""
         after, left = None, limit
         while left is None or left > 0:
             size = PAGE if left is None else min(PAGE, left)
@@ -199,14 +199,14 @@ class Calls:
         return Request("GET", path, params=_given({**query, "wait": round(wait, 3)}), timeout=wait + HELD_SECONDS)
 
     async def _post(self, path: str, key: str | None = None, **parts: Any) -> Json:
-        """Under a key of its own, which all tries of this call share: what is done, is done once."""
+        """All tries share one Idempotency-Key, `key` or a new one, so the service executes the call once."""
         key = uuid4().hex if key is None else key
         if not (key.isascii() and key.isprintable()):
             raise ValueError(f"idempotency_key travels in a header: printable ASCII alone, got {key!r}")
         return await self._json(Request("POST", path, headers={"Idempotency-Key": key}, **parts))
 
     async def _ask(self, path: str, media_type: str | None = None, **parts: Any) -> Json:
-        """A POST that changes nothing. No key: the service would keep an answer that it can give again at any time."""
+        """A POST that changes nothing. It has no Idempotency-Key, so the service does not store the answer."""
         headers = {} if media_type is None else {"Content-Type": media_type}
         return await self._json(Request("POST", path, headers=headers, pure=True, **parts))
 
@@ -214,7 +214,7 @@ class Calls:
         try:
             return int((await self._json(Request("DELETE", path)))["freed_bytes"])
         except NotFound as error:
-            if error.tries > 1:  # it went with the try whose answer was lost
+            if error.tries > 1:  # deleted by an earlier try whose answer was lost
                 return 0
             raise
 
@@ -227,13 +227,13 @@ def path_of(job_id: str) -> str:
 
 
 def query_of(filter: Mapping[str, Any]) -> Json:
-    """The filter of a list as query parameters: labels one by one, several states with commas, times in RFC 3339."""
+    """A list's filter as query parameters: one `label.K` per label, states separated by commas, times in RFC 3339."""
     query = {name: _text(value) for name, value in filter.items() if name != "labels"}
     return query | {f"label.{key}": value for key, value in (filter.get("labels") or {}).items()}
 
 
 def body_of(filter: Mapping[str, Any]) -> Json:
-    """The same filter as JSON: several states as a list."""
+    """A list's filter as JSON: states as a list, times in RFC 3339."""
     body = {name: _moment(value) for name, value in filter.items() if value is not None}
     if "status" in body:
         body["status"] = [body["status"]] if isinstance(body["status"], str) else list(body["status"])

@@ -1,4 +1,4 @@
-"""Files from the service to a folder: whole and with the sha256 that the service names, or not at all."""
+"""Downloads files to a folder. A file appears only if it is complete and has the sha256 that the service lists."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from gradq.client.sender import RetryState
 from gradq.client.transport import Request, Stream
 from gradq.client.types import Json
 
-IDENTITY = {"Accept": "*/*", "Accept-Encoding": "identity"}  # a range is one of the bytes that the sha256 is of
+IDENTITY = {"Accept": "*/*", "Accept-Encoding": "identity"}  # ranges and the sha256 are of uncompressed bytes
 
 
 async def files(calls: Calls, job_id: str, folder: Path, names: str | Sequence[str] | None = None) -> list[Path]:
-    """The files of a job that `names` lists, or all, in `folder`."""
+    """Downloads the files in `names`, or all, to `folder`; returns their paths. Raises NotFound for an unknown name."""
     names = [names] if isinstance(names, str) else names
     there = {artifact["name"]: artifact for artifact in await calls.artifacts(job_id)}
     if missing := [name for name in names or [] if name not in there]:
@@ -33,28 +33,28 @@ async def files(calls: Calls, job_id: str, folder: Path, names: str | Sequence[s
 
 
 async def file(calls: Calls, job_id: str, artifact: Json, folder: Path) -> Path:
-    """One file. A connection that breaks is taken up again where it broke."""
+    """Downloads one file and returns its path; resumes a broken download. Raises BadAnswer if the sha256 is wrong."""
     name = str(artifact["name"])
     if not name or name != Path(name).name or name.startswith("."):
-        raise BadAnswer("bad_artifact_name", f"the service names a file {name!r}, which is no plain file name")
+        raise BadAnswer("bad_artifact_name", f"the service lists a file {name!r}, which is not a plain file name")
     folder.mkdir(parents=True, exist_ok=True)
     with _whole_or_not(folder / name) as (part, out):
         await _receive(calls, f"{path_of(job_id)}/artifacts/{quote(name)}", artifact, out)
         out.flush()
         if _sha256(part) != artifact["sha256"]:
-            raise BadAnswer("wrong_checksum", f"{name}: the bytes that came do not have the sha256 of the list")
+            raise BadAnswer("wrong_checksum", f"{name}: the downloaded bytes do not have the listed sha256")
     return folder / name
 
 
 async def zipped(calls: Calls, job_id: str, path: Path) -> Path:
-    """All files in one zip; each in it has the sha256 of the list."""
+    """Downloads all files as one zip to `path`, and checks each against its listed sha256. Raises BadAnswer."""
     expected = {artifact["name"]: artifact["sha256"] for artifact in await calls.artifacts(job_id)}
     path.parent.mkdir(parents=True, exist_ok=True)
     with _whole_or_not(path) as (part, out):
         await _receive(calls, f"{path_of(job_id)}/artifacts.zip", None, out)
         out.flush()
         if _contents(part) != expected:
-            raise BadAnswer("wrong_checksum", "the zip that came does not hold the files of the list")
+            raise BadAnswer("wrong_checksum", "the downloaded zip does not hold the files that the service lists")
     return path
 
 
@@ -62,7 +62,7 @@ async def zipped(calls: Calls, job_id: str, path: Path) -> Path:
 
 
 async def _receive(calls: Calls, path: str, artifact: Json | None, out: IO[bytes]) -> None:
-    """Fill `out` until the answer was whole. An artifact goes on where it broke; a zip does not."""
+    """Fills `out` with the complete answer. An artifact resumes where its download broke; a zip starts again."""
     tries = RetryState(calls.sender)
     while True:
         place = out.tell() if artifact else out.seek(0)
@@ -78,17 +78,20 @@ async def _receive(calls: Calls, path: str, artifact: Json | None, out: IO[bytes
             raise Unreachable(calls.sender.url, f"the file ended after {out.tell()} bytes", refused=False)
         except ClientError as error:
             if isinstance(error, ApiError) and error.status == 416:
-                raise BadAnswer("wrong_size", f"{path} is shorter than the list says") from error
+                raise BadAnswer("wrong_size", f"{path} is shorter than the service lists it") from error
             if out.tell() > place:
-                tries.went_well()  # as far as it went
+                tries.went_well()  # some bytes came
             await tries.again(error)
 
 
 async def _copy(stream: Stream, place: int, out: IO[bytes]) -> None:
     if stream.response.status_code != 206:
-        out.seek(0)  # the service sends all of it again
+        out.seek(0)  # the service sends the whole file again
     elif not stream.response.headers.get("Content-Range", "").startswith(f"bytes {place}-"):
-        raise BadAnswer("wrong_range", f"asked for the bytes from {place} on, and others came")
+        raise BadAnswer(
+            "wrong_range",
+            f"asked for the bytes from {place} on, got other bytes",
+        )
     out.truncate()
     async for chunk in stream.chunks():
         out.write(chunk)
@@ -96,7 +99,7 @@ async def _copy(stream: Stream, place: int, out: IO[bytes]) -> None:
 
 @contextmanager
 def _whole_or_not(target: Path) -> Iterator[tuple[Path, IO[bytes]]]:
-    """A file beside the target that takes its place when nothing was raised."""
+    """A temporary file next to the target; replaces the target unless the block raises."""
     part = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
     try:
         with part.open("wb") as out:
@@ -112,7 +115,7 @@ def _sha256(path: Path) -> str:
 
 
 def _contents(path: Path) -> dict[str, Any]:
-    """Name -> sha256 of what a zip holds."""
+    """Name -> sha256 of each file of a zip. Raises BadAnswer if it cannot be read."""
     try:
         with zipfile.ZipFile(path) as archive:
             found = {}
@@ -121,4 +124,4 @@ def _contents(path: Path) -> dict[str, Any]:
                     found[name.rpartition("/")[2]] = hashlib.file_digest(member, "sha256").hexdigest()  # type: ignore[arg-type]
             return found
     except (zipfile.BadZipFile, OSError, EOFError) as error:
-        raise BadAnswer("bad_zip", f"what came is no zip that can be read: {error}") from error
+        raise BadAnswer("bad_zip", f"the download is not a readable zip: {error}") from error

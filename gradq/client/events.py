@@ -1,7 +1,7 @@
-"""A job's log as it grows: each line once and in order, whatever breaks on the way.
+"""Follows a job's log: each line once and in order, across broken connections.
 
-A stream of server-sent events first; when it is cut, a new one goes on after the last line that came. Where the service
-streams nothing, or has too many readers, pages of JSON from the same cursor.
+Reads a stream of server-sent events; when it breaks, a new one resumes after the last line received. Where the service
+offers no stream, or has too many readers, reads pages of JSON from the same cursor.
 """
 
 from __future__ import annotations
@@ -24,12 +24,15 @@ EventType: TypeAlias = Literal["status", "metric", "log", "checkpoint", "artifac
 Level: TypeAlias = Literal["info", "warning", "error"]
 
 STREAM = "text/event-stream"
-SILENCE_SECONDS = 40.0  # the service sends a comment every 15 s; after this a stream is taken for dead
+SILENCE_SECONDS = 40.0  # the service sends a comment every 15 s; after this long without one, reconnect
 
 
 @dataclass(frozen=True)
 class Event:
-    """One line of a job's log. `seq` is its cursor: `events(after=seq)` goes on behind it."""
+    """One line of a job's log. `seq` is its cursor: `events(after=seq)` continues after it.
+
+    `attempt` counts from 1; `created_at` is RFC 3339; `json` is the whole line as the service sent it.
+    """
 
     seq: int
     type: EventType
@@ -42,33 +45,33 @@ class Event:
 
     @classmethod
     def of(cls, row: Json) -> Self:
-        """From the JSON of the service."""
+        """The event of one row of the service's JSON."""
         names = ("seq", "type", "level", "message", "attempt", "created_at", "data")
         return cls(**{name: row[name] for name in names}, json=row)
 
     @property
     def step(self) -> int | None:
-        """Optimizer updates since the job's start; of metric and checkpoint lines."""
+        """Optimizer updates since the job's start, for metric and checkpoint lines; else None."""
         return cast("int | None", self.data.get("step"))
 
     @property
     def epoch(self) -> int | None:
-        """Of metric and checkpoint lines."""
+        """The epoch, counted from 1, for metric and checkpoint lines; else None."""
         return cast("int | None", self.data.get("epoch"))
 
     @property
     def metrics(self) -> dict[str, float | None]:
-        """What a metric line measured, by name; a loss that is not finite is None. Empty for other lines."""
+        """Name -> value of a metric line; a value that is not finite is None. Empty for other lines."""
         return dict(self.data.get("metrics") or {})
 
     @property
     def status(self) -> str | None:
-        """The state that a status line tells of."""
+        """The job's new state, for status lines; else None."""
         return cast("str | None", self.data.get("status"))
 
 
 async def page(calls: Calls, job_id: str, after: int, type: str | None) -> list[Event]:
-    """All lines that are there behind the cursor."""
+    """All lines that the log has now after the cursor."""
     found: list[Event] = []
     while True:
         rows = await calls.events(job_id, after, type)
@@ -79,7 +82,7 @@ async def page(calls: Calls, job_id: str, after: int, type: str | None) -> list[
 
 
 async def follow(calls: Calls, job_id: str, after: int = 0, type: str | None = None) -> AsyncGenerator[Event, None]:
-    """The lines behind the cursor as they come, until the job has ended and all were given."""
+    """Yields the lines after the cursor as they come, until the job has ended and all were yielded."""
     cursor, tries = after, RetryState(calls.sender)
     while True:
         try:
@@ -108,11 +111,11 @@ def _request(job_id: str, cursor: int, type: str | None) -> Request:
 
 
 async def _stream(calls: Calls, job_id: str, cursor: int, type: str | None) -> AsyncGenerator[Event | None, None]:
-    """The lines of one stream; None when the service says that this was the last. It may end without."""
+    """The lines of one stream, then None at the service's `end` event. A broken stream may end without it."""
     async with calls.sender.stream(_request(job_id, cursor, type)) as stream:
         media = stream.response.headers.get("Content-Type", "")
         if not media.startswith(STREAM):
-            raise BadAnswer("not_a_stream", f"asked for {STREAM}, and {media or 'nothing'} came")
+            raise BadAnswer("not_a_stream", f"asked for {STREAM}, got {media or 'no content type'}")
         async for sent in stream.events():
             if sent.event == "end":
                 yield None
@@ -137,7 +140,7 @@ async def _pages(calls: Calls, job_id: str, cursor: int, type: str | None) -> As
         cursor = rows["next_after"]
         if rows["has_more"]:
             continue
-        if ended:  # and all lines were there when it had: the state was read before them
+        if ended:  # the state was read before these lines, so they are the last
             return
         ended = (await calls.job(job_id, patience=PATIENCE_SECONDS))["terminal"]
         if not (ended or rows["data"] or was_held(asked_at, wait)):

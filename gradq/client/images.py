@@ -1,4 +1,4 @@
-"""Images as users hold them to a request's body: arrays, lists, files, Pillow's images."""
+"""Converts images to a request's body: arrays, nested lists, files, Pillow images."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PNG_MODES = ("1", "L", "LA", "I;16", "P", "RGB", "RGBA")
 
 
 class Predictions(Sequence[Json]):
-    """What a model saw, one entry an image: `label`, `class`, `probabilities`, and the `file` that it came in."""
+    """A model's predictions, one entry per image: `label`, `class`, `probabilities`, and the image's `file`, if any."""
 
     def __init__(self, json: Json) -> None:
         self.json = json
@@ -34,20 +34,20 @@ class Predictions(Sequence[Json]):
 
     @property
     def classes(self) -> list[str]:
-        """The names of the classes; a label is a place in it."""
+        """The names of the classes; a label is an index into it."""
         return list(self.json["classes"])
 
     @property
     def labels(self) -> list[int]:
-        """The likeliest class of each image."""
+        """The index of the likeliest class of each image."""
         return [int(seen["label"]) for seen in self]
 
 
 def body_of(images: Any) -> Mapping[str, Any]:
-    """The parts of a request: a form of files, an npz, or JSON.
+    """The keyword arguments of a request with these images: a form of files, an npz, or JSON.
 
     One image or many: a path, a Pillow image, or a list of them; an array (numpy's, or torch's on the CPU); nested
-    lists of numbers.
+    lists of numbers. Raises TypeError for files mixed with arrays, OSError for a file that cannot be read.
     """
     if _is_file(images):
         images = [images]
@@ -55,7 +55,7 @@ def body_of(images: Any) -> Mapping[str, Any]:
     if any(map(_is_file, many)):
         if other := [image for image in many if not _is_file(image)]:
             kind = type(other[0]).__name__
-            raise TypeError(f"files and pictures, and a {kind} among them; send that in a call of its own")
+            raise TypeError(f"cannot mix files or Pillow images with a {kind} in one call")
         return {"files": [("files", _file(image, place)) for place, image in enumerate(many)]}
     if hasattr(images, "__array__") or any(hasattr(image, "__array__") for image in many[:1]):
         return {"content": _npz(images), "media_type": NPZ}
@@ -67,7 +67,7 @@ def _is_file(image: Any) -> bool:
 
 
 def _is_picture(image: Any) -> bool:
-    """Pillow's images also look like arrays. Nobody holds one who has not imported Pillow."""
+    """Pillow images also have __array__. A program that has one has imported Pillow, so this does not import it."""
     pillow = sys.modules.get("PIL.Image")
     return pillow is not None and isinstance(image, pillow.Image)
 

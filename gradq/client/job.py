@@ -1,4 +1,4 @@
-"""One job in the hand of a program that waits: look, follow, steer, fetch."""
+"""A handle to one job, blocking: refresh, follow, change, download."""
 
 from __future__ import annotations
 
@@ -21,24 +21,30 @@ if TYPE_CHECKING:
 
 
 class Job(JobView):
-    """A job of one service. It holds what was seen last; `refresh`, `wait` and what steers it look again."""
+    """A job of one service, with the JSON that was received last; methods that send a request update it.
+
+    Each method raises NotFound if the job does not exist, and Unreachable if the service does not answer.
+    """
 
     def __init__(self, calls: Calls, json: Json) -> None:
         super().__init__(json)
         self._calls = calls
 
     def refresh(self, wait: float = 0.0) -> Self:
-        """Look again. With `wait`: as soon as it is no longer as it was seen last, and after so many seconds anyway."""
+        """Fetch the job again and return this handle.
+
+        With `wait`, returns once the job differs from what was received last, or after that many seconds.
+        """
         if wait > 0:
             return self._now(finish(waiting.until_changed(self._calls, self.id, self.json, wait)))
         return self._now(finish(self._calls.job(self.id)))
 
     def wait(self, timeout: float | None = None, poll: float | None = None, check: bool = False) -> Self:
-        """Return when the job has ended; a paused one has not.
+        """Return this handle once the job has ended; a paused job has not.
 
-        Raises WaitTimeout, a TimeoutError, after `timeout` seconds; the job goes on. With `check`, a job that failed or
-        was cancelled raises JobFailed. The service tells of the end at once; with `poll` it is asked every so many
-        seconds instead.
+        Raises WaitTimeout, a TimeoutError, after `timeout` seconds; the job continues. With `check`, raises JobFailed
+        if the job failed or was cancelled. Uses long polling, so it returns at once when the job ends; with `poll` it
+        asks every `poll` seconds instead.
         """
         for json in iterate(waiting.until_terminal(self._calls, self.id, timeout, poll)):
             self._now(json)
@@ -49,50 +55,53 @@ class Job(JobView):
         return self
 
     def watch(self, after: int = 0, type: EventType | None = None) -> Iterator[Event]:
-        """The job's log as it grows, each line once and in order, until the job has ended. Outlives broken connections.
+        """Yield the lines of the job's log as they come, each once and in order, until the job has ended.
 
-        `after`: only lines behind this cursor. `type`: only lines of this kind.
+        Reconnects after broken connections. `after`: only lines whose `seq` is larger. `type`: only lines of this type.
         """
         yield from iterate(events.follow(self._calls, self.id, after, type))
         self._now(finish(self._calls.job(self.id, waiting.PATIENCE_SECONDS)))
 
     def events(self, after: int = 0, type: EventType | None = None) -> list[Event]:
-        """The lines that the log holds now, behind the cursor `after`."""
+        """Return the lines that the log has now, with a `seq` larger than `after`."""
         return finish(events.page(self._calls, self.id, after, type))
 
     def metrics(self, *keys: str, max_points: int = WHOLE) -> dict[str, Points]:
-        """Name -> [[step, epoch, value], …] in the order of steps; all metrics, or those that `keys` names.
+        """Return name -> [[step, epoch, value], …] in the order of steps, of all metrics or of those in `keys`.
 
-        More than `max_points` of one are thinned, so that its minima and maxima stay.
+        A value that was not finite is None. A metric with more than `max_points` points is downsampled; its minima and
+        maxima are kept.
         """
         return finish(self._calls.metrics(self.id, keys, max_points))
 
     def curve(self, *keys: str) -> Any:
-        """The metrics as a table with a row a step: a pandas DataFrame with the index `step`.
+        """Return the metrics as a table with one row per step: a pandas DataFrame with the index `step`.
 
-        Without pandas a dict of lists of one length: `step`, and each metric with None where it has no point.
+        Without pandas, a dict of lists of equal length: `step`, and each metric with None where it has no point.
         """
         return curve.frame(self.metrics(*keys))
 
     def artifacts(self) -> list[Json]:
-        """Its files: name, kind, media_type, size_bytes, sha256, created_at."""
+        """Return the job's files: name, kind, media_type, size_bytes, sha256, created_at."""
         return finish(self._calls.artifacts(self.id))
 
     def download(self, folder: str | Path, names: str | Sequence[str] | None = None) -> list[Path]:
-        """Fetch all files, or those that `names` lists. Each arrives whole with the right sha256, or not at all.
+        """Download all files, or those in `names`, to `folder`, and return their paths.
 
-        A connection that breaks is taken up again where it broke.
+        A file appears only if it is complete and its sha256 is right. A broken download resumes where it stopped.
+        Raises NotFound for a name that the job does not have, BadAnswer for a wrong sha256, OSError.
         """
         return finish(downloads.files(self._calls, self.id, Path(folder), names))
 
     def download_zip(self, path: str | Path) -> Path:
-        """Fetch all files as one zip; each in it has the sha256 that `artifacts` lists."""
+        """Download all files as one zip, check each sha256, and return `path`. Raises BadAnswer, OSError."""
         return finish(downloads.zipped(self._calls, self.id, Path(path)))
 
     def model(self) -> nn.Module:
-        """The trained net as a torch module, on the CPU and in evaluation mode. Needs torch here.
+        """Return the trained model as a torch module, on the CPU and in evaluation mode.
 
-        It takes normalized images: `net(net.normalize(images))`, with images (N,C,H,W) in [0, 1].
+        It takes normalized images and returns logits: `net(net.normalize(images))`, with images (N,C,H,W) in [0, 1].
+        Raises NotFound if the job has no model, ImportError without torch or safetensors.
         """
         from gradq.client import rebuild
 
@@ -101,32 +110,36 @@ class Job(JobView):
             return rebuild.load(folder)
 
     def predict(self, images_: Any, /, *, invert: bool = False) -> Predictions:
-        """What the finished model sees: `label`, `class` and `probabilities` of each image.
+        """Return `label`, `class` and `probabilities` of each image, as the finished model predicts them.
 
         Images are one or a list of paths or Pillow images of any size; or an array or nested lists of the model's size,
-        (N,H,W) or (N,C,H,W): whole numbers from 0 to the dataset's white, or fractions in [0, 1]. `invert`: black on
-        white, where the model learnt white on black.
+        (N,H,W) or (N,C,H,W): whole numbers from 0 to the dataset's white, or fractions in [0, 1]. `invert`: the images
+        are black on white and the model was trained on white on black. Raises InvalidImages, WrongState, OSError;
+        TypeError for files mixed with arrays.
         """
         return Predictions(finish(self._calls.predict(self.id, images.body_of(images_), invert)))
 
     def cancel(self) -> Self:
-        """End it; one that runs ends after its checkpoint is written."""
+        """Cancel the job; a running one ends once its checkpoint is written. Raises WrongState if it has ended."""
         return self._act("cancel")
 
     def pause(self) -> Self:
-        """Write a checkpoint, free the slot, and wait for `resume`."""
+        """Write a checkpoint, free the slot, and wait for `resume`. Raises WrongState unless the job runs."""
         return self._act("pause")
 
     def resume(self) -> Self:
-        """Queue a paused job again; it goes on from its checkpoint."""
+        """Queue a paused job again; it resumes from its checkpoint. Raises WrongState."""
         return self._act("resume")
 
     def retry(self) -> Self:
-        """Queue a failed or cancelled job again, under the same id."""
+        """Queue a failed or cancelled job again, under the same id. Raises WrongState."""
         return self._act("retry")
 
     def reproduce(self) -> Job:
-        """Run a finished job again as a new one: its `result["reproduction"]` says whether it came out the same."""
+        """Queue a finished job again as a new job and return that; its `result["reproduction"]` compares the two.
+
+        Raises WrongState unless the job succeeded.
+        """
         return Job(self._calls, finish(self._calls.act(self.id, "reproduce")))
 
     def update(
@@ -136,11 +149,14 @@ class Job(JobView):
         labels: Mapping[str, str | None] | None = None,
         name: str | None = None,
     ) -> Self:
-        """Change priority, name or labels. Labels that are not named stay; None takes one away."""
+        """Change priority (0 to 100), name or labels, and return this handle.
+
+        Labels that are not named are unchanged; a value of None removes one. Raises InvalidRequest.
+        """
         return self._now(finish(self._calls.update(self.id, changes(priority, labels, name))))
 
     def delete(self) -> int:
-        """Delete an ended job with its log and files; returns how many bytes that freed."""
+        """Delete an ended job with its log and files, and return the number of bytes freed. Raises WrongState."""
         return finish(self._calls.delete(self.id))
 
     def _act(self, action: str) -> Self:
@@ -151,11 +167,11 @@ class Job(JobView):
         return self
 
     def _repr_html_(self) -> str:
-        """What a notebook shows of it: its state and its curve, as they are now."""
+        """What a notebook shows: the job's state and curve, fetched again."""
         try:
             self.refresh()
             svg = finish(self._calls.picture(self.id))
-        except ClientError:  # what was seen last is better than a traceback
+        except ClientError:  # then the state that was received last, not a traceback
             svg = None
         return notebook.html(self, svg)
 
@@ -164,6 +180,6 @@ MODEL_FILES = ("model.json", "model.safetensors")
 
 
 def changes(priority: int | None, labels: Mapping[str, str | None] | None, name: str | None) -> Json:
-    """The body of an update: what is given, and nothing else."""
+    """The body of an update: the arguments that are not None."""
     given = {"priority": priority, "labels": dict(labels) if labels is not None else None, "name": name}
     return {field: value for field, value in given.items() if value is not None}

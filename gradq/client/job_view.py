@@ -1,4 +1,4 @@
-"""A job as the service showed it last: a mapping of its JSON, and the parts that people ask for by name."""
+"""A job as received last: a mapping of its JSON, and typed properties for the fields used most."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from gradq.client.types import Json
 
 
 class JobView(Mapping[str, Any]):
-    """`job["status"]` is the JSON of the service, `job.status` the same with a type."""
+    """`job["status"]` reads the service's JSON, `job.status` the same with a type."""
 
     def __init__(self, json: Json) -> None:
         self._json = json
@@ -31,27 +31,27 @@ class JobView(Mapping[str, Any]):
 
     @property
     def json(self) -> Json:
-        """The whole of what the service said."""
+        """The whole job as the service sent it."""
         return self._json
 
     @property
     def id(self) -> str:
-        """job_… , sortable by time."""
+        """job_…; ids sort by time of creation."""
         return str(self._json["id"])
 
     @property
     def name(self) -> str:
-        """The name that was given, or made up."""
+        """The name given at submission, or the generated one."""
         return str(self._json["name"])
 
     @property
     def kind(self) -> str:
-        """training, gradient_check or walk."""
+        """`training`, `gradient_check` or `walk`."""
         return str(self._json["kind"])
 
     @property
     def status(self) -> str:
-        """queued, running, paused, succeeded, failed, cancelled; cancelling and pausing while the wish stands."""
+        """queued, running, paused, succeeded, failed or cancelled; pausing or cancelling while a running job stops."""
         return str(self._json["status"])
 
     @property
@@ -61,17 +61,17 @@ class JobView(Mapping[str, Any]):
 
     @property
     def succeeded(self) -> bool:
-        """Whether it ended as it should."""
+        """Whether it has ended with status `succeeded`."""
         return self.status == "succeeded"
 
     @property
     def status_reason(self) -> Json | None:
-        """Why it failed or was cancelled: `code` and `detail`."""
+        """Why it failed or was cancelled: `code` and `detail`; else None."""
         return self._json["status_reason"]
 
     @property
     def spec(self) -> Json:
-        """What is trained, each default filled in, the seed included."""
+        """The spec with all defaults filled in, the seed included."""
         return dict(self._json["spec"])
 
     @property
@@ -81,25 +81,25 @@ class JobView(Mapping[str, Any]):
 
     @property
     def result(self) -> Json | None:
-        """Losses, accuracies, seconds, hashes; None until it has ended."""
+        """Losses, accuracies, durations in seconds, hashes; None until it has ended."""
         return self._json["result"]
 
     @property
     def queue(self) -> Json | None:
-        """Its position and the reason why it waits; None once it runs."""
+        """`position`, from 1, and the `reason` why it waits; None unless it is queued."""
         return self._json["queue"]
 
     @property
     def attempts(self) -> list[Json]:
-        """Each try: worker, device, times, outcome."""
+        """Its attempts, oldest first: worker, device, times, outcome."""
         return list(self._json["attempts"])
 
     @property
     def labels(self) -> dict[str, str]:
-        """Its labels."""
+        """Its labels: key -> value."""
         return dict(self._json["labels"])
 
     @property
     def priority(self) -> int:
-        """0 to 100; higher goes first."""
+        """0 to 100; higher runs first."""
         return int(self._json["priority"])

@@ -1,4 +1,4 @@
-"""A job in a notebook: a small table of its state, and its curve. Nothing in it runs, and all text is escaped."""
+"""A job in a notebook: a small table of its state, and its curve. No scripts, and all text is escaped."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ RESULTS = ("train_loss", "val_loss", "val_accuracy", "test_accuracy")
 
 
 def html(job: JobView, svg: bytes | None = None) -> str:
-    """The curve goes in as an image: a browser runs no script and follows no link of an SVG that it shows as one."""
+    """The HTML of a job. The SVG is embedded as an <img>, in which browsers run no scripts and follow no links."""
     rows = "".join(
         f'<tr><th style="text-align:left">{escape(name)}</th><td style="text-align:left">{escape(value)}</td></tr>'
         for name, value in facts(job)
@@ -25,8 +25,8 @@ def html(job: JobView, svg: bytes | None = None) -> str:
 
 
 def facts(job: JobView) -> Iterator[tuple[str, str]]:
-    """What the table says, line by line."""
-    if "status" not in job:  # a handle that knows its id alone, and nobody answered
+    """Name and value of each row of the table."""
+    if "status" not in job:  # a handle with only its id, and the service did not answer
         yield "job", job.id
         yield "status", "not asked yet"
         return

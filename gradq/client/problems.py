@@ -1,21 +1,21 @@
-"""What the client raises. One tree; the service's error codes have classes of their own.
+"""The exceptions of the client. Error codes of the service have their own classes.
 
 ClientError
-├── Unreachable             nobody answers, or the connection breaks each time
-├── ApiError                the service said no: status, code, detail, errors, request_id
+├── Unreachable             the service does not answer, or each connection breaks
+├── ApiError                an answer of 400 or above: status, code, detail, errors, request_id
 │   ├── BadRequest 400      Unauthorized 401   NotFound 404   NotAcceptable 406   TooLarge 413
 │   ├── Forbidden 403
-│   │   └── InsufficientScope    the token does not allow this; names the scope that would
+│   │   └── InsufficientScope    the token lacks the scope that the call needs; names it
 │   ├── Conflict 409
-│   │   ├── WrongState      the job's state does not allow this; names the state and what is allowed
+│   │   ├── WrongState      the job's state does not allow this; names the state and the allowed actions
 │   │   ├── DatasetInUse
-│   │   └── RequestInProgress    the same Idempotency-Key is still at work
+│   │   └── RequestInProgress    a request with the same Idempotency-Key is in progress
 │   ├── InvalidRequest 422
 │   │   ├── InvalidSpec  InvalidQuery  InvalidUpload  InvalidImages  NotBuilt
-│   │   └── KeyReused       this Idempotency-Key stood for another request
+│   │   └── KeyReused       this Idempotency-Key was used for another request
 │   ├── RateLimited 429     ServiceUnavailable 503   ServerError 5xx
-│   └── BadAnswer           what came is not what gradq sends
-├── WaitTimeout             also a TimeoutError: the job goes on, the waiting is over
+│   └── BadAnswer           the answer is not one of gradq's
+├── WaitTimeout             also a TimeoutError: the job had not ended in time; it continues
 └── JobFailed               `wait(check=True)`: the job did not succeed
 """
 
@@ -28,13 +28,13 @@ from gradq.client.job_view import JobView
 
 
 class ClientError(Exception):
-    """Whatever gradq's client raises by itself. `tries`: how often the request was sent."""
+    """Base of the client's exceptions. `tries`: how often the request was sent."""
 
     tries = 1
 
 
 class Unreachable(ClientError):
-    """Nobody answered at `url`. `refused`: there is nobody at all, so nothing was sent."""
+    """No answer from `url`. `refused`: no connection could be made, so the request was not sent."""
 
     def __init__(self, url: str, reason: str, refused: bool = True) -> None:
         super().__init__(f"cannot reach {url}: {reason}")
@@ -44,10 +44,10 @@ class Unreachable(ClientError):
 
 
 class ApiError(ClientError):
-    """The service said no.
+    """The service answered with a status of 400 or above.
 
-    `status` and `code` are for programs, `detail` is for people. `errors` names each wrong field as a JSON pointer.
-    `problem` holds the whole answer, `retry_after` the seconds after which the service wants to be asked again.
+    `status` and `code` are for programs, `detail` is for people. `errors` names each wrong field by its JSON pointer.
+    `problem` is the whole answer, `retry_after` the seconds of its Retry-After header, or None.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class ApiError(ClientError):
 
     @property
     def request_id(self) -> str | None:
-        """By which the service's log knows this request."""
+        """The id of this request in the service's log, or None."""
         found = self.problem.get("request_id")
         return None if found is None else str(found)
 
@@ -85,35 +85,35 @@ class BadRequest(ApiError):
 
 
 class Unauthorized(ApiError):
-    """401: a token is asked for, and none or no good one was sent; `code` says which.
+    """401: a token is required, and none or an invalid one was sent; `code` says which.
 
     Set GRADQ_TOKEN, or `Client(token=…)`, to a token of this service; `gradq token create` on its machine makes one.
     """
 
 
 class Forbidden(ApiError):
-    """403: the token does not allow this, or nobody may do it."""
+    """403: the call is not allowed."""
 
 
 class InsufficientScope(Forbidden):
-    """403: the token is good, and does not allow this."""
+    """403: the token is valid, but lacks the scope that the call needs."""
 
     @property
     def scope(self) -> str:
-        """The scope that it takes: `gradq token create NAME --scope …` makes a token that has it."""
+        """The scope that the call needs; `gradq token create NAME --scope …` makes a token with it."""
         return str(self.problem.get("scope", ""))
 
 
 class NotFound(ApiError):
-    """404: there is no such job, file or dataset."""
+    """404: the job, file or dataset does not exist, or belongs to another owner."""
 
 
 class NotAcceptable(ApiError):
-    """406: the service does not answer in this form."""
+    """406: the service has no answer of the requested media type."""
 
 
 class Conflict(ApiError):
-    """409: not now."""
+    """409: the current state does not allow the call."""
 
 
 class WrongState(Conflict):
@@ -121,12 +121,12 @@ class WrongState(Conflict):
 
     @property
     def state(self) -> str:
-        """The status that the job had."""
+        """The job's status at the time of the call."""
         return str(self.problem.get("state", ""))
 
     @property
     def allowed(self) -> list[str]:
-        """What may be done in it."""
+        """The actions that this state allows."""
         return [str(action) for action in self.problem.get("allowed") or []]
 
 
@@ -135,15 +135,15 @@ class DatasetInUse(Conflict):
 
 
 class RequestInProgress(Conflict):
-    """409: a request with this Idempotency-Key is still under way."""
+    """409: a request with this Idempotency-Key is in progress."""
 
 
 class TooLarge(ApiError):
-    """413: more bytes than the service takes."""
+    """413: the body is larger than the service accepts."""
 
 
 class InvalidRequest(ApiError):
-    """422: `errors` says which fields are wrong, and why."""
+    """422: `errors` names the wrong fields, with a `detail` each."""
 
 
 class InvalidSpec(InvalidRequest):
@@ -159,46 +159,46 @@ class InvalidUpload(InvalidRequest):
 
 
 class InvalidImages(InvalidRequest):
-    """422: what was sent to be looked at is no image, or none that the model takes."""
+    """422: a part is not an image, or does not have the model's shape."""
 
 
 class NotBuilt(InvalidRequest):
-    """422: the service does not do this."""
+    """422: the service does not support this."""
 
 
 class KeyReused(InvalidRequest):
-    """422: the Idempotency-Key stood for another request already. Take a new key for a new request."""
+    """422: the Idempotency-Key was used for another request. Use a new key for a new request."""
 
 
 class RateLimited(ApiError):
-    """429: too many requests; `retry_after` says when to come back."""
+    """429: too many requests; `retry_after` has the seconds to wait."""
 
 
 class ServiceUnavailable(ApiError):
-    """503: the service is up but not whole, or full; `retry_after` says when to come back."""
+    """503: the service is overloaded or lacks its database; `retry_after` has the seconds to wait."""
 
 
 class ServerError(ApiError):
-    """5xx: something went wrong inside; the service's log has the details under `request_id`."""
+    """5xx: an internal error; the service's log has the details under `request_id`."""
 
 
 class BadAnswer(ApiError):
-    """What came is not what gradq sends: another service, a broken file."""
+    """The answer is not one of gradq's: another service, a damaged file. Its `status` is 502, whatever was received."""
 
     def __init__(self, code: str, detail: str) -> None:
         super().__init__(502, code, detail)
 
 
 class WaitTimeout(ClientError, TimeoutError):
-    """The job had not ended in time. It goes on; `job` is as it was seen last."""
+    """The job had not ended in time. It continues; `job` is as received last."""
 
     def __init__(self, job: JobView, seconds: float) -> None:
-        super().__init__(f"{job.id} is {job.status} after {seconds:g} s of waiting; it goes on")
+        super().__init__(f"{job.id} is {job.status} after {seconds:g} s of waiting; it continues")
         self.job = job
 
 
 class JobFailed(ClientError):
-    """A job that was to succeed failed or was cancelled; `job` says why in `status_reason`."""
+    """The job failed or was cancelled; `job.status_reason` says why."""
 
     def __init__(self, job: JobView) -> None:
         reason = job.status_reason or {}
@@ -235,7 +235,7 @@ BY_STATUS: dict[int, type[ApiError]] = {
 
 
 def from_problem(status: int, reason: str, body: object, retry_after: float | None = None) -> ApiError:
-    """The exception for an answer of 400 and above; `body` is its JSON, or None where it has none."""
+    """The exception for an answer of 400 or above; `body` is its JSON, or None where it has none."""
     problem = body if isinstance(body, dict) else {}
     code = str(problem.get("code", "http_error"))
     kind = BY_CODE.get(code) or BY_STATUS.get(status) or (ServerError if status >= 500 else ApiError)

@@ -1,4 +1,4 @@
-"""The trained net again, as a torch module, from model.json and model.safetensors. Nothing else here needs torch."""
+"""Rebuilds a trained model as a torch module from model.json and model.safetensors. Only this module imports torch."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LAYERS = {
 
 @dataclass(frozen=True)
 class Normalize:
-    """Pixels as the net was trained on them: (pixel - mean) / std, a channel each."""
+    """Normalizes pixels as in training: (pixel - mean) / std, per channel."""
 
     mean: list[float]
     std: list[float]
@@ -36,17 +36,22 @@ class Normalize:
 
 
 def load(folder: str | Path, weights: str = "model.safetensors") -> nn.Module:
-    """The net whose files lie in `folder`, on the CPU and in evaluation mode: normalized images in, logits out.
+    """The model whose files are in `folder`, on the CPU and in evaluation mode: normalized images in, logits out.
 
-    It carries `normalize` (images in [0, 1] to what it takes), `input_shape` (C,H,W) and `classes`:
+    Raises ValueError for a format or layer that it does not know, OSError for a missing file. The module has the
+    attributes `normalize` (from images in [0, 1] to its input), `input_shape` (C,H,W) and `classes`:
 
         net(net.normalize(images)).argmax(1)      # images (N,C,H,W) in [0, 1]
     """
     folder = Path(folder)
     description = json.loads((folder / "model.json").read_text())
     if description.get("format") != FORMAT:
-        raise ValueError(f"model.json has the format {description.get('format')!r}, and {FORMAT!r} is read here")
-    net = follow(description["torchvision"]) if description["layers"] is None else in_a_row(description["layers"])
+        raise ValueError(f"model.json has the format {description.get('format')!r}; this version reads {FORMAT!r}")
+    net = (
+        torchvision_model(description["torchvision"])
+        if description["layers"] is None
+        else sequential(description["layers"])
+    )
     net.load_state_dict(load_file(folder / weights))
     scale = description["normalization"]
     net.normalize = Normalize(scale["mean"], scale["std"])  # type: ignore[assignment]
@@ -55,13 +60,13 @@ def load(folder: str | Path, weights: str = "model.safetensors") -> nn.Module:
     return net.eval()
 
 
-def in_a_row(layers: list[dict[str, Any]]) -> nn.Sequential:
-    """linear, mlp and cnn."""
+def sequential(layers: list[dict[str, Any]]) -> nn.Sequential:
+    """The module of a linear, mlp or cnn model."""
     return nn.Sequential(*map(_layer, layers))
 
 
-def follow(recipe: dict[str, Any]) -> nn.Module:
-    """One of torchvision's nets, with the layers replaced that did not fit the data."""
+def torchvision_model(recipe: dict[str, Any]) -> nn.Module:
+    """A torchvision model, with those layers replaced that did not fit the data."""
     net: nn.Module = _torchvision_models().get_model(recipe["name"], weights=None, **recipe["arguments"])
     for path, layer in recipe["replace"].items():
         net.set_submodule(path, _layer(layer))
@@ -72,7 +77,7 @@ def follow(recipe: dict[str, Any]) -> nn.Module:
 
 @dataclass(frozen=True)
 class Enlarge:
-    """Brings images to the size that the net was made for."""
+    """Resizes images to the size that the model was made for."""
 
     height: int
     width: int
@@ -87,12 +92,12 @@ def _layer(layer: dict[str, Any]) -> nn.Module:
     return LAYERS[layer["type"]](**layer["arguments"])
 
 
-_declared: list[Any] = []  # a torch.library.Library takes its definitions along when it is collected
+_declared: list[Any] = []  # keeps the libraries alive: a torch.library.Library undoes its definitions when collected
 
 
 def _torchvision_models() -> Any:
-    """torchvision.models. Where its wheel is one for CUDA and torch is not, its operators cannot be loaded, and its own
-    import fails unless the two that it asks for by name are declared. No net here calls them."""
+    """torchvision.models. A CUDA wheel of torchvision cannot load its operators into a CPU build of torch; its import
+    then fails unless the two that it looks up by name are declared. The models here call neither."""
     try:
         import torchvision
     except RuntimeError as error:

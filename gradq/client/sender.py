@@ -1,4 +1,4 @@
-"""One request, sent as often as it takes: what is tried again, when, and what the caller hears in the end."""
+"""Sends a request with retries: which errors are retried, after which pause, and what is raised in the end."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ import httpx2
 from gradq.client.problems import ApiError, BadAnswer, ClientError, RequestInProgress, Unreachable, from_problem
 from gradq.client.transport import Request, Stream, Transport
 
-PASSING = (429, 502, 503, 504)  # statuses that another try may not meet
-REFUSED_SECONDS = 0.5  # how long nobody at all is waited for: a service that restarts, or a wrong address
+PASSING = (429, 502, 503, 504)  # retried
+REFUSED_SECONDS = 0.5  # how long refused connections are retried: the service restarts, or the address is wrong
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.2, 10.0
 
 
 @dataclass(frozen=True)
 class Retries:
-    """How often, and after which pause. `draw` gives a number from [0, 1)."""
+    """How often to retry, and after which pause. `draw` returns a number from [0, 1)."""
 
     times: int
-    longest_wait: float  # seconds: a Retry-After beyond it is the caller's to decide about
+    longest_wait: float  # seconds; an error with a longer Retry-After is raised, not retried
     draw: Callable[[], float] = random.random
 
     def pause(self, error: ClientError, tries: int, waited: float, patience: float) -> float | None:
-        """Seconds until the next try after `tries` of them, `waited` seconds after the first; None: no other.
+        """Seconds until the next try after `tries` of them, `waited` seconds after the first; None: give up.
 
-        Full jitter: anything up to a bound that doubles, so that many clients do not come back together. A Retry-After
-        comes before it, as the least. `patience`: seconds through which a service may be away, however many tries.
+        Exponential backoff with full jitter, so that many clients do not retry at once; a Retry-After is added to it.
+        `patience`: seconds for which an unreachable service is retried, however many tries that takes.
         """
         asked = error.retry_after if isinstance(error, ApiError) else None
         if not self._passes(error, tries, waited, patience) or (asked or 0) > self.longest_wait:
@@ -55,14 +55,14 @@ class Retries:
 
 @dataclass
 class Sender:
-    """Requests to one service. Answers of 400 and above, and a service that is away, become exceptions."""
+    """Sends requests to one service. Raises ApiError for answers of 400 or above, Unreachable without an answer."""
 
     transport: Transport
     url: str
     retries: Retries
 
     async def send(self, request: Request, patience: float = 0.0) -> httpx2.Response:
-        """The answer, below 400. `patience`: seconds through which the service may be away."""
+        """The answer, below 400, after retries. `patience`: seconds for which an unreachable service is retried."""
         tries = RetryState(self, patience)
         while True:
             try:
@@ -74,7 +74,7 @@ class Sender:
                 await tries.again(error)
 
     async def once(self, request: Request) -> httpx2.Response:
-        """The answer of one try."""
+        """The answer, below 400, of one try."""
         try:
             response = await self.transport.send(request)
         except httpx2.TransportError as error:
@@ -85,7 +85,7 @@ class Sender:
 
     @asynccontextmanager
     async def stream(self, request: Request) -> AsyncIterator[Stream]:
-        """An answer below 400 as it comes. One try: where to go on, the reader knows."""
+        """An answer below 400 as a stream. One try: only the reader knows where to resume."""
         try:
             async with self.transport.stream(request) as stream:
                 if stream.response.status_code >= 400:
@@ -102,7 +102,7 @@ class Sender:
 
 @dataclass
 class RetryState:
-    """How often something was tried in vain, and since when. `patience` as in `Retries.pause`."""
+    """Number of failed tries, and the time of the first. `patience` as in `Retries.pause`."""
 
     sender: Sender
     patience: float = 0.0
@@ -110,11 +110,11 @@ class RetryState:
     since: float = field(default_factory=time.monotonic)
 
     def went_well(self, patience: float = 0.0) -> None:
-        """Count from here on."""
+        """Starts counting again, after a success."""
         self.count, self.since, self.patience = 0, time.monotonic(), patience
 
     async def again(self, error: ClientError, at_most: float = float("inf")) -> None:
-        """Wait for the next try, `at_most` so many seconds; raise `error` where there is none."""
+        """Sleeps until the next try, `at_most` that many seconds. Raises `error` if there is none."""
         self.count += 1
         error.tries = self.count
         seconds = self.sender.retries.pause(error, self.count, time.monotonic() - self.since, self.patience)
@@ -132,7 +132,7 @@ def problem_of(response: httpx2.Response) -> ApiError:
 
 
 def retry_after(response: httpx2.Response) -> float | None:
-    """Seconds; the header holds them, or a date."""
+    """The seconds of the Retry-After header, which holds seconds or a date; None without one."""
     text = response.headers.get("Retry-After", "")
     if text.isdecimal():
         return float(text)
@@ -144,11 +144,11 @@ def retry_after(response: httpx2.Response) -> float | None:
 
 
 def json_of(response: httpx2.Response, url: str) -> dict[str, object]:
-    """What the service says. Each of its objects says which one it is, except for its versions."""
+    """The JSON object of an answer. Raises BadAnswer unless it has `object`, or `version`, as each of gradq's has."""
     try:
         answer = response.json()
     except ValueError:
         answer = None
     if not isinstance(answer, dict) or answer.keys().isdisjoint(("object", "version")):
-        raise BadAnswer("not_gradq", f"{url} answers, but not as gradq does; is the address right?")
+        raise BadAnswer("not_gradq", f"{url} answers, but it is not a gradq service; check the address")
     return answer

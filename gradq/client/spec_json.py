@@ -1,4 +1,4 @@
-"""Specs as people hold them to what JSON can say: numpy's numbers and arrays too, as a sweep hands them out."""
+"""Converts a spec to plain JSON values; accepts the numbers and arrays of numpy, as sweeps produce them."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 
 from gradq.client.problems import InvalidSpec
 
-NAMES = (str, int, float, bool, type(None))  # of fields; json writes them as texts
+NAMES = (str, int, float, bool, type(None))  # types of field names that json writes as strings
 
 
 def as_json(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """The same in dicts, lists and plain values. Raises InvalidSpec, which names each value that JSON cannot hold."""
+    """A copy of dicts, lists and plain values. Raises InvalidSpec, which names each value that JSON cannot hold."""
     wrong: list[dict[str, str]] = []
     found = {}
     for field, value in spec.items():
@@ -28,7 +28,7 @@ def as_json(spec: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    if hasattr(value, "tolist"):  # a number or an array of numpy's, a tensor
+    if hasattr(value, "tolist"):  # a numpy number or array, a tensor
         value = value.tolist()
     if isinstance(value, Mapping):
         return {name: _plain(part) for name, part in value.items()}
@@ -36,11 +36,11 @@ def _plain(value: Any) -> Any:
 
 
 def _wrong(value: Any, pointer: str) -> Iterator[dict[str, str]]:
-    """Each value that cannot be sent, where it stands and why."""
+    """An error, with a JSON pointer, for each value that cannot be sent."""
     if isinstance(value, dict):
         for name, part in value.items():
             if not isinstance(name, NAMES):
-                yield {"pointer": pointer, "code": "not_json", "detail": f"{name!r} is no name of a field"}
+                yield {"pointer": pointer, "code": "not_json", "detail": f"{name!r} cannot be the name of a field"}
             yield from _wrong(part, f"{pointer}/{name}")
     elif isinstance(value, list):
         for place, part in enumerate(value):
@@ -48,5 +48,5 @@ def _wrong(value: Any, pointer: str) -> Iterator[dict[str, str]]:
     elif isinstance(value, float) and not math.isfinite(value):
         yield {"pointer": pointer, "code": "not_json", "detail": f"must be a finite number, got {value}"}
     elif not isinstance(value, NAMES):
-        detail = f"must be text, number, truth, list or object, got a {type(value).__name__}"
+        detail = f"must be a string, number, boolean, list or object, got a {type(value).__name__}"
         yield {"pointer": pointer, "code": "not_json", "detail": detail}

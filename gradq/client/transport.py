@@ -1,7 +1,7 @@
-"""How requests travel: one set of coroutines above, two ways to carry them here.
+"""Two transports for one set of coroutines, in which the whole client is written.
 
-All that the client does is written once, as coroutines. Over `Awaiting` they run in an event loop. Over `Blocking` no
-`await` in them ever has to wait, so `finish` runs one to its end without a loop: the blocking client costs no thread.
+Over `Awaiting` the coroutines run in an event loop. Over `Blocking` they never suspend, so `finish` runs one to its end
+without an event loop or a thread.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Request:
-    """One request as a value, so that it can be sent again. `timeout`: seconds that the answer may be waited for."""
+    """One request as a value, so that it can be sent again. `timeout`: seconds to wait for the answer."""
 
     method: str
     path: str
@@ -39,16 +39,16 @@ class Request:
 
     @property
     def repeatable(self) -> bool:
-        """Whether a second sending does what one would have done: a POST that changes something under a key alone."""
+        """Whether it may be sent twice: a POST that changes something needs a key, and files must be seekable."""
         streams = [part for _, (_, part) in self.files or [] if not isinstance(part, bytes)]
         once = self.method != "POST" or self.pure or "Idempotency-Key" in self.headers
         return once and all(part.seekable() for part in streams)
 
     def arguments(self) -> dict[str, Any]:
-        """As httpx2 takes them."""
+        """The keyword arguments of httpx2's `request` and `stream`."""
         for _, (_, part) in self.files or []:
             if not isinstance(part, bytes) and part.seekable():
-                part.seek(0)  # an earlier try may have read it
+                part.seek(0)  # an earlier try has read it
         given: dict[str, Any] = {"headers": dict(self.headers), "params": dict(self.params)}
         given |= {name: value for name in ("json", "content", "files", "data") if (value := getattr(self, name))}
         if self.json is not None:
@@ -59,7 +59,7 @@ class Request:
 
 
 class Stream(Protocol):
-    """An answer whose body is read as it comes."""
+    """An answer whose body is read in parts."""
 
     response: httpx2.Response
 
@@ -69,7 +69,7 @@ class Stream(Protocol):
 
 
 class Transport(Protocol):
-    """What carries requests."""
+    """Sends requests and sleeps, blocking or awaiting."""
 
     async def send(self, request: Request) -> httpx2.Response: ...
     def stream(self, request: Request) -> AbstractAsyncContextManager[Stream]: ...
@@ -81,7 +81,7 @@ class Transport(Protocol):
 
 
 class Blocking:
-    """Carries requests by an httpx2.Client. Its coroutines block, and never wait."""
+    """Sends requests with an httpx2.Client. Its coroutines block, and never suspend."""
 
     def __init__(self, http: httpx2.Client) -> None:
         self._http = http
@@ -118,7 +118,7 @@ class _BlockingStream:
 
 
 def finish(work: Coroutine[Any, Any, T]) -> T:
-    """What a coroutine over `Blocking` returns."""
+    """Runs a coroutine over `Blocking` and returns its result. Raises RuntimeError if it suspends."""
     try:
         work.send(None)
     except StopIteration as done:
@@ -129,7 +129,7 @@ def finish(work: Coroutine[Any, Any, T]) -> T:
 
 
 def iterate(source: AsyncGenerator[T, None]) -> Generator[T, None, None]:
-    """What an asynchronous generator over `Blocking` yields; closed with the loop that reads it."""
+    """Yields what an asynchronous generator over `Blocking` yields, and closes it at the end."""
     try:
         while True:
             try:
@@ -144,7 +144,7 @@ def iterate(source: AsyncGenerator[T, None]) -> Generator[T, None, None]:
 
 
 class Awaiting:
-    """Carries requests by an httpx2.AsyncClient."""
+    """Sends requests with an httpx2.AsyncClient."""
 
     def __init__(self, http: httpx2.AsyncClient) -> None:
         self._http = http
@@ -158,7 +158,7 @@ class Awaiting:
             yield _AwaitingStream(response)
 
     async def sleep(self, seconds: float) -> None:
-        import asyncio  # here: the blocking client does without it
+        import asyncio  # here, since the blocking client does not need it
 
         await asyncio.sleep(seconds)
 
@@ -186,11 +186,11 @@ class _AwaitingStream:
 
 
 def options(url: str, token: str | None, timeout: float) -> dict[str, Any]:
-    """How httpx2's clients are to be made. Reading the certificates of the machine takes a tenth of a second, so it is
-    left out where nothing will be encrypted."""
+    """The keyword arguments of httpx2's clients. Without HTTPS and proxies, the machine's certificates are not loaded,
+    which takes a tenth of a second."""
     headers = {"Accept": "application/json", "User-Agent": f"gradq/{VERSION}"}
     if token:
-        headers["Authorization"] = f"Bearer {token.strip()}"  # a file that it was read from ends with a newline
+        headers["Authorization"] = f"Bearer {token.strip()}"  # a token read from a file ends with a newline
     return {
         "base_url": url,
         "headers": headers,

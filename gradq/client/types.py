@@ -1,4 +1,4 @@
-"""The shapes of values that the client takes and returns. Imports nothing of gradq."""
+"""Types of the values that the client takes and returns. Imports nothing of gradq."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Until a job has ended, or changed: requests that the service holds; where it does not, questions at its interval."""
+"""Waits until a job has ended or changed: by long polling; where the service does not hold requests, by polling."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from gradq.client.problems import ApiError, ClientError
 from gradq.client.sender import RetryState
 from gradq.client.types import Json
 
-HOLD_SECONDS = 30.0  # of one held request: below the minute after which proxies hang up
-PATIENCE_SECONDS = 60.0  # how long a service may be away in the middle of a wait
-POLL_SECONDS = 1.0  # where the service names no interval
+HOLD_SECONDS = 30.0  # of one long poll: below the minute after which proxies close connections
+PATIENCE_SECONDS = 60.0  # how long the service may be unreachable during a wait
+POLL_SECONDS = 1.0  # where the service sends no Retry-After
 
 
 async def until_terminal(
     calls: Calls, job_id: str, timeout: float | None = None, poll: float | None = None
 ) -> AsyncGenerator[Json, None]:
-    """The job as it was each time that the service said so; the last one is terminal, or time was over.
+    """Yields the job as received each time. The last one is terminal, unless `timeout` seconds were over before.
 
-    `poll`: ask every so many seconds, and hold nothing.
+    `poll`: seconds between requests that the service does not hold; None: long polling.
     """
     poller = Poller(calls, job_id, timeout, holds=poll is None)
     async with aclosing(poller.snapshots("terminal")) as snapshots:
@@ -33,7 +33,7 @@ async def until_terminal(
 
 
 async def until_changed(calls: Calls, job_id: str, seen: Json, seconds: float) -> Json:
-    """The job as soon as it is no longer as it was `seen`; after so many seconds, as it is."""
+    """The job once it differs from `seen` or has ended, or as it is after `seconds`."""
     poller = Poller(calls, job_id, seconds)
     async with aclosing(poller.snapshots()) as snapshots:
         async for look in snapshots:
@@ -45,7 +45,7 @@ async def until_changed(calls: Calls, job_id: str, seen: Json, seconds: float) -
 
 
 class Poller:
-    """One question again and again, until its asker has heard enough."""
+    """Fetches one job repeatedly, with a deadline; holds the requests while the service supports it."""
 
     def __init__(self, calls: Calls, job_id: str, timeout: float | None, holds: bool = True) -> None:
         self.calls, self.job_id, self.holds = calls, job_id, holds
@@ -54,13 +54,13 @@ class Poller:
 
     @property
     def left(self) -> float:
-        """Seconds until time is over."""
+        """Seconds until the deadline."""
         return self.deadline - time.monotonic()
 
     async def snapshots(self, until: str | None = None) -> AsyncGenerator[JobSnapshot, None]:
-        """The job, over and over. Without `until` the first look is not held: it tells what has changed already.
+        """Yields the job repeatedly. Without `until` the first request is not held: the job may have changed already.
 
-        Where nobody is, that is an error at once; an absence later on is borne, until time is over.
+        Fails at once if the service cannot be reached on the first call; later outages are retried until the deadline.
         """
         look: JobSnapshot | None = None
         tries = RetryState(self.calls.sender)
@@ -83,16 +83,16 @@ class Poller:
             yield look
 
     async def pause(self, interval: float | None) -> None:
-        """Until it is worth asking again: not at all where the service holds the question."""
+        """Sleeps until the next request, unless the service held the last one."""
         if not self.was_held:
             await self.calls.sender.transport.sleep(max(0.0, min(interval or POLL_SECONDS, self.left)))
 
 
 def was_held(asked_at: float, wait: float) -> bool:
-    """False: the service answered at once, because it holds no requests, or as many as it can."""
+    """Whether the service held the request; False if it holds none, or as many as it can already."""
     return wait > 0 and time.monotonic() - asked_at >= 0.9 * wait
 
 
 def refuses_to_hold(error: ClientError) -> bool:
-    """A service of version 0.1 does not know the parameter."""
+    """Whether the service rejects the parameters of long polling, as version 0.1 does."""
     return isinstance(error, ApiError) and error.status == 422 and (error.names("/wait") or error.names("/until"))

@@ -1,1 +1,1 @@
-"""The command line: a verb a file, and how they show what they found."""
+"""The command line: one verb per file, and modules for what verbs share, such as tables, options and errors."""

@@ -1,4 +1,4 @@
-"""The verb `audit`: who did what."""
+"""The verb `audit`: list the audit log."""
 
 from __future__ import annotations
 
@@ -14,20 +14,22 @@ from gradq.commands.tables import audit_table
 
 
 def audit(
-    owner: Annotated[str | None, typer.Option(metavar="NAME", help="What this owner did.")] = None,
-    action: Annotated[str | None, typer.Option(metavar="NAME", help="This action: jobs.submit, bulk.delete …")] = None,
-    on: Annotated[str | None, typer.Option(metavar="ID", help="What was done to this job or dataset.")] = None,
-    since: Annotated[
-        str | None, typer.Option(metavar="AGE", help="Not older: 30m, 2h, 3d, or a date like 2026-11-24.")
+    owner: Annotated[str | None, typer.Option(metavar="NAME", help="Entries of this owner alone.")] = None,
+    action: Annotated[
+        str | None, typer.Option(metavar="NAME", help="This action alone: jobs.submit, bulk.delete …")
     ] = None,
-    limit: Annotated[int, typer.Option("-n", "--limit", min=1, help="At most so many.", metavar="N")] = 20,
+    on: Annotated[str | None, typer.Option(metavar="ID", help="This job or dataset alone.")] = None,
+    since: Annotated[
+        str | None, typer.Option(metavar="AGE", help="Not older than 30m, 2h, 3d, or a date like 2026-11-24.")
+    ] = None,
+    limit: Annotated[int, typer.Option("-n", "--limit", min=1, help="At most N entries.", metavar="N")] = 20,
     url: Url = DEFAULT_URL,
     token: Token = None,
     as_json: AsJson = False,
 ) -> None:
-    """List who did what, newest first: changes, and calls that were refused.
+    """List the audit log, newest first: changes, and calls that were refused.
 
-    Takes a token with the scope admin, where one is asked for.
+    Needs the scope admin if the service requires tokens.
     """
     after = moment(since) if since is not None else None
     with Client(url, token) as client:

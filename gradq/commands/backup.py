@@ -1,4 +1,4 @@
-"""The verbs `backup` and `restore`: files, pipes, bars and words around shared/backup."""
+"""The verbs `backup` and `restore`: files, pipes, progress bars and messages around gradq.backup."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from gradq.commands.failure import CommandError
+from gradq.commands.formatting import size
 from gradq.commands.options import AsJson, Exit, print_json
-from gradq.commands.words import size
 
 if TYPE_CHECKING:
     from gradq.backup.contents import Advance
@@ -31,11 +31,11 @@ if TYPE_CHECKING:
     from shared.config import Settings
 
 PIPE = Path("-")
-NAMED = 10  # of the rows that were left out, so many are named
+NAMED = 10  # at most this many rows that were left out are named
 
-To = Annotated[Path, typer.Argument(metavar="FILE", help="A .tar, a folder to make one in, or - for standard output.")]
-From = Annotated[Path, typer.Argument(metavar="FILE", help="What `gradq backup` made; - reads standard input.")]
-State = Annotated[Path | None, typer.Option(help="Folder of the service. [GRADQ_STATE_DIR]")]
+To = Annotated[Path, typer.Argument(metavar="FILE", help="A .tar, a folder to write one to, or - for standard output.")]
+From = Annotated[Path, typer.Argument(metavar="FILE", help="A file of `gradq backup`; - reads standard input.")]
+State = Annotated[Path | None, typer.Option(help="The service's folder. [GRADQ_STATE_DIR]")]
 
 
 class NotEnded(CommandError):
@@ -45,9 +45,9 @@ class NotEnded(CommandError):
 def backup(file: To, state: State = None, as_json: AsJson = False) -> None:
     """Save jobs, models, checkpoints and datasets to one file, while the service runs.
 
-    Reads the database and the artifact store that the settings name, as
-    the service does; it asks no API. Exit 1: the store has lost a file;
-    the backup was written without it.
+    Reads the database and the artifact store of the settings directly, not
+    the API. Exit 1: the store has lost or damaged a file; the backup was
+    written without it.
     """
     from gradq.backup.save import save
     from shared.artifacts import ArtifactStore
@@ -64,17 +64,17 @@ def backup(file: To, state: State = None, as_json: AsJson = False) -> None:
         _bar("saving") as advance,
     ):
         saved = save(database, ArtifactStore(settings.artifacts), out, Path(scratch), advance)
-    _tell_saved(name, saved, as_json and file != PIPE, sys.stderr if file == PIPE else sys.stdout)
+    _report_saved(name, saved, as_json and file != PIPE, sys.stderr if file == PIPE else sys.stdout)
     if not saved.whole:
         raise typer.Exit(Exit.FAILED)
 
 
 def restore(file: From, state: State = None, as_json: AsJson = False) -> None:
-    """Bring back what `gradq backup` saved, into an empty place.
+    """Restore a backup into an empty state folder, database and store.
 
-    Same jobs, curves and files, under the same ids. Jobs that were running
-    wait in the queue, and go on from their last checkpoint when the service
-    starts. The place may have another kind of database or store.
+    Jobs, curves and files keep their ids. Jobs that were running are queued
+    and resume from their last checkpoint when the service starts. The kind of
+    database or store may differ from that of the backup.
     """
     from gradq.backup.restore import restore as put_back
     from gradq.local.instance import only_one
@@ -92,10 +92,10 @@ def restore(file: From, state: State = None, as_json: AsJson = False) -> None:
         ):
             store = ArtifactStore(settings.artifacts)
             restored = put_back(database, store, source, Path(scratch), settings.lease_seconds, advance)
-    _tell_restored(restored, as_json)
+    _report_restored(restored, as_json)
 
 
-# --- where from, where to ---------------------------------------------------------------------------------------------
+# --- files and pipes --------------------------------------------------------------------------------------------------
 
 
 def _settings(state: Path | None) -> Settings:
@@ -105,30 +105,28 @@ def _settings(state: Path | None) -> Settings:
 
 
 def _refuse_nothing(settings: Settings) -> None:
-    """SQLite would make a new file where there is none, and save that."""
+    """Raises NothingToBackUp if SQLite's file is missing; opening it would create an empty one."""
     from sqlalchemy.engine import make_url
 
     from gradq.backup import NothingToBackUp
 
     url = make_url(settings.database)
     if url.get_backend_name() == "sqlite" and not Path(url.database or "").exists():
-        raise NothingToBackUp(
-            f"there is no {url.database}; say with --state or GRADQ_STATE_DIR where the service lives"
-        )
+        raise NothingToBackUp(f"{url.database} does not exist; pass the service's folder as --state or GRADQ_STATE_DIR")
 
 
 @contextmanager
 def _written(file: Path) -> Iterator[tuple[str, IO[bytes]]]:
-    """A name and a place to write. A file gets its name when it is whole and on the disk; this user alone reads it."""
+    """A name and a stream to write to. A file has mode 600, and gets its name once it is complete and fsynced."""
     if file == PIPE:
         if _is_terminal(sys.stdout):
-            raise typer.BadParameter("a terminal is no place for a backup; name a file, or lead - into a pipe")
+            raise typer.BadParameter("cannot write a backup to a terminal; name a file, or pipe the output of -")
         yield "the backup", sys.stdout.buffer
         sys.stdout.buffer.flush()
         return
     path = file / f"gradq-{datetime.now(UTC):%Y%m%d-%H%M%S}.tar" if file.is_dir() else file
     if path.exists() and not _is_backup(path):
-        raise typer.BadParameter(f"{path} exists and is no backup of gradq; choose another name")
+        raise typer.BadParameter(f"{path} exists and is not a backup of gradq; choose another name")
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
         with open(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as out:
@@ -155,7 +153,7 @@ def _is_terminal(file: IO[str]) -> bool:
 
 
 def _is_backup(path: Path) -> bool:
-    """An older backup may be overwritten, anything else may not."""
+    """Whether the file is a backup, which may be overwritten."""
     from gradq.backup.contents import HEAD
 
     try:
@@ -176,7 +174,7 @@ def _fsync_folder(folder: Path) -> None:
 
 @contextmanager
 def _ended_in_order(outcome: str) -> Iterator[None]:
-    """SIGTERM and SIGHUP unwind as Ctrl-C does, so that nothing half done stays behind; a full disk is a sentence."""
+    """SIGTERM and SIGHUP unwind the stack as Ctrl-C does, removing partial files. Raises NotEnded for an OSError."""
     before = {number: signal.signal(number, _leave) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:
         yield
@@ -191,7 +189,7 @@ def _leave(number: int, _frame: FrameType | None) -> NoReturn:
     sys.exit(128 + number)
 
 
-# --- words ------------------------------------------------------------------------------------------------------------
+# --- output -----------------------------------------------------------------------------------------------------------
 
 
 @contextmanager
@@ -206,7 +204,7 @@ def _bar(what: str) -> Iterator[Advance]:
         yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
-def _tell_saved(name: str, saved: Saved, as_json: bool, to: IO[str]) -> None:
+def _report_saved(name: str, saved: Saved, as_json: bool, to: IO[str]) -> None:
     if as_json:
         print_json({"object": "backup", "file": name, **asdict(saved)})
     else:
@@ -219,13 +217,13 @@ def _tell_saved(name: str, saved: Saved, as_json: bool, to: IO[str]) -> None:
         print(f"left out: {len(saved.left_out) - NAMED} more; --json names all", file=sys.stderr)
 
 
-def _tell_restored(restored: Restored, as_json: bool) -> None:
+def _report_restored(restored: Restored, as_json: bool) -> None:
     if as_json:
         print_json({"object": "restored", **asdict(restored), "created_at": restored.created_at.isoformat()})
         return
     print(f"restored {_amount(sum(restored.jobs.values()), restored.datasets, restored.files, restored.size_bytes)}")
     print(f"as of {restored.created_at:%Y-%m-%d %H:%M:%S} UTC: {_states(restored.jobs)}")
-    print("Start the service; jobs that wait in the queue run then.")
+    print("Start the service to run the queued jobs.")
 
 
 def _amount(jobs: int, datasets: int, files: int, size_bytes: int) -> str:

@@ -1,4 +1,4 @@
-"""The verb `compare`: jobs side by side, as tables, as a curve in the terminal, as a picture."""
+"""The verb `compare`: jobs side by side, as tables, as curves in the terminal, as an image file."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from gradq.client.blocking import DEFAULT_URL, Client
 from gradq.client.job import Job
 from gradq.commands.comparison import METRICS, Curves, Row, distances, results, same_weights, spec_differences, to_json
 from gradq.commands.completion import among
+from gradq.commands.curves_picture import FORMATS, draw
+from gradq.commands.formatting import architecture_of, gradients_of, number
 from gradq.commands.options import AsJson, JobIds, Token, Url, print_json
-from gradq.commands.overlay import FORMATS, draw
 from gradq.commands.plot import Curve, plot
 from gradq.commands.tables import plain
-from gradq.commands.words import architecture_of, gradients_of, number
 
 HASH_LENGTH = 12
 PLOT_HEIGHT = 16
@@ -35,7 +35,7 @@ def compare(
             "-m",
             "--metric",
             metavar="NAME",
-            help="Which curve to draw; repeatable. Default: train_loss, in a picture val_loss too.",
+            help="Curve to draw. Repeatable. Default: train_loss, and val_loss in a file.",
             autocompletion=among(*METRICS),
         ),
     ] = None,
@@ -46,9 +46,9 @@ def compare(
     token: Token = None,
     as_json: AsJson = False,
 ) -> None:
-    """Hold jobs side by side: specs, results, curves, weights.
+    """Compare jobs side by side: specs, results, curves, weights.
 
-    Distances are those from the first job's curve, over all steps.
+    Curves are compared with the first job's, at the steps that both have.
     """
     _check(job_ids, metric or [], output)
     with Client(url, token) as client:
@@ -70,16 +70,16 @@ def compare(
 
 def _check(job_ids: list[str], metrics: list[str], output: Path | None) -> None:
     if len(job_ids) < 2:
-        raise typer.BadParameter("takes two jobs or more: gradq compare ID ID", param_hint="ID")
+        raise typer.BadParameter("needs two or more jobs: gradq compare ID ID", param_hint="ID")
     if unknown := [metric for metric in metrics if metric not in METRICS]:
         raise typer.BadParameter(
-            f"no metric {', '.join(unknown)}; there are {', '.join(METRICS)}", param_hint="--metric"
+            f"unknown metric {', '.join(unknown)}; must be one of {', '.join(METRICS)}", param_hint="--metric"
         )
     if output is not None and output.suffix not in FORMATS:
         raise typer.BadParameter(f"{output} must end in {', '.join(FORMATS)}", param_hint="--output")
 
 
-# --- a picture --------------------------------------------------------------------------------------------------------
+# --- an image file ----------------------------------------------------------------------------------------------------
 
 
 def _write(output: Path, jobs: Sequence[Job], curves: Sequence[Curves], metrics: Sequence[str]) -> None:
@@ -97,7 +97,7 @@ def _write(output: Path, jobs: Sequence[Job], curves: Sequence[Curves], metrics:
 
 
 def names_of(jobs: Sequence[Job]) -> list[str]:
-    """What tells the jobs apart in a legend: the gradients where these do, else their names, else their ids."""
+    """The jobs' names in a legend: the kind of gradients if all differ, else the names, else the ids."""
     for names in ([gradients_of(job) for job in jobs], [job["name"] for job in jobs]):
         if len(set(names)) == len(jobs):
             return names
@@ -105,7 +105,7 @@ def names_of(jobs: Sequence[Job]) -> list[str]:
 
 
 def title_of(jobs: Sequence[Job]) -> str:
-    """`mlp-30 on digits, seed 7`, as much of it as is the same in all."""
+    """`mlp-30 on digits, seed 7`; the seed only if all jobs share it."""
     specs = [job["spec"] for job in jobs]
     nets = {f"{architecture_of(spec)} on {spec['dataset']}" for spec in specs}
     seeds = {spec["seed"] for spec in specs}
@@ -113,7 +113,7 @@ def title_of(jobs: Sequence[Job]) -> str:
 
 
 def _plotted(jobs: Sequence[Job], curves: Sequence[Curves], metric: str, console: Console) -> Text:
-    """The first job's curve whole, the others broken, so that what lies below shows in the gaps."""
+    """The first job's curve solid, the others dashed, so that an equal curve below shows in the gaps."""
     lines = []
     for i, (name, series) in enumerate(zip(names_of(jobs), curves, strict=True)):
         points = [(point[0], point[2]) for point in series.get(metric, []) if point[2] is not None]
@@ -121,11 +121,11 @@ def _plotted(jobs: Sequence[Job], curves: Sequence[Curves], metric: str, console
     return plot(lines, min(console.width, 120), min(PLOT_HEIGHT, console.height - 2))
 
 
-# --- words ------------------------------------------------------------------------------------------------------------
+# --- tables -----------------------------------------------------------------------------------------------------------
 
 
 def _print_tables(jobs: Sequence[Job], curves: Sequence[Curves], console: Console) -> None:
-    """The jobs by number, since ids are wider than columns; then what differs, how they ended, how far apart."""
+    """The jobs, numbered, since ids are too wide for columns; then spec differences, results and curve distances."""
     numbers = [str(i) for i in range(1, len(jobs) + 1)]
     for place, job in zip(numbers, jobs, strict=True):
         print(f"{place}  {job['id']}  {job['status']}  {job['name']}")
@@ -144,7 +144,7 @@ def _weights(jobs: Sequence[Job]) -> str:
 
 
 def _print_rows(header: list[str], rows: Sequence[Row], console: Console, mark: bool = True) -> None:
-    """In a terminal, with `mark`, what is not the same in all jobs is coloured."""
+    """Prints a table. In a terminal, with `mark`, rows whose values differ are coloured."""
     texts = [[row.name, *(_shown(row.name, value) for value in row.values)] for row in rows]
     if not console.is_terminal:
         plain([header, *texts], console)

@@ -1,5 +1,5 @@
-"""Jobs held side by side: what differs in their specs, their results, and how far their curves are apart. No terminal,
-no network."""
+"""Compares jobs: the differences of their specs, their results, and the distances of their curves. Does no input or
+output."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gradq.commands.words import Job
+from gradq.commands.formatting import Job
 
 LOSSES = ("batch_loss", "train_loss", "val_loss")
 METRICS = (*LOSSES, "val_accuracy", "test_loss", "test_accuracy", "lr")
@@ -24,7 +24,7 @@ Curves = Mapping[str, Points]
 
 @dataclass(frozen=True)
 class Row:
-    """One fact, and what it is in each job; None where a job has none."""
+    """The value of one field in each job; None where a job has none."""
 
     name: str
     values: list[Any]
@@ -36,7 +36,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Distance:
-    """The largest difference between two curves, over the steps that are in both."""
+    """The largest absolute difference between two curves, over the steps that both have."""
 
     metric: str
     largest: float
@@ -45,7 +45,7 @@ class Distance:
 
 
 def spec_differences(jobs: Sequence[Job]) -> list[Row]:
-    """The fields of the specs that are not the same in all jobs; parts of objects with dots: `optimizer.momentum`."""
+    """The fields of the specs that differ between jobs; those of objects with dots: `optimizer.momentum`."""
     specs = [dict(_leaves(job["spec"])) for job in jobs]
     names = dict.fromkeys(name for spec in specs for name in spec)
     rows = [Row(name, [spec.get(name) for spec in specs]) for name in names]
@@ -53,7 +53,7 @@ def spec_differences(jobs: Sequence[Job]) -> list[Row]:
 
 
 def results(jobs: Sequence[Job]) -> list[Row]:
-    """How each ended; facts that no job has are left out."""
+    """Status and results of each job, without fields that no job has."""
     found = [job.get("result") or {} for job in jobs]
     rows = [Row("status", [job["status"] for job in jobs])]
     rows += [Row(name, [result.get(name) for result in found]) for name in RESULTS]
@@ -61,7 +61,7 @@ def results(jobs: Sequence[Job]) -> list[Row]:
 
 
 def distances(curves: Sequence[Curves]) -> list[Distance]:
-    """For each metric, the largest distance of any curve from the first job's."""
+    """For each metric, the largest distance of any job's curve from the first job's."""
     found = []
     for metric in METRICS:
         far = [distance for other in curves[1:] if (distance := between(metric, curves[0], other)) is not None]
@@ -71,7 +71,7 @@ def distances(curves: Sequence[Curves]) -> list[Distance]:
 
 
 def between(metric: str, one: Curves, other: Curves) -> Distance | None:
-    """None where no step is in both."""
+    """The distance of two curves; None where they have no step in common."""
     there = {point[0]: point[2] for point in other.get(metric, [])}
     pairs = [(point[0], point[2], there.get(point[0])) for point in one.get(metric, [])]
     apart = [(abs(a - b), step) for step, a, b in pairs if a is not None and b is not None]
@@ -82,13 +82,13 @@ def between(metric: str, one: Curves, other: Curves) -> Distance | None:
 
 
 def largest_difference(one: Curves, other: Curves) -> float | None:
-    """Over all losses of both runs, point by point; None where no step is in both."""
+    """The largest difference over all loss curves of two runs; None where they have no step in common."""
     found = [distance for metric in LOSSES if (distance := between(metric, one, other)) is not None]
     return max((distance.largest for distance in found), default=None)
 
 
 def same_weights(jobs: Sequence[Job]) -> bool | None:
-    """Whether all ended with the same bits; None where one has no weights."""
+    """Whether all final weights are bit-identical; None where a job has no weights."""
     hashes = [(job.get("result") or {}).get("weights_sha256") for job in jobs]
     return None if None in hashes else len(set(hashes)) == 1
 

@@ -1,4 +1,4 @@
-"""What the shell offers at a Tab: verbs, options, ids, names. Asks the service briefly; is silent when it is away."""
+"""Shell completion of verbs, options, ids and names. Asks the service with a short timeout; its errors are ignored."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Annotated, Any
 
 import typer
 
-SECONDS = 1.0  # a Tab that takes longer is a Tab that hangs
+SECONDS = 1.0  # timeout of the request
 MOST = 50
-VARIABLE = "_GRADQ_COMPLETE"  # set by the shell while it asks
+VARIABLE = "_GRADQ_COMPLETE"  # set by the shell when it asks for completions
 STATES = ("queued", "running", "pausing", "paused", "cancelling", "succeeded", "failed", "cancelled")
-FITTING = {  # what a verb can do something with; other verbs take any job
+FITTING = {  # states of the jobs that a verb accepts; other verbs take any job
     "cancel": "queued,running,pausing,paused",
     "pause": "running",
     "resume": "paused,pausing",
@@ -34,17 +34,17 @@ class Shell(StrEnum):
 def completion(shell: Annotated[Shell, typer.Argument(help="Your shell.", show_default=False)]) -> None:
     """Print the shell's completion script.
 
-    For bash: `source <(gradq completion bash)`, now or in ~/.bashrc. zsh: the
-    same with `zsh`. fish: `gradq completion fish | source`.
+    bash: `source <(gradq completion bash)`, now or in ~/.bashrc. zsh: the same
+    with `zsh`. fish: `gradq completion fish | source`.
     """
     from typer.completion import get_completion_script
 
-    script = get_completion_script(prog_name="gradq", complete_var=VARIABLE, shell=shell.value)  # a name  # nosec B604
+    script = get_completion_script(prog_name="gradq", complete_var=VARIABLE, shell=shell.value)  # not a command  # nosec B604
     print(script)
 
 
 def complete_job(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]]:
-    """Ids, newest first, each with its name and state; those alone that the verb fits."""
+    """Ids of jobs that the verb accepts, newest first, each with its name and state."""
     wanted = FITTING.get(ctx.info_name or "")
     page = _ask(ctx, lambda client: client.page(limit=MOST, status=wanted)["data"])
     given = set(ctx.params.get("job_ids") or ())
@@ -70,14 +70,14 @@ def complete_preset(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]
 
 
 def complete_file(ctx: typer.Context, incomplete: str) -> list[str]:
-    """Names of the files of the job that stands before them."""
+    """Names of the files of the job that was typed before them."""
     job_id = ctx.params.get("job_id")
     found = _ask(ctx, lambda client: client.job(str(job_id), fetch=False).artifacts()) if job_id else []
     return [row["name"] for row in found if row["name"].startswith(incomplete)]
 
 
 def complete_state(incomplete: str) -> list[str]:
-    """The states; after a comma the next one."""
+    """The states; after a comma, one more."""
     before, comma, last = incomplete.rpartition(",")
     return [f"{before}{comma}{state}" for state in STATES if state.startswith(last)]
 
@@ -92,7 +92,7 @@ def among(*words: str) -> Callable[[str], list[str]]:
 
 
 def _ask(ctx: typer.Context, question: Callable[[Any], Rows]) -> Rows:
-    """The answer, or nothing: a shell that waits for a word has no place for an error."""
+    """The answer; an empty list on errors, which a shell could not show."""
     from gradq.client.blocking import Client
     from gradq.client.problems import ClientError
 

@@ -12,8 +12,8 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 
 from gradq.client.blocking import DEFAULT_URL, Client
 from gradq.commands.completion import complete_uploaded
+from gradq.commands.each_job import deleted, one_by_one
 from gradq.commands.options import AsJson, Token, Url, as_list, print_json
-from gradq.commands.steer import deleted, one_by_one
 from gradq.commands.tables import dataset_line, datasets_table
 from gradq.commands.verbs import Verb, Verbs
 
@@ -22,7 +22,7 @@ app = typer.Typer(cls=Verbs, help="List datasets, upload one, delete one.", rich
 
 @app.callback(invoke_without_command=True)
 def index(context: typer.Context, url: Url = DEFAULT_URL, token: Token = None, as_json: AsJson = False) -> None:
-    """List what can be trained on; `add` uploads a dataset, `rm` deletes one."""
+    """List datasets; `add` uploads one, `rm` deletes one."""
     if context.invoked_subcommand is not None:
         _refuse_options(context)
         return
@@ -35,12 +35,12 @@ def index(context: typer.Context, url: Url = DEFAULT_URL, token: Token = None, a
 
 
 def _refuse_options(context: typer.Context) -> None:
-    """An option before the verb is not the verb's, and must not be lost without a word."""
+    """Raises BadParameter for an option before the sub-command, which would be ignored."""
     for parameter in context.command.params:
         source = context.get_parameter_source(str(parameter.name))
         if source is not None and source.name == "COMMANDLINE":
             where = f"gradq datasets {context.invoked_subcommand} {parameter.opts[0]}"
-            raise typer.BadParameter(f"stands behind the verb: {where} …", param_hint=parameter.opts[0])
+            raise typer.BadParameter(f"must follow the verb: {where} …", param_hint=parameter.opts[0])
 
 
 @app.command(cls=Verb)
@@ -49,15 +49,15 @@ def add(
     labels: Annotated[Path | None, typer.Option(help="The labels of an IDX pair.")] = None,
     test_images: Annotated[Path | None, typer.Option(help="IDX images to test on.")] = None,
     test_labels: Annotated[Path | None, typer.Option(help="Their labels.")] = None,
-    name: Annotated[str | None, typer.Option(help="What to call it. Default: the file's name.")] = None,
+    name: Annotated[str | None, typer.Option(help="Its name. Default: the file's name.")] = None,
     size: Annotated[int | None, typer.Option(help="Resize each image of a zip to SIZE x SIZE.")] = None,
-    test_fraction: Annotated[float | None, typer.Option(help="Share held out where there is no test split.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Draws that share.")] = None,
+    test_fraction: Annotated[float | None, typer.Option(help="Share to test on if there is no test split.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the split.")] = None,
     url: Url = DEFAULT_URL,
     token: Token = None,
     as_json: AsJson = False,
 ) -> None:
-    """Upload a dataset; the id that comes back is what a job's `dataset` names."""
+    """Upload a dataset and print its id, which a job's `dataset` takes."""
     pair = labels is not None or test_images is not None or test_labels is not None
     paths = {"images" if pair else "file": file, "labels": labels, "test_images": test_images}
     paths["test_labels"] = test_labels
@@ -85,14 +85,14 @@ def rm(
     token: Token = None,
     as_json: AsJson = False,
 ) -> None:
-    """Delete uploaded datasets, unless a job still needs them."""
+    """Delete uploaded datasets that no job needs any more."""
     with Client(url, token) as client:
         one_by_one(dataset_ids, lambda id: deleted("dataset", id, client.delete_dataset(id)), as_json)
 
 
 def _opened(path: Path) -> IO[bytes]:
     if path.is_dir():
-        raise typer.BadParameter(f"{path} is a folder; zip the class folders first, and add the zip")
+        raise typer.BadParameter(f"{path} is a folder; zip its class folders and add the zip")
     try:
         return path.open("rb")
     except OSError as error:
@@ -100,7 +100,7 @@ def _opened(path: Path) -> IO[bytes]:
 
 
 def _with_progress(files: dict[str, Any], paths: dict[str, Path], stack: ExitStack) -> dict[str, Any]:
-    """The same files, with a bar each as they are read; none where nobody looks."""
+    """The files, with a progress bar each if stderr is a terminal."""
     console = Console(stderr=True)
     if not console.is_terminal:
         return files

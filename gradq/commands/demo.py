@@ -1,6 +1,6 @@
-"""The demo: the embedded service, and the same training twice, by hand-written gradients and by autograd, side by side.
+"""The demo: the embedded service, and the same training twice, with manual and with autograd gradients.
 
-Everything is the real thing: `gradq up` in a process of its own, jobs over HTTP, files downloaded and checked.
+Uses the service as users do: `gradq up` in a process of its own, jobs over HTTP, files downloaded and checked.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from gradq.client.blocking import Client
 from gradq.client.job import Job
 from gradq.commands.comparison import largest_difference
 from gradq.commands.failure import CommandError
+from gradq.commands.formatting import architecture_of, number, rate, size
 from gradq.commands.watch import epoch_line, progress_facts
-from gradq.commands.words import architecture_of, number, rate, size
 
 if TYPE_CHECKING:
     from shared.config import Settings
@@ -47,9 +47,9 @@ class DemoFailed(CommandError):
 
 
 def demo(
-    output: Annotated[Path, typer.Option(help="Folder for everything that the demo leaves.")] = Path("demo-output"),
+    output: Annotated[Path, typer.Option(help="Folder for the demo's files.")] = Path("demo-output"),
 ) -> None:
-    """Show gradq: two trainings of the same seed, gradients by hand and by autograd."""
+    """Show gradq: two trainings with the same seed, manual and autograd gradients."""
     from shared.config import Settings
     from shared.datasets.catalog import DATASETS
 
@@ -57,7 +57,7 @@ def demo(
     settings = Settings.from_env()
     output = output.absolute()
     here = [name for name in SPECS if not DATASETS[name].missing_files(settings.datasets_dir)]
-    console.print("gradq demo: the same training twice, gradients by hand and by autograd\n")
+    console.print("gradq demo: the same training twice, with manual and with autograd gradients\n")
     with embedded_service(fresh_state(output), settings) as url, Client(url) as client:
         console.print(f"service ready at {url}")
         submitted = {
@@ -86,7 +86,7 @@ def demo(
 
 
 def fresh_state(output: Path) -> Path:
-    """An empty state folder, unless a service is still at work in the one of an earlier demo."""
+    """An empty state folder. Raises AlreadyRunning if a service of an earlier demo still runs in it."""
     from gradq.local.folders import private
     from gradq.local.instance import only_one
 
@@ -100,7 +100,7 @@ def fresh_state(output: Path) -> Path:
 
 @contextmanager
 def embedded_service(state: Path, settings: Settings) -> Iterator[str]:
-    """`gradq up` on a free port, with its own database, broker and files, whatever the environment says of others."""
+    """`gradq up` on a free port, with its own database, broker and files; GRADQ_ settings of others do not apply."""
     from gradq.local.children import end_with_parent
 
     kept = {"GRADQ_DATA_DIR": settings.datasets_dir, "GRADQ_DOWNLOAD": "false"}
@@ -110,7 +110,7 @@ def embedded_service(state: Path, settings: Settings) -> Iterator[str]:
     output = state.parent / "service.log"
     command = own_packages.python("-m", "gradq", "up", "--port", "0", "--state", str(state))
     with output.open("wb") as log:
-        process = subprocess.Popen(  # our own interpreter and words of ours  # nosec B603
+        process = subprocess.Popen(  # our own interpreter and arguments  # nosec B603
             command,
             env=env,
             stdin=subprocess.DEVNULL,
@@ -154,7 +154,7 @@ Key = tuple[str, str]  # (dataset, gradients)
 
 
 def follow(client: Client, job_ids: dict[Key, str], console: Console) -> dict[Key, Job]:
-    """The jobs as they ended; a bar each on a terminal, a line an epoch elsewhere."""
+    """The ended jobs. Shows one bar per job on a terminal, one line per epoch elsewhere."""
     columns = (TextColumn("{task.description:<18}"), BarColumn(28), TextColumn("{task.fields[facts]}"))
     deadline = time.monotonic() + DEMO_SECONDS
     printed = dict.fromkeys(job_ids, 0)

@@ -1,4 +1,4 @@
-"""The verb `doctor`: what is wrong with gradq here, and how to mend it."""
+"""The verb `doctor`: find what is wrong with gradq here, and how to fix it."""
 
 from __future__ import annotations
 
@@ -29,18 +29,20 @@ def doctor(
     token: Token = None,
     as_json: AsJson = False,
 ) -> None:
-    """Find what is wrong with gradq here, and say how to mend it.
+    """Find what is wrong with gradq here, and how to fix it.
 
-    Works beside `gradq up`, against a service elsewhere, and with nothing
-    running. Exit codes: 0 no problem, 1 one or more.
+    Works next to a running `gradq up`, with a service elsewhere, and with none.
+    Exit codes: 0 no problem, 1 one or more.
     """
-    from gradq.commands.checkups import examine  # SQLAlchemy, alembic, redis: what other verbs need not wait for
-    from gradq.commands.checkups.targets import Patient
+    from gradq.commands.checkups import examine  # imports SQLAlchemy, alembic and redis
+    from gradq.commands.checkups.targets import Targets
     from shared.config import Settings
 
     settings = Settings.from_env(**({} if state is None else {"state_dir": state}))
     own = settings.admin_token.get_secret_value() if settings.admin_token is not None and url is None else None
-    findings = examine(Patient(settings, url, token or own))  # its own service's admin token goes to no other address
+    findings = examine(
+        Targets(settings, url, token or own)
+    )  # the admin token is sent to this machine's own service alone
     problems = [finding for finding in findings if finding.verdict == "problem"]
     if as_json:
         print_json(_report(findings, not problems))
@@ -54,7 +56,7 @@ def _report(findings: list[Finding], ok: bool) -> dict[str, Any]:
 
 
 def _print(findings: list[Finding], console: Console) -> None:
-    """Verdict and check first; on a terminal what is said beside them is wrapped, in a pipe a line is a line."""
+    """Verdict, check and details; wrapped on a terminal, unwrapped in a pipe."""
     table = Table.grid(padding=(0, 2, 0, 0))
     for finding in findings:
         lines = [finding.detail, *([f"→ {finding.mend}"] if finding.mend else [])]

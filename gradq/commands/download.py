@@ -1,4 +1,4 @@
-"""The verb `download`: a job's files in a folder of this machine."""
+"""The verb `download`: download a job's files to a folder."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ def download(
     job_id: JobId,
     names: Annotated[
         list[str] | None,
-        typer.Argument(metavar="NAME", help="Files; default: all.", autocompletion=complete_file),
+        typer.Argument(metavar="NAME", help="Files. Default: all.", autocompletion=complete_file),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", metavar="FOLDER", help="Default: one named by the id.")
+        Path | None, typer.Option("-o", "--output", metavar="FOLDER", help="Default: a folder named like the id.")
     ] = None,
     url: Url = DEFAULT_URL,
     token: Token = None,
     as_json: AsJson = False,
 ) -> None:
-    """Fetch a job's files: model, curves, metrics, each whole or not at all."""
+    """Download a job's files: model, curves, metrics, each checked by its sha256."""
     with Client(url, token) as client:
         job = client.job(job_id, fetch=False)
         artifacts = job.artifacts()
@@ -43,5 +43,5 @@ def download(
     for artifact, path in zip(wanted, files, strict=True):
         print(file_line(artifact, path))
     if not files:
-        print(f"gradq: {job_id} has no files yet; they come when it succeeds", file=sys.stderr)
+        print(f"gradq: {job_id} has no files yet; it gets them when it succeeds", file=sys.stderr)
         raise typer.Exit(Exit.FAILED)

@@ -1,5 +1,5 @@
-"""Exceptions to words, or with --json to a problem, on stderr, and to an exit code. The one place where the command
-line catches."""
+"""Turns exceptions into messages on stderr (with --json into a problem) and exit codes. Only this module catches the
+command line's errors."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from gradq.commands.options import Exit, speaks_unicode
 from gradq.commands.verbs import LazyVerbs
 
 NEXT_STEP = {
-    401: "Set GRADQ_TOKEN to a token of this service; `gradq token create` on its machine makes one.",
-    403: "Set GRADQ_TOKEN to a token that may do this; `gradq token create --scope …` makes one.",
-    404: "`gradq ps` lists the jobs; GRADQ_URL says which service is asked.",
-    429: "That was too much at once; try again in a moment.",
-    503: "The service is up but not whole; try again in a moment, or ask `gradq doctor`.",
+    401: "Set GRADQ_TOKEN to a token of this service; `gradq token create` on its machine creates one.",
+    403: "Set GRADQ_TOKEN to a token with the needed scope; `gradq token create --scope …` creates one.",
+    404: "`gradq ps` lists the jobs; GRADQ_URL is the address of the service.",
+    429: "Too many requests; try again in a moment.",
+    503: "The service is not ready; try again in a moment, or run `gradq doctor`.",
 }
 
 
 class Commands(LazyVerbs):
-    """All verbs. Every expected error becomes a sentence or a problem instead of a traceback."""
+    """All verbs. Prints expected errors as a message or a problem, without a traceback, and exits."""
 
     def main(
         self,
@@ -43,9 +43,9 @@ class Commands(LazyVerbs):
         arguments = list(sys.argv[1:] if args is None else args)
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, TextIOWrapper):
-                stream.reconfigure(errors="replace")  # a name may hold what this terminal has no letters for
+                stream.reconfigure(errors="replace")  # a name may have characters that the terminal's encoding lacks
         own_packages.prefer()
-        as_json = "--json" in arguments  # a line that cannot be parsed has no parsed options
+        as_json = "--json" in arguments  # read here, since a usage error leaves no parsed options
         if os.environ.get(VARIABLE):
             from typer.completion import completion_init
 
@@ -75,13 +75,13 @@ def expected_errors() -> tuple[type[Exception], ...]:
 
 
 def service_errors() -> tuple[type[Exception], ...]:
-    """The base of the service's errors; none before a verb has imported what may raise one."""
+    """The base class of the service's errors; empty unless a verb has imported its module."""
     module = sys.modules.get("shared.errors")
     return () if module is None else (module.GradqError,)
 
 
 def no_server(error: ModuleNotFoundError, arguments: Sequence[str]) -> NoServer:
-    """What the missing module means for the verb. Raises `error` where it is one of gradq's own."""
+    """The error to show for a module that is not installed. Raises `error` if the module is one of gradq's own."""
     module = (error.name or "").partition(".")[0]
     if module in own_packages.NAMES or not module:
         raise error
@@ -90,7 +90,7 @@ def no_server(error: ModuleNotFoundError, arguments: Sequence[str]) -> NoServer:
 
 
 def exit_of(error: Exception) -> Exit:
-    """124 where time was over, 2 where the command line or the spec is to be corrected, else 1."""
+    """124 after a timeout, 2 for a wrong command line, spec or setting, else 1."""
     if isinstance(error, CommandError):
         return error.exit
     if isinstance(error, ApiError):
@@ -99,7 +99,7 @@ def exit_of(error: Exception) -> Exit:
 
 
 def problem_of(error: Exception) -> dict[str, Any]:
-    """The error as RFC 9457 has it, like the service's own, with what to do next."""
+    """The error as a problem of RFC 9457, like the service's own, with a `next_step`."""
     if isinstance(error, ApiError):
         more = {name: value for name, value in error.problem.items() if name not in ("code", "detail")}
         return _problem(error.code, error.detail, next_step_of(error), **{"status": error.status, **more})
@@ -114,7 +114,7 @@ def problem_of(error: Exception) -> dict[str, Any]:
     context = getattr(error, "ctx", None)
     path = context.command_path if context is not None else "gradq"
     message = error.format_message() if isinstance(error, typer.TyperException) else str(error)
-    return _problem("usage_error", message, f"`{path} --help` says what it takes.")
+    return _problem("usage_error", message, f"`{path} --help` lists its options.")
 
 
 def _problem(code: str, detail: str, next_step: str | None = None, **more: Any) -> dict[str, Any]:
@@ -127,7 +127,7 @@ def print_problem(problem: dict[str, Any]) -> None:
 
 
 def in_words(error: Exception) -> str:
-    """The problem, the fields that it names, and what to do next."""
+    """The message: the problem, the wrong fields, and what to do next."""
     if isinstance(error, Unreachable):
         return f"cannot reach {error.url} — is `gradq up` running? ({error.reason})"
     if isinstance(error, OSError):
@@ -147,7 +147,7 @@ def next_step_of(error: ApiError) -> str | None:
     if not error.errors:
         return NEXT_STEP.get(error.status)
     if error.code in ("invalid_query", "invalid_images"):
-        return f"`gradq {'ps' if error.code == 'invalid_query' else 'predict'} --help` says what is taken."
+        return f"`gradq {'ps' if error.code == 'invalid_query' else 'predict'} --help` describes what it takes."
     verb = "datasets add" if error.code == "invalid_upload" else "submit"
     return f"Nothing was changed. Correct these fields and try again; `gradq {verb} --help` lists them."
 

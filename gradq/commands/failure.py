@@ -1,4 +1,4 @@
-"""What a verb raises by itself. Every other expected error comes from the client or from the service's parts."""
+"""Exceptions that verbs raise themselves. Other expected errors come from the client or from parts of the service."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from gradq.commands.options import Exit
 
 
 class CommandError(Exception):
-    """`code` as in a problem, `exit` as a script sees it, `next_step`: what to do about it."""
+    """`code`: that of the problem; `exit`: the exit code; `next_step`: what to do about it."""
 
     code = "command_failed"
     exit = Exit.FAILED
@@ -18,7 +18,7 @@ class CommandError(Exception):
 
 
 class NoServer(CommandError):
-    """The verb runs a part of the service, and only the client is installed."""
+    """The verb needs a package of the service, and only the client is installed."""
 
     code = "configuration_error"
     exit = Exit.USAGE

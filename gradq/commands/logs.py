@@ -1,4 +1,4 @@
-"""The verb `logs`: what happened to a job, line by line; with -f as it happens."""
+"""The verb `logs`: print a job's event log; with -f, follow it."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ from gradq.commands.options import AsJson, Exit, JobId, Token, Url, print_json_l
 TYPES: tuple[str, ...] = get_args(EventType)
 LEVELS: tuple[str, ...] = get_args(Level)
 STYLES = {"warning": "yellow", "error": "red"}
-SAID = {"metric": ("step", "metrics", "series"), "status": ("status",)}  # what the message says already
+SAID = {"metric": ("step", "metrics", "series"), "status": ("status",)}  # fields that the message repeats
 
 
 def logs(
     job_id: JobId,
-    follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on until the job has ended.")] = False,
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="Follow the log until the job has ended.")] = False,
     type: Annotated[
         str | None,
-        typer.Option(metavar="TYPE", help=f"One kind alone: {', '.join(TYPES)}.", autocompletion=among(*TYPES)),
+        typer.Option(metavar="TYPE", help=f"This type alone: {', '.join(TYPES)}.", autocompletion=among(*TYPES)),
     ] = None,
     level: Annotated[
         str | None,
         typer.Option(metavar="LEVEL", help="This and above: info, warning, error.", autocompletion=among(*LEVELS)),
     ] = None,
-    after: Annotated[int, typer.Option(min=0, metavar="SEQ", help="Lines behind this one alone.")] = 0,
+    after: Annotated[int, typer.Option(min=0, metavar="SEQ", help="Lines after this one alone.")] = 0,
     url: Url = DEFAULT_URL,
     token: Token = None,
     as_json: AsJson = False,
 ) -> None:
     """Print a job's event log; -f follows it until the end.
 
-    With --json a line is a JSON object; its `seq` is what --after takes.
+    With --json each line is a JSON object; --after takes its `seq`.
     """
     kind = cast("EventType | None", _one_of(type, TYPES, "--type"))
     least = _one_of(level, LEVELS, "--level") or LEVELS[0]
@@ -61,7 +61,7 @@ def _at_least(level: str, events: Iterable[Event]) -> Iterator[Event]:
 
 
 def line_of(event: Event) -> Text:
-    """`2026-11-24 12:00:01.123  metric  step 20: train_loss 0.51  epoch=1`, in UTC as the service says it."""
+    """`2026-11-24 12:00:01.123  metric  step 20: train_loss 0.51  epoch=1`, in UTC."""
     time = event.created_at.partition("T")[2].removesuffix("Z")
     words = [f"{event.type:<10}", event.message, *_facts(event)]
     line = f"{event.created_at[:10]} {time}  " + "  ".join(word for word in words if word)
@@ -69,7 +69,7 @@ def line_of(event: Event) -> Text:
 
 
 def _facts(event: Event) -> list[str]:
-    """What else the line holds, where it is short enough to be read in passing."""
+    """The other fields of the line that are short."""
     hidden = SAID.get(event.type, ())
     return [f"{key}={value}" for key, value in event.data.items() if key not in hidden and _is_short(value)]
 

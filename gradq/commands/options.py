@@ -1,4 +1,4 @@
-"""Options and exits that several verbs share."""
+"""Options, exit codes and output helpers that several verbs share."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ Url = Annotated[str, typer.Option(envvar="GRADQ_URL", metavar="URL", help="Addre
 Token = Annotated[
     str | None,
     typer.Option(
-        envvar="GRADQ_TOKEN", metavar="TOKEN", help="Your token, where one is asked for; others may read command lines."
+        envvar="GRADQ_TOKEN",
+        metavar="TOKEN",
+        help="Your token, if the service requires one. Prefer GRADQ_TOKEN: command lines are visible to other users.",
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
@@ -30,7 +32,7 @@ JobIds = Annotated[
 
 
 class Exit(IntEnum):
-    """What a script can tell from the exit code."""
+    """The exit codes."""
 
     SUCCEEDED = 0
     FAILED = 1
@@ -41,7 +43,7 @@ class Exit(IntEnum):
 
 
 def outcome(statuses: list[str]) -> Exit:
-    """One failed job outweighs a cancelled one."""
+    """The exit code for jobs with these statuses; a failed one takes precedence over a cancelled one."""
     if "failed" in statuses:
         return Exit.FAILED
     if "cancelled" in statuses:
@@ -55,12 +57,12 @@ def print_json(value: Any) -> None:
 
 
 def print_json_line(value: Any) -> None:
-    """One value a line, for whoever reads while it comes."""
+    """One value per line, flushed at once."""
     print(json.dumps(value, ensure_ascii=not speaks_unicode(sys.stdout), default=dict), flush=True)
 
 
 def speaks_unicode(stream: TextIO) -> bool:
-    """Where it does not, JSON is written with escapes, so that nothing is lost."""
+    """Whether the stream's encoding is a UTF. If not, JSON is written with escapes."""
     return (getattr(stream, "encoding", None) or "utf-8").lower().startswith("utf")
 
 
@@ -69,7 +71,7 @@ def as_list(rows: list[Any]) -> dict[str, Any]:
 
 
 def pairs(texts: list[str] | None, option: str) -> dict[str, str]:
-    """`K=V`, as often as the option was given."""
+    """The key and value of each `K=V`. Raises BadParameter."""
     return dict(pair(text, option) for text in texts or [])
 
 

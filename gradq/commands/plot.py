@@ -1,4 +1,4 @@
-"""Curves as braille characters: each character is 2 x 4 dots. Points in, text out; no terminal, no network."""
+"""Draws curves as text of braille characters, each of 2 x 4 dots."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rich.text import Text
 BRAILLE = 0x2800
 DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))  # [row][column] of one character
 LABEL_WIDTH = 8
-DASH = 2  # characters of a dash, and of a gap
+DASH = 2  # characters of a dash and of a gap
 
 
 @dataclass(frozen=True)
@@ -19,11 +19,11 @@ class Curve:
     label: str
     style: str
     points: Sequence[tuple[float, float]]  # (x, y), in the order of x
-    dashed: bool = False  # with gaps, in which another curve shows
+    dashed: bool = False  # another curve shows in the gaps
 
 
 class Canvas:
-    """`width` x `height` characters of dots; where curves cross, the one drawn last gives its colour."""
+    """`width` x `height` characters of dots; where curves cross, the last one drawn sets the colour."""
 
     def __init__(self, width: int, height: int) -> None:
         self.width, self.height = width, height
@@ -55,7 +55,7 @@ class Canvas:
 
 
 def plot(curves: Sequence[Curve], width: int, height: int) -> Text:
-    """The curves with their axes and names, `width` columns by `height` lines in all."""
+    """The curves with axes and names, `width` columns by `height` lines. Points that are not finite are left out."""
     curves = [replace(c, points=[p for p in c.points if all(map(math.isfinite, p))]) for c in curves]
     curves = [curve for curve in curves if curve.points]
     inner_width, inner_height = max(10, width - LABEL_WIDTH - 2), max(3, height - 2)

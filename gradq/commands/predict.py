@@ -1,4 +1,4 @@
-"""The verb predict: what a finished model sees in files on this machine."""
+"""The verb `predict`: label images with a finished model."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ from gradq.commands.tables import predictions_table
 def predict(
     job_id: JobId,
     files: Annotated[list[Path], typer.Argument(metavar="FILE", help="PNG, JPEG or npz files.", show_default=False)],
-    invert: Annotated[bool, typer.Option("--invert", help="Black on white, for a model of white on black.")] = False,
+    invert: Annotated[bool, typer.Option("--invert", help="Invert images, for a model of white on black.")] = False,
     url: Url = DEFAULT_URL,
     token: Token = None,
     as_json: AsJson = False,
 ) -> None:
-    """Let a finished model label images.
+    """Label images with a finished model.
 
-    Pictures may have any size; an npz holds an array `images` of the model's own size.
+    PNG and JPEG files may have any size; an npz holds an array `images` of the
+    model's size.
     """
     with Client(url, token) as client:
         answer = _asked(client, job_id, files, invert)
@@ -42,5 +43,5 @@ def _asked(client: Client, job_id: str, files: list[Path], invert: bool) -> dict
     except ApiError as error:
         if not error.errors:
             raise
-        # the fields of a form that the command wrote itself say nothing to its user
+        # the pointer names a part of the form, which the user did not write
         raise ApiError(error.status, error.code, error.errors[0]["detail"]) from error

@@ -1,10 +1,10 @@
-"""The verb `presets`: the article's experiments, and how to run one."""
+"""The verb `presets`: list the reference article's experiments."""
 
 from __future__ import annotations
 
 from gradq.client.blocking import DEFAULT_URL, Client
+from gradq.commands.formatting import architecture_of
 from gradq.commands.options import AsJson, Token, Url, as_list, print_json
-from gradq.commands.words import architecture_of
 
 
 def presets(url: Url = DEFAULT_URL, token: Token = None, as_json: AsJson = False) -> None:

@@ -1,4 +1,4 @@
-"""The verb `ps`: which jobs there are, once or as they change."""
+"""The verb `ps`: list jobs, once or repeatedly."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import typer
 
 from gradq.client.blocking import DEFAULT_URL, Client
 from gradq.commands.completion import complete_state
+from gradq.commands.formatting import Job, summary_line
 from gradq.commands.options import AsJson, Exit, Token, Url, as_list, pairs, print_json, print_json_line
 from gradq.commands.tables import jobs_picture, jobs_table
 from gradq.commands.wait import patiently
-from gradq.commands.words import Job, summary_line
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -29,26 +29,28 @@ def ps(
     status: Annotated[
         str | None, typer.Option(metavar="STATE,…", help="These states alone.", autocompletion=complete_state)
     ] = None,
-    name: Annotated[str | None, typer.Option(metavar="TEXT", help="This name; * stands for any text.")] = None,
-    owner: Annotated[str | None, typer.Option(help="Of this owner; an admin's question.")] = None,
+    name: Annotated[str | None, typer.Option(metavar="TEXT", help="This name alone; * matches any text.")] = None,
+    owner: Annotated[str | None, typer.Option(help="This owner's jobs alone; for admins.")] = None,
     label: Annotated[
-        list[str] | None, typer.Option("-l", "--label", metavar="K=V", help="With this label. Repeatable.")
+        list[str] | None, typer.Option("-l", "--label", metavar="K=V", help="Jobs with this label. Repeatable.")
     ] = None,
     since: Annotated[
-        str | None, typer.Option(metavar="AGE", help="Not older: 30m, 2h, 3d, or a date like 2026-11-24.")
+        str | None, typer.Option(metavar="AGE", help="Not older than 30m, 2h, 3d, or a date like 2026-11-24.")
     ] = None,
-    limit: Annotated[int, typer.Option("-n", "--limit", min=1, help="At most so many.", metavar="N")] = 20,
-    all_: Annotated[bool, typer.Option("-a", "--all", help="All of them, whatever --limit says.")] = False,
-    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Ids alone: gradq cancel $(gradq ps -q …).")] = False,
-    watch: Annotated[bool, typer.Option("-w", "--watch", help="Go on, and show what changes. Ctrl-C ends.")] = False,
+    limit: Annotated[int, typer.Option("-n", "--limit", min=1, help="At most N jobs.", metavar="N")] = 20,
+    all_: Annotated[bool, typer.Option("-a", "--all", help="All jobs; ignores --limit.")] = False,
+    quiet: Annotated[
+        bool, typer.Option("-q", "--quiet", help="Print ids alone: gradq cancel $(gradq ps -q …).")
+    ] = False,
+    watch: Annotated[bool, typer.Option("-w", "--watch", help="Keep running and show changes; Ctrl-C ends.")] = False,
     url: Url = DEFAULT_URL,
     token: Token = None,
     as_json: AsJson = False,
 ) -> None:
     """List jobs, newest first.
 
-    --watch redraws the table; in a pipe it prints a line whenever a job
-    changes its state, with --json a JSON object.
+    --watch redraws the table; in a pipe it prints one line, with --json one
+    JSON object, per change of a job's state.
     """
     filter: dict[str, Any] = {"status": status, "name": name, "owner": owner, "labels": pairs(label, "--label") or None}
     filter |= {"created_after": moment(since) if since is not None else None}
@@ -71,14 +73,14 @@ def ps(
 
 
 def seen(client: Client, limit: int | None, filter: dict[str, Any]) -> Iterator[list[Job]]:
-    """The jobs as they are now, again and again."""
+    """Yields the list of jobs once per REFRESH_SECONDS, without end."""
     while True:
         yield list(patiently(lambda: list(client.jobs(limit=limit, **filter))))
         time.sleep(REFRESH_SECONDS)
 
 
 def show(lists: Iterator[list[Job]], console: Console, as_json: bool) -> None:
-    """The table, drawn anew for each list; where nobody draws, what changed."""
+    """Redraws the table for each list; in a pipe, or with --json, prints the changes."""
     if console.is_terminal and not as_json:
         from rich.live import Live
 
@@ -91,7 +93,7 @@ def show(lists: Iterator[list[Job]], console: Console, as_json: bool) -> None:
 
 
 def changed(lists: Iterator[list[Job]]) -> Iterator[Job]:
-    """Each job when it is first seen, and whenever its state is another; oldest first."""
+    """Yields each job when it is first listed and when its state has changed; oldest first."""
     known: dict[str, str] = {}
     for jobs in lists:
         for job in reversed(jobs):
@@ -101,7 +103,7 @@ def changed(lists: Iterator[list[Job]]) -> Iterator[Job]:
 
 
 def moment(text: str, now: datetime | None = None) -> datetime:
-    """`2h` is two hours ago; else a date or a time as ISO 8601 has it, in this machine's zone where it names none."""
+    """The time that `2h` ago was, or of an ISO 8601 date or time, local if it names no zone. Raises BadParameter."""
     now = now or datetime.now(UTC)
     ago = AGO.fullmatch(text.strip())
     try:

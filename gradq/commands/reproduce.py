@@ -1,4 +1,4 @@
-"""The verb `reproduce`: a finished job run again, and whether it came out the same."""
+"""The verb `reproduce`: run a finished job again and compare the results."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import Annotated, Any
 import typer
 
 from gradq.client.blocking import DEFAULT_URL, Client
+from gradq.commands.formatting import summary_line
 from gradq.commands.options import AsJson, Exit, JobId, Token, Url, outcome, print_json
 from gradq.commands.wait import wait_for
-from gradq.commands.words import summary_line
 
 
 def reproduce(
     job_id: JobId,
-    wait: Annotated[bool, typer.Option("--wait", help="Wait for the verdict; exit 1 where it differs.")] = False,
-    timeout: Annotated[float | None, typer.Option(min=0, help="With --wait: seconds, then exit 124.")] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait for the verdict; exit 1 if the two differ.")] = False,
+    timeout: Annotated[float | None, typer.Option(min=0, help="With --wait: seconds until exit 124.")] = None,
     url: Url = DEFAULT_URL,
     token: Token = None,
     as_json: AsJson = False,
@@ -43,7 +43,7 @@ def reproduce(
 
 
 def verdict(found: dict[str, Any]) -> str:
-    """`identical to job_…`, or the first step that differs, and where the two machines do."""
+    """`identical to job_…`, or the first step that differs; then the differences of the two environments."""
     if found["identical"] is None:
         return "not compared"
     if found["identical"]:

@@ -1,15 +1,15 @@
-"""The verb `show`: all there is to know of one job."""
+"""The verb `show`: one job in detail."""
 
 from __future__ import annotations
 
 from gradq.client.blocking import DEFAULT_URL, Client
-from gradq.commands.article import print_article
+from gradq.commands.article_comparison import print_article
+from gradq.commands.formatting import CHECK
+from gradq.commands.gradient_table import print_check
+from gradq.commands.job_summary import job_page
 from gradq.commands.options import AsJson, JobId, Token, Url, print_json
-from gradq.commands.page import job_page
-from gradq.commands.proof import print_check
-from gradq.commands.words import CHECK
 
-POINTS = 1000  # of a curve, of which the ends are shown
+POINTS = 1000  # of a curve; only its ends are shown
 
 
 def show(job_id: JobId, url: Url = DEFAULT_URL, token: Token = None, as_json: AsJson = False) -> None:

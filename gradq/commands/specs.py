@@ -1,4 +1,4 @@
-"""Job specs from where people write them: YAML or JSON files, standard input, `--set field=value`."""
+"""Reads job specs from YAML or JSON files, standard input and `--set field=value`."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import typer
 from gradq.commands.options import pair
 
 Spec = dict[str, Any]
-PresetSpec = Callable[[str], Spec]  # a preset's name -> the fields that it fills in; {} where there is no such preset
+PresetSpec = Callable[[str], Spec]  # a preset's name -> the fields that it sets; {} for an unknown preset
 
-# what the service fills in where a spec has no object; a test holds it against the service's own spec
+# the service's default `type` of each object field; a test compares them with the service's spec
 TYPES = {
     "architecture": "mlp",
     "init": "pytorch",
@@ -29,11 +29,11 @@ TYPES = {
 
 
 def read_specs(file: str) -> list[Spec]:
-    """The specs in a file, or in standard input for `-`: one, or several with `---` between them."""
+    """The specs of a file, or of standard input for `-`; `---` separates several. Raises BadParameter."""
     try:
         text = sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is no text"
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise typer.BadParameter(f"cannot read {file}: {reason}", param_hint="--file") from error
     try:
         found = _from_json(text, file) if text.lstrip().startswith("{") else _from_yaml(text, file)
@@ -42,12 +42,12 @@ def read_specs(file: str) -> list[Spec]:
     for spec in found:
         if not isinstance(spec, dict):
             kind = "nothing" if spec is None else f"a {type(spec).__name__}"
-            raise typer.BadParameter(f"{file} must hold the fields of a job, and holds {kind}", param_hint="--file")
+            raise typer.BadParameter(f"{file} must hold the fields of a job, got {kind}", param_hint="--file")
     return found
 
 
 def _from_json(text: str, file: str) -> list[Any]:
-    """YAML has braces too: what is no JSON is read again as YAML, unless its name says that it is JSON."""
+    """The file's value. Text that is not JSON is parsed as YAML, which has braces too, unless the suffix is .json."""
     try:
         return [json.loads(text)]
     except json.JSONDecodeError as error:
@@ -73,13 +73,13 @@ def _wrong(file: str, line: int, column: int, what: str) -> typer.BadParameter:
 
 
 def assignments(texts: list[str] | None) -> list[tuple[str, Any]]:
-    """`epochs=3`, `loss={"type":…}`, `architecture.hidden=[64,32]`: paths and values, in the order given."""
+    """Paths and values of `epochs=3`, `loss={"type":…}`, `architecture.hidden=[64,32]`, in the order given."""
     return [(path, value_of(value)) for path, value in (pair(text, "--set") for text in texts or [])]
 
 
 def merged(file: Spec, assigned: list[tuple[str, Any]], options: Spec, preset: PresetSpec = lambda name: {}) -> Spec:
-    """Later sources win: the file, then --set, then the options. A path with a dot changes a part of what they gave, or
-    of what the preset has there."""
+    """The spec of a job. Later sources override earlier ones: file, --set, options. Last, a --set with a dot changes a
+    part of the resulting field, or of the preset's."""
     spec = dict(file)
     for path, value in assigned:
         if "." not in path:
@@ -102,7 +102,7 @@ def name_or_json(text: str | None) -> Any:
 
 
 def value_of(text: str) -> Any:
-    """JSON; what is not JSON is text: `gradients=manual`."""
+    """The JSON value, or the text itself if it is not JSON: `gradients=manual`."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
@@ -110,10 +110,10 @@ def value_of(text: str) -> Any:
 
 
 def put(spec: Spec, path: str, value: Any, preset: PresetSpec) -> None:
-    """Set `architecture.hidden`: a part of what stands there, or of what the service would fill in for it."""
+    """Sets a part of a field, such as `architecture.hidden`; starts from the default if the spec lacks the field."""
     field, *parts = path.split(".")
     if not all([field, *parts]):
-        raise typer.BadParameter(f"{path!r} is no path of fields", param_hint="--set")
+        raise typer.BadParameter(f"{path!r} is not a path of fields", param_hint="--set")
     default = default_of(spec, field, preset) if spec.get(field) is None else None
     place = spec[field] = _opened(spec.get(field), default, path)
     for part in parts[:-1]:
@@ -123,7 +123,7 @@ def put(spec: Spec, path: str, value: Any, preset: PresetSpec) -> None:
 
 
 def _opened(found: Any, default: Any, path: str) -> Spec:
-    """A copy to change; a name as `mlp` is short for `{"type": "mlp"}`."""
+    """A copy of the object, to be changed; a name such as `mlp` is short for `{"type": "mlp"}`."""
     found = default if found is None else found
     if isinstance(found, str):
         return {"type": found}
@@ -133,7 +133,7 @@ def _opened(found: Any, default: Any, path: str) -> Spec:
 
 
 def default_of(spec: Spec, field: str, preset: PresetSpec) -> Any:
-    """What the preset, else the service, would have there: of a preset's object all of it, else its type alone."""
+    """The preset's value of the field, else the service's default, of which only the `type` is known here."""
     of_preset = preset(str(spec["preset"])) if spec.get("preset") else {}
     if field in of_preset:
         return of_preset[field]

@@ -1,4 +1,4 @@
-"""The verb `submit`: options and files to job specs. What is right in a spec, the service decides, not this page."""
+"""The verb `submit`: builds job specs from options and files and queues them. Only the service validates specs."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import typer
 from gradq.client.blocking import DEFAULT_URL, Client
 from gradq.client.problems import InvalidRequest
 from gradq.commands.completion import among, complete_dataset, complete_preset
+from gradq.commands.formatting import size, span, summary_line
 from gradq.commands.options import AsJson, Token, Url, as_list, outcome, pairs, print_json
 from gradq.commands.specs import PresetSpec, Spec, assignments, merged, name_or_json, read_specs
 from gradq.commands.wait import wait_for
-from gradq.commands.words import size, span, summary_line
 
 T = TypeVar("T")
 
@@ -36,7 +36,7 @@ def submit(
         str | None,
         typer.Option(
             metavar="WAY",
-            help="autograd, or manual: the chain rule by hand.",
+            help="autograd, or manual (hand-written backward passes).",
             autocompletion=among("autograd", "manual"),
         ),
     ] = None,
@@ -50,8 +50,8 @@ def submit(
             autocompletion=among("basic", "sgd", "adam", "adamw"),
         ),
     ] = None,
-    batch_size: Annotated[int | None, typer.Option(metavar="N", help="Examples a step.")] = None,
-    seed: Annotated[int | None, typer.Option(metavar="N", help="Same seed, same run. Default: drawn.")] = None,
+    batch_size: Annotated[int | None, typer.Option(metavar="N", help="Examples per step.")] = None,
+    seed: Annotated[int | None, typer.Option(metavar="N", help="Same seed, same run. Default: random.")] = None,
     device: Annotated[
         str | None,
         typer.Option(metavar="KIND", help="auto, cpu, cuda.", autocompletion=among("auto", "cpu", "cuda")),
@@ -60,9 +60,9 @@ def submit(
         str | None,
         typer.Option(metavar="NAME", help="article/…: `gradq presets` lists them.", autocompletion=complete_preset),
     ] = None,
-    name: Annotated[str | None, typer.Option(metavar="TEXT", help="A name to find it by. Default: made up.")] = None,
+    name: Annotated[str | None, typer.Option(metavar="TEXT", help="Its name. Default: generated.")] = None,
     label: Annotated[
-        list[str] | None, typer.Option("-l", "--label", metavar="K=V", help="A label; may be repeated.")
+        list[str] | None, typer.Option("-l", "--label", metavar="K=V", help="A label. Repeatable.")
     ] = None,
     set_: Annotated[
         list[str] | None,
@@ -72,18 +72,20 @@ def submit(
         list[str] | None,
         typer.Option("-f", "--file", metavar="FILE", help="A spec in YAML or JSON; - is standard input. Repeatable."),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would cost; queue nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what it would cost; queue nothing.")] = False,
     wait: Annotated[bool, typer.Option("--wait", help="Wait for the end; exit like `gradq wait`.")] = False,
-    watch: Annotated[bool, typer.Option("--watch", help="The same, with the loss curve of the job.")] = False,
-    timeout: Annotated[float | None, typer.Option(min=0, metavar="SECONDS", help="With --wait: then exit 124.")] = None,
+    watch: Annotated[bool, typer.Option("--watch", help="The same, with the job's loss curve.")] = False,
+    timeout: Annotated[
+        float | None, typer.Option(min=0, metavar="SECONDS", help="With --wait: exit 124 after this time.")
+    ] = None,
     url: Url = DEFAULT_URL,
     token: Token = None,
     as_json: AsJson = False,
 ) -> None:
-    """Queue a training job. What you leave out, the service fills in.
+    """Queue a training job; the service fills in the defaults.
 
-    Later sources win: the file, then --set, then the options; a --set with a
-    dot changes a part of what they gave. Each file is a job of its own.
+    Later sources override earlier ones: file, --set, options; a --set with a
+    dot then changes a part of a field. Each file is a job of its own.
     """
     given = {
         "architecture": name_or_json(architecture),
@@ -96,8 +98,8 @@ def submit(
     with Client(url, token) as client:
         specs = specs_of(file or [], assigned, options, labels, partial(preset_spec, client))
         if watch and len(specs) > 1:
-            raise typer.BadParameter("shows one job; with several files take --wait", param_hint="--watch")
-        if dry_run or len(specs) > 1:  # of several jobs none is queued before all are known to be right
+            raise typer.BadParameter("shows one job; with several files use --wait", param_hint="--watch")
+        if dry_run or len(specs) > 1:  # several jobs are queued only if all specs are valid
             costs = [_named(client.dry_run, spec, source) for source, spec in specs]
             if dry_run:
                 _print(costs, as_json, cost_of)
@@ -120,7 +122,7 @@ def submit(
 def specs_of(
     files: list[str], assigned: list[tuple[str, Any]], options: Spec, labels: dict[str, str], preset: PresetSpec
 ) -> list[tuple[str, Spec]]:
-    """The spec of each job, behind the file that it came from; without a file there is one job."""
+    """File and spec of each job; one job with file "" where no file was given."""
     found = [(file, spec) for file in files for spec in read_specs(file)] or [("", {})]
     specs = [(file, merged(spec, assigned, options, preset)) for file, spec in found]
     for _, spec in specs:
@@ -130,12 +132,12 @@ def specs_of(
 
 
 def preset_spec(client: Client, name: str) -> Spec:
-    """The fields that the service's preset fills in; none where it has no such preset."""
+    """The fields that the service's preset sets; {} for an unknown preset."""
     return next((preset["spec"] for preset in client.presets() if preset["name"] == name), {})
 
 
 def _named(call: Callable[[Spec], T], spec: Spec, file: str) -> T:
-    """What the service answers; a refusal names the file whose fields are wrong."""
+    """The service's answer. The message of an InvalidRequest names the file."""
     try:
         return call(spec)
     except InvalidRequest as error:

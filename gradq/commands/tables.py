@@ -1,4 +1,4 @@
-"""Jobs as people read them: a table in a terminal, plain columns in a pipe."""
+"""Lists of jobs, datasets, workers, queues and tokens: tables in a terminal, plain columns in a pipe."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal
 
-from gradq.commands.words import CHECK, STYLES, WALK, Job, age, device_of, number, rough, size, span
+from gradq.commands.formatting import CHECK, STYLES, WALK, Job, age, device_of, number, rough, size, span
 
 if TYPE_CHECKING:  # imported where something is drawn
     from rich.console import Console, RenderableType
 
 COLUMNS = ("id", "name", "status", "gradients", "epoch", "loss", "accuracy", "device", "age")
 DATASET_COLUMNS = ("id", "name", "shape", "classes", "train", "test", "here")
-SHOWN = (  # in a terminal of at least so many columns; an id is never cut, since it is there to be copied
+SHOWN = (  # least width of the terminal -> columns; an id is never truncated, since users copy it
     (120, COLUMNS),
     (100, ("id", "name", "status", "epoch", "accuracy", "age")),
     (80, ("id", "name", "status", "epoch", "age")),
@@ -26,11 +26,11 @@ TOKEN_COLUMNS = ("id", "name", "owner", "scope", "state", "expires", "used")
 AUDIT_COLUMNS = ("at (UTC)", "who", "token", "from", "action", "on", "answer")
 QUEUE_COLUMNS = ("queue", "queued", "running", "paused", "slots", "free", "oldest", "why")
 LIKELIEST = 3
-TERMINAL_ALL_THE_SAME = ("FORCE_COLOR", "TTY_COMPATIBLE")  # rich draws into a pipe where one is set
+TERMINAL_ALL_THE_SAME = ("FORCE_COLOR", "TTY_COMPATIBLE")  # rich treats a pipe as a terminal if one is set
 
 
 def is_pipe(stream: IO[str]) -> bool:
-    """Whether rich would draw nothing there; to know that, rich need not be imported."""
+    """Whether rich would treat the stream as a pipe; answers without importing rich, which is slow."""
     return not stream.isatty() and not any(name in os.environ for name in TERMINAL_ALL_THE_SAME)
 
 
@@ -52,12 +52,12 @@ def _console() -> Console:
 
 
 def jobs_picture(jobs: Sequence[Job], screen: int) -> RenderableType:
-    """The table for a terminal of `screen` columns: what does not fit is left out, and an id is always whole."""
+    """The table for a terminal of `screen` columns, without the columns that do not fit; ids are not truncated."""
     from rich.table import Table
     from rich.text import Text
 
     if not jobs:
-        return Text("no such jobs; `gradq submit` makes one")
+        return Text("no such jobs; `gradq submit` queues one")
     rows = [job_row(job) for job in jobs]
     shown = next(columns for width, columns in SHOWN if screen >= width)
     table = Table(box=None, header_style="bold", padding=(0, 1, 0, 0))
@@ -75,22 +75,22 @@ def jobs_picture(jobs: Sequence[Job], screen: int) -> RenderableType:
 
 
 def datasets_table(datasets: list[dict[str, Any]], console: Console | None = None) -> None:
-    """One dataset a line, with what a job's `dataset` must say for it in the first column."""
+    """One line per dataset; the first column is the value of a job's `dataset`."""
     _table(DATASET_COLUMNS, [_dataset_row(dataset) for dataset in datasets], console or _console())
 
 
 def workers_table(workers: list[dict[str, Any]], console: Console) -> None:
-    """One worker a line: what it has, what is free, what runs there."""
+    """One line per worker: devices, slots, running jobs."""
     _table(WORKER_COLUMNS, [_worker_row(worker) for worker in workers], console)
 
 
 def queues_table(queues: list[dict[str, Any]], console: Console) -> None:
-    """One line a device that jobs wish for: what waits for it, and why."""
+    """One line per requested device: its jobs, and why they wait."""
     _table(QUEUE_COLUMNS, [_queue_row(queue) for queue in queues], console)
 
 
 def tokens_table(tokens: list[dict[str, Any]], console: Console) -> None:
-    """One token a line: whose, for what, and whether it is still good."""
+    """One line per token: owner, scope, state."""
     _table(TOKEN_COLUMNS, [_token_row(token) for token in tokens], console)
 
 
@@ -101,13 +101,13 @@ def _token_row(token: dict[str, Any]) -> list[str]:
 
 
 def audit_table(entries: list[dict[str, Any]], console: Console) -> None:
-    """One change or refusal a line: when, who, from where, what."""
+    """One line per change or refused call: time, owner, address, action."""
     _table(AUDIT_COLUMNS, [_audit_row(entry) for entry in entries], console)
 
 
 def _audit_row(entry: dict[str, Any]) -> list[str]:
     when = entry["at"][:19].replace("T", " ")
-    who = entry["owner"] or ("anybody" if entry["address"] else "this host")
+    who = entry["owner"] or ("anonymous" if entry["address"] else "this host")
     rest = [str(entry[name] or "-") for name in ("token_id", "address", "action", "object_id", "status")]
     return [when, who, *rest]
 
@@ -133,7 +133,7 @@ def _worker_row(worker: dict[str, Any]) -> list[str]:
     devices = ", ".join(dict.fromkeys(slot["name"] for slot in slots))
     counts = [str(worker["slots"]), str(worker["free_slots"])]
     state = "draining" if worker["draining"] else "ready"
-    others = worker.get("others_running", 0)  # a service of version 0.1 does not tell
+    others = worker.get("others_running", 0)  # a service of version 0.1 does not send it
     running = ", ".join([*worker["running"], *([f"{others} of others"] if others else [])]) or "-"
     seen = span(age(worker["seen_at"]))
     return [worker["id"], worker["host"], devices, *counts, running, worker["version"], state, seen]
@@ -165,7 +165,7 @@ def file_line(artifact: dict[str, Any], path: Path) -> str:
 
 
 def predictions_table(answer: dict[str, Any], console: Console) -> None:
-    """One line an image: its file, its label, and the classes that are likeliest."""
+    """One line per image: its file, its label, and the likeliest classes."""
     rows = []
     for prediction in answer["predictions"]:
         ranked = sorted(zip(prediction["probabilities"], answer["classes"], strict=True), key=lambda pair: -pair[0])
@@ -193,7 +193,7 @@ def plain(rows: list[list[str]], console: Console) -> None:
 
 
 def write_columns(rows: list[list[str]], out: IO[str]) -> None:
-    """Each column as wide as its longest cell."""
+    """Writes one line per row, each column as wide as its longest cell."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     for row in rows:
         line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))

@@ -1,5 +1,5 @@
-"""The verbs of `gradq token`: create, list, revoke. They work on the service's database itself, for whoever runs it;
-over HTTP nobody makes a token."""
+"""The verbs of `gradq token`: create, list, revoke. They open the service's database directly; the HTTP API does not
+create tokens."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     cls=Verbs,
-    help="Make tokens, list them, revoke one.",
+    help="Create tokens, list them, revoke one.",
     rich_markup_mode=None,
     no_args_is_help=True,
     add_completion=False,
@@ -43,20 +43,20 @@ class Scope(StrEnum):
 
 @app.command(cls=Verb)
 def create(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="What to call it, and revoke it by.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Its name, by which it can be revoked.")],
     scope: Annotated[
-        Scope, typer.Option(help="read; submit: also make and steer one's own; admin: everybody's.")
+        Scope, typer.Option(help="read; submit: also submit and change own jobs; admin: all jobs.")
     ] = Scope.submit,
     owner: Annotated[
-        str | None, typer.Option(help="Whose jobs it makes and sees. Default: the name.", show_default=False)
+        str | None, typer.Option(help="Owner of the jobs it submits. Default: the name.", show_default=False)
     ] = None,
     expires: Annotated[str, typer.Option(metavar="WHEN", help="90d, 12h, a date, or never.")] = "90d",
     state: State = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make a token, and print it: this once, for it is not kept.
+    """Create a token and print it. It is not stored and not shown again.
 
-    On standard output stands the token alone:
+    Standard output has the token alone:
     GRADQ_TOKEN=$(gradq token create laptop --owner alice)
     """
     from shared import audit, tokens
@@ -66,7 +66,7 @@ def create(
     _check_names({"NAME": name, "--owner": owner_name})
     with _database(state, make=True) as database, database.write() as session:
         if tokens.name_in_use(session, name):
-            raise ConfigurationError(f"a token called {name} is good already; revoke it, or choose another name")
+            raise ConfigurationError(f"a valid token named {name} exists; revoke it, or choose another name")
         row, text = tokens.create(session, name, owner_name, scope.value, until)
         audit.note(session, audit.HOST, "token.create", row.id)
         shown = to_json(row)
@@ -74,9 +74,9 @@ def create(
         print_json({**shown, "token": text})
         return
     print(text)
-    good = f"until {until:%Y-%m-%d %H:%M} UTC" if until is not None else "for ever"
+    valid = f"until {until:%Y-%m-%d %H:%M} UTC" if until is not None else "without end"
     print(
-        f"{row.id}: {scope.value} for {owner_name}, good {good}. It is shown this once: keep it, and set "
+        f"{row.id}: {scope.value} for {owner_name}, valid {valid}. It is not shown again: keep it, and set "
         "GRADQ_TOKEN to it.",
         file=sys.stderr,
     )
@@ -84,7 +84,7 @@ def create(
 
 @app.command("list", cls=Verb)
 def list_(state: State = None, as_json: AsJson = False) -> None:
-    """List the tokens: whose, for what, until when, last used."""
+    """List the tokens: owner, scope, expiry, last use."""
     from shared import tokens
 
     with _database(state) as database, database.read() as session:
@@ -94,7 +94,7 @@ def list_(state: State = None, as_json: AsJson = False) -> None:
     elif found:
         tokens_table(found, Console())
     else:
-        print("no tokens; `gradq token create NAME` makes one")
+        print("no tokens; `gradq token create NAME` creates one")
 
 
 @app.command(cls=Verb)
@@ -103,7 +103,7 @@ def revoke(
     state: State = None,
     as_json: AsJson = False,
 ) -> None:
-    """Revoke a token: from now on it is refused, and what it holds open ends."""
+    """Revoke a token: it is refused from now on; its open requests end."""
     from shared import audit, tokens
 
     with _database(state) as database, database.write() as session:
@@ -119,7 +119,10 @@ def revoke(
 
 
 def end_of(text: str, now: datetime | None = None) -> datetime | None:
-    """`90d` is so long from now; else a date or a time as ISO 8601 has it, here if it names no zone; None: never."""
+    """The time `90d` from now, or of an ISO 8601 date or time, local if it names no zone; None for `never`.
+
+    Raises BadParameter for a time in the past.
+    """
     now, given = now or datetime.now(UTC), text.strip().lower()
     if given == "never":
         return None
@@ -128,15 +131,15 @@ def end_of(text: str, now: datetime | None = None) -> datetime | None:
         in_time = now + timedelta(**{UNITS[span[2]]: float(span[1])}) if span else None
         until = in_time or datetime.fromisoformat(text).astimezone()
     except (ValueError, OverflowError, KeyError):
-        detail = f"{text!r} is no span (90d, 12h), no date, and not never"
+        detail = f"must be a duration (90d, 12h), a date or never, got {text!r}"
         raise typer.BadParameter(detail, param_hint="--expires") from None
     if until <= now:
-        raise typer.BadParameter(f"{text!r} is over already", param_hint="--expires")
+        raise typer.BadParameter(f"{text!r} is in the past", param_hint="--expires")
     return until.astimezone(UTC)
 
 
 def to_json(row: Token) -> dict[str, Any]:
-    """What may be shown of a token: everything but its text, which nobody knows any more."""
+    """The fields of a token. Its text is not among them: the database has only its hash."""
     from shared import tokens
 
     times = ("created_at", "expires_at", "revoked_at", "last_used_at")
@@ -157,13 +160,13 @@ def _check_names(given: dict[str, str]) -> None:
 
     for where, text in given.items():
         if not re.fullmatch(tokens.NAME, text):
-            detail = "must be 1 to 64 of letters, digits and . _ @ -, and begin with a letter or digit"
+            detail = "must be 1 to 64 letters, digits and . _ @ -, starting with a letter or digit"
             raise typer.BadParameter(f"{detail}; got {text!r}", param_hint=where)
 
 
 @contextmanager
 def _database(state: Path | None, make: bool = False) -> Iterator[Database]:
-    """The database that the settings name. `make`: with tables, where there are none yet."""
+    """The database of the settings. `make`: create its tables if it has none. Raises ConfigurationError."""
     from sqlalchemy.engine import make_url
 
     from shared.config import Settings
@@ -174,7 +177,7 @@ def _database(state: Path | None, make: bool = False) -> Iterator[Database]:
     settings = Settings.from_env(**({} if state is None else {"state_dir": state}))
     url = make_url(settings.database)
     if url.get_backend_name() == "sqlite" and not Path(url.database or "").is_file() and not make:
-        raise ConfigurationError(f"there is no service in {settings.state_dir}; GRADQ_STATE_DIR says where it is")
+        raise ConfigurationError(f"there is no service in {settings.state_dir}; set GRADQ_STATE_DIR to its folder")
     settings.make_state_dir()
     database = Database(settings.database)
     try:
@@ -183,7 +186,9 @@ def _database(state: Path | None, make: bool = False) -> Iterator[Database]:
         if at is None and make:
             database.migrate()
         elif at != migrate.known()[-1]:
-            raise ConfigurationError(f"the database is at schema {at}, and this needs a newer one: run `gradq migrate`")
+            raise ConfigurationError(
+                f"the database has schema {at}, and this command needs a newer one: run `gradq migrate`"
+            )
         yield database
     finally:
         database.close()

@@ -1,5 +1,5 @@
-"""How verbs and what they take are listed in a help text: verbs by section, in the order in which people meet them;
-values by what they are, not by Python's name for it. Nothing is cut."""
+"""Help texts: verbs by section, in the order of the table; values named by kind (N, TEXT, PATH), not by Python type.
+Nothing is truncated. Also imports a verb's module when the verb is called."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import typer
 from typer.core import CompletionItem, TyperCommand, TyperGroup
 
 SECTIONS = ("First steps", "Jobs", "Results", "Data and checks", "The service")
-REST = "Commands"  # where a verb is of no section
-TYPE = re.compile(r" <(?P<type>[^>|]+)>")  # as typer writes it behind a name; of choices, with a |, it writes the words
+REST = "Commands"  # the section of verbs without one
+TYPE = re.compile(r" <(?P<type>[^>|]+)>")  # as typer writes it after a name; choices, which have a |, are kept
 VALUES = {"str": "TEXT", "int": "N", "int range": "N", "float": "NUMBER", "float range": "NUMBER", "path": "PATH"}
 
 
@@ -41,8 +41,8 @@ def as_they_are(params: list[Any]) -> list[Any]:
 
 
 class AsItIs:
-    """Converts a parameter's value as typer does, but returns None, and a value that has its type already, as it is:
-    typer converts those with pydantic, whose import takes as long as the rest of a verb's start."""
+    """Converts a parameter's value as typer does, but returns None and values of the right type unchanged. For those,
+    typer would import pydantic, which takes as long as the rest of a verb's start."""
 
     def __init__(self, param: Any) -> None:
         self._type, self._conversion = param.type_descriptor.annotation, param.get_runtime_param
@@ -63,7 +63,7 @@ class Verbs(TyperGroup):
         return as_they_are(super().get_params(ctx))
 
     def lines(self) -> list[Line]:
-        """The verbs as a help text lists them."""
+        """The verbs that the help text lists."""
         return [
             Line(getattr(command, "rich_help_panel", None) or REST, name, "", (command.help or "").split("\n\n")[0])
             for name, command in self.commands.items()
@@ -82,7 +82,7 @@ class Verbs(TyperGroup):
 
 @dataclass(frozen=True)
 class Line:
-    """One verb in a help text, and where it is: `module:name` below gradq.commands, of a function or a group."""
+    """One verb of the help text. `place`: `module:name` of its function or typer app, below gradq.commands."""
 
     section: str
     name: str
@@ -91,7 +91,7 @@ class Line:
     hidden: bool = False
 
     def load(self) -> Any:
-        """The command. Imports its module."""
+        """Imports the module and returns the command."""
         module, _, name = self.place.partition(":")
         found = getattr(import_module(f"gradq.commands.{module}"), name)
         if not isinstance(found, typer.Typer):
@@ -104,13 +104,13 @@ class Line:
 
 
 class LazyVerbs(Verbs):
-    """Verbs whose modules are imported when they are called; listing them imports none."""
+    """Verbs whose modules are imported when they are called, not when they are listed."""
 
     table: tuple[Line, ...] = ()
 
     def __init__(self, **attrs: Any) -> None:
         super().__init__(**attrs)
-        self.commands = Loaded(self.table)  # type: ignore[assignment]  # it is never written to
+        self.commands = Loaded(self.table)  # type: ignore[assignment]  # never written to
 
     def lines(self) -> list[Line]:
         return [line for line in self.table if not line.hidden]
@@ -124,7 +124,7 @@ class LazyVerbs(Verbs):
 
 
 class Loaded(Mapping[str, Any]):
-    """Name -> command, made when it is first asked for."""
+    """Name -> command, loaded at its first use."""
 
     def __init__(self, lines: tuple[Line, ...]) -> None:
         self._lines = {line.name: line for line in lines}
@@ -143,5 +143,5 @@ class Loaded(Mapping[str, Any]):
 
 
 def _named(name: str, kind: str) -> str:
-    """`--port <int range>` is `--port N`; an argument's name says by itself what it is."""
+    """`--port <int range>` becomes `--port N`; an argument loses its type."""
     return TYPE.sub(lambda found: "" if kind == "argument" else f" {VALUES.get(found['type'], 'VALUE')}", name)

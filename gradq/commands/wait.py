@@ -1,4 +1,4 @@
-"""The verb `wait`, and how other verbs wait: for the end of jobs, with a bar each where somebody looks."""
+"""The verb `wait`, and waiting for other verbs: until jobs have ended, with one progress bar per job on a terminal."""
 
 from __future__ import annotations
 
@@ -14,17 +14,20 @@ from gradq.client.blocking import DEFAULT_URL, Client
 from gradq.client.job import Job
 from gradq.client.problems import ApiError, Unreachable, WaitTimeout
 from gradq.commands.failure import CommandError
+from gradq.commands.formatting import progress_words, summary_line
 from gradq.commands.options import AsJson, Exit, JobIds, Token, Url, as_list, outcome, print_json
 from gradq.commands.tables import is_pipe
-from gradq.commands.words import progress_words, summary_line
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress, TaskID
 
-GLANCE_SECONDS = 0.5  # between two looks at what the bars show
-HOLD_SECONDS = 5.0  # of one wait, after which the job is looked at: it may have been paused
-PATIENCE_SECONDS, PAUSE_SECONDS = 60.0, 0.5  # how long a service may be away in the middle of a wait
+GLANCE_SECONDS = 0.5  # between two updates of the bars
+HOLD_SECONDS = 5.0  # of one wait, after which the job is checked for a pause
+PATIENCE_SECONDS, PAUSE_SECONDS = (
+    60.0,
+    0.5,
+)  # how long the service may be unreachable during a wait; the pause between tries
 
 T = TypeVar("T")
 
@@ -35,7 +38,7 @@ class StillGoing(CommandError):
 
 def wait(
     job_ids: JobIds,
-    timeout: Annotated[float | None, typer.Option(min=0, metavar="SECONDS", help="Then exit 124.")] = None,
+    timeout: Annotated[float | None, typer.Option(min=0, metavar="SECONDS", help="Exit 124 after this time.")] = None,
     url: Url = DEFAULT_URL,
     token: Token = None,
     as_json: AsJson = False,
@@ -55,9 +58,9 @@ def wait(
 
 
 def wait_for(client: Client, job_ids: list[str], timeout: float | None, console: Console | None = None) -> list[Job]:
-    """The jobs as they ended, in the order given; raises StillGoing when time is over before. Bars go to stderr."""
+    """The ended jobs, in the order given. Raises StillGoing after `timeout` seconds. Bars go to stderr."""
     deadline = time.monotonic() + timeout if timeout is not None else float("inf")
-    jobs = [client.job(job_id) for job_id in job_ids]  # an unknown id is an error now, not after the others
+    jobs = [client.job(job_id) for job_id in job_ids]  # an unknown id fails at once, not after the others have ended
     if console is None and not is_pipe(sys.stderr):
         from rich.console import Console
 
@@ -73,12 +76,12 @@ def wait_for(client: Client, job_ids: list[str], timeout: float | None, console:
 
 
 def _ended(job: Job, deadline: float) -> bool:
-    """Hold on to one job until it has ended, or time is over; say so when it is paused."""
+    """Waits until the job has ended; False after the deadline. Prints a hint when the job is paused."""
     told = False
     while not job["terminal"]:
         if job["status"] == "paused" and not told:
             told = True
-            print(f"gradq: {job['id']} is paused; `gradq resume {job['id']}` lets it go on", file=sys.stderr)
+            print(f"gradq: {job['id']} is paused; `gradq resume {job['id']}` continues it", file=sys.stderr)
         left = deadline - time.monotonic()
         if left <= 0:
             return False
@@ -114,7 +117,7 @@ def _move(bars: Progress, task: TaskID, job: Job) -> None:
 
 
 def patiently(call: Callable[[], T], deadline: float = float("inf")) -> T:
-    """What `call` answers; a service that restarts in the middle of a long wait is no reason to lose it."""
+    """What `call` returns. Retries for up to PATIENCE_SECONDS while the service is unreachable; it may restart."""
     give_up = min(deadline, time.monotonic() + PATIENCE_SECONDS)
     while True:
         try:

@@ -1,4 +1,4 @@
-"""The verb `watch`: a job's loss curve, drawn anew as its events come; one line an epoch where nobody draws."""
+"""The verb `watch`: a job's loss curve, redrawn as its events come; in a pipe, one line per epoch."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from rich.text import Text
 from gradq.client.blocking import DEFAULT_URL, Client
 from gradq.client.events import Event
 from gradq.client.job import Job
+from gradq.commands.formatting import STYLES, number, progress_words, rate, reason_of, summary_line
 from gradq.commands.options import AsJson, Exit, JobId, Token, Url, outcome, print_json_line
 from gradq.commands.plot import Curve, plot
 from gradq.commands.wait import patiently
-from gradq.commands.words import STYLES, number, progress_words, rate, reason_of, summary_line
 
-FRAME_SECONDS = 0.25  # the least between two pictures
-LOOK_SECONDS = 1.0  # the most between two looks at progress, or at the queue
+FRAME_SECONDS = 0.25  # the least time between two frames
+LOOK_SECONDS = 1.0  # the most time between two requests for progress or queue position
 CURVES = (("batch_loss", "batch", "bright_black"), ("train_loss", "train", "bright_blue"), ("val_loss", "val", "red"))
 PLOT_HEIGHT = 18
 
@@ -33,8 +33,8 @@ Series = dict[str, list[list[Any]]]
 def watch(job_id: JobId, url: Url = DEFAULT_URL, token: Token = None, as_json: AsJson = False) -> None:
     """Follow one job with its loss curve; exits like `gradq wait`.
 
-    Ctrl-C ends the watching; the job goes on. In a pipe a line an epoch, with
-    --json a line an event and the job at last.
+    Ctrl-C stops watching; the job continues. In a pipe it prints one line per
+    epoch, with --json one line per event and the job at the end.
     """
     with Client(url, token) as client:
         job = watched(client, job_id, as_json)
@@ -43,7 +43,7 @@ def watch(job_id: JobId, url: Url = DEFAULT_URL, token: Token = None, as_json: A
 
 
 def watched(client: Client, job_id: str, as_json: bool = False) -> Job:
-    """The job as it ended, shown meanwhile in the way that fits who looks."""
+    """The ended job; follows it as a drawing on a terminal, as lines in a pipe, as JSON with `as_json`."""
     console = Console()
     try:
         if as_json:
@@ -51,11 +51,11 @@ def watched(client: Client, job_id: str, as_json: bool = False) -> Job:
         drawing = console.is_terminal and console.encoding.lower().startswith("utf")
         return draw_live(client, job_id, console) if drawing else print_epochs(client.job(job_id))
     except KeyboardInterrupt:
-        print(f"{job_id} goes on; `gradq watch {job_id}` looks again, `gradq cancel {job_id}` ends it")
+        print(f"{job_id} continues; `gradq watch {job_id}` follows it again, `gradq cancel {job_id}` ends it")
         raise typer.Exit(Exit.INTERRUPTED) from None
 
 
-# --- a picture --------------------------------------------------------------------------------------------------------
+# --- on a terminal ----------------------------------------------------------------------------------------------------
 
 
 class Listener(threading.Thread):
@@ -74,13 +74,13 @@ class Listener(threading.Thread):
                 for name, value in event.metrics.items():
                     self.series.setdefault(name, []).append([event.step, event.epoch, value])
                 self.news.set()
-        except Exception as error:  # told by the thread that draws
+        except Exception as error:  # raised by the thread that draws
             self.error = error
         self.news.set()
 
 
 def draw_live(client: Client, job_id: str, console: Console) -> Job:
-    """A new picture whenever something came, and once a second for the clock and the queue."""
+    """Redraws after events, and at least once per second for time left and queue position; returns the ended job."""
     job = client.job(job_id)
     listener = Listener(client.job(job_id, fetch=False))
     listener.start()
@@ -124,18 +124,18 @@ def progress_row(job: Job, series: Series) -> Table:
 
 
 def progress_facts(job: Job, series: Series) -> list[str]:
-    """Epoch, loss, speed, time left: what every progress display of gradq shows."""
+    """Epoch, loss, speed, time left, as every progress display shows them."""
     losses = series.get("train_loss") or series.get("batch_loss") or []
     epoch, *others = progress_words(job) or [f"{job['spec'].get('epochs', '-')} epochs to go"]
     return [epoch, *([f"loss {number(losses[-1][2])}"] if losses else []), *others]
 
 
 def _points(points: list[list[Any]]) -> list[tuple[float, float]]:
-    """A loss that was not finite is null in JSON."""
+    """(step, value) of each point, without values that were not finite, which are None."""
     return [(point[0], point[2]) for point in points if point[2] is not None]
 
 
-# --- lines ------------------------------------------------------------------------------------------------------------
+# --- in a pipe --------------------------------------------------------------------------------------------------------
 
 
 def print_events(job: Job) -> Job:
@@ -145,7 +145,7 @@ def print_events(job: Job) -> Job:
 
 
 def print_epochs(job: Job) -> Job:
-    """One line an epoch, as soon as it is over, and one for each state that it goes through."""
+    """Prints one line per finished epoch and per change of state; returns the ended job."""
     for event in job.watch():
         if event.status not in (None, "succeeded", "failed", "cancelled"):
             print(f"{job.id}  {event.status}", flush=True)

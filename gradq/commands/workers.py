@@ -1,4 +1,4 @@
-"""The verb `workers`: who trains, with what, and what waits for them."""
+"""The verb `workers`: list live workers and queues."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gradq.commands.tables import queues_table, workers_table
 
 
 def workers(url: Url = DEFAULT_URL, token: Token = None, as_json: AsJson = False) -> None:
-    """List live workers and queues: devices, slots, what runs, what waits."""
+    """List live workers and queues: devices, slots, running and waiting jobs."""
     with Client(url, token) as client:
         found, queues = client.workers(), _queues(client)
     if as_json:
@@ -32,5 +32,5 @@ def workers(url: Url = DEFAULT_URL, token: Token = None, as_json: AsJson = False
 def _queues(client: Client) -> list[dict[str, Any]]:
     try:
         return client.queues()
-    except NotFound:  # a service of version 0.1 does not tell
+    except NotFound:  # a service of version 0.1 has no such route
         return []

@@ -1,5 +1,5 @@
-"""YAML as people expect it: `1e-3` is a number, `2026-11-24` a text, and only true and false are truths. Nothing in it
-makes an object of Python's."""
+"""YAML 1.1 with fewer surprises: `1e-3` is a number, `2026-11-24` a string, and only true and false are booleans. Loads
+plain values only, no Python objects."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-LEFT_OUT = ("float", "bool", "timestamp")  # of YAML 1.1's readings of a bare word
+LEFT_OUT = ("float", "bool", "timestamp")  # implicit types of YAML 1.1 that are removed or replaced below
 FLOAT = re.compile(r"^[-+]?((\d+\.\d*|\.\d+)([eE][-+]?\d+)?|\d+[eE][-+]?\d+|\.(inf|Inf|INF))$|^\.(nan|NaN|NAN)$")
 BOOL = re.compile(r"^(true|True|false|False)$")
 
@@ -26,7 +26,7 @@ Loader.add_implicit_resolver("tag:yaml.org,2002:bool", BOOL, list("tTfF"))
 
 
 class NotYaml(Exception):
-    """`line` and `column` count from 1."""
+    """The text is not valid YAML. `line` and `column` count from 1."""
 
     def __init__(self, line: int, column: int, problem: str) -> None:
         super().__init__(problem)
@@ -34,7 +34,7 @@ class NotYaml(Exception):
 
 
 def documents(text: str) -> list[Any]:
-    """What stands in the text, and between `---` what stands in each part."""
+    """The values of the documents in the text, which `---` separates. Raises NotYaml."""
     try:
         return list(yaml.load_all(text, Loader))
     except yaml.MarkedYAMLError as error:
@@ -44,5 +44,5 @@ def documents(text: str) -> list[Any]:
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         raise NotYaml(line, error.position - text.rfind("\n", 0, error.position), error.reason) from error
-    except (ValueError, OverflowError) as error:  # a number that Python does not hold
+    except (ValueError, OverflowError) as error:  # a number that Python cannot represent
         raise NotYaml(1, 1, str(error)) from error

@@ -1,1 +1,1 @@
-"""Everything on one machine: what `gradq up` starts, tends and ends."""
+"""The whole service on one machine: what `gradq up` starts, supervises and stops."""

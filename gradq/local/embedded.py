@@ -1,7 +1,7 @@
 """The embedded service: broker, migrations, API and one worker, supervised in the foreground until a signal comes.
 
-One thread, one loop. Parts that die are started again with a growing pause. The end goes backwards: the worker first,
-so that it can checkpoint its jobs and queue them while the database still hears it; then API, then broker.
+One thread, one loop. Parts that die are restarted with exponential backoff. They stop in reverse order: the worker
+first, so that it can checkpoint its jobs and queue them again; then the API, then the broker.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class PartFailed(GradqError):
 
 
 class Stop:
-    """What SIGTERM, SIGHUP and Ctrl-C leave behind; a second one means: hurry."""
+    """Counts SIGTERM, SIGHUP and Ctrl-C: the first requests a stop, the second skips the grace periods."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -58,7 +58,7 @@ class Stop:
         self.count += 1
         self._event.set()
 
-    def wished(self) -> bool:
+    def requested(self) -> bool:
         return self.count > 0
 
     def hurry(self) -> bool:
@@ -69,7 +69,7 @@ class Stop:
 
 
 class EmbeddedService:
-    """Everything that `gradq up` runs, in one state folder."""
+    """The parts that `gradq up` runs, in one state folder. `say` prints a line."""
 
     def __init__(self, settings: Settings, say: Say) -> None:
         self.settings = settings
@@ -79,7 +79,10 @@ class EmbeddedService:
         self.parts: list[Child] = []  # in the order of their start
 
     def run(self, host: str, port: int) -> int:
-        """Start everything, tend it until a signal, end everything. The exit code of `gradq up`."""
+        """Starts all parts, supervises them until a signal, stops them; returns the exit code of `gradq up`.
+
+        Raises AlreadyRunning, ConfigurationError, PartFailed.
+        """
         self.settings.make_state_dir()
         with ExitStack() as stack:
             stack.enter_context(_signals_to(self.stop))
@@ -92,7 +95,7 @@ class EmbeddedService:
             self._start("api", "api", "--fd", str(listener.fileno()), pass_fds=(listener.fileno(),))
             worker = self._start("worker", "worker")
             self._until_ready(url, worker)
-            if not self.stop.wished():
+            if not self.stop.requested():
                 self.say(f"state   {self.settings.state_dir} (logs: {self.settings.state_dir / 'logs'})")
                 self.say(f"broker  {self.server.binary if self.server else 'the one that GRADQ_REDIS_URL names'}")
                 self.say(f"ready {url}")
@@ -101,19 +104,19 @@ class EmbeddedService:
         return 0
 
     def end(self) -> None:
-        """Worker, API, broker, in this order. Nothing that this service started lives on."""
+        """Stops worker, API and broker, in this order; no process that they started survives."""
         grace = self.settings.grace_seconds + 10.0
         seconds = {"worker": grace, "api": API_STOP_SECONDS, "broker": BROKER_STOP_SECONDS}
-        if self.parts and self.stop.wished():
+        if self.parts and self.stop.requested():
             self.say("stopping: the worker checkpoints its jobs and queues them (again to hurry)")
         for part in reversed(self.parts):
             if not part.stop(seconds[part.name], self.stop.hurry):
-                after = "; its jobs go on from their last checkpoint" if part.name == "worker" else ""
-                self.say(f"{part.name} did not end by itself and was killed{after}")
+                after = "; its jobs resume from their last checkpoint" if part.name == "worker" else ""
+                self.say(f"{part.name} did not stop in time and was killed{after}")
         if self.server is not None:
             self.server.clear()
         worker_tmp.sweep(self.settings.state_dir)
-        if self.parts and self.stop.wished():
+        if self.parts and self.stop.requested():
             self.say("stopped")
 
     def _start_broker(self) -> None:
@@ -124,14 +127,14 @@ class EmbeddedService:
         self.settings = self.settings.model_copy(update={"redis_url": SecretStr(server.url)})
         self._start_child(Child("broker", server.command, os.environ, self._log("broker")))
         broker, deadline = Broker(server.url), time.monotonic() + BROKER_SECONDS
-        while not self.stop.wished() and not broker.ping():
+        while not self.stop.requested() and not broker.ping():
             self._tend()
             if time.monotonic() > deadline:
                 raise PartFailed(f"{server.binary} does not answer.\n{self.parts[0].last_lines()}")
             self.stop.wait(0.02)
 
     def _migrate(self) -> None:
-        if self.stop.wished():
+        if self.stop.requested():
             return
         database = Database(self.settings.database)
         try:
@@ -144,13 +147,13 @@ class EmbeddedService:
         return self._start_child(Child(name, command, self._environment(), self._log(name), pass_fds))
 
     def _start_child(self, child: Child) -> Child:
-        if not self.stop.wished():
+        if not self.stop.requested():
             child.start()
             self.parts.append(child)
         return child
 
     def _environment(self) -> dict[str, str]:
-        """The parts read the same settings as this process, and the ones that its command line changed."""
+        """The environment of the parts: this process's settings, with the changes by its command line."""
         settings = self.settings
         changed = {
             "GRADQ_STATE_DIR": str(settings.state_dir),
@@ -170,13 +173,13 @@ class EmbeddedService:
             part.tend(self.say)
 
     def _until_ready(self, url: str, worker: Child) -> None:
-        """Until the API answers and our worker is live; a part that keeps dying before that ends the attempt.
+        """Returns once the API answers and our worker is live. Raises PartFailed if a part keeps dying before.
 
-        Who works is read from the rows: the API may ask for a token, and this process has none.
+        Reads the workers from the database: the API may require a token, which this process does not have.
         """
         slow_at = time.monotonic() + SLOW_SECONDS
         with closing(Database(self.settings.database)) as database:
-            while not self.stop.wished():
+            while not self.stop.requested():
                 if _answers(url) and _lives(database, self.settings, worker):
                     return
                 self._tend()
@@ -197,7 +200,7 @@ def _answers(url: str) -> bool:
 
 
 def _lives(database: Database, settings: Settings, worker: Child) -> bool:
-    """True when the worker of this run has said so; one that an earlier run left in the rows does not count."""
+    """Whether the worker of this run has registered; a row of an earlier run does not count."""
     try:
         with database.read() as session:
             live = workers.live_workers(session, settings.lease_seconds)
@@ -208,8 +211,8 @@ def _lives(database: Database, settings: Settings, worker: Child) -> bool:
 
 @contextmanager
 def listen(host: str, port: int) -> Iterator[socket.socket]:
-    """The API's socket, opened here: a port in use is known at once, port 0 is a free one, and none gets lost between
-    looking and binding. The API inherits it, also after a restart."""
+    """The API's listening socket. Opened here, so that a port in use fails at once and port 0 gets a free one without a
+    race; the API inherits it, also after a restart. Raises ConfigurationError."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except socket.gaierror as error:
@@ -227,9 +230,9 @@ def listen(host: str, port: int) -> Iterator[socket.socket]:
 
 
 def address_of(listener: socket.socket) -> str:
-    """Where a client on this machine reaches the listener."""
+    """The URL of the listener for clients on this machine."""
     host, port = listener.getsockname()[:2]
-    if ipaddress.ip_address(host.partition("%")[0]).is_unspecified:  # it listens on all of them
+    if ipaddress.ip_address(host.partition("%")[0]).is_unspecified:  # it listens on all addresses
         host = "::1" if ":" in host else "127.0.0.1"
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 

@@ -1,4 +1,4 @@
-"""Folders that only this user may enter, with paths short enough for the sockets that will lie in them."""
+"""Private folders of this user, with paths short enough for Unix sockets."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from pathlib import Path
 
 from shared.errors import ConfigurationError
 
-SOCKET_PATH_BYTES = 103  # Linux takes 107, macOS 103
-PLAIN = re.compile(r"[\w./+-]+", re.ASCII)  # what needs no quoting in redis+socket://…
+SOCKET_PATH_BYTES = 103  # the limit on macOS; Linux allows 107
+PLAIN = re.compile(r"[\w./+-]+", re.ASCII)  # needs no quoting in redis+socket://…
 
 
 def private(path: Path) -> Path:
-    """Create `path` for this user alone, or make sure that it is so."""
+    """Creates `path` with mode 700, or sets that mode; returns it. Raises ConfigurationError if another user has it."""
     path.mkdir(mode=stat.S_IRWXU, parents=True, exist_ok=True)
     found = path.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
@@ -26,16 +26,19 @@ def private(path: Path) -> Path:
 
 
 def for_sockets(wanted: Path, longest_name: int) -> Path:
-    """`place_for_sockets`, made for this user alone."""
+    """Creates the folder of `place_for_sockets` for this user alone and returns it."""
     return private(place_for_sockets(wanted, longest_name))
 
 
 def place_for_sockets(wanted: Path, longest_name: int) -> Path:
-    """`wanted`; or, where a socket in it would have too long or too odd a path, a short folder that belongs to it."""
+    """`wanted`, or a folder with a short name derived from it, where a socket's path would be too long or need quoting.
+
+    `longest_name`: bytes of a socket's name. Raises ConfigurationError if no path is short enough.
+    """
     if _fits(wanted, longest_name):
         return wanted
     name = f"gradq-{os.getuid()}-{hashlib.sha256(os.fsencode(wanted)).hexdigest()[:12]}"
-    for parent in (Path(tempfile.gettempdir()), Path("/tmp")):  # `private` refuses another's folder  # nosec B108
+    for parent in (Path(tempfile.gettempdir()), Path("/tmp")):  # `private` refuses other users' folders  # nosec B108
         if _fits(parent / name, longest_name):
             return parent / name
     raise ConfigurationError(f"no folder has a path short enough for a socket, not even {parent / name}")

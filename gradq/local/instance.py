@@ -1,4 +1,4 @@
-"""One service a state folder: a lock that the kernel releases when its holder is gone, however it went."""
+"""One service per state folder: a file lock, which the kernel releases when its holder ends in any way."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class AlreadyRunning(GradqError):
 
 @contextmanager
 def only_one(state_dir: Path, address: str) -> Iterator[None]:
-    """Hold the state folder; raise AlreadyRunning with the holder's pid and address where somebody else does."""
+    """Locks the state folder. Raises AlreadyRunning, with the holder's pid and address, if another process holds it."""
     path = state_dir / LOCK
     file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
@@ -28,7 +28,7 @@ def only_one(state_dir: Path, address: str) -> Iterator[None]:
         except BlockingIOError:
             holder = os.pread(file, 200, 0).decode(errors="replace").strip() or "another process"
             raise AlreadyRunning(
-                f"{state_dir} is in use by {holder}; stop that one, or give this one another folder with --state"
+                f"{state_dir} is in use by {holder}; stop that one, or use another folder with --state"
             ) from None
         os.ftruncate(file, 0)
         os.pwrite(file, f"`gradq up`, pid {os.getpid()}, {address}\n".encode(), 0)
@@ -39,7 +39,7 @@ def only_one(state_dir: Path, address: str) -> Iterator[None]:
 
 
 def holder_of(state_dir: Path) -> str | None:
-    """Who holds the state folder now, in the words of its lock file; None where nobody does."""
+    """The text of the lock file if a process holds the state folder, else None."""
     try:
         file = os.open(state_dir / LOCK, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:

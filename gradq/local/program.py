@@ -1,7 +1,7 @@
-"""`python -P -m gradq.local.program MODULE …` runs what `python -m MODULE …` does, from any folder.
+"""`python -P -m gradq.local.program MODULE …` runs MODULE as `python -m MODULE …` does, from any folder.
 
-gunicorn and Celery insert the current folder at the start of `sys.path`, unless `sys.path` has it. Appended here, it
-comes last, and hides nothing that is installed.
+gunicorn and Celery insert the current folder at the start of `sys.path`, unless `sys.path` has it. Appended here, it is
+searched last, so its modules do not hide installed ones.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import sys
 
 
 def main() -> None:
-    sys.path += {os.getcwd(), os.environ.get("PWD", os.getcwd())}  # the same folder, by its names
+    sys.path += {os.getcwd(), os.environ.get("PWD", os.getcwd())}  # the same folder by both of its names
     del sys.argv[0]
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
 

@@ -1,4 +1,4 @@
-"""Who may listen where: whoever reaches another address than loopback has to say who he is, and must be able to."""
+"""Refuses to listen on an address that other machines can reach before there is a token."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from shared.errors import ConfigurationError
 from shared.loopback import is_loopback_address
 
 
-def refuse_strangers(host: str, settings: Settings) -> None:
-    """Refuse an address that others may reach while there is no token with which anybody could come in."""
+def require_a_token(host: str, settings: Settings) -> None:
+    """Raises ConfigurationError unless `host` is a loopback address, a token exists, or anonymous access is allowed."""
     if settings.allow_anonymous or _is_loopback(host) or settings.admin_token is not None or _some_token(settings):
         return
     raise ConfigurationError(
-        f"--host {host} is not a loopback address, so a token will be asked for, and there is none yet. Make one with "
+        f"--host {host} is not a loopback address, so requests will need a token. There is none yet: create one with "
         "`gradq token create NAME` for the same GRADQ_STATE_DIR and GRADQ_DATABASE_URL, or set GRADQ_ADMIN_TOKEN. To "
-        "let in whoever reaches the port, set GRADQ_ALLOW_ANONYMOUS=true."
+        "allow requests without a token, set GRADQ_ALLOW_ANONYMOUS=true."
     )
 
 
@@ -30,7 +30,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def _some_token(settings: Settings) -> bool:
-    from sqlalchemy import inspect  # half a second, which a loopback address need not wait for
+    from sqlalchemy import inspect  # imported here: half a second that a loopback address does not need
     from sqlalchemy.engine import make_url
 
     from shared import tokens
@@ -38,7 +38,7 @@ def _some_token(settings: Settings) -> bool:
 
     url = make_url(settings.database)
     if url.get_backend_name() == "sqlite" and not Path(url.database or "").is_file():
-        return False  # to open it would be to make it
+        return False  # opening it would create it
     database = Database(settings.database)
     try:
         with database.read() as session:

@@ -1,7 +1,6 @@
-"""A TMPDIR for each worker. Trainers and workers meet at sockets in it; who gets SIGKILL leaves them behind.
+"""A TMPDIR for each worker. It has the sockets between a worker and its trainers, which a SIGKILL leaves behind.
 
-Each folder carries a lock that its worker holds for life, across exec (the file stays open). A folder whose lock is
-free belongs to nobody, and is swept away.
+Each worker locks its folder until it ends, across exec (the file stays open). A folder whose lock is free is deleted.
 """
 
 from __future__ import annotations
@@ -21,9 +20,9 @@ LONGEST_NAME = len("12345678/pymp-12345678/listener-12345678") + 4
 
 
 def own_tmp(state_dir: Path) -> Path:
-    """A new folder for this process alone, and an end to those of workers that are gone."""
+    """Creates and locks a folder for this process and returns it; deletes those of workers that have ended."""
     folder = _folder(state_dir)
-    with _locked(folder):  # two workers that start together do not sweep each other's
+    with _locked(folder):  # two workers that start together do not delete each other's
         _sweep(folder)
         own = private(folder / uuid4().hex[:8])
         lock = _try_lock(own)
@@ -33,11 +32,11 @@ def own_tmp(state_dir: Path) -> Path:
 
 
 def sweep(state_dir: Path) -> None:
-    """After the last worker: leave nothing, and no short folder outside the state folder either."""
+    """Deletes the folders of workers that have ended, and their parent folder if none is left."""
     folder = _folder(state_dir)
     with _locked(folder):
         _sweep(folder)
-        with suppress(OSError):  # a worker that somebody else started is still in it
+        with suppress(OSError):  # another worker still uses it
             folder.rmdir()
 
 

@@ -1,4 +1,4 @@
-"""The real API on a loopback port with SQLite in a temporary folder, a worker's hands, and the command line."""
+"""The real API on a loopback port with SQLite in a temporary folder, the actions of a worker, and the command line."""
 
 from __future__ import annotations
 

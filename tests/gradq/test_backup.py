@@ -1,4 +1,4 @@
-"""`gradq backup` and `gradq restore` as people type them: files, folders, pipes, bars, words and exit codes."""
+"""`gradq backup` and `gradq restore`: files, folders, pipes, bars, messages and exit codes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ FILES = {"model.json": b"{}" * 5000, "metrics.csv": b"1,2\n" * 5000}
 
 @pytest.fixture(autouse=True)
 def no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing here may touch the database that somebody's environment names."""
+    """No test here may use the database of the developer's environment."""
     for name in [name for name in os.environ if name.startswith("GRADQ_")]:
         monkeypatch.delenv(name)
 
@@ -95,7 +95,7 @@ def test_an_older_backup_is_replaced_and_nothing_else_is(served: Any, tmp_path: 
     letter.write_text("dear ada")
     result = run("backup", str(letter))
     assert (result.exit_code, letter.read_text()) == (2, "dear ada")
-    assert "exists and is no backup of gradq" in words(result)
+    assert "exists and is not a backup of gradq" in words(result)
 
 
 def test_a_backup_that_fails_leaves_the_older_one_and_no_part(
@@ -128,7 +128,7 @@ def test_a_file_that_the_store_has_lost_is_named_and_the_exit_code_tells(served:
 def test_where_no_service_lives_nothing_is_made(tmp_path: Path) -> None:
     result = run("backup", str(tmp_path / "gradq.tar"), "--state", str(tmp_path / "nowhere"))
     assert result.exit_code == 1
-    assert "there is no" in result.stderr
+    assert "does not exist" in result.stderr
     assert "--state or GRADQ_STATE_DIR" in result.stderr
     assert not list(tmp_path.iterdir())
 
@@ -137,7 +137,7 @@ def test_a_terminal_is_no_place_for_a_backup(served: Any, monkeypatch: pytest.Mo
     monkeypatch.setattr(module, "_is_terminal", lambda file: True)
     result = run("backup", "-")
     assert result.exit_code == 2
-    assert "lead - into a pipe" in words(result)
+    assert "pipe the output of -" in words(result)
 
 
 def test_in_a_terminal_a_bar_follows(served: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,7 +160,7 @@ def test_a_backup_is_restored_and_says_what_is_there(served: Any, tmp_path: Path
     first, second, third = result.stdout.splitlines()
     assert first == "restored 2 jobs, 0 datasets, 2 files, 30.0 kB"
     assert re.fullmatch(r"as of \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC: 1 queued, 1 succeeded", second)
-    assert third == "Start the service; jobs that wait in the queue run then."
+    assert third == "Start the service to run the queued jobs."
     assert stored(state) == sorted(FILES.values())
     assert stat.S_IMODE(state.stat().st_mode) == 0o700
     assert {path.name for path in state.iterdir()} <= {

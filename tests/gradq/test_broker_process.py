@@ -1,4 +1,4 @@
-"""The embedded broker: which binary, where its socket lies, and that it starts, restarts and stops."""
+"""The embedded broker: which binary, where its socket is, and that it starts, restarts and stops."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_a_redis_that_was_named_needs_no_server(tmp_path: Path):
     assert embedded_broker(Settings(state_dir=tmp_path, redis_url="redis://:hush@elsewhere")) is None
 
 
-def test_the_socket_lies_where_nobody_else_may_enter_whatever_the_umask_is(tmp_path: Path):
+def test_the_sockets_folder_is_private_whatever_the_umask_is(tmp_path: Path):
     settings = Settings(state_dir=tmp_path / "state")
     before = os.umask(0)
     try:

@@ -1,4 +1,4 @@
-"""Children: they end when told, with all that they started, and when their parent is killed."""
+"""Children end when they are stopped, with their descendants, and when their parent is killed."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_a_child_that_keeps_dying_is_started_again_with_growing_pauses(tmp_path:
     assert child.last_lines() == "no\nno\nno"
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux tells a child that its parent died")
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux signals a child when its parent dies")
 def test_a_child_ends_when_its_parent_is_killed(tmp_path: Path):
     parent = (
         "import os, sys, time; from pathlib import Path; from gradq.local.children import Child\n"

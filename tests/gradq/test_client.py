@@ -233,7 +233,7 @@ WHITE, BLACK = np.full((2, 2), 16), np.zeros((2, 2), int)
 
 @pytest.fixture
 def trained(api) -> Job:
-    """Tells bright images from dark ones."""
+    """A model that distinguishes bright images from dark ones."""
     job = api.client.submit()
     api.finish(api.start(), files={"model.json": json.dumps(MODEL).encode(), "model.safetensors": save(WEIGHTS)})
     return job.refresh()
@@ -266,7 +266,7 @@ def test_images_are_taken_as_people_hold_them(trained, tmp_path: Path):
 def test_images_that_cannot_be_used_are_refused_with_the_reason(trained, tmp_path: Path):
     with pytest.raises(InvalidImages, match=r"each image must have the shape"):
         trained.predict(np.zeros((3, 5, 5)))
-    with pytest.raises(TypeError, match="and a ndarray among them"):
+    with pytest.raises(TypeError, match="with a ndarray in one call"):
         trained.predict([tmp_path / "a.png", WHITE])
     with pytest.raises(FileNotFoundError):
         trained.predict(tmp_path / "gone.png")
@@ -293,7 +293,7 @@ def test_what_the_service_has_is_listed(api, tmp_path: Path):
     assert (again["name"], uploaded["name"]) == ("b", "mine")
 
 
-def test_ready_is_false_where_nobody_is():
+def test_ready_is_false_without_a_service():
     with Client("http://127.0.0.1:1") as client:
         assert not client.ready()
 
@@ -343,7 +343,7 @@ def test_a_notebook_shows_what_was_seen_last_where_the_service_is_gone():
     assert "<img" not in shown
 
 
-def test_a_notebook_shows_a_handle_that_nobody_answered_for():
+def test_a_notebook_shows_a_handle_without_an_answer():
     with Client("http://127.0.0.1:1", retries=0) as client:
         assert "job_1" in client.job("job_1", fetch=False)._repr_html_()
 
@@ -374,7 +374,7 @@ def test_a_job_s_whole_life_awaited(api, tmp_path: Path):
             assert await client.ready()
             jobs = await asyncio.gather(*(client.submit(name=f"n{i}", epochs=1) for i in range(5)))
             assert {job.id async for job in client.jobs(name="n*")} == {job.id for job in jobs}
-            lease = await asyncio.to_thread(api.start)  # of whichever came first
+            lease = await asyncio.to_thread(api.start)  # of the job that was queued first
             job = await client.job(lease.job_id)
             others = [other for other in jobs if other.id != job.id]
             waiting = asyncio.create_task(job.wait(timeout=60, poll=0.05))
@@ -506,7 +506,7 @@ def test_a_program_of_a_user_is_checked_against_the_types(tmp_path: Path):
     (tmp_path / "mine.py").write_text(SCRIPT)
     (tmp_path / "wrong.py").write_text(SCRIPT.replace("job.wait()", "job.wait(timeout='1')"))
     command = [sys.executable, "-m", "mypy", "--follow-imports=silent", "mine.py", "wrong.py"]
-    source = Path(gradq.__file__).parents[1]  # mypy does not see what an editable install puts in its place
+    source = Path(gradq.__file__).parents[1]  # mypy does not follow an editable install
     env = {**os.environ, "MYPYPATH": str(source)}
     found = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=env).stdout.splitlines()
     assert len(found) == 2, found

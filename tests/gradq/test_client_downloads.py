@@ -1,4 +1,4 @@
-"""Files over lines that break: whole and with the right sha256, or not there at all."""
+"""Downloads over connections that break: files are complete with the right sha256, or do not exist."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def listed(name: str = "model.bin", content: bytes = CONTENT, **more: object) ->
 
 
 def part_of(asked: Asked) -> bytes:
-    """What a service that serves ranges answers."""
+    """The answers of a service that supports ranges."""
     if "range" not in asked.headers:
         return answers(CONTENT, ETag=f'"{SHA}"')
     place = int(asked.headers["range"].removeprefix("bytes=").removesuffix("-"))
@@ -58,7 +58,7 @@ def test_a_broken_connection_goes_on_where_it_broke(tmp_path: Path):
 
 
 def test_progress_on_each_try_is_no_failure(tmp_path: Path):
-    """However often the line breaks, as long as something came."""
+    """However often the connection breaks, as long as bytes came."""
     [path], asked = fetch(tmp_path, listed(), *[cut_after(500)] * 20, part_of, retries=1)
     assert path.read_bytes() == CONTENT
     assert len(asked) == 22
@@ -78,9 +78,13 @@ def test_an_empty_file_is_a_file(tmp_path: Path):
 @pytest.mark.parametrize(
     ("steps", "error", "words"),
     [
-        ((answers(CONTENT[:-1] + b"x"),), BadAnswer, "do not have the sha256 of the list"),
-        ((cut_after(1000), answers(b"x" * 5000, 206, Content_Range="bytes 0-4999/10240")), BadAnswer, "others came"),
-        ((cut_after(1000), problem(416, "range_not_satisfiable")), BadAnswer, "shorter than the list says"),
+        ((answers(CONTENT[:-1] + b"x"),), BadAnswer, "do not have the listed sha256"),
+        (
+            (cut_after(1000), answers(b"x" * 5000, 206, Content_Range="bytes 0-4999/10240")),
+            BadAnswer,
+            "got other bytes",
+        ),
+        ((cut_after(1000), problem(416, "range_not_satisfiable")), BadAnswer, "shorter than the service lists it"),
         ((cut_after(1000), CUT), Unreachable, "cannot reach"),
         ((problem(404, "not_found"),), NotFound, "no"),
     ],
@@ -94,7 +98,7 @@ def test_what_does_not_arrive_whole_leaves_nothing(tmp_path: Path, steps, error,
 
 @pytest.mark.parametrize("name", ["../evil", "/etc/evil", ".hidden", "..", "a/b", ""])
 def test_a_file_name_that_leaves_the_folder_is_refused(tmp_path: Path, name):
-    with pytest.raises(BadAnswer, match="no plain file name"):
+    with pytest.raises(BadAnswer, match="not a plain file name"):
         fetch(tmp_path / "out", listed(name), answers(CONTENT))
     assert list(tmp_path.rglob("*")) == []
 
@@ -136,7 +140,11 @@ def test_a_zip_that_breaks_is_begun_again(tmp_path: Path):
 
 @pytest.mark.parametrize(
     ("body", "words"),
-    [(zipped(model=b"other"), "does not hold the files"), (zipped(), "does not hold"), (b"hello", "no zip")],
+    [
+        (zipped(model=b"other"), "does not hold the files"),
+        (zipped(), "does not hold"),
+        (b"hello", "not a readable zip"),
+    ],
 )
 def test_a_zip_of_other_files_is_not_kept(tmp_path: Path, body, words):
     with pytest.raises(BadAnswer, match=words):

@@ -1,4 +1,4 @@
-"""The client when the network or the service fails: what is sent again, how often, and what is heard in the end."""
+"""The client when the network or the service fails: what is retried, how often, and what is raised."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ BUSY = problem(503, "database_away", Retry_After="2")
 
 @pytest.fixture
 def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The pauses that the client asked for; none of them is waited."""
+    """The pauses that the client requested; the tests do not sleep."""
     pauses: list[float] = []
 
     async def sleep(_: Blocking, seconds: float) -> None:
@@ -99,7 +99,7 @@ def test_so_many_retries_and_no_more(slept):
 
 
 def test_a_request_that_is_still_under_way_is_waited_for(slept):
-    """The first try was cut, and its work goes on: its answer comes under the same key."""
+    """The first try's connection broke, and the service is still executing it under the same key."""
     under_way = problem(409, "idempotency_in_progress", Retry_After="1")
     with faulty(CUT, under_way, under_way, answers(JOB, 202)) as server, Client(server.url, retries=1) as client:
         assert client.submit()["id"] == "job_1"
@@ -163,7 +163,7 @@ def test_a_retry_after_beyond_the_timeout_is_the_callers_to_decide_about(slept):
     assert (caught.value.retry_after, slept, len(server.asked)) == (3600, [], 1)
 
 
-def test_where_nobody_is_the_client_says_so_soon():
+def test_without_a_service_the_client_gives_up_soon():
     tries = []
     policy = Retries(5, 30, draw=lambda: 1.0)
     refused, waited = Unreachable("http://x", "refused"), 0.0
@@ -269,7 +269,7 @@ def test_another_service_at_this_address_is_told_apart(body):
     with (
         faulty(answers(body)) as server,
         Client(server.url) as client,
-        pytest.raises(BadAnswer, match="is the address"),
+        pytest.raises(BadAnswer, match="check the address"),
     ):
         client.version()
 

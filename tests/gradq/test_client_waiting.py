@@ -1,4 +1,4 @@
-"""Waiting for a job and following its log: whatever the service can do, and wherever the line breaks."""
+"""Waiting for a job and following its log, with services of each kind and connections that break anywhere."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def rows(*seqs: int, has_more: bool = False, after: int = 0) -> bytes:
 
 @pytest.fixture(autouse=True)
 def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The pauses that the client asked for; none of them is waited."""
+    """The pauses that the client requested; the tests do not sleep."""
     pauses: list[float] = []
 
     async def sleep(_: Blocking, seconds: float) -> None:
@@ -112,7 +112,7 @@ def test_check_makes_an_exception_of_a_job_that_failed():
 
 
 def test_a_wait_outlives_a_service_that_is_away_for_a_while(slept):
-    """Longer than any other call would: it has been there, and it will be again."""
+    """Longer than any other call, since the service answered before."""
     away = [CUT, problem(503, "database_away", Retry_After="2")] * 6
     with talk(answers(job()), answers(job()), *away, answers(job("succeeded")), retries=2) as (server, client):
         assert client.job("job_1").wait().status == "succeeded"
@@ -120,7 +120,7 @@ def test_a_wait_outlives_a_service_that_is_away_for_a_while(slept):
 
 
 def test_a_wait_through_an_absence_is_over_when_its_time_is(monkeypatch):
-    """Neither the patience for the service nor another try of a held question goes beyond it."""
+    """Neither retries nor another long poll exceed it."""
     clock = Clock()
     monkeypatch.setattr(time, "monotonic", clock)
     monkeypatch.setattr(Blocking, "sleep", clock.sleep)
@@ -133,7 +133,7 @@ def test_a_wait_through_an_absence_is_over_when_its_time_is(monkeypatch):
 
 
 class Clock:
-    """Stands still, but for pauses."""
+    """A clock that only pauses advance."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -160,7 +160,7 @@ def test_a_refresh_with_a_wait_is_back_as_soon_as_the_job_has_changed(slept):
     assert [asked.headers.get("if-none-match") for asked in server.asked] == [None, None, '"1"', '"1"']
     assert "wait" not in server.asked[1].query  # what changed before the question is told at once
     assert 29 < float(server.asked[2].query["wait"]) <= 30
-    assert slept == [waiting.POLL_SECONDS]  # that 304 came at once
+    assert slept == [waiting.POLL_SECONDS]  # the 304 came at once
 
 
 def test_a_refresh_with_a_wait_tells_at_once_what_it_has_missed():
@@ -185,7 +185,7 @@ def seqs(found: Iterator[Event]) -> list[int]:
 
 
 def ended(*steps: Step) -> tuple[Step, ...]:
-    """A job, what happens to its log, and the job as it ended."""
+    """The job, the answers for its log, and the ended job."""
     return (answers(job()), *steps, answers(job("succeeded")))
 
 
@@ -281,7 +281,7 @@ def test_a_service_that_never_comes_back_ends_the_watching(monkeypatch):
             next(watching)
 
 
-def test_where_nobody_is_a_watching_ends_soon(slept):
+def test_without_a_service_watching_ends_soon(slept):
     with Client("http://127.0.0.1:1") as client, pytest.raises(Unreachable):
         next(client.job("job_1", fetch=False).watch())
 
@@ -292,7 +292,7 @@ def test_an_error_inside_the_service_ends_the_watching():
 
 
 def test_who_stops_looking_hangs_up():
-    """The stream's connection is closed when the loop is left, and not at some later time."""
+    """The stream's connection is closed when the loop ends, not at garbage collection."""
     with talk(answers(job()), stream(row(1), row(2), end=None)) as (_, client):
         watching: Any = client.job("job_1").watch()
         assert next(watching).seq == 1

@@ -1,4 +1,4 @@
-"""The verbs against the real API: what they print, and what a script can tell from the exit code."""
+"""The verbs against the real API: their output and exit codes."""
 
 from __future__ import annotations
 
@@ -222,7 +222,7 @@ def test_watch_prints_one_line_an_epoch_in_a_pipe(gradq, api):
     assert "\x1b" not in result.stdout
 
 
-def test_nobody_there_asks_whether_gradq_is_up():
+def test_without_a_service_the_message_asks_whether_gradq_is_up():
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))  # bound and not listening: connections are refused
         url = f"http://127.0.0.1:{unused.getsockname()[1]}"
@@ -320,7 +320,7 @@ def test_a_preset_that_goes_on_names_what_is_missing(gradq):
 
 
 def finish_soon(api, **result):
-    """End the next job that is submitted, from a thread of its own."""
+    """Ends the next submitted job from another thread."""
 
     def finish():
         wait_for(lambda: api.client.page(status="queued")["data"], 20, "a queued job")

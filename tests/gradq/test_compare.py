@@ -1,4 +1,4 @@
-"""`gradq compare`: what differs, how far curves are apart, and a picture in which two curves that are one both show."""
+"""`gradq compare`: spec differences, distances of curves, and a picture in which two equal curves are both visible."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rich.console import Console
 from gradq.commands import compare
 from gradq.commands.compare import PICTURED
 from gradq.commands.comparison import between, distances, same_weights, spec_differences
-from gradq.commands.overlay import draw
+from gradq.commands.curves_picture import draw
 
 CURVE = [[10, 1, 1.0], [20, 2, 0.5], [30, 3, None]]
 
@@ -45,7 +45,7 @@ def test_weights_are_the_same_only_if_all_have_them():
 
 @pytest.fixture
 def pair(api) -> tuple[str, str]:
-    """A job by hand and one by autograd that came out the same, but for one point."""
+    """A manual and an autograd job whose curves are equal but for one point."""
     ids = []
     for gradients, loss in (("manual", 0.5), ("autograd", 0.25)):
         ids.append(api.submit(gradients=gradients, seed=7, epochs=2, name=f"by-{gradients}"))
@@ -113,7 +113,7 @@ def test_a_picture_is_the_same_bytes_for_the_same_curves(gradq, pair, tmp_path: 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("--metric", "train_lost"), "no metric train_lost; there are batch_loss, train_loss"),
+        (("--metric", "train_lost"), "unknown metric train_lost; must be one of batch_loss, train_loss"),
         (("-o", "curve.gif"), "must end in .png, .svg, .pdf"),
         (("-o", "/proc/nowhere/curve.png"), "cannot write /proc/nowhere/curve.png"),
     ],
@@ -125,7 +125,7 @@ def test_what_cannot_be_compared_or_drawn_is_said(gradq, pair, options, words):
 
 
 def test_one_job_is_too_few(gradq, pair):
-    assert "two jobs or more" in gradq("compare", pair[0]).stderr
+    assert "two or more jobs" in gradq("compare", pair[0]).stderr
     assert gradq("compare", pair[0], "job_0").exit_code == 1
 
 

@@ -109,4 +109,4 @@ def test_an_option_before_the_verb_is_not_lost(gradq):
 def test_a_folder_is_to_be_zipped_first(gradq, tmp_path: Path):
     result = gradq("datasets", "add", str(tmp_path))
     assert result.exit_code == 2
-    assert "zip the class folders first" in " ".join(result.stderr.replace("│", " ").split())
+    assert "zip its class folders" in " ".join(result.stderr.replace("│", " ").split())

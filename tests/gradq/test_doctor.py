@@ -1,4 +1,4 @@
-"""`gradq doctor`: faults made on purpose, each found by name, with a way to mend it."""
+"""`gradq doctor`: deliberate faults, each reported by its check, with a fix."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Report:
 
 @pytest.fixture
 def doctor(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Report]:
-    """doctor(URL=…, REDIS_URL=…): the report of a machine where nothing but these settings is set."""
+    """doctor(URL=…, REDIS_URL=…): the report of a machine with these settings alone."""
     for name in [name for name in os.environ if name.startswith("GRADQ_")]:
         monkeypatch.delenv(name)
 
@@ -131,7 +131,7 @@ def test_people_read_the_verdict_and_under_it_the_way_out(doctor):
     result = CliRunner().invoke(app, ["doctor"], env={"GRADQ_URL": NOBODY, "GRADQ_STATE_DIR": "/nowhere/at/all"})
     assert result.exit_code == 1
     lines = result.stdout.splitlines()
-    at = next(i for i, line in enumerate(lines) if line.startswith("problem  api: nobody answers at"))
+    at = next(i for i, line in enumerate(lines) if line.startswith("problem  api: no answer from"))
     assert lines[at + 1].startswith("         → Start it with `gradq up`")
     assert lines[-1] == "1 problem, no warning"
     assert "\x1b" not in result.stdout
@@ -159,7 +159,7 @@ def test_a_database_without_tables_with_old_ones_and_with_newer_ones(doctor, emp
     where = {"DATABASE_URL": empty_database.url}
     with empty_database.write() as session:
         session.execute(text("SELECT 1"))
-    assert "holds no tables" in doctor(**where)["database"]["detail"]
+    assert "has no tables" in doctor(**where)["database"]["detail"]
     empty_database.migrate()
     report = doctor(**where)
     assert report["database"]["verdict"] == "ok"
@@ -250,12 +250,12 @@ def test_a_state_folder_that_cannot_be_is_a_problem_and_an_open_one_a_warning(do
     assert report["state folder"]["mend"] == f"Run `chmod 700 {tmp_path / 'open'}`."
 
 
-def test_gpus_that_nobody_can_train_on_are_warned_of(doctor, monkeypatch):
+def test_unusable_gpus_are_a_warning(doctor, monkeypatch):
     monkeypatch.setattr(machine, "gpus_here", lambda: (["NVIDIA H100"], None))
     monkeypatch.setattr(machine, "version", lambda package: "2.13.0+cpu")
     report = doctor()
     assert report["devices"]["verdict"] == "warning"
-    assert "built for the CPU alone" in report["devices"]["detail"]
+    assert "is a CPU build" in report["devices"]["detail"]
     monkeypatch.setattr(machine, "version", lambda package: "2.13.0+cu130")
     assert doctor()["devices"]["detail"].endswith("CPU cores, NVIDIA H100")
     with answering(service(host=platform.node())) as url:
@@ -279,7 +279,7 @@ def test_a_package_that_is_missing_is_named(doctor, monkeypatch):
 
 @contextmanager
 def answering(bodies: dict[str, Any], ahead: timedelta = timedelta()) -> Iterator[str]:
-    """A server that gives these bodies out and has its clock somewhere else."""
+    """A server with these answers and another clock."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -328,12 +328,12 @@ def test_clocks_that_disagree_are_warned_of(doctor, hours, words):
     assert "set-ntp" in report["clock"]["mend"]
 
 
-def test_a_service_elsewhere_is_asked_for_its_workers_and_data_sets(doctor):
+def test_a_service_elsewhere_is_asked_for_its_workers_and_datasets(doctor):
     with answering(service()) as url:
         report = doctor(URL=url)
     assert report.wrong() == {"datasets": "warning"}
     assert f"mnist lacks MNIST/raw/a in the data folder of {url}" in report["datasets"]["detail"]
-    assert report["api"]["detail"] == f"{url} takes jobs, gradq {VERSION}"
+    assert report["api"]["detail"] == f"{url} accepts jobs, gradq {VERSION}"
 
 
 @pytest.mark.parametrize(
@@ -356,8 +356,8 @@ def test_no_worker_is_a_warning_that_says_what_to_start(doctor, api):
 def test_another_program_at_the_address_is_told_apart_from_silence(doctor):
     with answering({}) as url:
         report = doctor(URL=url)
-    assert "not as gradq does" in report["api"]["detail"]
-    assert "is taken by another program" in report["port"]["detail"]
+    assert "not a gradq service" in report["api"]["detail"]
+    assert "is in use by another program" in report["port"]["detail"]
     assert "--port 0" in report["port"]["mend"]
 
 
@@ -365,7 +365,7 @@ def test_a_service_without_its_database_is_a_problem(doctor):
     bodies = service() | {"/v1/version": {"version": "0.0.9", "python": "3", "api": "v1"}}
     del bodies["/readyz"]
     with answering(bodies) as url:
-        assert "cannot take jobs" in doctor(URL=url)["api"]["detail"]
+        assert "cannot accept jobs" in doctor(URL=url)["api"]["detail"]
     bodies["/readyz"] = service()["/readyz"]
     with answering(bodies) as url:
         report = doctor(URL=url)

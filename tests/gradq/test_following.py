@@ -1,4 +1,4 @@
-"""The verbs that show jobs as they go: ps -w, logs, watch, wait; in a pipe, as JSON, and on a terminal."""
+"""The verbs that follow jobs: ps -w, logs, watch, wait; in a pipe, as JSON, and on a terminal."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def terminal(height: int = 30) -> tuple[Console, io.StringIO]:
 
 @contextmanager
 def meanwhile(work: Any, *arguments: Any) -> Iterator[None]:
-    """Something that happens beside the block; its failure is the test's."""
+    """Runs a function in parallel with the block; its failure fails the test."""
     failed: list[BaseException] = []
 
     def run() -> None:

@@ -1,5 +1,5 @@
-"""The command line as a newcomer meets it: each verb's help on a small screen, the page of the manual, the shell's Tab,
-and that a verb starts without what it does not need."""
+"""The help of each verb on a small screen, the manual page, shell completion, and that a verb does not import what it
+does not need."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_a_verb_that_does_not_exist_is_guessed():
 
 @pytest.mark.parametrize("verb", [verb for verb in verbs() if verb not in ("api", "worker", "completion", "token")])
 def test_every_verb_that_says_something_can_say_it_as_json(verb):
-    """api and worker become other programs, which log JSON; a completion script is for a shell; token is but verbs."""
+    """api and worker become other programs, which log JSON; completion prints a script; token only has sub-commands."""
     assert "--json" in {option for parameter in verbs()[verb].params for option in parameter.opts}
 
 
@@ -114,7 +114,7 @@ def test_a_verb_starts_without_what_it_does_not_need():
 
 @pytest.fixture
 def tab(tmp_path: Path, monkeypatch):
-    """tab("ps --st"): what a real bash offers there."""
+    """tab("ps --st"): the completions of a real bash."""
     command = tmp_path / "bin" / "gradq"
     command.parent.mkdir()
     command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m gradq "$@"\n')

@@ -1,4 +1,4 @@
-"""scripts/install.sh on machines that lack something: it says what, and how to get it."""
+"""scripts/install.sh on machines that lack something: it reports what, and how to get it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Curves in braille: the right size, the right ends, and nothing that a diverged loss could break."""
+"""Curves in braille: the right size, the right ends, also for a diverged loss."""
 
 from __future__ import annotations
 

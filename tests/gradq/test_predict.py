@@ -1,4 +1,4 @@
-"""gradq predict against the real API: a table for people, JSON for scripts, refusals in a sentence."""
+"""`gradq predict` against the real API: a table, JSON, and messages for refused images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The net that comes back from two files computes what the trained one does."""
+"""A model rebuilt from its two files computes what the trained one does."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ZOO = {"mobilenet_v3_small": (3, 32, 32), "resnet18": (1, 28, 28)}  # images are
 
 
 def stored(folder: Path, architecture: object, shape: tuple[int, int, int]) -> torch.nn.Module:
-    """The files of a net with random weights and statistics, and the net in evaluation mode."""
+    """The files of a model with random weights and statistics, and the model in evaluation mode."""
     wanted = JobSpec.parse({"architecture": architecture})
     generator = torch.Generator().manual_seed(3)
     net = build_model(wanted.architecture, shape, 10)

@@ -1,4 +1,4 @@
-"""Who may listen where, one service a folder, and the folders that workers leave behind."""
+"""The verbs that run parts of the service: public addresses, one service per folder, folders of killed workers."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from support.place import sqlite_place_in
 from typer.testing import CliRunner, Result
 
 from gradq.cli import app
-from gradq.commands.service import _say_json
+from gradq.commands.up import _say_json
 from gradq.local import folders
 from gradq.local.embedded import address_of, listen
 from gradq.local.folders import for_sockets, private
 from gradq.local.instance import AlreadyRunning, only_one
-from gradq.local.public_address import refuse_strangers
+from gradq.local.public_address import require_a_token
 from gradq.local.worker_tmp import own_tmp, sweep
 from shared.config import Settings
 from shared.db.database import Database
@@ -29,15 +29,15 @@ from shared.errors import ConfigurationError
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "127.8.9.10"])
 def test_loopback_needs_no_permission(host):
-    refuse_strangers(host, Settings())
+    require_a_token(host, Settings())
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1"])
 def test_any_other_address_is_refused_until_it_is_accepted(host, tmp_path: Path):
     for setting in (None, False):
         with pytest.raises(ConfigurationError, match="GRADQ_ALLOW_ANONYMOUS"):
-            refuse_strangers(host, Settings(state_dir=tmp_path, allow_anonymous=setting))
-    refuse_strangers(host, Settings(state_dir=tmp_path, allow_anonymous=True))
+            require_a_token(host, Settings(state_dir=tmp_path, allow_anonymous=setting))
+    require_a_token(host, Settings(state_dir=tmp_path, allow_anonymous=True))
 
 
 def test_an_address_that_others_reach_is_taken_with_a_token_that_is_good(tmp_path: Path):
@@ -58,7 +58,7 @@ def test_an_address_that_others_reach_is_taken_with_a_token_that_is_good(tmp_pat
 
 def refused(settings: Settings) -> bool:
     try:
-        refuse_strangers("0.0.0.0", settings)
+        require_a_token("0.0.0.0", settings)
     except ConfigurationError as error:
         assert "gradq token create" in error.detail
         return True
@@ -147,7 +147,7 @@ def test_a_worker_keeps_its_own_tmp_and_sweeps_those_of_the_dead(tmp_path: Path,
     assert first.is_dir(), "its worker is alive"
 
 
-def test_a_folder_of_somebody_else_is_not_taken(tmp_path: Path):
+def test_a_folder_of_another_user_is_refused(tmp_path: Path):
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "real")
     with pytest.raises(ConfigurationError, match="not a folder of this user"):

@@ -1,4 +1,4 @@
-"""Specs from YAML, JSON and `--set`: what wins, what a dot reaches, and where a file is wrong."""
+"""Specs from YAML, JSON and `--set`: precedence, paths with dots, and positions of errors in files."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ def test_json_with_tabs_is_json_and_braces_may_be_yaml(tmp_path: Path):
         ("spec.yaml", "a: b: c", "spec.yaml, line 1, column 5: mapping values are not allowed here"),
         ("spec.yaml", "a: !!python/object/apply:os.getcwd []", "spec.yaml, line 1, column 4: "),
         ("spec.yaml", "a: 1\nb: \x07", "spec.yaml, line 2, column 4: "),
-        ("spec.yaml", "- 1\n", "must hold the fields of a job, and holds a list"),
-        ("spec.yaml", "", "and holds nothing"),
+        ("spec.yaml", "- 1\n", "must hold the fields of a job, got a list"),
+        ("spec.yaml", "", "a job, got nothing"),
     ],
 )
 def test_a_file_that_is_wrong_is_named_with_line_and_column(gradq, tmp_path: Path, name, text, words):
@@ -68,7 +68,7 @@ def test_a_file_that_is_wrong_is_named_with_line_and_column(gradq, tmp_path: Pat
 
 def test_a_file_that_is_no_text_is_no_traceback(gradq, tmp_path: Path):
     (tmp_path / "spec.yaml").write_bytes(b"\xff\xfe\x00")
-    assert "it is no text" in gradq("submit", "-f", str(tmp_path / "spec.yaml")).stderr
+    assert "it is not UTF-8 text" in gradq("submit", "-f", str(tmp_path / "spec.yaml")).stderr
 
 
 @pytest.mark.parametrize(

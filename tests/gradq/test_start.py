@@ -1,4 +1,4 @@
-"""What is imported before a verb does anything: no more than it uses, and nothing of the service."""
+"""What is imported before a verb runs: only what it uses, and nothing of the service."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ print(json.dumps(sorted({{name.partition('.')[0] for name in sys.modules}})), fi
 
 
 def loaded(code: str) -> set[str]:
-    """The top-level modules that a new Python holds after `code`."""
+    """The top-level modules of a new Python after `code`."""
     command = [sys.executable, "-c", CODE.format(code)]
     ended = subprocess.run(command, capture_output=True, text=True, check=True)
     return set(json.loads(ended.stderr.splitlines()[-1]))

@@ -48,7 +48,7 @@ def test_a_service_that_goes_away_ends_the_row(gradq, api):
 def test_rm_deletes_ended_jobs_and_wants_to_be_sure(gradq, api):
     done, waiting = api.ended(JobState.FAILED), api.submit()
     asked = gradq("rm", done)
-    assert (asked.exit_code, "--yes" in asked.stderr) == (2, True), "nobody is there to be asked"
+    assert (asked.exit_code, "--yes" in asked.stderr) == (2, True), "stdin is not a terminal"
     result = gradq("rm", done, waiting, "--yes")
     assert result.exit_code == 1
     assert result.stdout.startswith(f"{done}  deleted, ")
@@ -57,7 +57,7 @@ def test_rm_deletes_ended_jobs_and_wants_to_be_sure(gradq, api):
 
 
 @pytest.mark.parametrize(("answer", "code", "said"), [("y", 0, "deleted, "), ("n", 1, "nothing was deleted")])
-def test_rm_asks_whoever_sits_there(api, answer, code, said):
+def test_rm_asks_on_a_terminal(api, answer, code, said):
     job_id = api.ended()
     keyboard, terminal = os.openpty()
     command = [sys.executable, "-m", "gradq", "rm", job_id, "--url", api.url]
@@ -93,7 +93,7 @@ def test_retry_queues_a_failed_job_again(gradq, api):
     assert gradq("retry", done).exit_code == 1
 
 
-def test_workers_lists_what_lives_and_says_what_to_do_where_nobody_does(gradq, api):
+def test_workers_lists_live_workers_and_says_how_to_start_one(gradq, api):
     assert "gradq worker" in gradq("workers").stdout
     found = json.loads(gradq("workers", "--json").stdout)
     assert (found["object"], found["data"]) == ("list", [])

@@ -1,4 +1,4 @@
-"""Tables: ids stay whole whatever the terminal, and a pipe gets no colour."""
+"""Tables: ids are never truncated, and a pipe gets no colour."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import io
 import pytest
 from rich.console import Console
 
+from gradq.commands.formatting import size, span
 from gradq.commands.tables import jobs_table
-from gradq.commands.words import size, span
 
 JOB = {
     "id": "job_01a20ca12b447dceb2fada21ca7ef28b",

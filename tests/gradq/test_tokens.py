@@ -1,4 +1,4 @@
-"""`gradq token`: made and revoked on the service's own database, whoever looks on; told once."""
+"""`gradq token`: tokens are created and revoked in the service's database, and shown once."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ TEXT = re.compile(r"gq_[0-9a-f]{32}_[\w-]{43}")
 
 @pytest.fixture
 def settings(settings: Settings) -> Settings:
-    """A service that asks for a token."""
+    """A service that requires a token."""
     return settings.model_copy(update={"allow_anonymous": False})
 
 
 @pytest.fixture
 def token(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
-    """token("create", "x"): the verb, on the database of the service of this test."""
+    """token("create", "x"): runs the verb on the database of this test's service."""
     monkeypatch.setenv("GRADQ_STATE_DIR", str(settings.state_dir))
     return lambda *arguments: CliRunner().invoke(app, ["token", *arguments])
 
@@ -40,7 +40,7 @@ def token(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
 def made(token: Callable[..., Result], *arguments: str) -> str:
     result = token("create", *arguments)
     assert result.exit_code == 0, result.stderr
-    assert TEXT.fullmatch(result.stdout.strip()), "nothing but the token stands on standard output"
+    assert TEXT.fullmatch(result.stdout.strip()), "standard output has only the token"
     return result.stdout.strip()
 
 
@@ -111,11 +111,11 @@ def test_the_table_says_whose_and_until_when(api, token) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("create", "laptop"), "a token called laptop is good already"),
-        (("create", "a b"), "must be 1 to 64 of letters"),
-        (("create", "x", "--owner", "../x"), "must be 1 to 64 of letters"),
-        (("create", "x", "--expires", "soon"), "no span"),
-        (("create", "x", "--expires", "2020-01-01"), "over already"),
+        (("create", "laptop"), "a valid token named laptop exists"),
+        (("create", "a b"), "must be 1 to 64 letters"),
+        (("create", "x", "--owner", "../x"), "must be 1 to 64 letters"),
+        (("create", "x", "--expires", "soon"), "must be a duration"),
+        (("create", "x", "--expires", "2020-01-01"), "in the past"),
         (("create", "x", "--scope", "root"), "'root'"),
         (("revoke", "desktop"), "token desktop not found"),
     ],

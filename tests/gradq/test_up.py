@@ -1,4 +1,4 @@
-"""`gradq up` as a whole: ready, jobs, restarts of its parts, and that it leaves nobody behind, however it ends."""
+"""`gradq up` as a whole: ready, jobs, restarts of its parts, and that no process is left, however it ends."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def test_a_job_under_way_is_queued_at_the_end_and_goes_on_at_the_next_start(up):
 
 
 @pytest.mark.long
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux tells a child that its parent died")
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux signals a child when its parent dies")
 def test_sigkill_leaves_no_child_behind(up):
     service = up()
     with service.wait_until_ready() as client:
@@ -165,16 +165,16 @@ def test_a_second_service_in_the_same_folder_is_refused_and_parts_that_die_are_s
         assert_refuses_a_second(service)
         for part in [service.part(words) for words in ("redis.sock", "gunicorn", "celery")]:
             part.kill()
-        wait_for(lambda: sum("started again" in line for line in service.said()) >= 3, 30, "three restarts")
+        wait_for(lambda: sum("restarted" in line for line in service.said()) >= 3, 30, "three restarts")
         job_id = wait_for(lambda: client.ready() and client.submit({"epochs": 1})["id"], 150, "the API")
-        # what was left of the killed API may answer once more, and then cut the line
+        # a process of the killed API may answer once more and then close the connection
         job = wait_for(lambda: answer(client, job_id, lambda job: job["terminal"]), 150, "the end of the job")
         assert job["status"] == "succeeded"
     assert service.end() == 0
 
 
 def answer(client, job_id, holds):
-    """The job where it `holds`; None as long as it does not, or the API is away."""
+    """The job if `holds` is true of it; None if not, or if the API is unreachable."""
     try:
         job = client.job(job_id)
     except Unreachable:

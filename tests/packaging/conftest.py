@@ -34,16 +34,16 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def server(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Installed:
-    """gradq[server]: whatever this environment holds, and gradq from the wheel alone."""
+    """gradq[server]: the packages of this environment, and gradq from the wheel alone."""
     installed = Installed(tmp_path_factory.mktemp("server"), wheel)
-    # folders of a .pth file are searched, and the .pth files in them, an editable gradq's for one, are not read
+    # folders of a .pth file are searched, but .pth files in them, such as an editable gradq's, are not read
     (installed.site / "running.pth").write_text("".join(f"{path}\n" for path in sys.path if "site-packages" in path))
     return installed
 
 
 @pytest.fixture(scope="session")
 def light(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Installed:
-    """gradq without extras: links to the files of what its metadata requires, and nothing else."""
+    """gradq without extras: links to the files of the packages that its metadata requires, and nothing else."""
     installed = Installed(tmp_path_factory.mktemp("light"), wheel)
     required = [text for text in installed.distribution.requires or [] if "extra ==" not in text]
     for name in closure(required):

@@ -1,4 +1,4 @@
-"""`pip install gradq` is a client: with what its metadata requires and nothing else, every verb that asks a service
+"""`pip install gradq` is a client: with only the packages that its metadata requires, every verb that calls a service
 works, and the others say what to install."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The wheel holds what the repository holds, and what it installs serves every page and every GET."""
+"""The wheel has all tracked files of the packages, and what it installs serves every page and every GET."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from uuid import uuid4
 from sqlalchemy import text
 from support.store import claim, point, running, write
 
-from gradq.backup import OF_THE_MOMENT, rows
+from gradq.backup import NOT_SAVED, rows
 from gradq.backup.restore import Restored, restore
 from gradq.backup.save import Saved, save
 from shared import idempotency, tokens, workers
@@ -87,7 +87,7 @@ class Place:
 
     def rows(self, of: set[str] | None = None) -> dict[str, list[dict[str, Any]]]:
         """Every row of every table that a backup holds, in JSON types; or of the tables `of`."""
-        names = set(Base.metadata.tables) - OF_THE_MOMENT if of is None else of
+        names = set(Base.metadata.tables) - NOT_SAVED if of is None else of
         with self.database.snapshot() as connection:
             tables = rows.reflected(connection, names)
             return {table.name: list(rows.read(connection, rows.whole(table))) for table in tables}

@@ -1,4 +1,4 @@
-"""The checks of `gradq doctor`, in the order in which one would look: this machine, its stores, the service."""
+"""The checks of `gradq doctor`, in the order of the report: this machine, its stores, the service."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from collections.abc import Callable
 
 from gradq.commands.checkups import files, machine, service, stores
 from gradq.commands.checkups.finding import Finding, problem
-from gradq.commands.checkups.targets import Patient
+from gradq.commands.checkups.targets import Targets
 
-CHECKS: dict[str, Callable[[Patient], Finding]] = {
+CHECKS: dict[str, Callable[[Targets], Finding]] = {
     "versions": machine.versions,
     "state folder": machine.state_folder,
     "devices": machine.devices,
     "database": stores.database,
     "broker": stores.broker,
     "artifacts": files.artifacts,
-    "datasets": files.data_sets,
+    "datasets": files.datasets,
     "api": service.api,
     "token": service.token,
     "port": service.port,
@@ -24,14 +24,14 @@ CHECKS: dict[str, Callable[[Patient], Finding]] = {
 }
 
 
-def examine(patient: Patient) -> list[Finding]:
-    """Every check, whatever the others found; one that stumbles is a finding too."""
-    return [_checked(name, check, patient) for name, check in CHECKS.items()]
+def examine(targets: Targets) -> list[Finding]:
+    """The finding of every check. A check that raises becomes a finding as well."""
+    return [_checked(name, check, targets) for name, check in CHECKS.items()]
 
 
-def _checked(name: str, check: Callable[[Patient], Finding], patient: Patient) -> Finding:
+def _checked(name: str, check: Callable[[Targets], Finding], targets: Targets) -> Finding:
     try:
-        return check(patient).named(name)
+        return check(targets).named(name)
     except Exception as error:
         words = f"the check itself failed: {type(error).__name__}: {error}"
         return problem(words, "Report this with `gradq doctor --json`.").named(name)

@@ -1,4 +1,4 @@
-"""Checks of files: the artifact store, and the datasets, built in and uploaded. Leaves nothing changed."""
+"""Checks of files: the artifact store, and the built-in and uploaded datasets. Changes nothing."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import Any
 from sqlalchemy.exc import SQLAlchemyError
 
 from gradq.commands.checkups.finding import Finding, ok, problem, warning, worst
-from gradq.commands.checkups.targets import Patient
-from gradq.commands.words import size
+from gradq.commands.checkups.targets import Targets
+from gradq.commands.formatting import size
 from shared.addresses import without_secrets
 from shared.artifacts import ArtifactStore
 from shared.datasets import dataset_store
@@ -24,29 +24,29 @@ from shared.errors import GradqError
 LITTLE_BYTES, TOO_LITTLE_BYTES = 2 << 30, 200 << 20
 
 
-def artifacts(patient: Patient) -> Finding:
-    url = without_secrets(patient.settings.artifacts)
+def artifacts(targets: Targets) -> Finding:
+    url = without_secrets(targets.settings.artifacts)
     facts: dict[str, Any] = {"url": url}
     try:
-        store = ArtifactStore(patient.settings.artifacts)
+        store = ArtifactStore(targets.settings.artifacts)
     except ImportError as error:
         return problem(f"{url}: {error}", "Run `pip install 'gradq[s3]'`.", **facts)
     except ValueError as error:
         return problem(f"{url}: {error}", "Set GRADQ_ARTIFACTS_URL to file:///folder or s3://bucket/prefix.", **facts)
     folder = store.local_path("")
-    if folder is not None and not folder.exists() and not patient.holder:
-        return ok(f"none yet; the first job makes {folder}", **facts)
+    if folder is not None and not folder.exists() and not targets.holder:
+        return ok(f"none yet; the first job creates {folder}", **facts)
     try:
         _write_and_remove(store)
-    except Exception as error:  # each kind of store has errors of its own
-        mend = "Let this user write there, or set GRADQ_ARTIFACTS_URL to another place."
+    except Exception as error:  # each kind of store raises its own errors
+        mend = "Give this user write access, or set GRADQ_ARTIFACTS_URL to another place."
         return problem(f"{url} cannot be written: {type(error).__name__}: {error}", mend, **facts)
     if folder is None:
         return ok(f"{url}, writable", **facts)
     free = shutil.disk_usage(folder).free
     facts |= {"free_bytes": free}
     detail = f"{folder}, writable, {size(free)} free"
-    mend = "Delete jobs that nobody needs (`gradq rm`), or set GRADQ_ARTIFACTS_URL to a larger disk."
+    mend = "Delete jobs that are not needed (`gradq rm`), or set GRADQ_ARTIFACTS_URL to a larger disk."
     if free < TOO_LITTLE_BYTES:
         return problem(detail, mend, **facts)
     return warning(detail, mend, **facts) if free < LITTLE_BYTES else ok(detail, **facts)
@@ -61,36 +61,36 @@ def _write_and_remove(store: ArtifactStore) -> None:
     store.remove_folder(key)
 
 
-def data_sets(patient: Patient) -> Finding:
-    """Built-in sets here and at a service elsewhere: which are whole, and which files the others lack, and where."""
-    folder = patient.settings.datasets_dir
+def datasets(targets: Targets) -> Finding:
+    """Built-in datasets, here or at a service elsewhere: which are complete, and which files the others lack."""
+    folder = targets.settings.datasets_dir
     here = {
         name: [path.relative_to(folder).as_posix() for path in info.missing_files(folder)]
         for name, info in DATASETS.items()
     }
     facts: dict[str, Any] = {"folder": str(folder), "missing": {name: files for name, files in here.items() if files}}
-    findings = _incomplete(here, str(folder), patient.settings.download)
-    whole = f"whole here: {', '.join(name for name, files in here.items() if not files)}"
-    if patient.datasets is not None and not patient.holder:
-        there = {row["id"]: row["missing_files"] for row in patient.datasets.rows}
+    findings = _incomplete(here, str(folder), targets.settings.download)
+    whole = f"complete here: {', '.join(name for name, files in here.items() if not files)}"
+    if targets.datasets is not None and not targets.holder:
+        there = {row["id"]: row["missing_files"] for row in targets.datasets.rows}
         facts |= {"missing_at_the_service": {name: files for name, files in there.items() if files}}
-        findings = _incomplete(there, f"the data folder of {patient.url}", download=True)
-        whole = f"whole at {patient.url}: {', '.join(name for name, files in there.items() if not files)}"
-    lost = lost_uploads(patient)
+        findings = _incomplete(there, f"the data folder of {targets.url}", download=True)
+        whole = f"complete at {targets.url}: {', '.join(name for name, files in there.items() if not files)}"
+    lost = lost_uploads(targets)
     facts |= {"lost_uploads": lost}
-    again = "Delete it (`gradq datasets rm`) and upload it again, or put a backup of the store back."
+    again = "Delete it (`gradq datasets rm`) and upload it again, or restore a backup of the store."
     findings += [
         warning(f"{name} has lost {', '.join(files)} in the artifact store", again) for name, files in lost.items()
     ]
     return worst(findings, ok(whole, **facts))
 
 
-def lost_uploads(patient: Patient) -> dict[str, list[str]]:
-    """Uploaded datasets whose arrays are not in the store, as far as database and store answer: id -> files."""
-    if not patient.has_database:
+def lost_uploads(targets: Targets) -> dict[str, list[str]]:
+    """Id -> missing files of uploaded datasets; {} if the database or the store does not answer."""
+    if not targets.has_database:
         return {}
-    with suppress(GradqError, SQLAlchemyError, OSError, ImportError, ValueError):  # other checks tell of these
-        database, store = Database(patient.settings.database), ArtifactStore(patient.settings.artifacts)
+    with suppress(GradqError, SQLAlchemyError, OSError, ImportError, ValueError):  # other checks report these
+        database, store = Database(targets.settings.database), ArtifactStore(targets.settings.artifacts)
         try:
             with database.read() as session:
                 rows = dataset_store.list_visible(session)
@@ -102,15 +102,17 @@ def lost_uploads(patient: Patient) -> dict[str, list[str]]:
 
 
 def _incomplete(missing: dict[str, list[str]], folder: str, download: bool) -> list[Finding]:
-    """A set that lacks some of its files is never right; one that is not there at all may be fetched."""
-    put = "Put the files there, plain or gzipped" + (
-        ", or remove the set's folder and let it be fetched." if download else ", or set GRADQ_DOWNLOAD=true."
+    """Warnings for incomplete datasets. One without any files is fine if it can be downloaded."""
+    put = "Put the files there, uncompressed or gzipped" + (
+        ", or remove the dataset's folder so that it is downloaded again."
+        if download
+        else ", or set GRADQ_DOWNLOAD=true."
     )
     partly = {name: files for name, files in missing.items() if 0 < len(files) < len(DATASETS[name].files)}
     absent = [name for name, files in missing.items() if files and name not in partly]
     findings = [warning(f"{name} lacks {', '.join(files)} in {folder}", put) for name, files in partly.items()]
     if absent and download:
-        findings.append(ok(f"fetched when a job asks: {', '.join(absent)}"))
+        findings.append(ok(f"downloaded for the first job that uses it: {', '.join(absent)}"))
     elif absent:
         findings.append(warning(f"not in {folder}: {', '.join(absent)}", put))
     return findings

@@ -1,4 +1,4 @@
-"""What one check found: a verdict, the facts in words, and how to mend what is not right."""
+"""What one check found: a verdict, the details, and how to fix a problem."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ WORST_FIRST: tuple[Verdict, ...] = ("problem", "warning", "ok")
 class Finding:
     verdict: Verdict
     detail: str
-    mend: str | None = None  # a command or a setting; for whatever is not ok
-    facts: dict[str, Any] = field(default_factory=dict)  # the same for scripts
+    mend: str | None = None  # a command or a setting, unless the verdict is ok
+    facts: dict[str, Any] = field(default_factory=dict)  # the details for scripts
     check: str = ""
 
     def named(self, check: str) -> Finding:
@@ -43,7 +43,7 @@ def problem(detail: str, mend: str, **facts: Any) -> Finding:
 
 
 def worst(findings: list[Finding], otherwise: Finding) -> Finding:
-    """One finding of several: the worst verdict, every mend, and what `otherwise` would say behind what is wrong."""
+    """Joins findings into one: the worst verdict, all details, worst first, with `otherwise`, and all fixes."""
     ranked = sorted([otherwise, *findings], key=lambda finding: WORST_FIRST.index(finding.verdict))
     mend = " ".join(dict.fromkeys(finding.mend for finding in ranked if finding.mend))
     return Finding(ranked[0].verdict, "; ".join(f.detail for f in ranked), mend or None, otherwise.facts)

@@ -1,4 +1,4 @@
-"""What the checks look at: the settings of this machine, the `gradq up` in its state folder, the service at the URL."""
+"""What the checks examine: this machine's settings, the `gradq up` in its state folder, the service at the URL."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ANSWER_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back from one path of the API."""
+    """The answer of one path of the API."""
 
     status: int
     body: Mapping[str, Any]
@@ -34,26 +34,28 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Patient:
+class Targets:
+    """What the checks examine. Each path of the API is requested once, when a check first needs it."""
+
     settings: Settings
-    given_url: str | None  # by an option or GRADQ_URL
+    given_url: str | None  # of --url or GRADQ_URL
     token: str | None
-    silence: dict[str, str] = field(default_factory=dict)  # path -> why nothing came back
+    silence: dict[str, str] = field(default_factory=dict)  # path -> why there was no answer
 
     @cached_property
     def holder(self) -> str | None:
-        """The `gradq up` that works in the state folder, with its pid and address."""
+        """The `gradq up` that uses the state folder, with its pid and address; None if there is none."""
         return holder_of(self.settings.state_dir)
 
     @cached_property
     def url(self) -> str:
-        """The address that was given, else that of the service in the state folder, else the usual one."""
+        """The given address, else that of the service in the state folder, else DEFAULT_URL."""
         found = re.search(r"https?://\S+", self.holder or "")
         return (self.given_url or (found[0] if found else DEFAULT_URL)).rstrip("/")
 
     @property
     def has_database(self) -> bool:
-        """False where SQLite's file is not there yet: to open it would be to make it."""
+        """False if SQLite's file is missing; opening it would create it."""
         url = make_url(self.settings.database)
         return url.get_backend_name() != "sqlite" or Path(url.database or "").is_file()
 
@@ -67,7 +69,7 @@ class Patient:
 
     @property
     def refusal(self) -> str | None:
-        """What a gradq says that takes no request without a token, or not this token."""
+        """The detail of the service's 401 or 403, if it requires a token or does not accept this one; else None."""
         found = self.version
         if found is None or found.status not in (401, 403) or "code" not in found.body:
             return None
@@ -87,11 +89,11 @@ class Patient:
 
     @property
     def answers(self) -> bool:
-        """Whether a gradq answers at the address."""
+        """Whether a gradq service answers at the address."""
         return self.version is not None and "api" in self.version.body
 
     def ask(self, path: str) -> Answer | None:
-        """None where nobody answers; `silence` then says why."""
+        """The answer to a GET; None without one, with the reason in `silence`."""
         headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
         try:
             response = httpx2.get(f"{self.url}{path}", headers=headers, timeout=ANSWER_SECONDS)

@@ -57,14 +57,14 @@ def test_a_database_with_rows_is_refused(place: Place, backup: bytes) -> None:
 
 def test_a_store_with_files_is_refused_and_keeps_them(target: Place, backup: bytes) -> None:
     target.put("job_0/1/model.json", b"mine")
-    with pytest.raises(NotEmpty, match=r"files lie in .*there/artifacts; remove them if a restore was cut off there"):
+    with pytest.raises(NotEmpty, match=r"there/artifacts is not empty; remove the files of an interrupted restore"):
         target.restore(backup)
     assert target.files() == {"job_0/1/model.json": b"mine"}
 
 
 def test_a_place_where_a_worker_lives_is_refused(place: Place, backup: bytes) -> None:
     place.beat()
-    with pytest.raises(NotEmpty, match="a worker is at work here; stop the service first"):
+    with pytest.raises(NotEmpty, match="a worker uses this database; stop the service first"):
         place.restore(backup)
     assert not place.files()
 
@@ -122,20 +122,20 @@ NO_BACKUPS = {
 
 @pytest.mark.parametrize("content", NO_BACKUPS.values(), ids=NO_BACKUPS)
 def test_what_is_no_backup_is_refused(target: Place, content: bytes) -> None:
-    refused(target, content, "no backup of gradq|none at all")
+    refused(target, content, "not a backup of gradq")
 
 
-def test_a_tar_of_somebody_else_is_refused(target: Place) -> None:
+def test_a_tar_of_another_program_is_refused(target: Place) -> None:
     refused(target, packed([entry("README", b"hello")]), f"it does not begin with {HEAD}")
 
 
 def test_a_backup_that_was_cut_short_anywhere_is_refused(target: Place, backup: bytes) -> None:
     for end in range(0, len(backup) - 2 * 10_240, len(backup) // 25):
-        refused(target, backup[:end], "cut short|damaged")
+        refused(target, backup[:end], "truncated|damaged")
 
 
 def test_a_flipped_bit_is_found_or_harms_nothing(target: Place, source: Place, backup: bytes) -> None:
-    """Wherever it is. Tar has fields and padding that nobody reads: there a backup stays what it was."""
+    """At any position. A changed bit in a field or padding that tar does not read leaves the backup unchanged."""
     chance = random.Random(7)
     found = 0
     for _ in range(60):
@@ -195,7 +195,7 @@ def with_head(backup: bytes, **changes: Any) -> bytes:
 
 
 def with_rows(backup: bytes, table: str, change: Callable[[dict[str, Any]], Any]) -> bytes:
-    """The same backup with other rows, its sums made right: what somebody means to be believed."""
+    """The backup with other rows and matching sums: a forgery."""
     import hashlib
 
     entries = unpacked(backup)
@@ -239,7 +239,7 @@ def test_a_backup_of_a_newer_gradq_is_refused_before_any_file(
 )
 def test_a_name_that_leaves_its_folder_is_refused(target: Place, backup: bytes, name: str, tmp_path: Path) -> None:
     head, *rest = unpacked(backup)
-    refused(target, packed([head, entry(name, b"evil"), *rest]), "nothing that gradq puts into a backup")
+    refused(target, packed([head, entry(name, b"evil"), *rest]), "is not part of a backup")
     assert not [path for path in tmp_path.rglob("*evil*") if path.is_file()]
 
 
@@ -250,7 +250,7 @@ NOT_PLAIN = ("SYMTYPE", "LNKTYPE", "DIRTYPE", "FIFOTYPE", "CHRTYPE", "GNUTYPE_SP
 def test_what_is_no_plain_file_is_refused(target: Place, backup: bytes, kind: str) -> None:
     head, *rest = unpacked(backup)
     link = entry("files/job_1/1/model.json", b"", type=getattr(tarfile, kind), linkname="/etc/passwd")
-    refused(target, packed([head, link, *rest]), "nothing that gradq puts into a backup|damaged")
+    refused(target, packed([head, link, *rest]), "is not part of a backup|damaged")
 
 
 def test_entries_that_do_not_belong_are_refused(target: Place, backup: bytes) -> None:
@@ -258,11 +258,11 @@ def test_entries_that_do_not_belong_are_refused(target: Place, backup: bytes) ->
     file = next(e for e in entries if e[0].name.startswith("files/"))
     table = next(e for e in entries if e[0].name == table_entry("jobs"))
     for more, words in (
-        ([file], "comes twice"),
-        ([table], "comes twice"),
-        ([entry(table_entry("workers"), b"")], "has not the tables of revision"),
+        ([file], "occurs twice"),
+        ([table], "occurs twice"),
+        ([entry(table_entry("workers"), b"")], "does not have the tables of revision"),
         ([entry("files/job_0/1/more", b"")], "no row names the file job_0/1/more"),
-        ([entry("more", b"")], "nothing that gradq puts into a backup"),
+        ([entry("more", b"")], "is not part of a backup"),
     ):
         refused(target, packed([*entries[:-1], *more, entries[-1]]), words)
     refused(target, packed([*entries, file]), "follows after the end")
@@ -274,7 +274,7 @@ def test_entries_that_are_missing_are_named(target: Place, backup: bytes) -> Non
     for name, words in (
         (HEAD, "does not begin with"),
         (file, f"the file {file.removeprefix('files/')} is missing in the backup"),
-        (table_entry("events"), "has not the tables of revision"),
+        (table_entry("events"), "does not have the tables of revision"),
         (MANIFEST, "its end is missing"),
     ):
         refused(target, packed([(info, content) for info, content in entries if info.name != name]), words)
@@ -297,7 +297,7 @@ def test_entries_that_are_missing_are_named(target: Place, backup: bytes) -> Non
     ],
 )
 def test_rows_that_lead_elsewhere_are_refused(target: Place, backup: bytes, table: str, change: dict[str, Any]) -> None:
-    refused(target, with_rows(backup, table, lambda row: row.update(change)), "no name|missing|damaged|not what it has")
+    refused(target, with_rows(backup, table, lambda row: row.update(change)), "not a name|missing|damaged|is invalid")
 
 
 @pytest.mark.parametrize(

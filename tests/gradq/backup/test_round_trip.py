@@ -10,7 +10,7 @@ from sqlalchemy import text
 from support.place import Place, full
 from support.store import claim, job_of, lines_of, read, running, submit, write
 
-from gradq.backup import OF_THE_MOMENT, NothingToBackUp
+from gradq.backup import NOT_SAVED, NothingToBackUp
 from shared import idempotency
 from shared.db import migrate
 from shared.db.tables import Leader, Worker
@@ -60,12 +60,12 @@ def test_a_job_that_ran_waits_at_the_place_where_it_was(place: Place, target: Pl
     assert [row.step for row in checkpoints] == [60, 30]
 
 
-@pytest.mark.parametrize(("wish", "state"), [("cancel", JobState.CANCELLED), ("pause", JobState.PAUSED)])
+@pytest.mark.parametrize(("request_", "state"), [("cancel", JobState.CANCELLED), ("pause", JobState.PAUSED)])
 def test_a_wish_that_stood_at_the_backup_is_carried_out(
-    sqlite_place: Place, target: Place, wish: str, state: JobState
+    sqlite_place: Place, target: Place, request_: str, state: JobState
 ) -> None:
     lease = running(sqlite_place.database)
-    write(sqlite_place.database, getattr(jobs, f"request_{wish}"), lease.job_id)
+    write(sqlite_place.database, getattr(jobs, f"request_{request_}"), lease.job_id)
     target.restore(sqlite_place.save()[1])
     assert job_of(target.database, lease.job_id).state == state
 
@@ -97,14 +97,14 @@ def test_a_place_that_was_migrated_and_has_forgotten_its_workers_counts_as_empty
     assert len(target.rows()["jobs"]) == 4
 
 
-def test_a_backup_that_somebody_gzipped_is_one_still(sqlite_place: Place, target: Place) -> None:
+def test_a_gzipped_backup_can_be_restored(sqlite_place: Place, target: Place) -> None:
     full(sqlite_place)
     target.restore(gzip.compress(sqlite_place.save()[1]))
     assert target.files() == sqlite_place.files()
 
 
 def test_the_same_rows_give_the_same_table_bytes(sqlite_place: Place, target: Place) -> None:
-    """So that a store that keeps equal blocks once keeps nightly backups cheaply."""
+    """So that a deduplicating store keeps nightly backups cheaply."""
     sqlite_place.finished("model.json")
     first, second = (sqlite_place.save()[1] for _ in range(2))
     assert len(first) == len(second)
@@ -116,12 +116,12 @@ def test_a_backup_of_every_older_schema_is_brought_to_the_newest(
     place: Place, other_target: Place, revision: str
 ) -> None:
     full(place)
-    before = place.rows(of=migrate.tables_of(revision) - OF_THE_MOMENT)
+    before = place.rows(of=migrate.tables_of(revision) - NOT_SAVED)
     place.database.migrate(revision)
     try:
         saved, backup = place.save()
     finally:
-        place.database.migrate()  # as the fixture of other tests wants it
+        place.database.migrate()  # as other tests expect it
     assert saved.revision == revision
     assert other_target.restore(backup).revision == revision
     with other_target.database.snapshot() as connection:

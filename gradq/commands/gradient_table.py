@@ -1,4 +1,4 @@
-"""A gradient check's table as people read it: parameter by parameter, with a verdict each."""
+"""A gradient check's result as a table: one row per parameter, with a verdict."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ HEADER = ["parameter", "shape", "autograd", "finite differences", "verdict"]
 
 
 def print_check(check: dict[str, Any] | None) -> None:
-    """A line a parameter: how far it is off, relative to the gradient's largest entry, and whether that is too far."""
+    """Print one row per parameter: its largest error relative to the gradient's largest entry, and the verdict."""
     if check:
         plain([HEADER, *(_row(name, line, check) for name, line in check["parameters"].items())], Console())
 

@@ -1,4 +1,4 @@
-"""Everything about one job, one fact a line."""
+"""One job in detail, one field per line."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from gradq.commands.words import (
+from gradq.commands.formatting import (
     CHECK,
     WALK,
     Job,
@@ -27,7 +27,7 @@ PLANS = {CHECK: "check", WALK: "way"}
 
 
 def job_page(job: Job, artifacts: list[dict[str, Any]], console: Console | None = None) -> None:
-    """Everything about one job, one fact a line; facts that are not there yet are left out."""
+    """Print one job, one field per line, without fields that have no value yet."""
     console = console or Console(highlight=False)
     facts = [*_state(job), *_work(job), *_outcome(job), ("files", ", ".join(row["name"] for row in artifacts))]
     width = max(len(name) for name, _ in facts)
@@ -40,7 +40,7 @@ Facts = list[tuple[str, Any]]
 
 
 def _state(job: Job) -> Facts:
-    """Who it is, how it stands, and what it waits for."""
+    """Id, name, status, queue position, times and attempts."""
     priority = job["priority"] if job["priority"] != USUAL_PRIORITY else None
     return [
         ("id", job["id"]),
@@ -57,7 +57,7 @@ def _state(job: Job) -> Facts:
 
 
 def _work(job: Job) -> Facts:
-    """What is trained, and how far it is."""
+    """Spec and progress."""
     spec = job["spec"]
     return [
         ("spec", f"{architecture_of(spec)} on {spec['dataset']}, {gradients_of(job)}, seed {spec['seed']}"),

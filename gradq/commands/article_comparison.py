@@ -1,4 +1,4 @@
-"""A job of a preset beside the article: the figures that it printed, and ours."""
+"""Compares a job of a preset with the reference article: the figures that the article printed, and ours."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from typing import Any
 
 from rich.console import Console
 
+from gradq.commands.formatting import Job, number
 from gradq.commands.tables import plain
-from gradq.commands.words import Job, number
 
 Series = dict[str, list[list[Any]]]
-Figure = tuple[str, float, float | None]  # what, the article's, ours
+Figure = tuple[str, float, float | None]  # name, the article's value, ours
 
 
 def print_article(job: Job, series: Series) -> None:
-    """Each figure of the article beside ours; nothing for a job of no preset."""
+    """Print each figure of the article next to ours; nothing for a job without a preset."""
     figures = compare(job.get("article") or {}, series)
     if figures:
         rows = [[what, number(theirs), number(ours) or "-"] for what, theirs, ours in figures]
@@ -22,7 +22,7 @@ def print_article(job: Job, series: Series) -> None:
 
 
 def compare(article: dict[str, Any], series: Series) -> list[Figure]:
-    """The ends of each curve that the article printed. An untrained net's accuracy is no point of our curves."""
+    """First and last value of each curve that the article printed. Ours is None where a curve has no such point."""
     figures: list[Figure] = []
     for name, theirs in article.items():
         if name.startswith(("first_", "last_")):

@@ -1,5 +1,5 @@
-"""Curves of several jobs as one picture. The first is drawn broad and pale, the others thin and broken on top of it, so
-that two curves that are one can both be seen."""
+"""Draws curves of several jobs into one image. The first is wide and pale, the others are thin and dashed on top of it,
+so that both of two equal curves are visible."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ STYLES: tuple[dict[str, Any], ...] = (
 def draw(
     path: Path, names: Sequence[str], curves: Sequence[Curves], metrics: Sequence[str], title: Sequence[str]
 ) -> None:
-    """Write the metrics of all jobs, over steps, to `path`; its ending says in which format."""
+    """Write the metrics of all jobs over steps to `path`, in the format of its suffix. Raises OSError."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
@@ -33,7 +33,7 @@ def draw(
     for i, (name, series) in enumerate(zip(names, curves, strict=True)):
         for metric in metrics:
             points = [point for point in series.get(metric, []) if point[2] is not None]
-            if not points:  # no line, so no name in the legend either
+            if not points:  # nothing in the legend either
                 continue
             style = {"color": COLOURS.get(metric, OTHER_COLOUR), **STYLES[min(i, len(STYLES) - 1)]}
             label = _plain(f"{LABELS.get(metric, metric)}, {name}")
@@ -46,9 +46,9 @@ def draw(
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, handlelength=3.5)
-    with rc_context({"svg.hashsalt": "gradq"}):  # the same curves are the same bytes
+    with rc_context({"svg.hashsalt": "gradq"}):  # equal curves give equal bytes
         figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
 
 
 def _plain(text: str) -> str:
-    return text.replace("$", r"\$")  # a bare $ would begin mathematics
+    return text.replace("$", r"\$")  # a bare $ would start math mode

@@ -1,4 +1,4 @@
-"""Numbers and jobs in a few words, the same in every table and line."""
+"""Formats numbers, durations and jobs for tables and lines."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ STYLES = {
     **{"succeeded": "green", "failed": "red", "cancelled": "yellow", "running": "cyan", "cancelling": "yellow"},
     **{"pausing": "magenta", "paused": "magenta"},
 }
-CHECK, WALK = "gradient_check", "walk"  # the kinds of jobs that train nothing
+CHECK, WALK = "gradient_check", "walk"  # the kinds of jobs that do not train
 
 
 def summary_line(job: Job) -> str:
@@ -29,7 +29,7 @@ def summary_line(job: Job) -> str:
 
 
 def progress_words(job: Job) -> list[str]:
-    """Epoch, speed, time left; as much of it as is known."""
+    """Epoch, speed, time left, as far as known."""
     progress = job.get("progress") or {}
     if not progress:
         return []
@@ -43,7 +43,7 @@ def progress_words(job: Job) -> list[str]:
 
 
 def round_of(job: Job) -> str:
-    """What it goes through one after the other."""
+    """What the job's progress counts: epochs or batches."""
     return "batch" if job["kind"] in (CHECK, WALK) else "epoch"
 
 
@@ -52,7 +52,7 @@ def architecture_of(spec: dict[str, Any]) -> str:
     if not isinstance(found, dict):
         return str(found)
     if "name" in found:
-        return str(found["name"])  # torchvision's
+        return str(found["name"])  # a torchvision model
     sizes = found.get("channels", []) + found.get("hidden", [])
     return "-".join([found["type"], *map(str, sizes)])
 
@@ -91,7 +91,7 @@ def size(n: float) -> str:
 
 
 def span(seconds: float | None) -> str:
-    """4 s, 3 min 20 s, 2 h 5 min, 3 d"""
+    """`4 s`, `3 min 20 s`, `2 h 5 min`, `3 d`."""
     if seconds is None:
         return ""
     whole = max(0, round(seconds))
@@ -103,7 +103,7 @@ def span(seconds: float | None) -> str:
 
 
 def rough(seconds: float) -> str:
-    """The largest unit of `span` alone: 3 min, 2 h."""
+    """The largest unit of `span` alone: `3 min`, `2 h`."""
     return " ".join(span(seconds).split()[:2])
 
 
