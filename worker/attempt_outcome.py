@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Any
 
 from shared import events
-from shared.jobs.queue import Cause
+from shared.jobs.retry_backoff import Cause
 
 OUT_OF_MEMORY = (
     "the host ran out of memory and its kernel killed the trainer; "

@@ -20,6 +20,7 @@ from shared.artifacts import StoredFile, artifact_key, checkpoint_key
 from shared.db.tables import Job
 from shared.errors import LeaseLost, NotFound, TrainingError
 from shared.jobs import joblog, jobs, queue
+from shared.jobs.retry_backoff import Cause
 from shared.jobs.states import JobState
 from worker import reproduction
 from worker.attempt_outcome import (
@@ -243,7 +244,7 @@ class Supervisor:
         state = self.keeper.write(lambda session: queue.release(session, self.lease, message, outcome, progress))
         self.log.info("job released", state=state.value)
 
-    def _mark_lost(self, detail: str, cause: queue.Cause) -> None:
+    def _mark_lost(self, detail: str, cause: Cause) -> None:
         state = self.keeper.write(lambda session: queue.mark_lost(session, self.lease, detail, cause))
         self.log.warning("attempt lost", cause=cause, detail=detail, state=state.value)
 

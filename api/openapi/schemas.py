@@ -11,7 +11,7 @@ from api.http.requests import UtcTime
 from api.openapi.result_schemas import FailedGradientCheck, GradientCheckResult, TrainingResult, WalkResult
 from api.uploads.fields import UploadFields
 from shared.artifacts import KINDS
-from shared.jobs.queue import Cause
+from shared.jobs.retry_backoff import Cause
 from shared.spec.job_spec import (
     JOB_ID,
     NO_CONTROLS,

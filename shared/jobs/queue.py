@@ -21,12 +21,10 @@ from shared.errors import LeaseLost
 from shared.events import Level
 from shared.jobs import counters, jobs, limits
 from shared.jobs.joblog import Line, add_line, insert_lines, now, status_line
+from shared.jobs.retry_backoff import LONGEST_BACKOFF_SECONDS, Cause, backoff_seconds
 from shared.jobs.states import ALLOWED_MOVES, TERMINAL, JobState
 
 StopRequest = Literal["cancel", "pause"]
-Cause = Literal["worker_lost", "trainer_died", "disk_full", "internal_error"]  # of a loss: the attempt's outcome
-
-FIRST_BACKOFF_SECONDS, LONGEST_BACKOFF_SECONDS = 5.0, 60.0
 
 
 @dataclass(frozen=True)
@@ -280,16 +278,6 @@ def mark_lost(session: Session, lease: Lease, detail: str, cause: Cause = "worke
     wait = None if pauses else database_now(backoff_seconds(failures, cause))
     _leave(session, lease, state, line, cause, failures=failures, not_before=wait)
     return state
-
-
-def backoff_seconds(failures: int, cause: Cause = "worker_lost") -> float:
-    """Seconds until the next attempt: 0 after the first loss (most are deploys and evictions), then 5, 10, 20, 40, 60.
-
-    After `disk_full` the first backoff is 5 s too, since a full disk rarely has room a moment later.
-    """
-    if failures <= 1 and cause != "disk_full":
-        return 0.0
-    return min(FIRST_BACKOFF_SECONDS * 2.0 ** max(failures - 2, 0), LONGEST_BACKOFF_SECONDS)
 
 
 def expired_leases(session: Session, lease_seconds: float = 3600.0) -> list[Lease]:

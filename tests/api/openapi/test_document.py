@@ -16,7 +16,7 @@ from api.openapi.endpoint import Contract
 from api.openapi.problems import TITLES
 from api.openapi.request_examples import BODIES
 from shared.errors import TrainingError
-from shared.jobs.queue import Cause
+from shared.jobs.retry_backoff import Cause
 from shared.jobs.states import TERMINAL
 from worker.attempt_outcome import StopReason
 

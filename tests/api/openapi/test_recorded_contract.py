@@ -14,7 +14,7 @@ from typing import Any, get_args
 from api.http.errors import CODES
 from gradq.commands.options import Exit
 from shared.errors import UPLOAD_CODES, GradqError
-from shared.jobs.queue import Cause
+from shared.jobs.retry_backoff import Cause
 from shared.jobs.states import ALLOWED_ACTIONS, ALLOWED_MOVES, JobState
 from worker.attempt_outcome import StopReason
 

@@ -37,6 +37,7 @@ from shared.errors import LeaseLost, NotFound, WrongState
 from shared.jobs import joblog, jobs, queue
 from shared.jobs.joblog import EventFilter, Line
 from shared.jobs.queue import Lease
+from shared.jobs.retry_backoff import backoff_seconds
 from shared.jobs.states import ALLOWED_ACTIONS, ALLOWED_MOVES, TERMINAL, JobState, shown_status
 from shared.spec.job_spec import GradientCheckSpec, JobSpec
 
@@ -301,9 +302,9 @@ def test_a_lost_job_is_queued_again_until_its_attempts_are_used_up(database: Dat
 
 
 def test_the_first_loss_waits_for_nothing_and_each_further_one_twice_as_long_up_to_a_minute() -> None:
-    assert [queue.backoff_seconds(n) for n in range(1, 9)] == [0, 5, 10, 20, 40, 60, 60, 60]
-    assert queue.backoff_seconds(19) == 60
-    assert [queue.backoff_seconds(n, "disk_full") for n in range(1, 5)] == [
+    assert [backoff_seconds(n) for n in range(1, 9)] == [0, 5, 10, 20, 40, 60, 60, 60]
+    assert backoff_seconds(19) == 60
+    assert [backoff_seconds(n, "disk_full") for n in range(1, 5)] == [
         5,
         5,
         10,
