@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import re
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from gradq.client.blocking import DEFAULT_URL, Client
 from gradq.commands.completion import complete_state
-from gradq.commands.formatting import Job, summary_line
+from gradq.commands.formatting import CHECK, STYLES, WALK, Job, age, device_of, number, rough, summary_line
 from gradq.commands.options import AsJson, Exit, Token, Url, as_list, pairs, print_json, print_json_line
-from gradq.commands.tables import jobs_picture, jobs_table
+from gradq.commands.tables import default_console, is_pipe, plain, write_columns
 from gradq.commands.wait import patiently
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, RenderableType
 
+COLUMNS = ("id", "name", "status", "gradients", "epoch", "loss", "accuracy", "device", "age")
+SHOWN = (  # least width of the terminal -> columns; an id is never truncated, since users copy it
+    (120, COLUMNS),
+    (100, ("id", "name", "status", "epoch", "accuracy", "age")),
+    (80, ("id", "name", "status", "epoch", "age")),
+    (0, ("id", "status")),
+)
 REFRESH_SECONDS = 1.0
 UNITS = {"s": "seconds", "m": "minutes", "min": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 AGO = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z]+)")
@@ -113,3 +121,53 @@ def moment(text: str, now: datetime | None = None) -> datetime:
     except (ValueError, OverflowError):
         pass
     raise typer.BadParameter(f"{text!r} is neither an age (30m, 2h, 3d, 1w) nor a date", param_hint="--since")
+
+
+# --- the table --------------------------------------------------------------------------------------------------------
+
+
+def jobs_table(jobs: Sequence[Job], console: Console | None = None) -> None:
+    if console is None and is_pipe(sys.stdout):
+        write_columns([list(COLUMNS), *map(job_row, jobs)], sys.stdout)
+        return
+    console = console or default_console()
+    if console.is_terminal:
+        console.print(jobs_picture(jobs, console.width))
+    else:
+        plain([list(COLUMNS), *map(job_row, jobs)], console)
+
+
+def jobs_picture(jobs: Sequence[Job], screen: int) -> RenderableType:
+    """The table for a terminal of `screen` columns, without the columns that do not fit; ids are not truncated."""
+    from rich.table import Table
+    from rich.text import Text
+
+    if not jobs:
+        return Text("no such jobs; `gradq submit` queues one")
+    rows = [job_row(job) for job in jobs]
+    shown = next(columns for width, columns in SHOWN if screen >= width)
+    table = Table(box=None, header_style="bold", padding=(0, 1, 0, 0))
+    longest = {column: max(map(len, [column, *cells])) for column, *cells in zip(COLUMNS, *rows, strict=True)}
+    room = screen - sum(longest[column] + 1 for column in shown if column != "name") - 1
+    for column in shown:
+        justify: Literal["left", "right"] = "right" if column in ("epoch", "loss", "accuracy", "age") else "left"
+        width = max(8, min(longest[column], room)) if column == "name" else longest[column]
+        table.add_column(column, justify=justify, no_wrap=True, width=width)
+    for row, job in zip(rows, jobs, strict=True):
+        cells = dict(zip(COLUMNS, row, strict=True))
+        styles = {"status": STYLES.get(job["status"], "")}
+        table.add_row(*(Text(cells[column], style=styles.get(column, "")) for column in shown))
+    return table
+
+
+def job_row(job: Job) -> list[str]:
+    result, progress = job.get("result") or {}, job.get("progress") or {}
+    spec = job["spec"]
+    rounds, gradients = {
+        CHECK: (spec.get("batches"), "check"),
+        WALK: (1, "walk"),
+    }.get(job["kind"]) or (spec["epochs"], spec["gradients"])
+    epochs = f"{progress['epoch']}/{progress['epochs']}" if progress else f"-/{rounds}"
+    loss, accuracy = number(result.get("train_loss")), number(result.get("test_accuracy"))
+    cells = [job["id"], job["name"], job["status"], gradients, epochs, loss, accuracy, device_of(job)]
+    return [*(cell or "-" for cell in cells), rough(age(job["created_at"]))]

@@ -3,24 +3,16 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal
+from typing import IO, TYPE_CHECKING, Any
 
-from gradq.commands.formatting import CHECK, STYLES, WALK, Job, age, device_of, number, rough, size, span
+from gradq.commands.formatting import age, rough, size, span
 
 if TYPE_CHECKING:  # imported where something is drawn
-    from rich.console import Console, RenderableType
+    from rich.console import Console
 
-COLUMNS = ("id", "name", "status", "gradients", "epoch", "loss", "accuracy", "device", "age")
 DATASET_COLUMNS = ("id", "name", "shape", "classes", "train", "test", "here")
-SHOWN = (  # least width of the terminal -> columns; an id is never truncated, since users copy it
-    (120, COLUMNS),
-    (100, ("id", "name", "status", "epoch", "accuracy", "age")),
-    (80, ("id", "name", "status", "epoch", "age")),
-    (0, ("id", "status")),
-)
 WORKER_COLUMNS = ("id", "host", "devices", "slots", "free", "running", "version", "state", "seen")
 TOKEN_COLUMNS = ("id", "name", "owner", "scope", "state", "expires", "used")
 AUDIT_COLUMNS = ("at (UTC)", "who", "token", "from", "action", "on", "answer")
@@ -34,49 +26,15 @@ def is_pipe(stream: IO[str]) -> bool:
     return not stream.isatty() and not any(name in os.environ for name in TERMINAL_ALL_THE_SAME)
 
 
-def jobs_table(jobs: Sequence[Job], console: Console | None = None) -> None:
-    if console is None and is_pipe(sys.stdout):
-        write_columns([list(COLUMNS), *map(job_row, jobs)], sys.stdout)
-        return
-    console = console or _console()
-    if console.is_terminal:
-        console.print(jobs_picture(jobs, console.width))
-    else:
-        plain([list(COLUMNS), *map(job_row, jobs)], console)
-
-
-def _console() -> Console:
+def default_console() -> Console:
     from rich.console import Console
 
     return Console()
 
 
-def jobs_picture(jobs: Sequence[Job], screen: int) -> RenderableType:
-    """The table for a terminal of `screen` columns, without the columns that do not fit; ids are not truncated."""
-    from rich.table import Table
-    from rich.text import Text
-
-    if not jobs:
-        return Text("no such jobs; `gradq submit` queues one")
-    rows = [job_row(job) for job in jobs]
-    shown = next(columns for width, columns in SHOWN if screen >= width)
-    table = Table(box=None, header_style="bold", padding=(0, 1, 0, 0))
-    longest = {column: max(map(len, [column, *cells])) for column, *cells in zip(COLUMNS, *rows, strict=True)}
-    room = screen - sum(longest[column] + 1 for column in shown if column != "name") - 1
-    for column in shown:
-        justify: Literal["left", "right"] = "right" if column in ("epoch", "loss", "accuracy", "age") else "left"
-        width = max(8, min(longest[column], room)) if column == "name" else longest[column]
-        table.add_column(column, justify=justify, no_wrap=True, width=width)
-    for row, job in zip(rows, jobs, strict=True):
-        cells = dict(zip(COLUMNS, row, strict=True))
-        styles = {"status": STYLES.get(job["status"], "")}
-        table.add_row(*(Text(cells[column], style=styles.get(column, "")) for column in shown))
-    return table
-
-
 def datasets_table(datasets: list[dict[str, Any]], console: Console | None = None) -> None:
     """One line per dataset; the first column is the value of a job's `dataset`."""
-    _table(DATASET_COLUMNS, [_dataset_row(dataset) for dataset in datasets], console or _console())
+    _table(DATASET_COLUMNS, [_dataset_row(dataset) for dataset in datasets], console or default_console())
 
 
 def workers_table(workers: list[dict[str, Any]], console: Console) -> None:
@@ -173,19 +131,6 @@ def predictions_table(answer: dict[str, Any], console: Console) -> None:
         rows.append([prediction.get("file") or "", prediction["class"], *likeliest])
     header = ["file", "label", "likeliest", *[""] * (LIKELIEST - 1)][: max(map(len, rows))]
     plain([header, *rows], console)
-
-
-def job_row(job: Job) -> list[str]:
-    result, progress = job.get("result") or {}, job.get("progress") or {}
-    spec = job["spec"]
-    rounds, gradients = {
-        CHECK: (spec.get("batches"), "check"),
-        WALK: (1, "walk"),
-    }.get(job["kind"]) or (spec["epochs"], spec["gradients"])
-    epochs = f"{progress['epoch']}/{progress['epochs']}" if progress else f"-/{rounds}"
-    loss, accuracy = number(result.get("train_loss")), number(result.get("test_accuracy"))
-    cells = [job["id"], job["name"], job["status"], gradients, epochs, loss, accuracy, device_of(job)]
-    return [*(cell or "-" for cell in cells), rough(age(job["created_at"]))]
 
 
 def plain(rows: list[list[str]], console: Console) -> None:

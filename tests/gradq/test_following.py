@@ -15,8 +15,7 @@ import pytest
 from rich.console import Console
 from support.waiting import wait_for
 
-from gradq.commands.ps import changed, moment, seen, show
-from gradq.commands.tables import jobs_table
+from gradq.commands.ps import changed, jobs_table, moment, seen, show
 from gradq.commands.wait import wait_for as wait_for_jobs
 from gradq.commands.watch import draw_live
 from shared.jobs import queue

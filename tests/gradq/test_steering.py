@@ -15,7 +15,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from gradq.cli import app
-from gradq.commands.tables import jobs_table
+from gradq.commands.ps import jobs_table
 from shared import workers
 from shared.db.tables import Worker
 from shared.jobs.states import JobState

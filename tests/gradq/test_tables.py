@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from gradq.commands.formatting import size, span
-from gradq.commands.tables import jobs_table
+from gradq.commands.ps import jobs_table
 
 JOB = {
     "id": "job_01a20ca12b447dceb2fada21ca7ef28b",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from gradq.commands.checkups import files, machine, service, stores
+from gradq.commands.checkups import artifact_store, broker, database, datasets, machine, service
 from gradq.commands.checkups.finding import Finding, problem
 from gradq.commands.checkups.targets import Targets
 
@@ -12,10 +12,10 @@ CHECKS: dict[str, Callable[[Targets], Finding]] = {
     "versions": machine.versions,
     "state folder": machine.state_folder,
     "devices": machine.devices,
-    "database": stores.database,
-    "broker": stores.broker,
-    "artifacts": files.artifacts,
-    "datasets": files.datasets,
+    "database": database.database,
+    "broker": broker.broker,
+    "artifacts": artifact_store.artifacts,
+    "datasets": datasets.datasets,
     "api": service.api,
     "token": service.token,
     "port": service.port,

@@ -1,0 +1,54 @@
+"""Check of the artifact store. Changes nothing."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from gradq.commands.checkups.finding import Finding, ok, problem, warning
+from gradq.commands.checkups.targets import Targets
+from gradq.commands.formatting import size
+from shared.addresses import without_secrets
+from shared.artifacts import ArtifactStore
+
+LITTLE_BYTES, TOO_LITTLE_BYTES = 2 << 30, 200 << 20
+
+
+def artifacts(targets: Targets) -> Finding:
+    url = without_secrets(targets.settings.artifacts)
+    facts: dict[str, Any] = {"url": url}
+    try:
+        store = ArtifactStore(targets.settings.artifacts)
+    except ImportError as error:
+        return problem(f"{url}: {error}", "Run `pip install 'gradq[s3]'`.", **facts)
+    except ValueError as error:
+        return problem(f"{url}: {error}", "Set GRADQ_ARTIFACTS_URL to file:///folder or s3://bucket/prefix.", **facts)
+    folder = store.local_path("")
+    if folder is not None and not folder.exists() and not targets.holder:
+        return ok(f"none yet; the first job creates {folder}", **facts)
+    try:
+        _write_and_remove(store)
+    except Exception as error:  # each kind of store raises its own errors
+        mend = "Give this user write access, or set GRADQ_ARTIFACTS_URL to another place."
+        return problem(f"{url} cannot be written: {type(error).__name__}: {error}", mend, **facts)
+    if folder is None:
+        return ok(f"{url}, writable", **facts)
+    free = shutil.disk_usage(folder).free
+    facts |= {"free_bytes": free}
+    detail = f"{folder}, writable, {size(free)} free"
+    mend = "Delete jobs that are not needed (`gradq rm`), or set GRADQ_ARTIFACTS_URL to a larger disk."
+    if free < TOO_LITTLE_BYTES:
+        return problem(detail, mend, **facts)
+    return warning(detail, mend, **facts) if free < LITTLE_BYTES else ok(detail, **facts)
+
+
+def _write_and_remove(store: ArtifactStore) -> None:
+    key = f"doctor-{secrets.token_hex(6)}"
+    with tempfile.TemporaryDirectory() as folder:
+        probe = Path(folder) / "probe"
+        probe.write_bytes(b"gradq doctor")
+        store.put(f"{key}/probe", probe)
+    store.remove_folder(key)
