@@ -317,7 +317,7 @@ class TestZip:
 
     def test_a_job_without_files_is_a_404_of_its_own(self, client, hands, problem):
         job = hands.submit()
-        assert "when it ends" in problem(client.get(job["links"]["artifacts_zip"]), 404, "no_artifacts")["detail"]
+        assert "when the job ends" in problem(client.get(job["links"]["artifacts_zip"]), 404, "no_artifacts")["detail"]
         problem(client.get("/v1/jobs/job_0/artifacts.zip"), 404, "not_found")
 
     def test_files_that_are_gone_are_named_before_anything_is_sent(self, client, hands, job, problem):

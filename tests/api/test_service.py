@@ -269,7 +269,7 @@ for rule in app.url_map.iter_rules():
             status = client.open(path, method=method).status_code
             assert status < 500, (path, status)
 from safetensors.numpy import save
-from shared import queue
+from shared.jobs import queue
 from shared.artifacts import artifact_key
 from shared.jobs.states import JobState
 import json, numpy

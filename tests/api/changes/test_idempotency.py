@@ -266,10 +266,10 @@ def test_of_a_slow_request_and_the_one_that_replaced_it_one_makes_the_job(send, 
 DYING = """
 import os, sys
 from api.app import create_app
-from api import changes, jobs as view
-from shared import idempotency, jobs
+from shared import idempotency
 from shared.broker import Broker
 from shared.config import Settings
+from shared.jobs import jobs
 
 def die(*_, **__):
     os._exit(9)

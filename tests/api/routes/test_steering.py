@@ -134,9 +134,9 @@ class TestPatch:
     @pytest.mark.parametrize(
         ("body", "pointer", "words"),
         [
-            ({"lr": 1}, "/lr", "what can be changed: name, priority, labels"),
-            ({"nmae": "x"}, "/nmae", "what can be changed: name, priority, labels"),
-            ({"status": "cancelled"}, "/status", "what can be changed: name, priority, labels"),
+            ({"lr": 1}, "/lr", "fields that can be changed: name, priority, labels"),
+            ({"nmae": "x"}, "/nmae", "fields that can be changed: name, priority, labels"),
+            ({"status": "cancelled"}, "/status", "fields that can be changed: name, priority, labels"),
             ({"priority": 101}, "/priority", "less than or equal to 100, got 101"),
             ({"priority": "9"}, "/priority", "integer"),
             ({"priority": None}, "/priority", "integer"),
