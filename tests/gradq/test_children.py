@@ -65,7 +65,7 @@ def test_a_child_that_keeps_dying_is_started_again_with_growing_pauses(tmp_path:
     wait_for(lambda: (child.tend(said.append), child.deaths == 3)[1], 30, "three deaths")
     child.stop(1, never)
     deaths = [line for line in said if "exit code 3" in line]
-    assert [line.split(" again in ")[1].split(" ")[0] for line in deaths] == ["0.5", "1", "2"]
+    assert [line.split("; restarting it in ")[1].split(" ")[0] for line in deaths] == ["0.5", "1", "2"]
     assert child.last_lines() == "no\nno\nno"
 
 

@@ -60,12 +60,12 @@ def test_a_job_that_ran_waits_at_the_place_where_it_was(place: Place, target: Pl
     assert [row.step for row in checkpoints] == [60, 30]
 
 
-@pytest.mark.parametrize(("request_", "state"), [("cancel", JobState.CANCELLED), ("pause", JobState.PAUSED)])
-def test_a_wish_that_stood_at_the_backup_is_carried_out(
-    sqlite_place: Place, target: Place, request_: str, state: JobState
+@pytest.mark.parametrize(("action", "state"), [("cancel", JobState.CANCELLED), ("pause", JobState.PAUSED)])
+def test_a_request_pending_at_the_backup_is_carried_out(
+    sqlite_place: Place, target: Place, action: str, state: JobState
 ) -> None:
     lease = running(sqlite_place.database)
-    write(sqlite_place.database, getattr(jobs, f"request_{request_}"), lease.job_id)
+    write(sqlite_place.database, getattr(jobs, f"request_{action}"), lease.job_id)
     target.restore(sqlite_place.save()[1])
     assert job_of(target.database, lease.job_id).state == state
 
