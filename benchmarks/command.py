@@ -1,10 +1,10 @@
-"""How long the client takes to start: `import gradq`, `gradq --help`, `gradq ps` against a service that runs.
+"""The start-up time of the client: `import gradq`, `gradq --help` and, with a running service, `gradq ps`.
 
     python -m benchmarks.command [--against FOLDER]
 
-Each command is a new process, in turns, some times over; CPU seconds (user and system) and wall time of it. Python
-alone is measured beside them. `--against` names another checkout of gradq that is measured in the same turns: the
-ratios are then ours by theirs.
+Each command runs in a new process, all in turns, `--rounds` times; CPU time (user and system) and wall time are
+measured. For comparison: Python alone. `--against` names another checkout of gradq that is measured in the same turns;
+the ratios are then ours / theirs.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def timed(arguments: tuple[str, ...], root: Path, url: str, folder: str) -> tupl
 
 
 def measured(roots: dict[str, Path], url: str, rounds: int) -> dict[str, dict[str, list[tuple[float, float]]]]:
-    """Checkout -> command -> (CPU, wall) of each round; the first round fills caches and does not count."""
+    """Checkout -> command -> (CPU, wall) of each round; a first round, which fills caches, is left out."""
     commands = {"python": ("-c", "pass"), **COMMANDS}
     found: dict[str, dict[str, list[tuple[float, float]]]] = {name: {c: [] for c in commands} for name in roots}
     with tempfile.TemporaryDirectory() as folder:

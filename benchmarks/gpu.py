@@ -1,4 +1,4 @@
-"""Training on one CUDA device: images a second, time to 97 and 99 % test accuracy, distance from the device's limits.
+"""Training on one CUDA device: images per second, time to 97 and 99 % test accuracy, distance from the device's limits.
 
     GRADQ_DATA_DIR=… python -m benchmarks.gpu
 

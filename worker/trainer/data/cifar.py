@@ -7,7 +7,7 @@ needs, so that any other file is refused.
 from __future__ import annotations
 
 import io
-import pickle  # for its parser alone: see ArraysOnly  # nosec B403
+import pickle  # only its parser is used: see ArraysOnly  # nosec B403
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

@@ -62,7 +62,7 @@ def run_walk(
     initialize(model, spec.init, seeds.generator(spec.seed, "init"))
     if run.init_from is not None:
         load_weights(model, run.init_from)
-        report(Log(message="begins with the weights of another job"))
+        report(Log(message="starts with the weights of another job"))
     if run.stop_requested():
         raise StopRequested(0)
     page = walk(spec, prepared, model.to(where).double())

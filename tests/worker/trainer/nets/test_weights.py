@@ -35,7 +35,7 @@ def test_every_parameter_and_buffer_comes_back_to_the_bit(tmp_path: Path, archit
         (net(hidden=[6]), r"1\.weight is \[6, 64\] there and \[5, 64\] here"),
         (net(hidden=[5, 5]), r"3\.weight is \[5, 5\] there and \[10, 5\] here"),
         (torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 5)), r"3\.weight is missing"),
-        (torch.nn.Sequential(*net(), torch.nn.Linear(10, 10)), r"this net has no 4\.bias"),
+        (torch.nn.Sequential(*net(), torch.nn.Linear(10, 10)), r"this model has no 4\.bias"),
     ],
 )
 def test_the_tensor_that_does_not_fit_is_named(tmp_path: Path, saved: torch.nn.Module, words: str) -> None:
