@@ -91,7 +91,7 @@ pictures: $(DEV)
 	@GRADQ_PICTURES=1 $(PY) -m pytest tests/browser/test_pictures.py -q
 
 clean:
-	rm -rf $(VENV) demo-output build dist *.egg-info .pytest_cache .coverage .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) demo-output build dist *.egg-info .pytest_cache .coverage* .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find api worker shared gradq tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(RUNTIME): $(PINS)

@@ -242,7 +242,7 @@ class Supervisor:
     def _release(self, released: Released) -> None:
         message, outcome, progress = released.message, released.attempt_outcome, self.watch.last_progress
         state = self.keeper.write(lambda session: queue.release(session, self.lease, message, outcome, progress))
-        self.log.info("job released", state=state.value)
+        self.log.info("job ended" if state is JobState.CANCELLED else "job released", state=state.value)
 
     def _mark_lost(self, detail: str, cause: Cause) -> None:
         state = self.keeper.write(lambda session: queue.mark_lost(session, self.lease, detail, cause))

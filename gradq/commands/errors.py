@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from io import TextIOWrapper
 from typing import Any, NoReturn
 
@@ -19,6 +20,7 @@ from gradq.commands.failure import CommandError, NoServer
 from gradq.commands.options import Exit, speaks_unicode
 from gradq.commands.verbs import LazyVerbs
 
+OF_THE_SERVER = "sqlalchemy"  # installed with the extra `server`, and by nothing else of gradq
 NEXT_STEP = {
     401: "Set GRADQ_TOKEN to a token of this service; `gradq token create` on its machine creates one.",
     403: "Set GRADQ_TOKEN to a token with the needed scope; `gradq token create --scope …` creates one.",
@@ -81,9 +83,12 @@ def service_errors() -> tuple[type[Exception], ...]:
 
 
 def no_server(error: ModuleNotFoundError, arguments: Sequence[str]) -> NoServer:
-    """The error to show for a module that is not installed. Raises `error` if the module is one of gradq's own."""
+    """The error to show for a module that the extra `server` brings.
+
+    Raises `error` if the module is one of gradq's own, or if the extra is installed: then it is not what is missing.
+    """
     module = (error.name or "").partition(".")[0]
-    if module in own_packages.NAMES or not module:
+    if module in own_packages.NAMES or not module or find_spec(OF_THE_SERVER) is not None:
         raise error
     verb = next((word for word in arguments if not word.startswith("-")), "")
     return NoServer(f"`gradq {verb}`", module)

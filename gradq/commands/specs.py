@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,8 @@ def put(spec: Spec, path: str, value: Any, preset: PresetSpec) -> None:
         raise typer.BadParameter(f"{path!r} is not a path of fields", param_hint="--set")
     default = default_of(spec, field, preset) if spec.get(field) is None else None
     place = spec[field] = _opened(spec.get(field), default, path)
+    if default is not None and parts == ["type"] and place.get("type") != value:
+        place.clear()  # the other fields are the defaults of the preset's type; another type may not have them
     for part in parts[:-1]:
         place[part] = _opened(place.get(part), None, path)
         place = place[part]
@@ -128,7 +131,7 @@ def _opened(found: Any, default: Any, path: str) -> Spec:
     if isinstance(found, str):
         return {"type": found}
     if found is None or isinstance(found, dict):
-        return dict(found or {})
+        return deepcopy(found or {})
     raise typer.BadParameter(f"{path}: {json.dumps(found)} has no fields", param_hint="--set")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Annotated, Any, TypeVar
 
 import typer
@@ -96,7 +96,7 @@ def submit(
     options = {field: value for field, value in given.items() if value is not None}
     assigned, labels = assignments(set_), pairs(label, "--label")
     with Client(url, token) as client:
-        specs = specs_of(file or [], assigned, options, labels, partial(preset_spec, client))
+        specs = specs_of(file or [], assigned, options, labels, cache(partial(preset_spec, client)))
         if watch and len(specs) > 1:
             raise typer.BadParameter("shows one job; with several files use --wait", param_hint="--watch")
         if dry_run or len(specs) > 1:  # several jobs are queued only if all specs are valid

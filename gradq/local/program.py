@@ -9,10 +9,16 @@ from __future__ import annotations
 import os
 import runpy
 import sys
+from contextlib import suppress
+
+from gradq import own_packages
 
 
 def main() -> None:
-    sys.path += {os.getcwd(), os.environ.get("PWD", os.getcwd())}  # the same folder by both of its names
+    own_packages.prefer()
+    with suppress(FileNotFoundError):  # the current folder may have been deleted
+        here = os.getcwd()
+        sys.path += {here, os.environ.get("PWD", here)}  # the same folder by both of its names
     del sys.argv[0]
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
 

@@ -105,6 +105,12 @@ def test_a_dot_changes_a_part_of_what_the_preset_has(gradq):
     )
 
 
+def test_another_type_than_the_preset_s_starts_from_its_own_defaults(gradq):
+    options = ("--preset", "article/two-layer", "--set", "optimizer.type=adam", "--json")
+    job = json.loads(gradq("submit", *options).stdout)
+    assert job["spec"]["optimizer"] == {"type": "adam", "betas": [0.9, 0.999], "eps": 1e-8, "weight_decay": 0.0}
+
+
 @pytest.mark.parametrize("text", ["lr.x=1", "architecture..hidden=1", ".a=1"])
 def test_a_path_that_leads_nowhere_is_refused(gradq, text):
     result = gradq("submit", "--lr", "0.1", "--set", text)

@@ -13,6 +13,7 @@ import typer
 import gradq
 import shared.version
 from gradq.cli import VERBS, app
+from gradq.commands.errors import no_server
 from gradq.commands.specs import TYPES
 from gradq.version import VERSION
 from shared.spec.job_spec import JobSpec
@@ -101,3 +102,8 @@ def test_a_dot_in_set_knows_the_types_that_the_service_fills_in():
 
 def test_the_package_says_that_it_is_typed():
     assert (Path(gradq.__file__).parent / "py.typed").exists()
+
+
+def test_a_module_that_the_server_extra_does_not_bring_is_not_blamed_on_it():
+    with pytest.raises(ModuleNotFoundError, match="a_driver"):
+        no_server(ModuleNotFoundError("No module named 'a_driver'", name="a_driver"), ["ps"])

@@ -13,7 +13,7 @@ from gradq import Client
 from gradq.cli import VERBS
 
 pytestmark = pytest.mark.long
-SERVERS = ("torch", "torchvision", "celery", "kombu", "redis", "flask", "apiflask", "sqlalchemy", "alembic", "plotly")
+SERVERS = ("torch", "torchvision", "celery", "kombu", "redis", "flask", "sqlalchemy", "alembic", "plotly")
 SERVERS += ("scikit-learn", "psycopg", "gunicorn", "matplotlib", "pillow", "numpy", "fsspec", "pydantic-settings")
 NEEDS_SERVER = (
     *(("up",), ("api",), ("worker",), ("migrate",), ("doctor",), ("demo",)),
