@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import hypothesis
 import pytest
+import structlog
 from sqlalchemy import make_url, text
 from support.postgres import Postgres, part_missing, require_postgres
 
@@ -20,6 +22,14 @@ from shared.db.tables import Base
 # no deadline: a busy machine is not a bug. CI draws the same examples each time, other machines draw new ones
 hypothesis.settings.register_profile("gradq", deadline=None, derandomize=os.environ.get("CI") == "true")
 hypothesis.settings.load_profile("gradq")
+
+# The log is configured here, so that no app configures it: loggers that an app has cached are out of reach of
+# structlog.testing.capture_logs in later tests. A coloured traceback with its locals would also take almost a second.
+structlog.configure(
+    processors=[structlog.processors.JSONRenderer()],
+    logger_factory=structlog.PrintLoggerFactory(sys.stderr),  # standard output is what tests of the command line read
+    cache_logger_on_first_use=False,
+)
 
 
 SLOW = (  # tests that take seconds, for processes, browsers and models; each is marked slow

@@ -3,7 +3,6 @@ states."""
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import json
 from collections.abc import Callable, Iterator
@@ -12,7 +11,6 @@ from typing import Any
 
 import jsonschema
 import pytest
-import structlog
 from flask import Flask
 from flask.testing import FlaskClient
 from pydantic import SecretStr
@@ -30,25 +28,6 @@ from shared.jobs import joblog, queue
 from shared.jobs.joblog import Line
 from shared.jobs.queue import Lease
 from shared.jobs.states import JobState
-
-
-@contextlib.contextmanager
-def quietly() -> Iterator[None]:
-    """Keep apps from configuring the log of the whole test run."""
-    before = structlog.get_config() if structlog.is_configured() else None
-    structlog.configure(processors=[structlog.processors.JSONRenderer()], cache_logger_on_first_use=False)
-    yield
-    if before is None:
-        structlog.reset_defaults()
-    else:
-        structlog.configure(**before)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quiet_log() -> Iterator[None]:
-    """Of module scope, since there are apps of module scope."""
-    with quietly():
-        yield
 
 
 @pytest.fixture
@@ -162,9 +141,8 @@ def results() -> dict[str, Any]:
 @pytest.fixture(scope="session")
 def components(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Components of the OpenAPI document, which is the same for all settings."""
-    with quietly():
-        app = create_app(Settings(state_dir=tmp_path_factory.mktemp("document"), allow_anonymous=True))
-        found: dict[str, Any] = app.test_client().get("/v1/openapi.json").json["components"]
+    app = create_app(Settings(state_dir=tmp_path_factory.mktemp("document"), allow_anonymous=True))
+    found: dict[str, Any] = app.test_client().get("/v1/openapi.json").json["components"]
     return found
 
 

@@ -66,7 +66,7 @@ def test_a_deleted_one_is_gone_and_says_what_it_freed(gradq, api, tmp_path: Path
     ("content", "options", "words"),
     [
         (b"hello", (), "neither a .npz nor a zip"),
-        (npz(**small()), ("--size", "8"), "size: resizes the images of a zip"),
+        (npz(**small()), ("--size", "8"), "size: applies to a zip of folders only"),
         (npz(**small()), ("--test-fraction", "2"), "test_fraction: must be less than 1, got"),
         (None, (), "cannot read"),
     ],

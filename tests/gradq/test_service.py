@@ -172,7 +172,7 @@ def test_migrate_goes_to_the_newest_revision_and_to_any_other(tmp_path: Path, mo
     assert migrate().stdout == f"the database is at the newest schema, {newest}\n"
     assert migrate("--to", first).exit_code == 0
     wrong = migrate("--to", "none")
-    assert (wrong.exit_code, f"this gradq knows {first}, " in wrong.stderr) == (2, True)
+    assert (wrong.exit_code, f"this version of gradq has {first}, " in wrong.stderr) == (2, True)
 
 
 def test_migrate_to_a_revision_is_refused_while_a_worker_lives(tmp_path: Path, monkeypatch):

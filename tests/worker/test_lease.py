@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-import structlog
 from support.store import claim_again, read, running, write
 from support.waiting import wait_for
 
@@ -41,14 +40,6 @@ class FaultyDatabase:
         self.fault()
         with self.database.read() as session:
             yield session
-
-
-@pytest.fixture(autouse=True)
-def plain_log() -> Iterator[None]:
-    """A coloured traceback with all its locals takes almost a second, too long for a lease of 3 s."""
-    structlog.configure(processors=[structlog.processors.JSONRenderer()], cache_logger_on_first_use=False)
-    yield
-    structlog.reset_defaults()
 
 
 @pytest.fixture

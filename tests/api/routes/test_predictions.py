@@ -219,7 +219,7 @@ class TestRefused:
             ({"images": "BRIGHT"}, "/images"),
             ({"images": [[1, 2, 3], [1, 2, 3]]}, "(1, 2, 2) or (2, 2), got (2, 3)"),
             ({"images": [BRIGHT, [[1]]]}, "different sizes"),
-            ({"images": [[17, 0], [0, 0]]}, "from 0 to 16, got 0 to 17"),
+            ({"images": [[17, 0], [0, 0]]}, "between 0 and 16, got 0 to 17"),
             ({"images": [[1.5, 0], [0, 0]]}, "between 0 and 1"),
             ({"images": [["a", "b"], ["c", "d"]]}, "must be numbers"),
             ({"images": [[None, 1], [1, 1]]}, "must be numbers"),

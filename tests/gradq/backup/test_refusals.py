@@ -88,7 +88,7 @@ def test_a_job_that_comes_in_while_the_files_are_copied_is_kept(target: Place, b
 def test_a_database_that_a_newer_gradq_has_left_is_refused_both_ways(sqlite_place: Place, backup: bytes) -> None:
     with sqlite_place.database.write() as session:
         session.execute(text("UPDATE alembic_version SET version_num = '9999'"))
-    with pytest.raises(ConfigurationError, match="revision 9999, which gradq .* does not know: a newer gradq"):
+    with pytest.raises(ConfigurationError, match="revision 9999, which gradq .* does not know: a newer version"):
         sqlite_place.save()
     with pytest.raises(ConfigurationError, match="9999"):
         sqlite_place.restore(backup)

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from shared import inference
-from shared.spec.estimate import network_cost
 from shared.spec.job_spec import JobSpec
 from worker.trainer.data.datasets import Data
 from worker.trainer.data.normalization import to_pixels
@@ -34,7 +33,7 @@ def measure(folder: Path, spec: JobSpec, data: Data, outcome: Outcome) -> dict[s
     """
     model = outcome.state.model
     seconds = max(BUDGET_SECONDS, SHARE_OF_TRAINING * outcome.state.training_seconds)
-    chosen = sample(len(data.test_labels), network_cost(spec.architecture, data.info).flops / 2, seconds)
+    chosen = sample(len(data.test_labels), multiplications_of(model, data), seconds)
     images = data.test_images[chosen.to(data.test_images.device)]
     if spec.precision == "fp32":
         reference = outcome.test.logits[chosen]  # the logits of the job's test accuracy
@@ -54,11 +53,28 @@ def measure(folder: Path, spec: JobSpec, data: Data, outcome: Outcome) -> dict[s
     }
 
 
-def sample(n: int, multiplications: float, seconds: float) -> Tensor:
+def sample(n: int, multiplications: int, seconds: float) -> Tensor:
     """Indices of evenly spread test images, as many as `seconds` allow at `multiplications` per image."""
     most = min(n, MOST_EXAMPLES)
     size = min(most, max(FEWEST_EXAMPLES, int(seconds * PACE / max(1, multiplications))))
     return torch.arange(size) * n // size
+
+
+def multiplications_of(model: nn.Module, data: Data) -> int:
+    """Multiplications per example, approximately: each weight once per position of its output."""
+    total = 0
+
+    def add(layer: nn.Module, _: Any, out: Tensor) -> None:
+        nonlocal total
+        assert isinstance(layer, nn.Linear | nn.Conv2d)
+        total += layer.weight.numel() * out[0].numel() // len(layer.weight)
+
+    layers = [layer for layer in model.modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
+    hooks = [layer.register_forward_hook(add) for layer in layers]
+    forward(model, data.test_images[:1])
+    for hook in hooks:
+        hook.remove()
+    return total
 
 
 def by_numpy(folder: Path, spec: JobSpec, pixels: inference.Array, expected: inference.Array) -> dict[str, Any]:
