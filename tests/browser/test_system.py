@@ -207,7 +207,7 @@ class TestUpload:
         expect(shown).to_have_count(0)
 
     def test_a_second_upload_of_the_same_dataset_is_reported(self, page: Page, offer: Offer) -> None:
-        file = ("twice.npz", npz(**small(40)))
+        file = ("twice.npz", npz(**small(44)))  # content that no other test uploads to this service
         for said in ("twice was stored: ", "This dataset is stored already, as twice."):
             offer(file)
             send(page)
@@ -254,7 +254,7 @@ class TestUpload:
 
     def test_an_error_in_an_option_is_shown_at_its_field(self, page: Page, offer: Offer, complaints) -> None:
         complaints.expect("422")
-        offer(("fine.npz", npz(**small())))
+        offer(("fine.npz", npz(**small(48))))
         page.get_by_label("Test fraction").fill("2")
         send(page)
         expect(page.locator(".field:has(#test_fraction) .error")).to_contain_text("must be less than 1")
@@ -265,7 +265,7 @@ class TestUpload:
         expect(page.locator(".field:has(#size) .error")).not_to_be_empty()
 
     def test_a_file_that_is_too_large_is_refused_before_it_is_sent(self, page: Page, offer: Offer) -> None:
-        offer(("fine.npz", npz(**small())))
+        offer(("fine.npz", npz(**small(52))))
         page.evaluate("document.getElementById('upload').dataset.limit = 100")
         asked: list[str] = []
         page.on("request", lambda request: asked.append(request.method))
