@@ -65,7 +65,9 @@ def curve(points):
     return found
 
 
-@pytest.mark.parametrize("number", range(len(CONFIGURATIONS)))
+@pytest.mark.parametrize(
+    "number", [*range(4), *(pytest.param(n, marks=pytest.mark.long) for n in range(4, len(CONFIGURATIONS)))]
+)
 def test_a_run_that_is_killed_three_times_ends_with_the_same_weights_and_curve(number, tmp_path):
     fields = {**CONFIGURATIONS[number], "batch_size": BATCH, "epochs": EPOCHS, "seed": 100 + number}
     spec = JobSpec.parse({**fields, "checkpoint": {"every_seconds": 0.002}})

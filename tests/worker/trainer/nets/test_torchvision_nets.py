@@ -18,6 +18,10 @@ from worker.trainer.nets.losses import CrossEntropyLoss
 
 RGB, DIGITS, MNIST = (3, 32, 32), (1, 8, 8), (1, 28, 28)
 NAMES = get_args(job_spec.TorchvisionName)
+IN_EVERY_RUN = ("resnet18", "mobilenet_v3_small")  # the others take seconds each
+each_network = pytest.mark.parametrize(
+    "name", [name if name in IN_EVERY_RUN else pytest.param(name, marks=pytest.mark.long) for name in NAMES]
+)
 PARAMETERS = {  # on 32x32 RGB with 10 classes
     "resnet18": 11_173_962,
     "resnet34": 21_282_122,
@@ -49,7 +53,7 @@ def one_step(model, shape, n=4):
     return loss
 
 
-@pytest.mark.parametrize("name", NAMES)
+@each_network
 def test_a_step_on_small_colour_images_is_deterministic(name):
     torch.use_deterministic_algorithms(True)  # raises for an operation that is not
     model = net(name)
@@ -65,7 +69,7 @@ def test_a_step_on_small_colour_images_is_deterministic(name):
     assert not any(isinstance(module, nn.AdaptiveAvgPool2d) for module in model.modules())
 
 
-@pytest.mark.parametrize("name", NAMES)
+@each_network
 def test_digits_of_8_pixels_train_too_and_a_last_batch_of_one(name):
     model = net(name, DIGITS)
     assert torch.isfinite(one_step(model, DIGITS))
