@@ -32,25 +32,43 @@ structlog.configure(
 )
 
 
-SLOW = (  # tests that take seconds, for processes, browsers and models; each is marked slow
+SLOW = (  # files that take seconds each, for processes, browsers, databases and models: `make quick` leaves them out
     *("tests/browser/", "tests/compose/", "tests/contract/", "tests/end_to_end/", "tests/faults/", "tests/fuzz/"),
+    *("tests/gradq/backup/", "tests/packaging/"),
     *(
-        "tests/gradq/test_demo.py",
-        "tests/gradq/test_own_packages.py",
-        "tests/gradq/test_up.py",
-        "tests/packaging/",
-        "tests/worker/test_imports.py",
-        "tests/worker/test_launcher.py",
-    ),
-    *(
-        f"tests/worker/trainer/{name}.py"
+        f"tests/{name}.py"
         for name in (
-            "data/test_memmap",
-            "exports/test_artifacts",
-            "exports/test_forms",
-            "nets/test_torchvision_nets",
-            "test_killed",
-            "test_process",
+            "api/changes/test_idempotency",
+            "api/routes/test_bulk",
+            "api/routes/test_predictions",
+            "api/routes/test_prometheus",
+            "api/test_reading",
+            "api/test_uploads",
+            "api/waiting/test_streams",
+            "api/waiting/test_waiting",
+            "gradq/test_backup",
+            "gradq/test_children",
+            "gradq/test_client",
+            "gradq/test_commands",
+            "gradq/test_demo",
+            "gradq/test_doctor",
+            "gradq/test_own_packages",
+            "gradq/test_start",
+            "gradq/test_steering",
+            "gradq/test_up",
+            "shared/db/test_database",
+            "shared/db/test_migrate",
+            "shared/spec/test_estimate",
+            "worker/test_imports",
+            "worker/test_launcher",
+            "worker/test_lease",
+            "worker/trainer/data/test_memmap",
+            "worker/trainer/exports/test_artifacts",
+            "worker/trainer/exports/test_forms",
+            "worker/trainer/nets/test_import_torchvision",
+            "worker/trainer/nets/test_torchvision_nets",
+            "worker/trainer/test_killed",
+            "worker/trainer/test_process",
         )
     ),
 )
