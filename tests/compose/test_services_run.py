@@ -148,10 +148,11 @@ def test_a_job_resumes_after_down_and_up(running: Composed, http: httpx2.Client)
 
     running.up()
 
+    # on a busy machine an attempt may be lost on the way: a trainer that does not start in time is one
     found = wait_for(
-        lambda: (j := job(http, job_id))["attempt"] == 2 and j["status"] == "running" and j, PATIENCE, "attempt 2"
+        lambda: (j := job(http, job_id))["attempt"] >= 2 and j["status"] == "running" and j, PATIENCE, "another attempt"
     )
-    assert found["attempts"][1]["resumed_from_step"] > 0
+    assert found["attempts"][-1]["resumed_from_step"] > 0
     assert http.post(f"/v1/jobs/{job_id}/cancel").status_code == 202
     assert ended(http, job_id)["status"] == "cancelled"
     assert running.down() == dict.fromkeys(running.services, 0)
