@@ -148,7 +148,7 @@ def test_a_job_resumes_after_down_and_up(running: Composed, http: httpx2.Client)
 
     running.up()
 
-    # on a busy machine an attempt may be lost on the way: a trainer that does not start in time is one
+    # on a busy machine an attempt may be lost on the way, because its trainer does not start in time
     found = wait_for(
         lambda: (j := job(http, job_id))["attempt"] >= 2 and j["status"] == "running" and j, PATIENCE, "another attempt"
     )
