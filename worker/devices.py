@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
+import joblib
 import psutil
 import structlog
 
@@ -88,8 +88,8 @@ def _text(value: str | bytes) -> str:
 
 
 def cores() -> int:
-    """The CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """The CPU cores that this process may use: of its affinity mask and of its container's CPU quota, the smaller."""
+    return joblib.cpu_count()
 
 
 def find_slots(settings: Settings) -> list[Slot]:
@@ -101,8 +101,11 @@ def find_slots(settings: Settings) -> list[Slot]:
 
 
 def threads_per_slot(settings: Settings, n_slots: int) -> int:
-    """CPU threads for each job: GRADQ_THREADS_PER_SLOT, else the cores divided by the slots, at least 1."""
-    return settings.threads_per_slot or max(1, cores() // n_slots)
+    """CPU threads for each job: GRADQ_THREADS_PER_SLOT, else the cores divided by the slots, at least 1.
+
+    At most the cores: threads beyond them only wait for each other.
+    """
+    return min(cores(), settings.threads_per_slot or max(1, cores() // n_slots))
 
 
 class SlotPool:

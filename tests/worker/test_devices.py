@@ -48,6 +48,7 @@ def test_cores_are_divided_by_slots_unless_set_otherwise(host):
     host(cores=8)
     assert [threads_per_slot(Settings(), n) for n in (1, 3, 4, 16)] == [8, 2, 2, 1]
     assert threads_per_slot(Settings(threads_per_slot=5), 4) == 5
+    assert threads_per_slot(Settings(threads_per_slot=64), 1) == 8  # at most the cores
 
 
 def test_a_slot_fits_the_devices_that_it_can_serve():

@@ -42,7 +42,7 @@ class Training:
     data: Data = field(init=False)
 
     def prepare(self) -> None:
-        device.set_up(self.spec.seed, CPU, 1, self.spec.deterministic)
+        device.set_up(self.spec.seed, CPU, torch.get_num_threads(), self.spec.deterministic)
         self.data = datasets.prepare(self.spec, Path("nowhere"), False, CPU)
 
     def run(self, resume: Path | None = None, reported_step: int = -1, stop_at: int | None = None) -> Outcome:

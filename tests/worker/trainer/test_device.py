@@ -1,7 +1,10 @@
 """The device of a run, and the settings that make its results reproducible to the bit."""
 
 import json
+import os
 import random
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -46,8 +49,18 @@ def test_setting_up_fixes_every_random_stream_by_the_seed():
 
 def test_a_step_gets_as_many_threads_as_it_is_worth_and_no_more_than_there_are():
     assert device.threads_for(1e5, most=8) == 1
-    assert device.threads_for(3.5e7, most=8) == 3
+    assert device.threads_for(3.5e8, most=8) == 3
     assert device.threads_for(1e12, most=8) == 8
+
+
+def test_threads_that_wait_do_not_spin():
+    """OpenMP reads the setting once, when torch is loaded; it prints what it uses."""
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    command = [sys.executable, "-P", "-c", "import worker.trainer.preload"]
+    printed = subprocess.run(
+        command, env={**environment, "OMP_DISPLAY_ENV": "true"}, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert "OMP_WAIT_POLICY = 'PASSIVE'" in printed.stderr
 
 
 @pytest.mark.parametrize("deterministic", [True, False])

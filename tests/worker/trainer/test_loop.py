@@ -221,6 +221,17 @@ def test_a_run_may_be_stopped_at_any_step(training, place):
     assert len(curve) == 2 + 1 + 1  # two epochs, step 50, the end
 
 
+def test_a_resumed_run_keeps_the_threads_of_its_first_attempt(training):
+    """The next attempt may run on a host with another number of cores."""
+    torch.set_num_threads(2)
+    expected = training(architecture="mlp").run()
+    broken = training(architecture="mlp")
+    resume = broken.stopped(at=7)
+    torch.set_num_threads(1)
+    assert_same_end(broken.run(resume), expected)
+    assert torch.get_num_threads() == 2
+
+
 @pytest.mark.parametrize("epoch", [1, 2, 3])
 def test_a_run_goes_on_from_the_checkpoint_after_an_epoch(training, epoch):
     wish = {"every_seconds": None, "every_epochs": 1}

@@ -71,13 +71,17 @@ class State:
             "history": self.history.state_dict(),
             "best": vars(self.best),
             "order_sha256": self.order_sha256,
+            "threads": torch.get_num_threads(),  # sums are split by thread
             "seconds": {"epoch": self.epoch_seconds, "training": self.training_seconds},
             "rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore a state, global random streams included. Raises TrainingError if it does not fit the spec."""
+        """Restore a state, global random streams and thread count included.
+
+        Raises TrainingError if it does not fit the spec.
+        """
         try:
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
@@ -93,6 +97,7 @@ class State:
         vars(self.best).update(state["best"])
         self.order_sha256 = state["order_sha256"]
         self.epoch_seconds, self.training_seconds = state["seconds"]["epoch"], state["seconds"]["training"]
+        torch.set_num_threads(state.get("threads", torch.get_num_threads()))  # older checkpoints have none
         torch.set_rng_state(state["rng"])
         if state["cuda_rng"] is not None and self.device.type == "cuda":
             torch.cuda.set_rng_state(state["cuda_rng"], self.device)
