@@ -357,11 +357,14 @@ class ArtifactList(Answer):
 
 
 class Images(BaseModel):
-    """One or more images of the model's size, (H,W) for one channel or (C,H,W). Integers are pixels from 0 to the
-    dataset's white; other numbers must be in [0, 1]."""
+    """One or more images of the model's size, (H,W) for one channel or (C,H,W). Numbers are from 0 (black) to `white`.
+    Without it each image is read for itself: in [0, 1] if no number exceeds 1, else from 0 to the dataset's white."""
 
     images: list[Any] = Field(examples=[[[0, 0.5], [1, 0.5]]])
     invert: bool = Field(False, description="invert the images: black on white, for a model trained on white on black")
+    white: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
+        None, description="the number that is white in these images, such as 1 or 255"
+    )
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
