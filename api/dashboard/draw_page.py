@@ -44,7 +44,6 @@ class Reader:
     accuracy: float | None
     height: int
     width: int
-    white: float
     classes: tuple[str, ...]
 
     @property
@@ -123,7 +122,6 @@ def _reader(job: Job, grey: dict[str, DatasetInfo]) -> Reader:
         accuracy=(job.result or {}).get("test_accuracy"),
         height=height,
         width=width,
-        white=info.white,
         classes=info.classes,
     )
 

@@ -445,6 +445,7 @@ class UploadOptions(Answer):
     test_fraction: float | None = None
     seed: int | None = None
     size: int | None = None
+    white: float | None = None
 
 
 class Dataset(Answer):
@@ -462,6 +463,8 @@ class Dataset(Answer):
     test_examples: int
     dtype: Literal["uint8", "float32"]
     white: float
+    white_reason: str | None = Field(description="why this number is white; null for uploads to earlier versions")
+    warnings: list[str] = Field(description="what an upload should be checked for")
     sha256: str | None
     options: UploadOptions | None
     size_bytes: int | None

@@ -170,6 +170,7 @@ def _built_in(info: DatasetInfo, folder: Path) -> dict[str, Any]:
         "available": not missing,
         "missing_files": [path.relative_to(folder).as_posix() for path in missing],  # below GRADQ_DATA_DIR
     }
+    info = replace(info, white_reason="as the dataset is published")
     return {**_facts(info.name, info), **nothing, **here, "links": {"self": f"/v1/datasets/{info.name}"}}
 
 
@@ -200,6 +201,8 @@ def _facts(dataset_id: str, info: DatasetInfo) -> dict[str, Any]:
         "test_examples": info.test_examples,
         "dtype": info.dtype,
         "white": info.white,
+        "white_reason": info.white_reason,
+        "warnings": list(info.warnings),
     }
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from api.uploads import archive as zips
-from api.uploads import folders, idx, labels, npz, pixels
+from api.uploads import contrast, folders, idx, labels, npz, pixels
 from api.uploads.budget import GZIP_MAGIC, Budget, gunzipped
 from api.uploads.fields import UploadFields
 from api.uploads.pixels import Array
@@ -61,13 +61,14 @@ def ingest(
         format, content = _read(parts, fields, target, scratch, budget)
     finally:
         shutil.rmtree(scratch)
-    info = content.facts(name)
+    doubts = contrast.warnings(np.load(target / ARRAYS[0], mmap_mode="r"), content.labels[0], content.classes)
+    info = content.facts(name, doubts)
     for file, numbers in zip((ARRAYS[1], ARRAYS[3]), content.labels, strict=True):
         np.save(target / file, numbers, allow_pickle=False)
     (target / FACTS).write_text(json.dumps(info.to_json(), indent=2, ensure_ascii=False) + "\n")
     drawn = {} if content.own_split else {"test_fraction": fields.test_fraction, "seed": fields.seed}
-    sized = {} if fields.size is None else {"size": fields.size}
-    return info, {"format": format, **drawn, **sized}
+    given = {name: value for name in ("size", "white") if (value := getattr(fields, name)) is not None}
+    return info, {"format": format, **drawn, **given}
 
 
 @dataclass(frozen=True)
@@ -79,8 +80,9 @@ class Content:
     labels: tuple[Array, Array]  # of the train and the test split
     scale: pixels.Scale
     own_split: bool
+    warnings: tuple[str, ...] = ()
 
-    def facts(self, name: str) -> DatasetInfo:
+    def facts(self, name: str, doubts: tuple[str, ...] = ()) -> DatasetInfo:
         channels, height, width = self.shape
         train, test = (len(numbers) for numbers in self.labels)
         colour = "grey" if channels == 1 else "colour"
@@ -93,6 +95,8 @@ class Content:
             test_examples=test,
             dtype=self.scale.dtype,
             white=self.scale.white,
+            white_reason=self.scale.reason,
+            warnings=(*self.scale.warnings, *self.warnings, *doubts),
             source="upload",
         )
 
@@ -107,8 +111,9 @@ def _read(
     with zips.opened(parts[FILE]) as archive:
         if npz.is_npz(archive):
             return "npz", _npz(npz.read(archive, scratch, budget), fields, target, budget)
-        found, shape, numbers = folders.read(archive, fields, target, budget)
-        return "folders", Content(tuple(found.classes), shape, numbers, folders.SCALE, found.split)
+        read = folders.read(archive, fields, target, budget)
+        found = read.layout
+        return "folders", Content(tuple(found.classes), read.shape, read.labels, read.scale, found.split, read.warnings)
 
 
 def _describe_unknown(path: Path) -> str:
@@ -172,7 +177,7 @@ def _arrays(
         classes = labels.check_classes(train_labels, test_labels, names)
         sources = ((train, chosen), (train, held_out))
     labels.check_sizes(len(train_labels), len(test_labels))
-    scale = pixels.examine(images)
+    scale = pixels.examine(images, fields.white)
     for (array, indices), file in zip(sources, (ARRAYS[0], ARRAYS[2]), strict=True):
         pixels.copy(array, indices, target / file, scale, budget)
     return Content(classes, shape, (train_labels, test_labels), scale, own_split=bool(rest))

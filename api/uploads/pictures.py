@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from api.uploads.pixels import Array
 from shared import inference
 
-Array = np.ndarray[Any, Any]
 FORMATS = ("PNG", "JPEG")
 DEPTH_AT, COLOUR_AT = 24, 25  # bytes of a PNG's header
 

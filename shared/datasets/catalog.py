@@ -26,6 +26,8 @@ class DatasetInfo:
     dtype: Literal["uint8", "float32"] = "uint8"
     white: float = 255.0
     source: Literal["builtin", "upload"] = "builtin"
+    white_reason: str | None = None  # why this number is white; None for uploads to earlier versions
+    warnings: tuple[str, ...] = ()  # what an upload should be checked for
 
     def missing_files(self, data_dir: Path) -> list[Path]:
         """The files that do not exist, plain or gzipped."""
@@ -37,12 +39,13 @@ class DatasetInfo:
     def to_json(self) -> dict[str, Any]:
         """The facts as JSON values, for a row or a file."""
         facts = asdict(self)
-        return {**facts, "shape": list(self.shape), "classes": list(self.classes), "files": list(self.files)}
+        lists = {name: list(facts[name]) for name in ("shape", "classes", "files", "warnings")}
+        return {**facts, **lists}
 
     @classmethod
     def from_json(cls, facts: dict[str, Any]) -> Self:
         channels, height, width = facts["shape"]
-        sequences = {"classes": tuple(facts["classes"]), "files": tuple(facts["files"])}
+        sequences = {name: tuple(facts.get(name, ())) for name in ("classes", "files", "warnings")}
         return cls(**{**facts, **sequences, "shape": (channels, height, width)})
 
 

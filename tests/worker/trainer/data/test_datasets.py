@@ -83,7 +83,38 @@ def test_a_channel_without_contrast_stays_finite(kind):
         images = torch.full((64, 1, 7, 7), value, dtype=kind)
         normalization = measure(images, 255.0)
         assert normalization.apply(images).isfinite().all(), value
-        assert normalization.std[0] < 1e-6, value
+        assert normalization.std == [1], value
+        assert normalization.apply(images.float() + 1).abs().max() < 0.01, value  # one grey level is one grey level
+
+
+@pytest.mark.parametrize("channel", [0, 1, 2])
+@pytest.mark.parametrize("value", [0.0, 1 / 3, 0.1, 1.0])
+def test_one_constant_channel_leaves_the_others_as_they_are(channel, value):
+    images = torch.rand(40, 3, 5, 4, generator=torch.Generator().manual_seed(3))
+    without = measure(images, 1.0)
+    images[:, channel] = value
+    normalization = measure(images, 1.0)
+    assert normalization.std[channel] == 1
+    others = [i for i in range(3) if i != channel]
+    assert [normalization.std[i] for i in others] == [without.std[i] for i in others]
+
+
+def test_a_channel_in_which_one_pixel_differs_has_its_own_deviation():
+    images = torch.full((50, 2, 6, 6), 7, dtype=torch.uint8)
+    images[3, 1, 2, 2] = 8
+    assert measure(images, 255.0).std == pytest.approx([1, (1799 / 1800**2) ** 0.5 / 255], rel=1e-6)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+@pytest.mark.parametrize("kind", [torch.float16, torch.float32, torch.float64])
+def test_statistics_are_in_float64_in_each_layout_and_type(monkeypatch, layout, kind):
+    images = torch.rand(300, 3, 12, 10, generator=torch.Generator().manual_seed(5)).add(1000).to(kind)
+    expected = images.double()
+    images = images.contiguous(memory_format=layout)
+    monkeypatch.setattr("worker.trainer.data.normalization.CHUNK_VALUES", 7000)
+    normalization = measure(images, 4.0)
+    assert normalization.mean == pytest.approx((expected.mean((0, 2, 3)) / 4).tolist(), rel=1e-12)
+    assert normalization.std == pytest.approx((expected.std((0, 2, 3), unbiased=False) / 4).tolist(), rel=1e-9)
 
 
 @pytest.mark.mnist
