@@ -245,9 +245,9 @@ class AsyncJob(JobView):
             await self.download(folder, MODEL_FILES)
             return rebuild.load(folder)
 
-    async def predict(self, images_: Any, /, *, invert: bool = False) -> Predictions:
+    async def predict(self, images_: Any, /, *, invert: bool = False, white: float | None = None) -> Predictions:
         """Return what the finished model predicts for each image, as `Job.predict`."""
-        return Predictions(await self._calls.predict(self.id, images.body_of(images_), invert))
+        return Predictions(await self._calls.predict(self.id, images.body_of(images_, white), invert))
 
     async def cancel(self) -> Self:
         """Cancel the job; a running one ends once its checkpoint is written. Raises WrongState if it has ended."""

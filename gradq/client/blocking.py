@@ -171,7 +171,8 @@ class Client:
 
         `files` is the path of an .npz or of a zip of class folders, or an IDX pair: {"images": path, "labels": path},
         optionally with "test_images" and "test_labels". A path may be replaced by (file name, open file). Files are
-        streamed. Fields: `name`, `size` (pixels per side), `test_fraction`, `seed`. Raises InvalidUpload, TooLarge.
+        streamed. Fields: `name`, `size` (pixels per side), `test_fraction`, `seed`, `white` (the number that is white
+        in arrays). The answer's `warnings` say what to check. Raises InvalidUpload, TooLarge.
         """
         return finish(self._calls.add_dataset(files, fields))
 

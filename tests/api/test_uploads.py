@@ -195,6 +195,120 @@ class TestTaken:
         both = np.concatenate([stored["train_images"], stored["test_images"]])
         assert sorted(map(bytes, both)) == sorted(map(bytes, x.astype(dtype)))
 
+    @pytest.mark.parametrize(
+        ("highest", "kind", "white", "words"),
+        [
+            (1, np.uint8, 1, "no pixel exceeds 1"),
+            (1, np.int64, 1, "no pixel exceeds 1"),
+            (1, np.float32, 1, "no pixel exceeds 1"),
+            (16, np.uint8, 16, "whole numbers from 0 to 16"),
+            (15, np.int32, 15, "whole numbers from 0 to 15"),
+            (16, np.float64, 16, "whole numbers from 0 to 16"),
+            (2, np.uint16, 2, "whole numbers from 0 to 2"),
+            (17, np.uint8, 255, "the highest pixel is 17"),
+            (255, np.uint8, 255, "the highest pixel is 255"),
+            (4095, np.uint16, 65_535, "the highest pixel is 4095"),
+        ],
+    )
+    def test_white_is_found_by_the_highest_number_whatever_its_type_and_its_reason_is_given(
+        self, upload, highest, kind, white, words
+    ):
+        x = (pixels(40, 6, 6) * (highest / 255)).round().astype(kind)
+        x[0, 0, 0] = highest
+        body = upload(npz(**small(x=x))).json
+        assert body["white"] == white
+        assert words in body["white_reason"]
+        about_white = [warning for warning in body["warnings"] if "white" in warning]
+        assert len(about_white) == (1 < highest < white / 2 or 1 < white <= 16)
+
+    @pytest.mark.parametrize(
+        ("highest", "kind", "white", "dtype", "warned"),
+        [
+            (1, np.uint8, 255, "uint8", True),
+            (1, np.uint8, 1, "uint8", False),
+            (12, np.uint8, 16, "uint8", False),
+            (4095, np.uint16, 4095, "float32", False),
+            (1000, np.float32, 65_535, "float32", True),
+            (100, np.float64, 100, "float32", False),
+            (0.9, np.float32, 1, "float32", False),
+            (0.2, np.float32, 0.25, "float32", False),
+        ],
+    )
+    def test_white_can_be_declared(self, upload, arrays, highest, kind, white, dtype, warned, conforms):
+        x = pixels(40, 6, 6) * (highest / 255)
+        x = (x if highest < 1 else x.round()).astype(kind)
+        body = upload(npz(**small(x=x)), fields={"white": white}).json
+        conforms(body, "Dataset")
+        assert (body["white"], body["dtype"], body["options"]["white"]) == (white, dtype, white)
+        assert "declares" in body["white_reason"]
+        assert any("much brighter" in warning for warning in body["warnings"]) == warned
+        stored = arrays(body)
+        both = np.concatenate([stored["train_images"], stored["test_images"]])
+        assert sorted(map(bytes, both)) == sorted(map(bytes, x.astype(dtype)))
+
+    def test_a_declared_white_makes_another_dataset(self, upload):
+        content = npz(**small(x=pixels(40, 6, 6) % 2))
+        first, second = upload(content).json, upload(content, fields={"white": 255}).json
+        assert (first["white"], second["white"]) == (1, 255)
+        assert first["id"] != second["id"]
+
+    @pytest.mark.parametrize(
+        ("train", "test"),
+        [
+            (lambda x: x, lambda x: x.astype(np.float32)),
+            (lambda x: x / 255, lambda x: (x > 99).astype(np.uint8)),
+            (lambda x: x > 99, lambda x: (x > 99).astype(float)),
+            (lambda x: x // 16, lambda x: (x // 17).astype(np.float32)),
+            (lambda x: x.astype(np.int64), lambda x: x * 0),
+            (lambda x: x.astype(np.uint16) * 257, lambda x: x.astype(np.float64) * 200),
+        ],
+    )
+    def test_types_may_differ_between_the_splits_where_the_scale_does_not(self, upload, train, test):
+        x, y = pixels(40, 6, 6), np.arange(40) % 4
+        body = upload(npz(x_train=train(x), y_train=y, x_test=test(x), y_test=y)).json
+        assert body["white"] == {1: 1, 15: 15}.get(int(train(x).max()), 255 if train(x).max() <= 255 else 65_535)
+
+    def test_black_on_transparency_is_warned_of_and_refused_where_a_class_has_nothing_else(self, upload, problem):
+        ink = np.zeros((6, 6, 4), np.uint8)
+        ink[2:4, 1:5, 3] = 255
+        files = folders(12)
+        one = {**files, "cats/0.png": picture(ink)}
+        (warning,) = upload(zipped(one)).json["warnings"]
+        assert warning.startswith("cats/0.png (1 of 24 pictures)")
+        assert "black on transparency" in warning
+        for mode in ("RGBA", "LA"):
+            empty = picture(Image.fromarray(ink, "RGBA").convert(mode))
+            every = {path: empty if path.startswith("cats") else content for path, content in files.items()}
+            body = problem(upload(zipped(every)), 422, "unreadable_image")
+            assert "cats/0.png" in body["detail"]
+            assert "'cats'" in body["detail"]
+            assert "Save them on white" in body["detail"]
+
+    @pytest.mark.parametrize("value", [0, 128, 255])
+    def test_a_class_of_equal_images_is_named(self, upload, value):
+        x, y = pixels(40, 6, 6), np.arange(40) % 4
+        x[y == 2] = value
+        (warning,) = upload(npz(x=x, y=y, classes=["a", "b", "blank", "d"])).json["warnings"]
+        assert "class 'blank' are equal" in warning
+        files = folders(12) | {f"dogs/{i}.png": picture(np.full((6, 6), value, np.uint8)) for i in range(12)}
+        (warning,) = upload(zipped(files)).json["warnings"]
+        assert "class 'dogs' are equal" in warning
+
+    def test_a_channel_with_one_value_is_named(self, upload):
+        x = pixels(40, 6, 6, 3)
+        x[..., 1] = 9
+        (warning,) = upload(npz(**small(x=x))).json["warnings"]
+        assert "the channel green has the value 9" in warning
+
+    def test_a_dataset_of_an_earlier_version_is_shown(self, upload, services, client, conforms):
+        dataset_id = upload(npz(**small())).json["id"]
+        with services.database.write() as session:
+            row = view.dataset_store.get(session, dataset_id, None)
+            row.facts = {k: v for k, v in row.facts.items() if k not in ("white_reason", "warnings")}
+        body = client.get(f"/v1/datasets/{dataset_id}").json
+        conforms(body, "Dataset")
+        assert (body["white"], body["white_reason"], body["warnings"]) == (255, None, [])
+
     @pytest.mark.parametrize("own_split", [False, True])
     def test_floats_that_exceed_1_by_rounding_are_cut_to_it(self, upload, arrays, own_split):
         x = pixels(40, 6, 6) / 255
@@ -505,6 +619,10 @@ class TestRefused:
             ({"seed": "-1"}, "/seed", "greater_than_equal"),
             ({"size": "225"}, "/size", "less_than_equal"),
             ({"size": "28"}, "/size", "conflict"),  # for folders of images only
+            ({"white": "0"}, "/white", "greater_than"),
+            ({"white": "65536"}, "/white", "less_than_equal"),
+            ({"white": "bright"}, "/white", "float_parsing"),
+            ({"white": "100"}, "/white", "conflict"),  # less than the highest pixel
             ({"name": "a\x00b"}, "/name", "string_pattern_mismatch"),
             ({"name": ""}, "/name", "string_too_short"),
             ({"name": "x" * 5000}, "/name", "too_long"),
@@ -516,6 +634,31 @@ class TestRefused:
         (error,) = problem(upload(npz(**small()), fields=fields), 422, "invalid_upload")["errors"]
         assert (error["pointer"], error["code"]) == (pointer, code)
         assert lying(settings.state_dir) == before
+
+    @pytest.mark.parametrize(
+        ("train", "test"),
+        [
+            (lambda x: x, lambda x: x / 255),
+            (lambda x: x / 255, lambda x: x),
+            (lambda x: x.astype(np.float32), lambda x: x / 255),
+            (lambda x: x, lambda x: x > 99),
+            (lambda x: x.astype(np.uint16) * 257, lambda x: x),
+            (lambda x: x // 16, lambda x: x),
+            (lambda x: x // 16, lambda x: x / 255),
+        ],
+    )
+    def test_splits_of_different_scales_are_refused_unless_white_is_declared(self, upload, problem, train, test):
+        x, y = pixels(40, 6, 6), np.arange(40) % 4
+        content = npz(x_train=train(x), y_train=y, x_test=test(x), y_test=y)
+        body = problem(upload(content), 422, "bad_pixels")
+        assert "x_train to " in body["detail"]
+        assert "x_test to " in body["detail"]
+        assert "'white'" in body["detail"]
+        assert upload(content, fields={"white": "65535"}).json["white"] == 65_535
+
+    def test_pictures_have_their_own_white(self, upload, problem):
+        (error,) = problem(upload(zipped(folders(12)), fields={"white": "255"}), 422, "invalid_upload")["errors"]
+        assert (error["pointer"], error["code"]) == ("/white", "conflict")
 
     @pytest.mark.parametrize("content", [npz(**SPLIT), zipped(folders(9, "train/") | folders(3, "test/"))])
     def test_a_field_that_the_upload_has_no_use_for_is_not_ignored(self, upload, problem, content):
