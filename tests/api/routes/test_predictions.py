@@ -119,6 +119,36 @@ class TestImagesIn:
     def test_json_lists_of_one_image_in_each_shape(self, client, path, images):
         assert classes(client.post(path, json={"images": images})) == ["bright"]
 
+    def test_the_answer_for_an_image_depends_on_its_numbers_alone(self, client, path):
+        expected = client.post(path, json={"images": [[[0, 1.0], [1.0, 1.0]]]}).json["predictions"][0]
+        for image in ([[0, 1], [1, 1]], [[0.0, 1.0], [1.0, 1.0]], [[0, 16], [16, 16]], [[0, 16.0], [16, 16]]):
+            for beside in ([], [[[0, 0.5], [0, 0]]], [[[0, 7], [0, 0]]], [[[0, 0], [0, 0]]]):
+                images = [image, *beside]
+                assert client.post(path, json={"images": images}).json["predictions"][0] == expected
+                as_npz = client.post(path, data=npz(images=np.array(images)), content_type=NPZ)
+                assert as_npz.json["predictions"][0] == expected
+
+    def test_the_white_of_arrays_can_be_declared_in_json_and_in_a_form(self, client, path, problem):
+        image = [[1, 1], [1, 0]]
+        assert classes(client.post(path, json={"images": image})) == ["bright"]
+        assert classes(client.post(path, json={"images": image, "white": 1})) == ["bright"]
+        assert classes(client.post(path, json={"images": image, "white": 16})) == ["dark"]
+        assert classes(client.post(path, json={"images": [[1.5, 1.5], [1.5, 0]], "white": 1.5})) == ["bright"]
+
+        def form(white: str, content: bytes) -> Any:
+            return client.post(path, data={"files": (io.BytesIO(content), "a"), "white": white})
+
+        array = npz(images=np.array([image], np.uint8))
+        assert classes(form("1", array)) == ["bright"]
+        assert classes(form("255", array)) == ["dark"]
+        for white in ("0", "-1", "nan", "inf", "bright"):
+            body = problem(form(white, array), 422, "invalid_images")
+            assert body["errors"][0]["pointer"] == "/white"
+        assert "a picture has its own" in problem(form("1", picture(255)), 422, "invalid_images")["detail"]
+        for white in (0, -1, "1", True):
+            answer = client.post(path, json={"images": image, "white": white})
+            assert "/white" in problem(answer, 422, "invalid_images")["detail"]
+
     def test_curl_s_media_type_does_not_matter(self, client, path):
         form = "application/x-www-form-urlencoded"
         assert classes(client.post(path, data=json.dumps({"images": DARK}), content_type=form)) == ["dark"]
