@@ -134,7 +134,7 @@ def _inferred(ranges: dict[str, Range], whole_types: bool) -> tuple[float, str]:
     (white,) = known
     if white == 1:
         return white, "no pixel exceeds 1"
-    return white, f"the highest pixel is {highest:.9g}, and the next usual white is {white:g}"
+    return white, f"the highest pixel is {highest:.9g}, and {white:g} is the smallest usual white that is not below it"
 
 
 def _doubts(white: float, highest: float, is_declared: bool) -> tuple[str, ...]:
