@@ -339,8 +339,8 @@ def fitted(image: Array, shape: tuple[int, int, int], invert: bool = False) -> A
         return plane if plane.shape == (height, width) else down @ plane @ across.T
 
     if channels == 1 and len(colours) == 3:
-        luma = (0.299, 0.587, 0.114)  # ITU-R BT.601
-        planes = [resized(sum(np.float32(share) * plane(i) for share, i in zip(luma, colours, strict=True)))]
+        red, green, blue = (np.float32(share) for share in (0.299, 0.587, 0.114))  # luma, ITU-R BT.601
+        planes = [resized(red * plane(0) + green * plane(1) + blue * plane(2))]
     elif channels == 3 and len(colours) == 1:
         planes = [resized(plane(0))] * 3
     elif channels == len(colours):

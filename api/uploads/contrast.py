@@ -32,7 +32,7 @@ def warnings(images: Array, labels: Array, classes: Sequence[str]) -> tuple[str,
         if differs.all() and (lowest < highest).all():
             break
     found = []
-    if equal := [classes[label] for label in np.flatnonzero(~differs)]:
+    if equal := [classes[int(label)] for label in np.flatnonzero(~differs)]:
         more = f" and {len(equal) - NAMED} more" if len(equal) > NAMED else ""
         names = ", ".join(f"'{name}'" for name in equal[:NAMED])
         found.append(f"all training images of the class {names}{more} are equal: was something lost before the upload?")
