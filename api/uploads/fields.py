@@ -13,7 +13,7 @@ from shared.errors import FieldError, InvalidUpload
 from shared.spec.job_spec import MAX_SEED, NO_CONTROLS
 from shared.validation_errors import field_error
 
-FORMAT = "gradq-dataset/1"  # part of the id: change it when the decoding changes
+FORMAT = "gradq-dataset/2"  # part of the id: change it when the decoding changes
 MAX_SIDE = 224
 
 

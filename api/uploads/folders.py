@@ -1,106 +1,29 @@
-"""Reads a zip with one folder per class: cats/1.png …, or train/cats/1.png … and test/cats/1.png …; PNG and JPEG."""
+"""Reads the images of a zip with one folder per class, PNG and JPEG; `layout.py` has what the folders mean."""
 
 from __future__ import annotations
 
 import io
 import zipfile
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from api.uploads import labels as classes
-from api.uploads.archive import entry_stream
+from api.uploads.archive import entry_stream, user_entries
 from api.uploads.budget import Budget
 from api.uploads.fields import MAX_SIDE, UploadFields
-from api.uploads.pixels import MAX_EXAMPLES, Array, Scale, create
+from api.uploads.file_types import describe_contents
+from api.uploads.layout import Layout, layout
+from api.uploads.pixels import Array, Scale, create
 from shared.datasets.catalog import ARRAYS
 from shared.errors import UnusableUpload
 
 FORMATS = ("PNG", "JPEG")
-SUFFIXES = (".png", ".jpg", ".jpeg")
-SKIPPED = ("__MACOSX", "Thumbs.db", "desktop.ini")  # added by operating systems
-TRAIN, TEST, SPLITS = "train", "test", {"val", "valid", "validation", "dev", "test"}
 GREY = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L")
 MAX_FILE_BYTES = 64 << 20
 MAX_SOURCE_PIXELS = 1 << 24  # of an image that is resized: 4096x4096, far below Pillow's limit for bombs
 SCALE = Scale("uint8", 255.0)
-Parts = tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Picture:
-    entry: zipfile.ZipInfo
-    label: int
-    held_out: bool = False
-
-
-@dataclass(frozen=True)
-class Layout:
-    """The images and classes of a zip; `split`: whether the zip has a test split."""
-
-    classes: list[str]
-    pictures: list[Picture]
-    split: bool
-
-
-# --- the layout of folders --------------------------------------------------------------------------------------------
-
-
-def layout(archive: zipfile.ZipFile) -> Layout:
-    """Find classes and splits from the folder names. Raises UnusableUpload."""
-    files, folders = _entries(archive)
-    while files and _shares_top(files):
-        files = {parts[1:]: entry for parts, entry in files.items()}
-        folders = [parts[1:] for parts in folders if len(parts) > 1]
-        files = _without_notes(files)
-    tops = {parts[0] for parts in files} | {parts[0] for parts in folders}
-    split = tops == {TRAIN, TEST}
-    if TRAIN in tops and not split and tops - {TRAIN} <= SPLITS:
-        detail = f"the zip has the folders {', '.join(sorted(tops))}; put all images for testing into '{TEST}'"
-        raise UnusableUpload("unknown_format", detail)
-    depth = 2 if split else 1  # minimum number of folders above an image
-    for parts in files:
-        if len(parts) <= depth:
-            detail = f"{'/'.join(parts)} is not in a class folder; put each image into a folder named after its class"
-            raise UnusableUpload("unknown_format", detail)
-    names = {parts[depth - 1] for parts in files} | {parts[depth - 1] for parts in folders if len(parts) >= depth}
-    ordered = sorted(names, key=int) if all(name.isdecimal() for name in names) else sorted(names)
-    numbers = {name: i for i, name in enumerate(ordered)}
-    if len(files) > MAX_EXAMPLES:
-        raise UnusableUpload("too_many_examples", f"{len(files)} images; at most {MAX_EXAMPLES} are accepted")
-    pictures = [
-        Picture(entry, numbers[parts[depth - 1]], held_out=split and parts[0] == TEST) for parts, entry in files.items()
-    ]
-    return Layout(ordered, pictures, split)
-
-
-def _entries(archive: zipfile.ZipFile) -> tuple[dict[Parts, zipfile.ZipInfo], list[Parts]]:
-    """Files by path, and paths of folders, without hidden files and those that operating systems add."""
-    files: dict[Parts, zipfile.ZipInfo] = {}
-    folders: list[Parts] = []
-    for entry in archive.infolist():
-        parts = tuple(part for part in entry.filename.replace("\\", "/").split("/") if part not in ("", "."))
-        if not parts or any(part.startswith(".") or part in SKIPPED for part in parts):
-            continue
-        if entry.is_dir():
-            folders.append(parts)
-        else:
-            files[parts] = entry
-    return _without_notes(files), folders
-
-
-def _without_notes(files: dict[Parts, zipfile.ZipInfo]) -> dict[Parts, zipfile.ZipInfo]:
-    """Leave out files next to the class folders that are not images, such as a README."""
-    return {p: entry for p, entry in files.items() if len(p) > 1 or p[0].lower().endswith(SUFFIXES)}
-
-
-def _shares_top(files: dict[Parts, zipfile.ZipInfo]) -> bool:
-    return len({parts[0] for parts in files}) == 1 and max(len(parts) for parts in files) > 2
-
-
-# --- the images -------------------------------------------------------------------------------------------------------
 
 
 def read(
@@ -110,7 +33,9 @@ def read(
     (N) of the train and the test split. Raises UnusableUpload and InvalidUpload."""
     found = layout(archive)
     if not found.pictures:
-        detail = f"the zip has no images; put PNG or JPEG files into one folder per class. Folders: {found.classes}"
+        names = ["/".join(parts) for parts, entry in user_entries(archive) if not entry.is_dir()]
+        there = f"Folders: {found.classes}" if found.classes else describe_contents(names)
+        detail = f"the zip has no images; put PNG or JPEG files into one folder per class. {there}".rstrip()
         raise UnusableUpload("empty_class" if found.classes else "unknown_format", detail)
     every = np.array([picture.label for picture in found.pictures], dtype=np.int64)
     if found.split:

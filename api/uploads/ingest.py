@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from api.uploads import archive as zips
-from api.uploads import folders, idx, labels, npz, pixels
-from api.uploads.budget import GZIP_MAGIC, Budget, gunzipped
+from api.uploads import file_types, folders, idx, labels, npz, pixels
+from api.uploads.budget import Budget, gunzipped
 from api.uploads.fields import UploadFields
 from api.uploads.pixels import Array
 from shared.datasets.catalog import ARRAYS, FACTS, DatasetInfo
@@ -103,22 +103,12 @@ def _read(
     if FILE not in parts:
         return "idx", _idx_pair(parts, fields, target, scratch, budget)
     if not zipfile.is_zipfile(parts[FILE]):
-        raise UnusableUpload("unknown_format", _describe_unknown(parts[FILE]))
+        raise UnusableUpload("unknown_format", file_types.describe(parts[FILE]))
     with zips.opened(parts[FILE]) as archive:
         if npz.is_npz(archive):
             return "npz", _npz(npz.read(archive, scratch, budget), fields, target, budget)
         found, shape, numbers = folders.read(archive, fields, target, budget)
         return "folders", Content(tuple(found.classes), shape, numbers, folders.SCALE, found.split)
-
-
-def _describe_unknown(path: Path) -> str:
-    with path.open("rb") as file:
-        start = file.read(8)
-    if start[:2] == GZIP_MAGIC or idx.looks_like(path):
-        return "'file' is gzip or IDX; send IDX files, plain or gzipped, as 'images' and 'labels'"
-    if start[:6] == b"\x93NUMPY":
-        return "'file' is a single .npy array; save images and labels together with numpy.savez"
-    return "'file' is neither a .npz nor a zip of class folders; is it complete?"
 
 
 def _npz(arrays: dict[str, Array], fields: UploadFields, target: Path, budget: Budget) -> Content:
@@ -132,7 +122,10 @@ def _npz(arrays: dict[str, Array], fields: UploadFields, target: Path, budget: B
 
 def _idx_pair(parts: Mapping[str, Path], fields: UploadFields, target: Path, scratch: Path, budget: Budget) -> Content:
     def read(part: str) -> Array:
-        return idx.read(gunzipped(parts[part], scratch / part, budget, part), part)
+        path = gunzipped(parts[part], scratch / part, budget, part)
+        if not idx.looks_like(path):
+            raise UnusableUpload("unknown_format", file_types.describe_pair(path, part))
+        return idx.read(path, part)
 
     images = {part: read(part) for part in ("images", "test_images") if part in parts}
     given = {part: (other, read(other)) for part, other in (PAIR, TEST_PAIR) if part in parts}

@@ -8,7 +8,9 @@ import os
 import socket
 import stat
 import struct
+import tarfile
 import threading
+import unicodedata
 import zipfile
 import zlib
 from pathlib import Path
@@ -147,6 +149,15 @@ class TestTaken:
         body = upload(zipped(files)).json
         assert (body["train_examples"], body["test_examples"], body["classes"]) == (18, 6, ["cats", "dogs"])
         assert "test_fraction" not in body["options"]
+
+    def test_training_and_testing_of_a_mac_and_a_nas_are_two_splits_of_the_same_classes(self, upload):
+        names = {"training": "Kätzchen", "testing": unicodedata.normalize("NFD", "Kätzchen")}
+        files = {}
+        for split, name in names.items():
+            files |= folders(9, f"digits/{split}/", classes=(name, "日本"))
+            files |= {f"digits/{split}/{name}/@eaDir/0.png/SYNOPHOTO_THUMB_M.jpg": b"", f"digits/{split}/Icon\r": b""}
+        body = upload(zipped(files)).json
+        assert (body["classes"], body["train_examples"], body["test_examples"]) == (["Kätzchen", "日本"], 18, 18)
 
     def test_classes_named_by_numbers_are_in_the_order_of_the_numbers(self, upload):
         body = upload(zipped(folders(4, classes=("10", "9", "0")))).json
@@ -316,6 +327,17 @@ def nan_at(index: int, value: float) -> Any:
     return x
 
 
+def tar(mode: str) -> bytes:
+    """A tar archive of class folders, written with this mode of tarfile."""
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode=mode) as archive:  # type: ignore[call-overload]
+        for name, content in folders().items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+    return file.getvalue()
+
+
 SPLIT = {
     "x_train": pixels(20, 6, 6),
     "y_train": np.arange(20) % 2,
@@ -410,7 +432,14 @@ REFUSED: dict[str, tuple[str, str, bytes]] = {
     "half a split": ("unknown_format", "x_train", npz(x_train=pixels(9, 3, 3), y_train=Y[:9])),
     "images without a folder": ("unknown_format", "1.png", zipped(folders() | {"1.png": picture(pixels(1, 6, 6)[0])})),
     "a folder for validation": ("unknown_format", "train, val", zipped(folders(9, "train/") | folders(3, "val/"))),
+    "splits under other names": ("unknown_format", "same sub-folders", zipped(folders(9, "a/") | folders(3, "b/"))),
     "an empty zip": ("unknown_format", "no images", zipped({})),
+    "a zip in a zip": ("unknown_format", "'x.npz': send that file itself", zipped({"x.npz": npz(**small())})),
+    "a tar archive": (
+        "unknown_format",
+        "is a gzipped tar archive; unpack it and send the folder as a zip",
+        tar("w:gz"),
+    ),
     "a zip cut short": ("unknown_format", "complete", zipped(folders())[:-100]),
     "a header that is not NumPy's": ("unreadable_file", "x", zipped({"x.npy": b"junk" * 9, "y.npy": b"junk" * 9})),
     "an array cut short": (
@@ -424,6 +453,11 @@ REFUSED: dict[str, tuple[str, str, bytes]] = {
         "bad_labels",
         "'b\\nb', contains control",
         npz(**small(classes=["a", "b\nb", "c", "d"])),
+    ),
+    "a name in two forms": (
+        "bad_labels",
+        "the name 'é'",
+        npz(**small(classes=["a", "é", unicodedata.normalize("NFD", "é"), "d"])),
     ),
     "a name twice": ("bad_labels", "the name 'b'", npz(**small(classes=["a", "b", "b", "d"]))),
     "half a character": ("bad_labels", "invalid Unicode", named(0xD800)),
