@@ -273,10 +273,10 @@ Augmentation = Annotated[Shift | Rotate | Flip | Crop, Field(discriminator="type
 
 
 class Fraction(Model):
-    """Hold out a share of the training split."""
+    """Hold out a share of the training split, the same of each class."""
 
     fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    """share that is held out; the seed decides which examples"""
+    """share that is held out; the seed decides which examples, and each class keeps one to train on"""
 
 
 Validation = Annotated[

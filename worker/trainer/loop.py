@@ -41,7 +41,8 @@ def train(spec: JobSpec, data: Data, report: Report, run: Run) -> Outcome:
         resume(state, run, report)
     rate = build_schedule(spec, len(data.train.order))
     step = Step(spec, state, loss, data.train.order, report)
-    checkpoints = Checkpointer(spec.checkpoint, spec.to_json(), run.folder / "checkpoints", report)
+    folder = run.folder / "checkpoints"
+    checkpoints = Checkpointer(spec.checkpoint, spec.to_json(), folder, report, data.validation_split)
     progress = ProgressReporter(spec, data, report)
 
     while state.epoch <= spec.epochs and not has_stalled(spec.early_stopping, state.history):

@@ -35,6 +35,7 @@ def result_of(spec: JobSpec, data: Data, outcome: Outcome) -> dict[str, Any]:
         "pinned_memory": data.train.pinned,
         "weights_sha256": weights_sha256(state.model),
         "data_order_sha256": state.order_sha256,
+        "validation_split": data.validation_split,
         "gradient_check": outcome.gradient_check,
         "environment": device.environment(data.device),
     }

@@ -13,8 +13,9 @@ from shared.datasets.catalog import DATASETS
 from shared.errors import DataError
 from shared.spec.job_spec import JobSpec
 from worker.trainer.data import datasets
-from worker.trainer.data.datasets import ShuffledBatches, read_idx, split
+from worker.trainer.data.datasets import ShuffledBatches, read_idx
 from worker.trainer.data.normalization import measure
+from worker.trainer.data.splits import split
 
 CPU = torch.device("cpu")
 MNIST = DATASETS["mnist"]
@@ -99,12 +100,6 @@ def test_mnist_has_the_mean_and_the_deviation_that_everybody_knows(mnist_dir):
 # --- splits -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_fraction_of_the_training_split_is_held_out():
-    train, val = split(1000, 0.25, seed=7)
-    assert (len(train), len(val)) == (750, 250)
-    assert sorted(torch.cat([train, val]).tolist()) == list(range(1000))
-
-
 def test_the_held_out_examples_depend_on_the_seed_alone():
     def trained_on(**fields):
         return prepared(**fields).train.order.indices
@@ -135,7 +130,7 @@ def same(some, others):
 
 def test_every_example_comes_once_an_epoch():
     loaded = prepared(batch_size=100)
-    held_out = split(1617, 0.1, seed=7)[1].tolist()
+    held_out = split(datasets.load_digits().train_labels, 0.1, seed=7)[1].tolist()
     for epoch in (1, 2):
         order = loaded.train.order.order(epoch).tolist()
         assert sorted(order + held_out) == list(range(1617))
