@@ -444,6 +444,17 @@ class UploadOptions(Answer):
     size: int | None = None
 
 
+class DatasetCounts(Answer):
+    """Examples of each class, in the order of `classes`."""
+
+    train: list[int]
+    test: list[int]
+
+
+class DatasetLinks(Links):
+    samples: str | None = Field(description="a PNG of the first images of each class, one class per row")
+
+
 class Dataset(Answer):
     """`id` is the value for a job's `dataset`. Built-in datasets have no `sha256`, `options`, `size_bytes` and
     `created_at`."""
@@ -459,13 +470,16 @@ class Dataset(Answer):
     test_examples: int
     dtype: Literal["uint8", "float32"]
     white: float
+    counts: DatasetCounts | None = Field(description="null for uploads to versions up to 0.2.0, as `mean` and `std`")
+    mean: list[float] | None = Field(description="of the training split's pixels in [0, 1], per channel")
+    std: list[float] | None = Field(description="as `mean`; training takes 1 for a deviation of 0")
     sha256: str | None
     options: UploadOptions | None
     size_bytes: int | None
     created_at: Timestamp | None
     available: bool
     missing_files: list[str]
-    links: Links
+    links: DatasetLinks
 
 
 class DatasetUpload(UploadFields):

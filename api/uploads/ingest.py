@@ -1,6 +1,7 @@
 """Ingests an upload: detects its format, validates its contents and writes the stored form.
 
-The stored form is four .npy files, train and test images (N,C,H,W) and their labels (N) int64, and a JSON description.
+The stored form is four .npy files, train and test images (N,C,H,W) and their labels (N) int64, a JSON description and
+a picture of samples.
 The images are written through memory maps in chunks, so a dataset may be larger than memory.
 """
 
@@ -10,14 +11,14 @@ import json
 import shutil
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from api.uploads import archive as zips
-from api.uploads import file_types, folders, idx, labels, npz, pixels
+from api.uploads import file_types, folders, idx, labels, npz, pixels, samples, statistics
 from api.uploads.budget import Budget, gunzipped
 from api.uploads.fields import UploadFields
 from api.uploads.pixels import Array
@@ -64,10 +65,19 @@ def ingest(
     info = content.facts(name)
     for file, numbers in zip((ARRAYS[1], ARRAYS[3]), content.labels, strict=True):
         np.save(target / file, numbers, allow_pickle=False)
+    info = _described(info, target, *content.labels)
     (target / FACTS).write_text(json.dumps(info.to_json(), indent=2, ensure_ascii=False) + "\n")
     drawn = {} if content.own_split else {"test_fraction": fields.test_fraction, "seed": fields.seed}
     sized = {} if fields.size is None else {"size": fields.size}
     return info, {"format": format, **drawn, **sized}
+
+
+def _described(info: DatasetInfo, target: Path, train_labels: Array, test_labels: Array) -> DatasetInfo:
+    """`info` with the statistics of the stored images; writes the sheet of samples next to these."""
+    images, classes = np.load(target / ARRAYS[0], mmap_mode="r"), len(info.classes)
+    samples.write(target, images, train_labels, classes, info.white)
+    found = statistics.measure(images, train_labels, test_labels, classes, info.white)
+    return replace(info, statistics=found)
 
 
 @dataclass(frozen=True)

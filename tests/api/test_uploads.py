@@ -240,6 +240,53 @@ class TestTaken:
         assert upload((npz(**small()), "x.npz"), fields={"name": "Ziffern, schön"}).json["name"] == "Ziffern, schön"
 
 
+class TestDescribed:
+    def test_counts_mean_deviation_and_samples_are_answered(self, upload, client, arrays, conforms):
+        body = upload(zipped(folders(12, "train/") | folders(5, "test/", classes=("cats",)) | folders(2, "test/"))).json
+        conforms(body, "Dataset")
+        assert body["counts"] == {"train": [12, 12], "test": [5, 2]}
+        images = arrays(body)["train_images"] / body["white"]
+        assert (body["mean"], body["std"]) == (pytest.approx([images.mean()]), pytest.approx([images.std()]))
+        answer = client.get(body["links"]["samples"])
+        assert (answer.status_code, answer.mimetype) == (200, "image/png")
+        assert Image.open(io.BytesIO(answer.data)).size == (8 * 8 - 2, 2 * 8 - 2)
+        again = client.get(body["links"]["samples"], headers={"If-None-Match": answer.headers["ETag"]})
+        assert again.status_code == 304
+
+    def test_an_upload_to_an_earlier_version_has_none_of_these(self, upload, client, services, problem, conforms):
+        dataset_id = upload(npz(**small())).json["id"]
+        with services.database.write() as session:
+            row = view.dataset_store.get(session, dataset_id, None)
+            row.facts = {name: value for name, value in row.facts.items() if name != "statistics"}
+            row.files = {name: file for name, file in row.files.items() if name != "samples.png"}
+        body = client.get(f"/v1/datasets/{dataset_id}").json
+        conforms(body, "Dataset")
+        assert [body[name] for name in ("counts", "mean", "std")] == [None] * 3
+        assert body["links"]["samples"] is None
+        detail = problem(client.get(f"/v1/datasets/{dataset_id}/samples.png"), 404, "not_found")["detail"]
+        assert "upload it again" in detail
+
+    @pytest.mark.parametrize("name", ["digits", "mnist", "cifar10"])
+    def test_built_in_ones_have_figures_and_those_that_can_be_read_samples(self, client, conforms, problem, name):
+        body = client.get(f"/v1/datasets/{name}").json
+        conforms(body, "Dataset")
+        assert sum(body["counts"]["train"]) == body["train_examples"]
+        assert len(body["mean"]) == len(body["std"]) == body["shape"][0]
+        answer = client.get(f"/v1/datasets/{name}/samples.png")
+        if body["links"]["samples"] is None:
+            problem(answer, 404, "not_found")
+        else:
+            assert (name, answer.mimetype) == ("digits", "image/png")
+
+    def test_samples_that_are_gone_from_the_store_are_not_found(self, upload, client, services, problem):
+        body = upload(npz(**small())).json
+        with services.database.read() as session:
+            folder = view.dataset_store.get(session, body["id"], None).folder
+        services.store.remove(f"{folder}/samples.png")
+        problem(client.get(body["links"]["samples"]), 404, "not_found")
+        problem(client.get("/v1/datasets/ds_0/samples.png"), 404, "not_found")
+
+
 class TestOnce:
     def test_the_same_upload_with_the_same_fields_is_the_same_dataset(self, upload, settings):
         content = npz(**small())
