@@ -34,12 +34,15 @@ def warnings_about(session: Session, spec: dict[str, Any]) -> list[str]:
                 f"{before} {theirs.dataset}, the same upload with another test split, so on images with which this job "
                 "validates and tests: its accuracies may be too high. Upload with the same test_fraction and seed",
             )
-        elif how_much := _seen(own, theirs, (job.result or {}).get("validation_split", RANDOM)):
+            continue
+        split = (job.result or {}).get("validation_split", RANDOM)
+        if how_much := _seen(own, theirs, split):
+            can_repeat = isinstance(theirs.validation, Fraction) and split == STRATIFIED
+            action = "use the same validation and seed as that job" if can_repeat else "set validation to 'test'"
             found.setdefault(
                 "validation",
                 f"{before} {how_much} of the images that this job holds out for validation: val_accuracy may be too "
-                "high, and test_accuracy is not affected. The same validation and seed as there hold out the same "
-                "images",
+                f"high, and test_accuracy is not affected; {action} to validate with images that are new to it",
             )
     return list(found.values())
 
