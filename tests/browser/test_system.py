@@ -200,7 +200,7 @@ class TestUpload:
         expect(shown.locator("td.number").nth(1)).to_have_text("10")
         shown.locator("details summary").last.click()
         expect(shown.locator(".counts li")).to_have_count(4)
-        expect(shown.locator(".counts li").nth(1)).to_have_text("bee: 7 to train on, 3 to test with")
+        expect(shown.locator(".counts li").nth(1)).to_have_text("bee: 7 training, 3 test")
         expect(shown).to_contain_text(re.compile(r"white 255; mean 0\.\d{3}, deviation 0\.\d{3} of pixels from 0 to 1"))
         sheet = shown.get_by_alt_text("The first training images of farm")
         expect(sheet).to_have_js_property("naturalWidth", 8 * (6 + 2) - 2)

@@ -90,7 +90,7 @@ function countsList({ name, classes, counts }) {
   const list = element("ul", { className: "classes counts", tabIndex: 0, ariaLabel: `Images per class of ${name}` });
   classes.forEach((label, i) => {
     const line = element("li");
-    const text = `: ${number(counts.train[i])} to train on, ${number(counts.test[i])} to test with`;
+    const text = `: ${number(counts.train[i])} training, ${number(counts.test[i])} test`;
     line.append(element("strong", {}, label), text);
     list.append(line);
   });
