@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from datetime import datetime
@@ -13,8 +12,9 @@ from typing import TYPE_CHECKING, Any, Self
 import httpx2
 
 from gradq.client import curve, downloads, events, images, notebook, waiting
-from gradq.client.blocking import ANSWER_SECONDS, RETRIES, address, calls_over
+from gradq.client.blocking import ANSWER_SECONDS, RETRIES, calls_over
 from gradq.client.calls import WHOLE, Calls
+from gradq.client.environment import Target
 from gradq.client.events import Event, EventType
 from gradq.client.images import Predictions
 from gradq.client.job import MODEL_FILES, changes
@@ -33,9 +33,10 @@ class AsyncClient:
     def __init__(
         self, url: str | None = None, token: str | None = None, timeout: float = ANSWER_SECONDS, retries: int = RETRIES
     ) -> None:
-        self.url = address(url)
-        http = httpx2.AsyncClient(**options(self.url, token or os.environ.get("GRADQ_TOKEN"), timeout))
-        self._calls = calls_over(Awaiting(http), self.url, timeout, retries)
+        target = Target.of(url, token)
+        self.url = target.url
+        http = httpx2.AsyncClient(**options(target, timeout))
+        self._calls = calls_over(Awaiting(http), target, timeout, retries)
 
     async def __aenter__(self) -> Self:
         return self

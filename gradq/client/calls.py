@@ -72,7 +72,9 @@ class Calls:
         response = await self.sender.once(request)
         if known is not None and response.status_code == 304:
             return replace(known, interval=retry_after(response))
-        return JobSnapshot(json_of(response, self.sender.url), response.headers.get("ETag"), retry_after(response))
+        return JobSnapshot(
+            json_of(response, self.sender.url, self.sender.proxy), response.headers.get("ETag"), retry_after(response)
+        )
 
     async def page(self, limit: int, after: str | None = None, **filter: Any) -> Json:
         return await self._get("/v1/jobs", {**query_of(filter), "limit": limit, "after": after})
@@ -219,7 +221,7 @@ class Calls:
             raise
 
     async def _json(self, request: Request, patience: float = 0.0) -> Json:
-        return json_of(await self.sender.send(request, patience), self.sender.url)
+        return json_of(await self.sender.send(request, patience), self.sender.url, self.sender.proxy)
 
 
 def path_of(job_id: str) -> str:

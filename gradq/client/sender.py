@@ -12,7 +12,15 @@ from email.utils import parsedate_to_datetime
 
 import httpx2
 
-from gradq.client.problems import ApiError, BadAnswer, ClientError, RequestInProgress, Unreachable, from_problem
+from gradq.client.problems import (
+    ApiError,
+    BadAnswer,
+    ClientError,
+    RequestInProgress,
+    Unreachable,
+    from_problem,
+    through,
+)
 from gradq.client.transport import Request, Stream, Transport
 
 PASSING = (429, 502, 503, 504)  # retried
@@ -60,6 +68,7 @@ class Sender:
     transport: Transport
     url: str
     retries: Retries
+    proxy: str | None = None  # what requests go through, for errors
 
     async def send(self, request: Request, patience: float = 0.0) -> httpx2.Response:
         """The answer, below 400, after retries. `patience`: seconds for which an unreachable service is retried."""
@@ -80,7 +89,7 @@ class Sender:
         except httpx2.TransportError as error:
             raise self.unreachable(error) from error
         if response.status_code >= 400:
-            raise problem_of(response)
+            raise problem_of(response, self.proxy)
         return response
 
     @asynccontextmanager
@@ -90,14 +99,15 @@ class Sender:
             async with self.transport.stream(request) as stream:
                 if stream.response.status_code >= 400:
                     await stream.read()
-                    raise problem_of(stream.response)
+                    raise problem_of(stream.response, self.proxy)
                 yield stream
         except httpx2.TransportError as error:
             raise self.unreachable(error) from error
 
     def unreachable(self, error: Exception) -> Unreachable:
         reason = str(error) or type(error).__name__
-        return Unreachable(self.url, reason, refused=isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout))
+        refused = isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout)
+        return Unreachable(self.url, reason, refused, self.proxy)
 
 
 @dataclass
@@ -123,12 +133,12 @@ class RetryState:
         await self.sender.transport.sleep(max(0.0, min(seconds, at_most)))
 
 
-def problem_of(response: httpx2.Response) -> ApiError:
+def problem_of(response: httpx2.Response, proxy: str | None = None) -> ApiError:
     try:
         body = response.json()
     except ValueError:
         body = None
-    return from_problem(response.status_code, response.reason_phrase, body, retry_after(response))
+    return from_problem(response.status_code, response.reason_phrase, body, retry_after(response), proxy)
 
 
 def retry_after(response: httpx2.Response) -> float | None:
@@ -143,12 +153,13 @@ def retry_after(response: httpx2.Response) -> float | None:
     return max(0.0, (until.replace(tzinfo=until.tzinfo or UTC) - datetime.now(UTC)).total_seconds())
 
 
-def json_of(response: httpx2.Response, url: str) -> dict[str, object]:
+def json_of(response: httpx2.Response, url: str, proxy: str | None = None) -> dict[str, object]:
     """The JSON object of an answer. Raises BadAnswer unless it has `object`, or `version`, as each of gradq's has."""
     try:
         answer = response.json()
     except ValueError:
         answer = None
     if not isinstance(answer, dict) or answer.keys().isdisjoint(("object", "version")):
-        raise BadAnswer("not_gradq", f"{url} answers, but it is not a gradq service; check the address")
+        detail = f"{url} answers{through(proxy)}, but it is not a gradq service; check the address"
+        raise BadAnswer("not_gradq", detail, proxy)
     return answer

@@ -235,7 +235,7 @@ def test_something_else_at_the_address_is_no_traceback(gradq, api):
     result = gradq("ps", "--url", f"{api.url}/docs")
     assert result.exit_code == 1
     assert result.stderr.startswith("gradq: ")
-    assert gradq("ps", "--url", "nonsense").exit_code == 1
+    assert gradq("ps", "--url", "nonsense").exit_code == 2
 
 
 def test_watch_draws_the_curve_on_a_terminal(api):
