@@ -75,9 +75,9 @@ class AsyncClient:
         """Queue a walk and return its job, as `Client.walk`."""
         return self._job(await self._calls.walk({**(spec or {}), **fields}, idempotency_key))
 
-    async def job(self, id: str, /, *, fetch: bool = True) -> AsyncJob:
+    async def job(self, id: str, /, *, fetch: bool = True, patience: float = 0.0) -> AsyncJob:
         """Return the job with this id, as `Client.job`. Raises NotFound."""
-        return self._job(await self._calls.job(id) if fetch else {"id": id})
+        return self._job(await self._calls.job(id, patience) if fetch else {"id": id})
 
     async def jobs(
         self,
@@ -198,11 +198,13 @@ class AsyncJob(JobView):
 
     async def wait(self, timeout: float | None = None, poll: float | None = None, check: bool = False) -> Self:
         """Return this handle once the job has ended, as `Job.wait`. Raises WaitTimeout, JobFailed."""
-        async with aclosing(waiting.until_terminal(self._calls, self.id, timeout, poll)) as seen:
-            async for json in seen:
-                self._now(json)
+        away = None
+        async with aclosing(waiting.until_terminal(self._calls, dict(self._json), timeout, poll)) as seen:
+            async for look in seen:
+                self._now(look.job)
+                away = look.away
         if not self.terminal:
-            raise WaitTimeout(self, timeout or 0.0)
+            raise WaitTimeout(self, timeout or 0.0) from away
         if check and not self.succeeded:
             raise JobFailed(self)
         return self

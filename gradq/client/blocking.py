@@ -24,8 +24,8 @@ class Client:
     """Calls one service. Safe to share between threads; keeps connections open until `close`; a context manager.
 
     `url` defaults to GRADQ_URL, else http://127.0.0.1:8080; `token` to GRADQ_TOKEN, and an empty one sends none.
-    `timeout`: seconds that an answer may take. Broken connections and the statuses 429, 502, 503 and 504 are retried up to `retries` times; a submit that
-    was sent twice is one job.
+    `timeout`: seconds that an answer may take. Broken connections and the statuses 429, 502, 503 and 504 are retried up
+    to `retries` times; a submit that was sent twice is one job.
 
     Addresses of this machine are asked directly; for others the environment's proxy is used (HTTP_PROXY, HTTPS_PROXY,
     ALL_PROXY, NO_PROXY), and named in errors. Raises InvalidSetting if an address, token or proxy cannot be used.
@@ -94,12 +94,13 @@ class Client:
         """
         return self._job(finish(self._calls.walk({**(spec or {}), **fields}, idempotency_key)))
 
-    def job(self, id: str, /, *, fetch: bool = True) -> Job:
+    def job(self, id: str, /, *, fetch: bool = True, patience: float = 0.0) -> Job:
         """Return the job with this id. Raises NotFound.
 
+        `patience`: seconds for which a service that is away (cut connections, 502, 503, 504) is retried.
         With `fetch=False` no request is sent: the handle has only its id until one of its methods sends one.
         """
-        return self._job(finish(self._calls.job(id)) if fetch else {"id": id})
+        return self._job(finish(self._calls.job(id, patience)) if fetch else {"id": id})
 
     def jobs(
         self,

@@ -44,12 +44,15 @@ class Job(JobView):
 
         Raises WaitTimeout, a TimeoutError, after `timeout` seconds; the job continues. With `check`, raises JobFailed
         if the job failed or was cancelled. Uses long polling, so it returns at once when the job ends; with `poll` it
-        asks every `poll` seconds instead.
+        asks every `poll` seconds instead. A service that is away (no answer, 502, 503, 504) is retried for a minute; a
+        WaitTimeout meanwhile has that error as its `__cause__`.
         """
-        for json in iterate(waiting.until_terminal(self._calls, self.id, timeout, poll)):
-            self._now(json)
+        away = None
+        for look in iterate(waiting.until_terminal(self._calls, dict(self._json), timeout, poll)):
+            self._now(look.job)
+            away = look.away
         if not self.terminal:
-            raise WaitTimeout(self, timeout or 0.0)
+            raise WaitTimeout(self, timeout or 0.0) from away
         if check and not self.succeeded:
             raise JobFailed(self)
         return self

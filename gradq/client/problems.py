@@ -224,6 +224,7 @@ class JobFailed(ClientError):
         self.job = job
 
 
+PASSING = (429, 502, 503, 504)
 NOT_OF_GRADQ = ("http_error", "not_gradq")  # the codes that the client gives to answers of other programs
 
 BY_CODE: dict[str, type[ApiError]] = {
@@ -251,6 +252,13 @@ BY_STATUS: dict[int, type[ApiError]] = {
     429: RateLimited,
     503: ServiceUnavailable,
 }
+
+
+def is_away(error: Exception) -> bool:
+    """Whether the service may answer the same request later: no answer, or a status that says so, also of a proxy."""
+    if isinstance(error, ApiError):
+        return error.status in PASSING
+    return isinstance(error, Unreachable) and not isinstance(error, InvalidSetting)
 
 
 def through(proxy: str | None) -> str:

@@ -16,7 +16,7 @@ import httpx2
 import typer
 
 from gradq import own_packages
-from gradq.client.problems import ApiError, InvalidSetting, Unreachable, through
+from gradq.client.problems import ApiError, InvalidSetting, ServerError, Unreachable, is_away, through
 from gradq.commands.completion import VARIABLE
 from gradq.commands.failure import CommandError, NoServer
 from gradq.commands.options import Exit, speaks_unicode
@@ -65,13 +65,20 @@ class Commands(LazyVerbs):
             code = missing.exit
         except expected_errors() as error:
             print_problem(problem_of(error)) if as_json else _say(in_words(error))
-            code = exit_of(error)
+            code = (
+                Exit.AWAY if waits(arguments) and (is_away(error) or isinstance(error, ServerError)) else exit_of(error)
+            )
         except OSError as error:  # a folder that cannot be written, a full disk
             print_problem(problem_of(error)) if as_json else _say(in_words(error))
             code = Exit.FAILED
         except (KeyboardInterrupt, typer.Abort):
             code = Exit.INTERRUPTED
         sys.exit(code)
+
+
+def waits(arguments: Sequence[str]) -> bool:
+    """Whether the command line waits for jobs, so that its exit codes are about them: 1 is a job that failed."""
+    return next(iter(arguments), "") in ("wait", "watch") or not {"--wait", "--watch"}.isdisjoint(arguments)
 
 
 def expected_errors() -> tuple[type[Exception], ...]:
@@ -97,7 +104,8 @@ def no_server(error: ModuleNotFoundError, arguments: Sequence[str]) -> NoServer:
 
 
 def exit_of(error: Exception) -> Exit:
-    """124 after a timeout, 2 for a wrong command line, spec or setting, else 1."""
+    """124 after a timeout, 2 for a wrong command line, spec or setting, else 1. Verbs that wait exit with 4 instead if
+    the service is away."""
     if isinstance(error, CommandError):
         return error.exit
     if isinstance(error, ApiError):

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from support.faults import answers, faulty, problem
 from support.waiting import wait_for
 from typer.testing import CliRunner
 
@@ -106,6 +107,47 @@ def test_wait_tells_by_its_exit_code_how_the_jobs_ended(gradq, api, states, code
     result = gradq("wait", *ids, "--json")
     assert result.exit_code == code
     assert [job["status"] for job in json.loads(result.stdout)["data"]] == [state.value for state in states]
+
+
+@pytest.mark.parametrize(
+    "away", [b"", answers(b"<html>", 502), answers(b"<html>", 504), problem(500, "internal_error")]
+)
+@pytest.mark.parametrize("verb", [("wait", "job_1"), ("watch", "job_1"), ("submit", "--wait"), ("check", "--wait")])
+def test_a_service_that_stays_away_has_an_exit_code_of_its_own(monkeypatch, verb, away):
+    """1 is a job that failed."""
+
+    async def no_sleep(_: object, seconds: float) -> None:
+        pass
+
+    monkeypatch.setattr("gradq.client.transport.Blocking.sleep", no_sleep)
+    for place in ("gradq.commands.wait", "gradq.commands.watch", "gradq.client.waiting", "gradq.client.events"):
+        monkeypatch.setattr(f"{place}.PATIENCE_SECONDS", 0.0)
+    with faulty(away) as server:
+        result = CliRunner().invoke(app, [*verb, "--url", server.url])
+        assert result.exit_code == 4, result.stderr
+        assert result.stderr.startswith("gradq: ")
+        assert CliRunner().invoke(app, ["show", "job_1", "--url", server.url]).exit_code == 1
+
+
+def test_wait_outlives_a_gateway_that_answers_502(monkeypatch):
+    monkeypatch.setattr("gradq.client.sender.LONGEST_PAUSE_SECONDS", 0.01)
+    job = {"object": "job", "id": "job_1", "name": "a", "status": "running", "terminal": False, "kind": "training"}
+    ended = {**job, "status": "succeeded", "terminal": True, "spec": {}, "result": {}, "progress": None}
+    gateway = [answers(b"<html>", 502)] * 12
+    with faulty(*gateway, answers(job), *gateway, answers(ended)) as server:
+        result = CliRunner().invoke(app, ["wait", "job_1", "--url", server.url])
+    assert result.exit_code == 0, result.stderr
+    assert "job_1  succeeded" in result.stdout
+
+
+def test_wait_ends_with_the_error_once_the_service_was_away_for_long(monkeypatch):
+    monkeypatch.setattr("gradq.commands.wait.PATIENCE_SECONDS", 0.3)
+    monkeypatch.setattr("gradq.commands.wait.HOLD_SECONDS", 0.1)
+    job = {"object": "job", "id": "job_1", "name": "a", "status": "running", "terminal": False}
+    with faulty(answers(job), answers(b"<html>", 502)) as server:
+        result = CliRunner().invoke(app, ["wait", "job_1", "--url", server.url])
+    assert result.exit_code == 4
+    assert "502" in result.stderr
 
 
 def test_wait_gives_up_after_its_timeout(gradq, api):
