@@ -193,6 +193,12 @@ class TestShow:
         assert (attempt["worker"], attempt["device"], attempt["outcome"]) == ("w1", "cpu", None)
         assert TIME.fullmatch(attempt["started_at"])
 
+    def test_the_time_left_of_a_check_counts_parameters_and_not_batches(self, client, hands):
+        """10 of 20 batches of 8 examples are left, at 16 examples per second; each has 4 parameters."""
+        job = client.post("/v1/gradient-checks", json={"batches": 20, "batch_size": 8}).json
+        hands.progress(hands.start(), epoch=10, epochs=20, step=40, total_steps=80, examples_per_second=16.0)
+        assert client.get(job["links"]["self"]).json["progress"]["eta_seconds"] == 5.0
+
     def test_a_speed_that_is_not_known_yet_gives_no_time_left(self, client, hands):
         job = hands.submit()
         hands.progress(hands.start(), epoch=1, epochs=5, step=0, total_steps=100, examples_per_second=0.0)
