@@ -193,6 +193,20 @@ class TestShow:
         assert (attempt["worker"], attempt["device"], attempt["outcome"]) == ("w1", "cpu", None)
         assert TIME.fullmatch(attempt["started_at"])
 
+    def test_an_attempt_that_starts_after_another_has_no_time_left_until_it_has_a_speed(self, client, hands):
+        job, lease = hands.submit(batch_size=10), hands.start()
+        done = {"epoch": 1, "epochs": 5, "step": 50, "total_steps": 100}
+        hands.progress(lease, **done, examples_per_second=1.0)
+        client.post(job["links"]["pause"])
+        hands.release(lease)
+        client.post(job["links"]["resume"])
+        lease = hands.start()
+        resumed = client.get(job["links"]["self"])
+        assert (resumed.json["progress"]["step"], resumed.json["progress"]["eta_seconds"]) == (50, None)
+        assert resumed.headers["Retry-After"] == "1"
+        hands.progress(lease, **done, examples_per_second=100.0)
+        assert client.get(job["links"]["self"]).json["progress"]["eta_seconds"] == 5.0
+
     def test_the_time_left_of_a_check_counts_parameters_and_not_batches(self, client, hands):
         """10 of 20 batches of 8 examples are left, at 16 examples per second; each has 4 parameters."""
         job = client.post("/v1/gradient-checks", json={"batches": 20, "batch_size": 8}).json
