@@ -325,6 +325,20 @@ class TestList:
         assert [one["id"] for one in found] == [job]
         assert client.get("/v1/jobs", query_string={f"label.{key}": "no"}).json["data"] == []
 
+    @pytest.mark.parametrize("key", ["team!", "score>", "score<", "team~", "team^", "team*", "score>5", "a<b", "!"])
+    def test_a_label_that_is_not_compared_for_equality_is_refused(self, client, hands, problem, key):
+        hands.submit(labels={"team": "vision", "score": "7"})
+        (error,) = problem(client.get("/v1/jobs", query_string={f"label.{key}": "5"}), 422, "invalid_query")["errors"]
+        assert (error["pointer"], error["code"]) == (f"/label.{key.replace('~', '~0')}", "value_error")
+        assert error["detail"].startswith("labels are compared with `=` alone: label.KEY=VALUE")
+        shown = client.get("/", query_string={f"label.{key}": "5"}, headers={"Accept": "text/html"})
+        assert shown.status_code == 422
+
+    @pytest.mark.parametrize("key", ["a!b", "a*b", "$", "~a", "100%", "a-b", "a.b"])
+    def test_a_sign_within_a_key_is_a_letter_like_any_other(self, client, hands, key):
+        job = hands.submit(labels={key: "1"})["id"]
+        assert [one["id"] for one in client.get("/v1/jobs", query_string={f"label.{key}": "1"}).json["data"]] == [job]
+
     def test_two_labels_must_both_hold(self, client, hands):
         both = hands.submit(labels={"a": "1", "b": "2"})["id"]
         hands.submit(labels={"a": "1"})
