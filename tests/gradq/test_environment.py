@@ -239,6 +239,8 @@ def test_the_checkup_says_what_cannot_be_used(monkeypatch, tmp_path: Path, envir
     found = service.api(targets)
     assert found.verdict == "problem"
     assert words in found.detail
+    assert service.token(targets).detail == "unknown: the service cannot be asked"
+    assert "in use by another program" not in service.port(targets).detail
 
 
 def test_a_token_is_sent_without_the_space_around_it_and_an_empty_one_not_at_all(monkeypatch):

@@ -71,6 +71,8 @@ def token(targets: Targets) -> Finding:
     if targets.refusal is not None:
         kind = "no token is set:" if not targets.token else "the token is not accepted:"
         return problem(f"{kind} {targets.url} says: {targets.refusal}", make)
+    if targets.wrong_setting is not None:
+        return ok("unknown: the service cannot be asked")
     who = targets.who
     if who is None or who.status != 200:  # no service, or one of version 0.1
         return ok("none required")
@@ -87,6 +89,8 @@ def port(targets: Targets) -> Finding:
     with suppress(ValueError):
         host, number = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
         facts = {"host": host, "port": number}
+        if targets.wrong_setting is not None:
+            return ok("unknown: the service cannot be asked", **facts)
         if targets.answers or targets.refusal is not None:
             return ok(f"{number} on {host} is gradq's", **facts)
         try:
