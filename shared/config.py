@@ -23,6 +23,7 @@ from shared.addresses import has_password, is_local
 from shared.errors import ConfigurationError
 
 PREFIX = "GRADQ_"
+DATABASES = ("sqlite", "sqlite+pysqlite", "postgresql+psycopg")
 MIN_TOKEN = 32  # characters of an admin token, which gradq does not generate itself
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
 
@@ -39,6 +40,23 @@ def _require_password(url: SecretStr, info: ValidationInfo) -> SecretStr:
             "this Redis is on another machine, and the URL has no password. Set requirepass there and write "
             "redis://:PASSWORD@host:6379/0, best in a file that GRADQ_REDIS_URL_FILE names; if the Redis is protected "
             "by other means, accept it with GRADQ_REDIS_WITHOUT_PASSWORD=true"
+        )
+    return url
+
+
+def _known_database(url: SecretStr) -> SecretStr:
+    """Refuses what SQLAlchemy could not open, before a process starts with it."""
+    from sqlalchemy.engine import make_url  # imported here: half a second that the default database does not need
+    from sqlalchemy.exc import ArgumentError
+
+    try:
+        known = make_url(url.get_secret_value()).drivername in DATABASES
+    except (ArgumentError, ValueError):
+        known = False
+    if not known:
+        raise ValueError(
+            "not a database that gradq supports; write sqlite:////path/gradq.db or "
+            "postgresql+psycopg://user:password@host:5432/name"
         )
     return url
 
@@ -69,7 +87,7 @@ class Settings(BaseSettings):
 
     state_dir: Path = Field(default_factory=lambda: Path(platformdirs.user_data_dir("gradq")))
     data_dir: Path | None = None
-    database_url: SecretStr | None = None
+    database_url: Annotated[SecretStr, AfterValidator(_known_database)] | None = None
     redis_without_password: bool = False
     redis_url: Annotated[SecretStr, AfterValidator(_require_password)] | None = None
     artifacts_url: str | None = None
@@ -162,8 +180,14 @@ class Settings(BaseSettings):
         return self.artifacts_url
 
     def make_state_dir(self) -> None:
-        """Create the state folder, accessible to this user only: it holds jobs, models and the broker's socket."""
-        self.state_dir.mkdir(parents=True, exist_ok=True)
+        """Create the state folder, accessible to this user only: it holds jobs, models and the broker's socket.
+
+        Raises ConfigurationError if it cannot be created.
+        """
+        try:
+            self.state_dir.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigurationError(f"GRADQ_STATE_DIR: cannot create {self.state_dir}: {error.strerror}") from error
         if self.state_dir.stat().st_uid == os.getuid():
             self.state_dir.chmod(stat.S_IRWXU)
 
