@@ -146,6 +146,9 @@ class TrainingResult(Figures):
     duration_seconds: float = Field(description="of the attempt, including reading data and writing files")
     examples_per_second: float | None
     stopped_early: bool
+    untrained_accuracy: float | None = Field(
+        None, description="of the initial weights on the validation split; measured if the spec names a preset"
+    )
     device: str
     pinned_memory: bool
     weights_sha256: Sha256

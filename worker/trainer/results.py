@@ -31,6 +31,7 @@ def result_of(spec: JobSpec, data: Data, outcome: Outcome) -> dict[str, Any]:
         "training_seconds": state.training_seconds,
         "examples_per_second": (state.epoch - 1) * len(data.train.order.indices) / state.training_seconds,
         "stopped_early": outcome.stopped_early,
+        "untrained_accuracy": outcome.untrained_accuracy,
         "device": str(data.device),
         "pinned_memory": data.train.pinned,
         "weights_sha256": weights_sha256(state.model),
