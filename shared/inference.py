@@ -123,6 +123,151 @@ LAYERS: dict[str, Callable[[dict[str, Any], Weights, Array], Array]] = {
     "Dropout": unchanged,
 }
 
+
+# --- operations of torchvision's models: arguments, weights, inputs (N,...) -> (N,...), as in evaluation mode ---------
+
+# T tokens · D their width. `weights` has the tensors of one layer by their names in it.
+
+
+def convolution(arguments: dict[str, Any], weights: Weights, x: Array) -> Array:
+    """out (N,O,h,w): as conv2d, of any stride and padding; or each channel by itself (weights (C,1,K,K))"""
+    weight, stride, edge = weights["weight"], arguments["stride"], arguments["padding"]
+    kernel = weight.shape[2]
+    x = np.pad(x, ((0, 0), (0, 0), (edge, edge), (edge, edge))) if edge else x
+    patches = sliding_window_view(x, (kernel, kernel), axis=(2, 3))[:, :, ::stride, ::stride]  # (N,C,h,w,K,K), a view
+    n, channels, height, width = patches.shape[:4]
+    if arguments["depthwise"]:
+        out = np.zeros((n, channels, height, width), np.float32)
+        for i in range(kernel):
+            for j in range(kernel):
+                out += patches[..., i, j] * weight[:, 0, i, j, None, None]
+    else:
+        matrix = weight.reshape(len(weight), -1)  # (O,CKK)
+        out = np.empty((n, len(weight), height, width), np.float32)
+        band = max(1, CHUNK_FLOATS // (n * matrix.shape[1] * width))
+        for top in range(0, height, band):
+            columns = patches[:, :, top : top + band].transpose(0, 1, 4, 5, 2, 3)  # (N,C,K,K,rows,w)
+            rows = columns.shape[4]
+            product = matrix @ columns.reshape(n, matrix.shape[1], rows * width)  # (N,O,rows*w)
+            out[:, :, top : top + band] = product.reshape(n, len(weight), rows, width)
+    return out + weights["bias"][:, None, None] if "bias" in weights else out
+
+
+def pool(arguments: dict[str, Any], weights: Weights, x: Array) -> Array:
+    """out (N,C,h,w): the maximum of each window of kernel_size, at steps of `stride`"""
+    kernel, stride, edge = (int(arguments[name]) for name in ("kernel_size", "stride", "padding"))
+    x = np.pad(x, ((0, 0), (0, 0), (edge, edge), (edge, edge)), constant_values=-np.inf)
+    windows = sliding_window_view(x, (kernel, kernel), axis=(2, 3))[:, :, ::stride, ::stride]
+    return functools.reduce(np.maximum, [windows[..., i, j] for i in range(kernel) for j in range(kernel)])
+
+
+def layer_norm(arguments: dict[str, Any], weights: Weights, x: Array) -> Array:
+    """out = (x - mean) / sqrt(variance + eps) * weight + bias, over the last axis"""
+    centred = x - x.mean(-1, keepdims=True)
+    variance = np.square(centred).mean(-1, keepdims=True)
+    return centred / np.sqrt(variance + np.float32(arguments["eps"])) * weights["weight"] + weights["bias"]
+
+
+def attention(arguments: dict[str, Any], weights: Weights, x: Array) -> Array:
+    """out (N,T,D): self-attention of `heads` heads (Vaswani et al. 2017, Attention Is All You Need, 3.2)"""
+    n, tokens, width = x.shape
+    heads = int(arguments["heads"])
+    all_three = x @ weights["in_proj_weight"].T + weights["in_proj_bias"]  # (N,T,3D)
+    split = all_three.reshape(n, tokens, 3, heads, width // heads).transpose(2, 0, 3, 1, 4)
+    query, key, value = split  # (N,heads,T,D/heads) each
+    scores = query @ key.swapaxes(2, 3) * np.float32(1 / math.sqrt(width // heads))  # (N,heads,T,T)
+    powers = np.exp(scores - scores.max(-1, keepdims=True))
+    mixed = (powers / powers.sum(-1, keepdims=True)) @ value
+    joined = mixed.transpose(0, 2, 1, 3).reshape(n, tokens, width)
+    return joined @ weights["out_proj.weight"].T + weights["out_proj.bias"]
+
+
+def hard_sigmoid(arguments: dict[str, Any], weights: Weights, x: Array) -> Array:
+    """out = x / 6 + 1/2, from 0 to 1"""
+    return np.clip(x + np.float32(3), 0, 6) / np.float32(6)
+
+
+def enlarge(arguments: dict[str, Any], weights: Weights, x: Array) -> Array:
+    """out (N,C,height,width): linear interpolation between the nearest pixels"""
+    down, across = resampling(x.shape[2], arguments["height"]), resampling(x.shape[3], arguments["width"])
+    return down @ x @ across.T
+
+
+def concatenated(arguments: dict[str, Any], weights: Weights, *parts: Array) -> Array:
+    """Parameters are (1,...): they are repeated for each example."""
+    n = max(map(len, parts))
+    whole = [np.broadcast_to(part, (n, *part.shape[1:])) for part in parts]
+    return np.concatenate(whole, axis=arguments["axis"])
+
+
+OPERATIONS: dict[str, Callable[..., Array]] = {
+    "Conv2d": convolution,
+    "BatchNorm2d": batch_norm,
+    "MaxPool2d": pool,
+    "Linear": linear,
+    "LayerNorm": layer_norm,
+    "MultiheadAttention": attention,
+    "ReLU": relu,
+    "Sigmoid": sigmoid,
+    "GELU": gelu,
+    "SiLU": lambda arguments, weights, x: x * sigmoid(arguments, weights, x),
+    "Hardsigmoid": hard_sigmoid,
+    "Hardswish": lambda arguments, weights, x: x * hard_sigmoid(arguments, weights, x),
+    "Enlarge": enlarge,
+    "Flatten": flatten,
+    "Mean": lambda arguments, weights, x: x.mean((2, 3), keepdims=arguments["keep"]),
+    "Permute": lambda arguments, weights, x: x.transpose(arguments["axes"]),
+    "Reshape": lambda arguments, weights, x: x.reshape(len(x), *arguments["shape"]),
+    "Repeat": unchanged,  # of a parameter, for each example: `concatenated` does it
+    "Select": lambda arguments, weights, x: x[:, arguments["index"]],
+    "Concatenate": concatenated,
+    "Add": lambda arguments, weights, x, y: x + y,
+    "Mul": lambda arguments, weights, x, y: x * y,
+    "Parameter": lambda arguments, weights: weights[""],
+}
+
+
+class Operations:
+    """The operations of one model in order, from `operations` in model.json. Raises Refused for unknown ones."""
+
+    def __init__(self, steps: list[dict[str, Any]], weights: Weights) -> None:
+        if unknown := [step["op"] for step in steps if step["op"] not in OPERATIONS]:
+            raise Refused(f"the model has an operation {unknown[0]}, which is not one of {', '.join(OPERATIONS)}")
+        self.steps = steps
+        self.weights = [_below(step["weights"], weights) for step in steps]
+        self.size_bytes = sum(array.nbytes for array in weights.values())
+        last_use = {place: number for number, step in enumerate(steps) for place in step["inputs"]}
+        self._unused = [[place for place, last in last_use.items() if last == number] for number in range(len(steps))]
+
+    def __call__(self, x: Array) -> Array:
+        """x (N,C,H,W), normalized -> logits (N,K)"""
+        values = {0: x}
+        for number, (step, own) in enumerate(zip(self.steps, self.weights, strict=True)):
+            inputs = (values[place] for place in step["inputs"])
+            values[number + 1] = OPERATIONS[step["op"]](step["arguments"], own, *inputs)
+            for place in self._unused[number]:
+                del values[place]
+        return values[len(self.steps)]
+
+    def cost(self, shape: tuple[int, ...]) -> tuple[int, int]:
+        """The multiplications for one example, and the most floats that are held for it at once, approximately."""
+        sizes = [math.prod(shape), *(step["size"] for step in self.steps)]
+        most = 3 * max(sizes)
+        for step, own, size in zip(self.steps, self.weights, sizes[1:], strict=True):
+            if step["op"] == "Conv2d" and not step["arguments"]["depthwise"]:
+                out_channels = len(own["weight"])
+                most = max(most, (own["weight"][0].size + 2 * out_channels) * size // out_channels)
+        return sum(step["multiplications"] for step in self.steps), most
+
+
+def _below(prefix: str | None, weights: Weights) -> Weights:
+    """The tensors of the layer `prefix` by their names in it; a tensor of that name itself is at ""."""
+    if prefix is None:
+        return {}
+    own = {name[len(prefix) + 1 :]: array for name, array in weights.items() if name.startswith(prefix + ".")}
+    return {"": weights[prefix]} if prefix in weights else own
+
+
 ERF_END, ERF_STEPS = 4.0, 2048  # beyond 4, erf is 1 to within 1.6e-8
 
 
@@ -154,32 +299,41 @@ def softmax(logits: Array) -> Array:
 
 
 class Model:
-    """A model made of the layers above, from model.json (`description`) and model.safetensors (`weights`).
+    """A model of the layers or operations above, from model.json (`description`) and model.safetensors (`weights`).
 
-    Raises Refused if the description has other layers.
+    Raises Refused if the description has others.
     """
 
     def __init__(self, description: dict[str, Any], weights: Weights) -> None:
-        if description["layers"] is None:
-            name = description["architecture"].get("name", description["architecture"]["type"])
-            raise Refused(f"{name} has layers that this module does not implement; run its model.onnx instead")
-        if unknown := [layer["type"] for layer in description["layers"] if layer["type"] not in LAYERS]:
-            raise Refused(f"the model has a layer {unknown[0]}, which is not one of {', '.join(LAYERS)}")
-        self.layers: list[dict[str, Any]] = description["layers"]
+        self.layers: list[dict[str, Any]] = description["layers"] or []
         self.weights: list[Weights] = [{} for _ in self.layers]
-        for name, array in weights.items():
-            layer, _, part = name.partition(".")
-            self.weights[int(layer)][part] = array
+        self.operations: Operations | None = None
+        if description["layers"] is None:
+            if not description.get("operations"):
+                name = description["architecture"].get("name", description["architecture"]["type"])
+                detail = "its model.json has no list of operations, as those written by gradq 0.2.0"
+                raise Refused(f"{name} is not computed here: {detail}; run its model.onnx instead")
+            self.operations = Operations(description["operations"], weights)
+        else:
+            if unknown := [layer["type"] for layer in self.layers if layer["type"] not in LAYERS]:
+                raise Refused(f"the model has a layer {unknown[0]}, which is not one of {', '.join(LAYERS)}")
+            for name, array in weights.items():
+                layer, _, part = name.partition(".")
+                self.weights[int(layer)][part] = array
         self.shape: tuple[int, int, int] = tuple(description["input_shape"])
         self.classes: list[str] = description["classes"]
         scale = description["normalization"]
         self.white: float = scale["white"]
         self.mean, self.std = (np.array(scale[name], np.float32).reshape(-1, 1, 1) for name in ("mean", "std"))
-        self.multiplications, self._floats = _cost(self.layers, self.weights, self.shape)
+        if self.operations is None:
+            self.multiplications, self._floats = _cost(self.layers, self.weights, self.shape)
+        else:
+            self.multiplications, self._floats = self.operations.cost(self.shape)
 
     @property
     def size_bytes(self) -> int:
-        return sum(array.nbytes for layer in self.weights for array in layer.values())
+        own = sum(array.nbytes for layer in self.weights for array in layer.values())
+        return own + (self.operations.size_bytes if self.operations else 0)
 
     def logits(self, pixels: Array) -> Array:
         """Pixels (N,C,H,W) in [0, 1] -> logits (N,K); in chunks, which bound the memory of a convolution's patches."""
@@ -189,6 +343,8 @@ class Model:
 
     def _forward(self, pixels: Array) -> Array:
         x: Array = (pixels.astype(np.float32) - self.mean) / self.std
+        if self.operations is not None:
+            return self.operations(x)
         for layer, weights in zip(self.layers, self.weights, strict=True):
             x = LAYERS[layer["type"]](layer["arguments"], weights, x)
         return x

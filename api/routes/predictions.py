@@ -38,6 +38,7 @@ MAX_IMAGES = 10_000
 MAX_PICTURE_PIXELS = 1 << 24  # of one PNG or JPEG: 4096 x 4096
 MAX_REQUEST_PIXELS = 1 << 26  # of all PNGs and JPEGs of a request
 MAX_UNPACKED_BYTES = 1 << 28  # of the array in an npz
+MAX_MULTIPLICATIONS = 200_000_000_000  # of all images of a request: about half a minute of one core
 MAX_MODEL_BYTES = 1 << 29  # of all models in the cache, and so of each one
 
 FORM, URLENCODED = "multipart/form-data", "application/x-www-form-urlencoded"
@@ -175,6 +176,9 @@ def read(model: Model, invert: bool) -> Sent:
         raise InvalidImages("no image was sent")
     if n > MAX_IMAGES:
         raise InvalidImages(f"{n} images; at most {MAX_IMAGES} are accepted per request")
+    if n > (most := max(1, MAX_MULTIPLICATIONS // max(1, model.multiplications))):
+        detail = f"{n} images, of {model.multiplications} multiplications each in this model"
+        raise InvalidImages(f"{detail}; send at most {most} per request, or run its model.onnx")
     return sent
 
 

@@ -330,6 +330,21 @@ class TestRefused:
         assert "resnet18" in answer["errors"][0]["detail"]
         assert "model.onnx" in answer["errors"][0]["detail"]
 
+    def test_a_net_of_torchvision_with_its_operations_is_answered(self, client, finished):
+        operations = [
+            {"op": "Flatten", "inputs": [0], "weights": None, "arguments": {}, "size": 4, "multiplications": 0},
+            {"op": "Linear", "inputs": [1], "weights": "1", "arguments": {}, "size": 2, "multiplications": 8},
+        ]
+        zoo = {**DESCRIPTION, "layers": None, "operations": operations, "architecture": {"type": "torchvision"}}
+        assert classes(client.post(finished(zoo), json={"images": [BRIGHT, DARK]})) == ["bright", "dark"]
+
+    def test_more_images_than_the_service_computes_for_one_request(self, client, path, problem, monkeypatch):
+        monkeypatch.setattr(predictions, "MAX_MULTIPLICATIONS", 17)  # of 8 for each image
+        assert len(classes(client.post(path, json={"images": [DARK] * 2}))) == 2
+        detail = problem(client.post(path, json={"images": [DARK] * 3}), 422, "invalid_images")["detail"]
+        assert "3 images, of 8 multiplications each" in detail
+        assert "send at most 2 per request" in detail
+
     def test_a_model_that_is_too_large_to_keep(self, client, path, problem, monkeypatch):
         monkeypatch.setattr(predictions, "MAX_MODEL_BYTES", 10)
         (error,) = problem(client.post(path, json={"images": DARK}), 422, "not_built")["errors"]
