@@ -135,8 +135,9 @@ class _Tracer:
             case nn.BatchNorm2d():
                 place = self._append(kind, inputs, out, path, eps=layer.eps)
             case nn.MaxPool2d() if layer.dilation == 1 and not layer.ceil_mode:
-                sizes = {"kernel_size": layer.kernel_size, "stride": layer.stride, "padding": layer.padding}
-                place = self._append(kind, inputs, out, **sizes)
+                place = self._append(
+                    kind, inputs, out, kernel_size=layer.kernel_size, stride=layer.stride, padding=layer.padding
+                )
             case nn.LayerNorm() if len(layer.normalized_shape) == 1:
                 place = self._append(kind, inputs, out, path, eps=layer.eps)
             case nn.Linear():
@@ -159,9 +160,10 @@ def _is_computed(value: Any) -> bool:
 
 def _convolution(layer: nn.Conv2d) -> dict[str, Any]:
     """stride, padding and whether each channel is convolved by itself. Raises TypeError for other convolutions."""
-    (stride, *strides), (padding, *paddings) = layer.stride, layer.padding
+    stride, padding = layer.stride[0], layer.padding[0]
     single = layer.groups == layer.in_channels == layer.out_channels
-    if {*strides} != {stride} or {*paddings} != {padding} or {*layer.dilation} != {1} or layer.padding_mode != "zeros":
+    square = layer.stride == (stride, stride) and layer.padding == (padding, padding) and layer.dilation == (1, 1)
+    if not square or layer.padding_mode != "zeros":
         raise TypeError(f"numpy does not compute {layer}")
     if layer.groups != 1 and not single:
         raise TypeError(f"numpy does not compute {layer}")
