@@ -19,6 +19,7 @@ from gunicorn import util
 from gunicorn.http import errors
 from gunicorn.workers.gthread import ThreadWorker
 
+import api.app  # noqa: F401  (before the fork: else each process would import it by itself)
 from api.access.auth import EXTENSION as AUTH
 from api.access.auth import AccessPolicy
 from api.http.errors import PROBLEM

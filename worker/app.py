@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from celery import Celery, signals
@@ -10,7 +10,10 @@ from celery import Celery, signals
 from shared import logs
 from shared.broker import QUEUE
 from shared.config import Settings
-from worker.runtime import Runtime
+from worker.launcher import Launcher
+
+if TYPE_CHECKING:
+    from worker.runtime import Runtime
 
 log = structlog.get_logger()
 
@@ -56,7 +59,11 @@ def runtime() -> Runtime:
 @signals.celeryd_init.connect
 def _begin(conf: Any, **_: Any) -> None:
     logs.configure(settings.log_level)
-    _runtimes.append(Runtime(settings))
+    launcher = Launcher()
+    launcher.begin()  # it imports torch while this process imports the rest
+    from worker.runtime import Runtime
+
+    _runtimes.append(Runtime(settings, launcher))
     conf.worker_concurrency = len(runtime().pool.slots)
 
 

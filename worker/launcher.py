@@ -77,6 +77,11 @@ class Launcher:
         self._lock = threading.Lock()
         self._warm = False  # whether the server has responded: a new one imports torch first
 
+    def begin(self) -> None:
+        """Start the server, which then imports torch while this process does other things."""
+        with self._lock:
+            forkserver.ensure_running()
+
     def warm_up(self) -> None:
         """Start the server and wait until it has imported torch. Raises RuntimeError after WARM_UP_SECONDS."""
         _, pipe = self._start("warm_up")

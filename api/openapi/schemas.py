@@ -69,7 +69,9 @@ class StatusReason(Answer):
 class QueueReason(Answer):
     """Why a queued job does not run yet."""
 
-    code: Literal["no_live_worker", "waiting_for_device", "no_such_device", "retry_backoff", "owner_at_limit"]
+    code: Literal[
+        "no_live_worker", "starting", "waiting_for_device", "no_such_device", "retry_backoff", "owner_at_limit"
+    ]
     detail: str
 
 

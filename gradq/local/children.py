@@ -34,6 +34,7 @@ class Child:
     deaths: int = 0
     started_at: float = 0.0
     restart_at: float | None = field(default=None)
+    stopping: bool = False
 
     def start(self) -> None:
         if self.log.exists() and self.log.stat().st_size > KEPT_LOG_BYTES:
@@ -49,7 +50,7 @@ class Child:
                 start_new_session=True,
                 preexec_fn=end_with_parent(os.getpid()),
             )
-        self.started_at, self.restart_at = time.monotonic(), None
+        self.started_at, self.restart_at, self.stopping = time.monotonic(), None, False
 
     @property
     def pid(self) -> int:
@@ -74,6 +75,12 @@ class Child:
             self.start()
             say(f"{self.name} restarted, pid {self.pid}")
 
+    def request_stop(self) -> None:
+        """Send SIGTERM, once; returns at once."""
+        if self.process is not None and self.alive and not self.stopping:
+            self.stopping = True
+            self.process.terminate()
+
     def stop(self, seconds: float, hurry: Callable[[], bool]) -> bool:
         """Sends SIGTERM, then SIGKILL after `seconds`, or once `hurry` returns True; also kills its descendants.
 
@@ -82,8 +89,7 @@ class Child:
         if self.process is None:
             return True
         family = _family(self.pid) if self.alive else []
-        if self.alive:
-            self.process.terminate()
+        self.request_stop()
         deadline = time.monotonic() + seconds
         while self.alive and time.monotonic() < deadline and not hurry():
             time.sleep(0.05)

@@ -97,7 +97,6 @@ def test_torch_and_all_that_a_job_imports_are_there_before_the_fork(launcher):
         "torch",
         "torch._inductor",
         "worker.trainer.process",
-        "sklearn.datasets",
         "matplotlib.figure",
         "PIL.ImageFont",
     ]
@@ -108,6 +107,27 @@ def test_torch_and_all_that_a_job_imports_are_there_before_the_fork(launcher):
     assert ours.poll(30)
     assert ours.recv() == []
     process.join()
+
+
+def test_scikit_learn_is_not_imported_since_the_start_of_a_worker_would_wait_for_it(launcher):
+    ours, theirs = launcher._context.Pipe(duplex=False)
+    process = launcher._context.Process(
+        target=exec, args=("import sys; pipe.send('sklearn' in sys.modules)", {"pipe": theirs})
+    )
+    process.start()
+    theirs.close()
+    assert ours.poll(30)
+    assert ours.recv() is False
+    process.join()
+
+
+@pytest.mark.parametrize("code", [0, 1, 3, 7, 250])
+def test_a_process_of_the_server_ends_with_its_own_code(launcher, code):
+    """Although the server itself ends at once, without unloading what it has imported."""
+    process = launcher._context.Process(target=exec, args=(f"import sys; sys.exit({code})", {}))
+    process.start()
+    process.join(30)
+    assert process.exitcode == code
 
 
 def test_a_trainer_leads_a_group_of_its_own_and_offers_itself_to_the_oom_killer(start, tmp_path):

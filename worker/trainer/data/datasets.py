@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import gzip
+import importlib.util
 import os
 import zlib
 from collections.abc import Iterator
@@ -151,12 +152,17 @@ def load_uploaded(info: DatasetInfo, folder: Path) -> Pixels:
 
 
 def load_digits() -> Pixels:
-    """scikit-learn's 1797 digits. Sorted by class, every tenth is a test image: 180, the same share of each class."""
-    from sklearn.datasets import load_digits as load_bunch
+    """scikit-learn's 1797 digits. Sorted by class, every tenth is a test image: 180, the same share of each class.
 
-    bunch = load_bunch()
-    images = torch.from_numpy(bunch.images.astype(np.float32)).unsqueeze(1)
-    labels = torch.from_numpy(bunch.target.astype(np.int64))
+    Read from its file: importing scikit-learn takes a second, for which the start of every worker would wait. Raises
+    DataError if it is not installed.
+    """
+    found = importlib.util.find_spec("sklearn")
+    if found is None or found.origin is None:
+        raise DataError("digits are a file of scikit-learn, which is not installed")
+    table = np.loadtxt(Path(found.origin).parent / "datasets" / "data" / "digits.csv.gz", delimiter=",")  # (1797,65)
+    images = torch.from_numpy(table[:, :-1].astype(np.float32).reshape(-1, 1, 8, 8))
+    labels = torch.from_numpy(table[:, -1].astype(np.int64))
     by_class = labels.argsort(stable=True)
     test = by_class[5::10].sort().values
     train = torch.ones(len(labels), dtype=torch.bool).index_fill_(0, test, False).nonzero().squeeze(1)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from threadpoolctl import threadpool_limits  # scikit-learn needs it too
+from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
 from shared import inference

@@ -56,6 +56,22 @@ def test_digits_splits_share_no_image_and_leave_none_out():
     assert len(set(map(bytes, whole))) == 1797  # so no image of the test split is one of the training split either
 
 
+def test_digits_are_those_of_scikit_learn_with_their_labels():
+    from sklearn.datasets import load_digits
+
+    bunch, pixels = load_digits(), datasets.load_digits()
+    theirs = dict(zip(map(bytes, bunch.data.astype(np.float32)), bunch.target.tolist(), strict=True))
+    for images, labels in ((pixels.train_images, pixels.train_labels), (pixels.test_images, pixels.test_labels)):
+        assert (images.dtype, labels.dtype, images.shape[1:]) == (torch.float32, torch.int64, (1, 8, 8))
+        assert [theirs[bytes(image)] for image in images.flatten(1).numpy()] == labels.tolist()
+
+
+def test_digits_without_scikit_learn_are_an_error_that_names_it(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(DataError, match="scikit-learn, which is not installed"):
+        datasets.load_digits()
+
+
 # --- normalization ----------------------------------------------------------------------------------------------------
 
 
