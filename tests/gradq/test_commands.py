@@ -295,7 +295,7 @@ def test_a_dry_run_says_what_the_job_would_cost_and_queues_nothing(gradq, api):
 def test_a_preset_is_listed_submitted_and_shown_beside_the_article(gradq, api):
     listed = gradq("presets").stdout
     assert "article/two-layer\n" in listed
-    assert "needs --set 'init_from=" in listed
+    assert "needs --init-from ID, the id of a finished article/manual-linear" in listed
     assert len(json.loads(gradq("presets", "--json").stdout)["data"]) == 6
     job = json.loads(gradq("submit", "--preset", "article/two-layer", "--epochs", "2", "--json").stdout)
     assert (job["spec"]["preset"], job["spec"]["lr"], job["spec"]["epochs"]) == ("article/two-layer", 0.001, 2)
@@ -317,6 +317,18 @@ def test_a_preset_that_goes_on_names_what_is_missing(gradq):
     result = gradq("submit", "--preset", "article/sgd")
     assert result.exit_code == 2
     assert "init_from.job: this preset continues article/basic-optimizer" in result.stderr
+
+
+def test_init_from_names_the_job_whose_weights_are_taken(gradq, api):
+    first = json.loads(gradq("submit", "--json").stdout)
+    api.finish(api.start(), files={"model.safetensors": b"weights"})
+    on = json.loads(gradq("submit", "--init-from", first["id"], "--lr", "0.01", "--json").stdout)
+    assert on["spec"]["init_from"] == {"job": first["id"]}
+    assert "init_from" not in first["spec"] or first["spec"]["init_from"] is None
+    for options in (("--init-from", "job_0"), ("--init-from", "x"), ("--init-from", ""), ("--init-from", on["id"])):
+        refused = gradq("submit", *options)
+        assert refused.exit_code == 2, options
+        assert "init_from" in refused.stderr
 
 
 # --- reproduce, check -------------------------------------------------------------------------------------------------
