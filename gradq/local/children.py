@@ -96,14 +96,14 @@ class Child:
         ended = not self.alive
         if not ended:
             self.process.kill()
-        _, left = psutil.wait_procs(family, timeout=2.0 if ended else 0.0)
+        left = _running_after(family, seconds=2.0 if ended else 0.0)
         for process in left:
             try:
                 process.kill()
             except psutil.NoSuchProcess:
                 continue
         self.process.wait()
-        psutil.wait_procs(left, timeout=5.0)
+        _running_after(left, seconds=5.0)
         return ended
 
     def last_lines(self, count: int = 15) -> str:
@@ -128,6 +128,24 @@ def _family(pid: int) -> list[psutil.Process]:
         return psutil.Process(pid).children(recursive=True)
     except psutil.NoSuchProcess:
         return []
+
+
+def _running_after(processes: list[psutil.Process], seconds: float) -> list[psutil.Process]:
+    """Those of the processes that still run once all have ended or `seconds` have passed.
+
+    A descendant whose parent has ended is a zombie until init collects it, which may take a second: it has ended.
+    """
+    deadline = time.monotonic() + seconds
+    while (left := list(filter(_runs, processes))) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return left
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def end_with_parent(parent: int) -> Callable[[], None] | None:
