@@ -15,11 +15,13 @@ from http import HTTPStatus
 from itertools import count
 from typing import Any
 
+import celery.app.base  # noqa: F401  (before the fork: each process would import it at its first submit)
 from gunicorn import util
 from gunicorn.http import errors
 from gunicorn.workers.gthread import ThreadWorker
 
-import api.app  # noqa: F401  (before the fork: else each process would import it by itself)
+# before the fork: each process would import it by itself
+import api.app  # noqa: F401
 from api.access.auth import EXTENSION as AUTH
 from api.access.auth import AccessPolicy
 from api.http.errors import PROBLEM

@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import structlog
 
-from worker.plan import Plan
+if TYPE_CHECKING:
+    from worker.plan import Plan
 
 PRELOAD = "worker.trainer.preload"  # named, not imported: importing it would bring torch into this process
 WARM_UP_SECONDS = 120.0
