@@ -99,7 +99,7 @@ def _reason_of_device(device: str, workers: Sequence[Worker], jobs: int, ahead: 
         return {"code": "no_such_device", "detail": f"the job requests {device}, and no live worker has a GPU"}
     free, slots = sum(worker.free_slots for worker in granting), sum(worker.slots for worker in granting)
     if free >= jobs:
-        return {"code": "starting", "detail": "starts within seconds: a slot is free"}
+        return {"code": "starting", "detail": "a slot is free; it starts within seconds"}
     return {"code": "waiting_for_device", "detail": f"{ahead}{free} of {slots} slots free"}
 
 

@@ -50,7 +50,7 @@ def test_a_job_for_which_a_slot_is_free_starts_and_waits_for_no_device(
     beat("w1", slots=slots, free_slots=free)
     reasons = [standing(database, job_id)["reason"] for job_id in in_line]
     assert [found["code"] for found in reasons] == ["starting"] * free + ["waiting_for_device"] * (4 - free)
-    assert all(found["detail"] == "starts within seconds: a slot is free" for found in reasons[:free])
+    assert all(found["detail"] == "a slot is free; it starts within seconds" for found in reasons[:free])
     assert all(found["detail"].endswith(f"{free} of {slots} slots free") for found in reasons[free:])
 
 
