@@ -98,7 +98,14 @@ export class Curve {
   }
 }
 
-const CONFIG = { displaylogo: false, responsive: true, modeBarButtonsToRemove: ["select2d", "lasso2d", "toImage"] };
+// plotly offers to upload a chart to its maker's cloud unless told not to; without the address it could not be sent either
+const CONFIG = {
+  displaylogo: false,
+  responsive: true,
+  showSendToCloud: false,
+  plotlyServerURL: "",
+  modeBarButtonsToRemove: ["select2d", "lasso2d", "toImage"],
+};
 
 function trace(
   { name, x, y, right = false, dash = "solid", dots = false, colour = null, width = 1.75, faint = false },
