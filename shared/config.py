@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -23,6 +24,8 @@ from shared.addresses import has_password, is_local
 from shared.errors import ConfigurationError
 
 PREFIX = "GRADQ_"
+MAX_PATH_PREFIX = 200  # characters
+PATH_PREFIX = re.compile(r"(/(?!\.{1,2}(/|$))[A-Za-z0-9._~-]+)*")  # no `//`, which would name a host, and no `..`
 MIN_TOKEN = 32  # characters of an admin token, which gradq does not generate itself
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
 
@@ -50,6 +53,14 @@ def _strong_enough(token: SecretStr) -> SecretStr:
             f"must be {MIN_TOKEN} or more ASCII characters without spaces, such as `openssl rand -hex 32` prints"
         )
     return token
+
+
+def as_path_prefix(text: str) -> str:
+    """`/gradq` for `/gradq/`, an empty text for `/`. Raises ValueError for what is no absolute path, or too long."""
+    prefix = text.removesuffix("/")
+    if len(prefix) > MAX_PATH_PREFIX or not PATH_PREFIX.fullmatch(prefix):
+        raise ValueError("must be a path like /gradq: letters, digits and . _ ~ - between slashes")
+    return prefix
 
 
 def _split_names(given: Any) -> Any:
@@ -85,6 +96,7 @@ class Settings(BaseSettings):
     max_unpacked_bytes: Annotated[int, Field(ge=1)] = 8 << 30
     allow_anonymous: bool | None = None  # None: only where the API listens on a loopback address
     allowed_hosts: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_names)] = ()
+    path_prefix: Annotated[str, AfterValidator(as_path_prefix)] = ""
     max_queued_jobs: Annotated[int, Field(ge=1)] = 10_000  # per owner; anonymous jobs have no limit
     max_running_jobs: Annotated[int, Field(ge=1)] | None = None
     rate_reads: Rate = "200/second"  # per token; `none` disables the limit

@@ -51,12 +51,14 @@ def page(name: str, status: int = 200, **data: Any) -> Response:
 
 
 def for_every_page() -> dict[str, Any]:
-    """Variables that every template may use."""
+    """Variables that every template may use. `root`: what each address of the service begins with, see
+    api/http/path_prefix.py."""
     theme = request.cookies.get(THEME_COOKIE)
     return {
         "nav": NAV,
         "asset": assets.address,
         "plotly": assets.plotly,
+        "root": request.script_root,
         "signed_in": COOKIE in request.cookies,
         "theme": theme if theme in THEMES else None,
         "version": VERSION,

@@ -1,13 +1,16 @@
 """No control of any page leaves the service: every button, choice and folded part of each page is used, those of the
-charts and of the dialogs that open too, and no request goes to another origin and no window opens."""
+charts and of the dialogs that open too, and no request goes to another origin and no window opens. The service is
+served below a path of a proxy: so no request and no link leaves that path either."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 import pytest
 from playwright.sync_api import BrowserContext, Error, Page, expect
 from support.browser import Complaints
+from support.prefix_proxy import PrefixProxy
 from support.service import Service
 
 MOST = 300  # uses of controls on one page: more would be a page that makes new ones without end
@@ -45,6 +48,22 @@ def jobs(service: Service) -> dict[str, str]:
     for job in ids.values():
         assert service.wait(job)["status"] == "succeeded"
     return ids
+
+
+@pytest.fixture(scope="module")
+def root(service: Service) -> Iterator[str]:
+    """The address of the service behind a proxy: `http://127.0.0.1:PORT/gradq`."""
+    proxy = PrefixProxy(urlsplit(str(service.http.base_url)).netloc)
+    yield proxy.address
+    proxy.close()
+
+
+@pytest.fixture
+def complaints(context: BrowserContext, root: str) -> Iterator[Complaints]:
+    complaints = Complaints(root)
+    context.on("page", complaints.listen)
+    yield complaints
+    complaints.check()
 
 
 @pytest.fixture
@@ -117,8 +136,8 @@ LONG = ("list", "submit", "draw", "learn", "system")  # pages without charts
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.long) if n in LONG else n for n in PLACES])
-def test_no_control_asks_another_origin_or_opens_a_window(
-    page: Page, name: str, jobs: dict[str, str], opened: list[str], complaints: Complaints
+def test_no_control_leaves_the_service_or_opens_a_window(
+    page: Page, name: str, jobs: dict[str, str], root: str, opened: list[str], complaints: Complaints
 ) -> None:
     address, ready = PLACES[name]
     asked: list[str] = []
@@ -127,12 +146,11 @@ def test_no_control_asks_another_origin_or_opens_a_window(
     complaints.expect("404")  # of the job that its own page has deleted
     complaints.expect("422")  # of a form that is sent as it is, and of a seed that is not a number
     hands = Hands(page, ready)
-    hands.use_all(address.format(**jobs))
-    origin = urlsplit(page.url).netloc
-    foreign = [url for url in asked if urlsplit(url).scheme not in ("data", "blob") and urlsplit(url).netloc != origin]
+    hands.use_all(root + address.format(**jobs))
+    foreign = [url for url in asked if urlsplit(url).scheme not in ("data", "blob") and not url.startswith(f"{root}/")]
     assert len(hands.times) > 3, "no control was found"
     assert foreign == [], hands.times
     assert opened == [], hands.times
-    assert [url for url in hands.links if urlsplit(url).netloc not in (origin, "")] == []
+    assert [url for url in hands.links if not url.startswith((f"{root}/", "blob:"))] == []
     buttons = {title for control in hands.times if (title := control.partition("|")[0])}
     assert buttons == (VIEW_ALONE if name in ("job", "compare") else set())

@@ -6,6 +6,7 @@ import { resultRows, specRows } from "./comparison.js";
 import { toCsv } from "./csv.js";
 import { element } from "./dialog.js";
 import { duration, number, percent } from "./format.js";
+import { root } from "./root.js";
 
 const HASH_LENGTH = 8;
 
@@ -65,7 +66,7 @@ function nameCell({ job, place }) {
   const made = element("th", { scope: "row", className: "job" });
   const swatch = element("span", { className: isDotted(place) ? "swatch dotted" : "swatch" });
   swatch.style.borderColor = `var(--curve-${colourOf(place)})`;
-  made.append(swatch, element("a", { href: `/jobs/${job.id}`, title: job.id }, job.name));
+  made.append(swatch, element("a", { href: `${root}/jobs/${job.id}`, title: job.id }, job.name));
   return made;
 }
 

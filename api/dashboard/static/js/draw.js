@@ -6,6 +6,7 @@ import { percent } from "./format.js";
 import { post } from "./http.js";
 import { onKeys } from "./keys.js";
 import { Pad } from "./pad.js";
+import { root } from "./root.js";
 
 const NOTHING = "Nothing is drawn yet";
 const PAUSE_MS = 50; // between two calls: the service limits the rate of each token
@@ -125,8 +126,8 @@ function showSeen({ height, width, white }, image) {
 /** The address names the chosen job, so that the page can be shared. */
 function choose() {
   const by = reader();
-  history.replaceState(null, "", `/draw?job=${by.id}`);
-  document.getElementById("about").href = `/jobs/${by.id}`;
+  history.replaceState(null, "", `${root}/draw?job=${by.id}`);
+  document.getElementById("about").href = `${root}/jobs/${by.id}`;
   document.getElementById("how").textContent = HOW[by.manner];
   read();
 }

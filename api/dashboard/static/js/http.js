@@ -1,5 +1,7 @@
 // Calls to the API. An error response is thrown as a `Problem` with the errors of each field.
 
+import { root } from "./root.js";
+
 export class Problem extends Error {
   /** `body`: the problem+json of the response; `retryAfter`: seconds until a retry, from the header, or null. */
   constructor(body, retryAfter = null) {
@@ -38,11 +40,14 @@ export const post = (address, json, options) => call("POST", address, { json, ..
 export const newKey = () =>
   [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
 
-/** Like `fetch`, but rejects with a `Problem` unless the status is 2xx. On 401 the page reloads and asks for a token. */
+/**
+ * Like `fetch`, but rejects with a `Problem` unless the status is 2xx. On 401 the page reloads and asks for a token.
+ * `address`: a path of the service, without the root, or a whole URL.
+ */
 export async function request(address, options) {
   let answer;
   try {
-    answer = await fetch(address, options);
+    answer = await fetch(address.startsWith("/") ? root + address : address, options);
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new Problem(AWAY);

@@ -4,6 +4,7 @@ import { confirm, toast } from "./dialog.js";
 import { call, newKey, post } from "./http.js";
 import { edit } from "./job-edit.js";
 import { onKeys } from "./keys.js";
+import { root } from "./root.js";
 
 const KEYS = {
   c: "Cancel the job",
@@ -44,7 +45,7 @@ export class Actions {
     if (action === "edit") return edit(this.self);
     if (action === "delete") return this.remove();
     const job = await post(`${this.self}/${action}`, undefined, { key: newKey() });
-    return action === "reproduce" ? `/jobs/${job.id}` : null;
+    return action === "reproduce" ? `${root}/jobs/${job.id}` : null;
   }
 
   async remove() {
@@ -52,6 +53,6 @@ export class Actions {
     const text = "Its log, curves and files are deleted too. This cannot be undone.";
     if (!(await confirm({ title: `Delete ${name}?`, text, action: "Delete", danger: true }))) return null;
     await call("DELETE", this.self);
-    return "/";
+    return `${root}/`;
   }
 }

@@ -1,9 +1,11 @@
 // The two charts of a job: losses on the left; accuracy, learning rate or speed on the right. The points are loaded once,
 // later ones come one by one from the log stream.
 
+import { save } from "./csv.js";
 import { Curve } from "./curve.js";
+import { toast } from "./dialog.js";
 import { number, percent } from "./format.js";
-import { get } from "./http.js";
+import { get, request } from "./http.js";
 import { showArticle } from "./job-article.js";
 import { sketch } from "./job-sketch.js";
 import { onKeys } from "./keys.js";
@@ -183,6 +185,16 @@ export class Charts {
     showArticle(document.getElementById("article"), this.series);
   }
 
+  /** Save all points, which the service writes as CSV. */
+  async csv() {
+    try {
+      const answer = await request(`${this.self}/metrics`, { headers: { Accept: "text/csv" } });
+      save(await answer.text(), "metrics.csv", "text/csv");
+    } catch (problem) {
+      toast(problem.message, { bad: true });
+    }
+  }
+
   listen() {
     const [log, axis, right, smoothing] = ["log-scale", "along", "right-metric", "smoothing"].map((id) =>
       document.getElementById(id),
@@ -200,6 +212,7 @@ export class Charts {
     });
     for (const button of document.querySelectorAll("[data-png]"))
       button.addEventListener("click", () => this[button.dataset.png].png());
+    document.getElementById("csv").addEventListener("click", () => this.csv());
     onKeys("l", "Loss on a logarithmic scale", () => log.click());
   }
 }

@@ -5,6 +5,7 @@ import { confirm, toast } from "./dialog.js";
 import { number } from "./format.js";
 import { request } from "./http.js";
 import { onKeys } from "./keys.js";
+import { root } from "./root.js";
 import { follow } from "./stream.js";
 
 const MOST_COMPARED = 12;
@@ -125,7 +126,9 @@ function search() {
   for (const [name, value] of new FormData($("search"))) {
     if (value) query.set(name, name.startsWith("created_") ? new Date(value).toISOString() : value);
   }
-  return go(`/?${query}`);
+  const address = new URL($("search").action);
+  address.search = query;
+  return go(address.href);
 }
 
 /** Set a datetime-local field, which is in local time, from the UTC time in its `data-at`. */
@@ -185,7 +188,7 @@ async function act(action) {
 function compare() {
   const ids = picked().map((row) => row.id);
   if (!everything && ids.length >= 2 && ids.length <= MOST_COMPARED)
-    location.href = `/compare?${ids.map((id) => `job=${id}`).join("&")}`;
+    location.href = `${root}/compare?${ids.map((id) => `job=${id}`).join("&")}`;
 }
 
 function reallyDelete(chosen) {
@@ -248,7 +251,7 @@ document.addEventListener("change", ({ target }) => {
   if (target.closest(".pick")) count();
 });
 document.addEventListener("click", (event) => {
-  const link = event.target.closest("#list .pill, #list .paging a, #list .chip, #none a[href='/']");
+  const link = event.target.closest("#list .pill, #list .paging a, #list .chip, #none a.all");
   if (!link || event.ctrlKey || event.metaKey || event.shiftKey) return;
   event.preventDefault();
   go(link.href);
@@ -278,6 +281,6 @@ onKeys("v", "Compare the selected jobs", compare);
 onKeys("c", "Cancel the selected jobs", () => actHere("cancel"));
 onKeys("r", "Retry the selected jobs", () => actHere("retry"));
 onKeys("#", "Delete the selected jobs", () => actHere("delete"));
-onKeys("n", "New job", () => (location.href = "/submit"));
+onKeys("n", "New job", () => (location.href = `${root}/submit`));
 count();
 listen();

@@ -3,6 +3,7 @@
 import { toast } from "./dialog.js";
 import { clearProblem, get, isFinal, post, showProblem } from "./http.js";
 import { onKeys } from "./keys.js";
+import { root } from "./root.js";
 
 const HOLD_SECONDS = 20; // of a long poll for the end of a walk
 const form = document.getElementById("ask");
@@ -37,7 +38,7 @@ async function walk() {
   button.disabled = true;
   try {
     const job = await post("/v1/walks", specOf());
-    location.assign(`/learn?job=${job.id}`);
+    location.assign(`${root}/learn?job=${job.id}`);
   } catch (problem) {
     button.disabled = false;
     showProblem(form, problem)?.focus();

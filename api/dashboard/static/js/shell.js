@@ -4,6 +4,7 @@ import { prepareNotes } from "./dialog.js";
 import { ago, moment } from "./format.js";
 import { call } from "./http.js";
 import { onKeys, showKeys } from "./keys.js";
+import { root } from "./root.js";
 
 const YEAR_SECONDS = 31536000;
 
@@ -11,7 +12,7 @@ function chooseTheme(name) {
   if (name) document.documentElement.dataset.theme = name;
   else delete document.documentElement.dataset.theme;
   // a cookie, so that the server renders the next page in this theme and it does not flash
-  document.cookie = `gradq_theme=${name}; path=/; max-age=${name ? YEAR_SECONDS : 0}; samesite=strict`;
+  document.cookie = `gradq_theme=${name}; path=${root || "/"}; max-age=${name ? YEAR_SECONDS : 0}; samesite=strict`;
   document.dispatchEvent(new Event("themechange"));
 }
 
@@ -26,7 +27,7 @@ function growAges() {
 
 async function signOut() {
   await call("DELETE", "/session");
-  location.href = "/"; // which asks for a token
+  location.href = `${root}/`; // which asks for a token
 }
 
 prepareNotes();
