@@ -56,7 +56,7 @@ def _strong_enough(token: SecretStr) -> SecretStr:
 
 
 def as_path_prefix(text: str) -> str:
-    """`/gradq` for `/gradq/`, an empty text for `/`. Raises ValueError for what is no absolute path, or too long."""
+    """`/gradq` for `/gradq/`, an empty text for `/`. Raises ValueError unless it is an absolute path."""
     prefix = text.removesuffix("/")
     if len(prefix) > MAX_PATH_PREFIX or not PATH_PREFIX.fullmatch(prefix):
         raise ValueError("must be a path like /gradq: letters, digits and . _ ~ - between slashes")

@@ -6,7 +6,7 @@ from typing import Any
 
 from flask import Response, render_template, request
 
-from api.access.auth import COOKIE
+from api.access.auth import COOKIE, principal
 from api.dashboard import assets
 from shared.version import VERSION
 
@@ -52,10 +52,11 @@ def page(name: str, status: int = 200, **data: Any) -> Response:
 
 def for_every_page() -> dict[str, Any]:
     """Variables that every template may use. `root`: what each address of the service begins with, see
-    api/http/path_prefix.py."""
-    theme = request.cookies.get(THEME_COOKIE)
+    api/http/path_prefix.py; `may_change`: whether the caller may submit, change and delete."""
+    theme, may_change = request.cookies.get(THEME_COOKIE), principal().may("submit")
     return {
-        "nav": NAV,
+        "may_change": may_change,
+        "nav": [entry for entry in NAV if may_change or entry[0] != "submit"],
         "asset": assets.address,
         "plotly": assets.plotly,
         "root": request.script_root,

@@ -29,8 +29,8 @@ class PathPrefix:
     """WSGI middleware: sets SCRIPT_NAME to the prefix of the request.
 
     `setting` applies to every request, whether the proxy strips the prefix or not. Without a setting it is the header
-    X-Forwarded-Prefix, from a proxy that strips the prefix and is on this machine; that of other clients, and one that
-    is no path, is ignored.
+    X-Forwarded-Prefix, from a proxy that strips the prefix and is on this machine. That of other clients is ignored,
+    and so is a text that is not a path.
     """
 
     def __init__(self, app: WSGIApplication, setting: str) -> None:

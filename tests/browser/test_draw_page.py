@@ -161,7 +161,7 @@ class TestReading:
         problem = {"title": "Not now", "status": 503, "code": "database_away", "detail": "The database is away"}
         page.route("**/predict", lambda route: route.fulfill(status=503, json=problem))
         draw(page, ONE)
-        expect(page.get_by_role("alert").get_by_text("The database is away")).to_be_visible()
+        expect(page.locator("#wrong")).to_have_text("The database is away")
 
 
 class TestReaders:

@@ -44,15 +44,23 @@ export class Actions {
   async run(action) {
     if (action === "edit") return edit(this.self);
     if (action === "delete") return this.remove();
+    if (action === "cancel" && !(await this.reallyCancel())) return null;
     const job = await post(`${this.self}/${action}`, undefined, { key: newKey() });
     return action === "reproduce" ? `${root}/jobs/${job.id}` : null;
   }
 
+  reallyCancel() {
+    const text = "It stops; its checkpoints are kept, and Retry continues from them.";
+    return confirm({ title: `Cancel ${nameOfJob()}?`, text, action: "Cancel the job", danger: true });
+  }
+
   async remove() {
-    const name = document.querySelector("h1").textContent;
+    const name = nameOfJob();
     const text = "Its log, curves and files are deleted too. This cannot be undone.";
     if (!(await confirm({ title: `Delete ${name}?`, text, action: "Delete", danger: true }))) return null;
     await call("DELETE", this.self);
     return `${root}/`;
   }
 }
+
+const nameOfJob = () => document.querySelector("h1").textContent;

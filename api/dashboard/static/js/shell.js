@@ -4,6 +4,7 @@ import { prepareNotes } from "./dialog.js";
 import { ago, moment } from "./format.js";
 import { call } from "./http.js";
 import { onKeys, showKeys } from "./keys.js";
+import { hintAtMore } from "./more.js";
 import { root } from "./root.js";
 
 const YEAR_SECONDS = 31536000;
@@ -42,5 +43,6 @@ document.querySelector("nav [aria-current]")?.scrollIntoView({ block: "nearest",
 onKeys("?", "Keyboard shortcuts", showKeys);
 document.getElementById("help").addEventListener("click", showKeys);
 document.getElementById("sign-out")?.addEventListener("click", signOut);
+hintAtMore();
 growAges();
 setInterval(growAges, 1000);

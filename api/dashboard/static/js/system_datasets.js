@@ -81,7 +81,7 @@ function classesCell(classes) {
 
 function deleteCell(dataset, onGone) {
   const cell = element("td", { className: "number" });
-  if (dataset.source !== "upload") return cell;
+  if (dataset.source !== "upload" || "readOnly" in document.documentElement.dataset) return cell;
   const button = element(
     "button",
     { type: "button", className: "danger", ariaLabel: `Delete ${dataset.name}` },
