@@ -16,7 +16,7 @@ from api.access.auth import EXTENSION as AUTH
 from api.access.auth import UNIDENTIFIED, AccessPolicy, authorize, identify
 from api.changes import audit_log
 from api.dashboard import assets, pages
-from api.http import errors, security_headers
+from api.http import path_prefix, security_headers
 from api.http.render import JSON
 from api.jobs.job_answers import EXTENSION as JOB_ANSWERS
 from api.jobs.job_answers import JobAnswers
@@ -74,10 +74,11 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.extensions[AUTH] = AccessPolicy(settings)
     app.extensions[LONG_POLLS] = LongPolls(settings, services.database)
     app.extensions[JOB_ANSWERS] = JobAnswers()
-    errors.register(app)
+    app.register_error_handler(Exception, pages.unrouted)
     app.url_map.converters["job"] = JobId
     for part in PARTS:
         app.register_blueprint(part.bp)
+    path_prefix.register(app, settings.path_prefix)
     auth.complete(app)
     app.before_request(_begin)
     app.before_request(identify)
@@ -113,6 +114,7 @@ def _refuse_cross_site() -> None:
 def _end(response: Response) -> Response:
     response.headers["X-Request-Id"] = g.request_id
     security_headers.add_to(response.headers)
+    path_prefix.add_to(response.headers)
     prometheus.count(response)
     if response.status_code == 403:
         audit_log.note_refusal()

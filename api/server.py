@@ -23,7 +23,8 @@ from api.access.auth import EXTENSION as AUTH
 from api.access.auth import AccessPolicy
 from api.http.errors import PROBLEM
 from api.http.security_headers import HEADERS
-from api.monitoring.request_counts import child_exit, on_exit, on_starting
+from api.monitoring import request_counts
+from api.monitoring.request_counts import child_exit, on_exit
 from api.waiting.long_polling import EXTENSION as LONG_POLLS
 from api.waiting.long_polling import LongPolls
 from shared.loopback import is_loopback_address
@@ -61,6 +62,17 @@ SERVER_ERRORS = (
 
 # number of connections per process, in memory shared by all processes
 _connections = memoryview(mmap.mmap(-1, 4 * MAX_PROCESSES)).cast("i")
+
+
+def on_starting(server: Any) -> None:
+    """Import the app before the first fork, or each process would import it by itself, and Celery at its first submit.
+
+    After the folder of the request counts is made, since the app imports prometheus_client.
+    """
+    request_counts.on_starting(server)
+    import celery.app.base  # noqa: F401
+
+    import api.app  # noqa: F401
 
 
 class Worker(ThreadWorker):

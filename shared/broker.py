@@ -3,11 +3,16 @@ error, since workers also poll the database."""
 
 from __future__ import annotations
 
+from functools import cached_property
+from typing import TYPE_CHECKING
+
 import structlog
-from celery import Celery
 from kombu.exceptions import OperationalError
 from redis import Redis
 from redis.exceptions import RedisError
+
+if TYPE_CHECKING:
+    from celery import Celery
 
 QUEUE = "gradq"
 DOORBELL = "worker.tasks.doorbell"
@@ -21,8 +26,13 @@ class Broker:
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self._app = Celery("gradq-bell", broker=url, set_as_current=False)
-        self._app.conf.update(
+
+    @cached_property
+    def _app(self) -> Celery:
+        from celery import Celery  # takes as long as all else that `gradq up` imports, and a ping needs none of it
+
+        app = Celery("gradq-bell", broker=self.url, set_as_current=False)
+        app.conf.update(
             task_default_queue=QUEUE,
             task_ignore_result=True,
             task_serializer="json",
@@ -37,6 +47,7 @@ class Broker:
                 "retry_on_timeout": False,
             },
         )
+        return app
 
     def ring(self) -> bool:
         """Wake one worker, which then claims a queued job. Returns False if the broker cannot be reached; workers then

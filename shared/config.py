@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -23,6 +24,9 @@ from shared.addresses import has_password, is_local
 from shared.errors import ConfigurationError
 
 PREFIX = "GRADQ_"
+DATABASES = ("sqlite", "sqlite+pysqlite", "postgresql+psycopg")
+MAX_PATH_PREFIX = 200  # characters
+PATH_PREFIX = re.compile(r"(/(?!\.{1,2}(/|$))[A-Za-z0-9._~-]+)*")  # no `//`, which would name a host, and no `..`
 MIN_TOKEN = 32  # characters of an admin token, which gradq does not generate itself
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
 
@@ -43,6 +47,23 @@ def _require_password(url: SecretStr, info: ValidationInfo) -> SecretStr:
     return url
 
 
+def _known_database(url: SecretStr) -> SecretStr:
+    """Refuses what SQLAlchemy could not open, before a process starts with it."""
+    from sqlalchemy.engine import make_url  # imported here: half a second that the default database does not need
+    from sqlalchemy.exc import ArgumentError
+
+    try:
+        known = make_url(url.get_secret_value()).drivername in DATABASES
+    except (ArgumentError, ValueError):
+        known = False
+    if not known:
+        raise ValueError(
+            "not a database that gradq supports; write sqlite:////path/gradq.db or "
+            "postgresql+psycopg://user:password@host:5432/name"
+        )
+    return url
+
+
 def _strong_enough(token: SecretStr) -> SecretStr:
     text = token.get_secret_value()
     if len(text) < MIN_TOKEN or not text.isascii() or not text.isprintable() or " " in text:
@@ -50,6 +71,14 @@ def _strong_enough(token: SecretStr) -> SecretStr:
             f"must be {MIN_TOKEN} or more ASCII characters without spaces, such as `openssl rand -hex 32` prints"
         )
     return token
+
+
+def as_path_prefix(text: str) -> str:
+    """`/gradq` for `/gradq/`, an empty text for `/`. Raises ValueError unless it is an absolute path."""
+    prefix = text.removesuffix("/")
+    if len(prefix) > MAX_PATH_PREFIX or not PATH_PREFIX.fullmatch(prefix):
+        raise ValueError("must be a path like /gradq: letters, digits and . _ ~ - between slashes")
+    return prefix
 
 
 def _split_names(given: Any) -> Any:
@@ -69,7 +98,7 @@ class Settings(BaseSettings):
 
     state_dir: Path = Field(default_factory=lambda: Path(platformdirs.user_data_dir("gradq")))
     data_dir: Path | None = None
-    database_url: SecretStr | None = None
+    database_url: Annotated[SecretStr, AfterValidator(_known_database)] | None = None
     redis_without_password: bool = False
     redis_url: Annotated[SecretStr, AfterValidator(_require_password)] | None = None
     artifacts_url: str | None = None
@@ -85,6 +114,7 @@ class Settings(BaseSettings):
     max_unpacked_bytes: Annotated[int, Field(ge=1)] = 8 << 30
     allow_anonymous: bool | None = None  # None: only where the API listens on a loopback address
     allowed_hosts: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_names)] = ()
+    path_prefix: Annotated[str, AfterValidator(as_path_prefix)] = ""
     max_queued_jobs: Annotated[int, Field(ge=1)] = 10_000  # per owner; anonymous jobs have no limit
     max_running_jobs: Annotated[int, Field(ge=1)] | None = None
     rate_reads: Rate = "200/second"  # per token; `none` disables the limit
@@ -162,8 +192,14 @@ class Settings(BaseSettings):
         return self.artifacts_url
 
     def make_state_dir(self) -> None:
-        """Create the state folder, accessible to this user only: it holds jobs, models and the broker's socket."""
-        self.state_dir.mkdir(parents=True, exist_ok=True)
+        """Create the state folder, accessible to this user only: it holds jobs, models and the broker's socket.
+
+        Raises ConfigurationError if it cannot be created.
+        """
+        try:
+            self.state_dir.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigurationError(f"GRADQ_STATE_DIR: cannot create {self.state_dir}: {error.strerror}") from error
         if self.state_dir.stat().st_uid == os.getuid():
             self.state_dir.chmod(stat.S_IRWXU)
 

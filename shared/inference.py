@@ -32,6 +32,9 @@ Weights = dict[str, Array]
 CHUNK_FLOATS = 1 << 24  # 64 MB: limit of the temporary arrays of one layer
 MAX_PIXELS = 1 << 25  # a PNG of 5792 x 5792
 SHOWN_CLASSES = 3
+ROUNDING = 1e-3  # numbers may exceed white by this much, after resizing and colour conversions; they are clipped to it
+GREY_LEVELS = (255.0, 65_535.0)  # whites of stored pictures, whose pixels are whole numbers
+NO_SPREAD = 1e-8  # models of earlier versions have this deviation for a channel that was constant in training
 
 
 class Refused(ValueError):
@@ -123,6 +126,151 @@ LAYERS: dict[str, Callable[[dict[str, Any], Weights, Array], Array]] = {
     "Dropout": unchanged,
 }
 
+
+# --- operations of torchvision's models: arguments, weights, inputs (N,...) -> (N,...), as in evaluation mode ---------
+
+# T tokens · D their width. `weights` has the tensors of one layer by their names in it.
+
+
+def convolution(arguments: dict[str, Any], weights: Weights, x: Array) -> Array:
+    """out (N,O,h,w): as conv2d, of any stride and padding; or each channel by itself (weights (C,1,K,K))"""
+    weight, stride, edge = weights["weight"], arguments["stride"], arguments["padding"]
+    kernel = weight.shape[2]
+    x = np.pad(x, ((0, 0), (0, 0), (edge, edge), (edge, edge))) if edge else x
+    patches = sliding_window_view(x, (kernel, kernel), axis=(2, 3))[:, :, ::stride, ::stride]  # (N,C,h,w,K,K), a view
+    n, channels, height, width = patches.shape[:4]
+    if arguments["depthwise"]:
+        out = np.zeros((n, channels, height, width), np.float32)
+        for i in range(kernel):
+            for j in range(kernel):
+                out += patches[..., i, j] * weight[:, 0, i, j, None, None]
+    else:
+        matrix = weight.reshape(len(weight), -1)  # (O,CKK)
+        out = np.empty((n, len(weight), height, width), np.float32)
+        band = max(1, CHUNK_FLOATS // (n * matrix.shape[1] * width))
+        for top in range(0, height, band):
+            columns = patches[:, :, top : top + band].transpose(0, 1, 4, 5, 2, 3)  # (N,C,K,K,rows,w)
+            rows = columns.shape[4]
+            product = matrix @ columns.reshape(n, matrix.shape[1], rows * width)  # (N,O,rows*w)
+            out[:, :, top : top + band] = product.reshape(n, len(weight), rows, width)
+    return out + weights["bias"][:, None, None] if "bias" in weights else out
+
+
+def pool(arguments: dict[str, Any], weights: Weights, x: Array) -> Array:
+    """out (N,C,h,w): the maximum of each window of kernel_size, at steps of `stride`"""
+    kernel, stride, edge = (int(arguments[name]) for name in ("kernel_size", "stride", "padding"))
+    x = np.pad(x, ((0, 0), (0, 0), (edge, edge), (edge, edge)), constant_values=-np.inf)
+    windows = sliding_window_view(x, (kernel, kernel), axis=(2, 3))[:, :, ::stride, ::stride]
+    return functools.reduce(np.maximum, [windows[..., i, j] for i in range(kernel) for j in range(kernel)])
+
+
+def layer_norm(arguments: dict[str, Any], weights: Weights, x: Array) -> Array:
+    """out = (x - mean) / sqrt(variance + eps) * weight + bias, over the last axis"""
+    centred = x - x.mean(-1, keepdims=True)
+    variance = np.square(centred).mean(-1, keepdims=True)
+    return centred / np.sqrt(variance + np.float32(arguments["eps"])) * weights["weight"] + weights["bias"]
+
+
+def attention(arguments: dict[str, Any], weights: Weights, x: Array) -> Array:
+    """out (N,T,D): self-attention of `heads` heads (Vaswani et al. 2017, Attention Is All You Need, 3.2)"""
+    n, tokens, width = x.shape
+    heads = int(arguments["heads"])
+    all_three = x @ weights["in_proj_weight"].T + weights["in_proj_bias"]  # (N,T,3D)
+    split = all_three.reshape(n, tokens, 3, heads, width // heads).transpose(2, 0, 3, 1, 4)
+    query, key, value = split  # (N,heads,T,D/heads) each
+    scores = query @ key.swapaxes(2, 3) * np.float32(1 / math.sqrt(width // heads))  # (N,heads,T,T)
+    powers = np.exp(scores - scores.max(-1, keepdims=True))
+    mixed = (powers / powers.sum(-1, keepdims=True)) @ value
+    joined = mixed.transpose(0, 2, 1, 3).reshape(n, tokens, width)
+    return joined @ weights["out_proj.weight"].T + weights["out_proj.bias"]
+
+
+def hard_sigmoid(arguments: dict[str, Any], weights: Weights, x: Array) -> Array:
+    """out = x / 6 + 1/2, from 0 to 1"""
+    return np.clip(x + np.float32(3), 0, 6) / np.float32(6)
+
+
+def enlarge(arguments: dict[str, Any], weights: Weights, x: Array) -> Array:
+    """out (N,C,height,width): linear interpolation between the nearest pixels"""
+    down, across = resampling(x.shape[2], arguments["height"]), resampling(x.shape[3], arguments["width"])
+    return down @ x @ across.T
+
+
+def concatenated(arguments: dict[str, Any], weights: Weights, *parts: Array) -> Array:
+    """Parameters are (1,...): they are repeated for each example."""
+    n = max(map(len, parts))
+    whole = [np.broadcast_to(part, (n, *part.shape[1:])) for part in parts]
+    return np.concatenate(whole, axis=arguments["axis"])
+
+
+OPERATIONS: dict[str, Callable[..., Array]] = {
+    "Conv2d": convolution,
+    "BatchNorm2d": batch_norm,
+    "MaxPool2d": pool,
+    "Linear": linear,
+    "LayerNorm": layer_norm,
+    "MultiheadAttention": attention,
+    "ReLU": relu,
+    "Sigmoid": sigmoid,
+    "GELU": gelu,
+    "SiLU": lambda arguments, weights, x: x * sigmoid(arguments, weights, x),
+    "Hardsigmoid": hard_sigmoid,
+    "Hardswish": lambda arguments, weights, x: x * hard_sigmoid(arguments, weights, x),
+    "Enlarge": enlarge,
+    "Flatten": flatten,
+    "Mean": lambda arguments, weights, x: x.mean((2, 3), keepdims=arguments["keep"]),
+    "Permute": lambda arguments, weights, x: x.transpose(arguments["axes"]),
+    "Reshape": lambda arguments, weights, x: x.reshape(len(x), *arguments["shape"]),
+    "Repeat": unchanged,  # of a parameter, for each example: `concatenated` does it
+    "Select": lambda arguments, weights, x: x[:, arguments["index"]],
+    "Concatenate": concatenated,
+    "Add": lambda arguments, weights, x, y: x + y,
+    "Mul": lambda arguments, weights, x, y: x * y,
+    "Parameter": lambda arguments, weights: weights[""],
+}
+
+
+class Operations:
+    """The operations of one model in order, from `operations` in model.json. Raises Refused for unknown ones."""
+
+    def __init__(self, steps: list[dict[str, Any]], weights: Weights) -> None:
+        if unknown := [step["op"] for step in steps if step["op"] not in OPERATIONS]:
+            raise Refused(f"the model has an operation {unknown[0]}, which is not one of {', '.join(OPERATIONS)}")
+        self.steps = steps
+        self.weights = [_below(step["weights"], weights) for step in steps]
+        self.size_bytes = sum(array.nbytes for array in weights.values())
+        last_use = {place: number for number, step in enumerate(steps) for place in step["inputs"]}
+        self._unused = [[place for place, last in last_use.items() if last == number] for number in range(len(steps))]
+
+    def __call__(self, x: Array) -> Array:
+        """x (N,C,H,W), normalized -> logits (N,K)"""
+        values = {0: x}
+        for number, (step, own) in enumerate(zip(self.steps, self.weights, strict=True)):
+            inputs = (values[place] for place in step["inputs"])
+            values[number + 1] = OPERATIONS[step["op"]](step["arguments"], own, *inputs)
+            for place in self._unused[number]:
+                del values[place]
+        return values[len(self.steps)]
+
+    def cost(self, shape: tuple[int, ...]) -> tuple[int, int]:
+        """The multiplications for one example, and the most floats that are held for it at once, approximately."""
+        sizes = [math.prod(shape), *(step["size"] for step in self.steps)]
+        most = 3 * max(sizes)
+        for step, own, size in zip(self.steps, self.weights, sizes[1:], strict=True):
+            if step["op"] == "Conv2d" and not step["arguments"]["depthwise"]:
+                out_channels = len(own["weight"])
+                most = max(most, (own["weight"][0].size + 2 * out_channels) * size // out_channels)
+        return sum(step["multiplications"] for step in self.steps), most
+
+
+def _below(prefix: str | None, weights: Weights) -> Weights:
+    """The tensors of the layer `prefix` by their names in it; a tensor of that name itself is at ""."""
+    if prefix is None:
+        return {}
+    own = {name[len(prefix) + 1 :]: array for name, array in weights.items() if name.startswith(prefix + ".")}
+    return {"": weights[prefix]} if prefix in weights else own
+
+
 ERF_END, ERF_STEPS = 4.0, 2048  # beyond 4, erf is 1 to within 1.6e-8
 
 
@@ -154,32 +302,45 @@ def softmax(logits: Array) -> Array:
 
 
 class Model:
-    """A model made of the layers above, from model.json (`description`) and model.safetensors (`weights`).
+    """A model of the layers or operations above, from model.json (`description`) and model.safetensors (`weights`).
 
-    Raises Refused if the description has other layers.
+    Raises Refused if the description has others.
     """
 
     def __init__(self, description: dict[str, Any], weights: Weights) -> None:
-        if description["layers"] is None:
-            name = description["architecture"].get("name", description["architecture"]["type"])
-            raise Refused(f"{name} has layers that this module does not implement; run its model.onnx instead")
-        if unknown := [layer["type"] for layer in description["layers"] if layer["type"] not in LAYERS]:
-            raise Refused(f"the model has a layer {unknown[0]}, which is not one of {', '.join(LAYERS)}")
-        self.layers: list[dict[str, Any]] = description["layers"]
+        self.layers: list[dict[str, Any]] = description["layers"] or []
         self.weights: list[Weights] = [{} for _ in self.layers]
-        for name, array in weights.items():
-            layer, _, part = name.partition(".")
-            self.weights[int(layer)][part] = array
+        self.operations: Operations | None = None
+        if description["layers"] is None:
+            if not description.get("operations"):
+                name = description["architecture"].get("name", description["architecture"]["type"])
+                detail = "its model.json has no list of operations, as those written by gradq 0.2.0"
+                raise Refused(f"{name} is not computed here: {detail}; run its model.onnx instead")
+            self.operations = Operations(description["operations"], weights)
+        else:
+            if unknown := [layer["type"] for layer in self.layers if layer["type"] not in LAYERS]:
+                raise Refused(f"the model has a layer {unknown[0]}, which is not one of {', '.join(LAYERS)}")
+            for name, array in weights.items():
+                layer, _, part = name.partition(".")
+                self.weights[int(layer)][part] = array
         self.shape: tuple[int, int, int] = tuple(description["input_shape"])
         self.classes: list[str] = description["classes"]
         scale = description["normalization"]
         self.white: float = scale["white"]
-        self.mean, self.std = (np.array(scale[name], np.float32).reshape(-1, 1, 1) for name in ("mean", "std"))
-        self.multiplications, self._floats = _cost(self.layers, self.weights, self.shape)
+        mean, std = (np.array(scale[name], np.float64) for name in ("mean", "std"))
+        self.mean = mean.astype(np.float32).reshape(-1, 1, 1)
+        self.std = np.where(std <= NO_SPREAD, 1, std).astype(np.float32).reshape(-1, 1, 1)
+        # trained on pixels of which most are 0 or 1 of a much larger white, as in a binary image stored for white 255
+        self.dim = self.white > 1 and bool(((mean**2 + std**2) * self.white**2 <= 1 + 1e-6).all())
+        if self.operations is None:
+            self.multiplications, self._floats = _cost(self.layers, self.weights, self.shape)
+        else:
+            self.multiplications, self._floats = self.operations.cost(self.shape)
 
     @property
     def size_bytes(self) -> int:
-        return sum(array.nbytes for layer in self.weights for array in layer.values())
+        own = sum(array.nbytes for layer in self.weights for array in layer.values())
+        return own + (self.operations.size_bytes if self.operations else 0)
 
     def logits(self, pixels: Array) -> Array:
         """Pixels (N,C,H,W) in [0, 1] -> logits (N,K); in chunks, which bound the memory of a convolution's patches."""
@@ -189,14 +350,26 @@ class Model:
 
     def _forward(self, pixels: Array) -> Array:
         x: Array = (pixels.astype(np.float32) - self.mean) / self.std
+        if self.operations is not None:
+            return self.operations(x)
         for layer, weights in zip(self.layers, self.weights, strict=True):
             x = LAYERS[layer["type"]](layer["arguments"], weights, x)
         return x
 
-    def predict(self, images: Any, invert: bool = False) -> list[dict[str, Any]]:
-        """Label, class and probabilities of each image. `images` is one image or several, as for `pixels_of`."""
-        pixels = pixels_of(images, self.shape, self.white)
-        return self.answer(1 - pixels if invert else pixels)
+    def predict(self, images: Any, invert: bool = False, white: float | None = None) -> list[dict[str, Any]]:
+        """Label, class and probabilities of each image. `images` is one image or several, as for `pixels_of`, which
+        describes `white` too; `invert` turns black on white into white on black."""
+        return self.answer(self.array(images, invert, white))
+
+    def array(self, images: Any, invert: bool = False, white: float | None = None) -> Array:
+        """Numbers of one image or several -> pixels (N,C,H,W) in [0, 1]. Raises Refused: see `pixels_of`."""
+        pixels = pixels_of(images, self.shape, self.white, white, self.dim)
+        return 1 - pixels if invert else pixels
+
+    def picture(self, image: Array, invert: bool = False) -> Array:
+        """A decoded picture of any size, as for `fitted` -> pixels (1,C,H,W) in [0, 1]: those that the training had, if
+        it was uploaded for it. Raises Refused if the channels do not fit."""
+        return levelled(fitted(image, self.shape, invert), self.white)[None]
 
     def answer(self, pixels: Array) -> list[dict[str, Any]]:
         """Label, class and probabilities of each image, from pixels (N,C,H,W) in [0, 1]."""
@@ -240,11 +413,16 @@ def load(folder: str | Path, weights: str = "model.safetensors") -> Model:
 # --- images in --------------------------------------------------------------------------------------------------------
 
 
-def pixels_of(images: Any, shape: tuple[int, int, int], white: float) -> Array:
+def pixels_of(
+    images: Any, shape: tuple[int, int, int], white: float, declared: float | None = None, dim: bool = False
+) -> Array:
     """Convert one image or several, of the model's size, to (N,C,H,W) float32 in [0, 1].
 
-    Integers are pixels from 0 (black) to the dataset's `white`; floats must be in [0, 1] already. One image is (H,W) or
-    (C,H,W); several are (N,H,W) for one channel, (N,C,H,W), or (N,H,W,C). Raises Refused for anything else.
+    One image is (H,W) or (C,H,W); several are (N,H,W) for one channel, (N,C,H,W), or (N,H,W,C). The numbers of each
+    image are read for themselves, whatever their type and the images beside it: from 0 (black) to `declared` if it is
+    given; otherwise as fractions of white if none exceeds 1, else from 0 to the dataset's `white`. An image of zeros
+    and ones is thus black and white, unless the model was trained on such images with a larger white (`dim`). Raises
+    Refused for anything else.
     """
     try:
         array = np.asarray(images)
@@ -266,34 +444,100 @@ def pixels_of(images: Any, shape: tuple[int, int, int], white: float) -> Array:
         raise Refused(f"each image must have the shape {wanted}, got {array.shape} in all")
     if array.dtype.kind == "b":
         return array.astype(np.float32)
-    whole = array.dtype.kind in "iu"
-    lowest, highest, limit = array.min(), array.max(), white if whole else 1
-    if not (lowest >= 0 and highest <= limit):
-        kind = f"integers must be between 0 and {white:g}" if whole else "floats must be between 0 and 1"
-        raise Refused(f"{kind}, got {lowest:g} to {highest:g}")
-    return array.astype(np.float32) / np.float32(limit)
+    lowest, highest = (bound.astype(np.float64) for bound in (array.min((1, 2, 3)), array.max((1, 2, 3))))
+    if declared is not None:
+        limits = np.full(len(array), float(declared))
+    else:
+        fractions = highest <= 1 + ROUNDING
+        if dim:
+            fractions &= ~((array == 0) | (array == 1)).all((1, 2, 3))
+        limits = np.where(fractions, 1.0, white)
+        unknown = (highest > 1 + ROUNDING) & (highest < 2) & (white >= 2)
+        if unknown.any():
+            i = int(unknown.argmax())
+            got = f"got {lowest[i]:g} to {highest[i]:g} in image {i}"
+            raise Refused(
+                f"numbers must be between 0 and 1, {got}, which are neither fractions of white nor pixels from 0 to "
+                f"{white:g}; send `white`, the number that is white"
+            )
+    wrong = ~((lowest >= 0) & (highest <= limits + ROUNDING))  # NaN is wrong too
+    if wrong.any():
+        i = int(wrong.argmax())
+        whites = (1.0, white) if declared is None else (float(declared),)
+        ranges = dict.fromkeys(f"between 0 and {limit:g}" for limit in whites)
+        raise Refused(f"numbers must be {', or '.join(ranges)}, got {lowest[i]:g} to {highest[i]:g} in image {i}")
+    by_image = limits.astype(np.float32).reshape(-1, 1, 1, 1)
+    pixels: Array = np.minimum(array.astype(np.float32) / by_image, np.float32(1))
+    return pixels
 
 
 def fitted(image: Array, shape: tuple[int, int, int], invert: bool = False) -> Array:
-    """Convert an image of any size, (h,w,1..4) in [0, 1] with or without alpha, to the model's shape (C,H,W).
+    """Convert a picture of any size to the model's shape (C,H,W), float32 in [0, 1].
 
-    Transparent pixels show the background: white if the image is to be inverted, else black. Raises Refused if the
-    channels do not fit.
+    `image` is (h,w,1..4), grey or RGB, with or without alpha: floats in [0, 1], or unsigned integers up to the highest
+    of their type. Transparent pixels show the background: white if the image is to be inverted, else black. Raises
+    Refused if the channels do not fit.
     """
-    if image.shape[2] in (2, 4):
-        alpha, ground = image[..., -1:], 1.0 if invert else 0.0
-        image = image[..., :-1] * alpha + ground * (1 - alpha)
+    given = image.shape[2]
+    most = np.float32(np.iinfo(image.dtype).max if image.dtype.kind == "u" else 1)
+    alpha = image[..., -1].astype(np.float32) / most if given in (2, 4) else None
+    ground = np.float32(invert)
+
+    def plane(i: int) -> Array:  # one channel at a time as floats: a photo has many pixels
+        colour: Array = image[..., i].astype(np.float32) / most
+        return colour if alpha is None else colour * alpha + ground * (1 - alpha)
+
+    colours = range(given - (alpha is not None))
     channels, height, width = shape
-    if channels == 1 and image.shape[2] == 3:
-        image = image @ np.array([[0.299], [0.587], [0.114]], np.float32)  # luma, ITU-R BT.601
-    elif channels == 3 and image.shape[2] == 1:
-        image = np.repeat(image, 3, axis=2)
-    elif channels != image.shape[2]:
-        raise Refused(f"the model takes images of {channels} channels, and a picture has 1 or 3")
     down, across = resampling(image.shape[0], height), resampling(image.shape[1], width)
-    by_channel = np.ascontiguousarray(image.transpose(2, 0, 1), np.float32)  # products of strided arrays are slow
-    resized: Array = np.clip(down @ by_channel @ across.T, 0, 1)
-    return 1 - resized if invert else resized
+
+    def resized(plane: Array) -> Array:
+        return plane if plane.shape == (height, width) else down @ plane @ across.T
+
+    if channels == 1 and len(colours) == 3:
+        red, green, blue = (np.float32(share) for share in (0.299, 0.587, 0.114))  # luma, ITU-R BT.601
+        planes = [resized(red * plane(0) + green * plane(1) + blue * plane(2))]
+    elif channels == 3 and len(colours) == 1:
+        planes = [resized(plane(0))] * 3
+    elif channels == len(colours):
+        planes = [resized(plane(i)) for i in colours]
+    else:
+        raise Refused(f"the model takes images of {channels} channels, and a picture has 1 or 3")
+    pixels: Array = np.clip(np.stack(planes), 0, 1)
+    return 1 - pixels if invert else pixels
+
+
+def levelled(pixels: Array, white: float) -> Array:
+    """Pixels in [0, 1], rounded to whole grey levels from 0 to `white` if that is a white of stored pictures."""
+    return np.rint(pixels * np.float32(white)) / np.float32(white) if white in GREY_LEVELS else pixels
+
+
+def turned(image: Array, orientation: int) -> Array:
+    """The image (h,w,...) as a camera means it to be shown. `orientation` is EXIF's number, 1 to 8."""
+    if orientation >= 5:  # 5 to 8: rows and columns are swapped
+        image = image.swapaxes(0, 1)
+    upside_down, mirrored = {2: (0, 1), 3: (1, 1), 4: (1, 0), 6: (0, 1), 7: (1, 1), 8: (1, 0)}.get(orientation, (0, 0))
+    return image[:: -1 if upside_down else 1, :: -1 if mirrored else 1]
+
+
+def orientation_of(exif: bytes) -> int:
+    """The orientation, 1 to 8, in EXIF data, with or without its prefix `Exif\\0\\0`; 1 if there is none.
+
+    The first directory of a TIFF: tag 0x0112, a short. https://www.w3.org/TR/png-3/#eXIf
+    """
+    exif = exif.removeprefix(b"Exif\0\0")
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(exif[:4])
+    try:
+        if order is not None:
+            (start,) = struct.unpack_from(f"{order}I", exif, 4)
+            (entries,) = struct.unpack_from(f"{order}H", exif, start)
+            for i in range(entries):
+                tag, kind, _, value = struct.unpack_from(f"{order}HHIH", exif, start + 2 + 12 * i)
+                if (tag, kind) == (0x0112, 3):
+                    return int(value) if 1 <= value <= 8 else 1
+    except struct.error:  # damaged: the picture is shown as it is stored, as browsers do
+        pass
+    return 1
 
 
 def resampling(size: int, wanted: int) -> Array:
@@ -317,13 +561,14 @@ def resampling(size: int, wanted: int) -> Array:
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type: grey, RGB, palette, grey and alpha, RGBA
 DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
-PALETTE = 3
+GREY, RGB, PALETTE, GREY_ALPHA = 0, 2, 3, 4
 
 
 def read_png(data: bytes) -> Array:
     """Decode a PNG to (h,w,channels) float32 in [0, 1], where the channels are grey, grey and alpha, RGB or RGBA.
 
-    Raises Refused for a damaged or interlaced file, or one of more than `MAX_PIXELS`. https://www.w3.org/TR/png-3/
+    It is turned as its EXIF data says. A palette of greys is grey. Grey alone keeps 16 bits; of other samples of 16
+    bits the upper 8 are used. Raises Refused for a damaged or interlaced file, or one of more than `MAX_PIXELS`. https://www.w3.org/TR/png-3/
     """
     chunks = _chunks(data)
     width, height, depth, colour, compression, filters, interlace = struct.unpack(">IIBBBBB", chunks["IHDR"])
@@ -346,7 +591,8 @@ def read_png(data: bytes) -> Array:
         raise Refused(f"a damaged PNG: unknown filter {rows[:, 0].max()}")
     plain = unfiltered(rows[:, 0], rows[:, 1:], max(1, SAMPLES[colour] * depth // 8))
     samples = _samples(plain, depth)[:, : width * SAMPLES[colour]].reshape(height, width, SAMPLES[colour])
-    return _colours(samples, depth, colour, chunks).astype(np.float32)
+    pixels = _colours(samples, depth, colour, chunks).astype(np.float32)
+    return turned(pixels, orientation_of(chunks.get("eXIf", b"")))
 
 
 def _chunks(data: bytes) -> dict[str, bytes]:
@@ -411,19 +657,30 @@ def _colours(samples: Array, depth: int, colour: int, chunks: dict[str, bytes]) 
     if colour == PALETTE:
         palette = np.frombuffer(chunks.get("PLTE", b""), np.uint8)
         palette = palette[: len(palette) // 3 * 3].reshape(-1, 3)
-        if samples.max() >= len(palette):
-            raise Refused("a damaged PNG: a pixel's colour is not in the palette")
-        if transparent is not None:
-            alpha = np.full((len(palette), 1), 255, np.uint8)
-            known = np.frombuffer(transparent, np.uint8)[: len(palette)]
-            alpha[: len(known), 0] = known
-            palette = np.hstack([palette, alpha])
-        return palette[samples[..., 0]] / 255
-    image = samples / (2**depth - 1)
-    if transparent is not None and len(transparent) == 2 * SAMPLES[colour]:
+        return coloured(samples[..., 0], palette, transparent) / 255
+    image = samples / (2**depth - 1) if depth < 16 or colour == GREY else (samples >> 8) / 255
+    if transparent is not None and colour in (GREY, RGB) and len(transparent) == 2 * SAMPLES[colour]:
         clear = np.frombuffer(transparent, ">u2")
         return np.concatenate([image, (samples != clear).any(2, keepdims=True)], axis=2)
     return image
+
+
+def coloured(places: Array, palette: Array, transparent: bytes | None) -> Array:
+    """The pixels (h,w,1..4) of places (h,w) in a palette (n,3) of bytes: grey if all colours that occur are.
+
+    `transparent`: the alpha of the first colours, as in a tRNS chunk. Raises Refused for a place beyond the palette.
+    """
+    if places.max(initial=0) >= len(palette):
+        raise Refused("a damaged PNG: a pixel's colour is not in the palette")
+    used = np.zeros(len(palette), bool)
+    used[places] = True
+    colours = palette[:, :1] if (palette[used] == palette[used, :1]).all() else palette
+    if transparent is not None:
+        alpha = np.full((len(palette), 1), 255, np.uint8)
+        known = np.frombuffer(transparent, np.uint8)[: len(palette)]
+        alpha[: len(known), 0] = known
+        colours = np.hstack([colours, alpha])
+    return colours[places]
 
 
 # --- the command ------------------------------------------------------------------------------------------------------
@@ -443,10 +700,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         model = load(options.model)
         for name in options.images:
             try:
-                pixels = fitted(read_png(Path(name).read_bytes()), model.shape, options.invert)
+                pixels = model.picture(read_png(Path(name).read_bytes()), options.invert)
             except Refused as error:
                 raise Refused(f"{name}: {error}") from error
-            answers.append({"file": name, **model.answer(pixels[None])[0]})
+            answers.append({"file": name, **model.answer(pixels)[0]})
     except (OSError, Refused) as error:
         print(f"predict.py: {error}", file=sys.stderr)
         return 1

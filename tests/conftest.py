@@ -45,6 +45,7 @@ SLOW = (  # files that take seconds each, for processes, browsers, databases and
             "api/routes/test_predictions",
             "api/routes/test_prometheus",
             "api/test_reading",
+            "api/test_same_pixels",
             "api/test_uploads",
             "api/waiting/test_streams",
             "api/waiting/test_waiting",

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+import functools
+import os
+import signal
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from celery import Celery, signals
+from kombu.asynchronous import get_event_loop
 
 from shared import logs
 from shared.broker import QUEUE
 from shared.config import Settings
-from worker.runtime import Runtime
+from worker.launcher import Launcher
+
+if TYPE_CHECKING:
+    from worker.runtime import Runtime
 
 log = structlog.get_logger()
 
@@ -56,7 +63,11 @@ def runtime() -> Runtime:
 @signals.celeryd_init.connect
 def _begin(conf: Any, **_: Any) -> None:
     logs.configure(settings.log_level)
-    _runtimes.append(Runtime(settings))
+    launcher = Launcher()
+    launcher.begin()  # it imports torch while this process imports the rest
+    from worker.runtime import Runtime
+
+    _runtimes.append(Runtime(settings, launcher))
     conf.worker_concurrency = len(runtime().pool.slots)
 
 
@@ -68,6 +79,24 @@ def _start(**_: Any) -> None:
     except Exception as error:  # Celery would log it and continue, with a worker that is not registered
         log.exception("worker not started")
         raise SystemExit(1) from error
+
+
+@signals.worker_ready.connect
+def _end_polls_at_signals(**_: Any) -> None:
+    """Let a signal end the event loop's poll: Python resumes an interrupted one, so that a SIGTERM would have to wait
+    up to a second for the loop. Called again after each reconnection, with a new loop or one without its readers."""
+    if (hub := get_event_loop()) is not None:
+        read, write = _wake_up_pipe()
+        signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+        hub.add_reader(read, os.read, read, 4096)
+
+
+@functools.cache
+def _wake_up_pipe() -> tuple[int, int]:
+    read, write = os.pipe()
+    os.set_blocking(read, False)
+    os.set_blocking(write, False)
+    return read, write
 
 
 @signals.worker_shutting_down.connect

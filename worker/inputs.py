@@ -11,6 +11,8 @@ from shared.datasets.catalog import DATASETS
 from shared.db.tables import CheckpointRow, Job
 from shared.errors import DataError, NotFound
 from shared.jobs import jobs, queue
+from shared.spec.job_spec import JobSpec
+from worker import leakage
 from worker.context import WorkerContext
 from worker.dataset_files import local_folder
 from worker.disks import disk_is_full
@@ -41,6 +43,9 @@ class Inputs:
             resume = _newest_readable(checkpoints, folder / "resume.pt", context.store, log_buffer, keeper)
         origin = job.spec.get("init_from")
         init_from = _weights_of(origin["job"], folder, context.store, keeper) if origin and resume is None else None
+        if init_from is not None and job.kind == JobSpec.kind:
+            for warning in keeper.read(partial(leakage.warnings_about, spec=job.spec)):
+                log_buffer.say(warning, "warning")
         return cls(dataset, resume, reported_step, init_from)
 
 

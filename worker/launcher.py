@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import structlog
 
-from worker.plan import Plan
+if TYPE_CHECKING:
+    from worker.plan import Plan
 
 PRELOAD = "worker.trainer.preload"  # named, not imported: importing it would bring torch into this process
 WARM_UP_SECONDS = 120.0
@@ -76,6 +77,11 @@ class Launcher:
         self._context.set_forkserver_preload([PRELOAD, __name__])
         self._lock = threading.Lock()
         self._warm = False  # whether the server has responded: a new one imports torch first
+
+    def begin(self) -> None:
+        """Start the server, which then imports torch while this process does other things."""
+        with self._lock:
+            forkserver.ensure_running()
 
     def warm_up(self) -> None:
         """Start the server and wait until it has imported torch. Raises RuntimeError after WARM_UP_SECONDS."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from worker.trainer.data.split_methods import RANDOM, STRATIFIED
+
 Point = tuple[str, int, dict[str, float]]  # (series, step, {metric: value})
 
 MEASURED = frozenset({"examples_per_second"})  # depends on time, not on the seed
@@ -68,7 +70,16 @@ def _other_hash(expected: dict[str, Any], again: dict[str, Any], last_step: int)
 
 
 def _environment_differences(expected: dict[str, Any], again: dict[str, Any]) -> dict[str, Any]:
-    before, now = ({**result.get("environment", {}), "device": result.get("device")} for result in (expected, again))
+    before, now = (
+        {
+            **result.get("environment", {}),
+            "device": result.get("device"),
+            "validation_split": result.get("validation_split"),
+        }
+        for result in (expected, again)
+    )
+    if before["validation_split"] is None:  # of a version whose results do not say so: with this spec it was random
+        before["validation_split"] = RANDOM if now["validation_split"] == STRATIFIED else now["validation_split"]
     return {
         name: {"expected": before.get(name), "found": now.get(name)}
         for name in sorted(before.keys() | now.keys())

@@ -30,7 +30,7 @@ log = structlog.get_logger()
 
 
 class Runtime:
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, launcher: Launcher) -> None:
         settings.make_state_dir()
         self.settings = settings
         self.database = Database(settings.database)
@@ -40,7 +40,7 @@ class Runtime:
             settings=settings,
             database=self.database,
             store=ArtifactStore(settings.artifacts),
-            launcher=Launcher(),
+            launcher=launcher,
             threads=threads_per_slot(settings, len(self.pool.slots)),
             draining=self.draining,
         )

@@ -61,13 +61,13 @@ def asset(version: str, name: str) -> Response:
 
 def address(name: str) -> str:
     """The address of a file of `static/`; KeyError for an unknown name, which is a mistake in a template."""
-    return f"/static/{_ours()[name].version}/{name}"
+    return f"{request.script_root}/static/{_ours()[name].version}/{name}"
 
 
 def plotly() -> dict[str, str]:
     """`address` of plotly's script; `without`: ids, separated by spaces, of style sheets it must not add to a page.
     js/curve.js reads both."""
-    return {"address": f"/static/{_plotly().version}/{PLOTLY}", "without": " ".join(_style_ids())}
+    return {"address": f"{request.script_root}/static/{_plotly().version}/{PLOTLY}", "without": " ".join(_style_ids())}
 
 
 def text(name: str) -> str:

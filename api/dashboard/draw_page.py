@@ -14,6 +14,7 @@ from sqlalchemy import Float, case, cast, func, select
 from sqlalchemy.orm import Session
 
 from api.access.auth import owner_filter
+from api.dashboard.dataset_names import DatasetNames
 from api.dashboard.frame import page
 from api.dashboard.job_rows import owned_by
 from api.http.requests import Query, parse_query
@@ -44,7 +45,6 @@ class Reader:
     accuracy: float | None
     height: int
     width: int
-    white: float
     classes: tuple[str, ...]
 
     @property
@@ -56,15 +56,15 @@ class Reader:
 def answer() -> Response:
     query = parse_query(DrawQuery)
     with services().database.read() as session:
-        grey = _grey(session)
+        grey, names = _grey(session)
         readers = _readers(session, grey)
         wanted = _wanted(session, query.job)
-        why_not = _why_not(wanted, grey) if wanted else None
+        why_not = _why_not(wanted, grey, names) if wanted else None
         if wanted and not why_not and all(reader.id != wanted.id for reader in readers):
             readers = [*readers, _reader(wanted, grey)]
     readers = _sorted(readers)
     chosen = next((reader for reader in readers if wanted and reader.id == wanted.id), readers[0] if readers else None)
-    by_dataset = [(name, list(those)) for name, those in groupby(readers, lambda reader: reader.dataset)]
+    by_dataset = [(names[name], list(those)) for name, those in groupby(readers, lambda reader: reader.dataset)]
     return page("draw", groups=by_dataset, chosen=chosen, wanted=wanted, why_not=why_not, form=_form())
 
 
@@ -75,10 +75,12 @@ def _wanted(session: Session, job_id: str | None) -> Job | None:
     return jobs.get(session, job_id)
 
 
-def _grey(session: Session) -> dict[str, DatasetInfo]:
-    """The datasets with one channel, by the name or id that a spec gives."""
-    uploaded = {row.id: dataset_store.info_of(row) for row in dataset_store.list_visible(session, owner_filter())}
-    return {name: info for name, info in {**DATASETS, **uploaded}.items() if info.shape[0] == 1}
+def _grey(session: Session) -> tuple[dict[str, DatasetInfo], DatasetNames]:
+    """The datasets with one channel, by the name or id that a spec gives; and the names of all uploaded ones by id."""
+    rows = dataset_store.list_visible(session, owner_filter())
+    uploaded = {row.id: dataset_store.info_of(row) for row in rows}
+    names = DatasetNames({row.id: dataset_store.as_owned(row, owner_filter()).name for row in rows})
+    return {name: info for name, info in {**DATASETS, **uploaded}.items() if info.shape[0] == 1}, names
 
 
 def _readers(session: Session, grey: dict[str, DatasetInfo]) -> list[Reader]:
@@ -123,18 +125,17 @@ def _reader(job: Job, grey: dict[str, DatasetInfo]) -> Reader:
         accuracy=(job.result or {}).get("test_accuracy"),
         height=height,
         width=width,
-        white=info.white,
         classes=info.classes,
     )
 
 
-def _why_not(job: Job, grey: dict[str, DatasetInfo]) -> str | None:
+def _why_not(job: Job, grey: dict[str, DatasetInfo], names: DatasetNames) -> str | None:
     if job.kind != JobSpec.kind:
         return f"is a {job.kind.replace('_', ' ')}, which does not train a model"
     if job.state != JobState.SUCCEEDED:
         return f"is {jobs.status_of(job)}; its model is available once it has succeeded"
     if job.spec["dataset"] not in grey:
-        return f"was trained on {job.spec['dataset']}, whose images are in colour, or which has been deleted"
+        return f"was trained on {names[job.spec['dataset']]}, whose images are in colour, or which has been deleted"
     if job.spec["architecture"]["type"] == "torchvision":
         return "is a torchvision model, which the service does not run for predictions; use its model.onnx"
     return None

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from flask import Response, render_template, request
+from flask import Response, g, render_template, request
 
-from api.access.auth import COOKIE
+from api.access.auth import COOKIE, UNIDENTIFIED
 from api.dashboard import assets
 from shared.version import VERSION
 
@@ -51,12 +51,15 @@ def page(name: str, status: int = 200, **data: Any) -> Response:
 
 
 def for_every_page() -> dict[str, Any]:
-    """Variables that every template may use."""
-    theme = request.cookies.get(THEME_COOKIE)
+    """Variables that every template may use. `root`: what each address of the service begins with, see
+    api/http/path_prefix.py; `may_change`: whether the caller may submit, change and delete."""
+    theme, may_change = request.cookies.get(THEME_COOKIE), g.get("principal", UNIDENTIFIED).may("submit")
     return {
-        "nav": NAV,
+        "may_change": may_change,
+        "nav": [entry for entry in NAV if may_change or entry[0] != "submit"],
         "asset": assets.address,
         "plotly": assets.plotly,
+        "root": request.script_root,
         "signed_in": COOKIE in request.cookies,
         "theme": theme if theme in THEMES else None,
         "version": VERSION,

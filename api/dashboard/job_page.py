@@ -10,6 +10,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
+from api.dashboard.dataset_names import dataset_names
 from api.dashboard.words import duration, number, percent
 from api.jobs.job_object import to_json
 from shared.db.tables import ArtifactRow, Job
@@ -17,7 +18,7 @@ from shared.jobs import jobs
 from shared.spec.job_spec import KINDS
 
 PICTURES = {  # in this order: title, alternative text
-    "predictions.png": ("Test images", "The first test images, each with its true and its predicted label"),
+    "predictions.png": ("Test images", "Test images of each class, with their true and their predicted labels"),
     "mistakes.png": (
         "Worst mistakes",
         "The mistakes that the model was surest of, with both labels and its confidence",
@@ -42,14 +43,16 @@ def gather(session: Session, job_id: str) -> dict[str, Any]:
     row = jobs.get(session, job_id)
     job = to_json(session, row)
     files = jobs.artifacts_of(session, job_id)
+    dataset = dataset_names(session, [row.spec])[row.spec["dataset"]]
     return {
         "job": job,
+        "dataset": dataset,
         "cursor": row.last_seq,
         "speed": speed_words((job["progress"] or {}).get("examples_per_second")),
         "has_curve": job["kind"] == "training",
         "actions": _actions(row, job["status"]),
         "figures": list(_figures(job)),
-        "fields": list(_fields(job)),
+        "fields": list(_fields(job, dataset)),
         "spec_json": json.dumps(job["spec"], indent=2, ensure_ascii=False),
         "moments": list(_moments(job)),
         "checks": _checks(job["result"]),
@@ -127,13 +130,14 @@ FIGURES: dict[str, tuple[Figure, ...]] = {
 # --- the spec ---------------------------------------------------------------------------------------------------------
 
 
-def _fields(job: Mapping[str, Any]) -> Iterator[tuple[str, str, bool]]:
+def _fields(job: Mapping[str, Any], dataset: str) -> Iterator[tuple[str, str, bool]]:
     """(field, value in words, whether the value is the default)"""
     spec: dict[str, Any] = job["spec"]
     defaults = KINDS[job["kind"]].model_validate({"seed": 0}).to_json()
     for name, value in spec.items():
         if name not in ELSEWHERE:
-            yield name, _words(value), name != "seed" and value == defaults.get(name)
+            words = f"{dataset} ({value})" if name == "dataset" and value != dataset else _words(value)
+            yield name, words, name != "seed" and value == defaults.get(name)
 
 
 def _words(value: Any) -> str:

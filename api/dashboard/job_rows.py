@@ -12,6 +12,7 @@ from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import Session
 
 from api.access.auth import owner_filter
+from api.dashboard.dataset_names import dataset_names
 from api.dashboard.sparklines import Sparkline, sparklines_of
 from api.jobs.job_object import page_to_json
 from api.services import services
@@ -31,12 +32,14 @@ class Row:
     version: str
     owner: str | None  # None where the reader sees only their own jobs
     created_at: datetime
+    dataset: str  # its name
     net: str
     way: str  # how gradients are computed: manual or autograd; for other kinds of jobs, the kind
     rounds: str  # unit of the progress: epoch, epochs, batch or batches
     device: str
     accuracy: float | None
     accuracy_of: str  # the data that it was measured on: validation or test
+    loss: float | None  # of training: the result's, or the last epoch's
     losses: Sequence[float]
     seconds: float | None  # from its first start to its end
     actions: Sequence[str]
@@ -58,8 +61,9 @@ def rows_of(session: Session, page: Sequence[Job]) -> list[Row]:
     looks = fingerprints_by_id(session, [job.id for job in page])
     sparklines = sparklines_of(session, page)
     objects = page_to_json(session, page)
+    names = dataset_names(session, [job.spec for job in page])
     return [
-        _row(job, shown, sparklines.get(job.id, Sparkline()), looks.get(job.id))
+        _row(job, shown, names[job.spec["dataset"]], sparklines.get(job.id, Sparkline()), looks.get(job.id))
         for job, shown in zip(page, objects, strict=True)
     ]
 
@@ -72,9 +76,9 @@ def version_of(look: Fingerprint | None) -> str:
     return hashlib.sha256(repr(look).encode()).hexdigest()[:16]
 
 
-def counts(session: Session, visible_to: str | None) -> dict[str, int]:
-    """Number of jobs in each state, of one owner or (None) of all; the latter is answered from an index alone."""
-    found = session.execute(select(Job.state, func.count()).where(*owned_by(visible_to)).group_by(Job.state))
+def counts(session: Session, wanted: Sequence[ColumnElement[bool]]) -> dict[str, int]:
+    """Number of the wanted jobs in each state; without a condition it is answered from an index alone."""
+    found = session.execute(select(Job.state, func.count()).where(*wanted).group_by(Job.state))
     return dict(found.tuples().all())
 
 
@@ -83,7 +87,7 @@ def owned_by(visible_to: str | None) -> list[ColumnElement[bool]]:
     return [] if visible_to is None else [Job.owner == visible_to]
 
 
-def _row(job: Job, shown: dict[str, Any], sparkline: Sparkline, look: Fingerprint | None) -> Row:
+def _row(job: Job, shown: dict[str, Any], dataset: str, sparkline: Sparkline, look: Fingerprint | None) -> Row:
     result = job.result or {}
     tested = result.get("test_accuracy")
     return Row(
@@ -91,12 +95,14 @@ def _row(job: Job, shown: dict[str, Any], sparkline: Sparkline, look: Fingerprin
         version=version_of(look),
         owner=job.owner if owner_filter() is None else None,
         created_at=job.created_at,
+        dataset=dataset,
         net=net_of(job.spec),
         way=job.spec["gradients"] if job.kind == JobSpec.kind else job.kind.replace("_", " "),
         rounds=_rounds(job),
         device=(shown["attempts"] or [{"device": ""}])[-1]["device"],
         accuracy=sparkline.accuracy if tested is None else tested,
         accuracy_of="validation" if tested is None else "test",
+        loss=result.get("train_loss", sparkline.loss),
         losses=sparkline.losses,
         seconds=(job.finished_at - job.started_at).total_seconds() if job.finished_at and job.started_at else None,
         actions=ALLOWED_ACTIONS[shown["status"]],

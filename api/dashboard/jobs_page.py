@@ -11,7 +11,7 @@ from urllib.parse import urlencode
 
 from flask import redirect, request
 from pydantic import Field
-from sqlalchemy import Select, select
+from sqlalchemy import ColumnElement, Select, select
 from sqlalchemy.orm import Session
 from werkzeug.wrappers import Response
 
@@ -47,7 +47,9 @@ def answer() -> Response:
     if request.accept_mimetypes.best_match(["text/html", streams.MEDIA_TYPE]) == streams.MEDIA_TYPE:
         view = parse_query(View)
         owner = owner_filter()
-        return jobs_stream.answer(lambda session: selection(session, view, owner), view.limit, owner)
+        return jobs_stream.answer(
+            lambda session: selection(session, view, owner), lambda session: counted(session, view, owner), view.limit
+        )
     try:
         response = _page(parse_query(View), [])
     except InvalidQuery as error:
@@ -60,12 +62,18 @@ def selection(session: Session, view: View, owner: str | None) -> Select[tuple[J
     return select(Job).where(*matching(session, view, owner)).order_by(Job.id.desc())
 
 
+def counted(session: Session, view: View, owner: str | None) -> list[ColumnElement[bool]]:
+    """Conditions for the jobs of all statuses and on all pages of the view."""
+    return matching(session, view.model_copy(update={"status": (), "after": None}), owner)
+
+
 def _page(view: View | None, wrong: list[dict[str, str]]) -> Response:
     """`view`: None where the query is not valid; `wrong` then holds the errors, and the status is 422."""
     with services().database.read() as session:
         found = session.scalars(selection(session, view, owner_filter()).limit(view.limit + 1)).all() if view else []
         shown = found[: view.limit] if view else []
-        data: dict[str, Any] = {"rows": rows_of(session, shown), "counts": counts(session, owner_filter())}
+        wanted = counted(session, view or View(), owner_filter())
+        data: dict[str, Any] = {"rows": rows_of(session, shown), "counts": counts(session, wanted)}
     given = request.args.to_dict()
     older = _address({**given, "after": shown[-1].id}) if view and len(found) > view.limit else None
     newest = _address({k: v for k, v in given.items() if k != "after"}) if "after" in given else None

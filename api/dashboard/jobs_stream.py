@@ -12,7 +12,7 @@ from typing import Any
 
 import structlog
 from flask import Response, current_app, render_template, stream_with_context
-from sqlalchemy import Select, select
+from sqlalchemy import ColumnElement, Select, select
 from sqlalchemy.orm import Session
 
 from api.dashboard.job_rows import counts, fingerprints_by_id, rows_of, version_of
@@ -28,14 +28,16 @@ LEISURE = 4  # the pause is at least this many times as long as the poll before 
 
 log = structlog.get_logger()
 Selection = Callable[[Session], Select[tuple[Job]]]
+Counted = Callable[[Session], list[ColumnElement[bool]]]
 
 
-def answer(selection: Selection, limit: int, owner: str | None) -> Response:
-    """The stream. Raises TooManyStreams (503) where this process already holds as many requests as it may."""
+def answer(selection: Selection, counted: Counted, limit: int) -> Response:
+    """The stream of the selected rows, and of the numbers of jobs that meet the conditions `counted`. Raises
+    TooManyStreams (503) where this process already holds as many requests as it may."""
     place = long_polls().place()
     if place is None:
         raise TooManyStreams("no stream is free; the page retries by itself")
-    news = RowStream(selection, limit, owner)
+    news = RowStream(selection, counted, limit)
     response = Response(stream_with_context(news.follow(place)), mimetype=streams.MEDIA_TYPE, headers=streams.HEADERS)
     response.call_on_close(place.leave)
     return response
@@ -44,8 +46,8 @@ def answer(selection: Selection, limit: int, owner: str | None) -> Response:
 class RowStream:
     """The events of one open page: remembers what was sent, and sends only what has changed."""
 
-    def __init__(self, selection: Selection, limit: int, owner: str | None) -> None:
-        self.selection, self.limit, self.owner = selection, limit, owner
+    def __init__(self, selection: Selection, counted: Counted, limit: int) -> None:
+        self.selection, self.counted, self.limit = selection, counted, limit
         self.told: dict[str, str] = {}  # id -> version of the row that was sent last
         self.told_view: dict[str, Any] | None = None
 
@@ -70,7 +72,7 @@ class RowStream:
             versions = {job_id: version_of(look) for job_id, look in fingerprints_by_id(session, ids).items()}
             new = [job_id for job_id in versions if self.told.get(job_id) != versions[job_id]]
             rows = rows_of(session, session.scalars(select(Job).where(Job.id.in_(new))).all()) if new else []
-            view = {"ids": ids, "counts": counts(session, self.owner)}
+            view = {"ids": ids, "counts": counts(session, self.counted(session))}
         lines = [
             _event("row", {"id": row.job["id"], "html": render_template("_job_row.html", row=row)}) for row in rows
         ]

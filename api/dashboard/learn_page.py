@@ -11,6 +11,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from api.access.auth import owner_filter
+from api.dashboard.dataset_names import dataset_names
 from api.dashboard.job_rows import owned_by
 from api.services import services
 from shared.artifacts import MODEL
@@ -58,6 +59,7 @@ def learn_page(job_id: str | None, origin_id: str | None) -> View:
         origins = _origins(session)
         spec = job.spec if job else _first_spec(session, origin_id)
         rows = dataset_store.list_visible(session, owner_filter())
+        dataset = dataset_names(session, [spec])[spec["dataset"]]
         uploaded = [(row.id, dataset_store.as_owned(row, owner_filter()).name) for row in rows]
         file = jobs.artifact(session, job.id, "walk.json") if job and job.state == JobState.SUCCEEDED else None
     folder = services().settings.datasets_dir
@@ -70,6 +72,7 @@ def learn_page(job_id: str | None, origin_id: str | None) -> View:
         "state": jobs.status_of(job) if job else None,
         "spec": spec,
         "net": spec["architecture"],
+        "dataset": dataset,
         "datasets": [*built_in, *uploaded],
         "origins": origins,
         "walk": walk_view(_content(file)) if file else None,

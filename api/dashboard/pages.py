@@ -88,6 +88,12 @@ def error_page(error: Exception) -> Response:
         wrong = None if isinstance(error, TokenMissing) else problem.get_json()["detail"]  # a first visit has no token
         return sign_in_page(request.full_path.rstrip("?"), wrong)
     shown = page("error", problem.status_code, problem=problem.json)
-    if "Retry-After" in problem.headers:
-        shown.headers["Retry-After"] = problem.headers["Retry-After"]
+    for name in ("Retry-After", "Allow"):
+        if name in problem.headers:
+            shown.headers[name] = problem.headers[name]
     return shown
+
+
+def unrouted(error: Exception) -> Response:
+    """The response to an error of the app: at an address without a route a page for browsers, else a problem."""
+    return error_page(error) if request.url_rule is None else errors.render_error(error)

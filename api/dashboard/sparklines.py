@@ -22,9 +22,11 @@ Place = tuple[str, str, int]  # job, series, step: the key of a point
 
 @dataclass
 class Sparkline:
-    """`losses` in the order of steps; `accuracy`: the last one on the validation data, 0 to 1."""
+    """`losses` in the order of steps, of epochs or of batches; `loss`: the last epoch's; `accuracy`: the last one on
+    the validation data, 0 to 1."""
 
     losses: list[float] = field(default_factory=list)
+    loss: float | None = None
     accuracy: float | None = None
 
 
@@ -40,6 +42,7 @@ def sparklines_of(session: Session, some: Sequence[Job]) -> dict[str, Sparkline]
         loss = point.get(LOSS_OF[series])
         if series == drawn[job_id] and loss is not None and math.isfinite(loss):
             sparkline.losses.append(loss)
+        sparkline.loss = point.get("train_loss", sparkline.loss)
         sparkline.accuracy = point.get("val_accuracy", sparkline.accuracy)
     return found
 
@@ -68,7 +71,7 @@ def _places(job: Job, series: str) -> Iterable[Place]:
     per_epoch = job.progress["total_steps"] // job.progress["epochs"]
     count, steps = (_epochs(job), per_epoch) if series == "epoch" else (_batches(job), BATCH_STEPS)
     places = {(job.id, series, steps * number) for number in _spread(count)}
-    # the accuracy of the last epoch, or of the one before while the last is being validated
+    # loss and accuracy of the last epoch, or of the one before while the last is being validated
     return places | {(job.id, "epoch", per_epoch * n) for n in (_epochs(job) - 1, _epochs(job)) if n > 0}
 
 

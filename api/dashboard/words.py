@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
+from markupsafe import Markup, escape
+
 UNITS = ("B", "kB", "MB", "GB", "TB")
+CODE = re.compile(r"`([^`]+)`")
 STEPS = (("s", 60), ("min", 60), ("h", 24), ("d", math.inf))
 
 
@@ -68,4 +72,12 @@ def ordinal(place: int) -> str:
     return f"{number(place)}{ending}"
 
 
-FILTERS: tuple[Callable[..., Any], ...] = (number, percent, size, duration, ago, iso, ordinal)
+def with_code(text: str) -> Markup:
+    """A message as HTML: a word between backticks is code. js/dialog.js does the same."""
+    parts = (
+        Markup("<code>{}</code>").format(part) if i % 2 else escape(part) for i, part in enumerate(CODE.split(text))
+    )
+    return Markup("").join(parts)
+
+
+FILTERS: tuple[Callable[..., Any], ...] = (number, percent, size, duration, ago, iso, ordinal, with_code)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import structlog
-from flask import Flask, Response, g, json, request
+from flask import Response, g, json, request
 from werkzeug.exceptions import HTTPException, InternalServerError
 
 from shared.errors import (
@@ -50,10 +50,6 @@ class InvalidImages(InvalidSpec):
     def __init__(self, detail: str, pointer: str = "", errors: list[FieldError] | None = None) -> None:
         super().__init__(errors or [FieldError(pointer, self.code, detail)])
         self.detail = detail
-
-
-def register(app: Flask) -> None:
-    app.register_error_handler(Exception, render_error)
 
 
 def render_error(error: Exception) -> Response:

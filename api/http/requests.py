@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
-from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Annotated, Any, TypeVar
@@ -17,7 +15,7 @@ from pydantic_core import ErrorDetails
 from werkzeug.exceptions import RequestEntityTooLarge, UnsupportedMediaType
 
 from shared.errors import BadRequest, FieldError, InvalidBody, InvalidHeader, InvalidQuery, NotFound
-from shared.validation_errors import field_error
+from shared.validation_errors import did_you_mean, field_error
 
 JSON = "application/json"
 LABELS = "label."  # a model's field with this alias collects the parameters label.KEY=value
@@ -117,7 +115,7 @@ def _query_error(model: type[Query], error: ErrorDetails) -> FieldError:
         name += below[0]
     kind, value = error["type"], error["input"]
     if kind == "extra_forbidden":
-        return FieldError(_pointer(name), kind, f"unknown parameter{close_to(name, _aliases(model))}")
+        return FieldError(_pointer(name), kind, f"unknown parameter{did_you_mean(name, _aliases(model))}")
     text = error["msg"]
     for theirs, ours in (("Input should be", "must be"), ("String should", "must"), ("Value error, ", "")):
         text = text.replace(theirs, ours)
@@ -126,12 +124,6 @@ def _query_error(model: type[Query], error: ErrorDetails) -> FieldError:
 
 def _pointer(name: str) -> str:
     return "/" + name.replace("~", "~0").replace("/", "~1")
-
-
-def close_to(name: str, known: Sequence[str]) -> str:
-    """`; did you mean 'x'?`, or an empty text."""
-    guess = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean '{guess[0]}'?" if guess else ""
 
 
 # --- the body ---------------------------------------------------------------------------------------------------------

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from sqlalchemy import ColumnElement, and_, exists, func, or_
 from sqlalchemy.orm import Session
 
@@ -15,10 +16,22 @@ from shared.db.tables import Job
 from shared.jobs.states import JobState
 from shared.spec.job_spec import LabelKey, LabelValue
 
+OPERATOR = re.compile(r"[<>]|[!~^*]$")  # at the end of a key: `label.team!=x` is the key `team!` with the value `x`
+
+
+def _compared_for_equality(key: str) -> str:
+    """Refuses a parameter that is meant as another comparison, which would otherwise match nothing."""
+    if OPERATOR.search(key):
+        raise ValueError("labels are compared with `=` alone: label.KEY=VALUE; filter the list for other comparisons")
+    return key
+
+
+EqualKey = Annotated[LabelKey, AfterValidator(_compared_for_equality)]
+
 
 class ListQuery(schemas.JobFilter, Query):
     status: Annotated[tuple[schemas.Status, ...], CommaList] = Field((), description="any of these")
-    labels: dict[LabelKey, LabelValue] = Field({}, alias=LABELS, max_length=16, description="value of the label KEY")
+    labels: dict[EqualKey, LabelValue] = Field({}, alias=LABELS, max_length=16, description="value of the label KEY")
     limit: Annotated[int, Field(ge=1, le=100)] = 20
 
 

@@ -15,7 +15,7 @@ from api.services import services
 from shared.db.tables import Attempt, Job
 from shared.jobs import jobs
 from shared.jobs.states import TERMINAL, JobState
-from shared.spec.job_spec import JobSpec
+from shared.spec.job_spec import GradientCheckSpec, JobSpec
 from shared.spec.presets import PRESETS
 
 LINKS = ("events", "metrics", "artifacts", "cancel", "pause", "resume", "retry", "reproduce", "predict")
@@ -94,7 +94,8 @@ def _progress(job: Job) -> dict[str, Any] | None:
     done, total, speed = (job.progress[key] for key in ("step", "total_steps", "examples_per_second"))
     eta = None
     if job.state == JobState.RUNNING and speed:
-        eta = round((total - done) * job.spec["batch_size"] / speed, 1)
+        batches = (total - done) / _steps_per_batch(job, total)
+        eta = round(batches * job.spec["batch_size"] / speed, 1)
     return {
         "epoch": job.progress["epoch"],
         "epochs": job.progress["epochs"],
@@ -104,6 +105,11 @@ def _progress(job: Job) -> dict[str, Any] | None:
         "examples_per_second": speed,
         "eta_seconds": eta,
     }
+
+
+def _steps_per_batch(job: Job, total_steps: int) -> float:
+    """A gradient check takes a step for each parameter of a batch; other jobs one per batch."""
+    return total_steps / job.progress["epochs"] if job.kind == GradientCheckSpec.kind and job.progress else 1.0
 
 
 def _article(job: Job) -> dict[str, Any]:

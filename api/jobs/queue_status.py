@@ -76,7 +76,7 @@ def _reason_to_wait(job: Job, ahead: int, workers: Sequence[Worker]) -> dict[str
     if job.not_before is not None and job.not_before > now():
         return _backoff(job.not_before)
     jobs_ahead = "1 job" if ahead == 1 else f"{ahead} jobs"
-    return _reason_of_device(job.device, workers, f"{jobs_ahead} ahead, ")
+    return _reason_of_device(job.device, workers, ahead + 1, f"{jobs_ahead} ahead, ")
 
 
 def _at_limit(limit: int | None) -> dict[str, str]:
@@ -87,14 +87,19 @@ def _backoff(until: datetime) -> dict[str, str]:
     return {"code": "retry_backoff", "detail": f"retried from {until.isoformat(timespec='seconds')}"}
 
 
-def _reason_of_device(device: str, workers: Sequence[Worker], ahead: str = "") -> dict[str, str]:
-    """Why jobs that request this device wait, apart from limits and backoff."""
+def _reason_of_device(device: str, workers: Sequence[Worker], jobs: int, ahead: str = "") -> dict[str, str]:
+    """Why the first `jobs` jobs that request this device wait, apart from limits and backoff.
+
+    If all of them have a free slot, they wait for their workers' next poll, and not for a device.
+    """
     granting = _granting(device, workers)
     if not _granting("auto", workers):
         return {"code": "no_live_worker", "detail": "no worker is alive; start one with `gradq worker`"}
     if not granting:
         return {"code": "no_such_device", "detail": f"the job requests {device}, and no live worker has a GPU"}
     free, slots = sum(worker.free_slots for worker in granting), sum(worker.slots for worker in granting)
+    if free >= jobs:
+        return {"code": "starting", "detail": "a slot is free; it starts within seconds"}
     return {"code": "waiting_for_device", "detail": f"{ahead}{free} of {slots} slots free"}
 
 
@@ -142,7 +147,8 @@ def _queue(
     queued, oldest, backing_off, next_try, held_back = counted[JobState.QUEUED]
     reasons: list[dict[str, Any]] = []
     if queued > backing_off + held_back:
-        reasons.append({**_reason_of_device(device, workers), "jobs": queued - backing_off - held_back})
+        ready = queued - backing_off - held_back
+        reasons.append({**_reason_of_device(device, workers, ready), "jobs": ready})
     if held_back:
         reasons.append({**_at_limit(running_limit), "jobs": held_back})
     if backing_off:

@@ -146,10 +146,18 @@ class TrainingResult(Figures):
     duration_seconds: float = Field(description="of the attempt, including reading data and writing files")
     examples_per_second: float | None
     stopped_early: bool
+    untrained_accuracy: float | None = Field(
+        None, description="of the initial weights on the validation split; measured if the spec names a preset"
+    )
     device: str
     pinned_memory: bool
     weights_sha256: Sha256
     data_order_sha256: Sha256
+    validation_split: Literal["stratified", "random", "test"] | None = Field(
+        None,
+        description="how the validation split was chosen: the same share of each class; at random, by versions up to "
+        "0.2.0, whose results lack the field; or it is the test split",
+    )
     gradient_check: GradientTable | None = Field(description="of the first step, if `gradients` is `manual`")
     environment: Environment
     reproduction: Reproduction | None = None

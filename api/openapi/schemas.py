@@ -69,7 +69,9 @@ class StatusReason(Answer):
 class QueueReason(Answer):
     """Why a queued job does not run yet."""
 
-    code: Literal["no_live_worker", "waiting_for_device", "no_such_device", "retry_backoff", "owner_at_limit"]
+    code: Literal[
+        "no_live_worker", "starting", "waiting_for_device", "no_such_device", "retry_backoff", "owner_at_limit"
+    ]
     detail: str
 
 
@@ -357,11 +359,14 @@ class ArtifactList(Answer):
 
 
 class Images(BaseModel):
-    """One or more images of the model's size, (H,W) for one channel or (C,H,W). Integers are pixels from 0 to the
-    dataset's white; other numbers must be in [0, 1]."""
+    """One or more images of the model's size, (H,W) for one channel or (C,H,W). Numbers are from 0 (black) to `white`.
+    Without it each image is read for itself: in [0, 1] if no number exceeds 1, else from 0 to the dataset's white."""
 
     images: list[Any] = Field(examples=[[[0, 0.5], [1, 0.5]]])
     invert: bool = Field(False, description="invert the images: black on white, for a model trained on white on black")
+    white: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
+        None, description="the number that is white in these images, such as 1 or 255"
+    )
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
@@ -442,6 +447,18 @@ class UploadOptions(Answer):
     test_fraction: float | None = None
     seed: int | None = None
     size: int | None = None
+    white: float | None = None
+
+
+class DatasetCounts(Answer):
+    """Examples of each class, in the order of `classes`."""
+
+    train: list[int]
+    test: list[int]
+
+
+class DatasetLinks(Links):
+    samples: str | None = Field(description="a PNG of the first images of each class, one class per row")
 
 
 class Dataset(Answer):
@@ -459,13 +476,18 @@ class Dataset(Answer):
     test_examples: int
     dtype: Literal["uint8", "float32"]
     white: float
+    white_reason: str | None = Field(description="why this number is white; null for uploads to earlier versions")
+    warnings: list[str] = Field(description="what an upload should be checked for")
+    counts: DatasetCounts | None = Field(description="null for uploads to versions up to 0.2.0, as `mean` and `std`")
+    mean: list[float] | None = Field(description="of the training split's pixels in [0, 1], per channel")
+    std: list[float] | None = Field(description="as `mean`; training takes 1 for a deviation of 0")
     sha256: str | None
     options: UploadOptions | None
     size_bytes: int | None
     created_at: Timestamp | None
     available: bool
     missing_files: list[str]
-    links: Links
+    links: DatasetLinks
 
 
 class DatasetUpload(UploadFields):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import structlog
-from flask import Blueprint, Response, jsonify
+from flask import Blueprint, Response, jsonify, request
 
 from api.access.auth import owner_filter, principal
 from api.changes import audit_log
@@ -21,12 +21,14 @@ from api.uploads.multipart import Upload, content_of, name_of, receive
 from api.uploads.staging import staging
 from shared.artifacts import dataset_folder
 from shared.datasets import dataset_store
-from shared.datasets.catalog import ARRAYS, DATASETS, FACTS, DatasetInfo
+from shared.datasets.catalog import ARRAYS, DATASETS, FACTS, SAMPLES, DatasetInfo
 from shared.db.tables import DatasetRow
-from shared.errors import DatabaseAway, Forbidden
+from shared.errors import DatabaseAway, Forbidden, NotFound
 from shared.spec.job_spec import Cnn, Linear, Mlp, Model, Torchvision
 
 EXAMPLES: tuple[Model, ...] = (Linear(), Mlp(), Cnn(), Torchvision(name="resnet18"))
+
+PNG = "image/png"
 
 bp = Blueprint("datasets", __name__)
 log = structlog.get_logger()
@@ -99,6 +101,40 @@ def show(dataset_id: str) -> Response:
         return jsonify(_uploaded(dataset_store.get(session, dataset_id, owner_filter())))
 
 
+@bp.get("/v1/datasets/<dataset_id>/samples.png")
+@endpoint(None, scope="read", media=(PNG,), errors=(404, 503), conditional=True, name="show_dataset_samples")
+def show_samples(dataset_id: str) -> Response:
+    """Show images of a dataset: the first eight of each class, one class per row, of the first twenty classes
+
+    The dataset's `links.samples` is null if there are none: of `cifar10`, of built-in datasets whose files are missing,
+    and of uploads to versions up to 0.2.0.
+    """
+    if (info := DATASETS.get(dataset_id)) is not None:
+        from api.uploads.built_in_samples import built_in_sheet  # imports NumPy and Pillow
+
+        content = built_in_sheet(info, services().settings.datasets_dir)
+    else:
+        content = _stored_samples(dataset_id)
+    response = Response(content, mimetype=PNG)
+    response.add_etag()
+    response.make_conditional(request)
+    return response
+
+
+def _stored_samples(dataset_id: str) -> bytes:
+    with services().database.read() as session:
+        row = dataset_store.get(session, dataset_id, owner_filter())
+    if SAMPLES not in row.files:
+        raise NotFound(
+            f"{dataset_id} was uploaded to an earlier version, which stored no sample images; upload it again"
+        )
+    try:
+        with services().store.open(f"{row.folder}/{SAMPLES}") as file:
+            return file.read()
+    except FileNotFoundError as error:
+        raise NotFound(f"the sample images of {dataset_id} have been removed from the store") from error
+
+
 @bp.delete("/v1/datasets/<dataset_id>")
 @endpoint(schemas.DeletedDataset, scope="submit", errors=(403, 404, 409, 503), problems={409: ("dataset_in_use",)})
 def delete(dataset_id: str) -> Response:
@@ -137,7 +173,7 @@ def _store(
     store, database, folder = services().store, services().database, dataset_folder(dataset_id)
     recorded = False
     try:
-        files = [store.put(f"{folder}/{name}", decoded / name) for name in (*ARRAYS, FACTS)]
+        files = [store.put(f"{folder}/{name}", decoded / name) for name in (*ARRAYS, FACTS, SAMPLES)]
         with database.write() as session:
             recorded = dataset_store.add(session, dataset_id, info, sha256, options, folder, files, owner)
             created = recorded or bool(dataset_store.take(session, dataset_id, owner, name))
@@ -170,7 +206,8 @@ def _built_in(info: DatasetInfo, folder: Path) -> dict[str, Any]:
         "available": not missing,
         "missing_files": [path.relative_to(folder).as_posix() for path in missing],  # below GRADQ_DATA_DIR
     }
-    return {**_facts(info.name, info), **nothing, **here, "links": {"self": f"/v1/datasets/{info.name}"}}
+    info = replace(info, white_reason="as the dataset is published")
+    return {**_facts(info.name, info), **nothing, **here, "links": _links(info.name, info.has_samples(folder))}
 
 
 def _uploaded(row: DatasetRow) -> dict[str, Any]:
@@ -183,8 +220,13 @@ def _uploaded(row: DatasetRow) -> dict[str, Any]:
         "created_at": timestamp(owned.created_at),
         "available": True,
         "missing_files": [],
-        "links": {"self": f"/v1/datasets/{row.id}"},
+        "links": _links(row.id, SAMPLES in row.files),
     }
+
+
+def _links(dataset_id: str, has_samples: bool) -> dict[str, str | None]:
+    own = f"/v1/datasets/{dataset_id}"
+    return {"self": own, "samples": f"{own}/samples.png" if has_samples else None}
 
 
 def _facts(dataset_id: str, info: DatasetInfo) -> dict[str, Any]:
@@ -200,6 +242,9 @@ def _facts(dataset_id: str, info: DatasetInfo) -> dict[str, Any]:
         "test_examples": info.test_examples,
         "dtype": info.dtype,
         "white": info.white,
+        "white_reason": info.white_reason,
+        "warnings": list(info.warnings),
+        **(info.statistics or dict.fromkeys(("counts", "mean", "std"))),
     }
 
 

@@ -11,7 +11,7 @@ from pydantic import Field
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from api.http.requests import CommaList, Query, close_to
+from api.http.requests import CommaList, Query
 from api.openapi import schemas
 from api.openapi.endpoint import JSON, endpoint
 from api.services import services
@@ -19,6 +19,7 @@ from shared.db.tables import EventRow
 from shared.errors import FieldError, InvalidQuery
 from shared.jobs import curves, joblog, jobs
 from shared.spec.job_spec import JobSpec
+from shared.validation_errors import did_you_mean
 from shared.version import VERSION
 
 CSV = "text/csv"
@@ -136,5 +137,5 @@ def _series(session: Session, job_id: str) -> curves.Series:
 def _check_keys(keys: tuple[str, ...], series: curves.Series) -> None:
     known = sorted({*KNOWN, *series})
     if wrong := [key for key in keys if key not in known]:
-        detail = f"unknown metric '{wrong[0]}'{close_to(wrong[0], known)}"
+        detail = f"unknown metric '{wrong[0]}'{did_you_mean(wrong[0], known)}"
         raise InvalidQuery([FieldError("/keys", "unknown_metric", detail)])

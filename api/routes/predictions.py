@@ -38,6 +38,7 @@ MAX_IMAGES = 10_000
 MAX_PICTURE_PIXELS = 1 << 24  # of one PNG or JPEG: 4096 x 4096
 MAX_REQUEST_PIXELS = 1 << 26  # of all PNGs and JPEGs of a request
 MAX_UNPACKED_BYTES = 1 << 28  # of the array in an npz
+MAX_MULTIPLICATIONS = 200_000_000_000  # of all images of a request: about half a minute of one core
 MAX_MODEL_BYTES = 1 << 29  # of all models in the cache, and so of each one
 
 FORM, URLENCODED = "multipart/form-data", "application/x-www-form-urlencoded"
@@ -46,7 +47,11 @@ BINARY = ("image/png", "image/jpeg", *NPZ)
 BYTES = {"type": "string", "format": "binary"}
 FORM_SCHEMA = {
     "type": "object",
-    "properties": {"files": {"type": "array", "items": BYTES}, "invert": {"type": "boolean"}},
+    "properties": {
+        "files": {"type": "array", "items": BYTES},
+        "invert": {"type": "boolean"},
+        "white": {"type": "number", "exclusiveMinimum": 0, "description": "the number that is white in arrays"},
+    },
 }
 MAGIC = {"png": b"\x89PNG\r\n\x1a\n", "jpeg": b"\xff\xd8\xff", "npz": b"PK\x03\x04"}
 ARRAYS = ("images", "x")  # names of the array in an npz
@@ -80,7 +85,8 @@ def predict(job_id: str, query: PredictQuery) -> Response:
     """Classify images with a finished model
 
     The body is a PNG or JPEG of any size, an `.npz` with an array `images`, JSON lists, or a form with several files.
-    Arrays must have the model's size; integers are pixels from 0 to the dataset's white, other numbers are in [0, 1].
+    Arrays must have the model's size. Their numbers are from 0 to `white` if JSON or form give it; else those of an
+    image are in [0, 1] if none exceeds 1, and otherwise pixels from 0 to the dataset's white.
     """
     model = model_of(job_id)
     sent = read(model, query.invert)
@@ -175,6 +181,9 @@ def read(model: Model, invert: bool) -> Sent:
         raise InvalidImages("no image was sent")
     if n > MAX_IMAGES:
         raise InvalidImages(f"{n} images; at most {MAX_IMAGES} are accepted per request")
+    if n > (most := max(1, MAX_MULTIPLICATIONS // max(1, model.multiplications))):
+        detail = f"{n} images, of {model.multiplications} multiplications each in this model"
+        raise InvalidImages(f"{detail}; send at most {most} per request, or run its model.onnx")
     return sent
 
 
@@ -182,7 +191,7 @@ def _read_body(body: bytes, model: Model, invert: bool) -> Array:
     """Images of a body, whose format is found by its first bytes: curl sends the media type of a form by default."""
     if request.mimetype == JSON or (_kind(body) is None and body.lstrip().startswith(b"{")):
         return _read_json(from_json(body), model, invert)
-    return _read_file(body, model, PixelBudget(), invert)
+    return _read_file(body, model, PixelBudget(), invert, None)
 
 
 def _read_json(body: Any, model: Model, invert: bool) -> Array:
@@ -191,26 +200,41 @@ def _read_json(body: Any, model: Model, invert: bool) -> Array:
     except ValidationError as error:
         wrong = [field_error(schemas.Images, e) for e in error.errors(include_url=False)]
         raise InvalidImages("; ".join(f"{w.pointer or 'the body'}: {w.detail}" for w in wrong), errors=wrong) from error
-    return _checked(sent.images, model, invert or sent.invert, "/images")
+    return _checked(sent.images, model, invert or sent.invert, sent.white, "/images")
 
 
 def _read_form(model: Model, invert: bool) -> Sent:
     files = [file for _, file in request.files.items(multi=True)]
-    if unknown := [name for name in request.form if name != "invert"]:
-        raise InvalidImages(f"unknown field {unknown[0][:80]!r}; a form has files and `invert`", "/" + unknown[0][:80])
+    if unknown := [name for name in request.form if name not in ("invert", "white")]:
+        detail = f"unknown field {unknown[0][:80]!r}; a form has files, `invert` and `white`"
+        raise InvalidImages(detail, "/" + unknown[0][:80])
     inverted = request.form.get("invert", "false").lower()
     if inverted not in ("true", "false", "1", "0"):
         raise InvalidImages(f"invert must be true or false, got {inverted[:20]!r}", "/invert")
+    white = _white(request.form.get("white"))
     sent, budget = Sent([], []), PixelBudget()
     assert sent.names is not None
     for i, file in enumerate(files):
         name = file.filename or f"file {i + 1}"
         try:
-            sent.parts.append(_read_file(file.read(), model, budget, invert or inverted in ("true", "1")))
+            sent.parts.append(_read_file(file.read(), model, budget, invert or inverted in ("true", "1"), white))
         except InvalidImages as error:
             raise InvalidImages(f"{name}: {error.detail}", f"/files/{i}") from error
         sent.names += [name] * len(sent.parts[-1])
     return sent
+
+
+def _white(text: str | None) -> float | None:
+    """The form's field `white`. Raises InvalidImages unless it is a positive number."""
+    if text is None:
+        return None
+    try:
+        white = float(text)
+    except ValueError:
+        white = math.nan
+    if not 0 < white < math.inf:
+        raise InvalidImages(f"white must be a number above 0, got {text[:20]!r}", "/white")
+    return white
 
 
 class PixelBudget:
@@ -233,48 +257,41 @@ def _kind(content: bytes) -> str | None:
     return next((kind for kind, magic in MAGIC.items() if content.startswith(magic)), None)
 
 
-def _read_file(content: bytes, model: Model, budget: PixelBudget, invert: bool) -> Array:
+def _read_file(content: bytes, model: Model, budget: PixelBudget, invert: bool, white: float | None) -> Array:
     kind = _kind(content)
     if kind is None:
         raise InvalidImages("neither a PNG, a JPEG nor an npz")
     if kind == "npz":
-        return _checked(read_npz(content), model, invert)
+        return _checked(read_npz(content), model, invert, white)
+    if white is not None:
+        raise InvalidImages("white is for arrays; a picture has its own. Send them in separate requests")
     try:
-        return inference.fitted(read_picture(content, budget), model.shape, invert)[None]
+        return model.picture(read_picture(content, budget), invert)
     except inference.Refused as error:
         raise InvalidImages(str(error)) from error
 
 
-def _checked(images: Any, model: Model, invert: bool, pointer: str = "") -> Array:
+def _checked(images: Any, model: Model, invert: bool, white: float | None, pointer: str = "") -> Array:
     try:
-        pixels = inference.pixels_of(images, model.shape, model.white)
+        return model.array(images, invert, white)
     except inference.Refused as error:
         raise InvalidImages(str(error), pointer) from error
-    return 1 - pixels if invert else pixels
 
 
 def read_picture(content: bytes, budget: PixelBudget) -> Array:
-    """Decode a PNG or JPEG to (H,W,C) float32 in [0, 1], C from 1 to 4. Raises InvalidImages."""
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    """Decode a PNG or JPEG as an upload of it would be: see `pictures.decode`. Raises InvalidImages."""
+    from PIL import UnidentifiedImageError
+
+    from api.uploads import pictures
 
     try:
-        with Image.open(io.BytesIO(content), formats=("PNG", "JPEG")) as opened:
-            budget.spend(*opened.size)
-            picture = ImageOps.exif_transpose(opened)
-            if picture.mode.startswith("I"):  # 16-bit grey
-                return (np.asarray(picture, np.float32) / 65535)[..., None]
-            if picture.has_transparency_data and picture.mode != "LA":
-                picture = picture.convert("RGBA")
-            elif picture.mode not in ("L", "LA", "RGB"):
-                picture = picture.convert("L" if picture.mode == "1" else "RGB")
-            pixels = np.asarray(picture, np.float32) / 255
+        return pictures.decode(content, budget.spend)
     except InvalidImages:
         raise
     except UnidentifiedImageError as error:  # its message contains the address of an object
         raise InvalidImages("not a PNG or JPEG image; is the file whole?") from error
     except Exception as error:  # decoders fail in many ways on bytes from outside
         raise InvalidImages(f"the image cannot be read: {error}"[:300]) from error
-    return pixels.reshape(*pixels.shape[:2], -1)
 
 
 def read_npz(content: bytes) -> Array:

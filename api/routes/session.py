@@ -94,4 +94,9 @@ def _attributes() -> dict[str, Any]:
     server. X-Forwarded-Proto is trusted from any client, since a false value only makes that client's cookie
     stricter."""
     scheme = request.headers.get("X-Forwarded-Proto", request.scheme).partition(",")[0].strip()
-    return {"path": "/", "httponly": True, "samesite": "Strict", "secure": "https" in (scheme, request.scheme)}
+    return {
+        "path": request.script_root or "/",
+        "httponly": True,
+        "samesite": "Strict",
+        "secure": "https" in (scheme, request.scheme),
+    }

@@ -5,19 +5,23 @@ from __future__ import annotations
 
 import contextlib
 import stat
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+from api.uploads.system_files import is_system
 from shared.errors import UnusableUpload
 
 MAX_DIRECTORY_BYTES = 64 << 20  # about a million entries; zipfile reads the whole directory into memory
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-ENCRYPTED = 0x1
+ENCRYPTED, UTF8 = 0x1, 0x800  # bits of an entry's flags
+UNICODE_PATH = 0x7075  # an extra field
 DIRECTORY_SIZE = 5  # index in zipfile's end record
 BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError, ValueError)
+Parts = tuple[str, ...]
 
 
 @contextlib.contextmanager
@@ -33,20 +37,61 @@ def opened(path: Path) -> Iterator[zipfile.ZipFile]:
             raise UnusableUpload("unreadable_file", f"the zip cannot be read: {error}; is it truncated?") from error
         with archive:
             for entry in archive.infolist():
+                entry.filename = decoded_name(entry)
                 refuse_unsafe(entry)
             yield archive
+
+
+def decoded_name(entry: zipfile.ZipInfo) -> str:
+    """The entry's name: UTF-8 if its bytes are valid UTF-8, with or without the flag that announces it, else cp437.
+
+    Archive Utility of macOS and many tools on Unix write UTF-8 without the flag, others write it into an extra field
+    beside a name in another encoding. `orig_filename`, which zipfile compares with the local header, stays as it is.
+    """
+    if entry.flag_bits & UTF8:
+        return entry.filename
+    raw = entry.filename.encode("cp437", "replace")  # cp437 has a character for each byte: these are the bytes read
+    with contextlib.suppress(UnicodeDecodeError):
+        return _unicode_path(entry.extra, raw) or raw.decode("utf-8")
+    return entry.filename
+
+
+def _unicode_path(extra: bytes, raw: bytes) -> str | None:
+    """The name in Info-ZIP's extra field 0x7075: version 1, CRC-32 of the raw name, name in UTF-8; None without it.
+
+    https://pkware.cachefly.net/webdocs/casestudies/APPNOTE.TXT, 4.6.9. Raises UnicodeDecodeError.
+    """
+    while len(extra) >= 4:
+        kind, size = struct.unpack_from("<HH", extra)
+        value, extra = extra[4 : 4 + size], extra[4 + size :]
+        if kind == UNICODE_PATH and len(value) > 5 and struct.unpack_from("<BI", value) == (1, zlib.crc32(raw)):
+            return value[5:].decode("utf-8").partition("\0")[0] or None
+    return None
 
 
 def refuse_unsafe(entry: zipfile.ZipInfo) -> None:
     """Refuse paths that leave the archive and links, although no entry is opened by its path. Raises UnusableUpload."""
     name = entry.filename.replace("\\", "/")
     drive = len(name) > 1 and name[1] == ":" and name[0].isalpha()
-    if name.startswith("/") or drive or ".." in name.split("/") or any(ord(sign) < 32 for sign in name):
+    if name.startswith("/") or drive or ".." in name.split("/"):
         raise UnusableUpload(
             "unsafe_path", f"{entry.filename!r} is a path outside of the archive; pack the folder again", name=name
         )
+    if any(ord(sign) < 32 for part in name.split("/") if not is_system(part) for sign in part):
+        detail = f"{entry.filename!r} has a control character in its name; rename it and pack the folder again"
+        raise UnusableUpload("unsafe_path", detail, name=name)
     if stat.S_ISLNK(entry.external_attr >> 16):
         raise UnusableUpload("unsafe_path", f"{entry.filename!r} is a link; pack the file that it points to", name=name)
+
+
+def user_entries(archive: zipfile.ZipFile) -> list[tuple[Parts, zipfile.ZipInfo]]:
+    """The entries with the parts of their paths, without hidden files and those that systems add to a user's own."""
+    found = []
+    for entry in archive.infolist():
+        parts = tuple(part for part in entry.filename.replace("\\", "/").split("/") if part not in ("", "."))
+        if parts and not any(is_system(part) for part in parts):
+            found.append((parts, entry))
+    return found
 
 
 @contextlib.contextmanager

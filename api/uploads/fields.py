@@ -13,8 +13,9 @@ from shared.errors import FieldError, InvalidUpload
 from shared.spec.job_spec import MAX_SEED, NO_CONTROLS
 from shared.validation_errors import field_error
 
-FORMAT = "gradq-dataset/1"  # part of the id: change it when the decoding changes
+FORMAT = "gradq-dataset/2"  # part of the id: change it when the decoding changes
 MAX_SIDE = 224
+HIGHEST = 65_535  # white at 16 bits, the deepest that image formats have
 
 
 class UploadFields(BaseModel):
@@ -31,6 +32,10 @@ class UploadFields(BaseModel):
     seed: Annotated[int, Field(ge=0, le=MAX_SEED)] = Field(0, description="seed for drawing the test split")
     size: Annotated[int, Field(ge=1, le=MAX_SIDE)] | None = Field(
         None, description="resize each image of a zip of folders to size x size"
+    )
+    white: Annotated[float, Field(gt=0, le=HIGHEST)] | None = Field(
+        None,
+        description="the number that is white in arrays, such as 16, 255 or 4095; default: by the highest pixel",
     )
 
     @classmethod

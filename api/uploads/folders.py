@@ -1,8 +1,7 @@
-"""Reads a zip with one folder per class: cats/1.png …, or train/cats/1.png … and test/cats/1.png …; PNG and JPEG."""
+"""Reads the images of a zip with one folder per class, PNG and JPEG; `layout.py` has what the folders mean."""
 
 from __future__ import annotations
 
-import io
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,106 +10,41 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from api.uploads import labels as classes
-from api.uploads.archive import entry_stream
+from api.uploads.archive import entry_stream, user_entries
 from api.uploads.budget import Budget
 from api.uploads.fields import MAX_SIDE, UploadFields
-from api.uploads.pixels import MAX_EXAMPLES, Array, Scale, create
+from api.uploads.file_types import describe_contents
+from api.uploads.layout import Layout, layout
+from api.uploads.pictures import decode
+from api.uploads.pixels import Array, Scale, create
+from shared import inference
 from shared.datasets.catalog import ARRAYS
 from shared.errors import UnusableUpload
 
-FORMATS = ("PNG", "JPEG")
-SUFFIXES = (".png", ".jpg", ".jpeg")
-SKIPPED = ("__MACOSX", "Thumbs.db", "desktop.ini")  # added by operating systems
-TRAIN, TEST, SPLITS = "train", "test", {"val", "valid", "validation", "dev", "test"}
-GREY = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L")
 MAX_FILE_BYTES = 64 << 20
 MAX_SOURCE_PIXELS = 1 << 24  # of an image that is resized: 4096x4096, far below Pillow's limit for bombs
-SCALE = Scale("uint8", 255.0)
-Parts = tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class Picture:
-    entry: zipfile.ZipInfo
-    label: int
-    held_out: bool = False
+class Read:
+    """The layout of a zip, its images' shape (C,H,W), the labels (N) of the train and the test split, the scale of the
+    stored pixels, and what was lost."""
+
+    layout: Layout
+    shape: tuple[int, int, int]
+    labels: tuple[Array, Array]
+    scale: Scale
+    warnings: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Layout:
-    """The images and classes of a zip; `split`: whether the zip has a test split."""
-
-    classes: list[str]
-    pictures: list[Picture]
-    split: bool
-
-
-# --- the layout of folders --------------------------------------------------------------------------------------------
-
-
-def layout(archive: zipfile.ZipFile) -> Layout:
-    """Find classes and splits from the folder names. Raises UnusableUpload."""
-    files, folders = _entries(archive)
-    while files and _shares_top(files):
-        files = {parts[1:]: entry for parts, entry in files.items()}
-        folders = [parts[1:] for parts in folders if len(parts) > 1]
-        files = _without_notes(files)
-    tops = {parts[0] for parts in files} | {parts[0] for parts in folders}
-    split = tops == {TRAIN, TEST}
-    if TRAIN in tops and not split and tops - {TRAIN} <= SPLITS:
-        detail = f"the zip has the folders {', '.join(sorted(tops))}; put all images for testing into '{TEST}'"
-        raise UnusableUpload("unknown_format", detail)
-    depth = 2 if split else 1  # minimum number of folders above an image
-    for parts in files:
-        if len(parts) <= depth:
-            detail = f"{'/'.join(parts)} is not in a class folder; put each image into a folder named after its class"
-            raise UnusableUpload("unknown_format", detail)
-    names = {parts[depth - 1] for parts in files} | {parts[depth - 1] for parts in folders if len(parts) >= depth}
-    ordered = sorted(names, key=int) if all(name.isdecimal() for name in names) else sorted(names)
-    numbers = {name: i for i, name in enumerate(ordered)}
-    if len(files) > MAX_EXAMPLES:
-        raise UnusableUpload("too_many_examples", f"{len(files)} images; at most {MAX_EXAMPLES} are accepted")
-    pictures = [
-        Picture(entry, numbers[parts[depth - 1]], held_out=split and parts[0] == TEST) for parts, entry in files.items()
-    ]
-    return Layout(ordered, pictures, split)
-
-
-def _entries(archive: zipfile.ZipFile) -> tuple[dict[Parts, zipfile.ZipInfo], list[Parts]]:
-    """Files by path, and paths of folders, without hidden files and those that operating systems add."""
-    files: dict[Parts, zipfile.ZipInfo] = {}
-    folders: list[Parts] = []
-    for entry in archive.infolist():
-        parts = tuple(part for part in entry.filename.replace("\\", "/").split("/") if part not in ("", "."))
-        if not parts or any(part.startswith(".") or part in SKIPPED for part in parts):
-            continue
-        if entry.is_dir():
-            folders.append(parts)
-        else:
-            files[parts] = entry
-    return _without_notes(files), folders
-
-
-def _without_notes(files: dict[Parts, zipfile.ZipInfo]) -> dict[Parts, zipfile.ZipInfo]:
-    """Leave out files next to the class folders that are not images, such as a README."""
-    return {p: entry for p, entry in files.items() if len(p) > 1 or p[0].lower().endswith(SUFFIXES)}
-
-
-def _shares_top(files: dict[Parts, zipfile.ZipInfo]) -> bool:
-    return len({parts[0] for parts in files}) == 1 and max(len(parts) for parts in files) > 2
-
-
-# --- the images -------------------------------------------------------------------------------------------------------
-
-
-def read(
-    archive: zipfile.ZipFile, fields: UploadFields, folder: Path, budget: Budget
-) -> tuple[Layout, tuple[int, int, int], tuple[Array, Array]]:
-    """Decode all images into the stored arrays in `folder`; return the layout, the image shape (C,H,W), and the labels
-    (N) of the train and the test split. Raises UnusableUpload and InvalidUpload."""
+def read(archive: zipfile.ZipFile, fields: UploadFields, folder: Path, budget: Budget) -> Read:
+    """Decode all images into the stored arrays in `folder`. Raises UnusableUpload and InvalidUpload."""
+    fields.refuse(("white",), "applies to arrays only; pictures have their own white")
     found = layout(archive)
     if not found.pictures:
-        detail = f"the zip has no images; put PNG or JPEG files into one folder per class. Folders: {found.classes}"
+        names = ["/".join(parts) for parts, entry in user_entries(archive) if not entry.is_dir()]
+        there = f"Folders: {found.classes}" if found.classes else describe_contents(names)
+        detail = f"the zip has no images; put PNG or JPEG files into one folder per class. {there}".rstrip()
         raise UnusableUpload("empty_class" if found.classes else "unknown_format", detail)
     every = np.array([picture.label for picture in found.pictures], dtype=np.int64)
     if found.split:
@@ -125,15 +59,58 @@ def read(
     classes.check_sizes(len(train), len(test))
     splits = {ARRAYS[0]: train, ARRAYS[2]: test}
     entries = [picture.entry for picture in found.pictures]
-    try:
-        shape = _decode(archive, entries, splits, fields.size, folder, budget, colour=False)
-    except _Colour:
-        shape = _decode(archive, entries, splits, fields.size, folder, budget, colour=True)
-    return found, shape, (every[train], every[test])
+    form = Form(colour=False, deep=False)
+    while True:
+        try:
+            shape, empty = _decode(archive, entries, splits, fields.size, folder, budget, form)
+            break
+        except _Richer as richer:  # at most twice
+            form = richer.form
+    warnings = _check_empty(found, entries, empty)
+    return Read(found, shape, (every[train], every[test]), form.scale, warnings)
 
 
-class _Colour(Exception):
-    """Raised for a colour image after grey ones: all images then need three channels."""
+@dataclass(frozen=True)
+class Form:
+    """What all images are stored as: in colour if one is, with 16 bits if one has them."""
+
+    colour: bool
+    deep: bool
+
+    @property
+    def channels(self) -> int:
+        return 3 if self.colour else 1
+
+    @property
+    def scale(self) -> Scale:
+        if self.deep:
+            return Scale("float32", 65_535.0, "the zip has pictures with 16 bits, whose white is 65535")
+        return Scale("uint8", 255.0, "the pictures have 8 bits, whose white is 255")
+
+
+class _Richer(Exception):
+    """Raised for an image that the form loses something of."""
+
+    def __init__(self, form: Form) -> None:
+        self.form = form
+
+
+def _check_empty(found: Layout, entries: list[zipfile.ZipInfo], empty: list[int]) -> tuple[str, ...]:
+    """A warning for the pictures with the indices `empty`. Raises UnusableUpload if they are all that a class has."""
+    if not empty:
+        return ()
+    why = (
+        "what it shows has the colour of its background: transparent pixels become black, so black on transparency is "
+        "an empty picture"
+    )
+    labels = np.array([picture.label for picture in found.pictures])
+    n = len(found.classes)
+    lost = np.bincount(labels[empty], minlength=n) == np.bincount(labels, minlength=n)
+    for label in np.flatnonzero(lost)[:1]:
+        first = entries[int(np.flatnonzero(labels == label)[0])].filename
+        detail = f"{first}, and every other picture of the class '{found.classes[label]}': {why}. Save them on white"
+        raise UnusableUpload("unreadable_image", detail, name=first)
+    return (f"{entries[empty[0]].filename} ({len(empty)} of {len(entries)} pictures): {why}",)
 
 
 def _decode(
@@ -143,24 +120,26 @@ def _decode(
     size: int | None,
     folder: Path,
     budget: Budget,
-    colour: bool,
-) -> tuple[int, int, int]:
-    first = _image(archive, entries[0], size, budget, colour, None)
-    shape = (3 if colour else 1, *first.shape[:2])
+    form: Form,
+) -> tuple[tuple[int, int, int], list[int]]:
+    """Write the images; return their shape (C,H,W), and the indices of those that are empty without transparency."""
+    first, _ = _image(archive, entries[0], size, budget, form, None)
+    shape = (form.channels, first.shape[1], first.shape[2])
     places: list[tuple[Array, int]] = [(first, 0)] * len(entries)
-    before = budget.spent
+    before, empty = budget.spent, []
     for name, indices in splits.items():
-        target = create(folder / name, len(indices), shape, SCALE, budget)
+        target = create(folder / name, len(indices), shape, form.scale, budget)
         for position, index in enumerate(indices):
             places[index] = (target, position)
     try:
-        for entry, (target, position) in zip(entries, places, strict=True):
-            image = _image(archive, entry, size, budget, colour, (shape[2], shape[1]))
-            target[position] = image.transpose(2, 0, 1) if colour else image
-    except _Colour:
+        for index, (entry, (target, position)) in enumerate(zip(entries, places, strict=True)):
+            target[position], is_empty = _image(archive, entry, size, budget, form, (shape[2], shape[1]))
+            if is_empty:
+                empty.append(index)
+    except _Richer:
         budget.spent = before  # the arrays written so far are overwritten
         raise
-    return shape
+    return shape, empty
 
 
 def _image(
@@ -168,10 +147,11 @@ def _image(
     entry: zipfile.ZipInfo,
     size: int | None,
     budget: Budget,
-    colour: bool,
+    form: Form,
     like: tuple[int, int] | None,
-) -> Array:
-    """One image as (H,W) or (H,W,3) uint8. `like`: (width, height) of the previous images. Raises UnusableUpload."""
+) -> tuple[Array, bool]:
+    """One image (C,H,W) of float32, whole numbers from 0 to the form's white; and whether it is empty although its
+    transparency is not. `like`: (width, height) of the previous images. Raises UnusableUpload."""
     name = entry.filename
     with entry_stream(archive, entry, "unreadable_image") as stream:
         raw = stream.read(MAX_FILE_BYTES + 1)
@@ -179,12 +159,10 @@ def _image(
     if len(raw) > MAX_FILE_BYTES:
         raise UnusableUpload("image_too_large", f"{name} is larger than {MAX_FILE_BYTES >> 20} MiB", name=name)
     try:
-        with Image.open(io.BytesIO(raw), formats=FORMATS) as image:
-            _check_size(name, image.size, size, like)
-            if not colour and image.mode not in GREY:
-                raise _Colour
-            return _pixels(image, size, colour)
-    except (UnusableUpload, _Colour):
+        return _pixels(
+            decode(raw, lambda width, height: _check_size(name, width, height, size)), name, size, form, like
+        )
+    except (UnusableUpload, _Richer):
         raise
     except Image.DecompressionBombError as error:
         raise UnusableUpload("image_too_large", f"{name}: {error}", name=name) from error
@@ -196,30 +174,35 @@ def _image(
         raise UnusableUpload("unreadable_image", detail, name=name) from error
 
 
-def _check_size(name: str, found: tuple[int, int], size: int | None, like: tuple[int, int] | None) -> None:
+def _check_size(name: str, width: int, height: int, size: int | None) -> None:
     """Check the size in the header, before decoding. Raises UnusableUpload."""
-    width, height = found
     if size is not None:
         if width * height > MAX_SOURCE_PIXELS:
             detail = f"{name}: {width}x{height} is more than {MAX_SOURCE_PIXELS} pixels; make it smaller first"
             raise UnusableUpload("image_too_large", detail, name=name)
-        return
-    if max(found) > MAX_SIDE:
+    elif max(width, height) > MAX_SIDE:
         detail = (
             f"{name}: {width}x{height} pixels; at most {MAX_SIDE}x{MAX_SIDE} are accepted; 'size' resizes all images"
         )
         raise UnusableUpload("image_too_large", detail, name=name)
-    if like is not None and found != like:
+
+
+def _pixels(
+    picture: Array, name: str, size: int | None, form: Form, like: tuple[int, int] | None
+) -> tuple[Array, bool]:
+    height, width, samples = picture.shape
+    if size is None and like is not None and (width, height) != like:
         detail = f"{name}: {width}x{height} pixels, previous images {like[0]}x{like[1]}. 'size' resizes all images"
         raise UnusableUpload("size_mismatch", detail, name=name)
+    needed = Form(form.colour or samples > 2, form.deep or picture.dtype == np.uint16)
+    if needed != form:
+        raise _Richer(needed)
+    white = form.scale.white
+    shape = (form.channels, size or height, size or width)
+    pixels = np.rint(inference.fitted(picture, shape) * np.float32(white))
+    is_empty = samples in (2, 4) and _is_flat(pixels) and not _is_flat(picture[..., -1])
+    return pixels, is_empty
 
 
-def _pixels(image: Image.Image, size: int | None, colour: bool) -> Array:
-    if image.mode.startswith("I"):  # 16-bit: Pillow would clip at 255
-        image = Image.fromarray((np.asarray(image).astype(np.int64).clip(0, 65_535) // 257).astype(np.uint8))
-    mode = "RGB" if colour else "L"
-    if image.mode != mode:
-        image = image.convert(mode)
-    if size is not None and image.size != (size, size):
-        image = image.resize((size, size), Image.Resampling.BILINEAR)
-    return np.asarray(image)
+def _is_flat(values: Array) -> bool:
+    return bool(values.min() == values.max())

@@ -15,16 +15,14 @@ TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: 
 
 
 def looks_like(path: Path) -> bool:
+    """Whether the file begins as IDX does: two zero bytes, a known type, 1 to 4 dimensions."""
     with path.open("rb") as file:
         start = file.read(4)
     return len(start) == 4 and start[:2] == b"\0\0" and start[2] in TYPES and 1 <= start[3] <= 4
 
 
 def read(path: Path, name: str) -> Array:
-    """The values as an array, memory-mapped from the file. Raises UnusableUpload."""
-    if not looks_like(path):
-        detail = f"{name} is not an IDX file, plain or gzipped: it does not begin with 0, 0, type, dimensions"
-        raise UnusableUpload("unknown_format", detail)
+    """The values of a file that `looks_like` accepts, as an array, memory-mapped. Raises UnusableUpload."""
     with path.open("rb") as file:
         _, _, kind, ndim = file.read(4)
         sizes = file.read(4 * ndim)

@@ -1,6 +1,7 @@
 """Ingests an upload: detects its format, validates its contents and writes the stored form.
 
-The stored form is four .npy files, train and test images (N,C,H,W) and their labels (N) int64, and a JSON description.
+The stored form is four .npy files, train and test images (N,C,H,W) and their labels (N) int64, a JSON description and
+a picture of samples.
 The images are written through memory maps in chunks, so a dataset may be larger than memory.
 """
 
@@ -10,15 +11,15 @@ import json
 import shutil
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from api.uploads import archive as zips
-from api.uploads import folders, idx, labels, npz, pixels
-from api.uploads.budget import GZIP_MAGIC, Budget, gunzipped
+from api.uploads import contrast, file_types, folders, idx, labels, npz, pixels, samples, statistics
+from api.uploads.budget import Budget, gunzipped
 from api.uploads.fields import UploadFields
 from api.uploads.pixels import Array
 from shared.datasets.catalog import ARRAYS, FACTS, DatasetInfo
@@ -61,13 +62,23 @@ def ingest(
         format, content = _read(parts, fields, target, scratch, budget)
     finally:
         shutil.rmtree(scratch)
-    info = content.facts(name)
+    doubts = contrast.warnings(np.load(target / ARRAYS[0], mmap_mode="r"), content.labels[0], content.classes)
+    info = content.facts(name, doubts)
     for file, numbers in zip((ARRAYS[1], ARRAYS[3]), content.labels, strict=True):
         np.save(target / file, numbers, allow_pickle=False)
+    info = _described(info, target, *content.labels)
     (target / FACTS).write_text(json.dumps(info.to_json(), indent=2, ensure_ascii=False) + "\n")
     drawn = {} if content.own_split else {"test_fraction": fields.test_fraction, "seed": fields.seed}
-    sized = {} if fields.size is None else {"size": fields.size}
-    return info, {"format": format, **drawn, **sized}
+    given = {name: value for name in ("size", "white") if (value := getattr(fields, name)) is not None}
+    return info, {"format": format, **drawn, **given}
+
+
+def _described(info: DatasetInfo, target: Path, train_labels: Array, test_labels: Array) -> DatasetInfo:
+    """`info` with the statistics of the stored images; writes the sheet of samples next to these."""
+    images, classes = np.load(target / ARRAYS[0], mmap_mode="r"), len(info.classes)
+    samples.write(target, images, train_labels, classes, info.white)
+    found = statistics.measure(images, train_labels, test_labels, classes, info.white)
+    return replace(info, statistics=found)
 
 
 @dataclass(frozen=True)
@@ -79,8 +90,9 @@ class Content:
     labels: tuple[Array, Array]  # of the train and the test split
     scale: pixels.Scale
     own_split: bool
+    warnings: tuple[str, ...] = ()
 
-    def facts(self, name: str) -> DatasetInfo:
+    def facts(self, name: str, doubts: tuple[str, ...] = ()) -> DatasetInfo:
         channels, height, width = self.shape
         train, test = (len(numbers) for numbers in self.labels)
         colour = "grey" if channels == 1 else "colour"
@@ -93,6 +105,8 @@ class Content:
             test_examples=test,
             dtype=self.scale.dtype,
             white=self.scale.white,
+            white_reason=self.scale.reason,
+            warnings=(*self.scale.warnings, *self.warnings, *doubts),
             source="upload",
         )
 
@@ -103,22 +117,13 @@ def _read(
     if FILE not in parts:
         return "idx", _idx_pair(parts, fields, target, scratch, budget)
     if not zipfile.is_zipfile(parts[FILE]):
-        raise UnusableUpload("unknown_format", _describe_unknown(parts[FILE]))
+        raise UnusableUpload("unknown_format", file_types.describe(parts[FILE]))
     with zips.opened(parts[FILE]) as archive:
         if npz.is_npz(archive):
             return "npz", _npz(npz.read(archive, scratch, budget), fields, target, budget)
-        found, shape, numbers = folders.read(archive, fields, target, budget)
-        return "folders", Content(tuple(found.classes), shape, numbers, folders.SCALE, found.split)
-
-
-def _describe_unknown(path: Path) -> str:
-    with path.open("rb") as file:
-        start = file.read(8)
-    if start[:2] == GZIP_MAGIC or idx.looks_like(path):
-        return "'file' is gzip or IDX; send IDX files, plain or gzipped, as 'images' and 'labels'"
-    if start[:6] == b"\x93NUMPY":
-        return "'file' is a single .npy array; save images and labels together with numpy.savez"
-    return "'file' is neither a .npz nor a zip of class folders; is it complete?"
+        read = folders.read(archive, fields, target, budget)
+        found = read.layout
+        return "folders", Content(tuple(found.classes), read.shape, read.labels, read.scale, found.split, read.warnings)
 
 
 def _npz(arrays: dict[str, Array], fields: UploadFields, target: Path, budget: Budget) -> Content:
@@ -132,7 +137,10 @@ def _npz(arrays: dict[str, Array], fields: UploadFields, target: Path, budget: B
 
 def _idx_pair(parts: Mapping[str, Path], fields: UploadFields, target: Path, scratch: Path, budget: Budget) -> Content:
     def read(part: str) -> Array:
-        return idx.read(gunzipped(parts[part], scratch / part, budget, part), part)
+        path = gunzipped(parts[part], scratch / part, budget, part)
+        if not idx.looks_like(path):
+            raise UnusableUpload("unknown_format", file_types.describe_pair(path, part))
+        return idx.read(path, part)
 
     images = {part: read(part) for part in ("images", "test_images") if part in parts}
     given = {part: (other, read(other)) for part, other in (PAIR, TEST_PAIR) if part in parts}
@@ -172,7 +180,7 @@ def _arrays(
         classes = labels.check_classes(train_labels, test_labels, names)
         sources = ((train, chosen), (train, held_out))
     labels.check_sizes(len(train_labels), len(test_labels))
-    scale = pixels.examine(images)
+    scale = pixels.examine(images, fields.white)
     for (array, indices), file in zip(sources, (ARRAYS[0], ARRAYS[2]), strict=True):
         pixels.copy(array, indices, target / file, scale, budget)
     return Content(classes, shape, (train_labels, test_labels), scale, own_split=bool(rest))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Sequence
 
 import numpy as np
@@ -44,7 +45,8 @@ def as_labels(values: Array, name: str, n: int) -> Array:
 
 
 def check_classes(train: Array, test: Array | None, names: Sequence[str] | None) -> tuple[str, ...]:
-    """The names of the classes. Raises UnusableUpload if a class has no example, or none to train on."""
+    """The names of the classes, in Unicode's composed form. Raises UnusableUpload if a class has no example, or none to
+    train on."""
     everyone = train if test is None else np.concatenate([train, test])
     n = int(everyone.max()) + 1 if len(everyone) else 0
     if names is None:
@@ -56,6 +58,7 @@ def check_classes(train: Array, test: Array | None, names: Sequence[str] | None)
         raise UnusableUpload(
             "bad_labels", f"the largest label is {n - 1}, but there are names for {len(names)} classes only"
         )
+    names = [unicodedata.normalize("NFC", name) for name in names]  # so that equal names have equal characters
     check_names(names)
     if len(names) < 2:
         what = f"the only class is '{names[0]}'" if names else "there are no classes"

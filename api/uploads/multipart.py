@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
@@ -18,6 +17,7 @@ from werkzeug.sansio.multipart import Data, Epilogue, Field, File, MultipartDeco
 
 from api.http.requests import refuse_encoded
 from shared.errors import BadRequest, FieldError, InvalidUpload, PayloadTooLarge
+from shared.validation_errors import did_you_mean
 
 CHUNK = 1 << 18
 MAX_FIELD_BYTES = 4096
@@ -150,9 +150,8 @@ class _Receiver:
             self._begin_field(name)
         else:
             known = [*self.parts, *self.fields]
-            guess = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean '{guess[0]}'?" if guess else f"known parts: {', '.join(known)}"
-            raise InvalidUpload([FieldError(f"/{name[:80]}", "extra_forbidden", f"unknown part; {hint}")])
+            hint = did_you_mean(name, known) or f"; known parts: {', '.join(known)}"
+            raise InvalidUpload([FieldError(f"/{name[:80]}", "extra_forbidden", f"unknown part{hint}")])
 
     def _begin_file(self, name: str, part: Field | File) -> None:
         path, digest = self.folder / f"{name}.part", hashlib.sha256()

@@ -15,7 +15,7 @@ from typing import IO
 import numpy as np
 from numpy.lib import format as npy
 
-from api.uploads.archive import entry_stream
+from api.uploads.archive import entry_stream, user_entries
 from api.uploads.budget import Budget, unpack
 from api.uploads.labels import LONGEST_NAME, MOST_CLASSES
 from api.uploads.pixels import Array, mapped
@@ -29,13 +29,15 @@ BROKEN_STREAM = (zipfile.BadZipFile, zlib.error, EOFError, OSError)
 
 
 def is_npz(archive: zipfile.ZipFile) -> bool:
-    names = archive.namelist()
+    """Whether the zip has .npy files only, apart from those that a system adds when it packs a folder."""
+    names = ["/".join(parts) for parts, _ in user_entries(archive)]
     return bool(names) and all(name.endswith(SUFFIX) and "/" not in name for name in names)
 
 
 def read(archive: zipfile.ZipFile, scratch: Path, budget: Budget) -> dict[str, Array]:
     """The arrays by name, memory-mapped from files in `scratch`. Raises UnusableUpload."""
-    names = [name.removesuffix(SUFFIX) for name in archive.namelist()]
+    entries = [entry for _, entry in user_entries(archive)]
+    names = [entry.filename.removesuffix(SUFFIX) for entry in entries]
     found = set(names)
     if len(found) != len(names) or found - {NAMES} not in (set(SPLIT), set(WHOLE)):
         detail = (
@@ -45,7 +47,7 @@ def read(archive: zipfile.ZipFile, scratch: Path, budget: Budget) -> dict[str, A
         raise UnusableUpload("unknown_format", detail)
     return {
         name: _member(archive, entry, name, scratch / f"{name}.raw", budget)
-        for name, entry in zip(names, archive.infolist(), strict=True)
+        for name, entry in zip(names, entries, strict=True)
     }
 
 

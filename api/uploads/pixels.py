@@ -11,16 +11,17 @@ import numpy as np
 from numpy.lib.format import open_memmap
 
 from api.uploads.budget import Budget
-from api.uploads.fields import MAX_SIDE
-from shared.errors import UnusableUpload
+from api.uploads.fields import HIGHEST, MAX_SIDE
+from shared.errors import FieldError, InvalidUpload, UnusableUpload
+from shared.inference import ROUNDING
 
 Array = np.ndarray[Any, Any]
 CHANNELS = (1, 3)
 CHUNK_BYTES = 16 << 20
 MAX_EXAMPLES = 10_000_000  # their labels alone are 80 MB
 FLOAT32_MAX = float(np.finfo(np.float32).max)
-HIGHEST = 65_535  # white at 16 bits, the deepest that image formats have
-ROUNDING = 1e-3  # floats in [0, 1] may exceed 1 by this much, after resizing and colour conversions
+SMALL = 16  # whole numbers up to this are taken for a scale of their own, as scikit-learn's digits from 0 to 16
+DIM = 0.5  # share of white: if no pixel is brighter, the upload is warned of
 
 
 def mapped(
@@ -37,10 +38,12 @@ def mapped(
 
 @dataclass(frozen=True)
 class Scale:
-    """How pixels are stored: bytes unchanged, all other types as float32; values are from 0 to `white`."""
+    """How pixels are stored, and which number is white and why: values are from 0 to `white`."""
 
     dtype: Literal["uint8", "float32"]
     white: float
+    reason: str
+    warnings: tuple[str, ...] = ()
 
 
 def as_nchw(images: Array, name: str) -> Array:
@@ -65,34 +68,91 @@ def as_nchw(images: Array, name: str) -> Array:
     return images
 
 
-def examine(images: dict[str, Array]) -> Scale:
-    """The scale of an upload's arrays, given by name, from one pass over all pixels. Raises UnusableUpload."""
-    kinds = {array.dtype.kind for array in images.values()}
-    if not kinds <= set("buif"):
-        name = next(name for name, array in images.items() if array.dtype.kind not in "buif")
-        raise UnusableUpload("bad_pixels", f"{name} has the type {images[name].dtype}; pixels are integers or floats")
-    if kinds == {"b"}:
-        return Scale("uint8", 1.0)
-    if all(array.dtype == np.uint8 for array in images.values()):
-        return Scale("uint8", 255.0)
-    lowest, highest = np.inf, -np.inf
+@dataclass(frozen=True)
+class Range:
+    """What the numbers of one array are: their bounds, and whether all are whole."""
+
+    lowest: float
+    highest: float
+    whole: bool
+
+    @property
+    def white(self) -> float | None:
+        """The smallest usual white that no number exceeds, whatever their type; None if all are 0."""
+        if self.highest == 0:
+            return None
+        if self.highest <= 1 + ROUNDING:
+            return 1.0
+        if self.whole and self.highest <= SMALL:
+            return self.highest
+        return 255.0 if self.highest <= 255 else float(HIGHEST)
+
+
+def examine(images: dict[str, Array], white: float | None) -> Scale:
+    """The one scale of an upload's arrays, given by name, from one pass over all pixels. `white`: the upload's field.
+
+    Raises UnusableUpload, and InvalidUpload for pixels above `white`.
+    """
     for name, array in images.items():
-        low, high = extremes(array, name)
-        lowest, highest = min(lowest, low), max(highest, high)
+        if array.dtype.kind not in "buif":
+            raise UnusableUpload("bad_pixels", f"{name} has the type {array.dtype}; pixels are integers or floats")
+    ranges = {name: range_of(array, name) for name, array in images.items()}
+    lowest, highest = min(r.lowest for r in ranges.values()), max(r.highest for r in ranges.values())
     if lowest < 0 or highest > HIGHEST:  # predictions take images in [0, white], which would be out of this range
         found = f"pixels are from 0 to 1, to 255 or to {HIGHEST}; these are from {lowest:.9g} to {highest:.9g}"
         step = "undo their normalization (gradq normalizes by itself), or scale them to [0, 1] before the upload"
         raise UnusableUpload("bad_pixels", f"{found}; {step}")
-    if "f" in kinds and highest <= 1 + ROUNDING:
-        return Scale("float32", 1.0)
-    if highest > 255:
-        return Scale("float32", float(HIGHEST))
-    return Scale("float32" if "f" in kinds else "uint8", 255.0)
+    whole_types = all(array.dtype.kind in "bui" for array in images.values())
+    is_declared = white is not None
+    if white is None:
+        white, reason = _inferred(ranges, whole_types)
+    else:
+        brightest = max(ranges, key=lambda name: ranges[name].highest)
+        if highest > white + (0 if whole_types else ROUNDING):
+            detail = f"{brightest} has pixels up to {highest:.9g}; white is the largest number that a pixel can have"
+            raise InvalidUpload([FieldError("/white", "conflict", detail)])
+        reason = f"the upload declares that white is {white:g}"
+    warnings = _doubts(white, highest, is_declared)
+    return Scale("uint8" if whole_types and highest <= 255 else "float32", white, reason, warnings)
 
 
-def extremes(array: Array, name: str) -> tuple[float, float]:
-    """The smallest and the largest value. Raises UnusableUpload for NaN, infinities and numbers beyond float32."""
-    lowest, highest = np.inf, -np.inf
+def _inferred(ranges: dict[str, Range], whole_types: bool) -> tuple[float, str]:
+    """White and the reason. Raises UnusableUpload if the arrays have different scales."""
+    whites = {name: r.white for name, r in ranges.items() if r.white is not None}
+    if not whites:
+        return (255.0 if whole_types else 1.0), "all pixels are 0, so their type decides"
+    highest = max(r.highest for r in ranges.values())
+    known = {255.0 if 1 < white <= SMALL else white for white in whites.values()}  # of small numbers one scale
+    small = {name for name, white in whites.items() if 1 < white <= SMALL}
+    if len(known) > 1 or small not in (set(), set(whites)):
+        found = ", ".join(f"{name} to {ranges[name].highest:.9g}" for name in whites)
+        step = "bring both to one scale, or declare the number that is white in both with the field 'white'"
+        detail = f"the pixels have different scales: those of {found}; {step}"
+        raise UnusableUpload("bad_pixels", detail)
+    if small:
+        return highest, f"the pixels are whole numbers from 0 to {highest:g}, so the highest is taken as white"
+    (white,) = known
+    if white == 1:
+        return white, "no pixel exceeds 1"
+    return white, f"the highest pixel is {highest:.9g}, and {white:g} is the smallest usual white that is not below it"
+
+
+def _doubts(white: float, highest: float, is_declared: bool) -> tuple[str, ...]:
+    if highest < DIM * white:
+        detail = (
+            f"the brightest pixel is {highest:.9g} and white is {white:g}: pictures and drawings that a model is sent"
+        )
+        return (f"{detail} can be much brighter than what it learnt; if they are, upload with another 'white'",)
+    if not is_declared and 1 < white <= SMALL:
+        detail = f"white is taken to be {white:g}, the highest pixel; if the images are dark and white is 255, upload"
+        return (f"{detail} them with the field 'white'",)
+    return ()
+
+
+def range_of(array: Array, name: str) -> Range:
+    """The bounds of the values, and whether they are whole. Raises UnusableUpload for NaN, infinities and numbers
+    beyond float32."""
+    lowest, highest, whole = np.inf, -np.inf, True
     for start, rows in chunks(array):
         low, high = float(rows.min()), float(rows.max())  # NaN if any value is NaN
         if not max(abs(low), abs(high)) <= FLOAT32_MAX:
@@ -101,7 +161,9 @@ def extremes(array: Array, name: str) -> tuple[float, float]:
             detail = f"{name}[{first}] contains NaN, an infinity or a number beyond float32; replace it first"
             raise UnusableUpload("not_finite", detail)
         lowest, highest = min(lowest, low), max(highest, high)
-    return lowest, highest
+        if whole and rows.dtype.kind == "f" and highest <= SMALL:  # it matters for small numbers alone
+            whole = bool((rows == np.rint(rows)).all())
+    return Range(lowest, highest, whole)
 
 
 def chunks(array: Array) -> Iterator[tuple[int, Array]]:

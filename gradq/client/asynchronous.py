@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from datetime import datetime
@@ -13,8 +12,9 @@ from typing import TYPE_CHECKING, Any, Self
 import httpx2
 
 from gradq.client import curve, downloads, events, images, notebook, waiting
-from gradq.client.blocking import ANSWER_SECONDS, RETRIES, address, calls_over
+from gradq.client.blocking import ANSWER_SECONDS, RETRIES, calls_over
 from gradq.client.calls import WHOLE, Calls
+from gradq.client.environment import Target
 from gradq.client.events import Event, EventType
 from gradq.client.images import Predictions
 from gradq.client.job import MODEL_FILES, changes
@@ -33,9 +33,10 @@ class AsyncClient:
     def __init__(
         self, url: str | None = None, token: str | None = None, timeout: float = ANSWER_SECONDS, retries: int = RETRIES
     ) -> None:
-        self.url = address(url)
-        http = httpx2.AsyncClient(**options(self.url, token or os.environ.get("GRADQ_TOKEN"), timeout))
-        self._calls = calls_over(Awaiting(http), self.url, timeout, retries)
+        target = Target.of(url, token)
+        self.url = target.url
+        http = httpx2.AsyncClient(**options(target, timeout))
+        self._calls = calls_over(Awaiting(http), target, timeout, retries)
 
     async def __aenter__(self) -> Self:
         return self
@@ -74,9 +75,9 @@ class AsyncClient:
         """Queue a walk and return its job, as `Client.walk`."""
         return self._job(await self._calls.walk({**(spec or {}), **fields}, idempotency_key))
 
-    async def job(self, id: str, /, *, fetch: bool = True) -> AsyncJob:
+    async def job(self, id: str, /, *, fetch: bool = True, patience: float = 0.0) -> AsyncJob:
         """Return the job with this id, as `Client.job`. Raises NotFound."""
-        return self._job(await self._calls.job(id) if fetch else {"id": id})
+        return self._job(await self._calls.job(id, patience) if fetch else {"id": id})
 
     async def jobs(
         self,
@@ -197,11 +198,13 @@ class AsyncJob(JobView):
 
     async def wait(self, timeout: float | None = None, poll: float | None = None, check: bool = False) -> Self:
         """Return this handle once the job has ended, as `Job.wait`. Raises WaitTimeout, JobFailed."""
-        async with aclosing(waiting.until_terminal(self._calls, self.id, timeout, poll)) as seen:
-            async for json in seen:
-                self._now(json)
+        away = None
+        async with aclosing(waiting.until_terminal(self._calls, dict(self._json), timeout, poll)) as seen:
+            async for look in seen:
+                self._now(look.job)
+                away = look.away
         if not self.terminal:
-            raise WaitTimeout(self, timeout or 0.0)
+            raise WaitTimeout(self, timeout or 0.0) from away
         if check and not self.succeeded:
             raise JobFailed(self)
         return self
@@ -245,9 +248,9 @@ class AsyncJob(JobView):
             await self.download(folder, MODEL_FILES)
             return rebuild.load(folder)
 
-    async def predict(self, images_: Any, /, *, invert: bool = False) -> Predictions:
+    async def predict(self, images_: Any, /, *, invert: bool = False, white: float | None = None) -> Predictions:
         """Return what the finished model predicts for each image, as `Job.predict`."""
-        return Predictions(await self._calls.predict(self.id, images.body_of(images_), invert))
+        return Predictions(await self._calls.predict(self.id, images.body_of(images_, white), invert))
 
     async def cancel(self) -> Self:
         """Cancel the job; a running one ends once its checkpoint is written. Raises WrongState if it has ended."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Self
@@ -10,13 +9,13 @@ from typing import Any, Self
 import httpx2
 
 from gradq.client.calls import Calls
+from gradq.client.environment import DEFAULT_URL as DEFAULT_URL
+from gradq.client.environment import Target
 from gradq.client.job import Job
-from gradq.client.problems import Unreachable
 from gradq.client.sender import Retries, Sender
 from gradq.client.transport import Blocking, Transport, finish, iterate, options
 from gradq.client.types import Action, Json, Part
 
-DEFAULT_URL = "http://127.0.0.1:8080"
 ANSWER_SECONDS = 30.0
 RETRIES = 5
 
@@ -24,9 +23,12 @@ RETRIES = 5
 class Client:
     """Calls one service. Safe to share between threads; keeps connections open until `close`; a context manager.
 
-    `url` defaults to GRADQ_URL, else http://127.0.0.1:8080; `token` to GRADQ_TOKEN. `timeout`: seconds that an answer
-    may take. Broken connections and the statuses 429, 502, 503 and 504 are retried up to `retries` times; a submit that
-    was sent twice is one job.
+    `url` defaults to GRADQ_URL, else http://127.0.0.1:8080; `token` to GRADQ_TOKEN, and an empty one sends none.
+    `timeout`: seconds that an answer may take. Broken connections and the statuses 429, 502, 503 and 504 are retried up
+    to `retries` times; a submit that was sent twice is one job.
+
+    Addresses of this machine are asked directly; for others the environment's proxy is used (HTTP_PROXY, HTTPS_PROXY,
+    ALL_PROXY, NO_PROXY), and named in errors. Raises InvalidSetting if an address, token or proxy cannot be used.
 
     Each call raises Unreachable if the service does not answer, and an ApiError for an answer of 400 or above.
     """
@@ -34,9 +36,10 @@ class Client:
     def __init__(
         self, url: str | None = None, token: str | None = None, timeout: float = ANSWER_SECONDS, retries: int = RETRIES
     ) -> None:
-        self.url = address(url)
-        http = httpx2.Client(**options(self.url, token or os.environ.get("GRADQ_TOKEN"), timeout))
-        self._calls = calls_over(Blocking(http), self.url, timeout, retries)
+        target = Target.of(url, token)
+        self.url = target.url
+        http = httpx2.Client(**options(target, timeout))
+        self._calls = calls_over(Blocking(http), target, timeout, retries)
 
     def __enter__(self) -> Self:
         return self
@@ -91,12 +94,13 @@ class Client:
         """
         return self._job(finish(self._calls.walk({**(spec or {}), **fields}, idempotency_key)))
 
-    def job(self, id: str, /, *, fetch: bool = True) -> Job:
+    def job(self, id: str, /, *, fetch: bool = True, patience: float = 0.0) -> Job:
         """Return the job with this id. Raises NotFound.
 
+        `patience`: seconds for which a service that is away (cut connections, 502, 503, 504) is retried.
         With `fetch=False` no request is sent: the handle has only its id until one of its methods sends one.
         """
-        return self._job(finish(self._calls.job(id)) if fetch else {"id": id})
+        return self._job(finish(self._calls.job(id, patience)) if fetch else {"id": id})
 
     def jobs(
         self,
@@ -171,7 +175,8 @@ class Client:
 
         `files` is the path of an .npz or of a zip of class folders, or an IDX pair: {"images": path, "labels": path},
         optionally with "test_images" and "test_labels". A path may be replaced by (file name, open file). Files are
-        streamed. Fields: `name`, `size` (pixels per side), `test_fraction`, `seed`. Raises InvalidUpload, TooLarge.
+        streamed. Fields: `name`, `size` (pixels per side), `test_fraction`, `seed`, `white` (the number that is white
+        in arrays). The answer's `warnings` say what to check. Raises InvalidUpload, TooLarge.
         """
         return finish(self._calls.add_dataset(files, fields))
 
@@ -223,17 +228,6 @@ class Client:
         return Job(self._calls, json)
 
 
-def address(url: str | None) -> str:
-    """The service's address: `url`, else GRADQ_URL, else DEFAULT_URL. Raises Unreachable unless it is an HTTP URL."""
-    found = (url or os.environ.get("GRADQ_URL") or DEFAULT_URL).rstrip("/")
-    try:
-        parts = httpx2.URL(found)
-    except httpx2.InvalidURL as error:
-        raise Unreachable(found, f"not an address: {error}") from error
-    if parts.scheme not in ("http", "https") or not parts.host:
-        raise Unreachable(found, f"not an address; one looks like {DEFAULT_URL}")
-    return found
-
-
-def calls_over(transport: Transport, url: str, timeout: float, retries: int) -> Calls:
-    return Calls(Sender(transport, url, Retries(retries, longest_wait=timeout)))
+def calls_over(transport: Transport, target: Target, timeout: float, retries: int) -> Calls:
+    proxy = None if target.proxy is None else str(target.proxy)
+    return Calls(Sender(transport, target.url, Retries(retries, longest_wait=timeout), proxy))

@@ -14,8 +14,8 @@ from typing import IO, Any
 from urllib.parse import quote
 from uuid import uuid4
 
-from gradq.client.problems import ApiError, NotFound, Unreachable
-from gradq.client.sender import Sender, json_of, retry_after
+from gradq.client.problems import ApiError, ClientError, NotFound, Unreachable
+from gradq.client.sender import Sender, retry_after
 from gradq.client.spec_json import as_json
 from gradq.client.transport import Request
 from gradq.client.types import Json, Part, Points
@@ -29,11 +29,13 @@ HELD_SECONDS = 10.0  # how long a long poll may take beyond its wait
 
 @dataclass(frozen=True)
 class JobSnapshot:
-    """A job as received once. `interval`: seconds after which the service wants the next request (Retry-After)."""
+    """A job as received once. `interval`: seconds after which the service wants the next request (Retry-After).
+    `away`: why there is no newer one, if the service has not answered since."""
 
     job: Json
     etag: str | None = None
     interval: float | None = None
+    away: ClientError | None = None
 
 
 class Calls:
@@ -72,7 +74,7 @@ class Calls:
         response = await self.sender.once(request)
         if known is not None and response.status_code == 304:
             return replace(known, interval=retry_after(response))
-        return JobSnapshot(json_of(response, self.sender.url), response.headers.get("ETag"), retry_after(response))
+        return JobSnapshot(self.sender.json_of(response), response.headers.get("ETag"), retry_after(response))
 
     async def page(self, limit: int, after: str | None = None, **filter: Any) -> Json:
         return await self._get("/v1/jobs", {**query_of(filter), "limit": limit, "after": after})
@@ -219,7 +221,7 @@ class Calls:
             raise
 
     async def _json(self, request: Request, patience: float = 0.0) -> Json:
-        return json_of(await self.sender.send(request, patience), self.sender.url)
+        return self.sender.json_of(await self.sender.send(request, patience))
 
 
 def path_of(job_id: str) -> str:

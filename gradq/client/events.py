@@ -83,7 +83,7 @@ async def page(calls: Calls, job_id: str, after: int, type: str | None) -> list[
 
 async def follow(calls: Calls, job_id: str, after: int = 0, type: str | None = None) -> AsyncGenerator[Event, None]:
     """Yields the lines after the cursor as they come, until the job has ended and all were yielded."""
-    cursor, tries = after, RetryState(calls.sender)
+    cursor, tries = after, RetryState(calls.sender, PATIENCE_SECONDS)
     while True:
         try:
             async with aclosing(_stream(calls, job_id, cursor, type)) as events:
@@ -116,6 +116,7 @@ async def _stream(calls: Calls, job_id: str, cursor: int, type: str | None) -> A
         media = stream.response.headers.get("Content-Type", "")
         if not media.startswith(STREAM):
             raise BadAnswer("not_a_stream", f"asked for {STREAM}, got {media or 'no content type'}")
+        calls.sender.answered = True
         async for sent in stream.events():
             if sent.event == "end":
                 yield None

@@ -43,12 +43,15 @@ class Predictions(Sequence[Json]):
         return [int(seen["label"]) for seen in self]
 
 
-def body_of(images: Any) -> Mapping[str, Any]:
+def body_of(images: Any, white: float | None = None) -> Mapping[str, Any]:
     """The keyword arguments of a request with these images: a form of files, an npz, or JSON.
 
     One image or many: a path, a Pillow image, or a list of them; an array (numpy's, or torch's on the CPU); nested
-    lists of numbers. Raises TypeError for files mixed with arrays, OSError for a file that cannot be read.
+    lists of numbers. `white`: the number that is white in arrays, lists and npz files. Raises TypeError for files mixed
+    with arrays, OSError for a file that cannot be read.
     """
+    declared = {} if white is None else {"white": white}
+    field = {"data": {"white": f"{white:.17g}"}} if white is not None else {}
     if _is_file(images):
         images = [images]
     many = list(images) if isinstance(images, list | tuple) else []
@@ -56,10 +59,12 @@ def body_of(images: Any) -> Mapping[str, Any]:
         if other := [image for image in many if not _is_file(image)]:
             kind = type(other[0]).__name__
             raise TypeError(f"cannot mix files or Pillow images with a {kind} in one call")
-        return {"files": [("files", _file(image, place)) for place, image in enumerate(many)]}
+        return {"files": [("files", _file(image, place)) for place, image in enumerate(many)], **field}
     if hasattr(images, "__array__") or any(hasattr(image, "__array__") for image in many[:1]):
+        if field:
+            return {"files": [("files", ("images.npz", _npz(images)))], **field}
         return {"content": _npz(images), "media_type": NPZ}
-    return {"json": {"images": images}}
+    return {"json": {"images": images, **declared}}
 
 
 def _is_file(image: Any) -> bool:
@@ -76,7 +81,9 @@ def _file(image: Any, place: int) -> tuple[str, bytes]:
     if isinstance(image, str | Path):
         return Path(image).name, Path(image).read_bytes()
     out = io.BytesIO()
-    (image if image.mode in PNG_MODES else image.convert("RGB")).save(out, "PNG")
+    mode = "I;16" if image.mode.startswith("I") else "RGBA" if image.has_transparency_data else "RGB"
+    same = image if image.mode in PNG_MODES else image.convert(mode)
+    same.save(out, "PNG", exif=image.info.get("exif", b""))  # a photo's orientation is in its EXIF data
     return f"{place}.png", out.getvalue()
 
 

@@ -44,12 +44,15 @@ class Job(JobView):
 
         Raises WaitTimeout, a TimeoutError, after `timeout` seconds; the job continues. With `check`, raises JobFailed
         if the job failed or was cancelled. Uses long polling, so it returns at once when the job ends; with `poll` it
-        asks every `poll` seconds instead.
+        asks every `poll` seconds instead. A service that is away (no answer, 502, 503, 504) is retried for a minute; a
+        WaitTimeout meanwhile has that error as its `__cause__`.
         """
-        for json in iterate(waiting.until_terminal(self._calls, self.id, timeout, poll)):
-            self._now(json)
+        away = None
+        for look in iterate(waiting.until_terminal(self._calls, dict(self._json), timeout, poll)):
+            self._now(look.job)
+            away = look.away
         if not self.terminal:
-            raise WaitTimeout(self, timeout or 0.0)
+            raise WaitTimeout(self, timeout or 0.0) from away
         if check and not self.succeeded:
             raise JobFailed(self)
         return self
@@ -109,15 +112,15 @@ class Job(JobView):
             self.download(folder, MODEL_FILES)
             return rebuild.load(folder)
 
-    def predict(self, images_: Any, /, *, invert: bool = False) -> Predictions:
+    def predict(self, images_: Any, /, *, invert: bool = False, white: float | None = None) -> Predictions:
         """Return `label`, `class` and `probabilities` of each image, as the finished model predicts them.
 
         Images are one or a list of paths or Pillow images of any size; or an array or nested lists of the model's size,
-        (N,H,W) or (N,C,H,W): whole numbers from 0 to the dataset's white, or fractions in [0, 1]. `invert`: the images
-        are black on white and the model was trained on white on black. Raises InvalidImages, WrongState, OSError;
-        TypeError for files mixed with arrays.
+        (N,H,W) or (N,C,H,W), from 0 to `white`; without it each image is read for itself: in [0, 1] if no number
+        exceeds 1, else from 0 to the dataset's white. `invert`: the images are black on white and the model was trained
+        on white on black. Raises InvalidImages, WrongState, OSError; TypeError for files mixed with arrays.
         """
-        return Predictions(finish(self._calls.predict(self.id, images.body_of(images_), invert)))
+        return Predictions(finish(self._calls.predict(self.id, images.body_of(images_, white), invert)))
 
     def cancel(self) -> Self:
         """Cancel the job; a running one ends once its checkpoint is written. Raises WrongState if it has ended."""

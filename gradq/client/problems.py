@@ -2,6 +2,7 @@
 
 ClientError
 ├── Unreachable             the service does not answer, or each connection breaks
+│   └── InvalidSetting      the address, token, proxy or certificates cannot be used; nothing was sent
 ├── ApiError                an answer of 400 or above: status, code, detail, errors, request_id
 │   ├── BadRequest 400      Unauthorized 401   NotFound 404   NotAcceptable 406   TooLarge 413
 │   ├── Forbidden 403
@@ -28,19 +29,29 @@ from gradq.client.job_view import JobView
 
 
 class ClientError(Exception):
-    """Base of the client's exceptions. `tries`: how often the request was sent."""
+    """Base of the client's exceptions. `tries`: how often the request was sent. `proxy`: the one it went through."""
 
     tries = 1
+    proxy: str | None = None
 
 
 class Unreachable(ClientError):
     """No answer from `url`. `refused`: no connection could be made, so the request was not sent."""
 
-    def __init__(self, url: str, reason: str, refused: bool = True) -> None:
-        super().__init__(f"cannot reach {url}: {reason}")
+    def __init__(self, url: str, reason: str, refused: bool = True, proxy: str | None = None) -> None:
+        super().__init__(f"cannot reach {url}{through(proxy)}: {reason}")
         self.url = url
         self.reason = reason
         self.refused = refused
+        self.proxy = proxy
+
+
+class InvalidSetting(Unreachable):
+    """An address, token, proxy or certificate file cannot be used, so no request was sent; `reason` says why."""
+
+    def __init__(self, reason: str, url: str) -> None:
+        super().__init__(url, reason)
+        self.args = (reason,)
 
 
 class ApiError(ClientError):
@@ -68,6 +79,11 @@ class ApiError(ClientError):
         self.retry_after = retry_after
         fields = "; ".join(f"{wrong.get('pointer') or 'body'}: {wrong.get('detail', '')}" for wrong in self.errors)
         super().__init__(f"{detail}: {fields}" if fields else detail)
+
+    @property
+    def of_gradq(self) -> bool:
+        """Whether the answer is one of gradq's errors; False for those of proxies and other programs."""
+        return self.code not in NOT_OF_GRADQ or "code" in self.problem
 
     @property
     def request_id(self) -> str | None:
@@ -185,8 +201,9 @@ class ServerError(ApiError):
 class BadAnswer(ApiError):
     """The answer is not one of gradq's: another service, a damaged file. Its `status` is 502, whatever was received."""
 
-    def __init__(self, code: str, detail: str) -> None:
+    def __init__(self, code: str, detail: str, proxy: str | None = None) -> None:
         super().__init__(502, code, detail)
+        self.proxy = proxy
 
 
 class WaitTimeout(ClientError, TimeoutError):
@@ -206,6 +223,9 @@ class JobFailed(ClientError):
         super().__init__(f"{job.id} {job.status}" + (f" ({words})" if words else ""))
         self.job = job
 
+
+PASSING = (429, 502, 503, 504)
+NOT_OF_GRADQ = ("http_error", "not_gradq")  # the codes that the client gives to answers of other programs
 
 BY_CODE: dict[str, type[ApiError]] = {
     "insufficient_scope": InsufficientScope,
@@ -234,10 +254,26 @@ BY_STATUS: dict[int, type[ApiError]] = {
 }
 
 
-def from_problem(status: int, reason: str, body: object, retry_after: float | None = None) -> ApiError:
+def is_away(error: Exception) -> bool:
+    """Whether the service may answer the same request later: no answer, or a status that says so, also of a proxy."""
+    if isinstance(error, ApiError):
+        return error.status in PASSING
+    return isinstance(error, Unreachable) and not isinstance(error, InvalidSetting)
+
+
+def through(proxy: str | None) -> str:
+    """` through the proxy …`, to be appended to an address or answer; empty without a proxy."""
+    return "" if proxy is None else f" through the proxy {proxy}"
+
+
+def from_problem(
+    status: int, reason: str, body: object, retry_after: float | None = None, proxy: str | None = None
+) -> ApiError:
     """The exception for an answer of 400 or above; `body` is its JSON, or None where it has none."""
     problem = body if isinstance(body, dict) else {}
     code = str(problem.get("code", "http_error"))
     kind = BY_CODE.get(code) or BY_STATUS.get(status) or (ServerError if status >= 500 else ApiError)
-    detail = str(problem.get("detail") or problem.get("title") or f"{status} {reason}")
-    return kind(status, code, detail, problem.get("errors"), problem=problem, retry_after=retry_after)
+    detail = str(problem.get("detail") or problem.get("title") or f"{status} {reason}{through(proxy)}")
+    error = kind(status, code, detail, problem.get("errors"), problem=problem, retry_after=retry_after)
+    error.proxy = proxy
+    return error

@@ -12,10 +12,18 @@ from email.utils import parsedate_to_datetime
 
 import httpx2
 
-from gradq.client.problems import ApiError, BadAnswer, ClientError, RequestInProgress, Unreachable, from_problem
+from gradq.client.problems import (
+    ApiError,
+    BadAnswer,
+    ClientError,
+    RequestInProgress,
+    Unreachable,
+    from_problem,
+    is_away,
+    through,
+)
 from gradq.client.transport import Request, Stream, Transport
 
-PASSING = (429, 502, 503, 504)  # retried
 REFUSED_SECONDS = 0.5  # how long refused connections are retried: the service restarts, or the address is wrong
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.2, 10.0
 
@@ -32,10 +40,10 @@ class Retries:
         """Seconds until the next try after `tries` of them, `waited` seconds after the first; None: give up.
 
         Exponential backoff with full jitter, so that many clients do not retry at once; a Retry-After is added to it.
-        `patience`: seconds for which an unreachable service is retried, however many tries that takes.
+        `patience`: seconds for which a service that is away is retried, however many tries that takes.
         """
         asked = error.retry_after if isinstance(error, ApiError) else None
-        if not self._passes(error, tries, waited, patience) or (asked or 0) > self.longest_wait:
+        if not self._passes(error, tries, waited, patience) or (asked or 0) > max(self.longest_wait, patience):
             return None
         bound = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2 ** min(tries - 1, 32))
         if isinstance(error, Unreachable) and error.refused:
@@ -48,9 +56,9 @@ class Retries:
         if isinstance(error, Unreachable):
             if error.refused:
                 return self.times > 0 and waited < max(REFUSED_SECONDS, patience)
-        elif not (isinstance(error, ApiError) and error.status in PASSING):
+        elif not is_away(error):
             return False
-        return tries <= self.times or waited < patience
+        return waited < patience if patience > 0 else tries <= self.times
 
 
 @dataclass
@@ -60,9 +68,11 @@ class Sender:
     transport: Transport
     url: str
     retries: Retries
+    proxy: str | None = None  # what requests go through, for errors
+    answered: bool = False  # whether the service has answered, so that its address is right
 
     async def send(self, request: Request, patience: float = 0.0) -> httpx2.Response:
-        """The answer, below 400, after retries. `patience`: seconds for which an unreachable service is retried."""
+        """The answer, below 400, after retries. `patience`: seconds for which a service that is away is retried."""
         tries = RetryState(self, patience)
         while True:
             try:
@@ -80,7 +90,7 @@ class Sender:
         except httpx2.TransportError as error:
             raise self.unreachable(error) from error
         if response.status_code >= 400:
-            raise problem_of(response)
+            raise self._refusal(response)
         return response
 
     @asynccontextmanager
@@ -90,24 +100,43 @@ class Sender:
             async with self.transport.stream(request) as stream:
                 if stream.response.status_code >= 400:
                     await stream.read()
-                    raise problem_of(stream.response)
+                    raise self._refusal(stream.response)
                 yield stream
         except httpx2.TransportError as error:
             raise self.unreachable(error) from error
 
+    def json_of(self, response: httpx2.Response) -> dict[str, object]:
+        """The JSON object of an answer. Raises BadAnswer unless it has `object` or `version`, as gradq's have."""
+        try:
+            answer = response.json()
+        except ValueError:
+            answer = None
+        if not isinstance(answer, dict) or answer.keys().isdisjoint(("object", "version")):
+            detail = f"{self.url} answers{through(self.proxy)}, but it is not a gradq service; check the address"
+            raise BadAnswer("not_gradq", detail, self.proxy)
+        self.answered = True
+        return answer
+
+    def _refusal(self, response: httpx2.Response) -> ApiError:
+        error = problem_of(response, self.proxy)
+        self.answered = self.answered or error.of_gradq
+        return error
+
     def unreachable(self, error: Exception) -> Unreachable:
         reason = str(error) or type(error).__name__
-        return Unreachable(self.url, reason, refused=isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout))
+        refused = isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout)
+        return Unreachable(self.url, reason, refused, self.proxy)
 
 
 @dataclass
 class RetryState:
-    """Number of failed tries, and the time of the first. `patience` as in `Retries.pause`."""
+    """Number of failed tries, and the time of the first. `patience` as in `Retries.pause`; there is none for errors of
+    a wrong address until the service has answered."""
 
     sender: Sender
     patience: float = 0.0
     count: int = 0
-    since: float = field(default_factory=time.monotonic)
+    since: float = field(default_factory=lambda: time.monotonic())
 
     def went_well(self, patience: float = 0.0) -> None:
         """Starts counting again, after a success."""
@@ -117,18 +146,20 @@ class RetryState:
         """Sleeps until the next try, `at_most` that many seconds. Raises `error` if there is none."""
         self.count += 1
         error.tries = self.count
-        seconds = self.sender.retries.pause(error, self.count, time.monotonic() - self.since, self.patience)
+        wrong_address = isinstance(error, BadAnswer) or (isinstance(error, Unreachable) and error.refused)
+        patience = 0.0 if wrong_address and not self.sender.answered else self.patience
+        seconds = self.sender.retries.pause(error, self.count, time.monotonic() - self.since, patience)
         if seconds is None:
             raise error
         await self.sender.transport.sleep(max(0.0, min(seconds, at_most)))
 
 
-def problem_of(response: httpx2.Response) -> ApiError:
+def problem_of(response: httpx2.Response, proxy: str | None = None) -> ApiError:
     try:
         body = response.json()
     except ValueError:
         body = None
-    return from_problem(response.status_code, response.reason_phrase, body, retry_after(response))
+    return from_problem(response.status_code, response.reason_phrase, body, retry_after(response), proxy)
 
 
 def retry_after(response: httpx2.Response) -> float | None:
@@ -141,14 +172,3 @@ def retry_after(response: httpx2.Response) -> float | None:
     except ValueError:
         return None
     return max(0.0, (until.replace(tzinfo=until.tzinfo or UTC) - datetime.now(UTC)).total_seconds())
-
-
-def json_of(response: httpx2.Response, url: str) -> dict[str, object]:
-    """The JSON object of an answer. Raises BadAnswer unless it has `object`, or `version`, as each of gradq's has."""
-    try:
-        answer = response.json()
-    except ValueError:
-        answer = None
-    if not isinstance(answer, dict) or answer.keys().isdisjoint(("object", "version")):
-        raise BadAnswer("not_gradq", f"{url} answers, but it is not a gradq service; check the address")
-    return answer

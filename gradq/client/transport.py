@@ -11,10 +11,10 @@ from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Generator,
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import IO, Any, Protocol, TypeVar
-from urllib.request import getproxies
 
 import httpx2
 
+from gradq.client.environment import Target
 from gradq.version import VERSION
 
 CONNECT_SECONDS, WRITE_SECONDS = 5.0, 30.0
@@ -185,16 +185,20 @@ class _AwaitingStream:
 # --- connections ------------------------------------------------------------------------------------------------------
 
 
-def options(url: str, token: str | None, timeout: float) -> dict[str, Any]:
-    """The keyword arguments of httpx2's clients. Without HTTPS and proxies, the machine's certificates are not loaded,
-    which takes a tenth of a second."""
+def options(target: Target, timeout: float) -> dict[str, Any]:
+    """The keyword arguments of httpx2's clients. `timeout`: seconds that an answer may take.
+
+    httpx2 does not read the environment, which `target` has: it would use a proxy for this machine's addresses as well.
+    """
     headers = {"Accept": "application/json", "User-Agent": f"gradq/{VERSION}"}
-    if token:
-        headers["Authorization"] = f"Bearer {token.strip()}"  # a token read from a file ends with a newline
+    if target.authorization is not None:
+        headers["Authorization"] = target.authorization
     return {
-        "base_url": url,
+        "base_url": target.url,
         "headers": headers,
         "timeout": httpx2.Timeout(timeout, connect=min(CONNECT_SECONDS, timeout), pool=None),
         "limits": httpx2.Limits(max_connections=None, max_keepalive_connections=20),
-        "verify": url.startswith("https:") or bool(getproxies()),
+        "verify": target.verify,
+        "proxy": None if target.proxy is None else target.proxy.url,
+        "trust_env": False,
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from dataclasses import replace
 
 from gradq.client.calls import Calls, JobSnapshot
 from gradq.client.problems import ApiError, ClientError
@@ -12,21 +13,22 @@ from gradq.client.sender import RetryState
 from gradq.client.types import Json
 
 HOLD_SECONDS = 30.0  # of one long poll: below the minute after which proxies close connections
-PATIENCE_SECONDS = 60.0  # how long the service may be unreachable during a wait
+PATIENCE_SECONDS = 60.0  # how long the service may be away during a wait
 POLL_SECONDS = 1.0  # where the service sends no Retry-After
 
 
 async def until_terminal(
-    calls: Calls, job_id: str, timeout: float | None = None, poll: float | None = None
-) -> AsyncGenerator[Json, None]:
+    calls: Calls, seen: Json, timeout: float | None = None, poll: float | None = None
+) -> AsyncGenerator[JobSnapshot, None]:
     """Yields the job as received each time. The last one is terminal, unless `timeout` seconds were over before.
 
-    `poll`: seconds between requests that the service does not hold; None: long polling.
+    `seen`: the job as received before, or its id alone. `poll`: seconds between requests that the service does not
+    hold; None: long polling.
     """
-    poller = Poller(calls, job_id, timeout, holds=poll is None)
+    poller = Poller(calls, seen["id"], timeout, holds=poll is None, seen=seen if "status" in seen else None)
     async with aclosing(poller.snapshots("terminal")) as snapshots:
         async for look in snapshots:
-            yield look.job
+            yield look
             if look.job["terminal"] or poller.left <= 0:
                 return
             await poller.pause(poll or look.interval)
@@ -47,8 +49,10 @@ async def until_changed(calls: Calls, job_id: str, seen: Json, seconds: float) -
 class Poller:
     """Fetches one job repeatedly, with a deadline; holds the requests while the service supports it."""
 
-    def __init__(self, calls: Calls, job_id: str, timeout: float | None, holds: bool = True) -> None:
-        self.calls, self.job_id, self.holds = calls, job_id, holds
+    def __init__(
+        self, calls: Calls, job_id: str, timeout: float | None, holds: bool = True, seen: Json | None = None
+    ) -> None:
+        self.calls, self.job_id, self.holds, self.seen = calls, job_id, holds, seen
         self.deadline = time.monotonic() + timeout if timeout is not None else float("inf")
         self.was_held = False
 
@@ -60,10 +64,15 @@ class Poller:
     async def snapshots(self, until: str | None = None) -> AsyncGenerator[JobSnapshot, None]:
         """Yields the job repeatedly. Without `until` the first request is not held: the job may have changed already.
 
-        Fails at once if the service cannot be reached on the first call; later outages are retried until the deadline.
+        Outages are retried for a minute and until the deadline, after which the last snapshot is yielded again, with
+        `away`; `seen` stands for it before the first. Raises the error if there is none, or after the minute.
         """
         look: JobSnapshot | None = None
-        tries = RetryState(self.calls.sender)
+        last = JobSnapshot(self.seen) if self.seen is not None else None
+        patience = (
+            PATIENCE_SECONDS if last is not None else min(PATIENCE_SECONDS, self.left)
+        )  # `last` ends at the deadline
+        tries = RetryState(self.calls.sender, patience)
         while True:
             held = self.holds and (until is not None or look is not None)
             wait = min(HOLD_SECONDS, max(0.0, self.left)) if held else 0.0
@@ -73,11 +82,12 @@ class Poller:
             except ClientError as error:
                 if refuses_to_hold(error):
                     self.holds = False
-                elif look is not None and self.left <= 0:
-                    yield look
+                elif last is not None and self.left <= 0:
+                    yield replace(last, away=error)
                 else:
-                    await tries.again(error, at_most=self.left if look is not None else float("inf"))
+                    await tries.again(error, at_most=self.left if self.left > 0 else float("inf"))
                 continue
+            last = look
             tries.went_well(PATIENCE_SECONDS)
             self.was_held = was_held(asked_at, wait) or (self.holds and not held)
             yield look

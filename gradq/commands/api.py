@@ -47,5 +47,7 @@ def api(
         ),
         *("--timeout", "60", "--graceful-timeout", "5", "--keep-alive", "5"),
         *(("--worker-tmp-dir", MEMORY) if os.access(MEMORY, os.W_OK) else ()),
-        env=dict(os.environ),
+        # Each request has a thread of its own. A prediction with as many as there are cores took 20 times as long on a
+        # busy machine, since OpenBLAS's threads spin while they wait.
+        env={"OPENBLAS_NUM_THREADS": "1", **os.environ},
     )

@@ -15,14 +15,17 @@ Figure = tuple[str, float, float | None]  # name, the article's value, ours
 
 def print_article(job: Job, series: Series) -> None:
     """Print each figure of the article next to ours; nothing for a job without a preset."""
-    figures = compare(job.get("article") or {}, series)
+    figures = compare(job.get("article") or {}, series, job.get("result") or {})
     if figures:
         rows = [[what, number(theirs), number(ours) or "-"] for what, theirs, ours in figures]
         plain([["figure", "article", "ours"], *rows], Console())
 
 
-def compare(article: dict[str, Any], series: Series) -> list[Figure]:
-    """First and last value of each curve that the article printed. Ours is None where a curve has no such point."""
+def compare(article: dict[str, Any], series: Series, result: dict[str, Any]) -> list[Figure]:
+    """First and last value of each curve that the article printed, and the figures that are in the job's result.
+
+    Ours is None where a curve has no such point; a figure that the result does not have is left out.
+    """
     figures: list[Figure] = []
     for name, theirs in article.items():
         if name.startswith(("first_", "last_")):
@@ -30,8 +33,8 @@ def compare(article: dict[str, Any], series: Series) -> list[Figure]:
             figures.append(_figure(metric, end, theirs, series))
         elif isinstance(theirs, list):
             figures += [_figure(name, "first", theirs[0], series), _figure(name, "last", theirs[-1], series)]
-        else:
-            figures.append((name, theirs, None))
+        elif result.get(name) is not None:
+            figures.append((name, theirs, result[name]))
     return list(dict.fromkeys(figures))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Annotated, Any
@@ -53,6 +54,7 @@ def add(
     size: Annotated[int | None, typer.Option(help="Resize each image of a zip to SIZE x SIZE.")] = None,
     test_fraction: Annotated[float | None, typer.Option(help="Share to test on if there is no test split.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the split.")] = None,
+    white: Annotated[float | None, typer.Option(help="The number that is white in arrays.")] = None,
     url: Url = DEFAULT_URL,
     token: Token = None,
     as_json: AsJson = False,
@@ -62,7 +64,7 @@ def add(
     paths = {"images" if pair else "file": file, "labels": labels, "test_images": test_images}
     paths["test_labels"] = test_labels
     parts = {part: path for part, path in paths.items() if path is not None}
-    fields = {"name": name, "size": size, "test_fraction": test_fraction, "seed": seed}
+    fields = {"name": name, "size": size, "test_fraction": test_fraction, "seed": seed, "white": white}
     given = {field: str(value) for field, value in fields.items() if value is not None}
     with ExitStack() as stack:
         files = {part: (path.name, stack.enter_context(_opened(path))) for part, path in parts.items()}
@@ -73,6 +75,8 @@ def add(
         print_json(dataset)
     else:
         print(dataset_line(dataset))
+        for warning in dataset.get("warnings", ()):
+            print(f"warning: {warning}", file=sys.stderr)
 
 
 @app.command(cls=Verb)

@@ -7,14 +7,16 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from http import HTTPStatus
 from importlib.util import find_spec
 from io import TextIOWrapper
 from typing import Any, NoReturn
+from urllib.parse import urlsplit
 
 import typer
 
 from gradq import own_packages
-from gradq.client.problems import ApiError, Unreachable
+from gradq.client.problems import ApiError, InvalidSetting, ServerError, Unreachable, is_away, through
 from gradq.commands.completion import VARIABLE
 from gradq.commands.failure import CommandError, NoServer
 from gradq.commands.options import Exit, speaks_unicode
@@ -63,13 +65,20 @@ class Commands(LazyVerbs):
             code = missing.exit
         except expected_errors() as error:
             print_problem(problem_of(error)) if as_json else _say(in_words(error))
-            code = exit_of(error)
+            code = (
+                Exit.AWAY if waits(arguments) and (is_away(error) or isinstance(error, ServerError)) else exit_of(error)
+            )
         except OSError as error:  # a folder that cannot be written, a full disk
             print_problem(problem_of(error)) if as_json else _say(in_words(error))
             code = Exit.FAILED
         except (KeyboardInterrupt, typer.Abort):
             code = Exit.INTERRUPTED
         sys.exit(code)
+
+
+def waits(arguments: Sequence[str]) -> bool:
+    """Whether the command line waits for jobs, so that its exit codes are about them: 1 is a job that failed."""
+    return next(iter(arguments), "") in ("wait", "watch") or not {"--wait", "--watch"}.isdisjoint(arguments)
 
 
 def expected_errors() -> tuple[type[Exception], ...]:
@@ -95,21 +104,27 @@ def no_server(error: ModuleNotFoundError, arguments: Sequence[str]) -> NoServer:
 
 
 def exit_of(error: Exception) -> Exit:
-    """124 after a timeout, 2 for a wrong command line, spec or setting, else 1."""
+    """124 after a timeout, 2 for a wrong command line, spec or setting, else 1. Verbs that wait exit with 4 instead if
+    the service is away."""
     if isinstance(error, CommandError):
         return error.exit
     if isinstance(error, ApiError):
         return Exit.USAGE if error.status in (400, 422) else Exit.FAILED
-    return Exit.USAGE if getattr(error, "code", None) == "configuration_error" else Exit.FAILED
+    wrong_setting = isinstance(error, InvalidSetting) or getattr(error, "code", None) == "configuration_error"
+    return Exit.USAGE if wrong_setting else Exit.FAILED
 
 
 def problem_of(error: Exception) -> dict[str, Any]:
     """The error as a problem of RFC 9457, like the service's own, with a `next_step`."""
     if isinstance(error, ApiError):
         more = {name: value for name, value in error.problem.items() if name not in ("code", "detail")}
-        return _problem(error.code, error.detail, next_step_of(error), **{"status": error.status, **more})
+        facts = {"status": error.status, **more, **({} if error.proxy is None else {"proxy": error.proxy})}
+        return _problem(error.code, error.detail, next_step_of(error), **facts)
+    if isinstance(error, InvalidSetting):
+        return _problem("configuration_error", str(error))
     if isinstance(error, Unreachable):
-        return _problem("unreachable", str(error), "Start it with `gradq up`, or set GRADQ_URL.", url=error.url)
+        facts = {"url": error.url, **({} if error.proxy is None else {"proxy": error.proxy})}
+        return _problem("unreachable", str(error), way_out(error), **facts)
     if isinstance(error, CommandError):
         return _problem(error.code, error.detail, error.next_step)
     if isinstance(error, service_errors()):
@@ -133,20 +148,34 @@ def print_problem(problem: dict[str, Any]) -> None:
 
 def in_words(error: Exception) -> str:
     """The message: the problem, the wrong fields, and what to do next."""
+    if isinstance(error, InvalidSetting):
+        return str(error)
     if isinstance(error, Unreachable):
+        if error.proxy is not None:
+            return f"{error}\n{way_out(error)}"
         return f"cannot reach {error.url} — is `gradq up` running? ({error.reason})"
     if isinstance(error, OSError):
         return ": ".join(str(part) for part in (error.filename, error.strerror or error) if part)
     if not isinstance(error, ApiError):
         return getattr(error, "detail", "") or str(error)
-    lines = [error.detail]
+    named = error.proxy is None or error.proxy in error.detail
+    lines = [error.detail if named else f"{error.detail} (asked{through(error.proxy)})"]
     for wrong in error.errors:
         field = str(wrong.get("pointer", "")).lstrip("/").replace("/", ".") or "the spec"
         lines.append(f"  {field}: {wrong.get('detail', wrong.get('code', 'wrong'))}")
     return "\n".join([*lines, *([hint] if (hint := next_step_of(error)) else [])])
 
 
+def way_out(error: Unreachable) -> str:
+    """What to do about a service that does not answer."""
+    if error.proxy is None:
+        return "Start it with `gradq up`, or set GRADQ_URL."
+    return f"Check the proxy, or add {urlsplit(error.url).hostname} to NO_PROXY to ask it directly."
+
+
 def next_step_of(error: ApiError) -> str | None:
+    if not error.of_gradq:
+        return _next_step_of_others(error)
     if error.status == 404 and str(error.problem.get("instance", "")).startswith("/v1/datasets"):
         return "`gradq datasets` lists the datasets."
     if not error.errors:
@@ -155,6 +184,15 @@ def next_step_of(error: ApiError) -> str | None:
         return f"`gradq {'ps' if error.code == 'invalid_query' else 'predict'} --help` describes what it takes."
     verb = "datasets add" if error.code == "invalid_upload" else "submit"
     return f"Nothing was changed. Correct these fields and try again; `gradq {verb} --help` lists them."
+
+
+def _next_step_of_others(error: ApiError) -> str:
+    """The answer is not gradq's, so it is not about tokens or jobs."""
+    if error.proxy is None:
+        return "The answer is not gradq's: check GRADQ_URL, and what runs in front of the service."
+    if error.status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
+        return "The proxy needs a user and password: http://user:password@host:port."
+    return "The answer is not gradq's. Check the proxy, or add the service's host to NO_PROXY to ask it directly."
 
 
 def _say(text: str) -> None:

@@ -14,6 +14,7 @@ from gradq.client.events import Event, EventType, Level
 from gradq.client.job import Job
 from gradq.commands.completion import among
 from gradq.commands.options import AsJson, Exit, JobId, Token, Url, print_json_line
+from gradq.commands.wait import PATIENCE_SECONDS
 
 TYPES: tuple[str, ...] = get_args(EventType)
 LEVELS: tuple[str, ...] = get_args(Level)
@@ -46,7 +47,8 @@ def logs(
     console = Console(highlight=False)
     with Client(url, token) as client:
         try:
-            for event in _at_least(least, _lines(client.job(job_id), kind, after, follow)):
+            lines = _lines(client.job(job_id, patience=PATIENCE_SECONDS if follow else 0.0), kind, after, follow)
+            for event in _at_least(least, lines):
                 print_json_line(event.json) if as_json else console.print(line_of(event), soft_wrap=True)
         except KeyboardInterrupt:
             raise typer.Exit(Exit.INTERRUPTED) from None

@@ -38,6 +38,7 @@ class Exit(IntEnum):
     FAILED = 1
     USAGE = 2
     CANCELLED = 3
+    AWAY = 4
     TIMEOUT = 124
     INTERRUPTED = 130
 

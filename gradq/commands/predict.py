@@ -18,6 +18,7 @@ def predict(
     job_id: JobId,
     files: Annotated[list[Path], typer.Argument(metavar="FILE", help="PNG, JPEG or npz files.", show_default=False)],
     invert: Annotated[bool, typer.Option("--invert", help="Invert images, for a model of white on black.")] = False,
+    white: Annotated[float | None, typer.Option(help="The number that is white in npz files.")] = None,
     url: Url = DEFAULT_URL,
     token: Token = None,
     as_json: AsJson = False,
@@ -28,16 +29,16 @@ def predict(
     model's size.
     """
     with Client(url, token) as client:
-        answer = _asked(client, job_id, files, invert)
+        answer = _asked(client, job_id, files, invert, white)
     if as_json:
         print_json(answer)
     else:
         predictions_table(answer, Console())
 
 
-def _asked(client: Client, job_id: str, files: list[Path], invert: bool) -> dict[str, Any]:
+def _asked(client: Client, job_id: str, files: list[Path], invert: bool, white: float | None) -> dict[str, Any]:
     try:
-        return client.job(job_id, fetch=False).predict(files, invert=invert).json
+        return client.job(job_id, fetch=False).predict(files, invert=invert, white=white).json
     except OSError as error:
         raise typer.BadParameter(f"cannot read {error.filename}: {error.strerror}", param_hint="FILE") from error
     except ApiError as error:

@@ -19,4 +19,4 @@ def presets(url: Url = DEFAULT_URL, token: Token = None, as_json: AsJson = False
         facts = f"{architecture_of(spec)}, {spec['optimizer']['type']} lr {spec['lr']:g}, {spec['epochs']} epochs"
         print(f"{preset['name']}\n  {preset['description']}\n  {facts}")
         if preset["continues"]:
-            print(f'  needs --set \'init_from={{"job":"ID"}}\', the id of a finished {preset["continues"]}')
+            print(f"  needs --init-from ID, the id of a finished {preset['continues']}")

@@ -11,6 +11,7 @@ from typing import Any
 
 import typer
 
+from gradq.commands.json_specs import NotJson, value_of_json
 from gradq.commands.options import pair
 
 Spec = dict[str, Any]
@@ -32,7 +33,7 @@ TYPES = {
 def read_specs(file: str) -> list[Spec]:
     """The specs of a file, or of standard input for `-`; `---` separates several. Raises BadParameter."""
     try:
-        text = sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8")
+        text = sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise typer.BadParameter(f"cannot read {file}: {reason}", param_hint="--file") from error
@@ -50,10 +51,10 @@ def read_specs(file: str) -> list[Spec]:
 def _from_json(text: str, file: str) -> list[Any]:
     """The file's value. Text that is not JSON is parsed as YAML, which has braces too, unless the suffix is .json."""
     try:
-        return [json.loads(text)]
-    except json.JSONDecodeError as error:
-        if file.endswith(".json"):
-            raise _wrong(file, error.lineno, error.colno, error.msg) from error
+        return [value_of_json(text)]
+    except NotJson as error:
+        if error.repeated or file.endswith(".json"):
+            raise _wrong(file, error.line, error.column, error.problem) from error
     return _from_yaml(text, file)
 
 
@@ -97,17 +98,23 @@ def name_or_json(text: str | None) -> Any:
     if text is None or not text.lstrip().startswith("{"):
         return text
     try:
-        return json.loads(text)
-    except ValueError as error:
-        raise typer.BadParameter(f"{text} is not JSON: {error}") from error
+        return value_of_json(text)
+    except NotJson as error:
+        what = error.problem if error.repeated else f"not JSON: {error}"
+        raise typer.BadParameter(f"{text}: {what}") from error
 
 
 def value_of(text: str) -> Any:
-    """The JSON value, or the text itself if it is not JSON: `gradients=manual`."""
+    """The JSON value, or the text itself if it is not JSON: `gradients=manual`. Raises BadParameter for a key that is
+    given twice in an object."""
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return text
+        return value_of_json(text)
+    except NotJson as error:
+        if error.repeated:
+            raise typer.BadParameter(f"{text}: {error.problem}", param_hint="--set") from error
+    except RecursionError:
+        pass
+    return text
 
 
 def put(spec: Spec, path: str, value: Any, preset: PresetSpec) -> None:

@@ -60,6 +60,9 @@ def submit(
         str | None,
         typer.Option(metavar="NAME", help="article/…: `gradq presets` lists them.", autocompletion=complete_preset),
     ] = None,
+    init_from: Annotated[
+        str | None, typer.Option("--init-from", metavar="ID", help="Start from the weights of this finished job.")
+    ] = None,
     name: Annotated[str | None, typer.Option(metavar="TEXT", help="Its name. Default: generated.")] = None,
     label: Annotated[
         list[str] | None, typer.Option("-l", "--label", metavar="K=V", help="A label. Repeatable.")
@@ -92,6 +95,7 @@ def submit(
         "optimizer": name_or_json(optimizer),
         **{"dataset": dataset, "gradients": gradients, "lr": lr, "epochs": epochs, "batch_size": batch_size},
         **{"seed": seed, "device": device, "name": name, "preset": preset},
+        "init_from": None if init_from is None else {"job": init_from},
     }
     options = {field: value for field, value in given.items() if value is not None}
     assigned, labels = assignments(set_), pairs(label, "--label")

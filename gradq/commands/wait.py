@@ -5,14 +5,13 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
-from functools import partial
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
 from gradq.client.blocking import DEFAULT_URL, Client
 from gradq.client.job import Job
-from gradq.client.problems import ApiError, Unreachable, WaitTimeout
+from gradq.client.problems import ClientError, WaitTimeout, is_away
 from gradq.commands.failure import CommandError
 from gradq.commands.formatting import progress_words, summary_line
 from gradq.commands.options import AsJson, Exit, JobIds, Token, Url, as_list, outcome, print_json
@@ -24,10 +23,8 @@ if TYPE_CHECKING:
 
 GLANCE_SECONDS = 0.5  # between two updates of the bars
 HOLD_SECONDS = 5.0  # of one wait, after which the job is checked for a pause
-PATIENCE_SECONDS, PAUSE_SECONDS = (
-    60.0,
-    0.5,
-)  # how long the service may be unreachable during a wait; the pause between tries
+PATIENCE_SECONDS = 60.0  # how long the service may be away during a wait
+PAUSE_SECONDS = 0.5  # between two tries meanwhile
 
 T = TypeVar("T")
 
@@ -45,7 +42,8 @@ def wait(
 ) -> None:
     """Wait until jobs have ended; a paused one has not.
 
-    Exit codes: 0 all succeeded, 1 one failed, 3 one was cancelled, 124 timeout.
+    Exit codes: 0 all succeeded, 1 one failed, 3 one was cancelled, 4 the service
+    was away for a minute, 124 timeout.
     """
     with Client(url, token) as client:
         jobs = wait_for(client, job_ids, timeout)
@@ -60,7 +58,8 @@ def wait(
 def wait_for(client: Client, job_ids: list[str], timeout: float | None, console: Console | None = None) -> list[Job]:
     """The ended jobs, in the order given. Raises StillGoing after `timeout` seconds. Bars go to stderr."""
     deadline = time.monotonic() + timeout if timeout is not None else float("inf")
-    jobs = [client.job(job_id) for job_id in job_ids]  # an unknown id fails at once, not after the others have ended
+    patience = min(PATIENCE_SECONDS, deadline - time.monotonic())
+    jobs = [client.job(job_id, patience=patience) for job_id in job_ids]  # so that an unknown id fails at once
     if console is None and not is_pipe(sys.stderr):
         from rich.console import Console
 
@@ -77,7 +76,7 @@ def wait_for(client: Client, job_ids: list[str], timeout: float | None, console:
 
 def _ended(job: Job, deadline: float) -> bool:
     """Waits until the job has ended; False after the deadline. Prints a hint when the job is paused."""
-    told = False
+    told, answered_at = False, time.monotonic()
     while not job["terminal"]:
         if job["status"] == "paused" and not told:
             told = True
@@ -86,9 +85,12 @@ def _ended(job: Job, deadline: float) -> bool:
         if left <= 0:
             return False
         try:
-            patiently(partial(job.wait, timeout=min(left, HOLD_SECONDS)), deadline)
-        except WaitTimeout:
-            continue
+            job.wait(timeout=min(left, HOLD_SECONDS))
+        except WaitTimeout as late:
+            if not isinstance(late.__cause__, ClientError):
+                answered_at = time.monotonic()
+            elif time.monotonic() - answered_at > PATIENCE_SECONDS:
+                raise late.__cause__ from None
     return True
 
 
@@ -117,13 +119,12 @@ def _move(bars: Progress, task: TaskID, job: Job) -> None:
 
 
 def patiently(call: Callable[[], T], deadline: float = float("inf")) -> T:
-    """What `call` returns. Retries for up to PATIENCE_SECONDS while the service is unreachable; it may restart."""
+    """What `call` returns. Retries for up to PATIENCE_SECONDS while the service is away; it may restart."""
     give_up = min(deadline, time.monotonic() + PATIENCE_SECONDS)
     while True:
         try:
             return call()
-        except (Unreachable, ApiError) as error:
-            away = isinstance(error, Unreachable) or error.status == 503
-            if not away or time.monotonic() >= give_up:
+        except ClientError as error:
+            if not is_away(error) or time.monotonic() >= give_up:
                 raise
         time.sleep(PAUSE_SECONDS)

@@ -20,7 +20,7 @@ from gradq.client.job import Job
 from gradq.commands.formatting import STYLES, number, progress_words, rate, reason_of, summary_line
 from gradq.commands.options import AsJson, Exit, JobId, Token, Url, outcome, print_json_line
 from gradq.commands.plot import Curve, plot
-from gradq.commands.wait import patiently
+from gradq.commands.wait import PATIENCE_SECONDS, patiently
 
 FRAME_SECONDS = 0.25  # the least time between two frames
 LOOK_SECONDS = 1.0  # the most time between two requests for progress or queue position
@@ -47,9 +47,11 @@ def watched(client: Client, job_id: str, as_json: bool = False) -> Job:
     console = Console()
     try:
         if as_json:
-            return print_events(client.job(job_id))
+            return print_events(client.job(job_id, patience=PATIENCE_SECONDS))
         drawing = console.is_terminal and console.encoding.lower().startswith("utf")
-        return draw_live(client, job_id, console) if drawing else print_epochs(client.job(job_id))
+        if drawing:
+            return draw_live(client, job_id, console)
+        return print_epochs(client.job(job_id, patience=PATIENCE_SECONDS))
     except KeyboardInterrupt:
         print(f"{job_id} continues; `gradq watch {job_id}` follows it again, `gradq cancel {job_id}` ends it")
         raise typer.Exit(Exit.INTERRUPTED) from None
@@ -81,7 +83,7 @@ class Listener(threading.Thread):
 
 def draw_live(client: Client, job_id: str, console: Console) -> Job:
     """Redraws after events, and at least once per second for time left and queue position; returns the ended job."""
-    job = client.job(job_id)
+    job = client.job(job_id, patience=PATIENCE_SECONDS)
     listener = Listener(client.job(job_id, fetch=False))
     listener.start()
     with Live(console=console, auto_refresh=False, vertical_overflow="crop") as live:

@@ -1,28 +1,62 @@
-"""YAML 1.1 with fewer surprises: `1e-3` is a number, `2026-11-24` a string, and only true and false are booleans. Loads
-plain values only, no Python objects."""
+"""YAML 1.2's core schema: `1e-3` and `0123` are decimal numbers, `0o17` and `0x1f` octal and hexadecimal ones; `1_000`,
+`12:30:45`, `yes` and `2026-11-24` are strings. Keys that are given twice are errors. Loads plain values only, no Python
+objects."""
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
 import yaml
 
-LEFT_OUT = ("float", "bool", "timestamp")  # implicit types of YAML 1.1 that are removed or replaced below
+LEFT_OUT = ("int", "float", "bool", "timestamp", "value")  # implicit types of YAML 1.1, removed or replaced below
+INT = re.compile(r"^([-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+)$")
 FLOAT = re.compile(r"^[-+]?((\d+\.\d*|\.\d+)([eE][-+]?\d+)?|\d+[eE][-+]?\d+|\.(inf|Inf|INF))$|^\.(nan|NaN|NAN)$")
-BOOL = re.compile(r"^(true|True|false|False)$")
+BOOL = re.compile(r"^(true|True|TRUE|false|False|FALSE)$")
+TAG = "tag:yaml.org,2002:"
 
 
 class Loader(yaml.SafeLoader):
-    pass
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """As SafeLoader, but refuses a key that is given twice, as the service does in JSON."""
+        if isinstance(node, yaml.MappingNode):  # for others, the base class raises
+            given = set()
+            for key, _ in node.value:
+                name = _json_name(key.value if key.tag == f"{TAG}merge" else self.construct_object(key, deep=True))
+                if name in given:
+                    raise yaml.constructor.ConstructorError(
+                        problem=f"the key {name} is given twice", problem_mark=key.start_mark
+                    )
+                given.add(name)
+        return super().construct_mapping(node, deep)
+
+    def number(self, node: yaml.ScalarNode) -> int:
+        text = str(self.construct_scalar(node))
+        if not INT.match(text):
+            raise yaml.constructor.ConstructorError(problem=f"{text} is not an integer", problem_mark=node.start_mark)
+        try:
+            return int(text, {"0o": 8, "0x": 16}.get(text[:2], 10))
+        except ValueError as error:  # thousands of digits
+            raise yaml.constructor.ConstructorError(problem=str(error), problem_mark=node.start_mark) from error
+
+
+def _json_name(key: Any) -> str:
+    """The key as the name of a JSON field, so that `1` and `"1"` are one name."""
+    try:
+        return json.dumps(key if isinstance(key, str) else json.dumps(key), ensure_ascii=False)
+    except (TypeError, ValueError):
+        return repr(key)  # a list or a date; refused when the spec is sent
 
 
 Loader.yaml_implicit_resolvers = {
-    first: [(tag, how) for tag, how in resolvers if tag.rpartition(":")[2] not in LEFT_OUT]
+    first: [(tag, how) for tag, how in resolvers if tag.removeprefix(TAG) not in LEFT_OUT]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-Loader.add_implicit_resolver("tag:yaml.org,2002:float", FLOAT, list("-+.0123456789"))
-Loader.add_implicit_resolver("tag:yaml.org,2002:bool", BOOL, list("tTfF"))
+Loader.add_implicit_resolver(f"{TAG}int", INT, list("-+0123456789"))
+Loader.add_implicit_resolver(f"{TAG}float", FLOAT, list("-+.0123456789"))
+Loader.add_implicit_resolver(f"{TAG}bool", BOOL, list("tTfF"))
+Loader.add_constructor(f"{TAG}int", Loader.number)
 
 
 class NotYaml(Exception):

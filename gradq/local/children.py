@@ -34,6 +34,7 @@ class Child:
     deaths: int = 0
     started_at: float = 0.0
     restart_at: float | None = field(default=None)
+    stopping: bool = False
 
     def start(self) -> None:
         if self.log.exists() and self.log.stat().st_size > KEPT_LOG_BYTES:
@@ -49,7 +50,7 @@ class Child:
                 start_new_session=True,
                 preexec_fn=end_with_parent(os.getpid()),
             )
-        self.started_at, self.restart_at = time.monotonic(), None
+        self.started_at, self.restart_at, self.stopping = time.monotonic(), None, False
 
     @property
     def pid(self) -> int:
@@ -74,6 +75,12 @@ class Child:
             self.start()
             say(f"{self.name} restarted, pid {self.pid}")
 
+    def request_stop(self) -> None:
+        """Send SIGTERM, once; returns at once."""
+        if self.process is not None and self.alive and not self.stopping:
+            self.stopping = True
+            self.process.terminate()
+
     def stop(self, seconds: float, hurry: Callable[[], bool]) -> bool:
         """Sends SIGTERM, then SIGKILL after `seconds`, or once `hurry` returns True; also kills its descendants.
 
@@ -82,22 +89,21 @@ class Child:
         if self.process is None:
             return True
         family = _family(self.pid) if self.alive else []
-        if self.alive:
-            self.process.terminate()
+        self.request_stop()
         deadline = time.monotonic() + seconds
         while self.alive and time.monotonic() < deadline and not hurry():
             time.sleep(0.05)
         ended = not self.alive
         if not ended:
             self.process.kill()
-        _, left = psutil.wait_procs(family, timeout=2.0 if ended else 0.0)
+        left = _running_after(family, seconds=2.0 if ended else 0.0)
         for process in left:
             try:
                 process.kill()
             except psutil.NoSuchProcess:
                 continue
         self.process.wait()
-        psutil.wait_procs(left, timeout=5.0)
+        _running_after(left, seconds=5.0)
         return ended
 
     def last_lines(self, count: int = 15) -> str:
@@ -122,6 +128,24 @@ def _family(pid: int) -> list[psutil.Process]:
         return psutil.Process(pid).children(recursive=True)
     except psutil.NoSuchProcess:
         return []
+
+
+def _running_after(processes: list[psutil.Process], seconds: float) -> list[psutil.Process]:
+    """Those of the processes that still run once all have ended or `seconds` have passed.
+
+    A descendant whose parent has ended is a zombie until init collects it, which may take a second: it has ended.
+    """
+    deadline = time.monotonic() + seconds
+    while (left := list(filter(_runs, processes))) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return left
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def end_with_parent(parent: int) -> Callable[[], None] | None:

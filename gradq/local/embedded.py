@@ -90,8 +90,11 @@ class EmbeddedService:
             url = address_of(listener)
             stack.enter_context(only_one(self.settings.state_dir, url))
             stack.callback(self.end)
+            self.say("starting the broker")
             self._start_broker()
+            self.say("preparing the database")
             self._migrate()
+            self.say("starting API and worker; the worker imports PyTorch, which takes some seconds")
             self._start("api", "api", "--fd", str(listener.fileno()), pass_fds=(listener.fileno(),))
             worker = self._start("worker", "worker")
             self._until_ready(url, worker)
@@ -104,12 +107,17 @@ class EmbeddedService:
         return 0
 
     def end(self) -> None:
-        """Stops worker, API and broker, in this order; no process that they started survives."""
+        """Stops the worker, then API and broker at the same time; no process that they started survives.
+
+        While the worker writes checkpoints, the API answers and shows that.
+        """
         grace = self.settings.grace_seconds + 10.0
         seconds = {"worker": grace, "api": API_STOP_SECONDS, "broker": BROKER_STOP_SECONDS}
         if self.parts and self.stop.requested():
             self.say("stopping: the worker checkpoints its jobs and queues them (again to hurry)")
         for part in reversed(self.parts):
+            if part.name != "worker" and not part.stopping:
+                self._request_stop_of_all()
             if not part.stop(seconds[part.name], self.stop.hurry):
                 after = "; its jobs resume from their last checkpoint" if part.name == "worker" else ""
                 self.say(f"{part.name} did not stop in time and was killed{after}")
@@ -118,6 +126,12 @@ class EmbeddedService:
         worker_tmp.sweep(self.settings.state_dir)
         if self.parts and self.stop.requested():
             self.say("stopped")
+
+    def _request_stop_of_all(self) -> None:
+        if names := [part.name for part in reversed(self.parts) if part.alive and not part.stopping]:
+            self.say(f"stopping {' and '.join(names)}")
+        for part in self.parts:
+            part.request_stop()
 
     def _start_broker(self) -> None:
         server = embedded_broker(self.settings)
@@ -178,9 +192,12 @@ class EmbeddedService:
         Reads the workers from the database: the API may require a token, which this process does not have.
         """
         slow_at = time.monotonic() + SLOW_SECONDS
+        answers = False
         with closing(Database(self.settings.database)) as database:
             while not self.stop.requested():
-                if _answers(url) and _lives(database, self.settings, worker):
+                if not answers and (answers := _answers(url)):
+                    self.say("the API answers; waiting for the worker")
+                if _lives(database, self.settings, worker) and (answers := _answers(url)):
                     return
                 self._tend()
                 for part in self.parts:

@@ -16,8 +16,12 @@ PLAIN = re.compile(r"[\w./+-]+", re.ASCII)  # needs no quoting in redis+socket:/
 
 
 def private(path: Path) -> Path:
-    """Creates `path` with mode 700, or sets that mode; returns it. Raises ConfigurationError if another user has it."""
-    path.mkdir(mode=stat.S_IRWXU, parents=True, exist_ok=True)
+    """Creates `path` with mode 700, or sets that mode; returns it. Raises ConfigurationError if another user has it, or
+    if it cannot be created."""
+    try:
+        path.mkdir(mode=stat.S_IRWXU, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(f"cannot create the folder {path}: {error.strerror}; set GRADQ_STATE_DIR") from error
     found = path.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
         raise ConfigurationError(f"{path} exists and is not a folder of this user; remove it or set GRADQ_STATE_DIR")

@@ -3,12 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypedDict
 
 ARRAYS = ("train_images.npy", "train_labels.npy", "test_images.npy", "test_labels.npy")  # of an uploaded dataset
 FACTS = "dataset.json"  # next to the arrays: the value of `DatasetInfo.to_json`
+SAMPLES = "samples.png"  # next to the arrays: the first images of each class; not in uploads to versions up to 0.2.0
+
+
+class Counts(TypedDict):
+    """Examples of each class, in the order of `classes`."""
+
+    train: list[int]
+    test: list[int]
+
+
+class Statistics(TypedDict):
+    """What the images are like. `mean` and `std`, one per channel, are of the training split's pixels in [0, 1]."""
+
+    counts: Counts
+    mean: list[float]
+    std: list[float]
 
 
 @dataclass(frozen=True)
@@ -26,6 +42,9 @@ class DatasetInfo:
     dtype: Literal["uint8", "float32"] = "uint8"
     white: float = 255.0
     source: Literal["builtin", "upload"] = "builtin"
+    white_reason: str | None = None  # why this number is white; None for uploads to earlier versions
+    warnings: tuple[str, ...] = ()  # what an upload should be checked for
+    statistics: Statistics | None = field(default=None, hash=False)  # None for uploads to versions up to 0.2.0
 
     def missing_files(self, data_dir: Path) -> list[Path]:
         """The files that do not exist, plain or gzipped."""
@@ -34,16 +53,26 @@ class DatasetInfo:
         paths = [data_dir / self.folder / name for name in self.files]
         return [path for path in paths if not path.is_file() and not path.with_name(path.name + ".gz").is_file()]
 
+    def has_samples(self, data_dir: Path) -> bool:
+        """Whether the API can show images of this built-in dataset: not of CIFAR-10, whose files are pickles, nor of
+        files that are missing."""
+        return self.name == "digits" or (self.files == IDX_FILES and not self.missing_files(data_dir))
+
     def to_json(self) -> dict[str, Any]:
         """The facts as JSON values, for a row or a file."""
         facts = asdict(self)
-        return {**facts, "shape": list(self.shape), "classes": list(self.classes), "files": list(self.files)}
+        lists = {name: list(facts[name]) for name in ("shape", "classes", "files", "warnings")}
+        return {**facts, **lists}
 
     @classmethod
     def from_json(cls, facts: dict[str, Any]) -> Self:
         channels, height, width = facts["shape"]
-        sequences = {"classes": tuple(facts["classes"]), "files": tuple(facts["files"])}
+        sequences = {name: tuple(facts.get(name, ())) for name in ("classes", "files", "warnings")}
         return cls(**{**facts, **sequences, "shape": (channels, height, width)})
+
+
+def _statistics(train: list[int], test: list[int], mean: list[float], std: list[float]) -> Statistics:
+    return {"counts": {"train": train, "test": test}, "mean": mean, "std": std}
 
 
 DIGIT_NAMES = tuple(str(i) for i in range(10))
@@ -66,6 +95,9 @@ DATASETS: dict[str, DatasetInfo] = {
             test_examples=180,
             dtype="float32",
             white=16.0,
+            statistics=_statistics(
+                [160, 164, 159, 165, 163, 164, 163, 161, 156, 162], [18] * 10, mean=[0.3053], std=[0.3761]
+            ),
         ),
         DatasetInfo(
             name="mnist",
@@ -76,6 +108,12 @@ DATASETS: dict[str, DatasetInfo] = {
             test_examples=10_000,
             folder="MNIST/raw",
             files=IDX_FILES,
+            statistics=_statistics(
+                [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949],
+                [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009],
+                mean=[0.1307],
+                std=[0.3081],
+            ),
         ),
         DatasetInfo(
             name="fashion_mnist",
@@ -89,6 +127,7 @@ DATASETS: dict[str, DatasetInfo] = {
             test_examples=10_000,
             folder="FashionMNIST/raw",
             files=IDX_FILES,
+            statistics=_statistics([6000] * 10, [1000] * 10, mean=[0.2860], std=[0.3530]),
         ),
         DatasetInfo(
             name="kmnist",
@@ -99,6 +138,7 @@ DATASETS: dict[str, DatasetInfo] = {
             test_examples=10_000,
             folder="KMNIST/raw",
             files=IDX_FILES,
+            statistics=_statistics([6000] * 10, [1000] * 10, mean=[0.1918], std=[0.3483]),
         ),
         DatasetInfo(
             name="cifar10",
@@ -112,6 +152,9 @@ DATASETS: dict[str, DatasetInfo] = {
             test_examples=10_000,
             folder="cifar-10-batches-py",
             files=(*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"),
+            statistics=_statistics(
+                [5000] * 10, [1000] * 10, mean=[0.4914, 0.4822, 0.4465], std=[0.2470, 0.2435, 0.2616]
+            ),
         ),
     )
 }

@@ -8,7 +8,7 @@ means all owners.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -163,7 +163,10 @@ def _refuse_in_use(session: Session, dataset_id: str, visible_to: str | None, la
 
 
 def finder(database: Database, visible_to: str | None) -> FindDataset:
-    """The function that `JobSpec.parse` uses to look up a dataset; built-in ones are found without a query."""
+    """The function that `JobSpec.parse` uses to look up a dataset, under the name that its owner gave it.
+
+    Built-in ones are found without a query.
+    """
 
     def look_up(name: str) -> DatasetInfo | None:
         if not name.startswith(UPLOADED):
@@ -172,7 +175,7 @@ def finder(database: Database, visible_to: str | None) -> FindDataset:
             return None
         with database.read() as session:
             row = find(session, name, visible_to)
-        return None if row is None else info_of(row)
+        return None if row is None else replace(info_of(row), name=as_owned(row, visible_to).name)
 
     return look_up
 

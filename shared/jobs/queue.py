@@ -107,6 +107,8 @@ def claim(
         return None
     if job.attempt == 1:
         counters.job_started(session, (now() - job.created_at).total_seconds())
+    if job.progress is not None:  # of the attempt before; the speed of this one is not known yet
+        job.progress = {**job.progress, "examples_per_second": 0.0}
     session.add(Attempt(job_id=job.id, number=job.attempt, worker=worker, device=device, started_at=now()))
     message = f"attempt {job.attempt} started on {device}"
     add_line(session, job.id, status_line(JobState.RUNNING, message, worker=worker, device=device), attempt=job.attempt)

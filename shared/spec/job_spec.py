@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import secrets
+from collections.abc import Callable, Collection, Iterator
+from contextlib import suppress
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, ValidationError
 
 from shared.datasets.catalog import DATASETS, DatasetInfo, FindDataset
 from shared.errors import FieldError, InvalidSpec
+from shared.spec.elsewhere import field_meant, instead_of
 from shared.spec.presets import PRESETS
-from shared.validation_errors import field_error
+from shared.validation_errors import closest, did_you_mean, field_error
 
 MAX_NAME, MAX_LABELS = 128, 16
 MAX_SEED = 2**53 - 1  # the largest integer that every JSON reader keeps exact
@@ -273,10 +275,10 @@ Augmentation = Annotated[Shift | Rotate | Flip | Crop, Field(discriminator="type
 
 
 class Fraction(Model):
-    """Hold out a share of the training split."""
+    """Hold out a share of the training split, the same of each class."""
 
     fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    """share that is held out; the seed decides which examples"""
+    """share that is held out; the seed decides which examples, and each class keeps one to train on"""
 
 
 Validation = Annotated[
@@ -331,10 +333,33 @@ DatasetName = Annotated[
 ]
 
 
+# Yields the errors of one conflict between fields of a spec, or with facts of its dataset. It reads all values that the
+# conflict depends on before it yields.
+Check = Callable[[Any, Any], Iterator[FieldError]]
+
+
+class ValueUnknown(Exception):
+    """A check has read a field that is wrong, so nothing is known about the conflict."""
+
+
+class KnownPart:
+    """A spec, or the facts of a dataset, of which some values are not known: reading one raises ValueUnknown."""
+
+    def __init__(self, whole: Any, unknown: frozenset[str] = frozenset()) -> None:
+        self._whole, self._unknown = whole, unknown
+
+    def __getattr__(self, name: str) -> Any:
+        if self._whole is None or name in self._unknown:
+            raise ValueUnknown
+        return getattr(self._whole, name)
+
+
 class Work(Model):
     """The fields common to all kinds of jobs."""
 
     kind: ClassVar[str]
+    checks: ClassVar[tuple[Check, ...]] = ()
+    instead_of: ClassVar[Callable[[str, Collection[str]], str | None]] = staticmethod(instead_of)
 
     name: Name = ""
     """display name of the job; by default generated from the other fields"""
@@ -367,12 +392,16 @@ class Work(Model):
         except ValidationError as error:
             wrong = [field_error(cls, e) for e in error.errors(include_url=False)]
             wrong += cls._unknown_names(body, find_dataset)
+            told = {field.pointer for field in wrong}
+            more = cls._conflicts_of_the_rest(body, error, find_dataset)
+            wrong += [field for field in more if field.pointer not in told]
             raise InvalidSpec(wrong) from error
         info = find_dataset(spec.dataset)
         conflicts = [_no_such_dataset(spec.dataset)] if info is None else spec.conflicts(info)
         if conflicts:
             raise InvalidSpec(conflicts)
-        return spec if spec.name else spec.model_copy(update={"name": spec.generated_name()})
+        assert info is not None, "else there is a conflict"
+        return spec if spec.name else spec.model_copy(update={"name": spec.generated_name(info.name)})
 
     @classmethod
     def _filled(cls, body: dict[str, Any]) -> dict[str, Any]:
@@ -384,14 +413,39 @@ class Work(Model):
         dataset = body.get("dataset")
         return [_no_such_dataset(dataset)] if isinstance(dataset, str) and find_dataset(dataset) is None else []
 
+    @classmethod
+    def _conflicts_of_the_rest(
+        cls, body: dict[str, Any], error: ValidationError, find_dataset: FindDataset
+    ) -> list[FieldError]:
+        """Conflicts between fields that are valid, of a body in which others are not."""
+        wrong = {str(e["loc"][0]) for e in error.errors(include_url=False) if e["loc"]}
+        try:
+            rest = cls.model_validate({name: value for name, value in cls._filled(body).items() if name not in wrong})
+        except ValidationError:  # a name that is not Unicode text, which pydantic does not name
+            return []
+        misspelt = {closest(name, cls.model_fields) or field_meant(name) for name in wrong - {*cls.model_fields}}
+        unknown = frozenset(wrong | {name for name in misspelt if name is not None})
+        info = None if "dataset" in unknown else find_dataset(rest.dataset)
+        found: list[FieldError] = []
+        for check in cls.checks:
+            with suppress(ValueUnknown):
+                found += check(KnownPart(rest, unknown), info or KnownPart(None))
+        return found
+
     def to_json(self) -> dict[str, Any]:
         return self.model_dump(mode="json")
 
     def conflicts(self, info: DatasetInfo) -> list[FieldError]:
         """Errors of fields that are valid alone, but not in combination or for this dataset."""
-        raise NotImplementedError
+        return [error for check in self.checks for error in check(self, info)]
 
-    def generated_name(self) -> str:
+    def generated_name(self, dataset: str) -> str:
+        """The name of a job without one, from the name of its dataset."""
+        ending = self.ending_of_names()
+        return dataset[: MAX_NAME - len(ending)] + ending
+
+    def ending_of_names(self) -> str:
+        """What the generated names of jobs with this spec end with."""
         raise NotImplementedError
 
 
@@ -447,61 +501,8 @@ class JobSpec(Work):
         unknown = [_no_such_preset(preset)] if isinstance(preset, str) and preset not in PRESETS else []
         return super()._unknown_names(body, find_dataset) + unknown
 
-    def conflicts(self, info: DatasetInfo) -> list[FieldError]:
-        wrong = architecture_conflicts(self.architecture, info)
-        if self.preset is not None:
-            wrong += self._preset_conflicts(self.preset)
-        if isinstance(self.optimizer, Sgd) and self.optimizer.nesterov and self.optimizer.momentum == 0:
-            wrong.append(FieldError("/optimizer/nesterov", "conflict", "needs a momentum greater than 0"))
-        if isinstance(self.validation, Fraction):
-            n = info.train_examples
-            if not 1 <= round(n * self.validation.fraction) <= n - 1:
-                detail = f"leaves no example to train on or to validate with ({n} in {self.dataset})"
-                wrong.append(FieldError("/validation/fraction", "conflict", detail))
-        if needs_two_examples(self.architecture, info) and self.batch_size == 1:
-            detail = "batch normalization needs 2 examples to have a variance; got 1"
-            wrong.append(FieldError("/batch_size", "conflict", detail))
-        if self.devices > 1:
-            detail = "this version does not implement training on several devices; set it to 1"
-            wrong.append(FieldError("/devices", "not_built", detail))
-        if self.gradients == "manual":
-            wrong += self._manual_conflicts()
-        elif self.verify is not None:
-            detail = "verifies manual gradients; set gradients to 'manual', or leave verify out"
-            wrong.append(FieldError("/verify", "conflict", detail))
-        if isinstance(self.schedule, CosineSchedule) and self.schedule.warmup_epochs >= self.epochs:
-            detail = f"must be less than epochs = {self.epochs}, got {self.schedule.warmup_epochs:g}"
-            wrong.append(FieldError("/schedule/warmup_epochs", "conflict", detail))
-        size = min(info.shape[1:])
-        for i, step in enumerate(self.augment):
-            moved = step.pixels if isinstance(step, Shift) else step.padding if isinstance(step, Crop) else 0
-            if moved >= size:
-                field = "pixels" if isinstance(step, Shift) else "padding"
-                detail = f"must be less than the image's size: {self.dataset} is {size} pixels wide, got {moved}"
-                wrong.append(FieldError(f"/augment/{i}/{field}", "conflict", detail))
-        return wrong
-
-    def _preset_conflicts(self, name: str) -> list[FieldError]:
-        if name not in PRESETS:
-            return [_no_such_preset(name)]
-        before = PRESETS[name].continues
-        if before is None or self.init_from is not None:
-            return []
-        detail = f"this preset continues {before}; give the id of a finished job of that preset"
-        return [FieldError("/init_from/job", "missing", detail)]
-
-    def _manual_conflicts(self) -> list[FieldError]:
-        wrong = []
-        if isinstance(self.architecture, Torchvision):
-            detail = "torchvision models have no manual backward pass; set gradients to 'autograd'"
-            wrong.append(FieldError("/gradients", "conflict", detail))
-        if self.precision != "fp32":
-            detail = "manual gradients are computed in fp32; set precision to 'fp32', or gradients to 'autograd'"
-            wrong.append(FieldError("/precision", "conflict", detail))
-        return wrong
-
-    def generated_name(self) -> str:
-        return f"{self.dataset}-{self.architecture.type}-{self.gradients}-{self.seed % 0x10000:04x}"
+    def ending_of_names(self) -> str:
+        return f"-{self.architecture.type}-{self.gradients}-{self.seed % 0x10000:04x}"
 
 
 class GradientCheckSpec(Work):
@@ -522,18 +523,11 @@ class GradientCheckSpec(Work):
         25, description="elements of each parameter to compare with finite differences, drawn from the seed"
     )
 
-    def conflicts(self, info: DatasetInfo) -> list[FieldError]:
-        wrong = architecture_conflicts(self.architecture, info)
-        if needs_two_examples(self.architecture, info) and self.batch_size == 1:
-            detail = "batch normalization needs 2 examples to have a variance; got 1"
-            wrong.append(FieldError("/batch_size", "conflict", detail))
-        if self.batch_size > info.train_examples:
-            detail = f"{self.dataset} has {info.train_examples} examples to train on; got {self.batch_size}"
-            wrong.append(FieldError("/batch_size", "conflict", detail))
-        return wrong
+    def generated_name(self, dataset: str) -> str:
+        return super().generated_name(f"gradient-check-{dataset}")
 
-    def generated_name(self) -> str:
-        return f"gradient-check-{self.dataset}-{self.architecture.type}-{self.seed % 0x10000:04x}"
+    def ending_of_names(self) -> str:
+        return f"-{self.architecture.type}-{self.seed % 0x10000:04x}"
 
 
 class WalkSpec(Work):
@@ -550,51 +544,135 @@ class WalkSpec(Work):
     batch_size: Annotated[int, Field(ge=1, le=64)] = 8
     batch: Annotated[int, Field(ge=1)] = Field(1, description="number of the batch, from 1, in the seed's order")
 
-    def conflicts(self, info: DatasetInfo) -> list[FieldError]:
-        wrong = self._net_conflicts()
-        if self.batch_size > info.train_examples:
-            detail = f"{self.dataset} has {info.train_examples} examples to train on; got {self.batch_size}"
-            wrong.append(FieldError("/batch_size", "conflict", detail))
-        elif self.batch > (batches := -(-info.train_examples // self.batch_size)):
-            detail = f"{self.dataset} has {batches} batches of {self.batch_size}; got {self.batch}"
-            wrong.append(FieldError("/batch", "conflict", detail))
-        return wrong
+    def generated_name(self, dataset: str) -> str:
+        return super().generated_name(f"walk-{dataset}")
 
-    def _net_conflicts(self) -> list[FieldError]:
-        net = self.architecture
-        if isinstance(net, Linear):
-            return []
-        refused = []
-        if len(net.hidden) > 1:
-            detail = f"a walk needs exactly one hidden layer; got {len(net.hidden)}"
-            refused.append(FieldError("/architecture/hidden", "conflict", detail))
-        if net.dropout:
-            detail = f"a walk does not support dropout; leave it out, got {net.dropout:g}"
-            refused.append(FieldError("/architecture/dropout", "conflict", detail))
-        if net.batch_norm:
-            detail = "a walk does not support batch normalization; leave it out"
-            refused.append(FieldError("/architecture/batch_norm", "conflict", detail))
-        return refused
-
-    def generated_name(self) -> str:
-        return f"walk-{self.dataset}-{self.architecture.type}-{self.seed % 0x10000:04x}"
+    def ending_of_names(self) -> str:
+        return f"-{self.architecture.type}-{self.seed % 0x10000:04x}"
 
 
+# --- conflicts: fields that are valid alone, but not in combination or for the dataset --------------------------------
+
+
+def _images_are_large_enough(spec: Any, info: DatasetInfo) -> Iterator[FieldError]:
+    net, smallest = spec.architecture, min(info.shape[1:])
+    halvings = len(net.channels) if isinstance(net, Cnn) else 0
+    if smallest >> halvings == 0:
+        detail = (
+            f"each entry halves the image: {info.name} is {smallest} pixels wide and allows "
+            f"{int(math.log2(smallest))} entries, got {halvings}"
+        )
+        yield FieldError("/architecture/channels", "too_long", detail)
+
+
+def _batches_have_a_variance(spec: Any, info: DatasetInfo) -> Iterator[FieldError]:
+    if spec.batch_size == 1 and needs_two_examples(spec.architecture, info):
+        detail = "batch normalization needs 2 examples to have a variance; got 1"
+        yield FieldError("/batch_size", "conflict", detail)
+
+
+def _preset_exists_and_continues_a_job(spec: Any, _: DatasetInfo) -> Iterator[FieldError]:
+    if spec.preset is None:
+        return
+    if spec.preset not in PRESETS:
+        yield _no_such_preset(spec.preset)
+        return
+    before = PRESETS[spec.preset].continues
+    if before is not None and spec.init_from is None:
+        detail = f"this preset continues {before}; give the id of a finished job of that preset"
+        yield FieldError("/init_from/job", "missing", detail)
+
+
+def _nesterov_has_a_momentum(spec: Any, _: DatasetInfo) -> Iterator[FieldError]:
+    if isinstance(spec.optimizer, Sgd) and spec.optimizer.nesterov and spec.optimizer.momentum == 0:
+        yield FieldError("/optimizer/nesterov", "conflict", "needs a momentum greater than 0")
+
+
+def _both_splits_have_examples(spec: Any, info: DatasetInfo) -> Iterator[FieldError]:
+    if not isinstance(spec.validation, Fraction):
+        return
+    n = info.train_examples
+    if not 1 <= round(n * spec.validation.fraction) <= n - 1:
+        detail = f"leaves no example to train on or to validate with ({n} in {spec.dataset})"
+        yield FieldError("/validation/fraction", "conflict", detail)
+
+
+def _one_device(spec: Any, _: DatasetInfo) -> Iterator[FieldError]:
+    if spec.devices > 1:
+        detail = "this version does not implement training on several devices; set it to 1"
+        yield FieldError("/devices", "not_built", detail)
+
+
+def _manual_gradients_exist(spec: Any, _: DatasetInfo) -> Iterator[FieldError]:
+    if spec.gradients == "manual" and isinstance(spec.architecture, Torchvision):
+        detail = "torchvision models have no manual backward pass; set gradients to 'autograd'"
+        yield FieldError("/gradients", "conflict", detail)
+
+
+def _manual_gradients_are_fp32(spec: Any, _: DatasetInfo) -> Iterator[FieldError]:
+    if spec.gradients == "manual" and spec.precision != "fp32":
+        detail = "manual gradients are computed in fp32; set precision to 'fp32', or gradients to 'autograd'"
+        yield FieldError("/precision", "conflict", detail)
+
+
+def _manual_gradients_are_verified(spec: Any, _: DatasetInfo) -> Iterator[FieldError]:
+    if spec.verify is not None and spec.gradients != "manual":
+        detail = "verifies manual gradients; set gradients to 'manual', or leave verify out"
+        yield FieldError("/verify", "conflict", detail)
+
+
+def _warm_up_ends_in_training(spec: Any, _: DatasetInfo) -> Iterator[FieldError]:
+    if isinstance(spec.schedule, CosineSchedule) and spec.schedule.warmup_epochs >= spec.epochs:
+        detail = f"must be less than epochs = {spec.epochs}, got {spec.schedule.warmup_epochs:g}"
+        yield FieldError("/schedule/warmup_epochs", "conflict", detail)
+
+
+def _images_are_moved_within_their_size(spec: Any, info: DatasetInfo) -> Iterator[FieldError]:
+    for i, step in enumerate(spec.augment):
+        moved = step.pixels if isinstance(step, Shift) else step.padding if isinstance(step, Crop) else 0
+        if moved and moved >= (size := min(info.shape[1:])):
+            field = "pixels" if isinstance(step, Shift) else "padding"
+            detail = f"must be less than the image's size: {spec.dataset} is {size} pixels wide, got {moved}"
+            yield FieldError(f"/augment/{i}/{field}", "conflict", detail)
+
+
+def _batch_is_within_the_dataset(spec: Any, info: DatasetInfo) -> Iterator[FieldError]:
+    if spec.batch_size > info.train_examples:
+        detail = f"{spec.dataset} has {info.train_examples} examples to train on; got {spec.batch_size}"
+        yield FieldError("/batch_size", "conflict", detail)
+
+
+def _batch_exists(spec: Any, info: DatasetInfo) -> Iterator[FieldError]:
+    batches = -(-info.train_examples // spec.batch_size)
+    if spec.batch > batches and spec.batch_size <= info.train_examples:
+        detail = f"{spec.dataset} has {batches} batches of {spec.batch_size}; got {spec.batch}"
+        yield FieldError("/batch", "conflict", detail)
+
+
+def _net_has_two_layers_and_no_more(spec: Any, _: DatasetInfo) -> Iterator[FieldError]:
+    net = spec.architecture
+    if isinstance(net, Linear):
+        return
+    if len(net.hidden) > 1:
+        detail = f"a walk needs exactly one hidden layer; got {len(net.hidden)}"
+        yield FieldError("/architecture/hidden", "conflict", detail)
+    if net.dropout:
+        detail = f"a walk does not support dropout; leave it out, got {net.dropout:g}"
+        yield FieldError("/architecture/dropout", "conflict", detail)
+    if net.batch_norm:
+        detail = "a walk does not support batch normalization; leave it out"
+        yield FieldError("/architecture/batch_norm", "conflict", detail)
+
+
+JobSpec.checks = (
+    *(_images_are_large_enough, _preset_exists_and_continues_a_job, _nesterov_has_a_momentum),
+    *(_both_splits_have_examples, _batches_have_a_variance, _one_device, _manual_gradients_exist),
+    *(_manual_gradients_are_fp32, _manual_gradients_are_verified, _warm_up_ends_in_training),
+    _images_are_moved_within_their_size,
+)
+GradientCheckSpec.checks = (_images_are_large_enough, _batches_have_a_variance, _batch_is_within_the_dataset)
+WalkSpec.checks = (_net_has_two_layers_and_no_more, _batch_is_within_the_dataset, _batch_exists)
 KINDS: dict[str, type[Work]] = {model.kind: model for model in (JobSpec, GradientCheckSpec, WalkSpec)}
-
-
-def architecture_conflicts(architecture: Any, info: DatasetInfo) -> list[FieldError]:
-    """Errors of an architecture that cannot process images of this size."""
-    smallest = min(info.shape[1:])
-    if isinstance(architecture, Cnn):
-        halvings = len(architecture.channels)
-        if smallest >> halvings == 0:
-            detail = (
-                f"each entry halves the image: {info.name} is {smallest} pixels wide and allows "
-                f"{int(math.log2(smallest))} entries, got {halvings}"
-            )
-            return [FieldError("/architecture/channels", "too_long", detail)]
-    return []
 
 
 def needs_two_examples(architecture: Architecture, info: DatasetInfo) -> bool:
@@ -606,12 +684,10 @@ def needs_two_examples(architecture: Architecture, info: DatasetInfo) -> bool:
 
 
 def _no_such_preset(name: str) -> FieldError:
-    guess = difflib.get_close_matches(name, PRESETS, n=1)
-    hint = f"; did you mean '{guess[0]}'?" if guess else f"; there are: {', '.join(PRESETS)}"
+    hint = did_you_mean(name, PRESETS) or f"; there are: {', '.join(PRESETS)}"
     return FieldError("/preset", "not_found", f"unknown preset '{name[:80]}'{hint}")
 
 
 def _no_such_dataset(name: str) -> FieldError:
-    guess = difflib.get_close_matches(name, DATASETS, n=1)
-    hint = f"; did you mean '{guess[0]}'?" if guess else f"; built in: {', '.join(DATASETS)}"
+    hint = did_you_mean(name, DATASETS) or f"; built in: {', '.join(DATASETS)}"
     return FieldError("/dataset", "not_found", f"unknown dataset '{name[:80]}'{hint}")

@@ -183,7 +183,7 @@ class TestDocument:
             if not rule.endpoint.startswith(("docs.", "dashboard.", "assets.")) and rule.rule != "/session"
         }
         assert documented == served
-        assert len(served) == 35
+        assert len(served) == 36
 
     def test_every_reference_resolves_and_every_operation_is_complete(self, client):
         answer = client.get("/v1/openapi.json")

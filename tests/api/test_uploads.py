@@ -8,7 +8,9 @@ import os
 import socket
 import stat
 import struct
+import tarfile
 import threading
+import unicodedata
 import zipfile
 import zlib
 from pathlib import Path
@@ -148,6 +150,15 @@ class TestTaken:
         assert (body["train_examples"], body["test_examples"], body["classes"]) == (18, 6, ["cats", "dogs"])
         assert "test_fraction" not in body["options"]
 
+    def test_training_and_testing_of_a_mac_and_a_nas_are_two_splits_of_the_same_classes(self, upload):
+        names = {"training": "Kätzchen", "testing": unicodedata.normalize("NFD", "Kätzchen")}
+        files = {}
+        for split, name in names.items():
+            files |= folders(9, f"digits/{split}/", classes=(name, "日本"))
+            files |= {f"digits/{split}/{name}/@eaDir/0.png/SYNOPHOTO_THUMB_M.jpg": b"", f"digits/{split}/Icon\r": b""}
+        body = upload(zipped(files)).json
+        assert (body["classes"], body["train_examples"], body["test_examples"]) == (["Kätzchen", "日本"], 18, 18)
+
     def test_classes_named_by_numbers_are_in_the_order_of_the_numbers(self, upload):
         body = upload(zipped(folders(4, classes=("10", "9", "0")))).json
         assert body["classes"] == ["0", "9", "10"]
@@ -195,6 +206,120 @@ class TestTaken:
         both = np.concatenate([stored["train_images"], stored["test_images"]])
         assert sorted(map(bytes, both)) == sorted(map(bytes, x.astype(dtype)))
 
+    @pytest.mark.parametrize(
+        ("highest", "kind", "white", "words"),
+        [
+            (1, np.uint8, 1, "no pixel exceeds 1"),
+            (1, np.int64, 1, "no pixel exceeds 1"),
+            (1, np.float32, 1, "no pixel exceeds 1"),
+            (16, np.uint8, 16, "whole numbers from 0 to 16"),
+            (15, np.int32, 15, "whole numbers from 0 to 15"),
+            (16, np.float64, 16, "whole numbers from 0 to 16"),
+            (2, np.uint16, 2, "whole numbers from 0 to 2"),
+            (17, np.uint8, 255, "the highest pixel is 17"),
+            (255, np.uint8, 255, "the highest pixel is 255"),
+            (4095, np.uint16, 65_535, "the highest pixel is 4095"),
+        ],
+    )
+    def test_white_is_found_by_the_highest_number_whatever_its_type_and_its_reason_is_given(
+        self, upload, highest, kind, white, words
+    ):
+        x = (pixels(40, 6, 6) * (highest / 255)).round().astype(kind)
+        x[0, 0, 0] = highest
+        body = upload(npz(**small(x=x))).json
+        assert body["white"] == white
+        assert words in body["white_reason"]
+        about_white = [warning for warning in body["warnings"] if "white" in warning]
+        assert len(about_white) == (1 < highest < white / 2 or 1 < white <= 16)
+
+    @pytest.mark.parametrize(
+        ("highest", "kind", "white", "dtype", "warned"),
+        [
+            (1, np.uint8, 255, "uint8", True),
+            (1, np.uint8, 1, "uint8", False),
+            (12, np.uint8, 16, "uint8", False),
+            (4095, np.uint16, 4095, "float32", False),
+            (1000, np.float32, 65_535, "float32", True),
+            (100, np.float64, 100, "float32", False),
+            (0.9, np.float32, 1, "float32", False),
+            (0.2, np.float32, 0.25, "float32", False),
+        ],
+    )
+    def test_white_can_be_declared(self, upload, arrays, highest, kind, white, dtype, warned, conforms):
+        x = pixels(40, 6, 6) * (highest / 255)
+        x = (x if highest < 1 else x.round()).astype(kind)
+        body = upload(npz(**small(x=x)), fields={"white": white}).json
+        conforms(body, "Dataset")
+        assert (body["white"], body["dtype"], body["options"]["white"]) == (white, dtype, white)
+        assert "declares" in body["white_reason"]
+        assert any("much brighter" in warning for warning in body["warnings"]) == warned
+        stored = arrays(body)
+        both = np.concatenate([stored["train_images"], stored["test_images"]])
+        assert sorted(map(bytes, both)) == sorted(map(bytes, x.astype(dtype)))
+
+    def test_a_declared_white_makes_another_dataset(self, upload):
+        content = npz(**small(x=pixels(40, 6, 6) % 2))
+        first, second = upload(content).json, upload(content, fields={"white": 255}).json
+        assert (first["white"], second["white"]) == (1, 255)
+        assert first["id"] != second["id"]
+
+    @pytest.mark.parametrize(
+        ("train", "test"),
+        [
+            (lambda x: x, lambda x: x.astype(np.float32)),
+            (lambda x: x / 255, lambda x: (x > 99).astype(np.uint8)),
+            (lambda x: x > 99, lambda x: (x > 99).astype(float)),
+            (lambda x: x // 16, lambda x: (x // 17).astype(np.float32)),
+            (lambda x: x.astype(np.int64), lambda x: x * 0),
+            (lambda x: x.astype(np.uint16) * 257, lambda x: x.astype(np.float64) * 200),
+        ],
+    )
+    def test_types_may_differ_between_the_splits_where_the_scale_does_not(self, upload, train, test):
+        x, y = pixels(40, 6, 6), np.arange(40) % 4
+        body = upload(npz(x_train=train(x), y_train=y, x_test=test(x), y_test=y)).json
+        assert body["white"] == {1: 1, 15: 15}.get(int(train(x).max()), 255 if train(x).max() <= 255 else 65_535)
+
+    def test_black_on_transparency_is_warned_of_and_refused_where_a_class_has_nothing_else(self, upload, problem):
+        ink = np.zeros((6, 6, 4), np.uint8)
+        ink[2:4, 1:5, 3] = 255
+        files = folders(12)
+        one = {**files, "cats/0.png": picture(ink)}
+        (warning,) = upload(zipped(one)).json["warnings"]
+        assert warning.startswith("cats/0.png (1 of 24 pictures)")
+        assert "black on transparency" in warning
+        for mode in ("RGBA", "LA"):
+            empty = picture(Image.fromarray(ink, "RGBA").convert(mode))
+            every = {path: empty if path.startswith("cats") else content for path, content in files.items()}
+            body = problem(upload(zipped(every)), 422, "unreadable_image")
+            assert "cats/0.png" in body["detail"]
+            assert "'cats'" in body["detail"]
+            assert "Save them on white" in body["detail"]
+
+    @pytest.mark.parametrize("value", [0, 128, 255])
+    def test_a_class_of_equal_images_is_named(self, upload, value):
+        x, y = pixels(40, 6, 6), np.arange(40) % 4
+        x[y == 2] = value
+        (warning,) = upload(npz(x=x, y=y, classes=["a", "b", "blank", "d"])).json["warnings"]
+        assert "class 'blank' are equal" in warning
+        files = folders(12) | {f"dogs/{i}.png": picture(np.full((6, 6), value, np.uint8)) for i in range(12)}
+        (warning,) = upload(zipped(files)).json["warnings"]
+        assert "class 'dogs' are equal" in warning
+
+    def test_a_channel_with_one_value_is_named(self, upload):
+        x = pixels(40, 6, 6, 3)
+        x[..., 1] = 9
+        (warning,) = upload(npz(**small(x=x))).json["warnings"]
+        assert "the channel green has the value 9" in warning
+
+    def test_a_dataset_of_an_earlier_version_is_shown(self, upload, services, client, conforms):
+        dataset_id = upload(npz(**small())).json["id"]
+        with services.database.write() as session:
+            row = view.dataset_store.get(session, dataset_id, None)
+            row.facts = {k: v for k, v in row.facts.items() if k not in ("white_reason", "warnings")}
+        body = client.get(f"/v1/datasets/{dataset_id}").json
+        conforms(body, "Dataset")
+        assert (body["white"], body["white_reason"], body["warnings"]) == (255, None, [])
+
     @pytest.mark.parametrize("own_split", [False, True])
     def test_floats_that_exceed_1_by_rounding_are_cut_to_it(self, upload, arrays, own_split):
         x = pixels(40, 6, 6) / 255
@@ -227,6 +352,53 @@ class TestTaken:
 
     def test_a_name_that_is_given_wins_and_may_hold_any_letter(self, upload):
         assert upload((npz(**small()), "x.npz"), fields={"name": "Ziffern, schön"}).json["name"] == "Ziffern, schön"
+
+
+class TestDescribed:
+    def test_counts_mean_deviation_and_samples_are_answered(self, upload, client, arrays, conforms):
+        body = upload(zipped(folders(12, "train/") | folders(5, "test/", classes=("cats",)) | folders(2, "test/"))).json
+        conforms(body, "Dataset")
+        assert body["counts"] == {"train": [12, 12], "test": [5, 2]}
+        images = arrays(body)["train_images"] / body["white"]
+        assert (body["mean"], body["std"]) == (pytest.approx([images.mean()]), pytest.approx([images.std()]))
+        answer = client.get(body["links"]["samples"])
+        assert (answer.status_code, answer.mimetype) == (200, "image/png")
+        assert Image.open(io.BytesIO(answer.data)).size == (8 * 8 - 2, 2 * 8 - 2)
+        again = client.get(body["links"]["samples"], headers={"If-None-Match": answer.headers["ETag"]})
+        assert again.status_code == 304
+
+    def test_an_upload_to_an_earlier_version_has_none_of_these(self, upload, client, services, problem, conforms):
+        dataset_id = upload(npz(**small())).json["id"]
+        with services.database.write() as session:
+            row = view.dataset_store.get(session, dataset_id, None)
+            row.facts = {name: value for name, value in row.facts.items() if name != "statistics"}
+            row.files = {name: file for name, file in row.files.items() if name != "samples.png"}
+        body = client.get(f"/v1/datasets/{dataset_id}").json
+        conforms(body, "Dataset")
+        assert [body[name] for name in ("counts", "mean", "std")] == [None] * 3
+        assert body["links"]["samples"] is None
+        detail = problem(client.get(f"/v1/datasets/{dataset_id}/samples.png"), 404, "not_found")["detail"]
+        assert "upload it again" in detail
+
+    @pytest.mark.parametrize("name", ["digits", "mnist", "cifar10"])
+    def test_built_in_ones_have_figures_and_those_that_can_be_read_samples(self, client, conforms, problem, name):
+        body = client.get(f"/v1/datasets/{name}").json
+        conforms(body, "Dataset")
+        assert sum(body["counts"]["train"]) == body["train_examples"]
+        assert len(body["mean"]) == len(body["std"]) == body["shape"][0]
+        answer = client.get(f"/v1/datasets/{name}/samples.png")
+        if body["links"]["samples"] is None:
+            problem(answer, 404, "not_found")
+        else:
+            assert (name, answer.mimetype) == ("digits", "image/png")
+
+    def test_samples_that_are_gone_from_the_store_are_not_found(self, upload, client, services, problem):
+        body = upload(npz(**small())).json
+        with services.database.read() as session:
+            folder = view.dataset_store.get(session, body["id"], None).folder
+        services.store.remove(f"{folder}/samples.png")
+        problem(client.get(body["links"]["samples"]), 404, "not_found")
+        problem(client.get("/v1/datasets/ds_0/samples.png"), 404, "not_found")
 
 
 class TestOnce:
@@ -314,6 +486,17 @@ def nan_at(index: int, value: float) -> Any:
     x = pixels(40, 6, 6).astype(np.float32)
     x[index, 2, 2] = value
     return x
+
+
+def tar(mode: str) -> bytes:
+    """A tar archive of class folders, written with this mode of tarfile."""
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode=mode) as archive:  # type: ignore[call-overload]
+        for name, content in folders().items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+    return file.getvalue()
 
 
 SPLIT = {
@@ -410,7 +593,14 @@ REFUSED: dict[str, tuple[str, str, bytes]] = {
     "half a split": ("unknown_format", "x_train", npz(x_train=pixels(9, 3, 3), y_train=Y[:9])),
     "images without a folder": ("unknown_format", "1.png", zipped(folders() | {"1.png": picture(pixels(1, 6, 6)[0])})),
     "a folder for validation": ("unknown_format", "train, val", zipped(folders(9, "train/") | folders(3, "val/"))),
+    "splits under other names": ("unknown_format", "same sub-folders", zipped(folders(9, "a/") | folders(3, "b/"))),
     "an empty zip": ("unknown_format", "no images", zipped({})),
+    "a zip in a zip": ("unknown_format", "'x.npz': send that file itself", zipped({"x.npz": npz(**small())})),
+    "a tar archive": (
+        "unknown_format",
+        "is a gzipped tar archive; unpack it and send the folder as a zip",
+        tar("w:gz"),
+    ),
     "a zip cut short": ("unknown_format", "complete", zipped(folders())[:-100]),
     "a header that is not NumPy's": ("unreadable_file", "x", zipped({"x.npy": b"junk" * 9, "y.npy": b"junk" * 9})),
     "an array cut short": (
@@ -424,6 +614,11 @@ REFUSED: dict[str, tuple[str, str, bytes]] = {
         "bad_labels",
         "'b\\nb', contains control",
         npz(**small(classes=["a", "b\nb", "c", "d"])),
+    ),
+    "a name in two forms": (
+        "bad_labels",
+        "the name 'é'",
+        npz(**small(classes=["a", "é", unicodedata.normalize("NFD", "é"), "d"])),
     ),
     "a name twice": ("bad_labels", "the name 'b'", npz(**small(classes=["a", "b", "b", "d"]))),
     "half a character": ("bad_labels", "invalid Unicode", named(0xD800)),
@@ -505,6 +700,10 @@ class TestRefused:
             ({"seed": "-1"}, "/seed", "greater_than_equal"),
             ({"size": "225"}, "/size", "less_than_equal"),
             ({"size": "28"}, "/size", "conflict"),  # for folders of images only
+            ({"white": "0"}, "/white", "greater_than"),
+            ({"white": "65536"}, "/white", "less_than_equal"),
+            ({"white": "bright"}, "/white", "float_parsing"),
+            ({"white": "100"}, "/white", "conflict"),  # less than the highest pixel
             ({"name": "a\x00b"}, "/name", "string_pattern_mismatch"),
             ({"name": ""}, "/name", "string_too_short"),
             ({"name": "x" * 5000}, "/name", "too_long"),
@@ -516,6 +715,31 @@ class TestRefused:
         (error,) = problem(upload(npz(**small()), fields=fields), 422, "invalid_upload")["errors"]
         assert (error["pointer"], error["code"]) == (pointer, code)
         assert lying(settings.state_dir) == before
+
+    @pytest.mark.parametrize(
+        ("train", "test"),
+        [
+            (lambda x: x, lambda x: x / 255),
+            (lambda x: x / 255, lambda x: x),
+            (lambda x: x.astype(np.float32), lambda x: x / 255),
+            (lambda x: x, lambda x: x > 99),
+            (lambda x: x.astype(np.uint16) * 257, lambda x: x),
+            (lambda x: x // 16, lambda x: x),
+            (lambda x: x // 16, lambda x: x / 255),
+        ],
+    )
+    def test_splits_of_different_scales_are_refused_unless_white_is_declared(self, upload, problem, train, test):
+        x, y = pixels(40, 6, 6), np.arange(40) % 4
+        content = npz(x_train=train(x), y_train=y, x_test=test(x), y_test=y)
+        body = problem(upload(content), 422, "bad_pixels")
+        assert "x_train to " in body["detail"]
+        assert "x_test to " in body["detail"]
+        assert "'white'" in body["detail"]
+        assert upload(content, fields={"white": "65535"}).json["white"] == 65_535
+
+    def test_pictures_have_their_own_white(self, upload, problem):
+        (error,) = problem(upload(zipped(folders(12)), fields={"white": "255"}), 422, "invalid_upload")["errors"]
+        assert (error["pointer"], error["code"]) == ("/white", "conflict")
 
     @pytest.mark.parametrize("content", [npz(**SPLIT), zipped(folders(9, "train/") | folders(3, "test/"))])
     def test_a_field_that_the_upload_has_no_use_for_is_not_ignored(self, upload, problem, content):

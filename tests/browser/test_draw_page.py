@@ -161,7 +161,7 @@ class TestReading:
         problem = {"title": "Not now", "status": 503, "code": "database_away", "detail": "The database is away"}
         page.route("**/predict", lambda route: route.fulfill(status=503, json=problem))
         draw(page, ONE)
-        expect(page.get_by_role("alert").get_by_text("The database is away")).to_be_visible()
+        expect(page.locator("#wrong")).to_have_text("The database is away")
 
 
 class TestReaders:
@@ -198,6 +198,23 @@ class TestPixels:
         assert sum(x * value for row in rows for x, value in enumerate(row)) / mass == pytest.approx(14, abs=0.1)
         assert max(map(max, rows)) == 255
         assert 60 < mass / 255 < 150  # the mean of MNIST's 3s: 112
+
+    @pytest.mark.parametrize(("manner", "side", "levels"), [("mnist", 28, 255), ("digits", 8, 16)])
+    def test_greys_are_kept_where_white_is_1(self, page: Page, reads_digits, manner, side, levels) -> None:
+        page.goto("/draw")
+        fractions = digitised(page, THREE, manner, side, 1)
+        greys = {value for row in fractions for value in row if 0 < value < 1}
+        assert len(greys) >= 5
+        whole = digitised(page, THREE, manner, side, levels)
+        assert [[round(value * levels) for value in row] for row in fractions] == whole
+
+    def test_a_drawing_is_sent_with_its_white(self, page: Page, reads_digits) -> None:
+        page.goto(f"/draw?job={reads_digits['id']}")
+        with page.expect_request("**/predict") as asked:
+            draw(page, THREE)
+        body = asked.value.post_data_json
+        assert body["white"] == 1
+        assert 0 < max(value for row in body["images"][0] for value in row) <= 1
 
     def test_position_and_size_of_the_drawing_do_not_matter(self, page: Page, reads_digits) -> None:
         page.goto("/draw")

@@ -299,6 +299,10 @@ class TestViews:
         shot(page, "jobs-selected")
 
 
+def answer(page: Page, button: str) -> None:
+    page.get_by_role("dialog").get_by_role("button", name=button, exact=True).click()
+
+
 class TestSteering:
     def test_several_jobs_are_cancelled_retried_and_deleted(self, page: Page, mine, service: Service) -> None:
         jobs = [mine(name=f"steered {number}", **LONG) for number in range(3)]
@@ -308,12 +312,17 @@ class TestSteering:
         expect(page.locator("#picked")).to_have_text("3 selected")
         expect(page.get_by_role("button", name="Retry")).to_be_disabled()
         page.get_by_role("button", name="Cancel").click()
+        expect(page.get_by_role("dialog")).to_contain_text("Cancel 3 jobs?")
+        page.get_by_role("button", name="Keep").click()
+        page.get_by_role("button", name="Cancel").click()
+        answer(page, "Cancel 3 jobs")
         expect(page.get_by_text("3 jobs cancelled")).to_be_visible()
         for job in jobs:
             expect(row(page, job).locator(".status")).to_have_text("cancelled")
         for job in jobs[:2]:
             row(page, job).get_by_role("checkbox").check()
         page.get_by_role("button", name="Retry").click()
+        answer(page, "Retry 2 jobs")
         expect(page.get_by_text("2 jobs queued again")).to_be_visible()
         expect(page.locator("#rows .status").filter(has_text="cancelled")).to_have_count(1)
         service.http.post("/v1/jobs/bulk", json={"action": "cancel", "ids": [job["id"] for job in jobs]})
@@ -324,7 +333,7 @@ class TestSteering:
         page.get_by_role("button", name="Keep").click()
         expect(page.locator("#rows tr")).to_have_count(3)
         page.get_by_role("button", name="Delete").click()
-        page.get_by_role("dialog").get_by_role("button", name="Delete").click()
+        answer(page, "Delete 3 jobs")
         expect(page.locator("#rows tr")).to_have_count(0)
         assert service.http.get(f"/v1/jobs/{jobs[0]['id']}").status_code == 404
 
@@ -337,6 +346,8 @@ class TestSteering:
         expect(page.locator("#picked")).to_have_text("All matching jobs")
         expect(page.get_by_role("button", name="Compare")).to_be_disabled()
         page.get_by_role("button", name="Cancel").click()
+        expect(page.get_by_role("dialog")).to_contain_text("Cancel all 4 jobs that match?")
+        answer(page, "Cancel 4 jobs")
         expect(page.get_by_text("4 jobs cancelled")).to_be_visible()
         for job in jobs:
             assert service.wait(job["id"])["status"] == "cancelled"
@@ -346,8 +357,8 @@ class TestSteering:
         page.get_by_label("Select all on this page").check()
         page.get_by_role("button", name="Select all matching jobs").click()
         page.get_by_role("button", name="Delete").click()
-        expect(page.get_by_role("dialog")).to_contain_text("Delete all matching jobs that have ended?")
-        page.get_by_role("dialog").get_by_role("button", name="Delete").click()
+        expect(page.get_by_role("dialog")).to_contain_text("Delete all 4 jobs that match?")
+        answer(page, "Delete 4 jobs")
         expect(page.get_by_text("4 jobs deleted")).to_be_visible()
         expect(page.get_by_text("No job matches")).to_be_visible()
 
@@ -357,6 +368,7 @@ class TestSteering:
         page.goto(mine.page)
         page.get_by_label("Select all on this page").check()
         page.get_by_role("button", name="Cancel 1").click()
+        answer(page, "Cancel the job")
         expect(row(page, running).locator(".status")).to_have_text("cancelled")
         expect(row(page, done).locator(".status")).to_have_text("succeeded")
 
@@ -374,6 +386,7 @@ class TestSteering:
 
         page.route("**/v1/jobs/bulk", overtake)
         page.get_by_role("button", name="Cancel").click()
+        answer(page, "Cancel the job")
         expect(page.get_by_role("alert")).to_contain_text("not found")
 
     def test_two_to_twelve_selected_jobs_are_compared(self, page: Page, mine) -> None:
@@ -395,6 +408,12 @@ class TestSteering:
         page.keyboard.press("x")
         expect(row(page, older).get_by_role("checkbox")).to_be_checked()
         page.keyboard.press("c")
+        expect(page.get_by_role("dialog")).to_contain_text("Cancel older?")
+        page.keyboard.press("Enter")  # the answer at hand is to keep it
+        expect(page.get_by_role("dialog")).to_have_count(0)
+        page.keyboard.press("c")
+        page.keyboard.press("Tab")
+        page.keyboard.press("Enter")
         expect(row(page, older).locator(".status")).to_have_text("cancelled")
         expect(row(page, newer).locator(".status")).not_to_have_text("cancelled")
         page.keyboard.press("k")

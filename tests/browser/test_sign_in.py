@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -97,16 +98,24 @@ def test_each_owner_sees_their_jobs_and_an_admin_those_of_all_owners(
     expect(page.locator(f"#{late}")).to_be_visible()
 
 
-def test_a_read_only_token_gets_the_reason_why_nothing_is_cancelled(
-    page: Page, service: Service, database: Database, complaints: Complaints
+def test_a_read_only_token_is_offered_nothing_that_changes_a_job(
+    page: Page, service: Service, database: Database, axe
 ) -> None:
-    complaints.expect("403")
     job = submit(service, token_for(database, "erin"), "stays")
     page.goto("/")
     sign_in(page, token_for(database, "erin", "read"))
     page.locator(f"#{job}").get_by_role("checkbox").check()
-    page.get_by_role("button", name="Cancel").click()
-    expect(page.get_by_role("alert")).to_contain_text("this call requires the scope")
+    expect(page.get_by_role("button", name="Compare")).to_be_visible()
+    for name in ("Cancel", "Retry", "Delete"):
+        expect(page.get_by_role("button", name=name)).to_have_count(0)
+    expect(page.get_by_role("link", name=re.compile("Submit|New job"))).to_have_count(0)
+    for key in ("c", "n"):
+        page.keyboard.press(key)
+    expect(page.get_by_role("dialog")).to_have_count(0)
+    page.goto("/submit")
+    expect(page.locator("#read-only")).to_contain_text("This token may only read")
+    expect(page.get_by_role("button", name="Submit")).to_have_count(0)
+    axe(page)
 
 
 def test_a_page_whose_token_is_revoked_asks_for_another(

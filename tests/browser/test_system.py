@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -185,7 +186,9 @@ def error_of(page: Page, file: str) -> Locator:
 
 
 class TestUpload:
-    def test_a_dataset_is_uploaded_shown_and_deleted_after_confirmation(self, page: Page, offer: Offer, axe) -> None:
+    def test_a_dataset_is_uploaded_shown_and_deleted_after_confirmation(
+        self, page: Page, offer: Offer, axe, shot
+    ) -> None:
         offer(("four.npz", npz(**small(40, classes=np.array(["ant", "bee", "cow", "dog"])))))
         page.get_by_label("Name").fill("farm")
         page.get_by_label("Test fraction").fill("0.25")
@@ -196,7 +199,13 @@ class TestUpload:
         expect(shown).to_contain_text("6 × 6")
         expect(shown.locator("td.number").nth(1)).to_have_text("10")
         shown.locator("details summary").last.click()
-        expect(shown).to_contain_text("ant, bee, cow, dog")
+        expect(shown.locator(".counts li")).to_have_count(4)
+        expect(shown.locator(".counts li").nth(1)).to_have_text("bee: 7 training, 3 test")
+        expect(shown).to_contain_text(re.compile(r"white 255; mean 0\.\d{3}, deviation 0\.\d{3} of pixels from 0 to 1"))
+        sheet = shown.get_by_alt_text("The first training images of farm")
+        expect(sheet).to_have_js_property("naturalWidth", 8 * (6 + 2) - 2)
+        axe(page)
+        shot(page, "system-dataset")
         expect(page.locator("#files li")).to_have_count(0)
         shown.get_by_role("button", name="Delete farm").click()
         expect(page.get_by_role("dialog")).to_contain_text("Delete farm?")

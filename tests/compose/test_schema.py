@@ -16,6 +16,7 @@ from support.compose import (
     BASE,
     EXAMPLE,
     GPU,
+    GPU_ID,
     REPOSITORY,
     dockerfile_environment,
     load,
@@ -42,12 +43,12 @@ def check_schema(path: Path) -> None:
     assert ran.returncode == 0, ran.stdout + ran.stderr
 
 
-@pytest.mark.parametrize("path", [BASE, GPU], ids=lambda path: path.name)
+@pytest.mark.parametrize("path", [BASE, GPU, GPU_ID], ids=lambda path: path.name)
 def test_each_file_holds_against_the_compose_schema(path: Path) -> None:
     check_schema(path)
 
 
-@pytest.mark.parametrize("files", [(BASE,), (BASE, GPU)], ids=["base", "with gpu"])
+@pytest.mark.parametrize("files", [(BASE,), (BASE, GPU), (BASE, GPU_ID)], ids=["base", "gpu", "gpu id"])
 def test_what_compose_makes_of_the_files_holds_against_the_schema(files: tuple[Path, ...], tmp_path: Path) -> None:
     (tmp_path / "docker-compose.yml").write_text(yaml.safe_dump(load(*files)))
     check_schema(tmp_path / "docker-compose.yml")
@@ -213,14 +214,30 @@ def test_the_gpu_file_reserves_gpus_for_the_worker_alone() -> None:
     assert device["driver"] == "nvidia"
     assert {"gpu", "utility"} <= set(device["capabilities"])
     assert ("count" in device) != ("device_ids" in device), "Compose takes one of the two"
-    assert WITH_GPU["worker"]["shm_size"] == "1g"
 
 
-def test_the_gpu_file_changes_nothing_else() -> None:
-    gpu = yaml.safe_load(GPU.read_text())
+@pytest.mark.parametrize("file", [GPU, GPU_ID], ids=lambda path: path.name)
+def test_the_gpu_file_changes_nothing_else(file: Path) -> None:
+    gpu = yaml.safe_load(file.read_text())
     assert gpu.keys() == {"services"}
     assert gpu["services"].keys() == {"worker"}
-    assert gpu["services"]["worker"].keys() == {"shm_size", "deploy"}
+    assert gpu["services"]["worker"].keys() == {"deploy"}
+
+
+@pytest.mark.parametrize("files", [(BASE,), (BASE, GPU), (BASE, GPU_ID)], ids=["base", "gpu", "gpu id"])
+@pytest.mark.parametrize(("variables", "size"), [({}, "1g"), ({"SHM_SIZE": "4g"}, "4g")], ids=str)
+def test_every_worker_has_shared_memory_for_the_batches_of_datasets_on_disk(files, variables, size) -> None:
+    assert load(*files, variables=variables)["services"]["worker"]["shm_size"] == size
+
+
+@pytest.mark.parametrize("gpu", ["0", "3", "GPU-8f6d6a0e-1f0a-4c1d-9f0b-0a3f6c1d2e4b"])
+def test_a_gpu_is_chosen_by_its_id(gpu: str) -> None:
+    worker = load(BASE, GPU_ID, variables={"GPU_ID": gpu})["services"]["worker"]
+    (device,) = worker["deploy"]["resources"]["reservations"]["devices"]
+    assert device["device_ids"] == [gpu]
+    assert "count" not in device, "Compose takes one of the two"
+    (counted,) = WITH_GPU["worker"]["deploy"]["resources"]["reservations"]["devices"]
+    assert (device["driver"], device["capabilities"]) == (counted["driver"], counted["capabilities"])
 
 
 # --- .env.example and settings ----------------------------------------------------------------------------------------
@@ -228,7 +245,7 @@ def test_the_gpu_file_changes_nothing_else() -> None:
 
 def test_env_example_names_every_variable_of_the_compose_files_and_no_other() -> None:
     named = re.findall(r"^#?([A-Z_]+)=", EXAMPLE.read_text(), re.MULTILINE)
-    assert sorted(named) == sorted(variables_of(BASE) | variables_of(GPU))
+    assert sorted(named) == sorted(variables_of(BASE) | variables_of(GPU) | variables_of(GPU_ID))
 
 
 def test_every_gradq_variable_is_a_setting_of_gradq() -> None:

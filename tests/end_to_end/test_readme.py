@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 PORT = 8080
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 README = BLOCK.findall((ROOT / "README.md").read_text())
-MAKE, START, CURL, PYTHON, SHELL, DOCKER = range(6)
+MAKE, START, CURL, PYTHON, SHELL, ARTICLE, DOCKER = range(7)
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -52,6 +52,8 @@ class Clone:
         self.port = PORT if is_free(PORT) else free_port()
         keep = {name: value for name, value in os.environ.items() if not name.startswith("GRADQ_")}
         self.env = {**keep, "GRADQ_STATE_DIR": str(folder / "state"), "GRADQ_DOWNLOAD": "false"}
+        if "GRADQ_DATA_DIR" in os.environ:  # with MNIST
+            self.env["GRADQ_DATA_DIR"] = str(Path(os.environ["GRADQ_DATA_DIR"]).absolute())
         self.env["PATH"] = f"{Path(sys.executable).parent}:{self.env['PATH']}"
         if self.port != PORT:
             self.env["GRADQ_URL"] = f"http://127.0.0.1:{self.port}"
@@ -95,10 +97,11 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clone]:
 
 def test_the_blocks_are_those_that_are_run_here():
     languages = [language for language, _ in README]
-    assert languages == ["sh", "sh", "sh", "python", "sh", "sh"]
+    assert languages == ["sh", "sh", "sh", "python", "sh", "sh", "sh"]
     assert "make demo" in block(MAKE)
     assert "gradq up" in block(START)
     assert "curl" in block(CURL)
+    assert "article/" in block(ARTICLE)
     assert "docker compose" in block(DOCKER)
 
 
@@ -138,6 +141,15 @@ def test_the_same_in_a_shell(clone: Clone):
     (job_id,) = [folder.name for folder in clone.folder.glob("job_*")]
     assert f"{job_id}  succeeded  by-hand" in printed
     assert (clone.folder / job_id / "model.safetensors").exists()
+
+
+@pytest.mark.long
+@pytest.mark.mnist
+def test_through_the_article(clone: Clone, mnist_dir: Path):
+    printed = clone.shell(block(ARTICLE))
+    assert printed.count(" succeeded") >= 6
+    assert re.search(r"^last val_accuracy +0\.\d+ +0\.\d+$", printed, re.MULTILINE)  # the article's, ours
+    assert (clone.folder / "article.png").read_bytes().startswith(PNG)
 
 
 def test_docker_compose(clone: Clone):

@@ -179,4 +179,4 @@ def assert_nothing_lies_about(service: Service, datasets: list[str]) -> None:
     assert not uploads.exists() or not list(uploads.rglob("*"))
     files = [path.relative_to(stored).parts for path in stored.rglob("*") if path.is_file()]
     assert {parts[:2] for parts in files} == {("datasets", dataset) for dataset in datasets}
-    assert len(files) == 5 * len(datasets)
+    assert len(files) == 6 * len(datasets)

@@ -6,12 +6,14 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import psutil
 import pytest
 from support.waiting import wait_for
 
+from gradq.local import children
 from gradq.local.children import Child
 
 STUBBORN = (
@@ -83,3 +85,39 @@ def test_a_child_ends_when_its_parent_is_killed(tmp_path: Path):
     process.send_signal(signal.SIGKILL)
     process.communicate()
     wait_for(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE, 30, "the end of the child")
+
+
+def test_a_descendant_that_has_ended_is_not_waited_for_until_init_collects_it():
+    zombies = [subprocess.Popen([sys.executable, "-c", ""]) for _ in range(3)]  # nobody waits for them
+    processes = [psutil.Process(zombie.pid) for zombie in zombies]
+    wait_for(lambda: all(p.status() == psutil.STATUS_ZOMBIE for p in processes), 30, "three zombies")
+    started = time.monotonic()
+    assert children._running_after(processes, seconds=60) == []
+    assert time.monotonic() - started < 30
+    for zombie in zombies:
+        zombie.wait()
+    assert children._running_after(processes, seconds=60) == []  # nor are those that are gone
+
+
+def test_a_descendant_that_runs_is_waited_for_and_named():
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    try:
+        (left,) = children._running_after([psutil.Process(process.pid)], seconds=0.1)
+        assert left.pid == process.pid
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_several_children_are_asked_to_stop_before_the_first_is_waited_for(tmp_path):
+    parts = [child_of("import time; time.sleep(600)", tmp_path) for _ in range(3)]
+    for part in parts:
+        part.start()
+        part.request_stop()
+    for part in parts:
+        wait_for(lambda part=part: not part.alive, 30, "the end of the child")
+        assert part.stop(5.0, never)
+        part.request_stop()  # has no effect on one that has ended
+        part.start()
+        assert not part.stopping
+        assert part.stop(30.0, never)

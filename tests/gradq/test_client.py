@@ -34,6 +34,7 @@ from gradq import (
 )
 from gradq.client import calls
 from gradq.client.curve import frame, table
+from gradq.client.images import body_of
 from gradq.commands.wait import patiently
 
 # --- submitting and looking -------------------------------------------------------------------------------------------
@@ -261,6 +262,26 @@ def test_images_are_taken_as_people_hold_them(trained, tmp_path: Path):
     assert (seen.labels, seen.classes, seen[0]["class"], len(seen)) == ([1], ["bright", "dark"], "dark", 1)
     assert repr(seen) == "<Predictions ['dark']>"
     assert [entry["file"] for entry in trained.predict([tmp_path / "white.png", white])] == ["white.png", "1.png"]
+
+
+def test_arrays_and_lists_are_sent_with_their_white(trained):
+    ones = np.ones_like(WHITE)
+    for images in (ones, ones[None].astype(float), ones.tolist(), [ones]):
+        assert trained.predict(images).labels == [0]
+        assert trained.predict(images, white=1).labels == [0]
+        assert trained.predict(images, white=255).labels == [1]
+
+
+def test_a_photo_in_memory_is_sent_with_its_orientation_and_depth():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    file = io.BytesIO()
+    Image.new("RGB", (9, 5)).save(file, "JPEG", exif=exif)
+    deep = Image.fromarray(np.full((4, 4), 40_000, np.int32))  # of Pillow's mode I
+    body = body_of([Image.open(file), deep])
+    photo, grey = (Image.open(io.BytesIO(content)) for _, (_, content) in body["files"])
+    assert photo.getexif()[0x0112] == 6
+    assert np.asarray(grey).max() == 40_000
 
 
 def test_images_that_cannot_be_used_are_refused_with_the_reason(trained, tmp_path: Path):

@@ -10,7 +10,18 @@ from typing import Any
 import pytest
 from support.faults import CUT, Asked, FaultyServer, Step, answers, cut, faulty, problem, stream
 
-from gradq import Client, Event, JobFailed, NotFound, ServerError, Unreachable, WaitTimeout
+from gradq import (
+    ApiError,
+    BadAnswer,
+    Client,
+    ClientError,
+    Event,
+    JobFailed,
+    NotFound,
+    ServerError,
+    Unreachable,
+    WaitTimeout,
+)
 from gradq.client import events, waiting
 from gradq.client.transport import Blocking
 
@@ -143,6 +154,96 @@ class Clock:
 
     async def sleep(self, seconds: float) -> None:
         self.now += seconds
+
+
+PAGE = b"<html><head><title>502 Bad Gateway</title></head></html>"
+AWAY = [
+    *[CUT, answers(PAGE, 502), answers(PAGE, 503), answers(PAGE, 504), answers(PAGE, 200)],
+    *[problem(503, "database_away"), problem(429, "rate_limited"), answers(PAGE, 503, Retry_After="40")],
+]
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    found = Clock()
+    monkeypatch.setattr(time, "monotonic", found)
+    monkeypatch.setattr(Blocking, "sleep", found.sleep)
+    return found
+
+
+@pytest.mark.parametrize("outage", AWAY)
+def test_a_wait_outlives_an_outage_from_its_first_look_on(clock, outage):
+    """Also one that is longer than the retries of any other call take."""
+
+    def step(_: Asked) -> bytes:
+        return outage if clock.now < 45 else answers(job("succeeded"))
+
+    with talk(answers(job()), step) as (_, client):
+        assert client.job("job_1").wait().status == "succeeded"
+    assert clock.now >= 45
+
+
+@pytest.mark.parametrize("outage", AWAY)
+def test_a_wait_gives_up_after_a_minute_with_the_error(clock, outage):
+    with talk(answers(job()), outage) as (_, client), pytest.raises((Unreachable, ApiError)):
+        client.job("job_1").wait()
+    assert 60 <= clock.now < 110  # a last Retry-After may be added
+
+
+@pytest.mark.parametrize("outage", AWAY)
+def test_a_wait_during_an_outage_ends_with_its_timeout_and_says_why(clock, outage):
+    with talk(answers(job()), outage) as (_, client), pytest.raises(WaitTimeout) as caught:
+        client.job("job_1").wait(timeout=7)
+    assert isinstance(caught.value.__cause__, ClientError)
+    assert 7 <= clock.now < 7.1
+    with talk(answers(job())) as (_, client), pytest.raises(WaitTimeout) as caught:
+        client.job("job_1").wait(timeout=0)
+    assert caught.value.__cause__ is None
+
+
+@pytest.mark.parametrize("outage", [CUT, answers(PAGE, 502), answers(PAGE, 503), answers(PAGE, 504)])
+def test_a_handle_without_an_answer_waits_out_an_outage_too(clock, outage):
+    def step(_: Asked) -> bytes:
+        return outage if clock.now < 45 else answers(job("succeeded"))
+
+    with talk(step) as (_, client):
+        assert client.job("job_1", fetch=False).wait().status == "succeeded"
+    clock.now = 0.0
+    with talk(step) as (_, client):
+        assert client.job("job_1", patience=60).status == "succeeded"
+    clock.now = 0.0
+    with talk(outage) as (_, client), pytest.raises((Unreachable, ApiError)):
+        client.job("job_1", fetch=False).wait(timeout=20)
+    assert 20 <= clock.now < 40
+
+
+def test_a_wrong_address_is_not_waited_for(clock):
+    with Client("http://127.0.0.1:1") as client, pytest.raises(Unreachable):
+        client.job("job_1", fetch=False).wait()
+    assert clock.now < 5
+    with talk(answers(PAGE)) as (_, client), pytest.raises(BadAnswer):
+        client.job("job_1", fetch=False).wait()
+    assert clock.now < 30
+
+
+def test_a_service_that_restarts_right_after_a_submit_is_waited_for(clock):
+    with faulty(answers(job(), 202)) as server:
+        client = Client(server.url)
+        held = client.submit()
+    with client, pytest.raises(Unreachable):  # the port is closed now
+        held.wait()
+    assert clock.now >= 60
+
+
+@pytest.mark.parametrize("outage", [CUT, answers(PAGE, 502), answers(PAGE, 504)])
+def test_a_log_is_followed_through_an_outage_from_its_first_line_on(clock, outage):
+    def step(asked: Asked) -> bytes:
+        if clock.now < 45:
+            return outage
+        return stream(row(1), row(2)) if asked.path.endswith("/events") else answers(job("succeeded"))
+
+    with talk(answers(job()), step) as (_, client):
+        assert seqs(client.job("job_1").watch()) == [1, 2]
 
 
 def test_a_wait_does_not_outlive_a_job_that_is_deleted():

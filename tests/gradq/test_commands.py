@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from support.faults import answers, faulty, problem
 from support.waiting import wait_for
 from typer.testing import CliRunner
 
@@ -106,6 +107,47 @@ def test_wait_tells_by_its_exit_code_how_the_jobs_ended(gradq, api, states, code
     result = gradq("wait", *ids, "--json")
     assert result.exit_code == code
     assert [job["status"] for job in json.loads(result.stdout)["data"]] == [state.value for state in states]
+
+
+@pytest.mark.parametrize(
+    "away", [b"", answers(b"<html>", 502), answers(b"<html>", 504), problem(500, "internal_error")]
+)
+@pytest.mark.parametrize("verb", [("wait", "job_1"), ("watch", "job_1"), ("submit", "--wait"), ("check", "--wait")])
+def test_a_service_that_stays_away_has_an_exit_code_of_its_own(monkeypatch, verb, away):
+    """1 is a job that failed."""
+
+    async def no_sleep(_: object, seconds: float) -> None:
+        pass
+
+    monkeypatch.setattr("gradq.client.transport.Blocking.sleep", no_sleep)
+    for place in ("gradq.commands.wait", "gradq.commands.watch", "gradq.client.waiting", "gradq.client.events"):
+        monkeypatch.setattr(f"{place}.PATIENCE_SECONDS", 0.0)
+    with faulty(away) as server:
+        result = CliRunner().invoke(app, [*verb, "--url", server.url])
+        assert result.exit_code == 4, result.stderr
+        assert result.stderr.startswith("gradq: ")
+        assert CliRunner().invoke(app, ["show", "job_1", "--url", server.url]).exit_code == 1
+
+
+def test_wait_outlives_a_gateway_that_answers_502(monkeypatch):
+    monkeypatch.setattr("gradq.client.sender.LONGEST_PAUSE_SECONDS", 0.01)
+    job = {"object": "job", "id": "job_1", "name": "a", "status": "running", "terminal": False, "kind": "training"}
+    ended = {**job, "status": "succeeded", "terminal": True, "spec": {}, "result": {}, "progress": None}
+    gateway = [answers(b"<html>", 502)] * 12
+    with faulty(*gateway, answers(job), *gateway, answers(ended)) as server:
+        result = CliRunner().invoke(app, ["wait", "job_1", "--url", server.url])
+    assert result.exit_code == 0, result.stderr
+    assert "job_1  succeeded" in result.stdout
+
+
+def test_wait_ends_with_the_error_once_the_service_was_away_for_long(monkeypatch):
+    monkeypatch.setattr("gradq.commands.wait.PATIENCE_SECONDS", 0.3)
+    monkeypatch.setattr("gradq.commands.wait.HOLD_SECONDS", 0.1)
+    job = {"object": "job", "id": "job_1", "name": "a", "status": "running", "terminal": False}
+    with faulty(answers(job), answers(b"<html>", 502)) as server:
+        result = CliRunner().invoke(app, ["wait", "job_1", "--url", server.url])
+    assert result.exit_code == 4
+    assert "502" in result.stderr
 
 
 def test_wait_gives_up_after_its_timeout(gradq, api):
@@ -235,7 +277,7 @@ def test_something_else_at_the_address_is_no_traceback(gradq, api):
     result = gradq("ps", "--url", f"{api.url}/docs")
     assert result.exit_code == 1
     assert result.stderr.startswith("gradq: ")
-    assert gradq("ps", "--url", "nonsense").exit_code == 1
+    assert gradq("ps", "--url", "nonsense").exit_code == 2
 
 
 def test_watch_draws_the_curve_on_a_terminal(api):
@@ -295,7 +337,7 @@ def test_a_dry_run_says_what_the_job_would_cost_and_queues_nothing(gradq, api):
 def test_a_preset_is_listed_submitted_and_shown_beside_the_article(gradq, api):
     listed = gradq("presets").stdout
     assert "article/two-layer\n" in listed
-    assert "needs --set 'init_from=" in listed
+    assert "needs --init-from ID, the id of a finished article/manual-linear" in listed
     assert len(json.loads(gradq("presets", "--json").stdout)["data"]) == 6
     job = json.loads(gradq("submit", "--preset", "article/two-layer", "--epochs", "2", "--json").stdout)
     assert (job["spec"]["preset"], job["spec"]["lr"], job["spec"]["epochs"]) == ("article/two-layer", 0.001, 2)
@@ -307,13 +349,28 @@ def test_a_preset_is_listed_submitted_and_shown_beside_the_article(gradq, api):
     assert ["last", "val_accuracy", "0.9674", "0.95"] in shown
     assert ["first", "train_loss", "21.64", "21.5"] in shown
     assert ["last", "train_loss", "1.24", "12.25"] in shown
-    assert ["untrained_accuracy", "0.1002", "-"] in shown
+    assert not any("untrained_accuracy" in line for line in shown)  # measured, and known when the job has ended
+    api.finish(lease, untrained_accuracy=0.0625)
+    shown = [line.split() for line in gradq("show", job["id"]).stdout.splitlines()]
+    assert ["untrained_accuracy", "0.1002", "0.0625"] in shown
 
 
 def test_a_preset_that_goes_on_names_what_is_missing(gradq):
     result = gradq("submit", "--preset", "article/sgd")
     assert result.exit_code == 2
     assert "init_from.job: this preset continues article/basic-optimizer" in result.stderr
+
+
+def test_init_from_names_the_job_whose_weights_are_taken(gradq, api):
+    first = json.loads(gradq("submit", "--json").stdout)
+    api.finish(api.start(), files={"model.safetensors": b"weights"})
+    on = json.loads(gradq("submit", "--init-from", first["id"], "--lr", "0.01", "--json").stdout)
+    assert on["spec"]["init_from"] == {"job": first["id"]}
+    assert "init_from" not in first["spec"] or first["spec"]["init_from"] is None
+    for options in (("--init-from", "job_0"), ("--init-from", "x"), ("--init-from", ""), ("--init-from", on["id"])):
+        refused = gradq("submit", *options)
+        assert refused.exit_code == 2, options
+        assert "init_from" in refused.stderr
 
 
 # --- reproduce, check -------------------------------------------------------------------------------------------------

@@ -38,6 +38,16 @@ def test_a_file_goes_up_and_a_job_can_name_it(gradq, tmp_path: Path):
     assert job["spec"]["dataset"] == dataset_id
 
 
+def test_what_should_be_checked_is_said_and_white_can_be_declared(gradq, tmp_path: Path):
+    file = tmp_path / "digits.npz"
+    file.write_bytes(npz(**small(x=pixels(40, 6, 6) // 16)))
+    result = gradq("datasets", "add", str(file))
+    assert result.exit_code == 0
+    assert result.stderr.startswith("warning: white is taken to be 15, the highest pixel")
+    result = gradq("datasets", "add", str(file), "--white", "16", "--json")
+    assert (result.stderr, json.loads(result.stdout)["white"]) == ("", 16)
+
+
 def test_an_idx_pair_goes_up_with_its_labels_and_a_name(gradq, tmp_path: Path):
     images, labels = tmp_path / "images.gz", tmp_path / "labels"
     images.write_bytes(idx(pixels(20, 5, 5), packed=True))

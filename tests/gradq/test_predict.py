@@ -59,6 +59,15 @@ def test_json_is_the_answer_of_the_service(gradq, job_id, files):
     assert sum(answer["predictions"][0]["probabilities"]) == pytest.approx(1, abs=1e-6)
 
 
+def test_the_white_of_an_npz_can_be_declared(gradq, job_id, tmp_path):
+    np.savez(tmp_path / "dim.npz", images=np.array([[[1, 1], [1, 1]]]))
+
+    def label(*options: str) -> str:
+        return gradq("predict", job_id, str(tmp_path / "dim.npz"), *options).stdout.splitlines()[1].split()[1]
+
+    assert [label(), label("--white", "1"), label("--white", "255")] == ["bright", "bright", "dark"]
+
+
 def test_what_cannot_be_used_is_said_in_a_sentence(gradq, api, job_id, files, tmp_path):
     (tmp_path / "notes.txt").write_text("hello")
     result = gradq("predict", job_id, str(tmp_path / "notes.txt"))

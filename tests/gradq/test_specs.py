@@ -66,6 +66,86 @@ def test_a_file_that_is_wrong_is_named_with_line_and_column(gradq, tmp_path: Pat
     assert "--file" in problem["detail"]
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "place"),
+    [
+        ("spec.json", '{"lr":0.1,"epochs":1,"lr":0.5}', 'line 1, column 22: the key "lr" is given twice'),
+        ("spec.json", '{\n "labels": {"a": "1",\n  "a": "2"}}', 'line 3, column 3: the key "a" is given twice'),
+        ("spec", '{"augment": [{"type": "flip", "type": "crop"}]}', 'column 31: the key "type" is given twice'),
+        ("spec.json", '{"lr": 0.1, "\\u006cr": 0.5}', "column 13: the key"),
+        ("spec.json", '{"a": {"x": 1}, "b": [{"x": 1}, {"x": 2}], "a": {}}', 'column 44: the key "a" is given twice'),
+        ("spec.json", '{"name": "\\"lr\\": {", "lr": 1, "lr": 2}', 'column 32: the key "lr" is given twice'),
+        ("spec.yaml", "lr: 0.1\nepochs: 1\nlr: 0.5\n", 'line 3, column 1: the key "lr" is given twice'),
+        ("spec.yaml", "labels:\n  a: x\n  'a': y\n", 'line 3, column 3: the key "a" is given twice'),
+        ("spec.yaml", "labels: {1: x, '1': y}\n", 'line 1, column 16: the key "1" is given twice'),
+        ("spec.yaml", "epochs: 1\n---\nlr: 1\nlr: 1\n", 'line 4, column 1: the key "lr" is given twice'),
+        ("spec.yaml", "augment: [{type: flip, type: crop}]\n", 'column 24: the key "type" is given twice'),
+        ("spec", "{lr: 0.1, lr: 0.5}", 'line 1, column 11: the key "lr" is given twice'),
+    ],
+)
+def test_a_key_given_twice_is_refused_with_line_and_column(gradq, api, tmp_path: Path, name, text, place):
+    """As POST /v1/jobs refuses it: nothing says which one counts."""
+    result = gradq("submit", "-f", written(tmp_path, text, name))
+    assert result.exit_code == 2
+    assert f"{name}, " in result.stderr.replace("\n", " ")
+    assert place in " ".join(result.stderr.split())
+    assert api.client.page()["data"] == []
+
+
+def test_the_same_key_in_different_objects_is_no_repetition(tmp_path: Path):
+    twice = {"optimizer": {"type": "sgd"}, "loss": {"type": "cross_entropy"}, "augment": [{"type": "flip"}] * 2}
+    for name in ("spec.json", "spec.yaml"):
+        assert read_specs(written(tmp_path, json.dumps(twice), name)) == [twice]
+    defaults = "base: &base {lr: 0.1, epochs: 1}\nspec:\n  <<: *base\n  lr: 0.5\n"
+    assert read_specs(written(tmp_path, defaults))[0]["spec"] == {"lr": 0.5, "epochs": 1}
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        ("--set", 'loss={"type":"cross_entropy","type":"clamped_cross_entropy"}'),
+        ("--architecture", '{"type":"mlp","hidden":[1],"hidden":[2]}'),
+        ("--optimizer", '{"type":"sgd","type":"adam"}'),
+    ],
+)
+def test_an_option_with_a_key_given_twice_is_refused_too(gradq, option):
+    result = gradq("submit", *option)
+    assert result.exit_code == 2
+    assert "is given twice" in result.stderr
+
+
+def test_numbers_are_those_of_yaml_1_2(tmp_path: Path):
+    numbers = "a: 0123\nb: 0o17\nc: 0x1F\nd: -012\ne: +7\nf: 1e3\ng: 08\nh: .inf\ni: 0.10\n"
+    text = "k: 1_0\nl: 12:30:45\nm: 0b11\nn: 1_0.5\no: 190:20:30.15\np: '1'\nq: =\nr: 1e\ns: 0o8\nt: 0x\n"
+    words = "u: TRUE\nv: False\nw: on\nx: NO\ny: ~\nz: Null\n"
+    [found] = read_specs(written(tmp_path, numbers + text + words))
+    assert [found[name] for name in "abcdefghi"] == [123, 15, 31, -12, 7, 1000.0, 8, float("inf"), 0.1]
+    assert [type(found[name]) for name in "abcdefghi"] == [*[int] * 5, float, int, float, float]
+    texts = ["1_0", "12:30:45", "0b11", "1_0.5", "190:20:30.15", "1", "=", "1e", "0o8", "0x"]
+    assert [found[name] for name in "klmnopqrst"] == texts
+    assert [found[name] for name in "uvwxyz"] == [True, False, "on", "NO", None, None]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("spec.yaml", "lr: 1\nepochs: !!int 1_0\n", "line 2, column 9: 1_0 is not an integer"),
+        ("spec.yaml", f"lr: 1\nepochs: {'9' * 5000}\n", "line 2, column 9: "),
+        ("spec.json", '{"epochs": ' + "9" * 5000 + "}", "spec.json, line 1, column 1: "),
+    ],
+)
+def test_a_number_that_cannot_be_read_is_no_traceback(gradq, tmp_path: Path, name, text, words):
+    result = gradq("submit", "-f", written(tmp_path, text, name))
+    assert result.exit_code == 2
+    assert words in " ".join(result.stderr.split())
+
+
+def test_a_file_with_a_byte_order_mark_is_read(tmp_path: Path):
+    for name, text in (("spec.json", '{"lr": 0.1}'), ("spec.yaml", "lr: 0.1\n")):
+        (tmp_path / name).write_bytes(b"\xef\xbb\xbf" + text.encode())
+        assert read_specs(str(tmp_path / name)) == [{"lr": 0.1}]
+
+
 def test_a_file_that_is_no_text_is_no_traceback(gradq, tmp_path: Path):
     (tmp_path / "spec.yaml").write_bytes(b"\xff\xfe\x00")
     assert "it is not UTF-8 text" in gradq("submit", "-f", str(tmp_path / "spec.yaml")).stderr

@@ -112,7 +112,12 @@ def assert_ends_with_all_its_parts(service: Up, number: signal.Signals) -> None:
     assert len(family) >= 4
     assert service.end(number) == 0
     assert_all_gone(family)
-    assert service.said()[-1] == "stopped"
+    said = service.said()
+    assert said[:2] == ["starting the broker", "preparing the database"]
+    assert said[2].startswith("starting API and worker; the worker imports PyTorch")
+    places = [said.index(line) for line in ("stopping api and broker", "stopped")]
+    assert any(line.startswith("stopping: the worker") for line in said[: places[0]])
+    assert places == [len(said) - 2, len(said) - 1]
 
 
 @pytest.mark.long

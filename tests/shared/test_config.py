@@ -122,12 +122,31 @@ def test_a_file_that_cannot_be_read_is_named_with_its_variable(
         ("GRADQ_GRACE_SECONDS", "0"),
         ("GRADQ_DOWNLOAD", "perhaps"),
         ("GRADQ_LOG_LEVEL", "CHATTY"),
+        ("GRADQ_DATABASE_URL", "nonsense"),
+        ("GRADQ_DATABASE_URL", "postgres://u:p@h/d"),
+        ("GRADQ_DATABASE_URL", "postgresql://u:p@h/d"),
+        ("GRADQ_DATABASE_URL", "mysql+pymysql://u:p@h/d"),
+        ("GRADQ_DATABASE_URL", "postgresql+psycopg://h:port/d"),
+        ("GRADQ_DATABASE_URL", "postgresql+psycopg:/h/d"),
     ],
 )
 def test_a_wrong_value_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     monkeypatch.setenv(name, value)
     with pytest.raises(ConfigurationError, match=name):
         Settings.from_env()
+
+
+@pytest.mark.parametrize("url", ["sqlite:////tmp/a.db", "sqlite://", "postgresql+psycopg://u:p%2Fq@h:5432/d"])
+def test_a_database_that_can_be_opened_is_taken(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    monkeypatch.setenv("GRADQ_DATABASE_URL", url)
+    assert Settings.from_env().database == url
+
+
+def test_a_state_folder_that_cannot_be_created_is_a_wrong_setting(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file" / "state", tmp_path / "file"):
+        with pytest.raises(ConfigurationError, match="GRADQ_STATE_DIR: cannot create"):
+            Settings(state_dir=folder).make_state_dir()
 
 
 def test_all_wrong_values_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

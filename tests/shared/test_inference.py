@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 from safetensors.numpy import save_file
 
 from shared import inference
@@ -131,6 +131,31 @@ class TestRefused:
             read_png(content)
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("order", ["II", "MM"])
+def test_a_png_is_turned_as_pillow_turns_it(orientation, order):
+    pixels = drawn(RGB, 8)
+    byte_order, mark = ("<", b"II*\0") if order == "II" else (">", b"MM\0*")
+    entries = struct.pack(f"{byte_order}IHHHIHHHHIHH", 8, 2, 0x0100, 3, 1, 7, 0, 0x0112, 3, 1, orientation, 0)
+    content = png(pixels, RGB, 8, [0], chunk(b"eXIf", mark + entries + bytes(4)))
+    turned = ImageOps.exif_transpose(Image.open(io.BytesIO(content)))
+    np.testing.assert_allclose(read_png(content) * 255, np.asarray(turned), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "exif",
+    [b"", b"II*\0", b"MM\0*\0\0\0\x08", b"II*\0\xff\xff\xff\xff", b"nonsense", b"Exif\0\0II*\0\x08\0\0\0\xff\xff"],
+)
+def test_damaged_exif_data_turns_nothing(exif):
+    assert inference.orientation_of(exif) == 1
+
+
+def test_an_orientation_beyond_8_turns_nothing():
+    entries = struct.pack("<IHHHIHH", 8, 1, 0x0112, 3, 1, 9, 0)
+    assert inference.orientation_of(b"II*\0" + entries) == 1
+    assert inference.orientation_of(b"Exif\0\0II*\0" + entries.replace(b"\x09\0", b"\x06\0")) == 6
+
+
 class TestSizes:
     @pytest.mark.parametrize(("size", "wanted"), [(28, 8), (28, 28), (8, 28), (5, 3), (1, 4), (4, 1)])
     def test_a_flat_picture_stays_flat(self, size, wanted):
@@ -158,6 +183,22 @@ class TestSizes:
         with pytest.raises(Refused, match="2 channels"):
             fitted(red, (2, 2, 2))
 
+    @pytest.mark.parametrize("channels", [1, 2, 3, 4])
+    @pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+    def test_whole_numbers_are_fitted_as_their_fractions_are(self, channels, kind):
+        image = np.random.default_rng(3).integers(0, np.iinfo(kind).max, (9, 7, channels), endpoint=True, dtype=kind)
+        fractions = (image / np.iinfo(kind).max).astype(np.float32)
+        for shape in ((1, 9, 7), (3, 4, 5), (1, 12, 3)):
+            for invert in (False, True):
+                np.testing.assert_array_equal(fitted(image, shape, invert), fitted(fractions, shape, invert))
+
+    @pytest.mark.parametrize(("white", "rounded"), [(255, True), (65_535, True), (1, False), (16, False), (100, False)])
+    def test_pictures_are_rounded_to_the_grey_levels_of_stored_pictures(self, white, rounded):
+        pixels = np.random.default_rng(3).random((1, 4, 4)).astype(np.float32)
+        levels = inference.levelled(pixels, float(white)) * white
+        assert (np.abs(levels - np.rint(levels)).max() < 1e-2) == rounded
+        np.testing.assert_allclose(levels / white, pixels, atol=0.501 / white)
+
     def test_what_is_transparent_is_black_and_inverted_too(self):
         clear = np.zeros(
             (2, 2, 4), np.float32
@@ -170,6 +211,63 @@ class TestSizes:
 
 class TestPixels:
     shape = (1, 2, 3)
+
+    @pytest.mark.parametrize(
+        ("image", "expected"),
+        [
+            ([0, 1, 1], [0, 1, 1]),
+            ([0.0, 1.0, 1.0], [0, 1, 1]),
+            ([0, 0.5, 1], [0, 0.5, 1]),
+            ([0, 8, 16], [0, 0.5, 1]),
+            ([0.0, 8.0, 16.0], [0, 0.5, 1]),
+            ([0.5, 8.5, 2.0], [0.5 / 16, 8.5 / 16, 2 / 16]),
+            ([0, 0, 0], [0, 0, 0]),
+            ([0, 0.5, 1.0009], [0, 0.5, 1]),
+            ([16.0009, 0, 0], [1, 0, 0]),
+            ([True, False, True], [1, 0, 1]),
+        ],
+    )
+    @pytest.mark.parametrize("beside", [[], [0.5, 0.25, 0], [0, 3, 16], [0, 1, 0], [0.0, 0.0, 0.0]], ids=str)
+    def test_an_image_is_read_by_its_numbers_whatever_their_type_and_the_images_beside_it(
+        self, image, expected, beside
+    ):
+        images = [[image, image], *([[beside, beside]] if beside else [])]
+        np.testing.assert_allclose(pixels_of(images, self.shape, 16)[0, 0], [expected, expected], atol=1e-7)
+
+    @pytest.mark.parametrize("kind", [np.uint8, np.int32, np.float32, np.float64])
+    @pytest.mark.parametrize("declared", [1, 4, 16, 255, 1000.0])
+    def test_a_declared_white_holds_for_every_image(self, kind, declared):
+        images = np.array([[[0, 1, 0], [1, 0, 1]], [[0, 0, 0], [0, 0, 0]]], kind)
+        np.testing.assert_allclose(pixels_of(images, self.shape, 16, declared)[:, 0], images / declared, rtol=1e-6)
+
+    @pytest.mark.parametrize(
+        ("images", "declared", "words"),
+        [
+            ([[0, 1.5, 0], [0, 0, 0]], None, "neither fractions of white nor pixels .* send `white`"),
+            ([[0, 1.01, 0.3], [0, 0, 0]], None, "send `white`"),
+            ([[0, 1.5, 0], [0, 0, 0]], 1, "between 0 and 1, got 0 to 1.5 in image 0"),
+            ([[0, 300, 0], [0, 0, 0]], 255, "between 0 and 255, got 0 to 300"),
+            ([[0, -0.1, 0], [0, 0, 0]], 255, "got -0.1 to 0"),
+            ([[[0, 0, 0]] * 2, [[0, 17, 0]] * 2], None, "in image 1"),
+        ],
+    )
+    def test_numbers_whose_scale_is_not_known_are_refused(self, images, declared, words):
+        with pytest.raises(Refused, match=words):
+            pixels_of(images, self.shape, 16, declared)
+
+    def test_zeros_and_ones_are_the_dataset_s_pixels_where_it_has_nothing_brighter(self):
+        """Models of earlier versions were trained on images of 0 and 1 with a white of 255."""
+        image = np.array([[0, 1], [1, 0]])
+        for share in (0.05, 0.5, 1.0):
+            scale = {"mean": [share / 255], "std": [(share - share**2) ** 0.5 / 255], "white": 255.0}
+            model = Model({**description(LINEAR), "normalization": scale}, WEIGHTS)
+            for images in (image, image.astype(float), image.astype(np.uint8)):
+                np.testing.assert_allclose(model.array(images)[0, 0], image / 255)
+            np.testing.assert_allclose(model.array(image, white=1)[0, 0], image)
+        bright = {"mean": [0.13], "std": [0.3], "white": 255.0}
+        np.testing.assert_array_equal(
+            Model({**description(LINEAR), "normalization": bright}, WEIGHTS).array(image)[0, 0], image
+        )
 
     def test_whole_numbers_are_pixels_and_fractions_are_shares(self):
         np.testing.assert_allclose(pixels_of([[0, 8, 16], [4, 0, 0]], self.shape, 16)[0, 0, 0], [0, 0.5, 1])
@@ -253,6 +351,12 @@ def test_inverted_is_the_complement():
     model = Model(description(LINEAR), WEIGHTS)
     assert model.predict(np.ones((2, 2)))[0]["class"] == "a"
     assert model.predict(np.ones((2, 2)), invert=True) == model.predict(np.zeros((2, 2)))
+
+
+def test_a_channel_that_was_constant_divides_by_1_in_models_of_earlier_versions_too():
+    scale = {"mean": [0.5], "std": [1e-8], "white": 255.0}
+    model = Model({**description(LINEAR), "normalization": scale}, WEIGHTS)
+    assert np.abs(model.logits(np.full((1, 1, 2, 2), 0.5 + 1 / 255))).max() < 3
 
 
 def test_what_numpy_does_not_compute_is_refused_by_name():

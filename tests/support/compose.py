@@ -31,7 +31,9 @@ from support.postgres import Postgres, find_binary, free_port, part_missing, req
 from support.waiting import wait_for
 
 REPOSITORY = Path(__file__).parents[2]
-BASE, GPU, EXAMPLE = (REPOSITORY / name for name in ("docker-compose.yml", "compose.gpu.yaml", ".env.example"))
+BASE, GPU, GPU_ID, EXAMPLE = (
+    REPOSITORY / name for name in ("docker-compose.yml", "compose.gpu.yaml", "compose.gpu-id.yaml", ".env.example")
+)
 SECRETS = "/run/secrets"
 VARIABLE = re.compile(r"\$(?:(?P<dollar>\$)|\{(?P<name>\w+)(?:(?P<how>:[-+])(?P<word>[^{}]*))?\}|(?P<other>.))")
 UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}

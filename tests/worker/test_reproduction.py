@@ -66,6 +66,22 @@ def test_differences_of_the_environments_are_named() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("before", "now", "differences"),
+    [
+        (None, "stratified", {"expected": "random", "found": "stratified"}),
+        ("random", "stratified", {"expected": "random", "found": "stratified"}),
+        (None, "test", None),
+        (None, "random", None),  # both of the version whose results did not say so
+        ("stratified", "stratified", None),
+    ],
+)
+def test_another_way_to_choose_the_validation_split_is_named(before: str | None, now: str, differences: Any) -> None:
+    old = RESULT if before is None else {**RESULT, "validation_split": before}
+    found = compare("job_0", old, CURVE, {**RESULT, "validation_split": now}, CURVE)
+    assert found["environment_differences"].get("validation_split") == differences
+
+
 def test_an_original_that_is_gone_is_neither_the_same_nor_different() -> None:
     found = without_original("job_0")
     assert found["identical"] is None

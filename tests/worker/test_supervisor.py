@@ -174,6 +174,16 @@ def test_a_repeated_run_is_compared_with_its_original(supervise: Callable[..., J
     }
 
 
+def test_weights_that_have_seen_the_validation_split_are_told_in_the_log(
+    supervise: Callable[..., Job], database: Database
+) -> None:
+    origin = supervise(JobSpec.parse({"validation": "test"}), Scripted(finished(), files={"model.safetensors": "w"}))
+    job = supervise(JobSpec.parse({"init_from": {"job": origin.id}}), Scripted(finished()))
+    with database.read() as session:
+        (line,) = [line for line in joblog.events_of(session, job.id) if line.level == "warning"]
+    assert f"{origin.id} was trained on all of the images that this job holds out" in line.message
+
+
 def test_initial_weights_are_fetched_and_damage_is_detected(
     supervise: Callable[..., Job], settings: Settings, database: Database
 ) -> None:

@@ -13,20 +13,24 @@ from shared.errors import TrainingError
 from shared.events import CheckpointSaved, Log, Report
 from shared.spec.job_spec import Checkpointing
 from worker.disks import disk_is_full
+from worker.trainer.data.split_methods import METHODS, RANDOM
 from worker.trainer.step.state import State
 
 FORMAT = 1
 
 
-def save(path: Path, state: State, spec: dict[str, Any]) -> None:
+def save(path: Path, state: State, spec: dict[str, Any], validation_split: str = RANDOM) -> None:
     """Write the checkpoint atomically: to a temporary file, fsync, read it back, rename.
+
+    `validation_split`, of split_methods, is how the validation split of the run was chosen.
 
     Raises OSError if the file cannot be written, TrainingError if it cannot be read back.
     """
     temporary = path.with_name(path.name + ".part")
     try:
         with temporary.open("wb") as file:
-            torch.save({"format": FORMAT, "spec": spec, **state.state_dict()}, file)
+            content = {"format": FORMAT, "spec": spec, "validation_split": validation_split, **state.state_dict()}
+            torch.save(content, file)
             file.flush()
             os.fsync(file.fileno())
         load(temporary)
@@ -35,19 +39,29 @@ def save(path: Path, state: State, spec: dict[str, Any]) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def load(path: Path) -> dict[str, Any]:
+def load(path: Path, mmap: bool = False) -> dict[str, Any]:
     """Read a checkpoint without executing any code in it.
 
-    Returns `format`, `spec` and the keys of `State.state_dict`, with tensors on the CPU. Raises TrainingError if the
-    file is damaged or of another format.
+    Returns `format`, `spec`, `validation_split` (not in files of versions up to 0.2.0) and the keys of
+    `State.state_dict`, with tensors on the CPU; `mmap` leaves these in the file until they are used. Raises
+    TrainingError if the file is damaged or of another format.
     """
     try:
-        state: Any = torch.load(path, map_location="cpu", weights_only=True)
+        state: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except Exception as error:
         raise TrainingError(f"the checkpoint {path.name} cannot be read: {error}") from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise TrainingError(f"{path.name} is not a checkpoint of format {FORMAT}, which this version reads")
     return state
+
+
+def validation_split_of(path: Path) -> str:
+    """How the run of this checkpoint chose its validation split. A resumed run must choose the same one: else it would
+    train on examples that were held out before. Raises TrainingError as `load` does, and for an unknown method."""
+    method: str = load(path, mmap=True).get("validation_split", RANDOM)
+    if method not in METHODS:
+        raise TrainingError(f"{path.name} has the validation split {method!r}, which this version cannot draw")
+    return method
 
 
 class Checkpointer:
@@ -56,8 +70,16 @@ class Checkpointer:
     The supervisor stores the file and deletes it here once `CheckpointSaved` was reported.
     """
 
-    def __init__(self, requested: Checkpointing, spec: dict[str, Any], folder: Path, report: Report) -> None:
+    def __init__(
+        self,
+        requested: Checkpointing,
+        spec: dict[str, Any],
+        folder: Path,
+        report: Report,
+        validation_split: str = RANDOM,
+    ) -> None:
         self.requested, self.spec, self.folder, self.report = requested, spec, folder, report
+        self.validation_split = validation_split
         self.saved_at = time.monotonic()
 
     def due(self) -> bool:
@@ -76,7 +98,7 @@ class Checkpointer:
         self.saved_at = time.monotonic()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            save(path, state, self.spec)
+            save(path, state, self.spec, self.validation_split)
         except Exception as error:
             if not disk_is_full(error):
                 raise

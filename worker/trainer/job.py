@@ -7,11 +7,12 @@ from typing import Any
 
 import torch
 
-from shared.events import Report
+from shared.events import Log, Report
 from shared.spec.estimate import TRAIN_PASSES, network_cost
 from shared.spec.job_spec import JobSpec
-from worker.trainer import device
+from worker.trainer import checkpoint, device
 from worker.trainer.data import datasets
+from worker.trainer.data.split_methods import STRATIFIED
 from worker.trainer.exports import artifacts
 from worker.trainer.loop import train
 from worker.trainer.results import result_of
@@ -35,7 +36,11 @@ def run_job(
     """
     where = device.choose(spec.device)
     device.set_up(spec.seed, where, threads, spec.deterministic)
-    prepared = datasets.prepare(spec, data_dir, download, where, uploaded)
+    method = STRATIFIED if run.resume is None else checkpoint.validation_split_of(run.resume)
+    prepared = datasets.prepare(spec, data_dir, download, where, uploaded, method)
+    if run.resume is None:
+        for warning in prepared.warnings:
+            report(Log(message=warning, level="warning"))
     flops = TRAIN_PASSES * spec.batch_size * network_cost(spec.architecture, prepared.info).flops
     torch.set_num_threads(device.threads_for(flops, threads))
     outcome = train(spec, prepared, report, run)

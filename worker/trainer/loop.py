@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
 from torch import Tensor
 
 from shared.errors import Diverged
@@ -9,6 +12,7 @@ from shared.events import Log, Metric, Report, Series
 from shared.spec.job_spec import JobSpec
 from worker.trainer import checkpoint
 from worker.trainer.checkpoint import Checkpointer
+from worker.trainer.data.augment import Augmenter
 from worker.trainer.data.datasets import Data
 from worker.trainer.evaluate import evaluate
 from worker.trainer.gradients.gradient_check import verify_step
@@ -34,49 +38,64 @@ def train(spec: JobSpec, data: Data, report: Report, run: Run) -> Outcome:
     if run.init_from is not None and run.resume is None:
         load_weights(state.model, run.init_from)
     loss = build_loss(spec.loss)
+    untrained = untrained_accuracy(spec, state, loss, data) if run.init_from is None else None
     proof = None
     if spec.gradients == "manual":
         proof = prove_gradients(state, loss, *next(data.train.epoch(1)), report)
     if run.resume is not None:
-        resume(state, run, report)
+        resume(state, data, run, report)
     rate = build_schedule(spec, len(data.train.order))
     step = Step(spec, state, loss, data.train.order, report)
-    checkpoints = Checkpointer(spec.checkpoint, spec.to_json(), run.folder / "checkpoints", report)
+    folder = run.folder / "checkpoints"
+    checkpoints = Checkpointer(spec.checkpoint, spec.to_json(), folder, report, data.validation_split)
     progress = ProgressReporter(spec, data, report)
 
-    while state.epoch <= spec.epochs and not has_stalled(spec.early_stopping, state.history):
-        timer = EpochTimer(state)
-        state.model.train()
-        for x, labels in data.train.epoch(state.epoch, first_batch=state.batch):
-            if spec.verify and state.step and state.step % spec.verify.every_steps == 0:
-                prove_gradients(state, loss, x, labels, report)
-            state.advance(step(x, labels, lr=rate(state.step)))
-            if state.step == 1:
-                report(Log(message="first training step done"))
-            if state.step % READ_EVERY == 0:
-                state.meter.flush(state.epoch, state.step)
-                add_point(state, report, "batch", batch_loss=state.meter.last)
-            if run.stop_requested() or checkpoints.due():
-                timer.pause()
-                state.meter.flush(state.epoch, state.step)
+    with reporting_last_losses(state, report):
+        while state.epoch <= spec.epochs and not has_stalled(spec.early_stopping, state.history):
+            timer = EpochTimer(state)
+            state.model.train()
+            for x, labels in data.train.epoch(state.epoch, first_batch=state.batch):
+                if spec.verify and state.step and state.step % spec.verify.every_steps == 0:
+                    prove_gradients(state, loss, x, labels, report)
+                state.advance(step(x, labels, lr=rate(state.step)))
+                if state.step == 1:
+                    report(Log(message="first training step done"))
+                if state.step % READ_EVERY == 0:
+                    state.meter.flush(state.epoch, state.step)
+                    add_point(state, report, "batch", batch_loss=state.meter.last)
+                if run.stop_requested() or checkpoints.due():
+                    timer.pause()
+                    state.meter.flush(state.epoch, state.step)
+                    checkpoints.save(state)
+                    if run.stop_requested():
+                        raise StopRequested(state.step)
+                    timer.resume()
+                progress.report_if_due(state, timer)
+            state.meter.flush(state.epoch, state.step)
+            timer.pause()
+            end_epoch(spec, state, loss, rate(state.step - 1), data, report)
+            if checkpoints.due_after_epoch(state.epoch - 1):
                 checkpoints.save(state)
-                if run.stop_requested():
-                    raise StopRequested(state.step)
-                timer.resume()
-            progress.report_if_due(state, timer)
-        state.meter.flush(state.epoch, state.step)
-        timer.pause()
-        end_epoch(spec, state, loss, rate(state.step - 1), data, report)
-        if checkpoints.due_after_epoch(state.epoch - 1):
-            checkpoints.save(state)
 
-    if stopped_early := state.epoch <= spec.epochs:
-        report(Log(message=f"stopped early after epoch {state.epoch - 1}: {why_stopped(spec.early_stopping)}"))
-    progress.report_end(state)
-    test = evaluate(state.model, loss, data.test_images, data.test_labels, spec.batch_size)
-    require_finite(test.loss, "test", state)
-    add_point(state, report, "final", epoch=state.epoch - 1, test_loss=test.loss, test_accuracy=test.accuracy)
-    return Outcome(state, test, proof, stopped_early)
+        if stopped_early := state.epoch <= spec.epochs:
+            report(Log(message=f"stopped early after epoch {state.epoch - 1}: {why_stopped(spec.early_stopping)}"))
+        progress.report_end(state)
+        test = evaluate(state.model, loss, data.test_images, data.test_labels, spec.batch_size)
+        require_finite(test.loss, "test", state)
+        add_point(state, report, "final", epoch=state.epoch - 1, test_loss=test.loss, test_accuracy=test.accuracy)
+    return Outcome(state, test, proof, stopped_early, untrained)
+
+
+def untrained_accuracy(spec: JobSpec, state: State, loss: Loss, data: Data) -> float | None:
+    """The accuracy of the initial weights on the validation split, if the spec names a preset: the article printed it.
+
+    None for other specs, for which an evaluation more is not worth its time.
+    """
+    if spec.preset is None:
+        return None
+    accuracy = evaluate(state.model, loss, data.val_images, data.val_labels, spec.batch_size).accuracy
+    state.model.train()
+    return accuracy
 
 
 def prove_gradients(state: State, loss: Loss, x: Tensor, labels: Tensor, report: Report) -> Table:
@@ -91,13 +110,16 @@ def prove_gradients(state: State, loss: Loss, x: Tensor, labels: Tensor, report:
     return proof
 
 
-def resume(state: State, run: Run, report: Report) -> None:
+def resume(state: State, data: Data, run: Run, report: Report) -> None:
     """Load the checkpoint and report again the points after `run.reported_step`, which the log may not hold.
 
-    Raises TrainingError if the checkpoint cannot be read or does not fit the spec.
+    Augmentation continues with the random streams of the version that wrote the checkpoint. Raises TrainingError if the
+    checkpoint cannot be read or does not fit the spec.
     """
     assert run.resume is not None
     state.load_state_dict(checkpoint.load(run.resume))
+    if isinstance(data.train.augment, Augmenter):
+        data.train.augment.streams = state.streams
     report(Log(message=f"resumed from step {state.step}", data={"step": state.step}))
     for point in state.history.since(run.reported_step):
         report(point)
@@ -124,6 +146,22 @@ def end_epoch(spec: JobSpec, state: State, loss: Loss, lr: float, data: Data, re
         state.best.update(state.epoch, validation.loss, validation.accuracy, state.model)
     state.order_sha256 = data.train.order.sha256(state.epoch, state.order_sha256)
     state.start_next_epoch()
+
+
+@contextmanager
+def reporting_last_losses(state: State, report: Report) -> Iterator[None]:
+    """If the run diverges, report the losses after the last point of `batch_loss`, one point per step.
+
+    Points are `READ_EVERY` steps apart: without these, a run that diverges before the first one has no curve.
+    """
+    try:
+        yield
+    except Diverged:
+        with suppress(Diverged):  # steps that were not read yet, if it was not their loss
+            state.meter.flush(state.epoch, state.step)
+        for epoch, step, loss in state.meter.unreported:
+            report(Metric(series="batch", step=step, epoch=epoch, values={"batch_loss": loss}))
+        raise
 
 
 def require_finite(value: float, what: str, state: State) -> None:

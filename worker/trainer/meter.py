@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,6 +22,7 @@ class LossMeter:
         self._filled = 0
         self.total, self.count = 0.0, 0
         self.last = math.nan
+        self.unreported: list[tuple[int, int, float]] = []  # (epoch, step, loss) after the last point of `batch_loss`
 
     def add(self, loss: Tensor) -> None:
         """Copy a batch's loss () into the window. At most `READ_EVERY` calls between two flushes."""
@@ -43,6 +45,10 @@ class LossMeter:
                     step=first + i,
                 )
             self.total += value
+            if (first + i) % READ_EVERY:
+                self.unreported.append((epoch, first + i, value))
+            else:  # this step has a point of the curve
+                self.unreported.clear()
         self.count += len(values)
         self.last = values[-1] if values else self.last
 
@@ -53,9 +59,10 @@ class LossMeter:
     def reset(self) -> None:
         self.total, self.count = 0.0, 0
 
-    def state_dict(self) -> dict[str, float]:
+    def state_dict(self) -> dict[str, Any]:
         assert self._filled == 0, "flush before saving"
-        return {"total": self.total, "count": self.count, "last": self.last}
+        return {"total": self.total, "count": self.count, "last": self.last, "unreported": list(self.unreported)}
 
-    def load_state_dict(self, state: dict[str, float]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         self.total, self.count, self.last = state["total"], int(state["count"]), state["last"]
+        self.unreported = list(state.get("unreported", []))  # release 0.2.0 stored none

@@ -5,9 +5,12 @@ The work is done at import, since the fork server only imports modules. It must 
 
 from __future__ import annotations
 
+import atexit
+import os
+
 import structlog
 
-import worker.trainer.process  # noqa: F401  (torch, matplotlib, scikit-learn)
+import worker.trainer.process  # noqa: F401  (torch, matplotlib)
 from shared.jobs import curves
 
 SOME_CURVE: curves.Series = {
@@ -21,3 +24,15 @@ try:
     )  # loads fonts, ticks and canvas: half the time of a first picture
 except Exception as error:  # a trainer that cannot draw can still train
     structlog.get_logger().warning("could not draw a picture in advance", error=str(error))
+
+
+def end_at_once(server: int = os.getpid()) -> None:
+    """End the fork server without unloading what it has imported, which takes a second and has no effect.
+
+    Its forked processes call their exit functions too, and must end with their own codes.
+    """
+    if os.getpid() == server:
+        os._exit(0)
+
+
+atexit.register(end_at_once)

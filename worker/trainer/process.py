@@ -23,7 +23,6 @@ from typing import Any
 import matplotlib.backends.backend_agg
 import matplotlib.backends.backend_svg
 import matplotlib.figure
-import sklearn.datasets
 import torch
 import torch._inductor  # torch.optim and use_deterministic_algorithms() import it at their first use
 
@@ -42,7 +41,7 @@ RUNNERS = {
     GradientCheckSpec.kind: ("worker.trainer.gradient_check_job", "run_check"),
     WalkSpec.kind: ("worker.trainer.walk.walk", "run_walk"),
 }
-PRELOADED = (matplotlib, sklearn, torch)
+PRELOADED = (matplotlib, torch)
 OOM_SCORE_ADJ = "800"  # of 1000: when memory runs out, the kernel kills the trainer and not the worker
 
 

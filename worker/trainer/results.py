@@ -31,10 +31,12 @@ def result_of(spec: JobSpec, data: Data, outcome: Outcome) -> dict[str, Any]:
         "training_seconds": state.training_seconds,
         "examples_per_second": (state.epoch - 1) * len(data.train.order.indices) / state.training_seconds,
         "stopped_early": outcome.stopped_early,
+        "untrained_accuracy": outcome.untrained_accuracy,
         "device": str(data.device),
         "pinned_memory": data.train.pinned,
         "weights_sha256": weights_sha256(state.model),
         "data_order_sha256": state.order_sha256,
+        "validation_split": data.validation_split,
         "gradient_check": outcome.gradient_check,
         "environment": device.environment(data.device),
     }

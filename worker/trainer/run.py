@@ -38,3 +38,4 @@ class Outcome:
     test: Evaluation
     gradient_check: Table | None
     stopped_early: bool
+    untrained_accuracy: float | None = None  # of the initial weights, for a preset

@@ -25,6 +25,13 @@ SKEW_SECONDS = 3.0  # a Date header has whole seconds
 
 def api(targets: Targets) -> Finding:
     facts: dict[str, Any] = {"url": targets.url}
+    if targets.wrong_setting is not None:
+        return problem(targets.wrong_setting, "Correct this setting, or unset it.", **facts)
+    if targets.detour:
+        facts["proxy"] = str(targets.target.proxy)
+    if targets.version is None and targets.detour:
+        why = targets.silence["/v1/version"]
+        return problem(f"no answer from {targets.url}: {why}", _around(targets), **facts)
     if targets.version is None:
         why = targets.silence["/v1/version"]
         mend = "Start it with `gradq up`, or set GRADQ_URL to where it runs."
@@ -32,7 +39,9 @@ def api(targets: Targets) -> Finding:
     if targets.refusal is not None:
         return ok(f"{targets.url} answers, and requires a token", **facts)
     if not targets.answers:
-        detail = f"{targets.url} answers {targets.version.status}, but it is not a gradq service"
+        detail = f"{targets.url} answers {targets.version.status}{targets.detour}, but it is not a gradq service"
+        if targets.detour:
+            return problem(detail, _around(targets), **facts)
         return problem(detail, "Set GRADQ_URL to the address that `gradq up` prints as `ready`.", **facts)
     theirs = str(targets.version.body["version"])
     facts |= {"version": theirs, "python": targets.version.body.get("python")}
@@ -52,12 +61,18 @@ def api(targets: Targets) -> Finding:
     return ok(f"{targets.url} accepts jobs, gradq {theirs}", **facts)
 
 
+def _around(targets: Targets) -> str:
+    return f"Check the proxy, or add {urlsplit(targets.url).hostname} to NO_PROXY to ask it directly."
+
+
 def token(targets: Targets) -> Finding:
     """Whether the service accepts the token that is set here, and its owner and scopes."""
     make = "Set GRADQ_TOKEN to a token of this service; `gradq token create NAME` on its machine creates one."
     if targets.refusal is not None:
         kind = "no token is set:" if not targets.token else "the token is not accepted:"
         return problem(f"{kind} {targets.url} says: {targets.refusal}", make)
+    if targets.wrong_setting is not None:
+        return ok("unknown: the service cannot be asked")
     who = targets.who
     if who is None or who.status != 200:  # no service, or one of version 0.1
         return ok("none required")
@@ -69,9 +84,13 @@ def token(targets: Targets) -> Finding:
 
 def port(targets: Targets) -> Finding:
     parts = urlsplit(targets.url)
+    if targets.detour and not targets.answers:
+        return ok(f"unknown: {targets.url} is asked{targets.detour}")
     with suppress(ValueError):
         host, number = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
         facts = {"host": host, "port": number}
+        if targets.wrong_setting is not None:
+            return ok("unknown: the service cannot be asked", **facts)
         if targets.answers or targets.refusal is not None:
             return ok(f"{number} on {host} is gradq's", **facts)
         try:

@@ -12,7 +12,9 @@ from typing import Any
 import httpx2
 from sqlalchemy.engine import make_url
 
-from gradq.client.blocking import DEFAULT_URL
+from gradq.client.environment import DEFAULT_URL, Target
+from gradq.client.problems import InvalidSetting, through
+from gradq.client.transport import options
 from gradq.local.instance import holder_of
 from shared.config import Settings
 
@@ -52,6 +54,27 @@ class Targets:
         """The given address, else that of the service in the state folder, else DEFAULT_URL."""
         found = re.search(r"https?://\S+", self.holder or "")
         return (self.given_url or (found[0] if found else DEFAULT_URL)).rstrip("/")
+
+    @cached_property
+    def target(self) -> Target:
+        """The address, token and proxy. Raises InvalidSetting."""
+        return Target.of(self.url, self.token)
+
+    @property
+    def wrong_setting(self) -> str | None:
+        """Why the address, token, proxy or certificates cannot be used; None if they can."""
+        try:
+            _ = self.target
+        except InvalidSetting as error:
+            return str(error)
+        return None
+
+    @property
+    def detour(self) -> str:
+        """The proxy that requests go through, in words to be appended; empty for direct requests."""
+        if self.wrong_setting is not None or self.target.proxy is None:
+            return ""
+        return through(str(self.target.proxy))
 
     @property
     def has_database(self) -> bool:
@@ -93,12 +116,15 @@ class Targets:
         return self.version is not None and "api" in self.version.body
 
     def ask(self, path: str) -> Answer | None:
-        """The answer to a GET; None without one, with the reason in `silence`."""
-        headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
+        """The answer to a GET, sent as the client sends it; None without one, with the reason in `silence`."""
         try:
-            response = httpx2.get(f"{self.url}{path}", headers=headers, timeout=ANSWER_SECONDS)
-        except (httpx2.HTTPError, httpx2.InvalidURL) as error:
-            self.silence[path] = str(error) or type(error).__name__
+            with httpx2.Client(**options(self.target, ANSWER_SECONDS)) as http:
+                response = http.get(path)
+        except InvalidSetting as error:
+            self.silence[path] = str(error)
+            return None
+        except httpx2.HTTPError as error:
+            self.silence[path] = f"{str(error) or type(error).__name__}{self.detour}"
             return None
         try:
             body = response.json()

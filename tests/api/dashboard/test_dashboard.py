@@ -71,6 +71,27 @@ class TestPages:
         assert (answer.status_code, answer.mimetype) == (404, kind)
         assert "job job_0 not found" in answer.text
 
+    @pytest.mark.parametrize(
+        ("method", "path", "status"),
+        [
+            ("GET", "/nothing", 404),
+            ("GET", "/jobs/job_0/metrics", 404),
+            ("GET", "/submit/", 404),
+            ("GET", "/v1/nothing", 404),
+            ("GET", "/v1/", 404),
+            ("GET", "/System", 404),
+            ("POST", "/system", 405),
+            ("GET", "/session", 405),
+        ],
+    )
+    def test_a_wrong_address_is_a_page_for_browsers_and_a_problem_for_programs(self, client, method, path, status):
+        answer = client.open(path, method=method, headers=HTML)
+        assert (answer.status_code, answer.mimetype) == (status, "text/html")
+        assert ("Allow" in answer.headers) == (status == 405)
+        assert path in answer.text
+        assert ("a", "/") in [(tag, attributes.get("href")) for tag, attributes in Tags(answer.text).found]
+        assert client.open(path, method=method).mimetype == "application/problem+json"
+
     def test_an_unreachable_database_gives_a_page_with_retry_after(self, tmp_path):
         (tmp_path / "gradq.db").mkdir()
         answer = create_app(Settings(state_dir=tmp_path, allow_anonymous=True)).test_client().get("/", headers=HTML)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from api.dashboard.job_page import _place, _words, error_words, speed_words
@@ -57,7 +59,8 @@ class TestWords:
         job = hands.submit()
         text = text_of(job)
         assert "Place 1 in the queue" in text
-        assert client.get(f"/v1/jobs/{job['id']}").json["queue"]["reason"]["detail"] in text
+        detail = client.get(f"/v1/jobs/{job['id']}").json["queue"]["reason"]["detail"]
+        assert re.sub(r"`(.+?)`", r"<code>\1</code>", detail) in text
         hands.finish(hands.start(), JobState.FAILED, reason={"code": "diverged", "detail": "the loss is not finite"})
         text = text_of(job)
         assert "diverged" in text

@@ -42,7 +42,7 @@ def test_of_a_short_curve_every_point_is_fetched(database: Database) -> None:
     with database.write() as session:
         job = trained(session, epochs=12)
         assert sparklines_of(session, [job]) == {
-            job.id: Sparkline(losses=[1 / e for e in range(1, 13)], accuracy=12 / 1e6)
+            job.id: Sparkline(losses=[1 / e for e in range(1, 13)], loss=1 / 12, accuracy=12 / 1e6)
         }
 
 
@@ -60,6 +60,7 @@ def test_few_epochs_of_many_steps_are_shown_by_batch_losses(database: Database) 
         job = trained(session, epochs=2, of=5, per_epoch=900)
         (sparkline,) = sparklines_of(session, [job]).values()
     assert (sparkline.losses[0], sparkline.losses[-1], sparkline.accuracy) == (1 / 50, 1 / 1800, 2 / 1e6)
+    assert sparkline.loss == 1 / 2  # of the last epoch, not of a batch
     assert len(sparkline.losses) > 15
 
 

@@ -38,8 +38,20 @@ def test_a_job_waits_for_a_worker_when_none_lives_or_all_go(database: Database, 
     assert reason(database, job_id) == "no_live_worker"
     beat("w1", draining=True)
     assert reason(database, job_id) == "no_live_worker"
-    beat("w2")
+    beat("w2", free_slots=0)
     assert reason(database, job_id) == "waiting_for_device"
+
+
+@pytest.mark.parametrize(("slots", "free"), [(1, 1), (2, 2), (4, 1), (4, 3), (1, 0), (2, 0)])
+def test_a_job_for_which_a_slot_is_free_starts_and_waits_for_no_device(
+    database: Database, beat: Callable[..., None], slots: int, free: int
+) -> None:
+    in_line = [submit(database) for _ in range(4)]
+    beat("w1", slots=slots, free_slots=free)
+    reasons = [standing(database, job_id)["reason"] for job_id in in_line]
+    assert [found["code"] for found in reasons] == ["starting"] * free + ["waiting_for_device"] * (4 - free)
+    assert all(found["detail"] == "a slot is free; it starts within seconds" for found in reasons[:free])
+    assert all(found["detail"].endswith(f"{free} of {slots} slots free") for found in reasons[free:])
 
 
 def test_a_job_that_waits_for_a_device_is_told_how_many_are_free(database: Database, beat: Callable[..., None]) -> None:
@@ -58,14 +70,14 @@ def test_a_job_for_a_missing_gpu_has_that_reason(database: Database, beat: Calla
     beat("w1")
     assert reason(database, job_id) == "no_such_device"
     beat("w2", devices={"kinds": ["cpu", "cuda"]})
-    assert reason(database, job_id) == "waiting_for_device"
+    assert reason(database, job_id) == "starting"
 
 
 def test_a_job_in_its_backoff_says_so_and_then_waits_like_others(database: Database, beat: Callable[..., None]) -> None:
     beat("w1")
     lease = running(database, max_attempts=5)
     write(database, queue.mark_lost, lease, "lost")
-    assert reason(database, lease.job_id) == "waiting_for_device"  # the first loss has no backoff
+    assert reason(database, lease.job_id) == "starting"  # the first loss has no backoff
     write(database, queue.mark_lost, claim_again(database, lease.job_id), "lost")
     assert reason(database, lease.job_id) == "retry_backoff"
 

@@ -193,6 +193,26 @@ class TestShow:
         assert (attempt["worker"], attempt["device"], attempt["outcome"]) == ("w1", "cpu", None)
         assert TIME.fullmatch(attempt["started_at"])
 
+    def test_an_attempt_that_starts_after_another_has_no_time_left_until_it_has_a_speed(self, client, hands):
+        job, lease = hands.submit(batch_size=10), hands.start()
+        done = {"epoch": 1, "epochs": 5, "step": 50, "total_steps": 100}
+        hands.progress(lease, **done, examples_per_second=1.0)
+        client.post(job["links"]["pause"])
+        hands.release(lease)
+        client.post(job["links"]["resume"])
+        lease = hands.start()
+        resumed = client.get(job["links"]["self"])
+        assert (resumed.json["progress"]["step"], resumed.json["progress"]["eta_seconds"]) == (50, None)
+        assert resumed.headers["Retry-After"] == "1"
+        hands.progress(lease, **done, examples_per_second=100.0)
+        assert client.get(job["links"]["self"]).json["progress"]["eta_seconds"] == 5.0
+
+    def test_the_time_left_of_a_check_counts_parameters_and_not_batches(self, client, hands):
+        """10 of 20 batches of 8 examples are left, at 16 examples per second; each has 4 parameters."""
+        job = client.post("/v1/gradient-checks", json={"batches": 20, "batch_size": 8}).json
+        hands.progress(hands.start(), epoch=10, epochs=20, step=40, total_steps=80, examples_per_second=16.0)
+        assert client.get(job["links"]["self"]).json["progress"]["eta_seconds"] == 5.0
+
     def test_a_speed_that_is_not_known_yet_gives_no_time_left(self, client, hands):
         job = hands.submit()
         hands.progress(hands.start(), epoch=1, epochs=5, step=0, total_steps=100, examples_per_second=0.0)
@@ -304,6 +324,20 @@ class TestList:
         found = client.get("/v1/jobs", query_string={f"label.{key}": self.LABELS[key]}).json["data"]
         assert [one["id"] for one in found] == [job]
         assert client.get("/v1/jobs", query_string={f"label.{key}": "no"}).json["data"] == []
+
+    @pytest.mark.parametrize("key", ["team!", "score>", "score<", "team~", "team^", "team*", "score>5", "a<b", "!"])
+    def test_a_label_that_is_not_compared_for_equality_is_refused(self, client, hands, problem, key):
+        hands.submit(labels={"team": "vision", "score": "7"})
+        (error,) = problem(client.get("/v1/jobs", query_string={f"label.{key}": "5"}), 422, "invalid_query")["errors"]
+        assert (error["pointer"], error["code"]) == (f"/label.{key.replace('~', '~0')}", "value_error")
+        assert error["detail"].startswith("labels are compared with `=` alone: label.KEY=VALUE")
+        shown = client.get("/", query_string={f"label.{key}": "5"}, headers={"Accept": "text/html"})
+        assert shown.status_code == 422
+
+    @pytest.mark.parametrize("key", ["a!b", "a*b", "$", "~a", "100%", "a-b", "a.b"])
+    def test_a_sign_within_a_key_is_a_letter_like_any_other(self, client, hands, key):
+        job = hands.submit(labels={key: "1"})["id"]
+        assert [one["id"] for one in client.get("/v1/jobs", query_string={f"label.{key}": "1"}).json["data"]] == [job]
 
     def test_two_labels_must_both_hold(self, client, hands):
         both = hands.submit(labels={"a": "1", "b": "2"})["id"]

@@ -119,6 +119,36 @@ class TestImagesIn:
     def test_json_lists_of_one_image_in_each_shape(self, client, path, images):
         assert classes(client.post(path, json={"images": images})) == ["bright"]
 
+    def test_the_answer_for_an_image_depends_on_its_numbers_alone(self, client, path):
+        expected = client.post(path, json={"images": [[[0, 1.0], [1.0, 1.0]]]}).json["predictions"][0]
+        for image in ([[0, 1], [1, 1]], [[0.0, 1.0], [1.0, 1.0]], [[0, 16], [16, 16]], [[0, 16.0], [16, 16]]):
+            for beside in ([], [[[0, 0.5], [0, 0]]], [[[0, 7], [0, 0]]], [[[0, 0], [0, 0]]]):
+                images = [image, *beside]
+                assert client.post(path, json={"images": images}).json["predictions"][0] == expected
+                as_npz = client.post(path, data=npz(images=np.array(images)), content_type=NPZ)
+                assert as_npz.json["predictions"][0] == expected
+
+    def test_the_white_of_arrays_can_be_declared_in_json_and_in_a_form(self, client, path, problem):
+        image = [[1, 1], [1, 0]]
+        assert classes(client.post(path, json={"images": image})) == ["bright"]
+        assert classes(client.post(path, json={"images": image, "white": 1})) == ["bright"]
+        assert classes(client.post(path, json={"images": image, "white": 16})) == ["dark"]
+        assert classes(client.post(path, json={"images": [[1.5, 1.5], [1.5, 0]], "white": 1.5})) == ["bright"]
+
+        def form(white: str, content: bytes) -> Any:
+            return client.post(path, data={"files": (io.BytesIO(content), "a"), "white": white})
+
+        array = npz(images=np.array([image], np.uint8))
+        assert classes(form("1", array)) == ["bright"]
+        assert classes(form("255", array)) == ["dark"]
+        for white in ("0", "-1", "nan", "inf", "bright"):
+            body = problem(form(white, array), 422, "invalid_images")
+            assert body["errors"][0]["pointer"] == "/white"
+        assert "a picture has its own" in problem(form("1", picture(255)), 422, "invalid_images")["detail"]
+        for white in (0, -1, "1", True):
+            answer = client.post(path, json={"images": image, "white": white})
+            assert "/white" in problem(answer, 422, "invalid_images")["detail"]
+
     def test_curl_s_media_type_does_not_matter(self, client, path):
         form = "application/x-www-form-urlencoded"
         assert classes(client.post(path, data=json.dumps({"images": DARK}), content_type=form)) == ["dark"]
@@ -329,6 +359,21 @@ class TestRefused:
         answer = problem(client.post(finished(zoo), json={"images": DARK}), 422, "not_built")
         assert "resnet18" in answer["errors"][0]["detail"]
         assert "model.onnx" in answer["errors"][0]["detail"]
+
+    def test_a_net_of_torchvision_with_its_operations_is_answered(self, client, finished):
+        operations = [
+            {"op": "Flatten", "inputs": [0], "weights": None, "arguments": {}, "size": 4, "multiplications": 0},
+            {"op": "Linear", "inputs": [1], "weights": "1", "arguments": {}, "size": 2, "multiplications": 8},
+        ]
+        zoo = {**DESCRIPTION, "layers": None, "operations": operations, "architecture": {"type": "torchvision"}}
+        assert classes(client.post(finished(zoo), json={"images": [BRIGHT, DARK]})) == ["bright", "dark"]
+
+    def test_more_images_than_the_service_computes_for_one_request(self, client, path, problem, monkeypatch):
+        monkeypatch.setattr(predictions, "MAX_MULTIPLICATIONS", 17)  # of 8 for each image
+        assert len(classes(client.post(path, json={"images": [DARK] * 2}))) == 2
+        detail = problem(client.post(path, json={"images": [DARK] * 3}), 422, "invalid_images")["detail"]
+        assert "3 images, of 8 multiplications each" in detail
+        assert "send at most 2 per request" in detail
 
     def test_a_model_that_is_too_large_to_keep(self, client, path, problem, monkeypatch):
         monkeypatch.setattr(predictions, "MAX_MODEL_BYTES", 10)

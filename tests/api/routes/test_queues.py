@@ -70,7 +70,10 @@ def test_each_reason_to_wait_has_the_number_of_its_jobs(hands, queues, services)
     with services.database.write() as session:
         session.execute(update(Job).where(Job.id == late["id"]).values(not_before=database_now(60)))
     waits, backs_off = queues()["auto"]["reasons"]
-    assert waits == {"code": "waiting_for_device", "detail": "1 of 2 slots free", "jobs": 1}
+    assert waits == {"code": "starting", "detail": "a slot is free; it starts within seconds", "jobs": 1}
+    hands.submit()
+    (waits, _) = queues()["auto"]["reasons"]
+    assert waits == {"code": "waiting_for_device", "detail": "1 of 2 slots free", "jobs": 2}
     assert (backs_off["code"], backs_off["jobs"]) == ("retry_backoff", 1)
     assert backs_off["detail"].startswith("retried from 20")
     (cuda,) = queues()["cuda"]["reasons"]

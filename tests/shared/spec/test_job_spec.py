@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from shared.datasets.catalog import DatasetInfo
 from shared.errors import InvalidSpec
+from shared.spec.elsewhere import NAMES_BY_ANSWER, NAMES_BY_FIELD
 from shared.spec.job_spec import KINDS, MAX_SEED, GradientCheckSpec, JobSpec, Mlp, WalkSpec, Work
 from shared.spec.presets import PRESETS
 
@@ -133,6 +134,9 @@ def test_a_name_is_made_where_none_is_given_and_kept_where_one_is() -> None:
     made = JobSpec.parse({"seed": 0xABCD, "gradients": "manual"}).name
     assert made == "digits-mlp-manual-abcd"
     assert JobSpec.parse({"name": "mine"}).name == "mine"
+    long = JobSpec.parse({"seed": 0xABCD}).generated_name("d" * 128)
+    assert len(long) == 128
+    assert long.endswith("d-mlp-autograd-abcd")
 
 
 @pytest.mark.parametrize("body", SPECS, ids=lambda body: json.dumps(body)[:60])
@@ -200,6 +204,86 @@ def test_a_field_of_another_type_is_not_proposed_to_itself(body: dict[str, Any])
     (field,) = body
     (_, name) = body[field]
     assert f"did you mean '{name}'" not in wrong(body)[f"/{field}/{name}"][1]
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("webhook", "gradq sends no notifications; wait with `gradq wait`"),
+        ("callback_url", "gradq sends no notifications"),
+        ("sweep", "submit one for each combination"),
+        ("param_grid", "submit one for each combination"),
+        ("cron", "submit it from cron or a systemd timer"),
+        ("schedule_at", "submit it from cron or a systemd timer"),
+        ("depends_on", "jobs do not wait for each other"),
+        ("entrypoint", "jobs run no code of their own"),
+        ("num_workers", "`gradq worker --slots … --threads …`"),
+        ("owner", "the owner is that of the token"),
+        ("grad_clip", "gradients are not clipped"),
+        ("learning_rate", "use 'lr'"),
+        ("Learning-Rate", "use 'lr'"),
+        ("model", "use 'architecture'"),
+        ("num_epochs", "use 'epochs'"),
+        ("tags", "use 'labels'"),
+        ("momentum", 'it belongs to \'optimizer\': {"type": "sgd", "momentum": …}'),
+        ("hidden", 'it belongs to \'architecture\': {"type": "mlp", "hidden": …}'),
+        ("keep_best", "it belongs to 'checkpoint': {\"keep_best\": …}"),
+    ],
+)
+def test_a_field_that_is_known_elsewhere_is_told_what_there_is_instead(name: str, words: str) -> None:
+    code, detail = wrong({name: 1})[f"/{name}"]
+    assert code == "extra_forbidden"
+    assert words in detail
+    assert "did you mean" not in detail
+
+
+def test_what_there_is_instead_is_there() -> None:
+    for field, names in NAMES_BY_FIELD.items():
+        assert field in JobSpec.model_fields
+        assert not {*names.split()} & {*JobSpec.model_fields}
+    for names in NAMES_BY_ANSWER.values():
+        assert not {*names.split()} & {*JobSpec.model_fields, *WalkSpec.model_fields, *GradientCheckSpec.model_fields}
+    with pytest.raises(InvalidSpec) as refused:
+        GradientCheckSpec.parse({"num_epochs": 1})
+    assert refused.value.errors[0].detail == "unknown field"  # a check has no epochs
+
+
+@pytest.mark.parametrize("name", ["foo", "x", "date", "samples", "zip", "colour", "crop", "", "_", "9"])
+def test_a_word_that_resembles_none_brings_no_guess(name: str) -> None:
+    assert wrong({name: 1})[f"/{name}"] == ("extra_forbidden", "unknown field")
+
+
+@pytest.mark.parametrize(
+    ("name", "field"),
+    [
+        *[("batchSize", "batch_size"), ("Batch-Size", "batch_size"), ("LR", "lr"), ("nmae", "name"), ("sed", "seed")],
+        *[("lable", "labels"), ("epocs", "epochs"), ("gardients", "gradients"), ("earlyStopping", "early_stopping")],
+    ],
+)
+def test_a_misspelling_brings_the_field(name: str, field: str) -> None:
+    assert wrong({name: 1})[f"/{name}"][1] == f"unknown field; did you mean '{field}'?"
+
+
+@pytest.mark.parametrize(
+    ("body", "pointer", "words"),
+    [
+        (
+            {"optimizer": {"type": "sgd", "lr": 0.1}},
+            "/optimizer/lr",
+            "'lr' is a field of the whole, beside 'optimizer'",
+        ),
+        (
+            {"checkpoint": {"dir": "x"}},
+            "/checkpoint/dir",
+            "there are: every_epochs, every_seconds, keep_best, keep_last",
+        ),
+        ({"loss": "mse"}, "/loss", "'clamped_cross_entropy', got \"mse\""),
+        ({"optimizer": "Adam"}, "/optimizer", "did you mean 'adam'?"),
+        ({"optimizer": "rmsprop"}, "/optimizer", 'got "rmsprop"'),
+    ],
+)
+def test_a_part_that_is_unknown_is_told_the_right_ones(body: dict[str, Any], pointer: str, words: str) -> None:
+    assert wrong(body)[pointer][1].endswith(words)
 
 
 def test_every_field_of_the_contract_is_there() -> None:
@@ -307,6 +391,57 @@ def test_a_body_other_than_an_object_is_refused_as_a_whole(body: Any) -> None:
 )
 def test_what_is_right_alone_and_wrong_together_is_refused(body: dict[str, Any], pointer: str) -> None:
     assert set(wrong(body)) == {pointer}
+
+
+@pytest.mark.parametrize(
+    ("body", "pointers"),
+    [
+        ({"lr": -1, "optimizer": {"type": "sgd", "nesterov": True}}, {"/lr", "/optimizer/nesterov"}),
+        ({"lr": -1, "devices": 2, "verify": {}}, {"/lr", "/devices", "/verify"}),
+        ({"seed": "x", "gradients": "manual", "precision": "bf16"}, {"/seed", "/precision"}),
+        ({"colour": 1, "augment": [{"type": "crop", "padding": 8}]}, {"/colour", "/augment/0/padding"}),
+        (
+            {"labels": {"a": 1}, "schedule": {"type": "cosine", "warmup_epochs": 5}},
+            {"/labels/a", "/schedule/warmup_epochs"},
+        ),
+        ({"name": 7, "validation": {"fraction": 0.0001}, "batch_size": 1}, {"/name", "/validation/fraction"}),
+        ({"priority": 101, "preset": "article/manual-linear-continued"}, {"/priority", "/init_from/job"}),
+        ({"dataset": "nowhere", "devices": 2, "lr": 0}, {"/dataset", "/devices", "/lr"}),
+        ({"preset": "article/nothing", "lr": 0}, {"/preset", "/lr"}),
+        # a conflict with a field that is wrong, misspelt or of an unknown dataset cannot be known
+        ({"epochs": 0, "schedule": {"type": "cosine", "warmup_epochs": 5}}, {"/epochs"}),
+        ({"epoch": 9, "schedule": {"type": "cosine", "warmup_epochs": 5}}, {"/epoch"}),
+        ({"num_epochs": 9, "schedule": {"type": "cosine", "warmup_epochs": 5}}, {"/num_epochs"}),
+        ({"gradients": "both", "verify": {}}, {"/gradients"}),
+        ({"optimizer": {"type": "sgd", "nesterov": True, "momentun": 0.9}}, {"/optimizer/momentun"}),
+        ({"dataset": 7, "augment": [{"type": "crop", "padding": 8}]}, {"/dataset"}),
+        ({"dataset": "nowhere", "lr": 0, "architecture": {"type": "cnn", "channels": [4] * 6}}, {"/dataset", "/lr"}),
+    ],
+)
+def test_conflicts_are_named_together_with_wrong_fields(body: dict[str, Any], pointers: set[str]) -> None:
+    assert set(wrong(body)) == pointers
+
+
+@pytest.mark.parametrize(
+    ("model", "body", "pointers"),
+    [
+        (GradientCheckSpec, {"samples": 0, "batch_size": 1024, "dataset": "digits"}, {"/samples"}),
+        (
+            GradientCheckSpec,
+            {"samples": 0, "batch_size": 1, "architecture": {"type": "mlp", "batch_norm": True}},
+            {"/samples", "/batch_size"},
+        ),
+        (WalkSpec, {"seed": -1, "architecture": {"type": "mlp", "hidden": [2, 2]}}, {"/seed", "/architecture/hidden"}),
+        (WalkSpec, {"seed": -1, "batch": 10_000}, {"/seed", "/batch"}),
+        (WalkSpec, {"batch_size": 0, "batch": 10_000}, {"/batch_size"}),
+    ],
+)
+def test_the_other_kinds_name_conflicts_together_too(
+    model: type[Work], body: dict[str, Any], pointers: set[str]
+) -> None:
+    with pytest.raises(InvalidSpec) as refused:
+        model.parse(body)
+    assert {error.pointer for error in refused.value.errors} == pointers
 
 
 @pytest.mark.parametrize(

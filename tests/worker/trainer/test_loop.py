@@ -10,6 +10,7 @@ import torch.nn.functional as F
 
 from shared.errors import Diverged, GradientCheckFailed
 from shared.events import CheckpointSaved, Log, Metric, Progress
+from worker.trainer import seeds
 from worker.trainer.gradients.manual_and_autograd import autograd_gradients
 from worker.trainer.nets import layers
 from worker.trainer.nets.layers import Linear, linear_backward
@@ -165,6 +166,30 @@ def test_a_step_more_than_the_window_of_losses_is_no_trouble(training):
     assert [p.step for p in job.points() if p.series == "batch"] == [50, 100]
 
 
+@pytest.mark.parametrize(
+    ("preset", "more"),
+    [
+        ("article/two-layer", {}),
+        ("article/two-layer", {"architecture": {"type": "mlp", "hidden": [9], "dropout": 0.5, "batch_norm": True}}),
+        ("article/manual-linear", {}),
+        ("article/autograd-linear", {}),
+        ("article/basic-optimizer", {"validation": "test"}),
+    ],
+)
+def test_a_preset_measures_the_accuracy_of_its_initial_weights_and_trains_as_without(training, preset, more):
+    fields = {"preset": preset, "dataset": "digits", "epochs": 1, **more}
+    job = training(**fields)
+    outcome = job.run()
+    fresh = State(job.spec, job.data.info, torch.device("cpu")).model.eval()
+    assert outcome.untrained_accuracy == (fresh(job.data.val_images).argmax(1) == job.data.val_labels).double().mean()
+    plain = training(**{**job.spec.to_json(), "preset": None})
+    assert_same_end(plain.run(), outcome)
+    resumed = training(**fields)
+    again = resumed.run(resumed.stopped(5))
+    assert again.untrained_accuracy == outcome.untrained_accuracy
+    assert plain.run().untrained_accuracy is None
+
+
 # --- the best epoch ---------------------------------------------------------------------------------------------------
 
 
@@ -270,6 +295,40 @@ def test_points_lost_on_the_way_to_the_log_are_reported_again(training, reported
     assert {p.step for p in broken.points() if p.step <= 60} == {s for s in (STEPS, 50) if s >= reported}
 
 
+def without_streams(checkpoint):
+    """Rewrite a checkpoint as release 0.2.0 wrote it."""
+    state = torch.load(checkpoint, weights_only=True)
+    del state["streams"], state["meter"]["unreported"]
+    torch.save(state, checkpoint)
+    return checkpoint
+
+
+@pytest.mark.parametrize(
+    "augment",
+    [["shift"], ["rotate"], ["flip"], ["crop"], ["shift", "flip", "rotate"]],
+    ids=lambda steps: "-".join(steps),
+)
+def test_a_checkpoint_of_release_0_2_0_goes_on_with_its_augmentation(training, monkeypatch, augment):
+    """The run ends as that release would have ended it, and not with streams of both kinds."""
+    fields = {"augment": augment, "batch_size": 200, "seed": 3}
+    now = training(**fields).run()
+    monkeypatch.setattr(seeds, "PER_BATCH", 1)
+    old = training(**fields)
+    expected = old.run()
+    paused = training(**fields)
+    resume = without_streams(paused.stopped(5))
+    monkeypatch.undo()
+    assert_same_end(paused.run(resume), expected)
+    assert weights_sha256(expected.state.model) != weights_sha256(now.state.model)
+    again = paused.stopped(6, resume)  # stopped a second time, now by this release
+    assert_same_end(paused.run(again), expected)
+
+
+def test_a_checkpoint_of_release_0_2_0_without_augmentation_ends_as_an_unbroken_run(training):
+    expected, paused = training(batch_size=32).run(), training(batch_size=32)
+    assert_same_end(paused.run(without_streams(paused.stopped(20))), expected)
+
+
 def test_a_resumed_run_says_from_where(training):
     job = training()
     job.run(job.stopped(9))
@@ -315,6 +374,58 @@ def test_a_diverging_run_names_the_first_step_whose_loss_is_not_finite(training,
         job.run()
     assert diverged.value.data == {"epoch": epoch, "step": state.step}
     assert state.step < 50
+
+
+def losses_of(job):
+    """The points of `batch_loss` of a run, by step."""
+    return {p.step: p.values["batch_loss"] for p in job.points() if p.series == "batch"}
+
+
+@pytest.mark.parametrize("decay", [9.0, 5.0, 4.0, 3.0, 2.5])
+@pytest.mark.parametrize("gradients", ["manual", "autograd"])
+def test_a_run_that_diverges_keeps_the_loss_of_each_step_before(training, decay, gradients):
+    """Each step multiplies the weights by 1 - decay, until they are infinite."""
+    fields = {
+        "gradients": gradients,
+        "batch_size": 32,
+        "optimizer": {"type": "sgd", "weight_decay": decay},
+        "epochs": 9,
+    }
+    job = training(lr=1.0, architecture="linear", **fields)
+    with pytest.raises(Diverged) as diverged:
+        job.run()
+    step = diverged.value.data["step"]
+    kept = losses_of(job)
+    assert sorted(kept) == [*range(50, step, 50), *range((step - 1) // 50 * 50 + 1, step)]
+    assert all(math.isfinite(loss) for loss in kept.values())
+    assert all(p.epoch == 1 + (p.step - 1) // STEPS for p in job.points() if p.series == "batch")
+    if step > 1:
+        assert kept[1 if step <= 50 else 50] > 0
+
+
+def test_a_run_that_was_resumed_keeps_the_losses_before_its_checkpoint_too(training):
+    fields = {"lr": 1.0, "batch_size": 32, "optimizer": {"type": "sgd", "weight_decay": 9.0}}
+    unbroken, broken = training(**fields), training(**fields)
+    with pytest.raises(Diverged) as diverged:
+        unbroken.run()
+    assert 3 < diverged.value.data["step"] < 50
+    resume = broken.stopped(2)
+    with pytest.raises(Diverged):
+        broken.run(resume)
+    assert losses_of(broken) == losses_of(unbroken)
+
+
+def test_a_run_whose_validation_loss_is_not_finite_keeps_the_losses_of_its_steps(training):
+    job = training(lr=1e30, batch_size=2000, architecture={"type": "mlp", "hidden": [30, 30]})
+    with pytest.raises(Diverged, match="validation loss"):
+        job.run()
+    assert list(losses_of(job)) == [1]
+
+
+def test_a_run_that_does_not_diverge_has_no_more_points_than_before(training):
+    job = training(batch_size=32)
+    job.run()
+    assert list(losses_of(job)) == [50]
 
 
 def test_a_run_whose_validation_loss_is_not_finite_has_diverged(training):

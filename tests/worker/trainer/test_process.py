@@ -97,7 +97,6 @@ def test_torch_and_all_that_a_job_imports_are_there_before_the_fork(launcher):
         "torch",
         "torch._inductor",
         "worker.trainer.process",
-        "sklearn.datasets",
         "matplotlib.figure",
         "PIL.ImageFont",
     ]
@@ -110,6 +109,27 @@ def test_torch_and_all_that_a_job_imports_are_there_before_the_fork(launcher):
     process.join()
 
 
+def test_scikit_learn_is_not_imported_since_the_start_of_a_worker_would_wait_for_it(launcher):
+    ours, theirs = launcher._context.Pipe(duplex=False)
+    process = launcher._context.Process(
+        target=exec, args=("import sys; pipe.send('sklearn' in sys.modules)", {"pipe": theirs})
+    )
+    process.start()
+    theirs.close()
+    assert ours.poll(30)
+    assert ours.recv() is False
+    process.join()
+
+
+@pytest.mark.parametrize("code", [0, 1, 3, 7, 250])
+def test_a_process_of_the_server_ends_with_its_own_code(launcher, code):
+    """Although the server itself ends at once, without unloading what it has imported."""
+    process = launcher._context.Process(target=exec, args=(f"import sys; sys.exit({code})", {}))
+    process.start()
+    process.join(30)
+    assert process.exitcode == code
+
+
 def test_a_trainer_leads_a_group_of_its_own_and_offers_itself_to_the_oom_killer(start, tmp_path):
     trainer = start(plan(tmp_path, **FOR_EVER))
     events_of(trainer, until=Metric)
@@ -118,7 +138,7 @@ def test_a_trainer_leads_a_group_of_its_own_and_offers_itself_to_the_oom_killer(
     assert Path(f"/proc/{pid}/oom_score_adj").read_text().strip() == "800"
 
 
-@pytest.mark.parametrize(("hidden", "used"), [(30, 1), (4096, 2)])
+@pytest.mark.parametrize(("hidden", "used"), [(30, 1), (8192, 2)])
 def test_a_trainer_uses_the_threads_it_was_given_where_a_step_is_worth_them(start, tmp_path, hidden, used):
     trainer = start({**plan(tmp_path, architecture={"type": "mlp", "hidden": [hidden]}), "threads": 2})
     assert events_of(trainer)[-1].result["environment"]["threads"] == used

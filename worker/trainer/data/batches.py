@@ -47,6 +47,7 @@ class TrainingBatches(Protocol):
     """The training split as the loop reads it."""
 
     order: ShuffledBatches
+    augment: Augment | None
     pinned: bool  # whether the data is copied to its device from page-locked memory
 
     def epoch(self, epoch: int, first_batch: int = 0) -> Iterator[Batch]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import gzip
+import importlib.util
 import os
 import zlib
 from collections.abc import Iterator
@@ -18,12 +19,13 @@ from torch import Tensor
 from shared.datasets.catalog import DATASETS, DatasetInfo
 from shared.errors import DataError
 from shared.spec.job_spec import Fraction, GradientCheckSpec, JobSpec, WalkSpec
-from worker.trainer import seeds
 from worker.trainer.data import cifar, memmap
 from worker.trainer.data.augment import Augmenter
 from worker.trainer.data.batches import ShuffledBatches, TrainingBatches, training_batches
 from worker.trainer.data.memmap import Images, MappedBatches, MappedDataset, NormalizedImages
 from worker.trainer.data.normalization import Normalization, measure
+from worker.trainer.data.split_methods import STRATIFIED, TEST
+from worker.trainer.data.splits import split, warnings_about
 
 AnySpec = JobSpec | GradientCheckSpec | WalkSpec  # prepare() reads dataset, seed and batch_size of each
 IDX_UINT8 = 0x08  # a type byte of the IDX format
@@ -52,17 +54,27 @@ class Data:
     val_labels: Tensor
     test_images: Images
     test_labels: Tensor
+    validation_split: str  # one of split_methods
+    warnings: list[str]  # about the split
 
 
-def prepare(spec: AnySpec, data_dir: Path, download: bool, device: torch.device, uploaded: Path | None = None) -> Data:
+def prepare(
+    spec: AnySpec,
+    data_dir: Path,
+    download: bool,
+    device: torch.device,
+    uploaded: Path | None = None,
+    method: str = STRATIFIED,
+) -> Data:
     """Load, normalize and split the spec's dataset; `uploaded` is the folder of one that is not built in.
 
-    `download` allows to fetch a built-in dataset. Raises DataError if its files are missing or damaged.
+    `download` allows to fetch a built-in dataset; `method`, of split_methods, is how examples are held out. Raises
+    DataError if files are missing or damaged, or no example can be held out.
     """
     if uploaded is not None:
         info = memmap.read_info(uploaded)
         if memmap.too_large(info):
-            return prepare_mapped(spec, info, uploaded, device)
+            return prepare_mapped(spec, info, uploaded, device, method)
         pixels = load_uploaded(info, uploaded)
     else:
         if spec.dataset not in DATASETS:
@@ -72,35 +84,41 @@ def prepare(spec: AnySpec, data_dir: Path, download: bool, device: torch.device,
     normalization = measure(pixels.train_images, pixels.white)
     images = normalization.apply(pixels.train_images)
     test_images, test_labels = normalization.apply(pixels.test_images).to(device), pixels.test_labels.to(device)
-    train, val = split(len(images), held_out_fraction(spec), spec.seed)
+    fraction, labels = held_out_fraction(spec), pixels.train_labels
+    train, val = split(labels, fraction, spec.seed, method)
     order = ShuffledBatches(train, spec.batch_size, spec.seed)
-    if len(val):
-        val_images, val_labels = images[val].to(device), pixels.train_labels[val].to(device)
+    if fraction:
+        val_images, val_labels = images[val].to(device), labels[val].to(device)
     else:
         val_images, val_labels = test_images, test_labels
     return Data(
         info=info,
         device=device,
         normalization=normalization,
-        train=training_batches(images, pixels.train_labels, order, device, augmenter(spec, normalization, device)),
+        train=training_batches(images, labels, order, device, augmenter(spec, normalization, device)),
         val_images=val_images,
         val_labels=val_labels,
         test_images=test_images,
         test_labels=test_labels,
+        validation_split=method if fraction else TEST,
+        warnings=warnings_about(labels[train], labels[val] if fraction else None, fraction, info.classes),
     )
 
 
-def prepare_mapped(spec: AnySpec, info: DatasetInfo, folder: Path, device: torch.device) -> Data:
+def prepare_mapped(
+    spec: AnySpec, info: DatasetInfo, folder: Path, device: torch.device, method: str = STRATIFIED
+) -> Data:
     """As `prepare`, for a dataset that stays on disk: only its labels are in memory."""
     train_images, test_images = memmap.images(folder, info)
     train_labels, test_labels = memmap.labels(folder, info)
     normalization = measure(train_images, info.white)
-    train, val = split(len(train_images), held_out_fraction(spec), spec.seed)
+    fraction = held_out_fraction(spec)
+    train, val = split(train_labels, fraction, spec.seed, method)
     order = ShuffledBatches(train, spec.batch_size, spec.seed)
     gathered = MappedDataset(train_images, train_labels, normalization)
     test = NormalizedImages(test_images, None, normalization, device), test_labels.to(device)
     held_out = NormalizedImages(train_images, val, normalization, device), train_labels[val].to(device)
-    val_images, val_labels = held_out if len(val) else test
+    val_images, val_labels = held_out if fraction else test
     return Data(
         info=info,
         device=device,
@@ -110,6 +128,8 @@ def prepare_mapped(spec: AnySpec, info: DatasetInfo, folder: Path, device: torch
         val_labels=val_labels,
         test_images=test[0],
         test_labels=test[1],
+        validation_split=method if fraction else TEST,
+        warnings=warnings_about(train_labels[train], train_labels[val] if fraction else None, fraction, info.classes),
     )
 
 
@@ -124,15 +144,6 @@ def augmenter(spec: AnySpec, normalization: Normalization, device: torch.device)
         return None
     black = normalization.apply(torch.zeros(1, len(normalization.mean), 1, 1))
     return Augmenter(spec.augment, spec.seed, black.to(device))
-
-
-def split(n: int, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Indices of the training and of the held-out examples, (N) int64 each, ascending; none held out for fraction 0."""
-    if not fraction:
-        return torch.arange(n), torch.arange(0)
-    shuffled = torch.randperm(n, generator=seeds.generator(seed, "split"))
-    held_out = round(n * fraction)
-    return shuffled[held_out:].sort().values, shuffled[:held_out].sort().values
 
 
 def load(info: DatasetInfo, data_dir: Path, download: bool) -> Pixels:
@@ -151,12 +162,17 @@ def load_uploaded(info: DatasetInfo, folder: Path) -> Pixels:
 
 
 def load_digits() -> Pixels:
-    """scikit-learn's 1797 digits. Sorted by class, every tenth is a test image: 180, the same share of each class."""
-    from sklearn.datasets import load_digits as load_bunch
+    """scikit-learn's 1797 digits. Sorted by class, every tenth is a test image: 180, the same share of each class.
 
-    bunch = load_bunch()
-    images = torch.from_numpy(bunch.images.astype(np.float32)).unsqueeze(1)
-    labels = torch.from_numpy(bunch.target.astype(np.int64))
+    Read from its file: importing scikit-learn takes a second, for which the start of every worker would wait. Raises
+    DataError if it is not installed.
+    """
+    found = importlib.util.find_spec("sklearn")
+    if found is None or found.origin is None:
+        raise DataError("digits are a file of scikit-learn, which is not installed")
+    table = np.loadtxt(Path(found.origin).parent / "datasets" / "data" / "digits.csv.gz", delimiter=",")  # (1797,65)
+    images = torch.from_numpy(table[:, :-1].astype(np.float32).reshape(-1, 1, 8, 8))
+    labels = torch.from_numpy(table[:, -1].astype(np.int64))
     by_class = labels.argsort(stable=True)
     test = by_class[5::10].sort().values
     train = torch.ones(len(labels), dtype=torch.bool).index_fill_(0, test, False).nonzero().squeeze(1)

@@ -24,7 +24,8 @@ class Measurable(Protocol):
 
 @dataclass(frozen=True)
 class Normalization:
-    """Mean and standard deviation per channel of the training split, for pixels / `white`, which are in [0, 1]."""
+    """Mean and standard deviation per channel of the training split, for pixels / `white`, which are in [0, 1]. The
+    deviation of a channel that has one value is 1, as in scikit-learn's StandardScaler."""
 
     mean: list[float]
     std: list[float]
@@ -40,7 +41,9 @@ class Normalization:
 def measure(images: Measurable, white: float) -> Normalization:
     """Mean and standard deviation of each channel over all pixels, in float64, one chunk at a time.
 
-    The variance is that of the population (divided by n); it takes two passes over float images, one over uint8.
+    The variance is that of the population (divided by n); it takes two passes over float images, one over uint8. A
+    channel with one value has the deviation 1: a small number instead would make one grey level in a later image
+    millions of deviations.
     """
     _, channels, height, width = images.shape
     n = len(images) * height * width  # pixels per channel
@@ -57,15 +60,20 @@ def measure(images: Measurable, white: float) -> Normalization:
         values = torch.arange(256, dtype=torch.float64) / white
         mean = (counts.double() @ values) / n
         variance = (counts.double() @ values.square()) / n - mean.square()
+        constant = (counts > 0).sum(1) == 1
     else:
         total, squares = torch.zeros(2, channels, dtype=torch.float64)
+        lowest, highest = torch.full((channels,), torch.inf), torch.full((channels,), -torch.inf)
         for chunk in chunks():
             total += (chunk.double() / white).sum(1)
+            lowest, highest = torch.minimum(lowest, chunk.amin(1)), torch.maximum(highest, chunk.amax(1))
         mean = total / n
         for chunk in chunks():
             squares += (chunk.double() / white).sub_(mean.unsqueeze(1)).square_().sum(1)
         variance = squares / n
-    std = variance.clamp_min(0).sqrt().clamp_min(1e-8)  # a constant channel divides by a small number, not by 0
+        constant = lowest == highest
+    std = variance.clamp_min(0).sqrt().masked_fill(constant, 1)
+    std = torch.where(std > 0, std, 1)  # numbers so close that their variance is not a number above 0
     return Normalization(mean.tolist(), std.tolist(), white)
 
 

@@ -40,11 +40,20 @@ BLUE: Colour = (31, 95, 168)
 
 
 def predictions(data: Data, true: Tensor, predicted: Tensor) -> Picture:
-    """The first test images, each with its true and predicted label, in red if they differ. true, predicted (N)."""
-    shown = torch.arange(min(SHOWN, len(true)))
+    """Test images of all classes, with true and predicted labels, in red where they differ. true, predicted (N)."""
+    shown = balanced(true, SHOWN)
     share = (true == predicted).double().mean().item()
     title = f"test images, true → predicted: {share:.2%} right over all {len(true)}"
     return _sheet(data, shown, title, _captions(data, true[shown], predicted[shown]))
+
+
+def balanced(true: Tensor, most: int) -> Tensor:
+    """Places (at most `most`) of images with equal numbers of each class: the first of each class in order of the
+    classes, then the second of each, and so on. true (N) on the CPU."""
+    by_class = true.argsort(stable=True)
+    classes = true[by_class].contiguous()
+    rounds = torch.arange(len(true)) - torch.searchsorted(classes, classes)  # how many of its class are before it
+    return by_class[rounds.argsort(stable=True)][:most]
 
 
 def mistakes(data: Data, true: Tensor, predicted: Tensor, confidence: Tensor) -> Picture:

@@ -46,6 +46,7 @@ class State:
         self.history = History()
         self.best = BestEpoch()
         self.order_sha256 = ""
+        self.streams = seeds.PER_BATCH  # how the random numbers of a batch are made
         self.epoch_seconds = 0.0  # of the current epoch, without evaluation and checkpoints
         self.training_seconds = 0.0  # of the epochs before
 
@@ -71,6 +72,7 @@ class State:
             "history": self.history.state_dict(),
             "best": vars(self.best),
             "order_sha256": self.order_sha256,
+            "streams": self.streams,
             "threads": torch.get_num_threads(),  # sums are split by thread
             "seconds": {"epoch": self.epoch_seconds, "training": self.training_seconds},
             "rng": torch.get_rng_state(),
@@ -96,6 +98,7 @@ class State:
         self.history.load_state_dict(state["history"])
         vars(self.best).update(state["best"])
         self.order_sha256 = state["order_sha256"]
+        self.streams = state.get("streams", 1)  # release 0.2.0 stored none
         self.epoch_seconds, self.training_seconds = state["seconds"]["epoch"], state["seconds"]["training"]
         torch.set_num_threads(state.get("threads", torch.get_num_threads()))  # older checkpoints have none
         torch.set_rng_state(state["rng"])

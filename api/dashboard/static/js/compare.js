@@ -1,5 +1,6 @@
 // The Compare page: up to twelve jobs side by side, updated while they run.
 
+import { isAway } from "./away.js";
 import { readAddress, writeAddress } from "./compare_address.js";
 import { CompareChart } from "./compare_chart.js";
 import { showTable, tableAsCsv } from "./compare_table.js";
@@ -164,8 +165,5 @@ const news = poll(
     if (isPair) await jobs.read(view, pair(), signal);
     if (isNew || isPair) show();
   },
-  (state, problem) => {
-    at("away").hidden = state === "live";
-    at("away").textContent = state === "live" ? "" : `${problem.message} Retrying.`;
-  },
+  (state, problem) => state === "live" || isAway(problem),
 );

@@ -4,8 +4,10 @@
 import { colourOf, isDotted } from "./compare_chart.js";
 import { resultRows, specRows } from "./comparison.js";
 import { toCsv } from "./csv.js";
+import { nameOf } from "./dataset_names.js";
 import { element } from "./dialog.js";
 import { duration, number, percent } from "./format.js";
+import { root } from "./root.js";
 
 const HASH_LENGTH = 8;
 
@@ -21,7 +23,7 @@ export function showTable(table, same, entries, onRemove) {
     ...entries.map((entry, i) => {
       const row = element("tr");
       row.append(nameCell(entry), statusCell(entry.job));
-      row.append(...differing.map(({ values }) => cell(specText(values[i]))));
+      row.append(...differing.map(({ name, values }) => cell(specText(name, values[i]))));
       row.append(...results.map(({ name, values, best }) => resultCell(name, values[i], best[i])));
       row.append(removeCell(entry, onRemove));
       return row;
@@ -65,7 +67,7 @@ function nameCell({ job, place }) {
   const made = element("th", { scope: "row", className: "job" });
   const swatch = element("span", { className: isDotted(place) ? "swatch dotted" : "swatch" });
   swatch.style.borderColor = `var(--curve-${colourOf(place)})`;
-  made.append(swatch, element("a", { href: `/jobs/${job.id}`, title: job.id }, job.name));
+  made.append(swatch, element("a", { href: `${root}/jobs/${job.id}`, title: job.id }, job.name));
   return made;
 }
 
@@ -81,7 +83,8 @@ function statusCell({ status, progress, queue, status_reason: reason }) {
 
 const cell = (text) => element("td", {}, text);
 
-function specText(value) {
+function specText(name, value) {
+  if (name === "dataset") return nameOf(value);
   if (value === undefined || value === null) return "–";
   return Number.isFinite(value) ? String(value) : `${value}`.replaceAll('"', "");
 }
@@ -128,7 +131,7 @@ function showSame(same, rows) {
   same.querySelector("dl").replaceChildren(
     ...rows.map(({ name, values }) => {
       const pair = element("div");
-      pair.append(element("dt", {}, name.replaceAll("_", " ")), element("dd", {}, specText(values[0])));
+      pair.append(element("dt", {}, name.replaceAll("_", " ")), element("dd", {}, specText(name, values[0])));
       return pair;
     }),
   );

@@ -1,6 +1,7 @@
 // The compared jobs as loaded from the API: each with its place, its curves and its error.
 
 import { isJobId } from "./compare_address.js";
+import { loadNames } from "./dataset_names.js";
 import { get } from "./http.js";
 
 export const MOST = 12;
@@ -59,6 +60,10 @@ export class Compared {
     const asked = this.entries.filter(({ wrong }) => !wrong);
     const changed = await Promise.all(
       asked.map((entry) => this.#read(entry, seriesOf(view), pair?.includes(entry.id) ?? false, signal)),
+    );
+    await loadNames(
+      this.there.map(({ job }) => job.spec),
+      signal,
     );
     return changed.some(Boolean);
   }

@@ -15,7 +15,7 @@ export function plotly() {
  */
 export class Curve {
   constructor(place, { name, x = "", y = "", y2 = null, y2FromZero = false, legend = true }) {
-    Object.assign(this, { place, name, y2FromZero, legend, lines: [], log: false });
+    Object.assign(this, { place, name, y2FromZero, legend, lines: [], log: false, view: 1 });
     this.titles = { x, y, y2 };
     place.setAttribute("role", "figure"); // not img: the content is interactive
     place.setAttribute("aria-label", name);
@@ -37,7 +37,7 @@ export class Curve {
     const turned = log !== this.log || x !== this.titles.x || y !== this.titles.y;
     this.log = log;
     this.titles = { x, y, y2 };
-    if (turned) this.view = (this.view ?? 0) + 1; // resets the zoom
+    if (turned) this.view += 1; // resets the zoom; plotly keeps it only under a revision that is not 0
     return this.paint();
   }
 
@@ -47,6 +47,7 @@ export class Curve {
   }
 
   async paint() {
+    if (!this.lines.some(({ x }) => x.length)) return; // no empty chart
     const { react } = await plotly();
     const colours = pageColours();
     await react(
@@ -66,7 +67,7 @@ export class Curve {
       exponentformat: "power",
     };
     return {
-      uirevision: this.view ?? 0,
+      uirevision: this.view,
       paper_bgcolor: "rgba(0,0,0,0)",
       plot_bgcolor: "rgba(0,0,0,0)",
       font: { family: "system-ui, sans-serif", size: 12, color: colours.muted },
@@ -98,7 +99,14 @@ export class Curve {
   }
 }
 
-const CONFIG = { displaylogo: false, responsive: true, modeBarButtonsToRemove: ["select2d", "lasso2d", "toImage"] };
+// plotly offers to upload a chart to its maker's cloud unless told not to; without the address it could not be sent either
+const CONFIG = {
+  displaylogo: false,
+  responsive: true,
+  showSendToCloud: false,
+  plotlyServerURL: "",
+  modeBarButtonsToRemove: ["select2d", "lasso2d", "toImage"],
+};
 
 function trace(
   { name, x, y, right = false, dash = "solid", dots = false, colour = null, width = 1.75, faint = false },

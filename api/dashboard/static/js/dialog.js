@@ -1,6 +1,6 @@
 // Questions in a native <dialog>, and short notes at the edge of the page in live regions for screen readers.
 
-/** Ask a question; resolves to whether the answer was yes. `danger`: the action cannot be undone. */
+/** Ask a question; resolves to whether the answer was yes. `danger`: something ends or is lost. */
 export function confirm({ title, text = "", action = "OK", danger = false }) {
   const dialog = document.createElement("dialog");
   dialog.setAttribute("aria-labelledby", "question");
@@ -34,7 +34,9 @@ export function toast(text, { bad = false, seconds = 6 } = {}) {
   const note = element("div", { className: bad ? "toast bad" : "toast" });
   const close = element("button", { type: "button", className: "quiet", ariaLabel: "Close this note" }, "×");
   close.addEventListener("click", () => note.remove());
-  note.append(element("span", {}, text), close);
+  const said = element("span");
+  said.append(...withCode(text));
+  note.append(said, close);
   place(bad).append(note);
   if (!bad) setTimeout(() => note.remove(), seconds * 1000);
 }
@@ -51,6 +53,10 @@ export function showModal(dialog) {
     dialog.addEventListener("close", end, { once: true });
   });
 }
+
+/** The parts of a message, as nodes and texts: a word between backticks is code. */
+export const withCode = (text) =>
+  text.split(/`([^`]+)`/).map((part, place) => (place % 2 ? element("code", {}, part) : part));
 
 /** One of two live regions. They exist before their first note: a region added together with it is not read out. */
 function place(bad) {

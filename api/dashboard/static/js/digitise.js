@@ -1,5 +1,5 @@
 // Turns a drawing into an image like those that a model was trained on: with the size, position and line width of its
-// dataset. Pixels are integers from 0 (black) to the dataset's white.
+// dataset. Pixels are from 0 (black) to `white`, in the grey levels of those images: fractions where white is 1.
 
 import { trace } from "./pad.js";
 
@@ -14,6 +14,7 @@ export const HOW = {
     "Prepared like scikit-learn's digits: stretched to 20 × 32 dots, usual line width, dots counted in blocks of 4 × 4.",
 };
 
+const GREY_LEVELS = 255; // of MNIST
 const MANNERS = { mnist: likeMnist, digits: likeDigits };
 
 /**
@@ -32,7 +33,7 @@ function likeMnist(strokes, height, width, white) {
   const [massX, massY] = centreOfMass(inkOf(strokes, width, height, pen, at(...middle)));
   const target = [width / 2 + unit / 2, height / 2 + unit / 2];
   const ink = inkOf(strokes, width, height, pen, at(middle[0] + target[0] - massX, middle[1] + target[1] - massY));
-  return ink.map((row) => row.map((value) => Math.round(value * white)));
+  return ink.map((row) => row.map((value) => (Math.round(value * GREY_LEVELS) * white) / GREY_LEVELS));
 }
 
 /**
@@ -51,7 +52,7 @@ function likeDigits(strokes, height, width, white) {
     if (sum(bitmap.map(sum)) < dots) thin = pen;
     else thick = pen;
   }
-  return grid(height, width, (y, x) => Math.round((white * count(bitmap, block * y, block * x, block)) / block ** 2));
+  return grid(height, width, (y, x) => (white * count(bitmap, block * y, block * x, block)) / block ** 2);
 }
 
 /** A map that stretches to `wide` × `tall` in the middle; a straight vertical stroke is not stretched to that width. */

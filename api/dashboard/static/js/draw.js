@@ -6,25 +6,26 @@ import { percent } from "./format.js";
 import { post } from "./http.js";
 import { onKeys } from "./keys.js";
 import { Pad } from "./pad.js";
+import { root } from "./root.js";
 
 const NOTHING = "Nothing is drawn yet";
 const PAUSE_MS = 50; // between two calls: the service limits the rate of each token
+const WHITE = 1; // of the pixels that are sent, with the request, whatever the white of the model's dataset
 const MOST_BARS = 12; // with more classes, only the most likely ones are shown
 
 const ids = ["job", "seen", "said", "heard", "wrong", "bars", "undo", "clear"];
 const [choice, seen, said, heard, wrong, bars, undo, clear] = ids.map((id) => document.getElementById(id));
 const pad = new Pad(document.getElementById("pad"), read);
 
-/** The chosen job: `{id, manner, height, width, white, classes}`. */
+/** The chosen job: `{id, manner, height, width, classes}`. */
 function reader() {
   const { value: id, dataset } = choice.selectedOptions[0];
-  const { manner, height, width, white, classes } = dataset;
+  const { manner, height, width, classes } = dataset;
   return {
     id,
     manner,
     height: Number(height),
     width: Number(width),
-    white: Number(white),
     classes: JSON.parse(classes),
   };
 }
@@ -40,7 +41,7 @@ function read() {
   const drawn = pad.strokes.length > 0;
   undo.disabled = clear.disabled = !drawn;
   drawing += drawn ? 0 : 1;
-  wanted = drawn ? { by, drawing, image: digitise(pad.strokes, by) } : null;
+  wanted = drawn ? { by, drawing, image: digitise(pad.strokes, { ...by, white: WHITE }) } : null;
   showSeen(by, wanted?.image);
   if (!drawn) showNothing(by);
   ask();
@@ -52,7 +53,7 @@ async function ask() {
   for (let asked; wanted && wanted !== asked; ) {
     asked = wanted;
     try {
-      const answer = await post(`/v1/jobs/${asked.by.id}/predict`, { images: [asked.image] });
+      const answer = await post(`/v1/jobs/${asked.by.id}/predict`, { images: [asked.image], white: WHITE });
       if (!isStale(asked)) show(answer.classes, answer.predictions[0]);
       await pause(PAUSE_MS);
     } catch (problem) {
@@ -114,19 +115,19 @@ function barRow() {
   return row;
 }
 
-function showSeen({ height, width, white }, image) {
+function showSeen({ height, width }, image) {
   Object.assign(seen, { width, height });
   if (!image) return;
   const pixels = new ImageData(width, height);
-  image.flat().forEach((value, place) => pixels.data.set([255, 255, 255, (255 * value) / white], 4 * place));
+  image.flat().forEach((value, place) => pixels.data.set([255, 255, 255, (255 * value) / WHITE], 4 * place));
   seen.getContext("2d").putImageData(pixels, 0, 0);
 }
 
 /** The address names the chosen job, so that the page can be shared. */
 function choose() {
   const by = reader();
-  history.replaceState(null, "", `/draw?job=${by.id}`);
-  document.getElementById("about").href = `/jobs/${by.id}`;
+  history.replaceState(null, "", `${root}/draw?job=${by.id}`);
+  document.getElementById("about").href = `${root}/jobs/${by.id}`;
   document.getElementById("how").textContent = HOW[by.manner];
   read();
 }

@@ -1,5 +1,9 @@
 // Calls to the API. An error response is thrown as a `Problem` with the errors of each field.
 
+import { isAway, isBack, showsAway } from "./away.js";
+import { withCode } from "./dialog.js";
+import { root } from "./root.js";
+
 export class Problem extends Error {
   /** `body`: the problem+json of the response; `retryAfter`: seconds until a retry, from the header, or null. */
   constructor(body, retryAfter = null) {
@@ -38,18 +42,26 @@ export const post = (address, json, options) => call("POST", address, { json, ..
 export const newKey = () =>
   [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
 
-/** Like `fetch`, but rejects with a `Problem` unless the status is 2xx. On 401 the page reloads and asks for a token. */
+/**
+ * Like `fetch`, but rejects with a `Problem` unless the status is 2xx. On 401 the page reloads and asks for a token.
+ * `address`: a path of the service, without the root, or a whole URL.
+ */
 export async function request(address, options) {
   let answer;
   try {
-    answer = await fetch(address, options);
+    answer = await fetch(address.startsWith("/") ? root + address : address, options);
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new Problem(AWAY);
+    const problem = new Problem(AWAY);
+    isAway(problem);
+    throw problem;
   }
-  if (answer.ok) return answer;
   if (answer.status === 401) location.reload(); // the page then shows the form to sign in
-  throw await problemOf(answer);
+  const problem = answer.ok ? null : await problemOf(answer);
+  if (problem && showsAway(answer.status, problem)) isAway(problem);
+  else isBack();
+  if (problem) throw problem;
+  return answer;
 }
 
 async function problemOf(answer) {
@@ -58,7 +70,12 @@ async function problemOf(answer) {
     return new Problem(await answer.json(), retryAfter);
   } catch {
     return new Problem(
-      { status: answer.status, title: answer.statusText, detail: `The service answered ${answer.status}.` },
+      {
+        status: answer.status,
+        title: answer.statusText,
+        code: undefined,
+        detail: `The service answered ${answer.status}.`,
+      },
       retryAfter,
     );
   }
@@ -84,7 +101,7 @@ export function showProblem(form, problem) {
     }
   }
   const summary = form.querySelector(".summary");
-  if (summary) summary.textContent = rest.join("; ");
+  if (summary) summary.replaceChildren(...withCode(rest.join("; ")));
   return first;
 }
 
@@ -114,7 +131,7 @@ function fieldAt(form, pointer) {
 
 function mark(field, detail) {
   if (field.hasAttribute("aria-invalid")) {
-    document.getElementById(`${field.id}-wrong`).textContent += `; ${detail}`;
+    document.getElementById(`${field.id}-wrong`).append("; ", ...withCode(detail));
     return;
   }
   field.id ||= `field-${crypto.getRandomValues(new Uint32Array(1))[0]}`;
@@ -122,7 +139,7 @@ function mark(field, detail) {
   message.className = "error";
   message.dataset.error = "";
   message.id = `${field.id}-wrong`;
-  message.textContent = detail;
+  message.append(...withCode(detail));
   (field.closest(".field") ?? field.parentElement).append(message);
   field.setAttribute("aria-invalid", "true");
   field.setAttribute("aria-describedby", `${field.getAttribute("aria-describedby") ?? ""} ${message.id}`.trim());

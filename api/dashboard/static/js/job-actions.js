@@ -4,6 +4,7 @@ import { confirm, toast } from "./dialog.js";
 import { call, newKey, post } from "./http.js";
 import { edit } from "./job-edit.js";
 import { onKeys } from "./keys.js";
+import { root } from "./root.js";
 
 const KEYS = {
   c: "Cancel the job",
@@ -43,15 +44,23 @@ export class Actions {
   async run(action) {
     if (action === "edit") return edit(this.self);
     if (action === "delete") return this.remove();
+    if (action === "cancel" && !(await this.reallyCancel())) return null;
     const job = await post(`${this.self}/${action}`, undefined, { key: newKey() });
-    return action === "reproduce" ? `/jobs/${job.id}` : null;
+    return action === "reproduce" ? `${root}/jobs/${job.id}` : null;
+  }
+
+  reallyCancel() {
+    const text = "It stops; its checkpoints are kept, and Retry continues from them.";
+    return confirm({ title: `Cancel ${nameOfJob()}?`, text, action: "Cancel the job", danger: true });
   }
 
   async remove() {
-    const name = document.querySelector("h1").textContent;
+    const name = nameOfJob();
     const text = "Its log, curves and files are deleted too. This cannot be undone.";
     if (!(await confirm({ title: `Delete ${name}?`, text, action: "Delete", danger: true }))) return null;
     await call("DELETE", this.self);
-    return "/";
+    return `${root}/`;
   }
 }
+
+const nameOfJob = () => document.querySelector("h1").textContent;

@@ -5,7 +5,7 @@ import { number } from "./format.js";
 
 export function showArticle(table, series) {
   if (!table) return;
-  const rows = compare(JSON.parse(table.dataset.figures), series);
+  const rows = compare(JSON.parse(table.dataset.figures), series, JSON.parse(table.dataset.result));
   table.tBodies[0].replaceChildren(
     ...rows.map(([what, theirs, ours]) => {
       const row = element("tr");
@@ -16,8 +16,8 @@ export function showArticle(table, series) {
   );
 }
 
-/** [name, the article's, ours], as in `gradq submit`. Our curves have no point for the accuracy before training. */
-function compare(article, series) {
+/** [name, the article's, ours], as in `gradq show`: ends of curves, and figures of the result if it has them. */
+function compare(article, series, result) {
   const rows = new Map();
   const add = (metric, end, theirs) =>
     rows.set(`${end} ${metric.replace("_", " ")}`, [theirs, series[metric]?.at(end === "first" ? 0 : -1)?.[2]]);
@@ -28,7 +28,7 @@ function compare(article, series) {
     else if (Array.isArray(theirs)) {
       add(name, "first", theirs[0]);
       add(name, "last", theirs.at(-1));
-    } else rows.set(name.replace("_", " "), [theirs, null]);
+    } else if (typeof result[name] === "number") rows.set(name.replace("_", " "), [theirs, result[name]]);
   }
   return [...rows].map(([what, [theirs, ours]]) => [what, theirs, ours]);
 }

@@ -1,9 +1,11 @@
 // The two charts of a job: losses on the left; accuracy, learning rate or speed on the right. The points are loaded once,
 // later ones come one by one from the log stream.
 
+import { save } from "./csv.js";
 import { Curve } from "./curve.js";
+import { toast } from "./dialog.js";
 import { number, percent } from "./format.js";
-import { get } from "./http.js";
+import { get, request } from "./http.js";
 import { showArticle } from "./job-article.js";
 import { sketch } from "./job-sketch.js";
 import { onKeys } from "./keys.js";
@@ -14,6 +16,8 @@ const DRAWN_OF = 1500; // points per line that are kept when there are more than
 const PAINT_MS = 200;
 const NOT_YET = "No points yet. The first is written after 50 steps, or at the end of the first epoch.";
 const NONE = "No points: the job ended before the first was written.";
+const NO_SUCH = "This job has no points of this curve.";
+const NO_SUCH_YET = "This curve has no points yet.";
 const AXES = { step: "step", epoch: "epoch" };
 const LOSSES = [
   { metric: "batch_loss", name: "batch loss", colour: 8, width: 1 },
@@ -111,6 +115,7 @@ export class Charts {
     const { log, axis, right } = this.options;
     const empty = !Object.values(this.series).some((points) => points.length);
     this.says.textContent = empty ? (this.job?.terminal ? NONE : NOT_YET) : "";
+    document.querySelector(".charts").hidden = empty;
     const name = document.querySelector(`#right-metric [value="${right}"]`).textContent;
     this.right.name = name;
     try {
@@ -127,6 +132,10 @@ export class Charts {
     const lines = kinds.flatMap((kind) => this.lines(kind));
     if (curve === this.right && this.options.right === "accuracy") lines.push(...this.articleLine());
     curve.place.setAttribute("aria-label", `${curve.name}, chart. ${this.words(kinds)}`);
+    const none = !lines.length;
+    const side = curve.place.parentElement;
+    for (const part of side.children) part.hidden = part.matches(".none") ? !none : none;
+    if (none) side.querySelector(".none").textContent = this.job?.terminal ? NO_SUCH : NO_SUCH_YET;
     curve.lines = lines; // drawn by scale(), so that the chart is not drawn twice
     await curve.scale(scale);
   }
@@ -134,8 +143,8 @@ export class Charts {
   /** The line of a metric; if smoothed, the raw points of `batch_loss` are drawn pale behind it. */
   lines({ metric, name, colour, width }) {
     const points = this.series[metric] ?? [];
+    if (!points.some(([, , value]) => value !== null)) return []; // a loss that diverged has no value
     const { smoothing } = this.options;
-    if (!points.length) return [];
     const line = (of, more) => ({
       name,
       colour,
@@ -183,6 +192,16 @@ export class Charts {
     showArticle(document.getElementById("article"), this.series);
   }
 
+  /** Save all points, which the service writes as CSV. */
+  async csv() {
+    try {
+      const answer = await request(`${this.self}/metrics`, { headers: { Accept: "text/csv" } });
+      save(await answer.text(), "metrics.csv", "text/csv");
+    } catch (problem) {
+      toast(problem.message, { bad: true });
+    }
+  }
+
   listen() {
     const [log, axis, right, smoothing] = ["log-scale", "along", "right-metric", "smoothing"].map((id) =>
       document.getElementById(id),
@@ -200,6 +219,7 @@ export class Charts {
     });
     for (const button of document.querySelectorAll("[data-png]"))
       button.addEventListener("click", () => this[button.dataset.png].png());
+    document.getElementById("csv").addEventListener("click", () => this.csv());
     onKeys("l", "Loss on a logarithmic scale", () => log.click());
   }
 }

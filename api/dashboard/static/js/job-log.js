@@ -128,7 +128,7 @@ export class Log {
     const row = this.template.cloneNode(true);
     const [time, type, message] = row.children;
     row.dataset.seq = line.seq;
-    row.className = line.level;
+    row.className = `level-${line.level}`; // a word of its own: `error` is the class of error messages
     time.dateTime = line.created_at;
     time.textContent = new Date(line.created_at).toLocaleTimeString([], { hour12: false });
     time.title = line.created_at;

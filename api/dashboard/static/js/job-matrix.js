@@ -3,6 +3,7 @@
 import { element } from "./dialog.js";
 import { number, percent } from "./format.js";
 import { get } from "./http.js";
+import { root } from "./root.js";
 
 const LARGEST = 30; // classes; with more, confusion_matrix.png is shown instead of the table
 const WORST = 8;
@@ -150,7 +151,7 @@ function picture(address) {
   frame.append(
     element("img", {
       className: "picture",
-      src: address.replace(/json$/, "png"),
+      src: root + address.replace(/json$/, "png"),
       alt: "Confusion matrix: true classes in rows, predicted in columns",
     }),
   );

@@ -17,7 +17,7 @@ export class Parts {
   }
 
   async fetch() {
-    const answer = await request(location.pathname, { headers: { Accept: "text/html" }, cache: "no-store" });
+    const answer = await request(location.href, { headers: { Accept: "text/html" }, cache: "no-store" });
     const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
     document.title = fresh.title;
     let changed = false;

@@ -10,7 +10,9 @@ export function showProgress(progress) {
     share: `${progress.percent.toFixed(1)}\u202f%`,
     epoch: `epoch ${number(progress.epoch)} of ${number(progress.epochs)}`,
     step: `step ${number(progress.step)} of ${number(progress.total_steps)}`,
-    speed: `${number(Number(progress.examples_per_second.toPrecision(3)))} examples/s`,
+    speed: progress.examples_per_second
+      ? `${number(Number(progress.examples_per_second.toPrecision(3)))} examples/s`
+      : "",
     left: progress.eta_seconds === null ? "" : `${duration(progress.eta_seconds)} left`,
   };
   for (const [name, text] of Object.entries(words)) document.querySelector(`[data-live="${name}"]`).textContent = text;

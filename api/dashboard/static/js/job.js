@@ -10,18 +10,19 @@ import "./copy.js";
 import { moment } from "./format.js";
 import { get } from "./http.js";
 import { poll } from "./poll.js";
+import { root } from "./root.js";
 import { followLog } from "./stream.js";
 
 const ASK_MS = 1500;
 
-const root = document.getElementById("job");
-const self = root.dataset.self;
+const main = document.getElementById("job");
+const self = main.dataset.self;
 const said = document.getElementById("said");
 const parts = new Parts(shown);
 const log = new Log(`${self}/events`);
 const charts = document.getElementById("loss-chart") && new Charts(self);
-let cursor = Number(root.dataset.cursor);
-let status = root.dataset.status;
+let cursor = Number(main.dataset.cursor);
+let status = main.dataset.status;
 let known = null; // the last job object as JSON, without its progress
 let asking = null;
 let unfollow = null;
@@ -83,10 +84,10 @@ function gone() {
   notice.className = "notice bad";
   notice.textContent = "This job has been deleted. ";
   const way = document.createElement("a");
-  way.href = "/";
+  way.href = `${root}/`;
   way.textContent = "All jobs";
   notice.append(way);
-  root.querySelector(".notices").replaceChildren(notice);
+  main.querySelector(".notices").replaceChildren(notice);
 }
 
 /** Add what scripts write into the parts that the server rendered. */
@@ -96,6 +97,6 @@ function shown() {
   showMatrix(document.getElementById("matrix"));
 }
 
-new Actions(root, self, watch);
+new Actions(main, self, watch);
 shown();
 watch();

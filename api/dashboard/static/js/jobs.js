@@ -5,10 +5,16 @@ import { confirm, toast } from "./dialog.js";
 import { number } from "./format.js";
 import { request } from "./http.js";
 import { onKeys } from "./keys.js";
+import { root } from "./root.js";
 import { follow } from "./stream.js";
 
 const MOST_COMPARED = 12;
 const DONE = { cancel: "cancelled", retry: "queued again", delete: "deleted" };
+const STATES_OF = {
+  cancel: ["queued", "running", "paused"],
+  retry: ["failed", "cancelled"],
+  delete: ["succeeded", "failed", "cancelled"],
+}; // buttons of the status filter whose jobs an action applies to
 const STATES = {
   live: "live",
   polling: "live, every few seconds",
@@ -78,10 +84,7 @@ async function readAnew() {
   const page = await read(location.href);
   const fresh = [...page.querySelectorAll("#rows > tr")];
   const counts = Object.fromEntries(
-    [...page.querySelectorAll("[data-count]")].map((label) => [
-      label.dataset.count,
-      Number(label.textContent.replace(/\D/g, "")),
-    ]),
+    [...page.querySelectorAll("[data-count]")].map((label) => [label.dataset.count, countOf(label)]),
   );
   return [
     ...fresh.map((row) => ({ type: "row", id: null, data: { id: row.id, html: row.outerHTML } })),
@@ -115,7 +118,13 @@ async function go(address, { push = true } = {}) {
   for (const hidden of document.querySelectorAll("#search [type=hidden]")) hidden.remove();
   $("search").prepend(...page.querySelectorAll("#search [type=hidden]"));
   const [field, fresh] = [document, page].map((of) => of.querySelector("#search [type=search]"));
-  if (document.activeElement !== field) field.value = fresh.value;
+  if (!push || document.activeElement !== field) field.value = fresh.value; // not while the next search is typed
+  $("search").querySelector("details").open = page.querySelector("#search details").open;
+  for (const at of $("search").querySelectorAll("[data-at]")) {
+    at.dataset.at = page.querySelector(`#search [name=${at.name}]`).dataset.at;
+    at.value = "";
+    fillIn(at);
+  }
   count();
   listen();
 }
@@ -125,7 +134,9 @@ function search() {
   for (const [name, value] of new FormData($("search"))) {
     if (value) query.set(name, name.startsWith("created_") ? new Date(value).toISOString() : value);
   }
-  return go(`/?${query}`);
+  const address = new URL($("search").action);
+  address.search = query;
+  return go(address.href);
 }
 
 /** Set a datetime-local field, which is in local time, from the UTC time in its `data-at`. */
@@ -166,7 +177,7 @@ const suited = (action) => picked().filter((row) => row.dataset.actions.split(" 
 
 async function act(action) {
   const chosen = everything ? picked() : suited(action);
-  if (chosen.length === 0 || (action === "delete" && !(await reallyDelete(chosen)))) return;
+  if (chosen.length === 0 || !(await really(action, chosen))) return;
   try {
     report(
       action,
@@ -185,18 +196,49 @@ async function act(action) {
 function compare() {
   const ids = picked().map((row) => row.id);
   if (!everything && ids.length >= 2 && ids.length <= MOST_COMPARED)
-    location.href = `/compare?${ids.map((id) => `job=${id}`).join("&")}`;
+    location.href = `${root}/compare?${ids.map((id) => `job=${id}`).join("&")}`;
 }
 
-function reallyDelete(chosen) {
-  const what = everything
-    ? "all matching jobs that have ended"
-    : chosen.length === 1
-      ? chosen[0].dataset.name
-      : `${chosen.length} jobs`;
-  const text = "Logs, files and checkpoints are deleted too. This cannot be undone.";
-  return confirm({ title: `Delete ${what}?`, text, action: "Delete", danger: true });
+const QUESTIONS = {
+  cancel: { action: "Cancel", text: "Running jobs stop; their checkpoints are kept, and Retry continues from them." },
+  retry: { action: "Retry", text: "They are queued again, and continue from their last checkpoints." },
+  delete: { action: "Delete", text: "Logs, files and checkpoints are deleted too. This cannot be undone." },
+};
+
+/** The row that had the focus may have been replaced while a question was open. */
+function focusAgain(id) {
+  if (document.activeElement === document.body) $(id)?.querySelector(".name a").focus({ preventScroll: true });
 }
+
+/** Ask before an action, and say to how many jobs it applies; one job is retried without a question. */
+async function really(action, chosen) {
+  if (action === "retry" && chosen.length === 1 && !everything) return true;
+  const { action: word, text } = QUESTIONS[action];
+  const count = everything ? matching(action) : chosen.length;
+  const jobs = count === 1 ? "1 job" : `${number(count)} jobs`;
+  const all = count === 1 ? "the only job that matches" : `all ${jobs} that match`;
+  const what = everything ? all : count === 1 ? chosen[0].dataset.name : jobs;
+  const row = rows().find((one) => one.contains(document.activeElement));
+  const yes = await confirm({
+    title: `${word} ${what}?`,
+    text,
+    action: `${word} ${count === 1 ? "the job" : jobs}`,
+    danger: action !== "retry",
+  });
+  if (row) focusAgain(row.id);
+  return yes;
+}
+
+/** The number of jobs on all pages of the list that an action applies to. */
+function matching(action) {
+  const labels = [...document.querySelectorAll("[data-count]")];
+  const chosen = labels.filter((label) => label.closest("[aria-current]"));
+  return (chosen.length ? chosen : labels)
+    .filter((label) => STATES_OF[action].includes(label.dataset.count))
+    .reduce((sum, label) => sum + countOf(label), 0);
+}
+
+const countOf = (label) => Number(label.textContent.replace(/\D/g, ""));
 
 /** Show the outcomes of a bulk action. */
 function report(action, answer) {
@@ -248,7 +290,7 @@ document.addEventListener("change", ({ target }) => {
   if (target.closest(".pick")) count();
 });
 document.addEventListener("click", (event) => {
-  const link = event.target.closest("#list .pill, #list .paging a, #list .chip, #none a[href='/']");
+  const link = event.target.closest("#list .pill, #list .paging a, #list .chip, #none a.all");
   if (!link || event.ctrlKey || event.metaKey || event.shiftKey) return;
   event.preventDefault();
   go(link.href);
@@ -275,9 +317,11 @@ onKeys("j", "Next job", () => step(1));
 onKeys("k", "Previous job", () => step(-1));
 onKeys("x", "Select or deselect this job", pickHere);
 onKeys("v", "Compare the selected jobs", compare);
-onKeys("c", "Cancel the selected jobs", () => actHere("cancel"));
-onKeys("r", "Retry the selected jobs", () => actHere("retry"));
-onKeys("#", "Delete the selected jobs", () => actHere("delete"));
-onKeys("n", "New job", () => (location.href = "/submit"));
+if (!("readOnly" in document.documentElement.dataset)) {
+  onKeys("c", "Cancel the selected jobs", () => actHere("cancel"));
+  onKeys("r", "Retry the selected jobs", () => actHere("retry"));
+  onKeys("#", "Delete the selected jobs", () => actHere("delete"));
+  onKeys("n", "New job", () => (location.href = `${root}/submit`));
+}
 count();
 listen();

@@ -1,8 +1,10 @@
 // The Learn page: requests a walk, waits for it, and moves from stage to stage. The server renders the numbers.
 
-import { toast } from "./dialog.js";
+import { toast, withCode } from "./dialog.js";
 import { clearProblem, get, isFinal, post, showProblem } from "./http.js";
 import { onKeys } from "./keys.js";
+import { root } from "./root.js";
+import { isVisible, untilHidden } from "./visible.js";
 
 const HOLD_SECONDS = 20; // of a long poll for the end of a walk
 const form = document.getElementById("ask");
@@ -33,11 +35,12 @@ function netOf() {
 
 async function walk() {
   const button = field("go");
+  if (button.disabled) return; // it is sent already, or the token may only read
   clearProblem(form);
   button.disabled = true;
   try {
     const job = await post("/v1/walks", specOf());
-    location.assign(`/learn?job=${job.id}`);
+    location.assign(`${root}/learn?job=${job.id}`);
   } catch (problem) {
     button.disabled = false;
     showProblem(form, problem)?.focus();
@@ -77,14 +80,18 @@ onKeys("w", "Walk", walk);
 
 // --- a walk that has not ended ----------------------------------------------------------------------------------------
 
+/** By long polls, which a hidden page does not hold: a browser has six connections per host for all of its pages. */
 async function wait(job) {
   for (let hold = 0; ; hold = HOLD_SECONDS) {
+    await isVisible();
+    const signal = untilHidden();
     // the first poll returns at once with the reason for waiting
     try {
-      const now = await get(`/v1/jobs/${job}?wait=${hold}&until=terminal`);
+      const now = await get(`/v1/jobs/${job}?wait=${hold}&until=terminal`, { signal });
       if (now.terminal) return location.reload();
-      field("why").textContent = now.queue?.reason?.detail ?? "The walk has not ended yet.";
+      field("why").replaceChildren(...withCode(now.queue?.reason?.detail ?? "The walk has not ended yet."));
     } catch (problem) {
+      if (signal.aborted) continue;
       if (isFinal(problem)) return toast(problem.message, { bad: true });
       await new Promise((done) => setTimeout(done, 1000 * (problem.retryAfter ?? 2)));
     }

@@ -4,6 +4,8 @@ import { prepareNotes } from "./dialog.js";
 import { ago, moment } from "./format.js";
 import { call } from "./http.js";
 import { onKeys, showKeys } from "./keys.js";
+import { hintAtMore } from "./more.js";
+import { root } from "./root.js";
 
 const YEAR_SECONDS = 31536000;
 
@@ -11,7 +13,7 @@ function chooseTheme(name) {
   if (name) document.documentElement.dataset.theme = name;
   else delete document.documentElement.dataset.theme;
   // a cookie, so that the server renders the next page in this theme and it does not flash
-  document.cookie = `gradq_theme=${name}; path=/; max-age=${name ? YEAR_SECONDS : 0}; samesite=strict`;
+  document.cookie = `gradq_theme=${name}; path=${root || "/"}; max-age=${name ? YEAR_SECONDS : 0}; samesite=strict`;
   document.dispatchEvent(new Event("themechange"));
 }
 
@@ -26,7 +28,7 @@ function growAges() {
 
 async function signOut() {
   await call("DELETE", "/session");
-  location.href = "/"; // which asks for a token
+  location.href = `${root}/`; // which asks for a token
 }
 
 prepareNotes();
@@ -41,5 +43,6 @@ document.querySelector("nav [aria-current]")?.scrollIntoView({ block: "nearest",
 onKeys("?", "Keyboard shortcuts", showKeys);
 document.getElementById("help").addEventListener("click", showKeys);
 document.getElementById("sign-out")?.addEventListener("click", signOut);
+hintAtMore();
 growAges();
 setInterval(growAges, 1000);

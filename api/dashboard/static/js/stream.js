@@ -1,12 +1,14 @@
-// Server-sent events from a cursor, reconnected after each break, with polling where no stream is free. A hidden page
-// holds no stream: a browser has six connections per host for all of its tabs.
+// Server-sent events from a cursor, reconnected after each break, with polling where no stream is free. A browser has six
+// connections per host for all of its pages, so a hidden page holds no stream, and no more than three visible ones do.
 
 import { get, isFinal, request } from "./http.js";
+import { isVisible } from "./visible.js";
 
 const FIRST_PAUSE_MS = 500;
 const LONGEST_PAUSE_MS = 15000;
 const POLL_MS = 3000;
 const POLLS = 5; // polls before the stream is tried again
+const STREAMS = 3; // of all visible pages of a browser: the other connections are for loading pages and for calls
 
 /**
  * Follow `address`. `onEvent({type, id, data})` is called for each event, with `data` parsed; the event `end` is the
@@ -49,9 +51,12 @@ export function follow(address, { onEvent, onState = () => {}, after = null, pol
 
   async function run() {
     while (!over) {
-      await seen();
+      await isVisible();
       cut = new AbortController();
+      const free = await takePlace();
+      if (over) return free?.();
       try {
+        if (!free && poll) throw NO_PLACE;
         await read();
       } catch (error) {
         if (over) return;
@@ -63,6 +68,8 @@ export function follow(address, { onEvent, onState = () => {}, after = null, pol
         }
         onState("away");
         await pause((error.retryAfter ?? 0) * 1000, cut.signal);
+      } finally {
+        free?.();
       }
       await pause(Math.min(FIRST_PAUSE_MS * 2 ** failures, LONGEST_PAUSE_MS), cut.signal);
       failures += 1;
@@ -84,6 +91,29 @@ export function follow(address, { onEvent, onState = () => {}, after = null, pol
   addEventListener("pagehide", leave);
   run();
   return () => stop(null);
+}
+
+const NO_PLACE = { status: 0, code: "too_many_streams" };
+
+/** Resolves to a function that frees the place of a stream, or to null if other pages hold all places. */
+async function takePlace() {
+  try {
+    for (let place = 1; place <= STREAMS; place += 1) {
+      const free = await lock(`gradq stream ${place}`);
+      if (free) return free;
+    }
+    return null;
+  } catch {
+    return () => {}; // without https, except on this machine, a browser has no locks
+  }
+}
+
+/** Resolves to a function that frees the lock, or to null if another page holds it. */
+function lock(name) {
+  return new Promise((done, failed) => {
+    const held = (found) => (found ? new Promise((free) => done(free)) : done(null));
+    navigator.locks.request(name, { ifAvailable: true }, held).catch(failed);
+  });
 }
 
 /** Follow a job's log at `links.events` of the job. Without a stream its pages are polled. */
@@ -130,18 +160,6 @@ function parse(block) {
     if (name === "data") event.data += value;
   }
   return event.data ? { ...event, data: JSON.parse(event.data) } : null;
-}
-
-/** Resolves when the page is visible. */
-function seen() {
-  if (!document.hidden) return Promise.resolve();
-  return new Promise((done) => {
-    document.addEventListener("visibilitychange", function look() {
-      if (document.hidden) return;
-      document.removeEventListener("visibilitychange", look);
-      done();
-    });
-  });
 }
 
 /** Resolves after `ms`, or when the signal is aborted. */

@@ -3,6 +3,7 @@
 import { toast } from "./dialog.js";
 import { duration, number, size } from "./format.js";
 import { clearProblem, isFinal, post, showProblem } from "./http.js";
+import { root } from "./root.js";
 import * as snippets from "./snippets.js";
 import { enliven, read, unsendable } from "./spec_form.js";
 
@@ -85,7 +86,7 @@ function write(texts) {
 
 function showCode() {
   const chosen = form.querySelector("[data-form][aria-pressed=true]").dataset.form;
-  code.textContent = snippets[chosen](read(form), location.origin, "signedIn" in form.dataset);
+  code.textContent = snippets[chosen](read(form), location.origin + root, "signedIn" in form.dataset);
 }
 
 function chooseCode(button) {
@@ -129,7 +130,7 @@ async function submit(event) {
     refuseUnsendable();
     const body = read(form);
     const job = await post("/v1/jobs", body, { key: keyFor(body) });
-    location.assign(`/jobs/${job.id}`);
+    location.assign(`${root}/jobs/${job.id}`);
   } catch (error) {
     send.disabled = false;
     (showWrong(error) ?? send).focus();

@@ -2,7 +2,8 @@
 
 import "./copy.js";
 import { age } from "./age.js";
-import { element } from "./dialog.js";
+import { isAway } from "./away.js";
+import { element, withCode } from "./dialog.js";
 import { number } from "./format.js";
 import { get } from "./http.js";
 import { poll } from "./poll.js";
@@ -19,7 +20,7 @@ const at = (id) => document.getElementById(id);
 async function look(signal) {
   const state = await readiness(signal);
   showService(state);
-  if (state.database !== "ok") return;
+  if (state.database !== "ok") throw state;
   const asked = ["/v1/workers", "/v1/queues", "/v1/datasets", RUNNING].map((address) => get(address, { signal }));
   const [workers, queues, datasets, running] = (await Promise.all(asked)).map(({ data }) => data);
   showWorkers(workers, running);
@@ -70,16 +71,14 @@ function queueRow(queue) {
 
 function reasonsCell(reasons) {
   const cell = element("td", { className: "reasons" });
-  for (const { detail, jobs } of reasons)
-    cell.append(element("div", {}, `${number(jobs)} ${jobs === 1 ? "job" : "jobs"}: ${detail}`));
+  for (const { detail, jobs } of reasons) {
+    const line = element("div");
+    line.append(`${number(jobs)} ${jobs === 1 ? "job" : "jobs"}: `, ...withCode(detail));
+    cell.append(line);
+  }
   if (!reasons.length) cell.append("–");
   return cell;
 }
 
-function away(state, problem) {
-  at("away").hidden = state === "live";
-  at("away").textContent = state === "live" ? "" : `${problem.message} The page shows the last known state; retrying.`;
-}
-
-const news = poll(POLL_MS, look, away);
-prepareUpload(at("upload"), news.now);
+const news = poll(POLL_MS, look, (state, problem) => state === "live" || isAway(problem));
+if (at("upload")) prepareUpload(at("upload"), news.now);

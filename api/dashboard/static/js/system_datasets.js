@@ -4,6 +4,7 @@ import { age } from "./age.js";
 import { confirm, element, toast } from "./dialog.js";
 import { number, size } from "./format.js";
 import { call } from "./http.js";
+import { root } from "./root.js";
 import { showRows } from "./rows.js";
 
 /** `onGone` is called after a dataset was deleted. */
@@ -14,7 +15,7 @@ export function showDatasets(datasets, onGone) {
 
 function datasetRow(dataset, onGone) {
   const row = element("tr");
-  row.append(nameCell(dataset), imagesCell(dataset), classesCell(dataset.classes));
+  row.append(nameCell(dataset), imagesCell(dataset), classesCell(dataset));
   for (const count of [dataset.train_examples, dataset.test_examples])
     row.append(element("td", { className: "number" }, number(count)));
   row.append(element("td", { className: "number" }, dataset.size_bytes === null ? "–" : size(dataset.size_bytes)));
@@ -68,20 +69,45 @@ function imagesCell({ shape: [channels, height, width], dtype }) {
   return cell;
 }
 
-function classesCell(classes) {
+function classesCell(dataset) {
+  const { name, classes, links } = dataset;
   const cell = element("td");
   const folded = element("details");
   folded.append(
     element("summary", {}, number(classes.length)),
-    element("p", { className: "classes" }, classes.join(", ")),
+    countsList(dataset),
+    element("p", { className: "help muted" }, pixelsText(dataset)),
   );
+  if (links.samples) {
+    const alt = `The first training images of ${name}, one row per class in this order`;
+    folded.append(element("img", { className: "samples", loading: "lazy", src: root + links.samples, alt }));
+  }
   cell.append(folded);
   return cell;
 }
 
+function countsList({ name, classes, counts }) {
+  if (!counts) return element("p", { className: "classes" }, classes.join(", "));
+  const list = element("ul", { className: "classes counts", tabIndex: 0, ariaLabel: `Images per class of ${name}` });
+  classes.forEach((label, i) => {
+    const line = element("li");
+    const text = `: ${number(counts.train[i])} training, ${number(counts.test[i])} test`;
+    line.append(element("strong", {}, label), text);
+    list.append(line);
+  });
+  return list;
+}
+
+/** "white 255; mean 0.131, deviation 0.308 of pixels from 0 to 1", with a mean and a deviation per channel. */
+function pixelsText({ white, mean, std }) {
+  if (!mean) return `white ${white}`;
+  const [middle, spread] = [mean, std].map((values) => values.map((value) => value.toFixed(3)).join(" · "));
+  return `white ${white}; mean ${middle}, deviation ${spread} of pixels from 0 to 1`;
+}
+
 function deleteCell(dataset, onGone) {
   const cell = element("td", { className: "number" });
-  if (dataset.source !== "upload") return cell;
+  if (dataset.source !== "upload" || "readOnly" in document.documentElement.dataset) return cell;
   const button = element(
     "button",
     { type: "button", className: "danger", ariaLabel: `Delete ${dataset.name}` },

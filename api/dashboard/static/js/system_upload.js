@@ -12,7 +12,7 @@ const PARTS = {
   test_images: "test images (IDX)",
   test_labels: "test labels (IDX)",
 };
-const OPTIONS = ["name", "test_fraction", "seed", "size"];
+const OPTIONS = ["name", "test_fraction", "seed", "size", "white"];
 
 /** `onStored` is called after a dataset was stored. */
 export function prepareUpload(form, onStored) {
@@ -111,12 +111,13 @@ export function prepareUpload(form, onStored) {
     say(at("bytes"), sent < total ? `${size(sent)} of ${size(total)}` : size(total));
   }
 
-  function stored({ name, train_examples: train, test_examples: test }, before) {
+  function stored({ name, train_examples: train, test_examples: test, warnings }, before) {
     toast(
       before
         ? `This dataset is stored already, as ${name}.`
         : `${name} was stored: ${number(train)} training images, ${number(test)} test images.`,
     );
+    for (const warning of warnings) toast(`${name}: ${warning}`, { bad: true });
     for (const { line } of chosen.splice(0)) line.remove();
     form.reset();
     changed();

@@ -3,6 +3,7 @@
 import { age } from "./age.js";
 import { element } from "./dialog.js";
 import { number, size } from "./format.js";
+import { root } from "./root.js";
 import { showRows } from "./rows.js";
 
 const at = (id) => document.getElementById(id);
@@ -72,7 +73,7 @@ function jobsCell(running, others) {
   const cell = element("td");
   for (const { id, name, since } of running) {
     const line = element("div", { className: "runs" });
-    line.append(element("a", { href: `/jobs/${id}` }, name));
+    line.append(element("a", { href: `${root}/jobs/${id}` }, name));
     if (since) line.append(" ", element("span", { className: "muted" }, "for "), age(since));
     cell.append(line);
   }

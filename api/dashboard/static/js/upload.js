@@ -1,6 +1,7 @@
 // Sends a form with files, by XMLHttpRequest, since fetch does not report upload progress.
 
 import { Problem } from "./http.js";
+import { root } from "./root.js";
 
 /**
  * POST `form` (FormData) to `address`. Resolves to `{status, json}` of the response, or rejects with a `Problem`.
@@ -10,7 +11,7 @@ export function upload(address, form, { onProgress, signal }) {
   return new Promise((done, failed) => {
     const request = new XMLHttpRequest();
     let sent = 0;
-    request.open("POST", address);
+    request.open("POST", root + address);
     request.setRequestHeader("Accept", "application/json");
     request.responseType = "json";
     request.upload.addEventListener("progress", ({ loaded, total }) => {

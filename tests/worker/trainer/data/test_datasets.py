@@ -13,8 +13,9 @@ from shared.datasets.catalog import DATASETS
 from shared.errors import DataError
 from shared.spec.job_spec import JobSpec
 from worker.trainer.data import datasets
-from worker.trainer.data.datasets import ShuffledBatches, read_idx, split
+from worker.trainer.data.datasets import ShuffledBatches, read_idx
 from worker.trainer.data.normalization import measure
+from worker.trainer.data.splits import split
 
 CPU = torch.device("cpu")
 MNIST = DATASETS["mnist"]
@@ -56,6 +57,22 @@ def test_digits_splits_share_no_image_and_leave_none_out():
     assert len(set(map(bytes, whole))) == 1797  # so no image of the test split is one of the training split either
 
 
+def test_digits_are_those_of_scikit_learn_with_their_labels():
+    from sklearn.datasets import load_digits
+
+    bunch, pixels = load_digits(), datasets.load_digits()
+    theirs = dict(zip(map(bytes, bunch.data.astype(np.float32)), bunch.target.tolist(), strict=True))
+    for images, labels in ((pixels.train_images, pixels.train_labels), (pixels.test_images, pixels.test_labels)):
+        assert (images.dtype, labels.dtype, images.shape[1:]) == (torch.float32, torch.int64, (1, 8, 8))
+        assert [theirs[bytes(image)] for image in images.flatten(1).numpy()] == labels.tolist()
+
+
+def test_digits_without_scikit_learn_are_an_error_that_names_it(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(DataError, match="scikit-learn, which is not installed"):
+        datasets.load_digits()
+
+
 # --- normalization ----------------------------------------------------------------------------------------------------
 
 
@@ -83,7 +100,38 @@ def test_a_channel_without_contrast_stays_finite(kind):
         images = torch.full((64, 1, 7, 7), value, dtype=kind)
         normalization = measure(images, 255.0)
         assert normalization.apply(images).isfinite().all(), value
-        assert normalization.std[0] < 1e-6, value
+        assert normalization.std == [1], value
+        assert normalization.apply(images.float() + 1).abs().max() < 0.01, value  # one grey level is one grey level
+
+
+@pytest.mark.parametrize("channel", [0, 1, 2])
+@pytest.mark.parametrize("value", [0.0, 1 / 3, 0.1, 1.0])
+def test_one_constant_channel_leaves_the_others_as_they_are(channel, value):
+    images = torch.rand(40, 3, 5, 4, generator=torch.Generator().manual_seed(3))
+    without = measure(images, 1.0)
+    images[:, channel] = value
+    normalization = measure(images, 1.0)
+    assert normalization.std[channel] == 1
+    others = [i for i in range(3) if i != channel]
+    assert [normalization.std[i] for i in others] == [without.std[i] for i in others]
+
+
+def test_a_channel_in_which_one_pixel_differs_has_its_own_deviation():
+    images = torch.full((50, 2, 6, 6), 7, dtype=torch.uint8)
+    images[3, 1, 2, 2] = 8
+    assert measure(images, 255.0).std == pytest.approx([1, (1799 / 1800**2) ** 0.5 / 255], rel=1e-6)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+@pytest.mark.parametrize("kind", [torch.float16, torch.float32, torch.float64])
+def test_statistics_are_in_float64_in_each_layout_and_type(monkeypatch, layout, kind):
+    images = torch.rand(300, 3, 12, 10, generator=torch.Generator().manual_seed(5)).add(1000).to(kind)
+    expected = images.double()
+    images = images.contiguous(memory_format=layout)
+    monkeypatch.setattr("worker.trainer.data.normalization.CHUNK_VALUES", 7000)
+    normalization = measure(images, 4.0)
+    assert normalization.mean == pytest.approx((expected.mean((0, 2, 3)) / 4).tolist(), rel=1e-12)
+    assert normalization.std == pytest.approx((expected.std((0, 2, 3), unbiased=False) / 4).tolist(), rel=1e-9)
 
 
 @pytest.mark.mnist
@@ -97,12 +145,6 @@ def test_mnist_has_the_mean_and_the_deviation_that_everybody_knows(mnist_dir):
 
 
 # --- splits -----------------------------------------------------------------------------------------------------------
-
-
-def test_a_fraction_of_the_training_split_is_held_out():
-    train, val = split(1000, 0.25, seed=7)
-    assert (len(train), len(val)) == (750, 250)
-    assert sorted(torch.cat([train, val]).tolist()) == list(range(1000))
 
 
 def test_the_held_out_examples_depend_on_the_seed_alone():
@@ -135,7 +177,7 @@ def same(some, others):
 
 def test_every_example_comes_once_an_epoch():
     loaded = prepared(batch_size=100)
-    held_out = split(1617, 0.1, seed=7)[1].tolist()
+    held_out = split(datasets.load_digits().train_labels, 0.1, seed=7)[1].tolist()
     for epoch in (1, 2):
         order = loaded.train.order.order(epoch).tolist()
         assert sorted(order + held_out) == list(range(1617))

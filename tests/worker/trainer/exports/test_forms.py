@@ -144,6 +144,19 @@ def test_every_form_of_every_net_answers_as_torch_does(exported, net):
     assert measured["forms"]["model.pt"]["max_probability_difference"] == 0
 
 
+def label_of(made: Exported, picture: str) -> str:
+    """The class that numpy gives a picture in docs/."""
+    model = inference.load(made.folder)
+    content = (Path(__file__).parents[4] / "docs" / picture).read_bytes()
+    label: str = model.answer(inference.fitted(inference.read_png(content), model.shape)[None])[0]["class"]
+    return label
+
+
+@pytest.mark.parametrize("net", ["linear", "mlp"])
+def test_the_picture_of_the_readme_is_a_seven_for_a_model_of_digits(exported, net):
+    assert label_of(exported(net, steps=200), "seven.png") == "7"
+
+
 @pytest.mark.mnist
 @pytest.mark.parametrize("net", ["mlp", pytest.param("cnn", marks=pytest.mark.long)])
 def test_every_form_labels_all_of_mnist_as_torch_does(exported, mnist_dir, net):
@@ -151,6 +164,7 @@ def test_every_form_labels_all_of_mnist_as_torch_does(exported, mnist_dir, net):
     assert (made.logits.argmax(1) == made.data.test_labels).float().mean() > 0.9
     made.assert_agrees(by_numpy(made.folder, made.pixels))
     made.assert_agrees(by_onnx(made.folder, made.pixels))
+    assert label_of(made, "seven-mnist.png") == "7"
     measured = made.parity()
     assert measured["test_examples"] == 10_000
     assert measured["examples"] == (10_000 if net == "mlp" else 268)  # a convolution costs a hundred times as much

@@ -52,6 +52,29 @@ def test_the_sheet_of_predictions_shows_the_images_and_marks_mistakes():
     assert few.height < right.height
 
 
+@pytest.mark.parametrize(
+    ("labels", "most", "shown"),
+    [
+        ([0, 0, 0, 0, 1, 1, 2, 2], 6, [0, 1, 2, 0, 1, 2]),  # sorted by class, as folders give them
+        ([2, 1, 0, 2, 1, 0], 4, [0, 1, 2, 0]),
+        ([0] * 90 + [1] * 3, 40, [0, 1] * 3 + [0] * 34),  # a rare class is shown as often as there are images of it
+        ([5, 3, 5], 40, [3, 5, 5]),  # classes without test images, and fewer images than places
+        ([7], 40, [7]),
+        (list(range(100)), 40, list(range(40))),
+    ],
+)
+def test_the_images_of_predictions_are_balanced_over_the_classes(labels, most, shown):
+    true = torch.tensor(labels)
+    places = pictures.balanced(true, most)
+    assert true[places].tolist() == shown
+    assert len(set(places.tolist())) == len(places)
+    for label in set(shown):  # the first images of each class
+        assert (
+            places[true[places] == label].tolist()
+            == [i for i, at in enumerate(labels) if at == label][: shown.count(label)]
+        )
+
+
 def test_an_image_stands_on_the_sheet_pixel_by_pixel():
     data, true = toy(1, (1, 8, 8), DIGITS), torch.zeros(1, dtype=torch.int64)
     sheet = pixels(pictures.predictions(data, true, true))

@@ -1,0 +1,248 @@
+"""Which folders of a zip are splits, which are classes, and which names of files and folders are passed over."""
+
+from __future__ import annotations
+
+import struct
+import unicodedata
+import zipfile
+import zlib
+from pathlib import Path
+
+import pytest
+from support.images import npy, pixels
+
+from api.uploads import archive as zips
+from api.uploads import npz
+from api.uploads.budget import Budget
+from api.uploads.layout import Layout, layout, roles_of
+from api.uploads.system_files import is_system
+from shared.errors import UnusableUpload
+
+
+def packed(tmp_path: Path, names: list[str | zipfile.ZipInfo], content: bytes = b"x") -> Path:
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in names:
+            archive.writestr(name, content)
+    return path
+
+
+@pytest.fixture
+def found(tmp_path):
+    """The layout of a zip with entries of these names."""
+
+    def read(*names: str | zipfile.ZipInfo) -> Layout:
+        with zips.opened(packed(tmp_path, list(names))) as archive:
+            return layout(archive)
+
+    return read
+
+
+@pytest.fixture
+def refusal(found):
+    def read(*names: str) -> str:
+        with pytest.raises(UnusableUpload) as refused:
+            found(*names)
+        assert refused.value.code == "unknown_format"
+        return refused.value.detail
+
+    return read
+
+
+def tree(*tops: str, inner: tuple[str, ...] = ("0", "1"), n: int = 2) -> list[str]:
+    return [f"{top}/{folder}/{i}.png" for top in tops for folder in inner for i in range(n)]
+
+
+class TestSplits:
+    @pytest.mark.parametrize(
+        ("train", "test"),
+        [
+            *(("training", "testing"), ("Train", "Test"), ("TRAIN", "TEST"), ("Training", "Test")),
+            *(("training_set", "test_set"), ("trainset", "testset"), ("train_images", "test_images")),
+            *(("seg_train", "seg_test"), ("trn", "tst"), ("train", "testing"), ("training", "test")),
+            *(("mnist-train", "mnist-test"), ("TrainImages", "TestImages"), ("train data", "test data")),
+            *(
+                ("Training Set 2019", "Test Set 2019"),
+                ("train2017", "test2017"),
+                ("asl_alphabet_train", "asl_alphabet_test"),
+            ),
+        ],
+    )
+    @pytest.mark.parametrize("above", ["", "data/"])
+    def test_two_folders_named_for_training_and_testing_are_the_splits(self, found, train, test, above):
+        held_out = [f"{above}{test}/{c}/9.png" for c in "01"]
+        layout = found(*(above + name for name in tree(train)), *held_out)
+        assert (layout.classes, layout.split) == (["0", "1"], True)
+        assert [picture.entry.filename for picture in layout.pictures if picture.held_out] == held_out
+        assert [picture.label for picture in layout.pictures] == [0, 0, 1, 1, 0, 1]
+
+    @pytest.mark.parametrize(
+        ("tops", "action"),
+        [
+            (("train", "eval"), "into 'test'"),
+            (("train", "holdout"), "leave out 'holdout'"),
+            (("Train", "Val"), "leave out 'Val'"),
+            (("train", "hold_out"), "leave out 'hold_out'"),
+            (("train", "test", "valid"), "put the images of 'valid' into 'train'"),
+            (("Training", "Testing", "annotations"), "leave out 'annotations'"),
+            (("train", "test", "unlabelled", "docs"), "leave out 'docs', 'unlabelled'"),
+            (("train-1", "train-2", "test"), "merge 'train-1', 'train-2'"),
+            (("test", "val"), "name them 'train' and 'test'"),
+            (("entrenamiento", "prueba"), "name them 'train' and 'test'"),
+            (("fold1", "fold2", "fold3"), "name them 'train' and 'test'"),
+            (("learn", "check"), "put their images directly into them"),
+        ],
+    )
+    def test_other_splits_are_refused_with_what_was_seen_and_what_to_do(self, refusal, tops, action):
+        detail = refusal(*tree(*tops))
+        assert action in detail
+        assert all(top in detail for top in tops)
+
+    def test_a_class_that_one_split_lacks_does_not_hide_the_splits(self, refusal):
+        assert "same sub-folders" in refusal(*tree("alpha", inner=("0", "1", "2")), *tree("beta"))
+
+    def test_splits_inside_the_classes_are_told_where_they_belong(self, refusal):
+        assert "put the splits at the top" in refusal(*tree("cats", "dogs", inner=("train", "test")))
+
+    def test_splits_without_class_folders_are_refused(self, refusal):
+        assert "train/0.png is not in a class folder" in refusal("train/0.png", "test/0.png")
+
+    def test_an_image_beside_the_splits_is_refused(self, refusal):
+        assert "cover.png is not in a class folder" in refusal(*tree("train", "test"), "cover.png")
+
+    def test_a_folder_that_repeats_its_split_and_notes_in_a_split_are_passed_over(self, found):
+        names = [f"seg_{s}/seg_{s}/{c}/1.png" for s in ("train", "test") for c in ("sea", "street")]
+        folders = ["seg_train/", "seg_train/seg_train/", "seg_train/seg_train/sea/"]
+        layout = found(*folders, *names, "seg_test/labels.csv")
+        assert (layout.classes, len(layout.pictures), layout.split) == (["sea", "street"], 4, True)
+
+    @pytest.mark.parametrize(
+        "names",
+        [
+            ["train/1.png", "bus/1.png", "test/1.png"],  # vehicles, and something to be tested
+            ["valid/1.png", "invalid/1.png"],
+            ["positive_test/1.png", "negative_test/1.png"],
+            ["positive_test/a/1.png", "negative_test/b/1.png"],
+            ["test_tube/1.png", "train/1.png"],
+            ["test 1/1.png", "test 2/1.png"],
+            ["cats/images/1.png", "dogs/images/1.png"],  # one sub-folder each: as splits there would be one class
+            ["cats/persian/1.png", "cats/siamese/1.png", "dogs/pug/1.png", "dogs/collie/1.png"],
+            ["images/1.png", "data/1.png"],
+        ],
+    )
+    def test_folders_that_are_classes_stay_classes(self, found, names):
+        layout = found(*names)
+        assert layout.classes == sorted({name.split("/")[0] for name in names})
+        assert not layout.split
+
+    def test_a_folder_without_files_beside_the_only_one_with_files_is_a_class(self, found):
+        assert found("cats/a/1.png", "dogs/").classes == ["cats", "dogs"]
+
+    def test_the_order_of_classes_does_not_hang_on_the_process(self, found):
+        names = [f"{c}/1.png" for c in ("1", "01", "10", "2", "001")]
+        assert found(*names).classes == ["001", "01", "1", "2", "10"]
+        assert found("9" * 5000 + "/1.png", "1/1.png").classes == ["1", "9" * 5000]
+
+    def test_words_that_all_names_share_have_no_role(self):
+        assert roles_of(["test_a", "test_b"]) == {"test_a": None, "test_b": None}
+        assert roles_of(["a_train", "a_test"]) == {"a_train": "train", "a_test": "test"}
+
+
+class TestSystemFiles:
+    @pytest.mark.parametrize(
+        "name",
+        [
+            *("@eaDir/0.png/SYNO.jpg", "a/@eaDir/0.png/SYNOPHOTO_THUMB_M.jpg", "a/@EADIR/1.jpg", "#recycle/1.png"),
+            *("a/thumbs.db", "a/THUMBS.DB", "a/Thumbs.db:encryptable", "a/ehthumbs.db", "a/Desktop.ini"),
+            *(
+                "a/0.png:Zone.Identifier",
+                "a/0.png:Zone.Identifier:$DATA",
+                "a/0.pngZone.Identifier",
+                "cats:Zone.Identifier",
+            ),
+            *(
+                "a/0.png\uf03aZone.Identifier",
+                "a/0.png:com.apple.quarantine",
+                "a/0.png@SynoEAStream",
+                "a/SYNO@.fileindexdb",
+            ),
+            *("a/Icon\r", "Icon\r", "__macosx/a/._0.png", "Network Trash Folder/1.png", ".DS_Store", "a/._0.png"),
+            *("lost+found/", "$RECYCLE.BIN/1.png", "System Volume Information/x", "@Recycle/1.png", ".@__thumb/1.png"),
+            *("@Recently-Snapshot/a/1.png", "#snapshot/a/1.png", ".Trash-1000/files/1.png", "a/~$notes.docx"),
+        ],
+    )
+    def test_what_systems_leave_is_passed_over_whatever_its_case(self, found, name):
+        layout = found("a/0.png", "b/0.png", name)
+        assert (layout.classes, len(layout.pictures)) == (["a", "b"], 2)
+
+    @pytest.mark.parametrize("name", ["ratio 4:3", "icon", "thumbs", "recycle", "@home", "#1", "desktop", "synonym"])
+    def test_similar_names_are_the_users_own(self, name):
+        assert not is_system(name)
+
+    @pytest.mark.parametrize("name", ["a/x\r", "a/b\n/1.png", "a\x07/1.png"])
+    def test_other_control_characters_are_refused_by_what_they_are(self, found, name):
+        with pytest.raises(UnusableUpload, match="control character in its name; rename it"):
+            found("a/0.png", name)
+
+    def test_a_path_outside_of_the_archive_is_refused_though_a_system_left_it(self, found):
+        with pytest.raises(UnusableUpload, match="outside of the archive"):
+            found("a/0.png", "../Icon\r")
+
+    def test_arrays_packed_by_a_desktop_are_an_npz(self, tmp_path):
+        with zipfile.ZipFile(tmp_path / "a.zip", "w") as file:
+            for name in ("x.npy", "__MACOSX/._x.npy", "y.npy", ".DS_Store", "__MACOSX/"):
+                file.writestr(name, npy(pixels(3)))
+        with zips.opened(tmp_path / "a.zip") as archive:
+            assert npz.is_npz(archive)
+            (tmp_path / "scratch").mkdir()
+            arrays = npz.read(archive, tmp_path / "scratch", Budget(1 << 20))
+        assert sorted(arrays) == ["x", "y"]
+
+
+class Raw(zipfile.ZipInfo):
+    """An entry whose name is written in this encoding, without the flag for UTF-8."""
+
+    encoding = "utf-8"
+
+    def _encodeFilenameFlags(self) -> tuple[bytes, int]:  # zipfile's name
+        return self.filename.encode(self.encoding), self.flag_bits & ~0x800
+
+
+def raw(name: str, encoding: str = "utf-8") -> Raw:
+    entry = Raw(name)
+    entry.encoding = encoding
+    return entry
+
+
+class TestNames:
+    @pytest.mark.parametrize("name", ["Kätzchen", "日本", "кошки", "naïve café", "🐈", "ελιά"])
+    @pytest.mark.parametrize("flagged", [True, False])
+    def test_utf8_is_read_as_such_with_and_without_the_flag(self, tmp_path, name, flagged):
+        entries = [f"{c}/0.png" if flagged else raw(f"{c}/0.png") for c in (name, "dogs")]
+        with zips.opened(packed(tmp_path, entries, b"content")) as archive:
+            found = layout(archive)
+            assert set(found.classes) == {name, "dogs"}
+            with zips.entry_stream(archive, found.pictures[0].entry) as stream:
+                assert stream.read() == b"content"
+
+    def test_other_bytes_are_cp437(self, found):
+        assert found(raw("Kätzchen/0.png", "cp437"), raw("dogs/0.png")).classes == ["Kätzchen", "dogs"]
+
+    @pytest.mark.parametrize(("crc", "name"), [(0, "кошки"), (1, "ъ")])
+    def test_a_unicode_name_in_the_extra_field_counts_if_it_is_of_this_name(self, found, crc, name):
+        entry = raw("ъ/0.png", "cp866")
+        check = zlib.crc32("ъ/0.png".encode("cp866")) + crc
+        value = struct.pack("<BI", 1, check) + "кошки/0.png".encode()
+        entry.extra = struct.pack("<HH", 0x7075, len(value)) + value
+        assert (name in found(entry, "dogs/0.png").classes) == (name == "кошки")
+
+    def test_composed_and_decomposed_names_are_one_class(self, found):
+        decomposed = unicodedata.normalize("NFD", "Kätzchen")
+        assert decomposed != "Kätzchen"
+        layout = found(*tree("train", inner=("Kätzchen", "dogs")), *tree("test", inner=(decomposed, "dogs")))
+        assert (layout.classes, len(layout.pictures)) == (["Kätzchen", "dogs"], 8)
+
+    def test_no_image_is_lost_where_two_forms_of_a_name_have_the_same_files(self, found):
+        decomposed = unicodedata.normalize("NFD", "é")
+        layout = found("é/0.png", f"{decomposed}/0.png", raw(f"{decomposed}/1.png"), "b/0.png")
+        assert (layout.classes, [picture.label for picture in layout.pictures]) == (["b", "é"], [1, 1, 1, 0])
