@@ -46,9 +46,8 @@ def bearer(token: str | None, url: str) -> str | None:
 
     Raises InvalidSetting, without the token itself, for characters that a header cannot hold.
     """
-    found = (
-        os.environ.get("GRADQ_TOKEN", "") if token is None else token
-    ).strip()  # a token read from a file ends with a newline
+    given = os.environ.get("GRADQ_TOKEN", "") if token is None else token
+    found = given.strip()  # a token read from a file ends with a newline
     if not found:
         return None
     scheme, space, rest = found.partition(" ")

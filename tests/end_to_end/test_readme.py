@@ -112,6 +112,7 @@ def test_make_knows_the_two_commands():
         subprocess.run([*command.split(), "--dry-run"], cwd=ROOT, check=True, capture_output=True)
 
 
+@pytest.mark.long
 def test_five_curl_calls_submit_wait_and_fetch(clone: Clone):
     assert block(CURL).count("curl ") == 5
     answers = clone.shell(block(CURL))
@@ -124,6 +125,7 @@ def test_five_curl_calls_submit_wait_and_fetch(clone: Clone):
     assert len((clone.folder / "model.safetensors").read_bytes()) > 1000
 
 
+@pytest.mark.long
 def test_the_same_in_python(clone: Clone):
     lines = clone.run(sys.executable, "-c", block(PYTHON)).splitlines()
     accuracy, passed = lines[0].split()
@@ -133,6 +135,7 @@ def test_the_same_in_python(clone: Clone):
     assert (clone.folder / "model" / "model.safetensors").exists()
 
 
+@pytest.mark.long
 def test_the_same_in_a_shell(clone: Clone):
     printed = clone.shell(block(SHELL))
     assert "weights: the same, bit for bit" in printed
@@ -152,6 +155,7 @@ def test_through_the_article(clone: Clone, mnist_dir: Path):
     assert (clone.folder / "article.png").read_bytes().startswith(PNG)
 
 
+@pytest.mark.long
 def test_docker_compose(clone: Clone):
     commands = runnable(block(DOCKER)).splitlines()
     for command in [command for command in commands if not command.startswith("docker ")]:

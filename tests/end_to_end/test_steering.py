@@ -18,6 +18,8 @@ from support.waiting import wait_for
 from shared.db.database import Database
 from shared.db.tables import IdempotencyKey, database_now
 
+pytestmark = pytest.mark.long
+
 # about 3 s of training on digits; the only checkpoint is that of a pause
 LONG: dict[str, Any] = {
     "architecture": {"type": "cnn", "channels": [4], "hidden": []},
@@ -161,7 +163,6 @@ def test_the_leader_deletes_expired_idempotent_answers(steady: Service) -> None:
     assert "Idempotent-Replayed" not in dry_run().headers
 
 
-@pytest.mark.long
 def test_a_trainer_that_does_not_stop_is_killed_for_a_pause_and_starts_over(steady: Service) -> None:
     job_id = steady.submit(**{**SHORT, "epochs": 30}, batch_size=1, max_attempts=1)["id"]
     trainer = steady.trainer(job_id)
@@ -173,7 +174,6 @@ def test_a_trainer_that_does_not_stop_is_killed_for_a_pause_and_starts_over(stea
     assert steady.wait(job_id)["status"] == "succeeded"
 
 
-@pytest.mark.long
 def test_a_worker_that_is_killed_during_a_pause_request_leaves_a_paused_job(service: Service) -> None:
     service.worker.stop()
     service.start_worker(env={"GRADQ_GRACE_SECONDS": "60"})

@@ -159,6 +159,7 @@ class TestFilter:
         hands.release(leases[2])
         assert [outcome["id"] for outcome in bulk("resume", filter={})["data"]] == [ids[2], ids[1]]
 
+    @pytest.mark.long
     def test_more_than_a_thousand_take_several_calls(self, services, bulk, client):
         newest_first = submit_many(services, 1050)[::-1]
         first = bulk("cancel", filter={"status": ["queued"]})
