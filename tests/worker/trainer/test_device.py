@@ -53,6 +53,7 @@ def test_a_step_gets_as_many_threads_as_it_is_worth_and_no_more_than_there_are()
     assert device.threads_for(1e12, most=8) == 8
 
 
+@pytest.mark.slow
 def test_threads_that_wait_do_not_spin():
     """OpenMP reads the setting once, when torch is loaded; it prints what it uses."""
     environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
