@@ -5,10 +5,8 @@ from __future__ import annotations
 import io
 import json
 import math
-import struct
 import threading
 import zipfile
-import zlib
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,6 +23,7 @@ from api.http.requests import Query, from_json, read_body
 from api.openapi import schemas
 from api.openapi.endpoint import JSON, endpoint
 from api.services import services
+from api.uploads.archive import BROKEN, METHODS
 from api.uploads.npz import read_header
 from shared import inference
 from shared.db.tables import ArtifactRow
@@ -309,7 +308,7 @@ def read_npz(content: bytes) -> Array:
                 raise InvalidImages(
                     f"{wanted} unpacks to {info.file_size} bytes; at most {MAX_UNPACKED_BYTES} are accepted"
                 )
-            if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            if info.compress_type not in METHODS:
                 raise InvalidImages("the npz has a compression method that numpy does not write")
             with archive.open(info) as file:
                 shape, fortran, dtype = read_header(file, wanted)
@@ -320,10 +319,8 @@ def read_npz(content: bytes) -> Array:
         raise
     except UnusableUpload as error:
         raise InvalidImages(error.detail) from error
-    except (zipfile.BadZipFile, zlib.error, struct.error, ValueError, OSError, EOFError, RuntimeError) as error:
-        raise InvalidImages(
-            f"the npz cannot be read: {error}"[:300]
-        ) from error  # RuntimeError: NotImplementedError too
+    except BROKEN as error:
+        raise InvalidImages(f"the npz cannot be read: {error}"[:300]) from error
     if len(raw) != math.prod(shape) * dtype.itemsize:  # math.prod: Python's integers do not overflow
         raise InvalidImages(f"the npz is damaged: {len(raw)} bytes for {shape} of {dtype}")
     try:

@@ -20,7 +20,8 @@ METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 ENCRYPTED, UTF8 = 0x1, 0x800  # bits of an entry's flags
 UNICODE_PATH = 0x7075  # an extra field
 DIRECTORY_SIZE = 5  # index in zipfile's end record
-BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError, ValueError)
+# what zipfile raises for damaged archives and for methods that it does not know
+BROKEN = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, RuntimeError, ValueError)
 Parts = tuple[str, ...]
 
 
