@@ -19,7 +19,7 @@ Job = dict[str, Any]
 def pair(service: Service) -> tuple[Job, Job]:
     """A manual and an autograd job with otherwise the same spec."""
     body = {"seed": 7, "epochs": 6, "batch_size": 16}
-    jobs = [service.submit(**body, name=f"by {way}", gradients=way) for way in ("manual", "autograd")]
+    jobs = [service.submit(**body, name=f"pair, {way}", gradients=way) for way in ("manual", "autograd")]
     return tuple(service.wait(job["id"]) for job in jobs)  # type: ignore[return-value]
 
 
@@ -86,7 +86,7 @@ class TestTwoWays:
         expect(page.get_by_label("Difference of")).to_have_value(pair[0]["id"])
         page.get_by_label("Difference of").select_option(label=other["name"])
         expect(page.locator("#said")).to_contain_text(
-            re.compile(f"{other['name']} and by .*largest difference .* at step")
+            re.compile(f"{other['name']} and pair, .*largest difference .* at step")
         )
         assert f"difference={other['id']}," in page.url
         page.get_by_label("Difference of").select_option(label="none")
@@ -143,7 +143,7 @@ class TestView:
         open_page(page, *pair, difference="none")
         page.get_by_label("Curve", exact=True).select_option("batch_loss")
         expect(page.locator("#chart .ytitle")).to_have_text("batch_loss")
-        raw = lines(page)["by manual"]
+        raw = lines(page)["pair, manual"]
         assert raw["x"][:2] == [50, 100]
         page.get_by_label("logarithmic").check()
         expect(page).to_have_url(re.compile("scale=log"))
@@ -152,17 +152,17 @@ class TestView:
         )
         page.get_by_label("over", exact=True).select_option("epoch")
         expect(title_of_x(page)).to_have_text("epoch")
-        assert lines(page)["by manual"]["x"][-1] == pytest.approx(
+        assert lines(page)["pair, manual"]["x"][-1] == pytest.approx(
             raw["x"][-1] / (pair[0]["progress"]["total_steps"] / 6)
         )
         page.get_by_label("smoothing").fill("0.9")
         expect(page).to_have_url(re.compile("smoothing=0.9"))
-        smooth = lines(page)["by manual"]["y"]
+        smooth = lines(page)["pair, manual"]["y"]
         assert smooth[1] == pytest.approx((0.9 * raw["y"][0] + raw["y"][1]) / 1.9)
         page.reload()
         expect(page.locator("#chart .ytitle")).to_have_text("batch_loss")
         expect(page.get_by_label("logarithmic")).to_be_checked()
-        assert lines(page)["by manual"]["y"] == smooth
+        assert lines(page)["pair, manual"]["y"] == smooth
 
     def test_seconds_are_seconds_of_training(self, page: Page, pair) -> None:
         open_page(page, *pair, across="seconds")
@@ -196,7 +196,7 @@ class TestChoice:
             page.keyboard.press("Enter")
             expect(rows(page).filter(has_text=job["name"])).to_have_count(1)
         assert page.url.endswith(address(*pair))
-        page.get_by_role("button", name="Remove by manual").focus()
+        page.get_by_role("button", name="Remove pair, manual").focus()
         page.keyboard.press("Enter")
         expect(rows(page)).to_have_count(1)
         assert page.url.endswith(address(pair[1]))
@@ -218,7 +218,7 @@ class TestChoice:
         open_page(page, *pair, other)
         swatch = rows(page).filter(has_text=other["name"]).locator(".swatch")
         before = swatch.get_attribute("style")
-        page.get_by_role("button", name="Remove by manual").click()
+        page.get_by_role("button", name="Remove pair, manual").click()
         expect(rows(page)).to_have_count(2)
         assert swatch.get_attribute("style") == before
 
@@ -261,6 +261,19 @@ class TestLive:
         wait_for(lambda: lines(page)["long"]["x"][-1:] > last, 60, "another point")
         service.cancel(job["id"])
         expect(row).to_contain_text("cancelled")
+
+    def test_a_button_keeps_the_focus_while_its_job_runs(self, page: Page, occupy) -> None:
+        """A row is made anew with each change of its job: a key that is pressed then must not be lost."""
+        job = occupy(name="runs with focus")
+        page.goto(address(job))
+        status = rows(page).locator("td").first
+        expect(status).to_contain_text(re.compile(r"running [0-9.]"))
+        button = page.get_by_role("button", name="Remove runs with focus")
+        button.focus()
+        expect(status).not_to_have_text(status.inner_text())
+        expect(button).to_be_focused()
+        page.keyboard.press("Enter")
+        expect(page.locator("#empty")).to_be_visible()
 
     def test_a_job_that_is_deleted_meanwhile_is_named(
         self, page: Page, pair, service: Service, complaints, occupy

@@ -11,6 +11,7 @@ import { element, toast } from "./dialog.js";
 import { JobFinder } from "./job_finder.js";
 import { onKeys } from "./keys.js";
 import { poll } from "./poll.js";
+import { showRows } from "./rows.js";
 
 const POLL_MS = 2000;
 
@@ -34,10 +35,10 @@ function add({ id, name }) {
   changed();
 }
 
-function remove(entry) {
-  jobs.remove(entry.id);
-  if (Array.isArray(view.pair) && view.pair.includes(entry.id)) view.pair = "auto";
-  at("news").textContent = `${entry.job?.name ?? entry.id} was removed`;
+function remove({ id, job }) {
+  jobs.remove(id);
+  if (Array.isArray(view.pair) && view.pair.includes(id)) view.pair = "auto";
+  at("news").textContent = `${job?.name ?? id} was removed`;
   at("search").focus({ preventScroll: true }); // the pressed button no longer exists
   finder.close();
   changed();
@@ -81,15 +82,17 @@ function say(text) {
 
 function showWrong(entries) {
   at("wrong").hidden = !entries.length;
-  at("wrong").replaceChildren(
-    ...entries.map((entry) => {
+  const shown = entries.map(({ id, wrong }) => ({ id, wrong }));
+  showRows(at("wrong"), shown, {
+    key: ({ id }) => id,
+    row: (item) => {
       const line = element("li", { className: "notice" });
       const button = element("button", { type: "button", className: "quiet" }, "Remove");
-      button.addEventListener("click", () => remove(entry));
-      line.append(element("span", {}, `${entry.wrong}.`), button);
+      button.addEventListener("click", () => remove(item));
+      line.append(element("span", {}, `${item.wrong}.`), button);
       return line;
-    }),
-  );
+    },
+  });
 }
 
 function showControls(entries, two) {

@@ -8,10 +8,11 @@ import { nameOf } from "./dataset_names.js";
 import { element } from "./dialog.js";
 import { duration, number, percent } from "./format.js";
 import { root } from "./root.js";
+import { showRows } from "./rows.js";
 
 const HASH_LENGTH = 8;
 
-/** Fill `table` and the folded list `same`. `onRemove(entry)` is called when the button of a row is pressed. */
+/** Fill `table` and the folded list `same`. `onRemove({id, job})` is called when the button of a row is pressed. */
 export function showTable(table, same, entries, onRemove) {
   const jobs = entries.map(({ job }) => job);
   const specs = specRows(jobs);
@@ -19,16 +20,22 @@ export function showTable(table, same, entries, onRemove) {
   const facts = resultRows(jobs);
   const results = facts.filter(({ equal }) => !equal);
   table.tHead.replaceChildren(...heads(differing, results));
-  table.tBodies[0].replaceChildren(
-    ...entries.map((entry, i) => {
+  const shown = entries.map(({ id, place, job }, i) => ({
+    id,
+    place,
+    job,
+    spec: differing.map(({ name, values }) => specText(name, values[i])),
+    results: results.map(({ name, values, best }) => ({ name, value: values[i], best: best[i] })),
+  }));
+  showRows(table.tBodies[0], shown, {
+    key: ({ id }) => id,
+    row: (item) => {
       const row = element("tr");
-      row.append(nameCell(entry), statusCell(entry.job));
-      row.append(...differing.map(({ name, values }) => cell(specText(name, values[i]))));
-      row.append(...results.map(({ name, values, best }) => resultCell(name, values[i], best[i])));
-      row.append(removeCell(entry, onRemove));
+      row.append(nameCell(item), statusCell(item.job), ...item.spec.map(cell), ...item.results.map(resultCell));
+      row.append(removeCell(item, onRemove));
       return row;
-    }),
-  );
+    },
+  });
   showSame(same, jobs.length > 1 ? [...specs, ...facts].filter(({ equal }) => equal) : []);
 }
 
@@ -89,7 +96,7 @@ function specText(name, value) {
   return Number.isFinite(value) ? String(value) : `${value}`.replaceAll('"', "");
 }
 
-function resultCell(name, value, best) {
+function resultCell({ name, value, best }) {
   const made = element("td", { className: isNumber(name) ? "number" : "" });
   const text = resultText(name, value);
   if (name === "weights_sha256") made.append(element("code", { title: value ?? "" }, text));
@@ -112,14 +119,14 @@ function resultText(name, value) {
   return typeof value === "number" ? number(value, 5) : value;
 }
 
-function removeCell(entry, onRemove) {
+function removeCell(item, onRemove) {
   const made = element("td");
   const button = element(
     "button",
-    { type: "button", className: "quiet", ariaLabel: `Remove ${entry.job.name}`, title: "Remove" },
+    { type: "button", className: "quiet", ariaLabel: `Remove ${item.job.name}`, title: "Remove" },
     "×",
   );
-  button.addEventListener("click", () => onRemove(entry));
+  button.addEventListener("click", () => onRemove(item));
   made.append(button);
   return made;
 }

@@ -1,8 +1,8 @@
-// Rows of a table that is polled: an unchanged row keeps its element, and so what is opened or focused in it.
+// Rows of a table, or items of a list, that is polled: an unchanged row keeps its element, and so what is opened or focused in it.
 
 /** Fill `body` with `row(item)` for each item; `key(item)` identifies it. A row is rebuilt when its item changes. */
 export function showRows(body, items, { key, row }) {
-  const before = new Map([...body.rows].map((made) => [made.dataset.key, made]));
+  const before = new Map([...body.children].map((made) => [made.dataset.key, made]));
   const rows = items.map((item) => {
     const [name, text] = [String(key(item)), JSON.stringify(item)];
     const old = before.get(name);
@@ -13,7 +13,7 @@ export function showRows(body, items, { key, row }) {
     return made;
   });
   const focused = body.contains(document.activeElement) && document.activeElement;
-  if (rows.length !== body.rows.length || rows.some((made, i) => made !== body.rows[i])) body.replaceChildren(...rows);
+  if (rows.length !== body.children.length || rows.some((made, i) => made !== body.children[i])) body.replaceChildren(...rows);
   if (focused && document.activeElement !== focused) focusAgain(body, focused);
 }
 
