@@ -160,7 +160,7 @@ def test_the_pictures_are_whole_pngs_of_a_size_to_look_at(manual):
     for name in ("predictions.png", "loss_curve.png", "mistakes.png", "confusion_matrix.png", "first_layer.png"):
         width, height = png_size(folder / name)
         assert 600 < width < 2000
-        assert 250 < height < 2000
+        assert 150 < height < 2000  # the mistakes of a good model fill one row
 
 
 def test_spec_environment_and_check_are_those_of_the_run(manual):
