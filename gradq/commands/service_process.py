@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Annotated, NoReturn
 
 import typer
-
-from gradq import own_packages
 
 Host = Annotated[str, typer.Option(help="Address to listen on.")]
 Port = Annotated[int, typer.Option(min=0, max=65_535, help="Port; 0 takes any free one.")]
@@ -19,8 +18,6 @@ SlotThreads = Annotated[
 ]
 
 
-def become(module: str, *arguments: str, env: dict[str, str]) -> NoReturn:
-    """Replaces this process with `python -m module`, so that it receives the signals itself."""
-    command = own_packages.python("-m", "gradq.local.program", module, *arguments)
-    env = own_packages.environment(env)
-    os.execve(command[0], command, env)  # no shell is wanted  # nosec B606
+def become(command: Sequence[str], env: dict[str, str]) -> NoReturn:
+    """Replaces this process with that command, so that it receives the signals itself."""
+    os.execve(command[0], list(command), env)  # no shell is wanted  # nosec B606

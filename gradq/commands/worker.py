@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from uuid import uuid4
 
+from gradq import own_packages
 from gradq.commands.service_process import Slots, SlotThreads, become
 
 
@@ -13,24 +13,10 @@ def worker(slots: Slots = None, threads: SlotThreads = None) -> None:
 
     On SIGTERM it checkpoints its running jobs and queues them again.
     """
-    from gradq.local.folders import private
-    from gradq.local.worker_tmp import own_tmp
-    from shared.broker import QUEUE
+    from gradq.local import worker_process
     from shared.config import Settings
 
-    settings = Settings.from_env()
-    settings.make_state_dir()
-    env = dict(os.environ)
-    env["OPENBLAS_NUM_THREADS"] = "1"  # OpenBLAS would start its threads before the fork of the trainers
-    if slots is not None:
-        env["GRADQ_SLOTS"] = str(slots)
-    if threads is not None:
-        env["GRADQ_THREADS_PER_SLOT"] = str(threads)
-    env["TMPDIR"] = str(own_tmp(settings.state_dir))
-    env.setdefault("MPLCONFIGDIR", str(private(settings.state_dir / "matplotlib")))
-    become(
-        *("celery", "-A", "worker.app", "worker", "-P", "threads", *(("-c", str(slots)) if slots else ())),
-        *("--without-gossip", "--without-mingle", "-Q", QUEUE, "-n", f"gradq-{uuid4().hex[:12]}@%h"),
-        *("--loglevel", settings.log_level.upper()),
-        env=env,
-    )
+    given = {"GRADQ_SLOTS": slots, "GRADQ_THREADS_PER_SLOT": threads}
+    env = os.environ | {name: str(value) for name, value in given.items() if value is not None}
+    Settings.from_env().make_state_dir()  # what is wrong here is one sentence, with exit code 2
+    become(worker_process.command(), own_packages.environment(env))

@@ -1,7 +1,8 @@
 """The embedded service: broker, migrations, API and one worker, supervised in the foreground until a signal comes.
 
-One thread, one loop. Parts that die are restarted with exponential backoff. They stop in reverse order: the worker
-first, so that it can checkpoint its jobs and queue them again; then the API, then the broker.
+One thread, one loop. The worker starts first, since it imports PyTorch, which takes longer than all the rest; it waits
+for the database before it does more. It stops first, too, so that it can checkpoint its jobs and queue them again; then
+API and broker stop. Parts that die are restarted with exponential backoff.
 """
 
 from __future__ import annotations
@@ -17,21 +18,21 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
-import httpx2
 from pydantic import SecretStr
 
 from gradq import own_packages
-from gradq.local import worker_tmp
+from gradq.local import api_process, worker_process, worker_tmp
 from gradq.local.broker_process import BrokerServer, embedded_broker
 from gradq.local.children import Child
 from gradq.local.folders import private
 from gradq.local.instance import only_one
-from shared import workers
-from shared.broker import Broker
 from shared.config import Settings
-from shared.db.database import Database
 from shared.errors import ConfigurationError, DatabaseAway, GradqError
+
+if TYPE_CHECKING:
+    from shared.db.database import Database
 
 TICK_SECONDS = 0.1
 BROKER_SECONDS = 15.0
@@ -39,6 +40,7 @@ API_STOP_SECONDS, BROKER_STOP_SECONDS = 10.0, 5.0
 DEATHS_BEFORE_READY = 4
 SLOW_SECONDS = 30.0
 ANSWER_SECONDS = 2.0
+ORDER = ("broker", "api", "worker")  # a part needs those before it, and stops before they do
 
 Say = Callable[[str], None]
 
@@ -76,7 +78,7 @@ class EmbeddedService:
         self.say = say
         self.stop = Stop()
         self.server: BrokerServer | None = None
-        self.parts: list[Child] = []  # in the order of their start
+        self.parts: list[Child] = []  # in ORDER
 
     def run(self, host: str, port: int) -> int:
         """Starts all parts, supervises them until a signal, stops them; returns the exit code of `gradq up`.
@@ -89,14 +91,17 @@ class EmbeddedService:
             listener = stack.enter_context(listen(host, port))
             url = address_of(listener)
             stack.enter_context(only_one(self.settings.state_dir, url))
+            waits, prepared = _pipe(stack)
             stack.callback(self.end)
-            self.say("starting the broker")
+            self.say("starting broker and worker; the worker imports PyTorch, which takes some seconds")
+            self._choose_broker()
+            worker = self._start("worker", worker_process.command(waits), self._environment(), waits)
             self._start_broker()
             self.say("preparing the database")
             self._migrate()
-            self.say("starting API and worker; the worker imports PyTorch, which takes some seconds")
-            self._start("api", "api", "--fd", str(listener.fileno()), pass_fds=(listener.fileno(),))
-            worker = self._start("worker", "worker")
+            os.close(prepared)
+            self.say("starting the API")
+            self._start_api(listener.fileno())
             self._until_ready(url, worker)
             if not self.stop.requested():
                 self.say(f"state   {self.settings.state_dir} (logs: {self.settings.state_dir / 'logs'})")
@@ -133,13 +138,18 @@ class EmbeddedService:
         for part in self.parts:
             part.request_stop()
 
+    def _choose_broker(self) -> None:
+        self.server = embedded_broker(self.settings)
+        if self.server is not None:
+            self.settings = self.settings.model_copy(update={"redis_url": SecretStr(self.server.url)})
+
     def _start_broker(self) -> None:
-        server = embedded_broker(self.settings)
+        server = self.server
         if server is None:
             return
-        self.server = server
-        self.settings = self.settings.model_copy(update={"redis_url": SecretStr(server.url)})
-        self._start_child(Child("broker", server.command, os.environ, self._log("broker")))
+        self._start("broker", server.command, dict(os.environ))
+        from shared.broker import Broker  # like the imports below, here so that the worker starts half a second earlier
+
         broker, deadline = Broker(server.url), time.monotonic() + BROKER_SECONDS
         while not self.stop.requested() and not broker.ping():
             self._tend()
@@ -150,20 +160,20 @@ class EmbeddedService:
     def _migrate(self) -> None:
         if self.stop.requested():
             return
-        database = Database(self.settings.database)
-        try:
+        from shared.db.database import Database
+
+        with closing(Database(self.settings.database)) as database:
             database.migrate()
-        finally:
-            database.close()
 
-    def _start(self, name: str, *arguments: str, pass_fds: tuple[int, ...] = ()) -> Child:
-        command = own_packages.python("-m", "gradq", *arguments)
-        return self._start_child(Child(name, command, self._environment(), self._log(name), pass_fds))
+    def _start_api(self, socket: int) -> None:
+        command = api_process.command(self.settings, f"fd://{socket}")
+        self._start("api", command, api_process.environment(self._environment()), socket)
 
-    def _start_child(self, child: Child) -> Child:
+    def _start(self, name: str, command: list[str], env: dict[str, str], *pass_fds: int) -> Child:
+        child = Child(name, command, env, self._log(name), pass_fds)
         if not self.stop.requested():
             child.start()
-            self.parts.append(child)
+            self.parts = sorted([*self.parts, child], key=lambda part: ORDER.index(part.name))
         return child
 
     def _environment(self) -> dict[str, str]:
@@ -191,6 +201,8 @@ class EmbeddedService:
 
         Reads the workers from the database: the API may require a token, which this process does not have.
         """
+        from shared.db.database import Database
+
         slow_at = time.monotonic() + SLOW_SECONDS
         answers = False
         with closing(Database(self.settings.database)) as database:
@@ -210,6 +222,8 @@ class EmbeddedService:
 
 
 def _answers(url: str) -> bool:
+    import httpx2
+
     try:
         return httpx2.get(f"{url}/healthz", timeout=ANSWER_SECONDS, trust_env=False).status_code == 200
     except httpx2.TransportError:
@@ -218,6 +232,8 @@ def _answers(url: str) -> bool:
 
 def _lives(database: Database, settings: Settings, worker: Child) -> bool:
     """Whether the worker of this run has registered; a row of an earlier run does not count."""
+    from shared import workers
+
     try:
         with database.read() as session:
             live = workers.live_workers(session, settings.lease_seconds)
@@ -252,6 +268,13 @@ def address_of(listener: socket.socket) -> str:
     if ipaddress.ip_address(host.partition("%")[0]).is_unspecified:  # it listens on all addresses
         host = "::1" if ":" in host else "127.0.0.1"
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _pipe(stack: ExitStack) -> tuple[int, int]:
+    """The ends of a pipe. `stack` closes the one to read from: a worker that is restarted inherits it as well."""
+    read, write = os.pipe()
+    stack.callback(os.close, read)
+    return read, write
 
 
 @contextmanager

@@ -14,14 +14,15 @@ from contextlib import suppress
 from gradq import own_packages
 
 
-def main() -> None:
+def run(module: str, *arguments: str) -> None:
+    """Runs the module in this process, as its main program."""
     own_packages.prefer()
     with suppress(FileNotFoundError):  # the current folder may have been deleted
         here = os.getcwd()
         sys.path += {here, os.environ.get("PWD", here)}  # the same folder by both of its names
-    del sys.argv[0]
-    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+    sys.argv[:] = [module, *arguments]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
 if __name__ == "__main__":
-    main()
+    run(*sys.argv[1:])

@@ -113,8 +113,8 @@ def assert_ends_with_all_its_parts(service: Up, number: signal.Signals) -> None:
     assert service.end(number) == 0
     assert_all_gone(family)
     said = service.said()
-    assert said[:2] == ["starting the broker", "preparing the database"]
-    assert said[2].startswith("starting API and worker; the worker imports PyTorch")
+    assert said[0].startswith("starting broker and worker; the worker imports PyTorch")
+    assert said[1:3] == ["preparing the database", "starting the API"]
     places = [said.index(line) for line in ("stopping api and broker", "stopped")]
     assert any(line.startswith("stopping: the worker") for line in said[: places[0]])
     assert places == [len(said) - 2, len(said) - 1]
@@ -168,7 +168,7 @@ def test_a_second_service_in_the_same_folder_is_refused_and_parts_that_die_are_s
     service = up()
     with service.wait_until_ready() as client:
         assert_refuses_a_second(service)
-        for part in [service.part(words) for words in ("redis.sock", "gunicorn", "celery")]:
+        for part in [service.part(words) for words in ("redis.sock", "gunicorn", "worker_process")]:
             part.kill()
         wait_for(lambda: sum("restarted" in line for line in service.said()) >= 3, 30, "three restarts")
         job_id = wait_for(lambda: client.ready() and client.submit({"epochs": 1})["id"], 150, "the API")
@@ -207,7 +207,7 @@ def test_a_long_state_folder_works_and_leaves_nothing_elsewhere(up):
         socket = next(word for word in service.part("redis.sock").cmdline() if "redis.sock" in word)
         short = [
             Path(socket.removeprefix("unixsocket:")).parent,
-            Path(service.part("celery").environ()["TMPDIR"]).parent,
+            Path(service.part("worker_process").children()[0].environ()["TMPDIR"]).parent,
         ]
     assert not any(path.is_relative_to(service.state) for path in short)
     assert_ends_with_all_its_parts(service, signal.SIGTERM)

@@ -1,0 +1,32 @@
+"""`python -P -m gradq.local.worker_process [FD]` is a worker with a TMPDIR of its own; see `worker.__main__` for FD."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from gradq import own_packages
+from gradq.local import program
+from gradq.local.folders import private
+from gradq.local.worker_tmp import own_tmp
+
+
+def command(fd: int | None = None) -> list[str]:
+    """The command line of this module. `fd`: a pipe that the process inherits; it waits until the other end closes."""
+    return own_packages.python("-m", __name__, *([] if fd is None else [str(fd)]))
+
+
+def main(*arguments: str) -> None:
+    own_packages.prefer()
+    from shared.config import Settings
+
+    settings = Settings.from_env()
+    settings.make_state_dir()
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"  # OpenBLAS would start its threads before the fork of the trainers
+    os.environ["TMPDIR"] = str(own_tmp(settings.state_dir))
+    os.environ.setdefault("MPLCONFIGDIR", str(private(settings.state_dir / "matplotlib")))
+    program.run("worker", *arguments)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
