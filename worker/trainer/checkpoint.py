@@ -13,23 +13,21 @@ from shared.errors import TrainingError
 from shared.events import CheckpointSaved, Log, Report
 from shared.spec.job_spec import Checkpointing
 from worker.disks import disk_is_full
-from worker.trainer.data.split_methods import METHODS, RANDOM
+from worker.trainer import seeds
 from worker.trainer.step.state import State
 
 FORMAT = 1
 
 
-def save(path: Path, state: State, spec: dict[str, Any], validation_split: str = RANDOM) -> None:
+def save(path: Path, state: State, spec: dict[str, Any]) -> None:
     """Write the checkpoint atomically: to a temporary file, fsync, read it back, rename.
-
-    `validation_split`, of split_methods, is how the validation split of the run was chosen.
 
     Raises OSError if the file cannot be written, TrainingError if it cannot be read back.
     """
     temporary = path.with_name(path.name + ".part")
     try:
         with temporary.open("wb") as file:
-            content = {"format": FORMAT, "spec": spec, "validation_split": validation_split, **state.state_dict()}
+            content = {"format": FORMAT, "spec": spec, **state.state_dict()}
             torch.save(content, file)
             file.flush()
             os.fsync(file.fileno())
@@ -42,9 +40,8 @@ def save(path: Path, state: State, spec: dict[str, Any], validation_split: str =
 def load(path: Path, mmap: bool = False) -> dict[str, Any]:
     """Read a checkpoint without executing any code in it.
 
-    Returns `format`, `spec`, `validation_split` (not in files of versions up to 0.2.0) and the keys of
-    `State.state_dict`, with tensors on the CPU; `mmap` leaves these in the file until they are used. Raises
-    TrainingError if the file is damaged or of another format.
+    Returns `format`, `spec` and the keys of `State.state_dict`, with tensors on the CPU; `mmap` leaves these in the
+    file until they are used. Raises TrainingError if the file is damaged or of another format.
     """
     try:
         state: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
@@ -55,13 +52,14 @@ def load(path: Path, mmap: bool = False) -> dict[str, Any]:
     return state
 
 
-def validation_split_of(path: Path) -> str:
-    """How the run of this checkpoint chose its validation split. A resumed run must choose the same one: else it would
-    train on examples that were held out before. Raises TrainingError as `load` does, and for an unknown method."""
-    method: str = load(path, mmap=True).get("validation_split", RANDOM)
-    if method not in METHODS:
-        raise TrainingError(f"{path.name} has the validation split {method!r}, which this version cannot draw")
-    return method
+def streams_of(path: Path) -> int:
+    """The version of the random streams of this checkpoint's run. A resumed run must draw as it did: else it would
+    train on examples that were held out before. Raises TrainingError as `load` does, and for a version of later
+    releases."""
+    streams: int = load(path, mmap=True).get("streams", seeds.LOW_BITS)  # not in files of versions up to 0.2.0
+    if streams not in (seeds.LOW_BITS, seeds.STREAMS):
+        raise TrainingError(f"{path.name} has random streams of version {streams}, which this version cannot draw from")
+    return streams
 
 
 class Checkpointer:
@@ -70,16 +68,8 @@ class Checkpointer:
     The supervisor stores the file and deletes it here once `CheckpointSaved` was reported.
     """
 
-    def __init__(
-        self,
-        requested: Checkpointing,
-        spec: dict[str, Any],
-        folder: Path,
-        report: Report,
-        validation_split: str = RANDOM,
-    ) -> None:
+    def __init__(self, requested: Checkpointing, spec: dict[str, Any], folder: Path, report: Report) -> None:
         self.requested, self.spec, self.folder, self.report = requested, spec, folder, report
-        self.validation_split = validation_split
         self.saved_at = time.monotonic()
 
     def due(self) -> bool:
@@ -98,7 +88,7 @@ class Checkpointer:
         self.saved_at = time.monotonic()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            save(path, state, self.spec, self.validation_split)
+            save(path, state, self.spec)
         except Exception as error:
             if not disk_is_full(error):
                 raise

@@ -40,12 +40,15 @@ def threads_for(flops: float, most: int) -> int:
     return max(1, min(most, int(flops / FLOPS_PER_THREAD)))
 
 
-def set_up(seed: int, device: torch.device, threads: int, deterministic: bool = True) -> None:
+def set_up(
+    seed: int, device: torch.device, threads: int, deterministic: bool = True, streams: int = seeds.STREAMS
+) -> None:
     """Set the thread count, seed the global random streams and, if requested, choose deterministic kernels."""
     torch.set_num_threads(threads)  # sums are split by thread: the count changes the result
     random.seed(seeds.derive(seed, "python"))
-    np.random.seed(seeds.derive(seed, "numpy") % 2**32)
-    torch.manual_seed(seeds.derive(seed, "torch"))
+    np.random.seed(np.frombuffer(seeds.derive(seed, "numpy").to_bytes(8, "big"), ">u4"))
+    torch.manual_seed(seeds.derive(seed, "torch"))  # also of the GPUs, whose generators use all of its bits
+    torch.set_rng_state(seeds.generator(seed, "torch", streams=streams).get_state())
     torch.use_deterministic_algorithms(deterministic)
     # the fill would cost a pass over memory
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

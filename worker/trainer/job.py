@@ -10,9 +10,8 @@ import torch
 from shared.events import Log, Report
 from shared.spec.estimate import TRAIN_PASSES, network_cost
 from shared.spec.job_spec import JobSpec
-from worker.trainer import checkpoint, device
+from worker.trainer import checkpoint, device, seeds
 from worker.trainer.data import datasets
-from worker.trainer.data.split_methods import STRATIFIED
 from worker.trainer.exports import artifacts
 from worker.trainer.loop import train
 from worker.trainer.results import result_of
@@ -35,9 +34,9 @@ def run_job(
     Raises TrainingError (DataError, Diverged, GradientCheckFailed, …), or StopRequested once the checkpoint is written.
     """
     where = device.choose(spec.device)
-    device.set_up(spec.seed, where, threads, spec.deterministic)
-    method = STRATIFIED if run.resume is None else checkpoint.validation_split_of(run.resume)
-    prepared = datasets.prepare(spec, data_dir, download, where, uploaded, method)
+    streams = seeds.STREAMS if run.resume is None else checkpoint.streams_of(run.resume)
+    device.set_up(spec.seed, where, threads, spec.deterministic, streams)
+    prepared = datasets.prepare(spec, data_dir, download, where, uploaded, streams)
     if run.resume is None:
         for warning in prepared.warnings:
             report(Log(message=warning, level="warning"))

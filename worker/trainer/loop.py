@@ -12,7 +12,6 @@ from shared.events import Log, Metric, Report, Series
 from shared.spec.job_spec import JobSpec
 from worker.trainer import checkpoint
 from worker.trainer.checkpoint import Checkpointer
-from worker.trainer.data.augment import Augmenter
 from worker.trainer.data.datasets import Data
 from worker.trainer.evaluate import evaluate
 from worker.trainer.gradients.gradient_check import verify_step
@@ -34,7 +33,7 @@ def train(spec: JobSpec, data: Data, report: Report, run: Run) -> Outcome:
     Returns the final state, the evaluation on the test split and, for manual gradients, the table of the first gradient
     check. Raises Diverged, GradientCheckFailed, or StopRequested once the checkpoint is written.
     """
-    state = State(spec, data.info, data.device)
+    state = State(spec, data.info, data.device, data.streams)
     if run.init_from is not None and run.resume is None:
         load_weights(state.model, run.init_from)
     loss = build_loss(spec.loss)
@@ -43,11 +42,11 @@ def train(spec: JobSpec, data: Data, report: Report, run: Run) -> Outcome:
     if spec.gradients == "manual":
         proof = prove_gradients(state, loss, *next(data.train.epoch(1)), report)
     if run.resume is not None:
-        resume(state, data, run, report)
+        resume(state, run, report)
     rate = build_schedule(spec, len(data.train.order))
     step = Step(spec, state, loss, data.train.order, report)
     folder = run.folder / "checkpoints"
-    checkpoints = Checkpointer(spec.checkpoint, spec.to_json(), folder, report, data.validation_split)
+    checkpoints = Checkpointer(spec.checkpoint, spec.to_json(), folder, report)
     progress = ProgressReporter(spec, data, report)
 
     with reporting_last_losses(state, report):
@@ -110,16 +109,13 @@ def prove_gradients(state: State, loss: Loss, x: Tensor, labels: Tensor, report:
     return proof
 
 
-def resume(state: State, data: Data, run: Run, report: Report) -> None:
+def resume(state: State, run: Run, report: Report) -> None:
     """Load the checkpoint and report again the points after `run.reported_step`, which the log may not hold.
 
-    Augmentation continues with the random streams of the version that wrote the checkpoint. Raises TrainingError if the
-    checkpoint cannot be read or does not fit the spec.
+    Raises TrainingError if the checkpoint cannot be read or does not fit the spec.
     """
     assert run.resume is not None
     state.load_state_dict(checkpoint.load(run.resume))
-    if isinstance(data.train.augment, Augmenter):
-        data.train.augment.streams = state.streams
     report(Log(message=f"resumed from step {state.step}", data={"step": state.step}))
     for point in state.history.since(run.reported_step):
         report(point)

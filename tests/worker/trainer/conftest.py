@@ -13,7 +13,7 @@ import torch
 
 from shared.events import CheckpointSaved, Event, Metric
 from shared.spec.job_spec import JobSpec
-from worker.trainer import device
+from worker.trainer import checkpoint, device, seeds
 from worker.trainer.__main__ import main
 from worker.trainer.data import datasets
 from worker.trainer.data.datasets import Data
@@ -39,15 +39,17 @@ class Training:
     spec: JobSpec
     folder: Path
     events: list[Event] = field(default_factory=list)  # of the newest attempt
+    streams: int = seeds.STREAMS  # of an attempt that does not resume
     data: Data = field(init=False)
 
-    def prepare(self) -> None:
-        device.set_up(self.spec.seed, CPU, torch.get_num_threads(), self.spec.deterministic)
-        self.data = datasets.prepare(self.spec, Path("nowhere"), False, CPU)
+    def prepare(self, resume: Path | None = None) -> None:
+        streams = self.streams if resume is None else checkpoint.streams_of(resume)
+        device.set_up(self.spec.seed, CPU, torch.get_num_threads(), self.spec.deterministic, streams)
+        self.data = datasets.prepare(self.spec, Path("nowhere"), False, CPU, streams=streams)
 
     def run(self, resume: Path | None = None, reported_step: int = -1, stop_at: int | None = None) -> Outcome:
         """One attempt, data included. `stop_at`: the step during which a stop is requested."""
-        self.prepare()
+        self.prepare(resume)
         self.events, steps = [], iter(range((stop_at or 0) + 1_000_000))
         resumed_at = int(resume.stem) if resume else 0
         asked = {"stop": False}

@@ -24,13 +24,14 @@ class ShuffledBatches(Sampler[Tensor]):
     """Yields each batch as one index tensor. The order of an epoch depends on (seed, epoch) alone, so that any batch
     can be drawn without the ones before it."""
 
-    def __init__(self, indices: Tensor, batch_size: int, seed: int) -> None:
-        self.indices, self.batch_size, self.seed = indices, batch_size, seed
+    def __init__(self, indices: Tensor, batch_size: int, seed: int, streams: int = seeds.STREAMS) -> None:
+        self.indices, self.batch_size, self.seed, self.streams = indices, batch_size, seed, streams
         self.epoch, self.first_batch = 1, 0
 
     def order(self, epoch: int) -> Tensor:
         """Indices of all training examples in the order of `epoch` (from 1), (N) int64."""
-        return self.indices[torch.randperm(len(self.indices), generator=seeds.generator(self.seed, "shuffle", epoch))]
+        generator = seeds.generator(self.seed, "shuffle", epoch, streams=self.streams)
+        return self.indices[torch.randperm(len(self.indices), generator=generator)]
 
     def sha256(self, epoch: int, before: str) -> str:
         """Hexadecimal sha256 over `before`, the hash of the epochs before, and the order of this epoch."""

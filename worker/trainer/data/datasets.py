@@ -19,12 +19,13 @@ from torch import Tensor
 from shared.datasets.catalog import DATASETS, DatasetInfo
 from shared.errors import DataError
 from shared.spec.job_spec import Fraction, GradientCheckSpec, JobSpec, WalkSpec
+from worker.trainer import seeds
 from worker.trainer.data import cifar, memmap
 from worker.trainer.data.augment import Augmenter
 from worker.trainer.data.batches import ShuffledBatches, TrainingBatches, training_batches
 from worker.trainer.data.memmap import Images, MappedBatches, MappedDataset, NormalizedImages
 from worker.trainer.data.normalization import Normalization, measure
-from worker.trainer.data.split_methods import STRATIFIED, TEST
+from worker.trainer.data.split_methods import RANDOM, STRATIFIED, TEST
 from worker.trainer.data.splits import split, warnings_about
 
 AnySpec = JobSpec | GradientCheckSpec | WalkSpec  # prepare() reads dataset, seed and batch_size of each
@@ -55,6 +56,7 @@ class Data:
     test_images: Images
     test_labels: Tensor
     validation_split: str  # one of split_methods
+    streams: int  # the version of the random streams
     warnings: list[str]  # about the split
 
 
@@ -64,17 +66,17 @@ def prepare(
     download: bool,
     device: torch.device,
     uploaded: Path | None = None,
-    method: str = STRATIFIED,
+    streams: int = seeds.STREAMS,
 ) -> Data:
     """Load, normalize and split the spec's dataset; `uploaded` is the folder of one that is not built in.
 
-    `download` allows to fetch a built-in dataset; `method`, of split_methods, is how examples are held out. Raises
-    DataError if files are missing or damaged, or no example can be held out.
+    `download` allows to fetch a built-in dataset; `streams` is the version of the random streams. Raises DataError
+    if files are missing or damaged, or no example can be held out.
     """
     if uploaded is not None:
         info = memmap.read_info(uploaded)
         if memmap.too_large(info):
-            return prepare_mapped(spec, info, uploaded, device, method)
+            return prepare_mapped(spec, info, uploaded, device, streams)
         pixels = load_uploaded(info, uploaded)
     else:
         if spec.dataset not in DATASETS:
@@ -85,8 +87,8 @@ def prepare(
     images = normalization.apply(pixels.train_images)
     test_images, test_labels = normalization.apply(pixels.test_images).to(device), pixels.test_labels.to(device)
     fraction, labels = held_out_fraction(spec), pixels.train_labels
-    train, val = split(labels, fraction, spec.seed, method)
-    order = ShuffledBatches(train, spec.batch_size, spec.seed)
+    train, val = split(labels, fraction, spec.seed, streams)
+    order = ShuffledBatches(train, spec.batch_size, spec.seed, streams)
     if fraction:
         val_images, val_labels = images[val].to(device), labels[val].to(device)
     else:
@@ -95,26 +97,27 @@ def prepare(
         info=info,
         device=device,
         normalization=normalization,
-        train=training_batches(images, labels, order, device, augmenter(spec, normalization, device)),
+        train=training_batches(images, labels, order, device, augmenter(spec, normalization, device, streams)),
         val_images=val_images,
         val_labels=val_labels,
         test_images=test_images,
         test_labels=test_labels,
-        validation_split=method if fraction else TEST,
+        validation_split=split_method(fraction, streams),
+        streams=streams,
         warnings=warnings_about(labels[train], labels[val] if fraction else None, fraction, info.classes),
     )
 
 
 def prepare_mapped(
-    spec: AnySpec, info: DatasetInfo, folder: Path, device: torch.device, method: str = STRATIFIED
+    spec: AnySpec, info: DatasetInfo, folder: Path, device: torch.device, streams: int = seeds.STREAMS
 ) -> Data:
     """As `prepare`, for a dataset that stays on disk: only its labels are in memory."""
     train_images, test_images = memmap.images(folder, info)
     train_labels, test_labels = memmap.labels(folder, info)
     normalization = measure(train_images, info.white)
     fraction = held_out_fraction(spec)
-    train, val = split(train_labels, fraction, spec.seed, method)
-    order = ShuffledBatches(train, spec.batch_size, spec.seed)
+    train, val = split(train_labels, fraction, spec.seed, streams)
+    order = ShuffledBatches(train, spec.batch_size, spec.seed, streams)
     gathered = MappedDataset(train_images, train_labels, normalization)
     test = NormalizedImages(test_images, None, normalization, device), test_labels.to(device)
     held_out = NormalizedImages(train_images, val, normalization, device), train_labels[val].to(device)
@@ -123,12 +126,13 @@ def prepare_mapped(
         info=info,
         device=device,
         normalization=normalization,
-        train=MappedBatches(gathered, order, device, augmenter(spec, normalization, device)),
+        train=MappedBatches(gathered, order, device, augmenter(spec, normalization, device, streams)),
         val_images=val_images,
         val_labels=val_labels,
         test_images=test[0],
         test_labels=test[1],
-        validation_split=method if fraction else TEST,
+        validation_split=split_method(fraction, streams),
+        streams=streams,
         warnings=warnings_about(train_labels[train], train_labels[val] if fraction else None, fraction, info.classes),
     )
 
@@ -138,12 +142,19 @@ def held_out_fraction(spec: AnySpec) -> float:
     return spec.validation.fraction if isinstance(spec, JobSpec) and isinstance(spec.validation, Fraction) else 0.0
 
 
-def augmenter(spec: AnySpec, normalization: Normalization, device: torch.device) -> Augmenter | None:
+def split_method(fraction: float, streams: int) -> str:
+    """How the validation split was chosen, as results say it."""
+    if not fraction:
+        return TEST
+    return RANDOM if streams == seeds.LOW_BITS else STRATIFIED
+
+
+def augmenter(spec: AnySpec, normalization: Normalization, device: torch.device, streams: int) -> Augmenter | None:
     """The spec's augmentations; None if it has none, as in gradient checks and walks."""
     if not isinstance(spec, JobSpec) or not spec.augment:
         return None
     black = normalization.apply(torch.zeros(1, len(normalization.mean), 1, 1))
-    return Augmenter(spec.augment, spec.seed, black.to(device))
+    return Augmenter(spec.augment, spec.seed, black.to(device), streams)
 
 
 def load(info: DatasetInfo, data_dir: Path, download: bool) -> Pixels:

@@ -1,4 +1,4 @@
-"""The examples held out for validation: a pure function of the labels, the share, the seed and the method."""
+"""The examples held out for validation: a pure function of the labels, the share and the seed."""
 
 from __future__ import annotations
 
@@ -9,24 +9,23 @@ from torch import Tensor
 
 from shared.errors import DataError
 from worker.trainer import seeds
-from worker.trainer.data.split_methods import RANDOM, STRATIFIED
 
 NAMED_CLASSES = 10  # in a warning
 
 
-def split(labels: Tensor, fraction: float, seed: int, method: str = STRATIFIED) -> tuple[Tensor, Tensor]:
+def split(labels: Tensor, fraction: float, seed: int, streams: int = seeds.STREAMS) -> tuple[Tensor, Tensor]:
     """Indices of the training and of the held-out examples, int64 each, ascending; none held out for fraction 0.
 
-    `labels` (N) int64 are those of all of them; round(N * fraction) are held out. STRATIFIED: the same share of each
-    class, and at most all but one of its examples, for which fewer are held out in all if need be. Raises DataError if
-    no class has an example to spare.
+    `labels` (N) int64 are those of all of them; round(N * fraction) are held out: the same share of each
+    class, and at most all but one of its examples, for which fewer are held out in all if need be. Versions up to 0.2.0
+    (`streams` 1) chose them without regard to classes. Raises DataError if no class has an example to spare.
     """
     n = len(labels)
     if not fraction:
         return torch.arange(n), torch.arange(0)
-    shuffled = torch.randperm(n, generator=seeds.generator(seed, "split"))
+    shuffled = torch.randperm(n, generator=seeds.generator(seed, "split", streams=streams))
     number = round(n * fraction)
-    held_out = shuffled[:number] if method == RANDOM else _stratified(labels, shuffled, number)
+    held_out = shuffled[:number] if streams == seeds.LOW_BITS else _stratified(labels, shuffled, number)
     if number and not len(held_out):
         raise DataError(
             f"each class has a single image to train on, so none can be held out for validation ({n} images in all); "

@@ -89,10 +89,9 @@ def follow(recipe: Recipe) -> nn.Module:
 
 
 def initialize(net: nn.Module, generator: Generator) -> None:
-    """Fill every parameter and buffer as torchvision does, seeded by a number from `generator`."""
-    seed = int(torch.randint(2**62, (), generator=generator))
+    """Fill every parameter and buffer as torchvision does, with the numbers that `generator` would give."""
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # torchvision draws from the global generator only
+        torch.set_rng_state(generator.get_state())  # torchvision draws from the global generator only
         fresh = follow(cast(Recipe, net.recipe))
     net.load_state_dict(fresh.state_dict())
 

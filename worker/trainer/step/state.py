@@ -34,19 +34,18 @@ class BestEpoch:
 class State:
     """Model, optimizer, position in the data, sums of the current epoch, curve so far."""
 
-    def __init__(self, spec: JobSpec, info: DatasetInfo, device: torch.device) -> None:
+    def __init__(self, spec: JobSpec, info: DatasetInfo, device: torch.device, streams: int = seeds.STREAMS) -> None:
         self.model = build_model(spec.architecture, info.shape, len(info.classes))
-        initialize(self.model, spec.init, seeds.generator(spec.seed, "init"))
+        initialize(self.model, spec.init, seeds.generator(spec.seed, "init", streams=streams))
         # With channels_last, convolutions and pooling take a fifth of the time, on the CPU and on a GPU.
         self.model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in its stubs
         self.optimizer = build_optimizer(spec, self.model)
-        self.device = device
+        self.device, self.streams = device, streams
         self.epoch, self.batch, self.step = 1, 0, 0  # current epoch, its batches done, steps since the start
         self.meter = LossMeter(device)
         self.history = History()
         self.best = BestEpoch()
         self.order_sha256 = ""
-        self.streams = seeds.PER_BATCH  # how the random numbers of a batch are made
         self.epoch_seconds = 0.0  # of the current epoch, without evaluation and checkpoints
         self.training_seconds = 0.0  # of the epochs before
 
@@ -98,7 +97,6 @@ class State:
         self.history.load_state_dict(state["history"])
         vars(self.best).update(state["best"])
         self.order_sha256 = state["order_sha256"]
-        self.streams = state.get("streams", 1)  # release 0.2.0 stored none
         self.epoch_seconds, self.training_seconds = state["seconds"]["epoch"], state["seconds"]["training"]
         torch.set_num_threads(state.get("threads", torch.get_num_threads()))  # older checkpoints have none
         torch.set_rng_state(state["rng"])

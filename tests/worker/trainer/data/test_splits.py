@@ -11,7 +11,7 @@ from shared.errors import DataError, TrainingError
 from shared.spec.job_spec import JobSpec
 from worker.trainer import checkpoint, seeds
 from worker.trainer.data import datasets
-from worker.trainer.data.split_methods import RANDOM, STRATIFIED
+from worker.trainer.data.split_methods import RANDOM, STRATIFIED, TEST
 from worker.trainer.data.splits import split, warnings_about
 from worker.trainer.job import run_job
 from worker.trainer.run import Run, StopRequested
@@ -72,9 +72,9 @@ def test_a_dataset_with_one_example_of_each_class_has_none_to_hold_out():
         split(torch.arange(10), 0.1, seed=1)
 
 
-def test_the_random_method_is_that_of_earlier_versions():
-    shuffled = torch.randperm(121, generator=seeds.generator(5, "split"))
-    train, val = split(RARE, 0.1, 5, RANDOM)
+def test_the_streams_of_earlier_versions_give_their_split():
+    shuffled = torch.randperm(121, generator=torch.Generator().manual_seed(seeds.derive(5, "split")))
+    train, val = split(RARE, 0.1, 5, seeds.LOW_BITS)
     assert torch.equal(val, shuffled[:12].sort().values)
     assert torch.equal(train, shuffled[12:].sort().values)
 
@@ -132,13 +132,13 @@ def run(folder, resume=None, stop=False):
 
 def test_a_run_resumed_from_a_checkpoint_of_an_earlier_version_keeps_its_split(tmp_path, monkeypatch):
     with monkeypatch.context() as earlier:
-        earlier.setattr("worker.trainer.job.STRATIFIED", RANDOM)
+        earlier.setattr("worker.trainer.seeds.STREAMS", seeds.LOW_BITS)
         whole = run(tmp_path / "whole")
         with pytest.raises(StopRequested):
             run(tmp_path / "cut", stop=True)
     (saved,) = (tmp_path / "cut" / "checkpoints").glob("*.pt")
     content = torch.load(saved, weights_only=True)
-    assert content.pop("validation_split") == RANDOM
+    assert content.pop("streams") == seeds.LOW_BITS
     torch.save(content, saved)  # as versions up to 0.2.0 wrote it
     resumed = run(tmp_path / "cut", resume=saved)
     assert resumed["validation_split"] == whole["validation_split"] == RANDOM
@@ -149,14 +149,22 @@ def test_a_run_resumed_from_a_checkpoint_of_an_earlier_version_keeps_its_split(t
     assert new["data_order_sha256"] != whole["data_order_sha256"]
 
 
-def test_a_checkpoint_of_a_split_that_is_not_known_is_refused(tmp_path):
-    torch.save({"format": checkpoint.FORMAT, "validation_split": "by_hand"}, tmp_path / "1.pt")
-    with pytest.raises(TrainingError, match="by_hand"):
-        checkpoint.validation_split_of(tmp_path / "1.pt")
+def test_a_checkpoint_with_streams_of_a_later_version_is_refused(tmp_path):
+    torch.save({"format": checkpoint.FORMAT, "streams": 17}, tmp_path / "1.pt")
+    with pytest.raises(TrainingError, match="version 17"):
+        checkpoint.streams_of(tmp_path / "1.pt")
 
 
-def test_a_job_without_a_validation_share_has_the_same_data_as_before():
-    spec = JobSpec.parse({"seed": 7, "validation": "test"})
-    loaded = [datasets.prepare(spec, None, False, torch.device("cpu"), None, method) for method in (STRATIFIED, RANDOM)]
-    assert all(data.validation_split == "test" for data in loaded)
-    assert torch.equal(loaded[0].train.order.order(1), loaded[1].train.order.order(1))
+@pytest.mark.parametrize(
+    ("validation", "streams", "method"),
+    [
+        ("test", seeds.STREAMS, TEST),
+        ("test", seeds.LOW_BITS, TEST),
+        ({"fraction": 0.1}, seeds.STREAMS, STRATIFIED),
+        ({"fraction": 0.1}, seeds.LOW_BITS, RANDOM),
+    ],
+)
+def test_data_says_how_its_validation_split_was_chosen(validation, streams, method):
+    spec = JobSpec.parse({"seed": 7, "validation": validation})
+    data = datasets.prepare(spec, None, False, torch.device("cpu"), None, streams)
+    assert (data.validation_split, data.streams) == (method, streams)
