@@ -19,6 +19,8 @@ from worker.launcher import Launcher
 if TYPE_CHECKING:
     from worker.runtime import Runtime
 
+POLL_SECONDS = 0.25  # longest wait of Redis for a message; a worker that stops must wait for the end of the last one
+
 log = structlog.get_logger()
 
 
@@ -46,6 +48,7 @@ def create_app(settings: Settings) -> Celery:
             "socket_connect_timeout": 5,
             "socket_keepalive": True,
             "health_check_interval": 10,
+            "polling_interval": POLL_SECONDS,
         },
     )
     return app
