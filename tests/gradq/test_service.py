@@ -184,3 +184,23 @@ def test_migrate_to_a_revision_is_refused_while_a_worker_lives(tmp_path: Path, m
     result = CliRunner().invoke(app, ["migrate", "--to", known()[0]])
     assert (result.exit_code, "stop the service first" in result.stderr) == (2, True)
     assert CliRunner().invoke(app, ["migrate"]).exit_code == 0
+
+
+@pytest.mark.long
+def test_an_api_that_is_stopped_ends_with_0_and_one_that_cannot_start_does_not(tmp_path: Path):
+    """Its processes end without unloading their modules, which must not change their exit codes."""
+
+    def start(**settings: str) -> subprocess.Popen[str]:
+        env = {**os.environ, "GRADQ_STATE_DIR": str(tmp_path), **settings}
+        command = [sys.executable, "-m", "gradq", "api", "--port", "0", "--workers", "1"]
+        return subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True)
+
+    with start() as works:
+        assert works.stderr is not None
+        next(line for line in works.stderr if "Booting worker" in line)
+        works.terminate()
+        said = works.stderr.read()
+        assert (works.wait(60), "Shutting down" in said) == (0, True), said
+    with start(GRADQ_ARTIFACTS_URL="nonsense://x") as fails:
+        _, said = fails.communicate(timeout=60)
+        assert (fails.returncode, "Worker failed to boot" in said) == (3, True), said
