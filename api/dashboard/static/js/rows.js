@@ -13,7 +13,8 @@ export function showRows(body, items, { key, row }) {
     return made;
   });
   const focused = body.contains(document.activeElement) && document.activeElement;
-  if (rows.length !== body.children.length || rows.some((made, i) => made !== body.children[i])) body.replaceChildren(...rows);
+  if (rows.length !== body.children.length || rows.some((made, i) => made !== body.children[i]))
+    body.replaceChildren(...rows);
   if (focused && document.activeElement !== focused) focusAgain(body, focused);
 }
 
