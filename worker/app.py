@@ -1,4 +1,4 @@
-"""The Celery app and its settings. `python -m celery -A worker.app worker -P threads` runs it."""
+"""The Celery app and its settings. `python -m worker` runs it."""
 
 from __future__ import annotations
 
