@@ -294,6 +294,7 @@ assert not heavy, heavy
 """
 
 
+@pytest.mark.slow
 def test_a_process_that_served_every_route_has_imported_neither_torch_nor_the_worker(tmp_path):
     settings = {"GRADQ_STATE_DIR": str(tmp_path), "GRADQ_ALLOW_ANONYMOUS": "true"}
     environment = {**os.environ, **settings, "PYTHONPATH": str(ROOT)}
