@@ -3,8 +3,10 @@
     GRADQ_DATA_DIR=… python -m benchmarks.article
 
 A preset that starts from another one's weights does so here. The article averages accuracy over batches, gradq over
-images, which differs by less than 0.0005; the runs that are stuck depend on their seed, as they do in the article. The
-table is printed to stderr, the figures as one line of JSON to stdout.
+images, which differs by less than 0.0005; the runs that are stuck depend on their seed, as they do in the article.
+two-layer runs with `--seeds` seeds from `--seed` on, since the loss of a single run says little: after 40 epochs it has
+a standard deviation of 10 %, its mean over 12 seeds one of 3 %. The table is printed to stderr, the figures as one line
+of JSON to stdout.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from rich.console import Console
@@ -30,9 +33,11 @@ from worker.trainer.job import run_job
 from worker.trainer.run import Run
 
 CLAIM = (
-    "two-layer ends within 0.9674 ± 0.006 with epoch losses within 8 % of the article's from the second on; "
+    "two-layer ends within 0.9674 ± 0.006 with each seed, its epoch losses within 8 % of the article's from the second "
+    "on in the mean of the seeds; "
     "manual-linear stays between 0.75 and 0.93 with a best of at least 0.88; autograd-linear stays far below it"
 )
+TWO_LAYER = "article/two-layer"
 NO_JOB = "job_" + "0" * 32  # the spec of a preset with init_from names a job; here the file itself is passed
 
 
@@ -69,6 +74,10 @@ def run_all(seed: int, folder: Path, settings: Settings, threads: int) -> dict[s
     return done
 
 
+def run_again(preset: Preset, seeds: Sequence[int], folder: Path, settings: Settings, threads: int) -> list[Experiment]:
+    return [run(preset, seed, folder / str(seed), None, settings, threads) for seed in seeds]
+
+
 # --- compared with the article ----------------------------------------------------------------------------------------
 
 
@@ -87,30 +96,40 @@ def spread(values: Sequence[float]) -> str:
     return f"{values[0]:.4f} … {values[-1]:.4f} (best {max(values):.4f})"
 
 
-def loss_differences(experiment: Experiment) -> list[float]:
-    """Relative to the article's, per epoch; empty if the article has none."""
-    article = experiment.preset.article.get("train_loss", [])
-    return [abs(ours / theirs - 1) for ours, theirs in zip(experiment.train_loss, article, strict=False)]
+def mean_losses(runs: Sequence[Experiment]) -> list[float]:
+    """Per epoch, over runs of one preset."""
+    return [mean(losses) for losses in zip(*(run.train_loss for run in runs), strict=True)]
 
 
-def table(experiments: dict[str, Experiment]) -> Table:
-    made = Table("preset", "epochs", "article's accuracy", "ours", "loss off by at most, from epoch 2 on", expand=False)
+def most_off(runs: Sequence[Experiment]) -> float | None:
+    """The mean loss's greatest difference to the article's from the second epoch on, relative; None without losses."""
+    article = runs[0].preset.article.get("train_loss", [])[1:]
+    pairs = zip(mean_losses(runs)[1:], article, strict=False)
+    return max((abs(ours / theirs - 1) for ours, theirs in pairs), default=None)
+
+
+def table(experiments: dict[str, Experiment], two_layer: Sequence[Experiment]) -> Table:
+    """`two_layer`: of all seeds."""
+    header = "mean loss off by at most, from epoch 2 on"
+    made = Table("preset", "seeds", "epochs", "article's accuracy", "ours, first seed", header, expand=False)
     for name, experiment in experiments.items():
-        differences = loss_differences(experiment)[1:]
-        row = (name, str(len(experiment.val_accuracy)), printed(experiment.preset), spread(experiment.val_accuracy))
-        made.add_row(*row, f"{max(differences):.1%}" if differences else "")
+        runs = two_layer if name == TWO_LAYER else [experiment]
+        off = most_off(runs)
+        row = (name, str(len(runs)), str(len(experiment.val_accuracy)), printed(experiment.preset))
+        made.add_row(*row, spread(experiment.val_accuracy), "" if off is None else f"{off:.1%}")
     return made
 
 
-def verdict(experiments: dict[str, Experiment]) -> dict[str, bool]:
-    two_layer, stuck = experiments["article/two-layer"], experiments["article/autograd-linear"]
+def verdict(experiments: dict[str, Experiment], two_layer: Sequence[Experiment]) -> dict[str, bool]:
+    stuck, goal = experiments["article/autograd-linear"], PRESETS[TWO_LAYER].article["last_val_accuracy"]
     manual = [
         *experiments["article/manual-linear"].val_accuracy,
         *experiments["article/manual-linear-continued"].val_accuracy,
     ]
+    off = most_off(two_layer)
     return {
-        "two_layer_accuracy": abs(two_layer.val_accuracy[-1] - two_layer.preset.article["last_val_accuracy"]) <= 0.006,
-        "two_layer_losses": max(loss_differences(two_layer)[1:]) <= 0.08,
+        "two_layer_accuracy": all(abs(run.val_accuracy[-1] - goal) <= 0.006 for run in two_layer),
+        "two_layer_losses": off is not None and off <= 0.08,
         "manual_linear_level": all(0.75 <= accuracy <= 0.93 for accuracy in manual),
         "manual_linear_best": max(manual) >= 0.88,
         "autograd_linear_stuck": max(stuck.val_accuracy) < min(manual) - 0.1,
@@ -120,6 +139,7 @@ def verdict(experiments: dict[str, Experiment]) -> dict[str, bool]:
 def main() -> None:
     options = parser(__doc__, "article")
     options.add_argument("--seed", type=int, default=7)
+    options.add_argument("--seeds", type=int, default=12, help="of two-layer")
     options.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     asked = options.parse_args()
     settings = Settings.from_env()
@@ -129,7 +149,10 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory(prefix="gradq-bench-") as folder:
         experiments = run_all(asked.seed, Path(folder), settings, asked.threads)
-    Console(file=sys.stderr, width=170).print(table(experiments))
+        more = range(asked.seed + 1, asked.seed + asked.seeds)
+        again = run_again(PRESETS[TWO_LAYER], more, Path(folder), settings, asked.threads)
+    two_layer = [experiments[TWO_LAYER], *again]
+    Console(file=sys.stderr, width=170).print(table(experiments, two_layer))
     figures = {
         "seed": asked.seed,
         "presets": {
@@ -140,7 +163,13 @@ def main() -> None:
             }
             for name, experiment in experiments.items()
         },
-        "claim_holds": verdict(experiments),
+        "two_layer": {
+            "seeds": [asked.seed, *more],
+            "last_val_accuracy": [run.val_accuracy[-1] for run in two_layer],
+            "last_train_loss": [round(run.train_loss[-1], 4) for run in two_layer],
+            "mean_train_loss": [round(loss, 4) for loss in mean_losses(two_layer)],
+        },
+        "claim_holds": verdict(experiments, two_layer),
     }
     publish("article", CLAIM, figures, asked.save)
 

@@ -19,6 +19,13 @@ LIKELY, LIKELY_SHORT, SHORT_WORD = 0.72, 0.8, 4  # similarities by difflib, from
 
 def field_error(model: type[BaseModel], error: ErrorDetails) -> FieldError:
     """Convert one entry of `ValidationError.errors()` of `model`."""
+    path = path_of(error)
+    pointer = "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in path)
+    return FieldError(pointer, error["type"], _detail(model, error, path))
+
+
+def path_of(error: ErrorDetails) -> list[str | int]:
+    """Names and indices that lead to the wrong value in the client's document."""
     path = list(error["loc"])
     if len(path) > 1 and path[0] in UNION_FIELDS:
         del path[1]  # pydantic inserts the branch of the union, which is not a level of the client's document
@@ -26,8 +33,7 @@ def field_error(model: type[BaseModel], error: ErrorDetails) -> FieldError:
         del path[2]
     if path and path[-1] == "[key]":
         path.pop()
-    pointer = "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in path)
-    return FieldError(pointer, error["type"], _detail(model, error, path))
+    return path
 
 
 def _detail(model: type[BaseModel], error: ErrorDetails, path: list[Any]) -> str:

@@ -20,6 +20,7 @@ from shared.db.database import Database
 from shared.db.tables import Base
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch is imported; four test processes share the cores
+os.environ.setdefault("GOMP_SPINCOUNT", "0")
 
 # no deadline: a busy machine is not a bug. CI draws the same examples each time, other machines draw new ones
 hypothesis.settings.register_profile("gradq", deadline=None, derandomize=os.environ.get("CI") == "true")

@@ -13,7 +13,7 @@ from worker.launcher import Launcher
 
 def main(fd: int | None = None) -> None:
     """The trainer server starts first, since it imports PyTorch for some seconds. With `fd`, the rest waits until the
-    other end of that pipe is closed: `gradq up` prepares the database meanwhile."""
+    other end of that pipe is closed: `gradq up` prepares the database and starts the API meanwhile."""
     Launcher().begin()
     if fd is not None:
         os.read(fd, 1)

@@ -1,8 +1,9 @@
 """The embedded service: broker, migrations, API and one worker, supervised in the foreground until a signal comes.
 
-One thread, one loop. The worker starts first, since it imports PyTorch, which takes longer than all the rest; it waits
-for the database before it does more. It stops first, too, so that it can checkpoint its jobs and queue them again; then
-API and broker stop. Parts that die are restarted with exponential backoff.
+One thread, one loop. The worker starts first, since it imports PyTorch, which takes longer than all the rest. It does
+no more until the API answers: on two cores the import has one of them meanwhile. It stops first, too, so that it can
+checkpoint its jobs and queue them again; then API and broker stop. Parts that die are restarted with exponential
+backoff.
 """
 
 from __future__ import annotations
@@ -91,7 +92,7 @@ class EmbeddedService:
             listener = stack.enter_context(listen(host, port))
             url = address_of(listener)
             stack.enter_context(only_one(self.settings.state_dir, url))
-            waits, prepared = _pipe(stack)
+            waits, begins = _pipe(stack)
             stack.callback(self.end)
             self.say("starting broker and worker; the worker imports PyTorch, which takes some seconds")
             self._choose_broker()
@@ -99,10 +100,12 @@ class EmbeddedService:
             self._start_broker()
             self.say("preparing the database")
             self._migrate()
-            os.close(prepared)
             self.say("starting the API")
             self._start_api(listener.fileno())
-            self._until_ready(url, worker)
+            answers = self._until(lambda: _answers(url))
+            os.close(begins)
+            if answers:
+                self._until_ready(url, worker)
             if not self.stop.requested():
                 self.say(f"state   {self.settings.state_dir} (logs: {self.settings.state_dir / 'logs'})")
                 self.say(f"broker  {self.server.binary if self.server else 'the one that GRADQ_REDIS_URL names'}")
@@ -197,28 +200,31 @@ class EmbeddedService:
             part.tend(self.say)
 
     def _until_ready(self, url: str, worker: Child) -> None:
-        """Returns once the API answers and our worker is live. Raises PartFailed if a part keeps dying before.
+        """Returns once our worker is live, and the API still answers. Raises PartFailed.
 
         Reads the workers from the database: the API may require a token, which this process does not have.
         """
         from shared.db.database import Database
 
-        slow_at = time.monotonic() + SLOW_SECONDS
-        answers = False
+        self.say("the API answers; waiting for the worker")
         with closing(Database(self.settings.database)) as database:
-            while not self.stop.requested():
-                if not answers and (answers := _answers(url)):
-                    self.say("the API answers; waiting for the worker")
-                if _lives(database, self.settings, worker) and (answers := _answers(url)):
-                    return
-                self._tend()
-                for part in self.parts:
-                    if part.deaths >= DEATHS_BEFORE_READY:
-                        raise PartFailed(f"{part.name} keeps dying. The end of {part.log}:\n{part.last_lines()}")
-                if time.monotonic() > slow_at:
-                    slow_at = time.monotonic() + SLOW_SECONDS
-                    self.say(f"still starting (logs: {self.settings.state_dir / 'logs'})")
-                self.stop.wait(TICK_SECONDS)
+            self._until(lambda: _lives(database, self.settings, worker) and _answers(url))
+
+    def _until(self, holds: Callable[[], bool]) -> bool:
+        """True once it holds, False when a stop is requested. Raises PartFailed if a part keeps dying before."""
+        slow_at = time.monotonic() + SLOW_SECONDS
+        while not self.stop.requested():
+            if holds():
+                return True
+            self._tend()
+            for part in self.parts:
+                if part.deaths >= DEATHS_BEFORE_READY:
+                    raise PartFailed(f"{part.name} keeps dying. The end of {part.log}:\n{part.last_lines()}")
+            if time.monotonic() > slow_at:
+                slow_at = time.monotonic() + SLOW_SECONDS
+                self.say(f"still starting (logs: {self.settings.state_dir / 'logs'})")
+            self.stop.wait(TICK_SECONDS)
+        return False
 
 
 def _answers(url: str) -> bool:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
+from itertools import takewhile
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, ValidationError
@@ -14,7 +15,7 @@ from shared.datasets.catalog import DATASETS, DatasetInfo, FindDataset
 from shared.errors import FieldError, InvalidSpec
 from shared.spec.elsewhere import field_meant, instead_of
 from shared.spec.presets import PRESETS
-from shared.validation_errors import closest, did_you_mean, field_error
+from shared.validation_errors import closest, did_you_mean, field_error, path_of
 
 MAX_NAME, MAX_LABELS = 128, 16
 MAX_SEED = 2**53 - 1  # the largest integer that every JSON reader keeps exact
@@ -333,6 +334,8 @@ DatasetName = Annotated[
 ]
 
 
+Path = tuple[str, ...]  # names of fields, from the whole to a value
+
 # Yields the errors of one conflict between fields of a spec, or with facts of its dataset. It reads all values that the
 # conflict depends on before it yields.
 Check = Callable[[Any, Any], Iterator[FieldError]]
@@ -343,15 +346,54 @@ class ValueUnknown(Exception):
 
 
 class KnownPart:
-    """A spec, or the facts of a dataset, of which some values are not known: reading one raises ValueUnknown."""
+    """A spec, or the facts of a dataset, of which some values are not known: reading one raises ValueUnknown.
 
-    def __init__(self, whole: Any, unknown: frozenset[str] = frozenset()) -> None:
+    `unknown` has the paths of these values, as ("optimizer", "momentum"). For `isinstance` it is what it wraps.
+    """
+
+    def __init__(self, whole: Any, unknown: Collection[Path] = ()) -> None:
         self._whole, self._unknown = whole, unknown
 
+    @property  # type: ignore[misc]  # object's can be assigned
+    def __class__(self) -> Any:
+        return type(self._whole)
+
     def __getattr__(self, name: str) -> Any:
-        if self._whole is None or name in self._unknown:
+        if self._whole is None or (name,) in self._unknown:
             raise ValueUnknown
-        return getattr(self._whole, name)
+        value = getattr(self._whole, name)
+        below = [path[1:] for path in self._unknown if path[0] == name]
+        return KnownPart(value, below) if below else value
+
+
+def _in_objects(path: Sequence[str | int]) -> Path:
+    """The path to the innermost value that is in no list."""
+    return tuple(takewhile(lambda part: isinstance(part, str), path))  # type: ignore[arg-type]
+
+
+def _without(body: Any, paths: Collection[Path]) -> Any:
+    """The body without the values at these paths."""
+    if not isinstance(body, dict):  # the short form of an object
+        return body
+    return {
+        name: _without(value, below) if (below := [path[1:] for path in paths if path[0] == name]) else value
+        for name, value in body.items()
+        if (name,) not in paths
+    }
+
+
+def _may_mean(path: Path, spec: Model) -> Iterator[Path]:
+    """Where a value may belong that no field has: a field of a similar name beside it, or in the whole or its parts."""
+    *above, name = path
+    parts: dict[Path, Model] = {(field,): value for field, value in spec if isinstance(value, Model)}
+    beside = parts.get((*above,), spec)
+    if name in type(beside).model_fields:
+        return
+    if above and (similar := closest(name, type(beside).model_fields)):
+        yield (*above, similar)
+    if similar := closest(name, type(spec).model_fields) or field_meant(name):
+        yield (similar,)
+    yield from ((*part, name) for part, value in parts.items() if name in type(value).model_fields)
 
 
 class Work(Model):
@@ -418,19 +460,26 @@ class Work(Model):
         cls, body: dict[str, Any], error: ValidationError, find_dataset: FindDataset
     ) -> list[FieldError]:
         """Conflicts between fields that are valid, of a body in which others are not."""
-        wrong = {str(e["loc"][0]) for e in error.errors(include_url=False) if e["loc"]}
-        try:
-            rest = cls.model_validate({name: value for name, value in cls._filled(body).items() if name not in wrong})
-        except ValidationError:  # a name that is not Unicode text, which pydantic does not name
+        wrong = {_in_objects(path_of(e)) for e in error.errors(include_url=False) if e["loc"]}
+        parsed = cls._rest_of(body, wrong) or cls._rest_of(body, {path[:1] for path in wrong})
+        if parsed is None:  # a name that is not Unicode text, which pydantic does not name
             return []
-        misspelt = {closest(name, cls.model_fields) or field_meant(name) for name in wrong - {*cls.model_fields}}
-        unknown = frozenset(wrong | {name for name in misspelt if name is not None})
-        info = None if "dataset" in unknown else find_dataset(rest.dataset)
+        rest, removed = parsed
+        unknown = removed | {meant for path in removed for meant in _may_mean(path, rest)}
+        info = None if ("dataset",) in unknown else find_dataset(rest.dataset)
         found: list[FieldError] = []
         for check in cls.checks:
             with suppress(ValueUnknown):
                 found += check(KnownPart(rest, unknown), info or KnownPart(None))
         return found
+
+    @classmethod
+    def _rest_of(cls, body: dict[str, Any], wrong: set[Path]) -> tuple[Self, set[Path]] | None:
+        """The spec without what is wrong, and what that is; None if the rest is wrong, too."""
+        try:
+            return cls.model_validate(_without(cls._filled(body), wrong)), wrong
+        except ValidationError:
+            return None
 
     def to_json(self) -> dict[str, Any]:
         return self.model_dump(mode="json")

@@ -14,6 +14,7 @@ from shared.errors import TrainingError
 from worker.trainer import device
 
 CPU = torch.device("cpu")
+WAITING_SETTINGS = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 without_cuda = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU: see tests/gpu")
 
 
@@ -54,14 +55,24 @@ def test_a_step_gets_as_many_threads_as_it_is_worth_and_no_more_than_there_are()
 
 
 @pytest.mark.slow
-def test_threads_that_wait_do_not_spin():
-    """OpenMP reads the setting once, when torch is loaded; it prints what it uses."""
-    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+@pytest.mark.parametrize(
+    ("given", "policy", "spins"),
+    [({}, "PASSIVE", "5000"), ({"OMP_WAIT_POLICY": "active", "GOMP_SPINCOUNT": "300000"}, "ACTIVE", "300000")],
+)
+def test_threads_that_wait_spin_for_a_moment_and_then_sleep(given, policy, spins):
+    """OpenMP reads the settings once, when torch is loaded; it prints what it uses. An operator's own settings hold."""
+    environment = {name: value for name, value in os.environ.items() if name not in WAITING_SETTINGS}
     command = [sys.executable, "-P", "-c", "import worker.trainer.preload"]
     printed = subprocess.run(
-        command, env={**environment, "OMP_DISPLAY_ENV": "true"}, capture_output=True, text=True, timeout=60, check=True
+        command,
+        env={**environment, **given, "OMP_DISPLAY_ENV": "verbose"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
     )
-    assert "OMP_WAIT_POLICY = 'PASSIVE'" in printed.stderr
+    assert f"OMP_WAIT_POLICY = '{policy}'" in printed.stderr
+    assert f"GOMP_SPINCOUNT = '{spins}'" in printed.stderr
 
 
 @pytest.mark.parametrize("deterministic", [True, False])
