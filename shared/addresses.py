@@ -25,6 +25,16 @@ def has_password(url: str) -> bool:
     return bool(parts.password) or bool(parse_qs(parts.query).get("password"))
 
 
+def check_redis(url: str) -> None:
+    """Raises ValueError unless a Redis can have the URL, as redis://host:6379/0 and unix:///run/redis.sock."""
+    parts = urlsplit(url)
+    if (parts.scheme in SOCKETS and not parts.path) or parts.scheme not in (*SOCKETS, "redis", "rediss"):
+        raise ValueError("not of a Redis")
+    if parts.scheme not in SOCKETS and not (parts.path.strip("/") or "0").isdecimal():
+        raise ValueError("not the number of a database")
+    _ = parts.port  # raises for one that is not a number up to 65535
+
+
 def is_local(url: str) -> bool:
     """Whether the URL names a socket file or a loopback address, which other machines cannot reach.
 

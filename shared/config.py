@@ -20,7 +20,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from shared.addresses import has_password, is_local
+from shared.addresses import check_redis, has_password, is_local
 from shared.errors import ConfigurationError
 
 PREFIX = "GRADQ_"
@@ -35,9 +35,10 @@ def _require_password(url: SecretStr, info: ValidationInfo) -> SecretStr:
     """Any client of a Redis without a password can read and write the queue, and fill the host's memory with EVAL."""
     address = url.get_secret_value()
     try:
+        check_redis(address)
         unprotected = not is_local(address) and not has_password(address)
     except ValueError:
-        raise ValueError("not a valid URL; write redis://:PASSWORD@host:6379/0") from None
+        raise ValueError("not an address of a Redis; write redis://:PASSWORD@host:6379/0") from None
     if unprotected and not info.data.get("redis_without_password"):
         raise ValueError(
             "this Redis is on another machine, and the URL has no password. Set requirepass there and write "
@@ -61,6 +62,19 @@ def _known_database(url: SecretStr) -> SecretStr:
             "not a database that gradq supports; write sqlite:////path/gradq.db or "
             "postgresql+psycopg://user:password@host:5432/name"
         )
+    return url
+
+
+def _known_store(url: str) -> str:
+    """Refuses what fsspec has no filesystem for, before a process starts with it."""
+    import fsspec  # imported here: the default store does not need it
+
+    try:
+        fsspec.get_filesystem_class(fsspec.utils.get_protocol(url))
+    except ValueError:
+        raise ValueError("not a store that fsspec knows; write s3://bucket/folder, or file:///folder") from None
+    except ImportError as error:
+        raise ValueError(f"needs a package that is not installed: {error}") from None
     return url
 
 
@@ -101,7 +115,7 @@ class Settings(BaseSettings):
     database_url: Annotated[SecretStr, AfterValidator(_known_database)] | None = None
     redis_without_password: bool = False
     redis_url: Annotated[SecretStr, AfterValidator(_require_password)] | None = None
-    artifacts_url: str | None = None
+    artifacts_url: Annotated[str, AfterValidator(_known_store)] | None = None
     slots: Annotated[int, Field(ge=1, le=256)] | None = None
     threads_per_slot: Annotated[int, Field(ge=1, le=1024)] | None = None
     lease_seconds: Annotated[float, Field(ge=1)] = 15.0

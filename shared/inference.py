@@ -520,12 +520,16 @@ def turned(image: Array, orientation: int) -> Array:
     return image[:: -1 if upside_down else 1, :: -1 if mirrored else 1]
 
 
+EXIF_PREFIX = b"Exif\0\0"  # in a JPEG; some writers put it into a PNG, and Pillow then adds another
+
+
 def orientation_of(exif: bytes) -> int:
-    """The orientation, 1 to 8, in EXIF data, with or without its prefix `Exif\\0\\0`; 1 if there is none.
+    """The orientation, 1 to 8, in EXIF data, with or without prefixes; 1 if there is none.
 
     The first directory of a TIFF: tag 0x0112, a short. https://www.w3.org/TR/png-3/#eXIf
     """
-    exif = exif.removeprefix(b"Exif\0\0")
+    while exif.startswith(EXIF_PREFIX):
+        exif = exif.removeprefix(EXIF_PREFIX)
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(exif[:4])
     try:
         if order is not None:
@@ -660,7 +664,7 @@ def _colours(samples: Array, depth: int, colour: int, chunks: dict[str, bytes]) 
         return coloured(samples[..., 0], palette, transparent) / 255
     image = samples / (2**depth - 1) if depth < 16 or colour == GREY else (samples >> 8) / 255
     if transparent is not None and colour in (GREY, RGB) and len(transparent) == 2 * SAMPLES[colour]:
-        clear = np.frombuffer(transparent, ">u2")
+        clear = np.frombuffer(transparent, ">u2") & (2**depth - 1)  # the upper bits have no meaning
         return np.concatenate([image, (samples != clear).any(2, keepdims=True)], axis=2)
     return image
 

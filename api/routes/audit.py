@@ -26,7 +26,7 @@ class AuditQuery(Query):
     )
     object: str | None = Field(None, max_length=64, description="the id of the job or dataset that was changed")
     since: UtcTime | None = Field(None, description="entries at or after this time")
-    after: str | None = Field(None, max_length=64, description="the last id of the previous page")
+    after: str | None = Field(None, pattern="^aud_[0-9a-f]{32}$", description="the last id of the previous page")
     limit: Annotated[int, Field(ge=1, le=100)] = 20
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterable
@@ -11,7 +12,7 @@ from api.uploads import idx
 from api.uploads.budget import GZIP_MAGIC
 
 START_BYTES = 4096
-TAR_MAGIC_AT, TAR_MAGIC = 257, b"ustar"
+AS_ONE_ZIP = "unpack them and send one zip, with one folder of images per class"
 ZIP_MAGIC = b"PK\x03\x04"
 AS_ZIP = "unpack it and send the folder as a zip, for example with: zip -r data.zip FOLDER"
 AS_NPZ = "load it and save images and labels as arrays with numpy.savez"
@@ -23,6 +24,8 @@ MAGIC: tuple[tuple[bytes, str, str], ...] = (  # first bytes, what the file is, 
     (b"\xfd7zXZ\x00", "an xz file, which may hold a tar archive", AS_ZIP),
     (b"\x28\xb5\x2f\xfd", "a Zstandard file, which may hold a tar archive", AS_ZIP),
     (b"\x04\x22\x4d\x18", "an LZ4 file, which may hold a tar archive", AS_ZIP),
+    (b"LZIP", "an lzip file, which may hold a tar archive", AS_ZIP),
+    (b"\x5d\x00\x00", "an LZMA file, which may hold a tar archive", AS_ZIP),
     (b"\x1f\x9d", "a file of compress, which may hold a tar archive", AS_ZIP),
     (b"MSCF", "a cabinet archive", AS_ZIP),
     (ZIP_MAGIC, "the beginning of a zip or .npz without its end", "is it complete? Send it again"),
@@ -60,6 +63,8 @@ def describe_pair(path: Path, part: str) -> str:
 def describe_contents(names: Iterable[str]) -> str:
     """What a zip without images has, and what to send instead, from the paths of its files; empty if it has none."""
     names = sorted(names)
+    if len(packed := [name for name in names if name.lower().endswith(PACKED)]) > 1:
+        return f"It has {', '.join(map(repr, packed[:NAMED_FILES]))}: {AS_ONE_ZIP}"
     for name in names:
         if name.lower().endswith((".zip", ".npz")):
             return f"It has '{name}': send that file itself, not in a zip"
@@ -93,8 +98,16 @@ def _identify_gzip(start: bytes) -> tuple[str, str]:
         return "a gzipped tar archive", AS_ZIP
     if inner.startswith(ZIP_MAGIC):
         return "a gzipped zip or .npz", "unpack it with gunzip, and send the file that it has"
+    for magic, what, action in MAGIC:
+        if inner.startswith(magic):
+            return f"a gzip file that holds {what}", action
     return "a gzip file", AS_PAIR
 
 
 def _is_tar(start: bytes) -> bool:
-    return start[TAR_MAGIC_AT : TAR_MAGIC_AT + len(TAR_MAGIC)] == TAR_MAGIC
+    """By the checksum of its first header, which all versions of the format have."""
+    try:
+        tarfile.TarInfo.frombuf(start[: tarfile.BLOCKSIZE], tarfile.ENCODING, "surrogateescape")
+    except tarfile.HeaderError:
+        return False
+    return True

@@ -16,7 +16,7 @@ from api.uploads.fields import MAX_SIDE, UploadFields
 from api.uploads.file_types import describe_contents
 from api.uploads.layout import Layout, layout
 from api.uploads.pictures import decode
-from api.uploads.pixels import Array, Scale, create
+from api.uploads.pixels import DIM, Array, Scale, create, dim
 from shared import inference
 from shared.datasets.catalog import ARRAYS
 from shared.errors import UnusableUpload
@@ -62,12 +62,25 @@ def read(archive: zipfile.ZipFile, fields: UploadFields, folder: Path, budget: B
     form = Form(colour=False, deep=False)
     while True:
         try:
-            shape, empty = _decode(archive, entries, splits, fields.size, folder, budget, form)
+            decoded = _decode(archive, entries, splits, fields.size, folder, budget, form)
             break
         except _Richer as richer:  # at most twice
             form = richer.form
-    warnings = _check_empty(found, entries, empty)
-    return Read(found, shape, (every[train], every[test]), form.scale, warnings)
+    warnings = _check_empty(found, entries, decoded.empty)
+    if decoded.brightest < DIM * form.scale.white:
+        remedy = "if they are, scale the pictures so that white is their highest value, or upload them as arrays"
+        warnings += (f"{dim(decoded.brightest, form.scale.white)}; {remedy} with 'white'",)
+    return Read(found, decoded.shape, (every[train], every[test]), form.scale, warnings)
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """Of all images: their shape (C,H,W), the indices of those that are empty although what they were made of is not,
+    and the highest pixel."""
+
+    shape: tuple[int, int, int]
+    empty: list[int]
+    brightest: float
 
 
 @dataclass(frozen=True)
@@ -121,25 +134,27 @@ def _decode(
     folder: Path,
     budget: Budget,
     form: Form,
-) -> tuple[tuple[int, int, int], list[int]]:
-    """Write the images; return their shape (C,H,W), and the indices of those that are empty without transparency."""
+) -> Decoded:
+    """Write the images."""
     first, _ = _image(archive, entries[0], size, budget, form, None)
     shape = (form.channels, first.shape[1], first.shape[2])
     places: list[tuple[Array, int]] = [(first, 0)] * len(entries)
-    before, empty = budget.spent, []
+    before, empty, brightest = budget.spent, [], 0.0
     for name, indices in splits.items():
         target = create(folder / name, len(indices), shape, form.scale, budget)
         for position, index in enumerate(indices):
             places[index] = (target, position)
     try:
         for index, (entry, (target, position)) in enumerate(zip(entries, places, strict=True)):
-            target[position], is_empty = _image(archive, entry, size, budget, form, (shape[2], shape[1]))
+            image, is_empty = _image(archive, entry, size, budget, form, (shape[2], shape[1]))
+            target[position] = image
+            brightest = max(brightest, float(image.max()))
             if is_empty:
                 empty.append(index)
     except _Richer:
         budget.spent = before  # the arrays written so far are overwritten
         raise
-    return shape, empty
+    return Decoded(shape, empty, brightest)
 
 
 def _image(
@@ -151,7 +166,10 @@ def _image(
     like: tuple[int, int] | None,
 ) -> tuple[Array, bool]:
     """One image (C,H,W) of float32, whole numbers from 0 to the form's white; and whether it is empty although its
-    transparency is not. `like`: (width, height) of the previous images. Raises UnusableUpload."""
+    transparency is not, or its colours below full transparency are not.
+
+    `like`: (width, height) of the previous images. Raises UnusableUpload.
+    """
     name = entry.filename
     with entry_stream(archive, entry, "unreadable_image") as stream:
         raw = stream.read(MAX_FILE_BYTES + 1)
@@ -200,8 +218,13 @@ def _pixels(
     white = form.scale.white
     shape = (form.channels, size or height, size or width)
     pixels = np.rint(inference.fitted(picture, shape) * np.float32(white))
-    is_empty = samples in (2, 4) and _is_flat(pixels) and not _is_flat(picture[..., -1])
-    return pixels, is_empty
+    return pixels, samples in (2, 4) and _is_flat(pixels) and _had_content(picture)
+
+
+def _had_content(picture: Array) -> bool:
+    """Whether the transparency of a picture (H,W,C) differs between pixels, or hides colours that do."""
+    alpha = picture[..., -1]
+    return not _is_flat(alpha) or (alpha.max() == 0 and not all(_is_flat(c) for c in np.moveaxis(picture, -1, 0)))
 
 
 def _is_flat(values: Array) -> bool:

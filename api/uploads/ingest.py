@@ -62,23 +62,13 @@ def ingest(
         format, content = _read(parts, fields, target, scratch, budget)
     finally:
         shutil.rmtree(scratch)
-    doubts = contrast.warnings(np.load(target / ARRAYS[0], mmap_mode="r"), content.labels[0], content.classes)
-    info = content.facts(name, doubts)
+    info = _described(content, name, target)
     for file, numbers in zip((ARRAYS[1], ARRAYS[3]), content.labels, strict=True):
         np.save(target / file, numbers, allow_pickle=False)
-    info = _described(info, target, *content.labels)
     (target / FACTS).write_text(json.dumps(info.to_json(), indent=2, ensure_ascii=False) + "\n")
     drawn = {} if content.own_split else {"test_fraction": fields.test_fraction, "seed": fields.seed}
     given = {name: value for name in ("size", "white") if (value := getattr(fields, name)) is not None}
     return info, {"format": format, **drawn, **given}
-
-
-def _described(info: DatasetInfo, target: Path, train_labels: Array, test_labels: Array) -> DatasetInfo:
-    """`info` with the statistics of the stored images; writes the sheet of samples next to these."""
-    images, classes = np.load(target / ARRAYS[0], mmap_mode="r"), len(info.classes)
-    samples.write(target, images, train_labels, classes, info.white)
-    found = statistics.measure(images, train_labels, test_labels, classes, info.white)
-    return replace(info, statistics=found)
 
 
 @dataclass(frozen=True)
@@ -92,7 +82,7 @@ class Content:
     own_split: bool
     warnings: tuple[str, ...] = ()
 
-    def facts(self, name: str, doubts: tuple[str, ...] = ()) -> DatasetInfo:
+    def facts(self, name: str, doubts: tuple[str, ...]) -> DatasetInfo:
         channels, height, width = self.shape
         train, test = (len(numbers) for numbers in self.labels)
         colour = "grey" if channels == 1 else "colour"
@@ -109,6 +99,15 @@ class Content:
             warnings=(*self.scale.warnings, *self.warnings, *doubts),
             source="upload",
         )
+
+
+def _described(content: Content, name: str, target: Path) -> DatasetInfo:
+    """The description with the statistics of the stored images; writes the sheet of samples next to these."""
+    images, (train, test) = np.load(target / ARRAYS[0], mmap_mode="r"), content.labels
+    samples.write(target, images, train, len(content.classes), content.scale.white)
+    found = statistics.measure(images, train, test, len(content.classes), content.scale.white)
+    doubts = contrast.warnings(images, train, content.classes, content.scale.white, found)
+    return replace(content.facts(name, doubts), statistics=found)
 
 
 def _read(

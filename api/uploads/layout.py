@@ -16,14 +16,14 @@ from shared.errors import UnusableUpload
 SUFFIXES = (".png", ".jpg", ".jpeg")
 TRAIN, TEST, VALIDATION = "train", "test", "validation"
 ROLES = {  # a folder's name without the words below
-    **dict.fromkeys(("train", "training", "trn"), TRAIN),
+    **dict.fromkeys(("train", "training", "trn", "trainval"), TRAIN),
     **dict.fromkeys(("test", "tests", "testing", "tst"), TEST),
     **dict.fromkeys(("val", "valid", "validation", "validate", "dev"), VALIDATION),
     **dict.fromkeys(("eval", "evaluation", "evaluate", "holdout", "heldout"), VALIDATION),
 }
 GENERAL_WORDS = frozenset(
     {
-        *("set", "sets", "data", "dataset", "datasets", "split", "folder", "files", "examples", "samples"),
+        *("set", "sets", "data", "dataset", "datasets", "split", "folder", "dir", "files", "examples", "samples"),
         *("image", "images", "img", "imgs", "picture", "pictures", "photo", "photos"),
     }
 )
@@ -169,6 +169,9 @@ def find_splits(tops: dict[str, Top]) -> tuple[str, str] | None:
     if several and (not others or any(top.inner for name, top in tops.items() if roles[name])):
         return _named_splits(by_role, others)
     _refuse_same_folders(tops)
+    _refuse_repeated_classes(tops)
+    _refuse_split_beside_others(tops, roles)
+    _refuse_splits_of_classes(list(tops))
     return None
 
 
@@ -177,11 +180,15 @@ def roles_of(names: Sequence[str]) -> dict[str, str | None]:
 
     Words that all names share have no meaning: positive_test and negative_test are two classes.
     """
+    return {name: ROLES.get("".join(words)) for name, words in _words_of(names).items()}
+
+
+def _words_of(names: Sequence[str]) -> dict[str, list[str]]:
+    """The words of each name in lower case, without numbers, general words and words that all names share."""
     words = {name: [_stem(word) for word in WORD_LIMITS.split(name)] for name in names}
-    words = {name: [word for word in own if word] for name, own in words.items()}
     shared = set.intersection(*map(set, words.values())) if len(words) > 1 else set()
     return {
-        name: ROLES.get("".join(word for word in own if word not in shared and not word.isdecimal()))
+        name: [word for word in own if word and word not in shared and not word.isdecimal()]
         for name, own in words.items()
     }
 
@@ -220,16 +227,61 @@ def _named_splits(by_role: dict[str, list[str]], others: list[str]) -> tuple[str
     raise UnusableUpload("unknown_format", f"the zip has the folders {seen}; {action}")
 
 
-def _refuse_same_folders(tops: dict[str, Top]) -> None:
-    """Raise UnusableUpload if the folders have the same sub-folders, two at least, and no images beside them.
+def _refuse_split_beside_others(tops: dict[str, Top], roles: dict[str, str | None]) -> None:
+    """Raise UnusableUpload if a folder has the name of a split and the classes inside, whatever the others are."""
+    for name in sorted(tops):
+        top = tops[name]
+        if len(tops) > 1 and roles[name] and len(top.inner) > 1 and not top.has_images:
+            others = _listed(sorted(set(tops) - {name}))
+            raise UnusableUpload(
+                "unknown_format",
+                f"the folder '{name}' seems to be a split, with the classes {_listed(in_order(top.inner))}; name the "
+                f"folders of the splits '{TRAIN}' and '{TEST}', and leave out {others} if there are others. If "
+                f"'{name}' is a class, put its images directly into it",
+            )
 
-    A class that one split lacks makes no difference: the shared sub-folders are at least half of all.
+
+def _refuse_splits_of_classes(names: Sequence[str]) -> None:
+    """Raise UnusableUpload if each name has the word of a split, and one differs from another in this word alone:
+    trainA and testA, cats_train and cats_test."""
+    roles: dict[tuple[str, ...], set[str]] = {}  # by the other words of a name
+    for words in _words_of(names).values():
+        own = [word for word in words if word in ROLES]
+        if len(own) != 1:
+            return
+        roles.setdefault(tuple(word for word in words if word not in ROLES), set()).add(ROLES[own[0]])
+    if any(TRAIN in own and len(own) > 1 for own in roles.values()):
+        raise UnusableUpload(
+            "unknown_format",
+            f"the folders {_listed(sorted(names))} seem to be parts of splits; put the images for training into "
+            f"'{TRAIN}' and those for testing into '{TEST}', with one folder per class in each. If they are classes, "
+            "give them names without the words of splits",
+        )
+
+
+def _refuse_repeated_classes(tops: dict[str, Top]) -> None:
+    """Raise UnusableUpload if a folder has sub-folders, two at least, with the names of the folders beside it."""
+    for name in sorted(tops):
+        top = tops[name]
+        if len(top.inner) > 1 and not top.has_images and top.inner <= set(tops) - {name}:
+            raise UnusableUpload(
+                "unknown_format",
+                f"the folder '{name}' has the folders {_listed(in_order(top.inner))}, which are also beside it; leave "
+                f"out '{name}' if it repeats them",
+            )
+
+
+def _refuse_same_folders(tops: dict[str, Top]) -> None:
+    """Raise UnusableUpload if the folders have the same sub-folders and no images beside them.
+
+    A class that one split lacks makes no difference: of all sub-folders, two at least, half or more are shared. One
+    alone may be a habit: cats/images/1.png, dogs/images/1.png.
     """
     if len(tops) < 2 or any(top.has_images or not top.inner for top in tops.values()):
         return
     inner = [top.inner for top in tops.values()]
     shared, every = frozenset.intersection(*inner), frozenset.union(*inner)
-    if len(shared) < 2 or 2 * len(shared) < len(every):
+    if len(every) < 2 or 2 * len(shared) < len(every):
         return
     seen = f"the folders {_listed(sorted(tops))} have the same sub-folders, {_listed(in_order(shared))}, and no images"
     roles = roles_of(sorted(shared))

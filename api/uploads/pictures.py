@@ -61,9 +61,9 @@ def _from_png(image: Image.Image, content: bytes, palette: bytes) -> Array:
         return pixels
     if colour == inference.GREY:  # given in the depth of the file; Pillow spreads less than 8 bits to 255
         spread = 255 // (2**depth - 1) if depth < 8 else 1
-        clear = np.array([min(int(transparent), 2**depth - 1) * spread])  # of 1 bit, Pillow gives 255 for 1
+        clear = np.array([(int(transparent) & (2**depth - 1)) * spread])  # of 1 bit, Pillow gives 255 for 1
     else:
-        clear = np.array(transparent)
+        clear = np.array(transparent) & (2**depth - 1)
     alpha = (pixels != clear).any(2, keepdims=True) * np.iinfo(pixels.dtype).max
     return np.concatenate([pixels, alpha.astype(pixels.dtype)], axis=2)
 

@@ -112,7 +112,7 @@ def examine(images: dict[str, Array], white: float | None) -> Scale:
             detail = f"{brightest} has pixels up to {highest:.9g}; white is the largest number that a pixel can have"
             raise InvalidUpload([FieldError("/white", "conflict", detail)])
         reason = f"the upload declares that white is {white:g}"
-    warnings = _doubts(white, highest, is_declared)
+    warnings = _doubts(white, {name: r.highest for name, r in ranges.items()}, is_declared)
     return Scale("uint8" if whole_types and highest <= 255 else "float32", white, reason, warnings)
 
 
@@ -137,16 +137,26 @@ def _inferred(ranges: dict[str, Range], whole_types: bool) -> tuple[float, str]:
     return white, f"the highest pixel is {highest:.9g}, and {white:g} is the smallest usual white that is not below it"
 
 
-def _doubts(white: float, highest: float, is_declared: bool) -> tuple[str, ...]:
-    if highest < DIM * white:
-        detail = (
-            f"the brightest pixel is {highest:.9g} and white is {white:g}: pictures and drawings that a model is sent"
-        )
-        return (f"{detail} can be much brighter than what it learnt; if they are, upload with another 'white'",)
+def _doubts(white: float, highest: dict[str, float], is_declared: bool) -> tuple[str, ...]:
+    """Warnings about the brightest pixel of each array."""
+    if max(highest.values()) < DIM * white:
+        return (f"{dim(max(highest.values()), white)}; if they are, upload with another 'white'",)
+    if dark := [name for name in highest if highest[name] < DIM * white]:
+        name, brightest = dark[0], max(highest, key=highest.__getitem__)
+        detail = f"the brightest pixel of {name} is {highest[name]:.9g}, that of {brightest} {highest[brightest]:.9g}"
+        return (f"{detail}, and white is {white:g}: if they have different scales, bring both to one",)
     if not is_declared and 1 < white <= SMALL:
         detail = f"white is taken to be {white:g}, the highest pixel; if the images are dark and white is 255, upload"
         return (f"{detail} them with the field 'white'",)
     return ()
+
+
+def dim(highest: float, white: float) -> str:
+    """What to say of images whose brightest pixel is less than `DIM` of white."""
+    return (
+        f"the brightest pixel is {highest:.9g} and white is {white:g}: pictures and drawings that a model is sent can "
+        "be much brighter than what it learnt"
+    )
 
 
 def range_of(array: Array, name: str) -> Range:

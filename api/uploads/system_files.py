@@ -8,7 +8,9 @@ NAMES = frozenset(
     {
         *("__macosx", "icon\r", "desktop db", "desktop df", "network trash folder", "temporary items"),  # macOS
         *("thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "folder.htt"),  # Windows
-        *("$recycle.bin", "system volume information", "zbthumbnail.info", "picasa.ini"),
+        *("$recycle.bin", "recycler", "recycled", "system volume information"),
+        *("zbthumbnail.info", "picasa.ini", "pspbrwse.jbf", "albumartsmall.jpg"),
+        *("~snapshot", "thevolumesettingsfolder"),  # NetApp, AFP
         *("@eadir", "@tmp", "@sharebin", "#recycle", "#snapshot"),  # Synology
         *("@recycle", "@recently-snapshot", "@__thumb"),  # QNAP
         *("lost+found", "__pycache__"),
@@ -21,7 +23,10 @@ PATTERN = re.compile(
     r".*zone\.identifier(:\$data)?"
     r"|.*[:\uf03a](encryptable|afp_afpinfo|afp_resource|smartscreen|com\.(apple|dropbox)\.[\w.#]+)(:\$data)?"
     r"|.*@syno(eastream|resource)|synofile_thumb.*|synophoto_thumb.*|syno@.*"
-    r"|~\$.*",  # the lock of an office document
+    r"|~\$.*"  # the lock of an office document
+    r"|found\.\d{3}"  # what Windows' chkdsk has found
+    r"|albumart_\{[\da-f-]+\}_(large|small)\.jpg"  # of Windows Media Player
+    r"|_vti_(cnf|pvt|bin|log|script|txt)",  # of FrontPage's server extensions
     re.DOTALL,
 )
 

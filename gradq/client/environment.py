@@ -30,6 +30,7 @@ def address(url: str | None) -> str:
     try:
         parts = httpx2.URL(found)
         port = parts.port or 0
+        _require_labels(parts.host)
     except (httpx2.InvalidURL, UnicodeError, ValueError) as error:
         raise InvalidSetting(f"{_shown(found)} is not an address: {error}", found) from error
     if parts.scheme not in ("http", "https") or not parts.host:
@@ -39,6 +40,14 @@ def address(url: str | None) -> str:
     if parts.query or parts.fragment:
         raise InvalidSetting(f"{found} is not an address: it must end before `?` and `#`", found)
     return found
+
+
+def _require_labels(host: str) -> None:
+    """Raises ValueError for a name with a part that no host can have, at which the system's look-up fails."""
+    try:
+        host.encode("idna")
+    except UnicodeError as error:
+        raise ValueError("a part of the host name, between its dots, is empty or has more than 63 letters") from error
 
 
 def bearer(token: str | None, url: str) -> str | None:
@@ -147,6 +156,7 @@ def _why_unusable(proxy: str) -> str | None:
             return f"it must begin with http:// or https://, got {parts.scheme}://"
         if not parts.host or (parts.port or 0) > LARGEST_PORT:
             return "it must be http://host:port"
+        _require_labels(parts.host)
         if any(letter.isspace() for letter in parts.host) or "%" in parts.host:
             return "it must be http://host:port"
     except (httpx2.InvalidURL, UnicodeError, ValueError) as error:

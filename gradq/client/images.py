@@ -81,10 +81,15 @@ def _file(image: Any, place: int) -> tuple[str, bytes]:
     if isinstance(image, str | Path):
         return Path(image).name, Path(image).read_bytes()
     out = io.BytesIO()
-    mode = "I;16" if image.mode.startswith("I") else "RGBA" if image.has_transparency_data else "RGB"
-    same = image if image.mode in PNG_MODES else image.convert(mode)
+    same = image if image.mode in PNG_MODES else _in_png_mode(image)
     same.save(out, "PNG", exif=image.info.get("exif", b""))  # a photo's orientation is in its EXIF data
     return f"{place}.png", out.getvalue()
+
+
+def _in_png_mode(image: Any) -> Any:
+    if image.mode.startswith("I"):  # Pillow converts I;16B to I;16 by way of bytes, which clips to 255
+        return image.convert("I").convert("I;16")
+    return image.convert("RGBA" if image.has_transparency_data else "RGB")
 
 
 def _npz(images: Any) -> bytes:

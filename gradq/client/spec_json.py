@@ -8,6 +8,7 @@ from typing import Any
 
 from gradq.client.problems import InvalidSpec
 
+MOST_BITS = 3320  # about 1000 digits
 NAMES = (str, int, float, bool, type(None))  # types of field names that json writes as strings
 
 
@@ -39,7 +40,7 @@ def _wrong(value: Any, pointer: str) -> Iterator[dict[str, str]]:
     """An error, with a JSON pointer, for each value that cannot be sent."""
     if isinstance(value, dict):
         for name, part in value.items():
-            if not isinstance(name, NAMES):
+            if not isinstance(name, NAMES) or list(_wrong(name, pointer)):
                 yield {"pointer": pointer, "code": "not_json", "detail": f"{name!r} cannot be the name of a field"}
             yield from _wrong(part, f"{pointer}/{name}")
     elif isinstance(value, list):
@@ -47,6 +48,10 @@ def _wrong(value: Any, pointer: str) -> Iterator[dict[str, str]]:
             yield from _wrong(part, f"{pointer}/{place}")
     elif isinstance(value, float) and not math.isfinite(value):
         yield {"pointer": pointer, "code": "not_json", "detail": f"must be a finite number, got {value}"}
+    elif isinstance(value, int) and value.bit_length() > MOST_BITS:
+        yield {"pointer": pointer, "code": "not_json", "detail": "is a number of more than 1000 digits"}
+    elif isinstance(value, str) and any("\ud800" <= letter <= "\udfff" for letter in value):
+        yield {"pointer": pointer, "code": "not_json", "detail": f"is not Unicode text, got {value!r}"}
     elif not isinstance(value, NAMES):
         detail = f"must be a string, number, boolean, list or object, got a {type(value).__name__}"
         yield {"pointer": pointer, "code": "not_json", "detail": detail}

@@ -55,6 +55,7 @@ class Commands(LazyVerbs):
 
             completion_init()
         try:
+            _require_text(arguments)
             code = super().main(arguments, prog_name, complete_var, standalone_mode=False, **extra)
         except typer.TyperException as error:
             print_problem(problem_of(error)) if as_json else error.show()  # type: ignore[attr-defined]
@@ -74,6 +75,16 @@ class Commands(LazyVerbs):
         except (KeyboardInterrupt, typer.Abort):
             code = Exit.INTERRUPTED
         sys.exit(code)
+
+
+def _require_text(arguments: Sequence[str]) -> None:
+    """Raises BadParameter for bytes that are not text in the system's encoding, which no request can hold; the names of
+    files may have them."""
+    for argument in arguments:
+        if any("\ud800" <= letter <= "\udfff" for letter in argument) and not os.path.exists(argument):
+            raise typer.BadParameter(
+                f"the argument {argument!r} is not text in the encoding {sys.getfilesystemencoding()}"
+            )
 
 
 def waits(arguments: Sequence[str]) -> bool:

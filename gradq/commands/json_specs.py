@@ -6,6 +6,9 @@ import json
 import re
 from typing import Any
 
+LONE_SURROGATE = re.compile(  # in a JSON text; a character beyond U+FFFF is written as a pair
+    r"\\u[dD][89abAB][\da-fA-F]{2}(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB][\da-fA-F]{2})\\u[dD][c-fC-F][\da-fA-F]{2}"
+)
 TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\],:]')
 
 
@@ -28,9 +31,18 @@ def value_of_json(text: str) -> Any:
     found = _repeated_key(text)
     if found is not None:
         name, at = found
-        line, column = text.count("\n", 0, at) + 1, at - text.rfind("\n", 0, at)
-        raise NotJson(line, column, f"the key {name} is given twice", repeated=True)
+        raise NotJson(*_place(text, at), f"the key {name} is given twice", repeated=True)
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        half = LONE_SURROGATE.search(text)
+        raise NotJson(*_place(text, half.start() if half else 0), "half a surrogate pair is no character") from error
     return value
+
+
+def _place(text: str, at: int) -> tuple[int, int]:
+    """Line and column, from 1."""
+    return text.count("\n", 0, at) + 1, at - text.rfind("\n", 0, at)
 
 
 def _repeated_key(text: str) -> tuple[str, int] | None:

@@ -14,6 +14,9 @@ LEFT_OUT = ("int", "float", "bool", "timestamp", "value")  # implicit types of Y
 INT = re.compile(r"^([-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+)$")
 FLOAT = re.compile(r"^[-+]?((\d+\.\d*|\.\d+)([eE][-+]?\d+)?|\d+[eE][-+]?\d+|\.(inf|Inf|INF))$|^\.(nan|NaN|NAN)$")
 BOOL = re.compile(r"^(true|True|TRUE|false|False|FALSE)$")
+MOST_DIGITS = 1000
+DEEPEST = 500
+MOST_VALUES = 100_000  # in all documents of a file; aliases of aliases grow to billions in a few lines
 TAG = "tag:yaml.org,2002:"
 
 
@@ -31,14 +34,24 @@ class Loader(yaml.SafeLoader):
                 given.add(name)
         return super().construct_mapping(node, deep)
 
+    def construct_scalar(self, node: Any) -> Any:
+        """As SafeLoader, but a character may be written as a surrogate pair, as in JSON; half of one is an error."""
+        text = super().construct_scalar(node)
+        try:
+            return text.encode("utf-16", "surrogatepass").decode("utf-16") if isinstance(text, str) else text
+        except UnicodeDecodeError as error:
+            raise yaml.constructor.ConstructorError(
+                problem="half a surrogate pair is no character", problem_mark=node.start_mark
+            ) from error
+
     def number(self, node: yaml.ScalarNode) -> int:
         text = str(self.construct_scalar(node))
         if not INT.match(text):
             raise yaml.constructor.ConstructorError(problem=f"{text} is not an integer", problem_mark=node.start_mark)
-        try:
-            return int(text, {"0o": 8, "0x": 16}.get(text[:2], 10))
-        except ValueError as error:  # thousands of digits
-            raise yaml.constructor.ConstructorError(problem=str(error), problem_mark=node.start_mark) from error
+        if len(text) > MOST_DIGITS:  # far beyond any field, and more than Python writes
+            problem = f"a number of {len(text)} digits; at most {MOST_DIGITS} are read"
+            raise yaml.constructor.ConstructorError(problem=problem, problem_mark=node.start_mark)
+        return int(text, {"0o": 8, "0x": 16}.get(text[:2], 10))
 
 
 def _json_name(key: Any) -> str:
@@ -70,7 +83,10 @@ class NotYaml(Exception):
 def documents(text: str) -> list[Any]:
     """The values of the documents in the text, which `---` separates. Raises NotYaml."""
     try:
-        return list(yaml.load_all(text, Loader))
+        found = list(yaml.load_all(text, Loader))
+        if _counted(found, MOST_VALUES) > MOST_VALUES:
+            raise NotYaml(1, 1, f"more than {MOST_VALUES} values, with those that aliases repeat")
+        return found
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
@@ -80,3 +96,15 @@ def documents(text: str) -> list[Any]:
         raise NotYaml(line, error.position - text.rfind("\n", 0, error.position), error.reason) from error
     except (ValueError, OverflowError) as error:  # a number that Python cannot represent
         raise NotYaml(1, 1, str(error)) from error
+
+
+def _counted(value: Any, most: int, depth: int = 0) -> int:
+    """The number of values in it, those of an alias each time. Stops counting above `most`, and at a depth that is
+    refused when the spec is sent, as of a value that contains itself."""
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    count = 1
+    for part in parts:
+        if count > most or depth > DEEPEST:
+            break
+        count += _counted(part, most - count, depth + 1)
+    return count

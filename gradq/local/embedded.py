@@ -254,6 +254,8 @@ def listen(host: str, port: int) -> Iterator[socket.socket]:
     race; the API inherits it, also after a restart. Raises ConfigurationError."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except UnicodeError as error:
+        raise ConfigurationError(f"--host {host}: not the name of a host") from error
     except socket.gaierror as error:
         raise ConfigurationError(f"--host {host}: {error.strerror}") from error
     with socket.socket(family, kind, protocol) as listener:

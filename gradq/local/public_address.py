@@ -24,6 +24,8 @@ def require_a_token(host: str, settings: Settings) -> None:
 def _is_loopback(host: str) -> bool:
     try:
         found = socket.getaddrinfo(host, None)
+    except UnicodeError as error:
+        raise ConfigurationError(f"--host {host}: not the name of a host") from error
     except socket.gaierror as error:
         raise ConfigurationError(f"--host {host}: {error.strerror}") from error
     return all(is_loopback_address(str(address[0])) for *_, address in found)

@@ -439,10 +439,11 @@ class Work(Model):
             wrong += [field for field in more if field.pointer not in told]
             raise InvalidSpec(wrong) from error
         info = find_dataset(spec.dataset)
-        conflicts = [_no_such_dataset(spec.dataset)] if info is None else spec.conflicts(info)
-        if conflicts:
-            raise InvalidSpec(conflicts)
-        assert info is not None, "else there is a conflict"
+        wrong = [_no_such_dataset(spec.dataset)] if info is None else []
+        wrong += spec.conflicts(info)
+        if wrong:
+            raise InvalidSpec(wrong)
+        assert info is not None, "else there is an error"
         return spec if spec.name else spec.model_copy(update={"name": spec.generated_name(info.name)})
 
     @classmethod
@@ -467,11 +468,7 @@ class Work(Model):
         rest, removed = parsed
         unknown = removed | {meant for path in removed for meant in _may_mean(path, rest)}
         info = None if ("dataset",) in unknown else find_dataset(rest.dataset)
-        found: list[FieldError] = []
-        for check in cls.checks:
-            with suppress(ValueUnknown):
-                found += check(KnownPart(rest, unknown), info or KnownPart(None))
-        return found
+        return rest.conflicts(info, unknown)
 
     @classmethod
     def _rest_of(cls, body: dict[str, Any], wrong: set[Path]) -> tuple[Self, set[Path]] | None:
@@ -484,9 +481,14 @@ class Work(Model):
     def to_json(self) -> dict[str, Any]:
         return self.model_dump(mode="json")
 
-    def conflicts(self, info: DatasetInfo) -> list[FieldError]:
-        """Errors of fields that are valid alone, but not in combination or for this dataset."""
-        return [error for check in self.checks for error in check(self, info)]
+    def conflicts(self, info: DatasetInfo | None, unknown: Collection[Path] = ()) -> list[FieldError]:
+        """Errors of fields that are valid alone, but not in combination or for this dataset, if it is known, apart from
+        those that depend on the values at `unknown` paths."""
+        found: list[FieldError] = []
+        for check in self.checks:
+            with suppress(ValueUnknown):
+                found += check(KnownPart(self, unknown), info or KnownPart(None))
+        return found
 
     def generated_name(self, dataset: str) -> str:
         """The name of a job without one, from the name of its dataset."""

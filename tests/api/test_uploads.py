@@ -295,6 +295,54 @@ class TestTaken:
             assert "'cats'" in body["detail"]
             assert "Save them on white" in body["detail"]
 
+    def test_colours_below_full_transparency_are_lost_and_nothing_is_where_there_are_none(self, upload, problem):
+        hidden = np.dstack([pixels(1, 6, 6, 3)[0], np.zeros((6, 6), np.uint8)])
+        files = folders(12)
+        (warning,) = upload(zipped({**files, "cats/3.png": picture(hidden)})).json["warnings"]
+        assert warning.startswith("cats/3.png (1 of 24 pictures)")
+        every = {path: picture(hidden) if path.startswith("cats") else content for path, content in files.items()}
+        assert "cats/0.png" in problem(upload(zipped(every)), 422, "unreadable_image")["detail"]
+        blank = hidden * np.uint8(0)
+        assert upload(zipped({**files, "cats/3.png": picture(blank)})).json["warnings"] == []
+        half = np.full((6, 6, 4), 128, np.uint8)
+        assert upload(zipped({**files, "cats/3.png": picture(half)})).json["warnings"] == []
+
+    @pytest.mark.parametrize(
+        ("made", "highest", "white"),
+        [
+            (lambda greys: (greys // 16).astype(np.uint8), 15, 255),
+            (lambda greys: (greys > 99).astype(np.uint8), 1, 255),
+            (lambda greys: greys.astype(np.uint16) * 16, 4080, 65_535),
+            (lambda greys: greys.astype(np.uint16), 255, 65_535),
+        ],
+    )
+    def test_dim_pictures_are_warned_of(self, upload, made, highest, white):
+        greys = pixels(24, 6, 6)
+        greys[:, 0, 0], greys[:, 1, 1] = 255, 0
+        files = {f"{c}/{i}.png": picture(made(greys[2 * i + n])) for i in range(12) for n, c in enumerate("ab")}
+        (warning,) = upload(zipped(files)).json["warnings"]
+        assert f"the brightest pixel is {highest} and white is {white}:" in warning
+
+    def test_a_split_of_another_scale_than_the_declared_white_is_warned_of(self, upload):
+        x, y = pixels(40, 6, 6), np.arange(40) % 4
+        content = npz(x_train=x, y_train=y, x_test=x / 255, y_test=y)
+        (warning,) = upload(content, fields={"white": 255}).json["warnings"]
+        assert "the brightest pixel of x_test is 1, that of x_train 255, and white is 255" in warning
+
+    @pytest.mark.parametrize("scale", [1, 1 / 255])
+    def test_a_channel_that_hardly_differs_is_named(self, upload, scale):
+        x = pixels(40, 6, 6, 3) * scale
+        x[..., 1] = 77 * scale
+        x[::2, 3, 3, 1] += scale / 4 if scale < 1 else 1
+        (warning,) = upload(npz(**small(x=x))).json["warnings"]
+        assert "the channel green hardly differs" in warning
+
+    def test_a_class_without_test_images_is_named(self, upload):
+        x, y = pixels(40, 6, 6), np.arange(40) % 4
+        content = npz(x_train=x, y_train=y, x_test=x[y < 3], y_test=y[y < 3], classes=["a", "b", "c", "rare"])
+        (warning,) = upload(content).json["warnings"]
+        assert "the class 'rare' has no test images" in warning
+
     @pytest.mark.parametrize("value", [0, 128, 255])
     def test_a_class_of_equal_images_is_named(self, upload, value):
         x, y = pixels(40, 6, 6), np.arange(40) % 4

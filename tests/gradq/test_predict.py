@@ -11,6 +11,8 @@ import pytest
 from PIL import Image
 from safetensors.numpy import save
 
+from gradq.client.images import body_of
+
 MODEL = {
     "architecture": {"type": "linear"},
     "layers": [{"type": "Flatten", "arguments": {}}, {"type": "Linear", "arguments": {}}],
@@ -36,6 +38,14 @@ def files(tmp_path: Path) -> list[str]:
         (tmp_path / name).write_bytes(out.getvalue())
     np.savez(tmp_path / "two.npz", images=np.array([[[16, 16], [16, 16]], [[0, 0], [0, 0]]]))
     return [str(tmp_path / name) for name in ("white.png", "black.jpg", "two.npz")]
+
+
+@pytest.mark.parametrize(("mode", "kind"), [("I;16", "<u2"), ("I;16B", ">u2"), ("I;16L", "<u2"), ("I", "<i4")])
+def test_a_pillow_image_keeps_its_16_bits(mode, kind):
+    pixels = np.array([[0, 255, 256], [45_232, 52_171, 65_535]])
+    image = Image.frombytes(mode, (3, 2), pixels.astype(kind).tobytes())
+    ((_, (_, content)),) = body_of(image)["files"]
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(content))), pixels)
 
 
 def test_a_table_has_each_image_s_label_and_the_likeliest_classes(gradq, job_id, files):

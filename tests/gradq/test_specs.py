@@ -101,6 +101,68 @@ def test_the_same_key_in_different_objects_is_no_repetition(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
+    ("name", "text", "place"),
+    [
+        ("spec.json", '{"lr": 1,\n "name": "a\\ud83d"}', "line 2, column 12: half a surrogate pair"),
+        ("spec.json", '{"name": "\\ud83d\\ude00\\udc00"}', "column 23: half a surrogate pair"),
+        ("spec.yaml", 'lr: 1\nname: "a\\ud83d"\n', "line 2, column 7: half a surrogate pair"),
+        ("spec.yaml", 'labels: {"\\ude00": x}\n', "column 10: half a surrogate pair"),
+        ("spec.yaml", f"seed: 0x{'f' * 5000}\n", "line 1, column 7: a number of 5002 digits"),
+        ("spec.yaml", f"seed: {'9' * 5000}\n", "line 1, column 7: a number of 5000 digits"),
+        (
+            "spec.yaml",
+            "a: &a0 [x]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 8)}]\n" for i in range(1, 9)),
+            "more than 100000 values",
+        ),
+    ],
+)
+def test_values_that_no_request_can_hold_are_refused_with_their_place(gradq, tmp_path: Path, name, text, place):
+    result = gradq("submit", "-f", written(tmp_path, text, name))
+    assert result.exit_code == 2
+    assert place in " ".join(result.stderr.split())
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("a.json", '{"name":"\\ud83d\\ude00"}'), ("a.yaml", 'name: "\\ud83d\\ude00"')]
+)
+def test_a_surrogate_pair_is_one_character(tmp_path: Path, name, text):
+    assert read_specs(written(tmp_path, text, name)) == [{"name": "\U0001f600"}]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *(("show", "\udcff"), ("wait", "\udcff"), ("logs", "\udcff"), ("ps", "--name", "\udcff")),
+        *(("ps", "--label", "a=\udcff"), ("submit", "--name", "\udcff"), ("submit", "--set", "name=\udcff")),
+        *(("update", "job_1", "--name", "\udcff"), ("datasets", "rm", "\udcff")),
+    ],
+)
+def test_an_argument_that_is_not_text_is_named(gradq, arguments):
+    result = gradq(*arguments)
+    assert result.exit_code == 2
+    assert "\\udcff' is not text in the encoding" in " ".join(result.stderr.split())
+
+
+def test_a_file_may_have_a_name_that_is_not_text(gradq, tmp_path: Path):
+    result = gradq("submit", "--dry-run", "-f", written(tmp_path, "lr: 0.5", "\udcff.yaml"))
+    assert result.exit_code == 0, result.stderr
+
+
+@pytest.mark.parametrize(
+    ("fields", "why"),
+    [
+        ({"name": "\ud83d"}, "is not Unicode text"),
+        ({"labels": {"\ud83d": "x"}}, "cannot be the name of a field"),
+        ({"seed": 10**5000}, "more than 1000 digits"),
+    ],
+)
+def test_the_client_refuses_them_too(fields, why):
+    with pytest.raises(InvalidSpec) as refused:
+        as_json(fields)
+    assert why in refused.value.errors[0]["detail"]
+
+
+@pytest.mark.parametrize(
     "option",
     [
         ("--set", 'loss={"type":"cross_entropy","type":"clamped_cross_entropy"}'),

@@ -164,7 +164,7 @@ def test_a_wrong_value_in_a_file_is_named_too(monkeypatch: pytest.MonkeyPatch, t
 
 
 @pytest.mark.parametrize(
-    "address", ["redis://h", "rediss://10.0.0.7:6379/0", "redis://me:@h", "redis://0.0.0.0", "redis://", "h:6379"]
+    "address", ["redis://h", "rediss://10.0.0.7:6379/0", "redis://me:@h", "redis://0.0.0.0", "redis://"]
 )
 def test_a_redis_elsewhere_without_a_password_is_refused_with_the_way_out(
     monkeypatch: pytest.MonkeyPatch, address: str
@@ -186,6 +186,28 @@ def test_a_redis_elsewhere_without_a_password_is_refused_with_the_way_out(
 def test_a_redis_of_this_machine_or_with_a_password_is_taken(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
     monkeypatch.setenv("GRADQ_REDIS_URL", address)
     assert Settings.from_env().broker_url == address
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("redis://127.0.0.1:99999/0", "redis://127.0.0.1:abc/0", "redis://127.0.0.1:6379/abc", "http://127.0.0.1:1"),
+        *("redis+socket://", "nonsense", "h:6379", "redis://h:abc/0", "rediss://:p@h:70000"),
+    ],
+)
+def test_what_no_redis_can_be_reached_by_is_refused(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    monkeypatch.setenv("GRADQ_REDIS_URL", address)
+    with pytest.raises(ConfigurationError, match=r"^GRADQ_REDIS_URL: not an address of a Redis; write redis://"):
+        Settings.from_env()
+
+
+@pytest.mark.parametrize(
+    ("address", "why"), [("nonsense://x", "fsspec knows"), ("s4://bucket", "fsspec knows"), ("dropbox://x", "dropbox")]
+)
+def test_a_store_without_a_filesystem_is_refused(monkeypatch: pytest.MonkeyPatch, address: str, why: str) -> None:
+    monkeypatch.setenv("GRADQ_ARTIFACTS_URL", address)
+    with pytest.raises(ConfigurationError, match=f"^GRADQ_ARTIFACTS_URL: .*{why}"):
+        Settings.from_env()
 
 
 @pytest.mark.parametrize("address", ["redis://[hush", "redis://:hush@h\u2100", "hush"])

@@ -98,6 +98,21 @@ def _rgb_trns(greys: Any) -> bytes:
     return saved(Image.fromarray(colours), transparency=(255, 255, 255))
 
 
+def _more_bits(greys: Any, colour: int) -> bytes:
+    """With a transparent colour 0x01FF, of which 8 bits count."""
+    channels = 3 if colour == 2 else 1
+    samples = np.stack([_cut_out(greys)[1]] * channels, axis=2)
+    return png(samples, colour, 8, (b"tRNS", struct.pack(f">{channels}H", *[0x01FF] * channels)))
+
+
+def _oriented_after_a_prefix(greys: Any) -> bytes:
+    """With EXIF data in a PNG as in a JPEG, which Pillow reads."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = np.asarray(Image.fromarray(greys).transpose(STORED_AS[6]))
+    return png(turned[..., None], 0, 8, (b"eXIf", b"Exif\0\0" + exif.tobytes().removeprefix(b"Exif\0\0")))
+
+
 def _deep(greys: Any) -> Any:
     """(h,w) of 16 bits, with lower bits of their own."""
     return greys.astype(np.uint16) * 257 - greys % 7
@@ -135,6 +150,8 @@ KINDS: dict[str, Callable[[Any], bytes]] = {
     "palette of greys with transparency": lambda greys: _palette(greys, [255] * 3 + [200] * 3, transparency=0),
     "grey with tRNS": _grey_trns,
     "RGB with tRNS": _rgb_trns,
+    "grey with a tRNS of more bits": lambda greys: _more_bits(greys, 0),
+    "RGB with a tRNS of more bits": lambda greys: _more_bits(greys, 2),
     "16-bit grey": lambda greys: saved(Image.fromarray(_deep(greys))),
     "dark 16-bit grey": lambda greys: saved(Image.fromarray(greys.astype(np.uint16))),
     "16-bit grey with tRNS": _deep_grey_trns,
@@ -146,6 +163,7 @@ KINDS: dict[str, Callable[[Any], bytes]] = {
     "colour JPEG": lambda greys: saved(Image.fromarray(np.stack([greys, greys // 2, greys], axis=2)), "JPEG"),
     "CMYK JPEG": lambda greys: saved(Image.fromarray(np.stack([greys] * 3, axis=2)).convert("CMYK"), "JPEG"),
     **{f"PNG, orientation {o}": lambda greys, o=o: oriented(greys, o) for o in STORED_AS},
+    "PNG, orientation 6 after a prefix": _oriented_after_a_prefix,
     **{f"JPEG, orientation {o}": lambda greys, o=o: oriented(greys, o, "JPEG") for o in STORED_AS},
 }
 

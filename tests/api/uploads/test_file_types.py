@@ -25,12 +25,29 @@ def tar() -> bytes:
     return file.getvalue()
 
 
+def old_tar() -> bytes:
+    """Without the word `ustar` in its headers, which the first version of the format does not have."""
+    header = bytearray(tar()[:512])
+    header[257:265] = bytes(8)
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    return bytes(header) + bytes(1024)
+
+
 IMAGE = pixels(1, 6, 6)[0]
 FILES = {  # name: the file, what it is, what to do
     "tar": (tar(), "a tar archive", "send the folder as a zip"),
     "tar.gz": (gzip.compress(tar()), "a gzipped tar archive", "send the folder as a zip"),
     "tar.bz2": (bz2.compress(tar()), "a bzip2 file", "send the folder as a zip"),
     "tar.xz": (lzma.compress(tar()), "an xz file", "send the folder as a zip"),
+    "tar of 1979": (old_tar(), "a tar archive", "send the folder as a zip"),
+    "lz": (b"LZIP" + bytes(90), "an lzip file", "send the folder as a zip"),
+    "lzma": (lzma.compress(tar(), lzma.FORMAT_ALONE), "an LZMA file", "send the folder as a zip"),
+    "png.gz": (
+        gzip.compress(picture(IMAGE)),
+        "a gzip file that holds a single PNG image",
+        "one folder of images per class",
+    ),
     "7z": (b"7z\xbc\xaf\x27\x1c" + bytes(90), "a 7z archive", "send the folder as a zip"),
     "rar": (b"Rar!\x1a\x07\x01\x00" + bytes(90), "a RAR archive", "send the folder as a zip"),
     "zst": (b"\x28\xb5\x2f\xfd" + bytes(90), "a Zstandard file", "send the folder as a zip"),
@@ -85,6 +102,7 @@ def test_so_is_a_part_of_an_idx_pair(tmp_path, content, word):
     [
         (["mnist.npz"], "'mnist.npz': send that file itself"),
         (["a/pets.zip", "README"], "'a/pets.zip': send that file itself"),
+        (["cats.zip", "dogs.zip"], "'cats.zip', 'dogs.zip': unpack them and send one zip"),
         (["pets.tar.gz"], "'pets.tar.gz': unpack it and send the folder as a zip"),
         (["data/x.npy", "data/y.npy"], "without the folder"),
         (["b.csv", "a.csv"], "It has 'a.csv', 'b.csv'"),

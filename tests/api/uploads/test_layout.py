@@ -91,6 +91,7 @@ class TestSplits:
             (("entrenamiento", "prueba"), "name them 'train' and 'test'"),
             (("fold1", "fold2", "fold3"), "name them 'train' and 'test'"),
             (("learn", "check"), "put their images directly into them"),
+            (("train", "seg_pred"), "name them 'train' and 'test'"),
         ],
     )
     def test_other_splits_are_refused_with_what_was_seen_and_what_to_do(self, refusal, tops, action):
@@ -100,6 +101,46 @@ class TestSplits:
 
     def test_a_class_that_one_split_lacks_does_not_hide_the_splits(self, refusal):
         assert "same sub-folders" in refusal(*tree("alpha", inner=("0", "1", "2")), *tree("beta"))
+
+    @pytest.mark.parametrize("inner", [["0"], ["1"], ["0", "1", "2"]])
+    def test_nor_does_one_that_the_other_lacks_of_few(self, refusal, inner):
+        assert "same sub-folders" in refusal(*tree("alpha"), *(f"beta/{c}/1.png" for c in inner))
+
+    @pytest.mark.parametrize(
+        ("split", "others"),
+        [
+            ("train", ["unlabeled/1.png"]),
+            ("Training", ["prueba/1.png"]),
+            ("Testing", ["pred/x/1.png", "notes/1.txt"]),
+            ("val", ["extra/x/1.png"]),
+            ("seg_train", ["seg_pred/1.png"]),
+        ],
+    )
+    def test_a_split_with_classes_is_none_of_the_classes_whatever_is_beside_it(self, refusal, split, others):
+        detail = refusal(*tree(split), *others)
+        assert f"the folder '{split}' seems to be a split" in detail
+        assert all(f"'{name.split('/')[0]}'" in detail for name in others)
+
+    @pytest.mark.parametrize(
+        "tops",
+        [
+            ("trainA", "trainB", "testA", "testB"),
+            ("train_cats", "train_dogs", "test_cats", "test_dogs"),
+            ("cats_train", "cats_test", "dogs_train", "dogs_test"),
+            ("train-cats", "valid-cats", "train-dogs"),
+        ],
+    )
+    def test_names_of_a_split_and_a_class_are_refused(self, refusal, tops):
+        assert "seem to be parts of splits" in refusal(*(f"{top}/1.png" for top in tops))
+
+    @pytest.mark.parametrize("tops", [("trainval", "test"), ("traindir", "testdir"), ("train_dir", "test_dir")])
+    def test_more_names_of_splits(self, found, tops):
+        assert found(*tree(*tops)).split
+
+    @pytest.mark.parametrize("repeated", ["cell_images", "all", "backup"])
+    def test_a_folder_that_repeats_the_classes_beside_it_is_refused(self, refusal, repeated):
+        names = [f"x/{c}/1.png" for c in ("a", "b", f"{repeated}/a", f"{repeated}/b")]
+        assert f"leave out '{repeated}'" in refusal(*names)
 
     def test_splits_inside_the_classes_are_told_where_they_belong(self, refusal):
         assert "put the splits at the top" in refusal(*tree("cats", "dogs", inner=("train", "test")))
@@ -124,6 +165,8 @@ class TestSplits:
             ["positive_test/1.png", "negative_test/1.png"],
             ["positive_test/a/1.png", "negative_test/b/1.png"],
             ["test_tube/1.png", "train/1.png"],
+            ["freight_train/1.png", "passenger_train/1.png", "test_track/1.png"],
+            ["cats/1.png", "dogs/1.png", "both/cats/1.png"],
             ["test 1/1.png", "test 2/1.png"],
             ["cats/images/1.png", "dogs/images/1.png"],  # one sub-folder each: as splits there would be one class
             ["cats/persian/1.png", "cats/siamese/1.png", "dogs/pug/1.png", "dogs/collie/1.png"],
@@ -168,6 +211,8 @@ class TestSystemFiles:
             ),
             *("a/Icon\r", "Icon\r", "__macosx/a/._0.png", "Network Trash Folder/1.png", ".DS_Store", "a/._0.png"),
             *("lost+found/", "$RECYCLE.BIN/1.png", "System Volume Information/x", "@Recycle/1.png", ".@__thumb/1.png"),
+            *("RECYCLER/1.png", "Recycled/1.png", "FOUND.000/1.png", "~snapshot/a/1.png", "a/_vti_cnf/1.png"),
+            *("a/AlbumArtSmall.jpg", "a/AlbumArt_{B5020207-474E-4720-0000-000000000000}_Large.jpg", "a/pspbrwse.jbf"),
             *("@Recently-Snapshot/a/1.png", "#snapshot/a/1.png", ".Trash-1000/files/1.png", "a/~$notes.docx"),
         ],
     )
@@ -175,7 +220,23 @@ class TestSystemFiles:
         layout = found("a/0.png", "b/0.png", name)
         assert (layout.classes, len(layout.pictures)) == (["a", "b"], 2)
 
-    @pytest.mark.parametrize("name", ["ratio 4:3", "icon", "thumbs", "recycle", "@home", "#1", "desktop", "synonym"])
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "ratio 4:3",
+            "found",
+            "found.1",
+            "albumart",
+            "vti",
+            "icon",
+            "thumbs",
+            "recycle",
+            "@home",
+            "#1",
+            "desktop",
+            "synonym",
+        ],
+    )
     def test_similar_names_are_the_users_own(self, name):
         assert not is_system(name)
 

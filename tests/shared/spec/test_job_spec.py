@@ -408,6 +408,8 @@ def test_what_is_right_alone_and_wrong_together_is_refused(body: dict[str, Any],
         ({"priority": 101, "preset": "article/manual-linear-continued"}, {"/priority", "/init_from/job"}),
         ({"dataset": "nowhere", "devices": 2, "lr": 0}, {"/dataset", "/devices", "/lr"}),
         ({"preset": "article/nothing", "lr": 0}, {"/preset", "/lr"}),
+        ({"dataset": "nowhere", "verify": {}, "batch_size": 9999}, {"/dataset", "/verify"}),
+        ({"dataset": "nowhere", "optimizer": {"type": "sgd", "nesterov": True}}, {"/dataset", "/optimizer/nesterov"}),
         (
             {"optimizer": {"type": "sgd", "nesterov": True, "weight_decay": -1}},
             {"/optimizer/weight_decay", "/optimizer/nesterov"},
