@@ -205,7 +205,6 @@ def test_a_store_that_cannot_be_written_is_a_problem(doctor, tmp_path: Path):
     report = doctor(ARTIFACTS_URL=f"file://{tmp_path}/folder")
     assert report["artifacts"]["facts"]["free_bytes"] > 0
     assert list((tmp_path / "folder").iterdir()) == []
-    assert doctor(ARTIFACTS_URL="nonsense://x")["artifacts"]["verdict"] == "problem"
 
 
 def test_files_of_a_data_set_that_are_missing_are_named(doctor, tmp_path: Path):

@@ -201,6 +201,6 @@ def test_an_api_that_is_stopped_ends_with_0_and_one_that_cannot_start_does_not(t
         works.terminate()
         said = works.stderr.read()
         assert (works.wait(60), "Shutting down" in said) == (0, True), said
-    with start(GRADQ_ARTIFACTS_URL="nonsense://x") as fails:
+    with start(GRADQ_ARTIFACTS_URL="zip://x") as fails:
         _, said = fails.communicate(timeout=60)
         assert (fails.returncode, "Worker failed to boot" in said) == (3, True), said

@@ -216,7 +216,7 @@ def test_a_long_state_folder_works_and_leaves_nothing_elsewhere(up):
 
 @pytest.mark.long
 def test_a_part_that_cannot_start_ends_the_attempt_with_its_log(up):
-    service = up(GRADQ_ARTIFACTS_URL="nonsense://x")
+    service = up(GUNICORN_CMD_ARGS="--nonsense")
     assert service.process.wait(200) == 1
     assert "keeps dying" in service.output.read_text()
 
