@@ -13,6 +13,7 @@ from shared.config import Settings
 from shared.db.database import Database
 
 EXTENSION = "gradq"
+STORE_SECONDS = 15.0  # that a request waits for a response of the store
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,10 @@ class Services:
     @classmethod
     def from_settings(cls, settings: Settings) -> Services:
         return cls(
-            settings, Database(settings.database), Broker(settings.broker_url), ArtifactStore(settings.artifacts)
+            settings,
+            Database(settings.database),
+            Broker(settings.broker_url),
+            ArtifactStore(settings.artifacts, STORE_SECONDS),
         )
 
 

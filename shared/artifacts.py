@@ -6,15 +6,20 @@ Keys are built from ids and names that gradq chooses, never from a client's text
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
+import io
 import mimetypes
 import re
 import secrets
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 import fsspec
+
+from shared.errors import StoreUnavailable
 
 MODEL = "model.safetensors"  # the weights at the end of the job
 KINDS = {
@@ -42,6 +47,12 @@ KINDS = {
 BYTES = "application/octet-stream"
 MEDIA_TYPES = {".safetensors": BYTES, ".pt": BYTES, ".onnx": BYTES, ".csv": "text/csv", ".py": "text/x-python"}
 CHUNK = 1 << 20
+PROBE, PROBE_BYTES = ".probe", 1 << 16  # the folder of the files that `probe` writes, and their size
+DATASETS = "datasets"  # the folder of all datasets
+FULL = (errno.ENOSPC, errno.EDQUOT)
+NOT_OF_THE_STORE = (ValueError, TypeError, LookupError, AttributeError, AssertionError, MemoryError)
+CONNECT_SECONDS = 5
+OBJECT_STORES = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "az"})
 # characters that end a path, point elsewhere (`:`, `~`, `\`), or match many files
 FOREIGN = re.compile(r"[\x00-\x1f\x7f\\*?\[\]:~\ud800-\udfff]")
 
@@ -59,70 +70,135 @@ class StoredFile:
 
 
 class ArtifactStore:
-    """Reads and writes files below one root: `file://` or `s3://`, or whatever else fsspec has a filesystem for."""
+    """Reads and writes files below one root: `file://` or `s3://`, or whatever else fsspec has a filesystem for.
 
-    def __init__(self, url: str) -> None:
-        self.fs, self.root = fsspec.core.url_to_fs(url)
+    `answer_seconds`: how long a request to S3 may take until its response begins. Whatever the filesystem's library
+    raises because the store is away, full or refuses is a StoreUnavailable. A missing file is a FileNotFoundError, but
+    only where the root is there: a folder that is not mounted has no files either.
+    """
+
+    def __init__(self, url: str, answer_seconds: float = 60.0) -> None:
+        self.url = url
+        self.fs, self.root = fsspec.core.url_to_fs(url, **_options(url, answer_seconds))
+        self.is_local = "file" in _protocols(self.fs)
+        self._is_atomic = not OBJECT_STORES.isdisjoint(_protocols(self.fs))
+        self._has_bucket = False
+        if hasattr(self.fs, "retries"):
+            self.fs.retries = 2  # s3fs's own, on top of botocore's: by default 5 times 5 requests
 
     def put(self, key: str, path: Path) -> StoredFile:
         """Store the file at `path` under `key`; return its record.
 
-        It is written under a temporary name and then renamed, so that `key` never names a partial file. Raises OSError,
-        and removes the temporary file, if it cannot be stored.
+        `key` never names a partial file: the file is written under a temporary name and renamed, except in object stores,
+        which have no partial objects. Raises StoreUnavailable, and removes the temporary file.
         """
         target = self._path(key)
-        self.fs.makedirs(target.rsplit("/", 1)[0], exist_ok=True)
-        temporary = f"{target}.{secrets.token_hex(4)}.part"
-        try:
-            self.fs.put_file(str(path), temporary)
-            self.fs.mv(temporary, target)
-        except OSError:
-            with contextlib.suppress(OSError):  # the disk may be full: a partial file must not keep it full
-                self.fs.rm_file(temporary)
-            raise
+        size, sha256 = path.stat().st_size, sha256_of(path)
+        temporary = f"{target}.{secrets.token_hex(4)}.part" if not self._is_atomic else target
+        with self._translated(key, missing=False):
+            try:
+                self._make_folder(target)
+                self.fs.put_file(str(path), temporary)
+                if temporary != target:
+                    self.fs.mv(temporary, target)
+            except Exception:
+                if temporary != target:
+                    with contextlib.suppress(OSError):  # the disk may be full: a partial file must not keep it full
+                        self.fs.rm_file(temporary)
+                raise
         return StoredFile(
             name=path.name,
             kind=KINDS.get(path.name, "file"),
             media_type=media_type(path.name),
-            size_bytes=path.stat().st_size,
-            sha256=sha256_of(path),
+            size_bytes=size,
+            sha256=sha256,
             key=key,
         )
 
     def get(self, key: str, path: Path) -> None:
-        self.fs.get_file(self._path(key), str(path))
+        """Fetch a file. Raises FileNotFoundError, StoreUnavailable; OSError if there is no room at `path`."""
+        with self._translated(key, fetches=True):
+            self.fs.get_file(self._path(key), str(path))
 
     def open(self, key: str) -> IO[bytes]:
-        file: IO[bytes] = self.fs.open(self._path(key), "rb")
-        return file
+        """A file for reading, seekable. Raises FileNotFoundError, and StoreUnavailable, also from its methods."""
+        with self._translated(key):
+            file: IO[bytes] = self.fs.open(self._path(key), "rb")
+        return file if self.is_local else io.BufferedReader(_RemoteFile(self, key, file), CHUNK)
 
     def check(self, file: StoredFile) -> None:
-        """Read a file back and compare its sha256. Raises OSError if it differs or cannot be read."""
-        with self.open(file.key) as stored:
-            found = hashlib.file_digest(stored, "sha256").hexdigest()  # type: ignore[arg-type]  # any binary file does
+        """Read a file back and compare its sha256. Raises StoreUnavailable if it differs or cannot be read."""
+        try:
+            with self.open(file.key) as stored:
+                found = hashlib.file_digest(stored, "sha256").hexdigest()  # type: ignore[arg-type]  # any binary file
+        except OSError as error:
+            raise StoreUnavailable(f"{file.key} cannot be read back: {error}") from error
         if found != file.sha256:
-            raise OSError(f"{file.key}: the stored content differs from what was written")
+            raise StoreUnavailable(f"{file.key}: the stored content differs from what was written")
+
+    def probe(self) -> None:
+        """Write a file of PROBE_BYTES and remove it. Raises StoreUnavailable."""
+        path = self._path(f"{PROBE}/{secrets.token_hex(8)}")
+        with self._translated(PROBE, missing=False):
+            try:
+                self._make_folder(path)
+                self.fs.pipe_file(path, bytes(PROBE_BYTES))
+            finally:
+                with contextlib.suppress(OSError):
+                    self.fs.rm_file(path)
+
+    def folders(self) -> list[str]:
+        """The keys of the folders of jobs (`job_…`) and of datasets (`datasets/ds_…/…`), in order. A store may also
+        have folders that are not gradq's."""
+        with self._translated(""):
+            jobs = [key for key in self._below("") if key.startswith("job_")]
+            datasets = [key for key in self._below(DATASETS) if key.startswith(f"{DATASETS}/ds_")]
+            return [*sorted(jobs), *sorted(folder for key in datasets for folder in self._below(key))]
+
+    def _below(self, key: str) -> list[str]:
+        """The keys of the folders right below this one."""
+        root = self._path("")
+        try:
+            found = self.fs.ls(self._path(key), detail=True)
+        except FileNotFoundError:
+            return []
+        return [str(entry["name"]).removeprefix(root) for entry in found if entry["type"] == "directory"]
 
     def keys_of(self, job_id: str) -> list[str]:
         """The keys of all files under the job's folder, including partially written ones."""
         root = self._path("")
-        return [str(path).removeprefix(root) for path in self.fs.find(self._path(job_id))]
+        with self._translated(job_id):
+            return [str(path).removeprefix(root) for path in self.fs.find(self._path(job_id))]
 
     def has(self, key: str) -> bool:
-        return bool(self.fs.exists(self._path(key)))
+        """Whether the file exists. Raises StoreUnavailable."""
+        with self._translated(key):
+            found = bool(self.fs.exists(self._path(key)))
+            if not found:
+                self.check_root()
+        return found
 
     def local_path(self, key: str) -> Path | None:
         """The file's path if the store is a local folder, else None."""
-        return Path(self._path(key)) if "file" in _protocols(self.fs) else None
+        return Path(self._path(key)) if self.is_local else None
+
+    def check_root(self) -> None:
+        """Raise StoreUnavailable if the root is missing, such as a folder that is not mounted, or a bucket that is
+        gone. A store in which nothing has been stored yet may have no root."""
+        root = self.root if self.is_local else self.root.split("/", 1)[0]
+        if root and not self.fs.exists(root):
+            raise StoreUnavailable(f"{self.root} does not exist")
 
     def is_empty(self) -> bool:
-        """Whether the store has no files; empty folders do not count."""
-        return not any(files for _, _, files in self.fs.walk(self.root))
+        """Whether the store has no files; empty folders do not count. Raises StoreUnavailable."""
+        with self._translated(""):
+            return not any(files for _, _, files in self.fs.walk(self.root))
 
     def remove(self, key: str) -> None:
-        """Remove one file; a missing file is not an error."""
-        if self.has(key):
-            self.fs.rm_file(self._path(key))
+        """Remove one file; a missing file is not an error. Raises StoreUnavailable."""
+        with self._translated(key), contextlib.suppress(FileNotFoundError):
+            if self.fs.exists(self._path(key)):
+                self.fs.rm_file(self._path(key))
 
     def remove_job(self, job_id: str) -> int:
         """Remove the job's folder, including partially written files of lost attempts. Returns the bytes freed."""
@@ -131,12 +207,15 @@ class ArtifactStore:
     def remove_folder(self, key: str) -> int:
         """Remove a folder, and its parent if that is now empty, as in object stores, which have no empty folders.
 
-        Returns the bytes freed.
+        Returns the bytes freed. Raises StoreUnavailable, and ValueError for a folder that has those of others.
         """
+        if key in ("", DATASETS):
+            raise ValueError(f"{key!r} is not the folder of one job or dataset")
         freed = 0
-        if self.has(key):
-            freed = int(self.fs.du(self._path(key)))
-            self.fs.rm(self._path(key), recursive=True)
+        with self._translated(key), contextlib.suppress(FileNotFoundError):  # another process removes it too
+            if self.fs.exists(self._path(key)):
+                freed = int(self.fs.du(self._path(key)))
+                self.fs.rm(self._path(key), recursive=True)
         if "/" in key and (path := self.local_path(key)) is not None:
             with contextlib.suppress(OSError):
                 path.parent.rmdir()
@@ -144,6 +223,64 @@ class ArtifactStore:
 
     def _path(self, key: str) -> str:
         return f"{self.root.rstrip('/')}/{checked(key)}"
+
+    def _make_folder(self, target: str) -> None:
+        """Make the folder of a path. Object stores have none: there it is the bucket, made once if it is missing."""
+        if not self._has_bucket:
+            self.fs.makedirs(target.rsplit("/", 1)[0], exist_ok=True)
+            self._has_bucket = not self.is_local
+
+    @contextlib.contextmanager
+    def _translated(self, key: str, missing: bool = True, fetches: bool = False) -> Iterator[None]:
+        """Turn what the filesystem raises into StoreUnavailable.
+
+        `missing`: a FileNotFoundError passes if the root is there. `fetches`: a full disk is this host's, and passes.
+        """
+        try:
+            yield
+        except StoreUnavailable:
+            raise
+        except FileNotFoundError as error:
+            if missing:
+                with self._translated(key, missing=False):
+                    self.check_root()
+                raise
+            raise StoreUnavailable(f"{key}: {error}") from error
+        except NOT_OF_THE_STORE:
+            raise
+        except Exception as error:
+            if fetches and isinstance(error, OSError) and error.errno in FULL:
+                raise
+            raise StoreUnavailable(f"{key}: {type(error).__name__}: {error}") from error
+
+
+class _RemoteFile(io.RawIOBase):
+    """A file of a filesystem that is not local; its reads raise StoreUnavailable too."""
+
+    def __init__(self, store: ArtifactStore, key: str, file: IO[bytes]) -> None:
+        self.store, self.key, self.file = store, key, file
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self.file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self.file.tell()
+
+    def readinto(self, buffer: Any) -> int:
+        with self.store._translated(self.key):
+            content = self.file.read(len(buffer))
+        buffer[: len(content)] = content
+        return len(content)
+
+    def close(self) -> None:
+        self.file.close()
+        super().close()
 
 
 def checked(key: str) -> str:
@@ -172,7 +309,7 @@ def attempt_of(key: str) -> int:
 
 def dataset_folder(dataset_id: str) -> str:
     """A new folder key for a dataset's arrays, unique so that concurrent uploads of one dataset do not collide."""
-    return f"datasets/{dataset_id}/{secrets.token_hex(4)}"
+    return f"{DATASETS}/{dataset_id}/{secrets.token_hex(4)}"
 
 
 def sha256_of(path: Path) -> str:
@@ -192,3 +329,16 @@ def media_types() -> list[str]:
 
 def _protocols(fs: Any) -> tuple[str, ...]:
     return (fs.protocol,) if isinstance(fs.protocol, str) else tuple(fs.protocol)
+
+
+def _options(url: str, answer_seconds: float) -> dict[str, Any]:
+    """Options of the filesystem. The listings that fsspec caches never expire, while other processes write and delete.
+    For S3 the patience of botocore: a request that gets no response is sent twice."""
+    options: dict[str, Any] = {"use_listings_cache": False}
+    if fsspec.utils.get_protocol(url) in ("s3", "s3a"):
+        options["config_kwargs"] = {
+            "connect_timeout": CONNECT_SECONDS,
+            "read_timeout": answer_seconds,
+            "retries": {"total_max_attempts": 1, "mode": "standard"},
+        }
+    return options

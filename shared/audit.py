@@ -68,6 +68,6 @@ def page(session: Session, wanted: AuditFilter, limit: int) -> Sequence[AuditRow
     return session.scalars(query).all()
 
 
-def sweep(session: Session, days: float) -> None:
+def sweep(session: Session, days: float, now: datetime) -> None:
     """Delete rows older than `days`."""
-    session.execute(delete(AuditRow).where(AuditRow.at < now() - timedelta(days=days)))
+    session.execute(delete(AuditRow).where(AuditRow.at < now - timedelta(days=days)))

@@ -121,6 +121,7 @@ class Settings(BaseSettings):
     lease_seconds: Annotated[float, Field(ge=1)] = 15.0
     grace_seconds: Annotated[float, Field(gt=0)] = 10.0
     reconcile_seconds: Annotated[float, Field(gt=0)] = 2.0
+    sweep_seconds: Annotated[float, Field(gt=0)] = 3600.0
     download: bool = True
     held_requests: Annotated[int, Field(ge=0, le=4096)] = 64
     predict_bytes: Annotated[int, Field(ge=1024)] = 16 << 20

@@ -23,6 +23,7 @@ GradqError
 ├── RateLimited 429         one token or address sends too many requests
 ├── TooManyQueuedJobs 429   the owner has reached GRADQ_MAX_QUEUED_JOBS
 ├── DatabaseAway 503
+├── StoreUnavailable 503    the artifact store is away, full, or refuses
 ├── TooManyStreams 503      GRADQ_HELD_REQUESTS requests are already held open
 ├── ConfigurationError      a setting is wrong; the process does not start
 ├── LeaseLost               another attempt owns the job; this one must stop writing
@@ -202,6 +203,13 @@ class TooManyQueuedJobs(GradqError):
 
 class DatabaseAway(GradqError):
     code, status, title = "database_away", 503, "The database is not available"
+
+
+class StoreUnavailable(GradqError):
+    """`detail` has the library's message, which may name hosts and keys: it is for the log, not for clients."""
+
+    code, status, title = "store_unavailable", 503, "The artifact store is not available"
+    retry_after_seconds = 10
 
 
 class TooManyStreams(GradqError):

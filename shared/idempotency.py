@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import and_, delete, or_, update
@@ -42,7 +43,7 @@ class Settled:
 
 
 def claim(session: Session, key: str, fingerprint: str, owner: str = "") -> Claim | Settled:
-    """Claim a key that is new or expired, or return the response stored under it.
+    """Claim a key that is new, or whose first request was given up, or return the response stored under it.
 
     `fingerprint` identifies the request (method, address and body). Raises IdempotencyKeyReused if the key was used
     with another fingerprint, IdempotencyInProgress while the first request is still being processed.
@@ -60,7 +61,9 @@ def claim(session: Session, key: str, fingerprint: str, owner: str = "") -> Clai
         "created_at": database_now(),
         "until": database_now(LEASE_SECONDS),
     }
-    if upsert(session, IdempotencyKey, {"owner", "key"}, values, where=IdempotencyKey.until < database_now()):
+    # a settled key is replayed until `sweep` deletes it, whatever the clock says meanwhile
+    expired = and_(IdempotencyKey.state == PENDING, IdempotencyKey.until < database_now())
+    if upsert(session, IdempotencyKey, {"owner", "key"}, values, where=expired):
         return Claim(key, token, owner)
     row = session.get(IdempotencyKey, (owner, key))
     if row is None:  # released since the upsert
@@ -98,9 +101,9 @@ def release(session: Session, claim: Claim) -> None:
     session.execute(delete(IdempotencyKey).where(*_is_pending(claim)))
 
 
-def sweep(session: Session) -> None:
+def sweep(session: Session, now: datetime) -> None:
     """Delete expired responses, and claims that expired more than `KEPT_SECONDS` ago."""
-    over, long_over = IdempotencyKey.until < database_now(), IdempotencyKey.until < database_now(-KEPT_SECONDS)
+    over, long_over = IdempotencyKey.until < now, IdempotencyKey.until < now - timedelta(seconds=KEPT_SECONDS)
     session.execute(delete(IdempotencyKey).where(or_(and_(IdempotencyKey.state == SETTLED, over), long_over)))
 
 

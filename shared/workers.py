@@ -44,6 +44,6 @@ def any_worker_alive(session: Session, within_seconds: float) -> bool:
     return session.scalar(query) is not None
 
 
-def sweep_workers(session: Session, older_than_seconds: float) -> None:
-    """Delete the rows of workers whose last heartbeat is older."""
-    session.execute(delete(Worker).where(Worker.seen_at < database_now(-older_than_seconds)))
+def sweep_workers(session: Session, before: datetime) -> None:
+    """Delete the rows of workers whose last heartbeat was earlier."""
+    session.execute(delete(Worker).where(Worker.seen_at < before))

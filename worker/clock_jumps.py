@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import structlog
 
@@ -20,11 +20,15 @@ class ClockWatch:
         self.quiet_seconds = quiet_seconds  # after a jump; by then every live worker has renewed its leases
         self._offset: tuple[float, float] | None = None  # database minus monotonic, seconds: (least, most)
         self._trusted_from = 0.0
+        self._began: tuple[datetime, float] | None = None  # the first check: the database's time, and ours
 
     def check(self, query: Callable[[], datetime]) -> None:
         """Compare the clocks once; `query` returns the database's time."""
         before = time.monotonic()
-        theirs = query().timestamp()
+        found = query()
+        self._began = self._began or (found, time.monotonic())
+        self._now = found
+        theirs = found.timestamp()
         least, most = theirs - time.monotonic(), theirs - before  # how long the query took bounds the error
         if self._offset is not None:
             least_before, most_before = self._offset
@@ -32,6 +36,18 @@ class ClockWatch:
                 log.warning("the database's clock jumped", seconds=round(most - most_before, 1))
                 self._trusted_from = time.monotonic() + self.quiet_seconds
         self._offset = least, most
+
+    def distrust(self) -> None:
+        """Trust no lease's end for `quiet_seconds` from now: workers could not renew them."""
+        self._trusted_from = time.monotonic() + self.quiet_seconds
+
+    def latest_plausible(self) -> datetime | None:
+        """The database's time at the last check, but no later than the time that has passed since the first check
+        allows; None before the first. What is old by this time is old, whatever the clock was set to meanwhile."""
+        if self._began is None:
+            return None
+        first, at = self._began
+        return min(self._now, first + timedelta(seconds=time.monotonic() - at + JUMP_SECONDS))
 
     @property
     def steady(self) -> bool:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from shared.artifacts import ArtifactStore
 from shared.config import Settings
 from shared.db.database import Database
 from worker.launcher import Launcher
+from worker.storage_watch import StorageWatch
 
 
 @dataclass(frozen=True)
 class WorkerContext:
-    """`threads`: CPU threads per slot. `draining`: set when the worker shuts down and takes no more jobs."""
+    """`threads`: CPU threads per slot. `draining`: set when the worker shuts down and takes no more jobs. `running`:
+    names of the run folders that this worker's supervisors use."""
 
     settings: Settings
     database: Database
@@ -21,3 +23,8 @@ class WorkerContext:
     launcher: Launcher
     threads: int
     draining: threading.Event
+    storage: StorageWatch = field(init=False)
+    running: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "storage", StorageWatch(self.store, self.settings.runs_dir))

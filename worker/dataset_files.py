@@ -18,14 +18,18 @@ from shared.errors import DataError, GradqError
 def local_folder(dataset_id: str, settings: Settings, database: Database, store: ArtifactStore) -> Path:
     """A folder with the dataset's files.
 
-    Raises DataError when they are gone or not whole, DamagedInTransit, OSError when the store cannot be reached.
+    Raises DataError when they are gone or not whole, DamagedInTransit, StoreUnavailable.
     """
     with database.read() as session:
         row = dataset_store.find(session, dataset_id)
     if row is None:
         raise DataError(f"the dataset {dataset_id} has been deleted; upload it again, and submit a new job")
     if (folder := store.local_path(row.folder)) is not None:
-        _check_sizes(row, folder)
+        try:
+            _check_sizes(row, folder)
+        except DataError:
+            store.check_root()  # not mounted: nothing has been lost
+            raise
         return folder
     cached = settings.cache_dir / _cache_name(row)
     if not cached.is_dir():

@@ -33,8 +33,8 @@ class Inputs:
     ) -> Inputs:
         """Bring the files of this attempt into `folder`; an uploaded dataset goes to the cache.
 
-        Raises DataError when the dataset or the weights are gone or damaged, OSError when the store cannot be reached
-        or the disk is full, LeaseLost. A checkpoint that cannot be read is skipped, with a warning in the log.
+        Raises DataError when the dataset or the weights are gone or damaged, StoreUnavailable, OSError when the disk
+        is full, LeaseLost. A checkpoint that cannot be read is skipped, with a warning in the log.
         """
         dataset = _dataset_folder(job.spec["dataset"], context)
         resume, reported_step = None, -1
@@ -69,9 +69,9 @@ def _fetch_checkpoint(row: CheckpointRow, path: Path, store: ArtifactStore, log_
     """Whether `path` now holds the checkpoint as it was stored."""
     try:
         store.get(row.key, path)
-    except OSError as error:
+    except OSError as error:  # not StoreUnavailable: the checkpoint itself may be intact, and the next attempt reads it
         if disk_is_full(error):
-            raise  # the checkpoint itself may be intact: another attempt resumes from it
+            raise
         log_buffer.say(f"the checkpoint at step {row.step} cannot be read: {error}", "warning")
         return False
     if sha256_of(path) != row.sha256:

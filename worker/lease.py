@@ -27,18 +27,22 @@ T = TypeVar("T")
 class LeaseKeeper(threading.Thread):
     """Renews every third of the lease, and shows the requests on the row; only a pause request can be withdrawn.
 
-    `lost` is set when the row belongs to another attempt, or when it could not be renewed in time.
+    `lost` is set when the row belongs to another attempt. While the database is away the job goes on, however long that
+    takes: nobody else can write either, or if another worker can and has requeued the job, its row says so later.
+    `draining`: set when the worker shuts down; then a database that is away for a lease period is not waited for.
     """
 
-    def __init__(self, database: Database, lease: queue.Lease, settings: Settings) -> None:
+    def __init__(
+        self, database: Database, lease: queue.Lease, settings: Settings, draining: threading.Event | None = None
+    ) -> None:
         super().__init__(name=f"lease-{lease.job_id}", daemon=True)
         self.database, self.lease, self.seconds = database, lease, settings.lease_seconds
         self.lost = threading.Event()
         self.cancel_requested, self.pause_requested = threading.Event(), threading.Event()
         self.progress: dict[str, Any] | None = None  # the newest, written with the next renewal
         self._done = threading.Event()
+        self._draining = draining or threading.Event()
         self._renewed = time.monotonic()
-        self._asked: float | None = None  # start of the query in flight, None if there is none
 
     def __enter__(self) -> LeaseKeeper:
         self.start()
@@ -49,30 +53,25 @@ class LeaseKeeper(threading.Thread):
         self.join()
 
     def run(self) -> None:
+        failing_from: float | None = None
         while not self._done.wait(min(POLL_SECONDS, self.seconds / 6)):
             try:
                 self._poll()
+                failing_from = None
             except LeaseLost:
                 self.lost.set()
                 return
-            except Exception as error:  # of any kind: retry until the lease would have run out
-                if not isinstance(error, DatabaseAway):
-                    log.exception("lease keeper failed", job_id=self.lease.job_id)
+            except DatabaseAway as error:
+                failing_from = None
                 log.warning("lease not renewed", job_id=self.lease.job_id, error=str(error))
-                if time.monotonic() - self._renewed > self.seconds:
+            except Exception:  # of any kind: retry until the lease would have run out
+                log.exception("lease keeper failed", job_id=self.lease.job_id)
+                failing_from = failing_from or time.monotonic()
+                if time.monotonic() - failing_from > self.seconds:
                     self.lost.set()
                     return
-            self._asked = None
 
     def is_lost(self) -> bool:
-        """Also true when the database has not responded for one lease period: another worker may own the job by then.
-
-        The period counts from the start of a query, not from the last renewal: a worker process that was suspended
-        has no query in flight, queries the row when it is resumed, and may find its lease intact.
-        """
-        asked = self._asked
-        if asked is not None and time.monotonic() - asked > self.seconds:
-            self.lost.set()
         return self.lost.is_set()
 
     def read(self, query: Callable[[Session], T]) -> T:
@@ -84,17 +83,19 @@ class LeaseKeeper(threading.Thread):
         return self._retry(self.database.write, change)
 
     def _retry(self, transaction: Callable[[], AbstractContextManager[Session]], work: Callable[[Session], T]) -> T:
+        began = time.monotonic()
         while True:
             try:
                 with transaction() as session:
                     return work(session)
             except DatabaseAway:
-                if self.lost.wait(RETRY_SECONDS) or self.is_lost():
+                too_long = self._draining.is_set() and time.monotonic() - began > self.seconds
+                if self.lost.wait(RETRY_SECONDS) or too_long:
                     raise LeaseLost(self.lease.job_id) from None
 
     def _poll(self) -> None:
         progress = self.progress
-        self._asked = asked = time.monotonic()
+        asked = time.monotonic()
         if progress is not None or asked - self._renewed >= self.seconds / 3:
             with self.database.write() as session:
                 queue.renew(session, self.lease, self.seconds, progress)

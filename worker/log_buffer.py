@@ -13,6 +13,7 @@ from shared.jobs import joblog, queue
 from worker.lease import LeaseKeeper
 
 FLUSH_SECONDS = 0.5  # between two batches
+MOST_LINES = 100_000  # that wait for the database, some 100 MB; then the trainer waits, too
 
 log = structlog.get_logger()
 
@@ -26,11 +27,15 @@ class LogBuffer:
         self._flushed = time.monotonic()
 
     def append(self, line: joblog.Line) -> None:
+        """Add a line at the end. May be called by several threads; only the supervisor's flushes."""
         self._lines.append(line)
 
     def say(self, message: str, level: events.Level = "info") -> None:
         """Append a line of the supervisor's own."""
         self.append(joblog.Line("warning" if level == "warning" else "log", message, {}, level))
+
+    def is_full(self) -> bool:
+        return len(self._lines) >= MOST_LINES
 
     def flush_if_due(self) -> None:
         """Flush at most every FLUSH_SECONDS."""
@@ -42,22 +47,23 @@ class LogBuffer:
         self._flushed = time.monotonic()
         if not self._lines:
             return
-        lease = self.keeper.lease
+        lease, lines = self.keeper.lease, self._lines[:]
         try:
             with self.keeper.database.write() as session:
-                queue.append(session, lease, self._lines)
+                queue.append(session, lease, lines)
         except DatabaseAway as error:
-            lines = len(self._lines)
-            log.warning("log lines wait for the database", job_id=lease.job_id, lines=lines, error=str(error))
+            log.warning("log lines wait for the database", job_id=lease.job_id, lines=len(lines), error=str(error))
         except LeaseLost:
             self.keeper.lost.set()
         else:
-            self._lines = []
+            del self._lines[: len(lines)]
 
     def flush_all(self) -> None:
         """Write the lines, retrying until the database is back. Raises LeaseLost."""
-        self.keeper.write(lambda session: queue.append(session, self.keeper.lease, self._lines))
-        self._lines = []
+        if not (lines := self._lines[:]):
+            return
+        self.keeper.write(lambda session: queue.append(session, self.keeper.lease, lines))
+        del self._lines[: len(lines)]
 
 
 def line_of(event: events.Metric | events.Log) -> joblog.Line:

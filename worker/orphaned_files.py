@@ -6,7 +6,7 @@ import structlog
 
 from shared.artifacts import ArtifactStore, attempt_of
 from shared.db.database import Database
-from shared.errors import DatabaseAway, NotFound
+from shared.errors import DatabaseAway, NotFound, StoreUnavailable
 from shared.jobs import jobs
 from shared.jobs.states import JobState
 
@@ -16,14 +16,14 @@ log = structlog.get_logger()
 def remove_orphaned_files(store: ArtifactStore, database: Database, job_id: str, attempt: int) -> None:
     """Delete the orphans of attempts up to `attempt`; nothing while the row says that this attempt is running.
 
-    Errors of the database or the store are logged and not raised: the end of the next attempt cleans up again.
+    Errors of the database or the store are logged and not raised: the leader's sweep of the store cleans up again.
     """
     try:
         found = {key for key in store.keys_of(job_id) if attempt_of(key) <= attempt}
         for key in found - _keys_to_keep(database, job_id, attempt, found):
             store.remove(key)
             log.info("orphaned file removed", job_id=job_id, key=key)
-    except (OSError, DatabaseAway) as error:
+    except (StoreUnavailable, OSError, DatabaseAway) as error:
         log.warning("orphaned files not removed", job_id=job_id, error=str(error))
 
 

@@ -11,6 +11,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable
+from datetime import datetime, timedelta
 
 import structlog
 
@@ -21,6 +22,7 @@ from shared.db.tables import Worker
 from shared.errors import DatabaseAway, LeaseLost, NotFound
 from shared.jobs import counters, joblog, jobs, queue
 from shared.jobs.queue import Lease
+from shared.jobs.retry_backoff import Cause
 from shared.jobs.states import JobState
 from worker import leadership
 from worker.clock_jumps import ClockWatch
@@ -46,6 +48,9 @@ class Reconciler(threading.Thread):
         self.broker, self.pool, self.row, self.poll = broker, pool, row, poll
         self.clock = ClockWatch(quiet_seconds=self.settings.lease_seconds)
         self.stopped = threading.Event()
+        self.leads = False
+        self._away = False  # whether the database was, in the last round
+        self._outage_ended: datetime | None = None  # on the database's clock
 
     def run(self) -> None:
         wait = 0.0
@@ -54,6 +59,7 @@ class Reconciler(threading.Thread):
             try:
                 wait = self.tick()
             except DatabaseAway as error:
+                self._away, self.leads = True, False
                 log.warning("the database is away", error=str(error))
             except Exception:
                 # the next round may succeed; without heartbeats the worker would count as gone
@@ -69,40 +75,57 @@ class Reconciler(threading.Thread):
     def tick(self) -> float:
         """One round. Returns the seconds until the next."""
         self.heartbeat()
+        if self._away:
+            self.note_outage()
         self.remove_abandoned_runs()
         with self.database.write() as session:
-            leads = leadership.acquire_leadership(
+            self.leads = leadership.acquire_leadership(
                 session, LEADER_ROLE, self.row.id, 3 * self.settings.reconcile_seconds
             )
         expired = self.expired_leases()
-        if leads:
+        if self.leads:
             self.requeue(expired)
             self.delete_old_rows()
         self.poll()
-        return self.seconds_to_next() if leads else self.settings.reconcile_seconds
+        return self.seconds_to_next() if self.leads else self.settings.reconcile_seconds
 
     def heartbeat(self) -> None:
         """Write this worker's row: time, free slots, memory of its devices."""
         self.row.free_slots = self.pool.free
         self.row.draining = self.context.draining.is_set()
+        self.row.outage = self.context.storage.outage
         self.row.devices = {**self.pool.describe(), "memory": memory()}
         with self.database.write() as session:
             workers.heartbeat(session, self.row)
 
-    def expired_leases(self) -> list[Lease]:
-        """Leases that ran out; empty while the database's clock is not trusted. It is checked after the query."""
+    def note_outage(self) -> None:
+        """The database is back: leave workers a lease period to renew theirs, which all look as if they had run out."""
+        with self.database.read() as session:
+            self._outage_ended = workers.clock(session)
+        self.clock.distrust()
+        self._away = False
+
+    def expired_leases(self) -> dict[Lease, datetime]:
+        """Leases that ran out, and when; none while the database's clock is not trusted. It is checked after the
+        query."""
         with self.database.read() as session:
             expired = queue.expired_leases(session, self.settings.lease_seconds)
             self.clock.check(lambda: workers.clock(session))
-        return expired if self.clock.steady else []
+        return expired if self.clock.steady else {}
 
-    def requeue(self, expired: list[Lease]) -> None:
-        """Requeue or end the jobs of these leases, and remove the files that their attempts left behind."""
-        for lease in expired:
+    def requeue(self, expired: dict[Lease, datetime]) -> None:
+        """Requeue or end the jobs of these leases, and remove the files that their attempts left behind.
+
+        A lease that ran out while the database was away is no fault of its job's, and costs it no attempt.
+        """
+        for lease, until in expired.items():
+            cause: Cause = "worker_lost"
             detail = f"its worker did not renew the lease for {self.settings.lease_seconds:g} s"
+            if self._outage_ended is not None and until <= self._outage_ended:
+                cause, detail = "database_away", "its lease ran out while the database was away"
             try:
                 with self.database.write() as session:
-                    state = queue.mark_lost(session, lease, detail)
+                    state = queue.mark_lost(session, lease, detail, cause)
             except LeaseLost:
                 continue  # its supervisor ended the attempt in between
             log.warning("lease ran out", job_id=lease.job_id, attempt=lease.attempt, state=state.value)
@@ -120,16 +143,21 @@ class Reconciler(threading.Thread):
         return min(longest, (expiry - now).total_seconds() + SHORTEST_WAIT_SECONDS)
 
     def delete_old_rows(self) -> None:
+        """Delete what is old by a clock that has not jumped: one that is a year ahead for a moment deletes nothing."""
+        now = self.clock.latest_plausible()
         with self.database.write() as session:
-            workers.sweep_workers(session, FORGET_WORKERS_SECONDS)
-            idempotency.sweep(session)
-            audit.sweep(session, self.settings.audit_days)
+            if now is not None and self.clock.steady:
+                workers.sweep_workers(session, now - timedelta(seconds=FORGET_WORKERS_SECONDS))
+                idempotency.sweep(session, now)
+                audit.sweep(session, self.settings.audit_days, now)
             counters.fold(session)
         self.database.checkpoint_wal()
 
     def remove_abandoned_runs(self) -> None:
         """Remove the run folders on this host that belong to no running attempt: a killed worker leaves them behind."""
-        for folder in self.settings.runs_dir.glob("*"):
+        for folder in self.settings.runs_dir.glob("[!.]*"):
+            if folder.name in self.context.running:
+                continue  # its supervisor, of this process, removes it
             job_id, _, attempt = folder.name.rpartition("-")
             try:
                 with self.database.read() as session:

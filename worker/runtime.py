@@ -24,6 +24,8 @@ from worker.context import WorkerContext
 from worker.devices import Slot, SlotPool, find_slots, threads_per_slot
 from worker.launcher import Launcher
 from worker.reconciler import Reconciler, worker_row
+from worker.storage_watch import StorageProber
+from worker.store_sweep import StoreSweep
 from worker.supervisor import Supervisor
 
 log = structlog.get_logger()
@@ -46,18 +48,30 @@ class Runtime:
         )
         self.row = worker_row(settings, self.pool, socket.gethostname(), os.getpid(), VERSION)
         self.broker = Broker(settings.broker_url)
+        self.prober = StorageProber(self.context.storage, self._poll_again)
         self.reconciler = Reconciler(self.context, self.broker, self.pool, self.row, self.poll)
+        self.sweep = StoreSweep(
+            self.database,
+            self.context.store,
+            lambda: self.reconciler.leads,
+            settings.reconcile_seconds,
+            settings.sweep_seconds,
+        )
+        self._polling = threading.Lock()
         self._threads: list[threading.Thread] = []  # that run jobs and are not Celery's
 
     def start(self) -> None:
         """Warm up the trainer server, then register the worker and start polling. Raises RuntimeError if that fails."""
         self.context.launcher.warm_up()
+        self.prober.start()
         self.reconciler.start()
+        self.sweep.start()
         log.info("worker ready", worker=self.row.id, slots=len(self.pool.slots), threads_per_slot=self.context.threads)
 
     def run_queued_jobs(self) -> None:
-        """Claim and run jobs on a free slot until none is queued. Returns at once without a free slot or a job."""
-        while not self.draining.is_set():
+        """Claim and run jobs on a free slot until none is queued. Returns at once without a free slot or a job, and
+        while the store or the disk takes no files."""
+        while not self.draining.is_set() and self.context.storage.outage is None:
             with self.pool.take() as slot:
                 if slot is None or (job := self._claim(slot)) is None:
                     return
@@ -75,15 +89,23 @@ class Runtime:
     def poll(self) -> None:
         """Start a thread that runs jobs, once per pair of a free slot and a queued job."""
         free = self.pool.free
-        if not free or self.draining.is_set():
+        if not free or self.draining.is_set() or self.context.storage.outage is not None:
             return
         with self.database.read() as session:
             waiting = queue.waiting(session, self.pool.fits, free, self.settings.max_running_jobs)
-        self._threads = [thread for thread in self._threads if thread.is_alive()]
-        for _ in range(waiting):
-            thread = threading.Thread(target=self.run_queued_jobs, name="polled-jobs", daemon=True)
-            thread.start()
-            self._threads.append(thread)
+        with self._polling:
+            self._threads = [thread for thread in self._threads if thread.is_alive()]
+            for _ in range(waiting):
+                thread = threading.Thread(target=self.run_queued_jobs, name="polled-jobs", daemon=True)
+                thread.start()
+                self._threads.append(thread)
+
+    def _poll_again(self) -> None:
+        """Run what has waited for the store, without waiting for the next round."""
+        try:
+            self.poll()
+        except DatabaseAway as error:
+            log.warning("no job claimed", error=str(error))
 
     def drain(self) -> None:
         """Take no more jobs. Supervisors stop theirs at a checkpoint and release them."""
@@ -94,6 +116,8 @@ class Runtime:
         """Wait for the threads that run jobs (Celery's have ended), deregister, and notify workers of released jobs."""
         for thread in self._threads:
             thread.join()
+        self.prober.stop()
+        self.sweep.stop()
         self.reconciler.stop()
         self.broker.ring()
         self.database.close()

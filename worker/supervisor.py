@@ -1,7 +1,8 @@
 """One running job: start the trainer process, pass its events on, apply requests to stop, write the outcome.
 
-Runs in one thread. The trainer has no access to the database: the supervisor is the only writer for its attempt, and
-every write names the lease.
+The trainer has no access to the database: the supervisor is the only writer for its attempt, and every write names the
+lease. It has a thread of its own, and two others beside it, so that it reads events and requests to stop however slow
+database and store are: one renews the lease, one stores checkpoints.
 """
 
 from __future__ import annotations
@@ -16,14 +17,15 @@ import structlog
 from sqlalchemy.orm import Session
 
 from shared import events
-from shared.artifacts import StoredFile, artifact_key, checkpoint_key
+from shared.artifacts import StoredFile, artifact_key
 from shared.db.tables import Job
-from shared.errors import LeaseLost, NotFound, TrainingError
+from shared.errors import DatabaseAway, LeaseLost, NotFound, StoreUnavailable, TrainingError
 from shared.jobs import joblog, jobs, queue
 from shared.jobs.retry_backoff import Cause
 from shared.jobs.states import JobState
 from worker import reproduction
 from worker.attempt_outcome import (
+    RELEASED,
     DeadlineExceeded,
     Failed,
     LastEvent,
@@ -34,6 +36,7 @@ from worker.attempt_outcome import (
     Succeeded,
     decide,
 )
+from worker.checkpoint_uploads import CheckpointUploads
 from worker.context import WorkerContext
 from worker.devices import Slot
 from worker.disks import disk_is_full
@@ -46,6 +49,7 @@ from worker.orphaned_files import remove_orphaned_files
 from worker.plan import Plan
 
 TICK_SECONDS = 0.25
+STORE_RETRY_SECONDS = 1.0  # between two tries to store a result
 
 log = structlog.get_logger()
 
@@ -60,13 +64,22 @@ class Watch:
     last_progress: dict[str, Any] | None = None
 
 
+class StoringInterrupted(Exception):
+    """The job is asked to stop while its results wait for the store."""
+
+    def __init__(self, reason: StopReason) -> None:
+        super().__init__(reason.value)
+        self.reason = reason
+
+
 class Supervisor:
     def __init__(self, context: WorkerContext, job: Job, slot: Slot) -> None:
         self.context, self.job, self.slot = context, job, slot
         self.settings, self.store = context.settings, context.store
         self.lease = queue.lease_of(job)
-        self.keeper = LeaseKeeper(context.database, self.lease, self.settings)
+        self.keeper = LeaseKeeper(context.database, self.lease, self.settings, context.draining)
         self.log_buffer = LogBuffer(self.keeper)
+        self.uploads = CheckpointUploads(context, self.keeper, self.log_buffer, keep_last_of(job))
         self.folder = self.settings.runs_dir / run_name(job.id, job.attempt)
         self.watch = Watch()
         self.oom_kills = OomKills()
@@ -74,16 +87,20 @@ class Supervisor:
 
     def run(self) -> None:
         """Run the attempt from the claim until the row says how it ended, or the lease is lost. Does not raise."""
+        self.context.running.add(self.folder.name)
         with self.keeper:
             try:
                 self._attempt()
             except LeaseLost:
                 self.log.warning("lease lost; this attempt writes nothing more")
+            except StoringInterrupted as interrupted:
+                self._end_interrupted(interrupted.reason)
             except Exception as error:
-                self.log.exception("supervisor failed")
                 self._give_up(error)
             finally:
+                self.uploads.close()  # a file that is stored after the orphans are removed would be another
                 shutil.rmtree(self.folder, ignore_errors=True)
+                self.context.running.discard(self.folder.name)
                 remove_orphaned_files(self.store, self.context.database, self.job.id, self.job.attempt)
 
     def _attempt(self) -> None:
@@ -104,10 +121,22 @@ class Supervisor:
         """Requeue the job after an error that is not its own."""
         detail = f"{type(error).__name__}: {error}"
         try:
-            if disk_is_full(error):
+            if isinstance(error, StoreUnavailable):
+                self._mark_lost(f"the artifact store is not available: {error.detail}", "store_unavailable")
+            elif isinstance(error, DatabaseAway):
+                self._mark_lost(f"the database was away: {error.detail}", "database_away")
+            elif disk_is_full(error):
                 self._mark_lost(f"the disk is full: {detail}", "disk_full")
             else:
+                self.log.exception("supervisor failed")
                 self._mark_lost(detail, "internal_error")
+        except LeaseLost:
+            self.log.warning("lease lost; this attempt writes nothing more")
+
+    def _end_interrupted(self, reason: StopReason) -> None:
+        """End an attempt whose results wait for the store, since it is asked to stop. Its last checkpoint is stored."""
+        try:
+            self._release(RELEASED[reason])
         except LeaseLost:
             self.log.warning("lease lost; this attempt writes nothing more")
 
@@ -142,20 +171,29 @@ class Supervisor:
         running = True
         while running:
             self.oom_kills.poll()
-            running = self._receive(trainer) if trainer.pipe.poll(TICK_SECONDS) else trainer.alive()
-            self.log_buffer.flush_if_due()
-            self._apply_stop_requests(trainer, deadline)
+            if self.log_buffer.is_full() and not self.keeper.is_lost():
+                self.keeper.lost.wait(TICK_SECONDS)  # the pipe fills up, and the trainer waits for the database too
+            else:
+                running = self._receive(trainer, deadline) if trainer.pipe.poll(TICK_SECONDS) else trainer.alive()
+            self._listen(trainer, deadline)
         # drain the pipe once more: the trainer may have sent its last event between the poll and the liveness check
-        self._receive(trainer)
+        self._receive(trainer, deadline)
 
-    def _receive(self, trainer: Trainer) -> bool:
+    def _receive(self, trainer: Trainer, deadline: float) -> bool:
         """Take the events in the pipe. False at its end, which is the trainer's: no other process holds it open."""
         try:
             while trainer.pipe.poll():
                 self._note(trainer.pipe.recv())
+                self._listen(trainer, deadline)  # between any two events: some trainers always have another one
         except (EOFError, OSError):
             return False
         return True
+
+    def _listen(self, trainer: Trainer, deadline: float) -> None:
+        self.log_buffer.flush_if_due()
+        self._apply_stop_requests(trainer, deadline)
+        if self.uploads.error is not None:
+            raise self.uploads.error
 
     def _note(self, event: events.Event) -> None:
         watch = self.watch
@@ -164,7 +202,7 @@ class Supervisor:
                 watch.last_progress = {name: value for name, value in asdict(event).items() if name != "at"}
                 self.keeper.progress = watch.last_progress
             case events.CheckpointSaved():
-                self._store_checkpoint(event)
+                self.uploads.add(event)
             case events.Finished() | events.Stopped() | events.Failed():
                 watch.ended = event
             case events.Metric() | events.Log():
@@ -179,6 +217,7 @@ class Supervisor:
             self.log.info("stopping the trainer", reason=reason.value)
             watch.stop = reason
             watch.kill_at = time.monotonic() + self.settings.grace_seconds
+            self.uploads.retry_for(self.settings.grace_seconds)  # the next checkpoint is the last one
             trainer.request_stop()
         if self.keeper.is_lost() or time.monotonic() > watch.kill_at:
             trainer.kill()
@@ -195,32 +234,11 @@ class Supervisor:
             return StopReason.DEADLINE
         return StopReason.DRAIN if self.context.draining.is_set() else None
 
-    def _store_checkpoint(self, event: events.CheckpointSaved) -> None:
-        """Store the file, read it back, record it in the table, and only then remove the oldest.
-
-        A full store does not fail the training: it continues, with a warning in the log.
-        """
-        path = Path(event.path)
-        try:
-            file = self.store.put(checkpoint_key(self.job.id, self.job.attempt, event.step), path)
-            self.store.check(file)
-        except OSError as error:
-            self.log_buffer.say(f"the checkpoint at step {event.step} could not be stored: {error}", "warning")
-            return
-        finally:
-            path.unlink(missing_ok=True)  # the run folder needs the room for the next one
-        keep = self.job.spec["checkpoint"]["keep_last"]
-        self.log_buffer.flush()
-        old = self.keeper.write(
-            lambda session: queue.add_checkpoint(session, self.lease, file, event.step, event.epoch, keep)
-        )
-        for key in old:
-            self.store.remove(key)
-
     # --- conclude -----------------------------------------------------------------------------------------------------
 
     def _conclude(self, trainer: Trainer, seconds: float) -> None:
         """Write the outcome once: a terminal state, or the queue again."""
+        self._finish_checkpoints()
         stop = StopReason.LOST if self.keeper.lost.is_set() else self.watch.stop
         outcome = decide(self.watch.ended, stop, trainer.process.exitcode, self.oom_kills.recently())
         if isinstance(outcome, LeaseGone):
@@ -239,12 +257,26 @@ class Supervisor:
             case Lost(detail, cause):
                 self._mark_lost(detail, cause)
 
+    def _finish_checkpoints(self) -> None:
+        """Wait until the last checkpoint is stored: as long as it takes, but no longer than the grace period for a
+        store that is not available."""
+        self.uploads.retry_for(self.settings.grace_seconds)
+        while not self.uploads.done(TICK_SECONDS):
+            self.log_buffer.flush_if_due()
+            if self.keeper.is_lost():
+                raise LeaseLost(self.job.id)
+        if self.uploads.error is not None:
+            raise self.uploads.error
+
     def _release(self, released: Released) -> None:
+        self.log_buffer.flush_all()
         message, outcome, progress = released.message, released.attempt_outcome, self.watch.last_progress
         state = self.keeper.write(lambda session: queue.release(session, self.lease, message, outcome, progress))
         self.log.info("job ended" if state is JobState.CANCELLED else "job released", state=state.value)
 
     def _mark_lost(self, detail: str, cause: Cause) -> None:
+        if cause == "disk_full" or cause == "store_unavailable":
+            self.context.storage.report(cause, detail)
         state = self.keeper.write(lambda session: queue.mark_lost(session, self.lease, detail, cause))
         self.log.warning("attempt lost", cause=cause, detail=detail, state=state.value)
 
@@ -273,7 +305,24 @@ class Supervisor:
         return [self._store_artifact(path) for path in sorted(folder.iterdir())] if folder.is_dir() else []
 
     def _store_artifact(self, path: Path) -> StoredFile:
-        return self.store.put(artifact_key(self.job.id, self.job.attempt, path.name), path)
+        """Store one result, retried until the store takes it: the training is done, and must not be lost.
+
+        Raises LeaseLost, and StoringInterrupted if the store is not available and the job is asked to stop.
+        """
+        key, told = artifact_key(self.job.id, self.job.attempt, path.name), False
+        while True:
+            try:
+                return self.store.put(key, path)
+            except StoreUnavailable as error:
+                self.context.storage.report("store_unavailable", error.detail)
+                if not told:
+                    told = True
+                    self.log_buffer.say(f"the results are ready and wait for the artifact store: {error}", "warning")
+            self.log_buffer.flush_if_due()
+            if self.keeper.lost.wait(STORE_RETRY_SECONDS):
+                raise LeaseLost(self.job.id)
+            if reason := self._stop_reason(deadline=float("inf")):
+                raise StoringInterrupted(reason)
 
     def _fail(self, failed: events.Failed) -> None:
         """End the job as failed. A failed gradient check keeps its measurements and its files."""
@@ -295,12 +344,19 @@ class Supervisor:
         result: dict[str, Any] | None = None,
         files: list[StoredFile] | None = None,
     ) -> None:
+        self.log_buffer.flush_all()
         self.keeper.write(
             lambda session: queue.finish(
                 session, self.lease, state, message, reason, result, self.watch.last_progress, files or []
             )
         )
         self.log.info("job ended", state=state.value, reason=reason and reason["code"])
+
+
+def keep_last_of(job: Job) -> int:
+    """How many checkpoints to keep; kinds without checkpoints have no such field."""
+    keep: int = job.spec.get("checkpoint", {}).get("keep_last", 1)
+    return keep
 
 
 def run_name(job_id: str, attempt: int) -> str:

@@ -14,6 +14,7 @@ from shared.errors import (
     GradqError,
     InsufficientScope,
     InvalidSpec,
+    StoreUnavailable,
     TokenMissing,
     Unauthenticated,
 )
@@ -58,6 +59,12 @@ def render_error(error: Exception) -> Response:
         detail = f"{error.title}; retry in {RETRY_SECONDS} s"  # the driver's message names hosts and users
         response = problem(error.status, error.code, error.title, detail)
         response.headers["Retry-After"] = str(RETRY_SECONDS)
+        return response
+    if isinstance(error, StoreUnavailable):
+        log.warning("store unavailable", error=error.detail, request_id=request_id())
+        detail = f"{error.title}; retry in {error.retry_after_seconds} s"  # the library's message names hosts and keys
+        response = problem(error.status, error.code, error.title, detail)
+        response.headers["Retry-After"] = str(error.retry_after_seconds)
         return response
     if isinstance(error, GradqError) and error.status != GradqError.status:
         response = problem(error.status, title=error.title, **members(error))

@@ -18,6 +18,10 @@ from shared.jobs.states import JobState
 from shared.workers import live_workers
 
 REQUESTED_DEVICES = ("auto", "cpu", "cuda")
+OUTAGES = {
+    "store_unavailable": "the artifact store is not available; it starts once the store takes files again",
+    "disk_full": "the workers' disk is full; it starts once there is room",
+}
 IN_QUEUES = (JobState.QUEUED, JobState.RUNNING, JobState.PAUSED)
 
 
@@ -97,6 +101,9 @@ def _reason_of_device(device: str, workers: Sequence[Worker], jobs: int, ahead: 
         return {"code": "no_live_worker", "detail": "no worker is alive; start one with `gradq worker`"}
     if not granting:
         return {"code": "no_such_device", "detail": f"the job requests {device}, and no live worker has a GPU"}
+    if all(worker.outage for worker in granting):
+        return {"code": str(granting[0].outage), "detail": OUTAGES[str(granting[0].outage)]}
+    granting = [worker for worker in granting if not worker.outage]
     free, slots = sum(worker.free_slots for worker in granting), sum(worker.slots for worker in granting)
     if free >= jobs:
         return {"code": "starting", "detail": "a slot is free; it starts within seconds"}

@@ -70,7 +70,14 @@ class QueueReason(Answer):
     """Why a queued job does not run yet."""
 
     code: Literal[
-        "no_live_worker", "starting", "waiting_for_device", "no_such_device", "retry_backoff", "owner_at_limit"
+        "no_live_worker",
+        "starting",
+        "waiting_for_device",
+        "no_such_device",
+        "retry_backoff",
+        "owner_at_limit",
+        "store_unavailable",
+        "disk_full",
     ]
     detail: str
 
@@ -423,6 +430,9 @@ class Worker(Answer):
     slots: int
     free_slots: int
     draining: bool
+    outage: Literal["store_unavailable", "disk_full"] | None = Field(
+        description="why it claims no job until a probe succeeds: the artifact store, or the disk of its run folders"
+    )
     devices: Devices
     running: list[str]
     others_running: int

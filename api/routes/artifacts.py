@@ -111,6 +111,7 @@ def download_all(job_id: str) -> Response:
 
 
 def _archive(job_id: str, rows: Sequence[ArtifactRow]) -> ZipStream:
+    # of a store that is away this raises before the first byte is sent
     if gone := [row.name for row in rows if not services().store.has(row.key)]:
         raise NotFound(f"files of job {job_id} have been removed: {', '.join(gone)}")
     archive = ZipStream(sized=True)

@@ -70,7 +70,7 @@ def bulk() -> Response:
             audit_log.note(session, job_id, response.status_code, f"bulk.{asked.action}")
         settle(session, response)
     if asked.action == "delete":
-        response = _answer(asked.action, outcomes, has_more, freed=sum(remove_files(job_id) for job_id in done))
+        response = _answer(asked.action, outcomes, has_more, freed=remove_files(done))
         amend(response)
     elif asked.action in RINGS:
         _ring(len(done))

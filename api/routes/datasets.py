@@ -15,6 +15,7 @@ from api.changes.idempotency import answer_once
 from api.http.render import timestamp, whole_list
 from api.openapi import schemas
 from api.openapi.endpoint import endpoint
+from api.routes.jobs import remove_files
 from api.services import services
 from api.uploads.fields import UploadFields, digest_of, id_of
 from api.uploads.multipart import Upload, content_of, name_of, receive
@@ -23,7 +24,7 @@ from shared.artifacts import dataset_folder
 from shared.datasets import dataset_store
 from shared.datasets.catalog import ARRAYS, DATASETS, FACTS, SAMPLES, DatasetInfo
 from shared.db.tables import DatasetRow
-from shared.errors import DatabaseAway, Forbidden, NotFound
+from shared.errors import DatabaseAway, Forbidden, NotFound, StoreUnavailable
 from shared.spec.job_spec import Cnn, Linear, Mlp, Model, Torchvision
 
 EXAMPLES: tuple[Model, ...] = (Linear(), Mlp(), Cnn(), Torchvision(name="resnet18"))
@@ -147,11 +148,7 @@ def delete(dataset_id: str) -> Response:
     with services().database.write() as session:
         row = dataset_store.remove(session, dataset_id, owner_filter())
         audit_log.note(session, dataset_id, 200)
-    try:  # after the row, so that no row refers to deleted files
-        freed = services().store.remove_folder(row.folder) if row is not None else 0
-    except OSError as error:
-        log.warning("files of a deleted dataset remain", dataset_id=dataset_id, error=str(error))
-        freed = 0
+    freed = remove_files([row.folder]) if row is not None else 0
     return jsonify({"object": "dataset", "id": dataset_id, "deleted": True, "freed_bytes": freed})
 
 
@@ -180,8 +177,16 @@ def _store(
             audit_log.note(session, dataset_id, 201 if created else 200)
     finally:
         if not recorded and not _is_recorded(dataset_id, folder):
-            store.remove_folder(folder)
+            _remove_unrecorded(folder)
     return created
+
+
+def _remove_unrecorded(folder: str) -> None:
+    """Remove what was stored of a failed upload; what remains is found by the sweep of the store."""
+    try:
+        services().store.remove_folder(folder)
+    except StoreUnavailable as error:
+        log.warning("files of a failed upload remain", folder=folder, error=error.detail)
 
 
 def _is_recorded(dataset_id: str, folder: str) -> bool:

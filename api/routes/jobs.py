@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlencode
 
@@ -29,6 +30,7 @@ from shared import workers
 from shared.datasets import dataset_store
 from shared.datasets.catalog import DatasetInfo
 from shared.db.tables import Job
+from shared.errors import StoreUnavailable
 from shared.jobs import jobs, limits
 from shared.spec.estimate import estimate
 from shared.spec.job_spec import GradientCheckSpec, JobSpec, WalkSpec, Work
@@ -154,22 +156,25 @@ def show(job_id: str, query: JobQuery) -> Response:
 def delete(job_id: str) -> Response:
     """Delete a job that has ended, with its log, files and checkpoints
 
-    `freed_bytes` is the disk space freed, over all attempts.
+    `freed_bytes` is the disk space freed, over all attempts. While the artifact store is not available it is 0, and the
+    files are removed once it is.
     """
     with services().database.write() as session:
         jobs.remove(session, job_id)
         audit_log.note(session, job_id, 200)
-    return jsonify({"object": "job", "id": job_id, "deleted": True, "freed_bytes": remove_files(job_id)})
+    return jsonify({"object": "job", "id": job_id, "deleted": True, "freed_bytes": remove_files([job_id])})
 
 
-def remove_files(job_id: str) -> int:
-    """Remove the files of a deleted job; return the bytes freed. Called after the rows are deleted, so that no row
-    refers to a missing file."""
+def remove_files(keys: Sequence[str]) -> int:
+    """Remove the folders of deleted jobs or datasets; return the bytes freed. Called after the rows are deleted, so
+    that no row refers to a missing file. The deletion has listed the folders: the leader removes those that remain."""
+    freed = 0
     try:
-        return services().store.remove_job(job_id)
-    except OSError as error:
-        log.warning("files of a deleted job remain", job_id=job_id, error=str(error))
-        return 0
+        for key in keys:
+            freed += services().store.remove_folder(key)
+    except StoreUnavailable as error:  # ask no more: each request may wait for seconds
+        log.warning("files are removed later", first=keys[0], error=error.detail)
+    return freed
 
 
 # --- the estimate of a dry run ----------------------------------------------------------------------------------------

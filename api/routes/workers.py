@@ -44,6 +44,7 @@ def index() -> Response:
                     "slots": worker.slots,
                     "free_slots": worker.free_slots,
                     "draining": worker.draining,
+                    "outage": worker.outage,
                     "devices": worker.devices,
                     "running": running.get(worker.id, []),
                     "others_running": others[worker.id],

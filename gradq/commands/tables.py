@@ -90,7 +90,7 @@ def _worker_row(worker: dict[str, Any]) -> list[str]:
     slots = worker["devices"].get("slots") or [{"name": kind} for kind in worker["devices"].get("kinds", [])]
     devices = ", ".join(dict.fromkeys(slot["name"] for slot in slots))
     counts = [str(worker["slots"]), str(worker["free_slots"])]
-    state = "draining" if worker["draining"] else "ready"
+    state = "draining" if worker["draining"] else worker.get("outage") or "ready"
     others = worker.get("others_running", 0)  # a service of version 0.1 does not send it
     running = ", ".join([*worker["running"], *([f"{others} of others"] if others else [])]) or "-"
     seen = span(age(worker["seen_at"]))

@@ -16,6 +16,7 @@ from sqlalchemy import select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
+from shared import file_removals
 from shared.artifacts import StoredFile
 from shared.datasets.catalog import DATASETS, DatasetInfo, FindDataset
 from shared.db.database import Database
@@ -126,7 +127,7 @@ def known_among(session: Session, dataset_ids: Sequence[str]) -> set[str]:
 def remove(session: Session, dataset_id: str, visible_to: str | None = None) -> DatasetRow | None:
     """Remove the owner's reference, or all of them if `visible_to` is None.
 
-    With the last reference the row is deleted and returned, and the caller must remove its files after the commit.
+    With the last reference the row is deleted and returned, and its files are listed for removal.
     Raises NotFound, and DatasetInUse while a job that has not ended needs the dataset.
     """
     row = session.scalar(select(DatasetRow).where(DatasetRow.id == dataset_id).with_for_update())
@@ -138,6 +139,7 @@ def remove(session: Session, dataset_id: str, visible_to: str | None = None) -> 
         row.owners = left
         return None
     session.delete(row)
+    file_removals.add(session, row.folder)
     counters.stored(session, "datasets", -row.size_bytes)
     return row
 

@@ -195,6 +195,15 @@ class DatasetRow(Base):
     __table_args__ = (Index("ix_datasets_created", "created_at", "id"),)
 
 
+class FileRemoval(Base):
+    """A folder of the artifact store to remove: its job or dataset has been deleted. See shared/file_removals.py."""
+
+    __tablename__ = "file_removals"
+
+    key: Mapped[str] = mapped_column(String(256), primary_key=True)
+    created_at: Mapped[datetime]
+
+
 class Tally(Base):
     """One change of a counter, or the sum of many: see shared/jobs/counters.py."""
 
@@ -278,6 +287,7 @@ class Worker(Base):
     draining: Mapped[bool]
     devices: Mapped[dict[str, Any]]
     version: Mapped[str] = mapped_column(String(32))
+    outage: Mapped[str | None] = mapped_column(String(32))  # why it claims no job: store_unavailable, disk_full
     started_at: Mapped[datetime]
     seen_at: Mapped[datetime]
 

@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 from shared.db.tables import Tally
 
 ENDED, TRAINED, WAITED, STORED = "jobs_ended", "training_seconds", "queue_seconds", "stored_bytes"
+ORPHANS = "orphaned_files"
 BOUNDS = (0.1, 0.3, 1, 3, 10, 30, 60, 300, 900, 3_600, 14_400, 43_200, 86_400)  # of the histograms' buckets, in seconds
 OVER = "+Inf"  # the last bucket
 FOLD_ABOVE = 200  # rows
@@ -47,6 +48,11 @@ def stored(session: Session, kind: str, size_bytes: int) -> None:
     """Count stored bytes, or removed ones if negative; `kind` is `artifacts`, `checkpoints` or `datasets`."""
     if size_bytes:
         _add(session, STORED, kind, count=0, total=size_bytes)
+
+
+def orphans_removed(session: Session, files: int) -> None:
+    """Count files that the sweep of the store has removed, since no row named them."""
+    _add(session, ORPHANS, "", count=files)
 
 
 def read(session: Session) -> dict[str, dict[str, Sum]]:

@@ -14,6 +14,7 @@ import uuid6
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
+from shared import file_removals
 from shared.db.tables import ArtifactRow, Attempt, CheckpointRow, EventRow, Job
 from shared.errors import NotFound, WrongState
 from shared.jobs import counters
@@ -192,7 +193,7 @@ def lock_job(session: Session, job_id: str) -> Job:
 
 
 def remove(session: Session, job_id: str) -> None:
-    """Delete the rows of a job that has ended. The caller must remove its files after the commit."""
+    """Delete the rows of a job that has ended, and list its files for removal."""
     job = lock_job(session, job_id)
     if job.state not in TERMINAL:
         raise wrong_state(job, "delete")
@@ -201,6 +202,7 @@ def remove(session: Session, job_id: str) -> None:
     for child in (EventRow, ArtifactRow, CheckpointRow, Attempt):
         session.execute(delete(child).where(child.job_id == job_id))
     session.delete(job)
+    file_removals.add(session, job_id)
 
 
 def status_of(job: Job) -> str:

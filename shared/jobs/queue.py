@@ -21,7 +21,7 @@ from shared.errors import LeaseLost
 from shared.events import Level
 from shared.jobs import counters, jobs, limits
 from shared.jobs.joblog import Line, add_line, insert_lines, now, status_line
-from shared.jobs.retry_backoff import LONGEST_BACKOFF_SECONDS, Cause, backoff_seconds
+from shared.jobs.retry_backoff import LONGEST_BACKOFF_SECONDS, MOST_OUTAGES, OUTAGES, Cause, backoff_seconds
 from shared.jobs.states import ALLOWED_MOVES, TERMINAL, JobState
 
 StopRequest = Literal["cancel", "pause"]
@@ -260,13 +260,18 @@ def release(
 
 def mark_lost(session: Session, lease: Lease, detail: str, cause: Cause = "worker_lost") -> JobState:
     """End an attempt that was lost. Returns the job's new state: `cancelled` if that was requested, `failed` after
-    `max_attempts`, `paused` if that was requested, else `queued` with a backoff. Raises LeaseLost."""
+    `max_attempts`, `paused` if that was requested, else `queued` with a backoff. Raises LeaseLost.
+
+    An outage (of the store, a disk, the database) does not count, up to MOST_OUTAGES in a row.
+    """
     job = _locked(session, lease)
     if job.cancel_requested_at is not None:
         _end_cancelled(session, lease)
         return JobState.CANCELLED
-    failures, allowed = job.failures + 1, job.spec["max_attempts"]
-    if failures >= allowed:
+    outages = _outages_in_a_row(session, lease) + 1 if cause in OUTAGES else 0
+    counted = not 0 < outages <= MOST_OUTAGES
+    failures, allowed = job.failures + counted, job.spec["max_attempts"]
+    if counted and failures >= allowed:
         reason = {
             "code": "too_many_attempts",
             "detail": f"{failures} of {allowed} attempts were lost; the last: {detail}",
@@ -277,19 +282,20 @@ def mark_lost(session: Session, lease: Lease, detail: str, cause: Cause = "worke
     state, follows = (JobState.PAUSED, "paused") if pauses else (JobState.QUEUED, "queued again")
     data = {"status": state.value, "reason": {"code": cause, "detail": detail}}
     line = Line("status", f"attempt {lease.attempt} was lost: {detail}; {follows}", data, "warning")
-    wait = None if pauses else database_now(backoff_seconds(failures, cause))
+    wait = None if pauses else database_now(backoff_seconds(outages or failures, cause))
     _leave(session, lease, state, line, cause, failures=failures, not_before=wait)
     return state
 
 
-def expired_leases(session: Session, lease_seconds: float = 3600.0) -> list[Lease]:
-    """The leases that have expired: their workers are dead or cannot reach the database.
+def expired_leases(session: Session, lease_seconds: float = 3600.0) -> dict[Lease, datetime]:
+    """The leases that have expired, and when: their workers are dead or cannot reach the database.
 
     A lease that ends more than ten times `lease_seconds` from now dates from before the database's clock was set back
     and counts as expired. If its worker is alive it will renew soon; callers should allow for that after a clock jump.
     """
     over = or_(Job.lease_until < database_now(), Job.lease_until > database_now(10 * lease_seconds))
-    return [lease_of(job) for job in session.scalars(select(Job).where(Job.state == JobState.RUNNING, over))]
+    found = session.scalars(select(Job).where(Job.state == JobState.RUNNING, over))
+    return {lease_of(job): job.lease_until for job in found if job.lease_until is not None}
 
 
 def next_expiry(session: Session) -> datetime | None:
@@ -340,6 +346,13 @@ def _changed(session: Session, statement: Update) -> int:
     """Execute an update and return the number of rows changed."""
     result = cast("CursorResult[Any]", session.execute(statement, execution_options={"synchronize_session": False}))
     return result.rowcount
+
+
+def _outages_in_a_row(session: Session, lease: Lease) -> int:
+    """How many of the attempts right before this one were ended by an outage."""
+    before = select(Attempt.outcome).where(Attempt.job_id == lease.job_id, Attempt.number < lease.attempt)
+    recent = session.scalars(before.order_by(Attempt.number.desc()).limit(MOST_OUTAGES)).all()
+    return next((number for number, outcome in enumerate(recent) if outcome not in OUTAGES), len(recent))
 
 
 def _end_attempt(session: Session, lease: Lease, outcome: str) -> None:

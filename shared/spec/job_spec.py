@@ -290,9 +290,11 @@ Validation = Annotated[
 
 class Checkpointing(Model):
     every_seconds: Annotated[float, Field(gt=0)] | None = 30.0
-    """seconds between two checkpoints; null: no checkpoints by time"""
+    """seconds between two checkpoints, at least 0.1; none is written while the one before is being stored; null: no
+    checkpoints by time"""
     every_epochs: Annotated[int, Field(ge=1)] | None = None
-    """epochs between two checkpoints; null: no checkpoints by epoch"""
+    """epochs between two checkpoints, left out where the one before takes longer to store; null: no checkpoints by
+    epoch"""
     keep_last: Annotated[int, Field(ge=1, le=100)] = 2
     """number of checkpoints to keep; older ones are deleted"""
     keep_best: bool = True

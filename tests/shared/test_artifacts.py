@@ -11,6 +11,7 @@ from uuid import uuid4
 import pytest
 
 from shared.artifacts import KINDS, ArtifactStore, artifact_key, checkpoint_key, media_type, sha256_of
+from shared.errors import StoreUnavailable
 
 CONTENT = bytes(range(256)) * 5000  # more than one chunk
 
@@ -74,7 +75,7 @@ def test_a_put_that_fails_leaves_nothing_under_the_name(
 
     store.put("job_1/1/before", source)
     monkeypatch.setattr(store.fs, step, fail_half_way)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(StoreUnavailable, match="No space left"):
         store.put("job_1/1/a", source)
     monkeypatch.undo()
     assert "job_1/1/a" not in lying(store)
@@ -84,7 +85,8 @@ def test_a_put_that_fails_leaves_nothing_under_the_name(
     assert lying(store) == []  # files of failed uploads are removed with the job
 
 
-def test_a_file_that_is_not_there_is_an_os_error(store: ArtifactStore, tmp_path: Path) -> None:
+def test_a_file_that_is_not_there_is_an_os_error(store: ArtifactStore, source: Path, tmp_path: Path) -> None:
+    store.put("job_1/1/a", source)
     with pytest.raises(FileNotFoundError):
         store.get("job_1/1/nothing", tmp_path / "back")
     with pytest.raises(FileNotFoundError):

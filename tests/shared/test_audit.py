@@ -49,7 +49,7 @@ def test_rows_are_forgotten_when_their_time_is_over(database: Database) -> None:
     write(database, audit.note, ALICE, "jobs.submit", "job_1", 202)
     write(database, lambda session: session.execute(update(AuditRow).values(at=now() - timedelta(days=3))))
     write(database, audit.note, ALICE, "jobs.submit", "job_2", 202)
-    write(database, audit.sweep, 3.5)
+    write(database, audit.sweep, 3.5, now())
     assert len(read(database, audit.page, AuditFilter(), 10)) == 2
-    write(database, audit.sweep, 2)
+    write(database, audit.sweep, 2, now())
     assert [row.object_id for row in read(database, audit.page, AuditFilter(), 10)] == ["job_2"]

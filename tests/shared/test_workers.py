@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from datetime import timedelta
 
 import pytest
 from sqlalchemy import update
@@ -12,6 +13,7 @@ from support.store import OVER, heartbeat, read, write
 from shared import workers
 from shared.db.database import Database
 from shared.db.tables import Worker, database_now
+from shared.jobs.joblog import now
 
 
 @pytest.fixture
@@ -44,9 +46,9 @@ def test_workers_not_seen_for_long_are_swept_away_and_the_others_stay(
     beat("new")
     gone = update(Worker).where(Worker.id == "old").values(seen_at=database_now(-100))
     write(database, lambda session: session.execute(gone.execution_options(synchronize_session=False)))
-    write(database, workers.sweep_workers, 200)
+    write(database, workers.sweep_workers, now() - timedelta(seconds=200))
     assert live(database, within=1000) == ["new", "old"]
-    write(database, workers.sweep_workers, 50)
+    write(database, workers.sweep_workers, now() - timedelta(seconds=50))
     assert live(database, within=1000) == ["new"]
 
 

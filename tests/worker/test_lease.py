@@ -1,8 +1,10 @@
-"""A lease is renewed while the database responds, and lost when it does not or when another attempt owns the row."""
+"""A lease is renewed while the database responds, survives while it does not, and is lost when another attempt owns the
+row."""
 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,7 +15,7 @@ from support.waiting import wait_for
 
 from shared.config import Settings
 from shared.db.database import Database
-from shared.errors import DatabaseAway
+from shared.errors import DatabaseAway, LeaseLost
 from shared.jobs import queue
 from worker.lease import LeaseKeeper
 
@@ -76,10 +78,45 @@ def test_the_lease_is_lost_when_another_attempt_owns_the_row(faulty: FaultyDatab
     wait_for(keeper.is_lost, 30, "the end of the lease")
 
 
-@pytest.mark.parametrize("error", [DatabaseAway("gone"), RuntimeError("an unknown error")])
-def test_a_failed_transaction_is_retried_until_the_lease_is_over(
-    faulty: FaultyDatabase, keeper: LeaseKeeper, error: Exception
+def test_a_database_that_is_away_costs_no_lease_however_long(faulty: FaultyDatabase, keeper: LeaseKeeper) -> None:
+    faulty.fault = raising(DatabaseAway("gone"))
+    began = time.monotonic()
+    wait_for(lambda: time.monotonic() - began > 1.5 * LEASE_SECONDS, 30, "the time of a lease and a half")
+    assert not keeper.is_lost()
+    assert list(read(faulty.database, queue.expired_leases)) == [keeper.lease]
+    faulty.fault = lambda: None
+    wait_for(lambda: not read(faulty.database, queue.expired_leases), 30, "a renewal")
+    assert not keeper.is_lost()
+
+
+def test_after_an_outage_the_lease_is_lost_if_another_attempt_owns_the_row_by_then(
+    faulty: FaultyDatabase, keeper: LeaseKeeper
 ) -> None:
+    faulty.fault = raising(DatabaseAway("gone"))
+    write(faulty.database, queue.mark_lost, keeper.lease, "lost")
+    claim_again(faulty.database, keeper.lease.job_id)
+    before = faulty.transactions
+    wait_for(lambda: faulty.transactions > before, 30, "a failed transaction")
+    assert not keeper.is_lost()
+    faulty.fault = lambda: None
+    wait_for(keeper.is_lost, 30, "the end of the lease")
+
+
+def test_a_worker_that_shuts_down_waits_for_a_database_no_longer_than_a_lease(
+    faulty: FaultyDatabase, settings: Settings
+) -> None:
+    draining = threading.Event()
+    short = settings.model_copy(update={"lease_seconds": 0.2})
+    keeper = LeaseKeeper(faulty, running(faulty.database), short, draining)  # type: ignore[arg-type]
+    faulty.fault = raising(DatabaseAway("gone"))
+    threading.Timer(0.3, draining.set).start()
+    with pytest.raises(LeaseLost):
+        keeper.write(lambda session: None)
+    assert draining.is_set()
+
+
+def test_an_unknown_error_is_retried_until_the_lease_is_over(faulty: FaultyDatabase, keeper: LeaseKeeper) -> None:
+    error = RuntimeError("an unknown error")
     faulty.fault = raising(error)
     before_faults = faulty.transactions
     wait_for(lambda: faulty.transactions > before_faults + 1, 30, "two failed transactions")
@@ -89,12 +126,3 @@ def test_a_failed_transaction_is_retried_until_the_lease_is_over(
     assert not keeper.is_lost()
     faulty.fault = raising(error)
     wait_for(keeper.is_lost, 30, "the end of the lease")
-
-
-def test_the_lease_is_lost_when_the_database_hangs(faulty: FaultyDatabase, keeper: LeaseKeeper) -> None:
-    release = threading.Event()
-    faulty.fault = lambda: release.wait(30)
-    try:
-        wait_for(keeper.is_lost, 30, "the end of the lease")
-    finally:
-        release.set()

@@ -8,14 +8,18 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 from sqlalchemy.orm import Session
-from support.store import OVER, claim, job_of, lines_of, running, submit
+from support.store import OVER, claim, claim_again, job_of, lines_of, read, running, submit, write
 
-from shared import workers
+from shared import audit, idempotency, workers
 from shared.artifacts import ArtifactStore, checkpoint_key
+from shared.audit import HOST
 from shared.broker import Broker
 from shared.config import Settings
 from shared.db.database import Database
+from shared.db.tables import AuditRow, Job, database_now
+from shared.errors import DatabaseAway
 from worker.context import WorkerContext
 from worker.devices import CPU, SlotPool
 from worker.reconciler import Reconciler, worker_row
@@ -97,3 +101,81 @@ def test_a_clock_that_jumps_costs_no_job_its_attempt(
     leader.clock.quiet_seconds = leader.clock._trusted_from = 0  # as if a lease period had passed
     leader.tick()
     assert job_of(database, lease.job_id).state == "queued"
+
+
+def test_a_database_that_was_away_costs_no_job_its_attempt(
+    reconciler: Callable[[str], Reconciler], database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leader = reconciler("a")
+    leader.tick()
+    lease = running(database, seconds=OVER, max_attempts=1)  # it could not be renewed
+    rounds = iter([0.0])
+    monkeypatch.setattr(leader.stopped, "wait", lambda _: next(rounds, None) is None)  # one round
+    with monkeypatch.context() as away:
+        away.setattr(workers, "heartbeat", _raise_away)
+        leader.run()
+    leader.tick()
+    assert job_of(database, lease.job_id).state == "running", "its worker has a lease period to renew it"
+    leader.clock._trusted_from = 0  # as if that had passed
+    leader.tick()
+    job = job_of(database, lease.job_id)
+    assert (job.state, job.failures) == ("queued", 0)
+    assert lines_of(database, lease.job_id, "status")[-1].data["reason"]["code"] == "database_away"
+    claim_again(database, lease.job_id)
+    over = update(Job).values(lease_until=database_now(-0.01)).execution_options(synchronize_session=False)
+    write(database, lambda session: session.execute(over))
+    leader.tick()
+    assert job_of(database, lease.job_id).state == "failed", "a lease that ran out later is lost as ever"
+
+
+def _raise_away(*_: Any) -> None:
+    raise DatabaseAway("gone")
+
+
+def test_a_clock_that_is_far_ahead_for_a_moment_deletes_no_old_rows(
+    reconciler: Callable[[str], Reconciler], database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leader = reconciler("a")
+    leader.tick()
+    write(database, audit.note, HOST, "jobs.submit", "job_1", 202)
+    held = write(database, idempotency.claim, "key", "fingerprint")
+    assert isinstance(held, idempotency.Claim)
+    write(database, idempotency.settle, held, idempotency.Settled(202, {}, "{}"))
+    right: Callable[[Session], datetime] = workers.clock
+    for days in (400, 400, 0):  # twice: also if it stays for longer than a lease period
+        monkeypatch.setattr(workers, "clock", lambda session, days=days: right(session) + timedelta(days=days))
+        leader.tick()
+        leader.clock._trusted_from = 0
+        leader.tick()
+    assert len(read(database, audit.page, audit.AuditFilter(), 9)) == 1
+    assert isinstance(write(database, idempotency.claim, "key", "fingerprint"), idempotency.Settled)
+
+
+def test_old_rows_are_deleted_by_a_clock_that_runs_steadily(
+    reconciler: Callable[[str], Reconciler], database: Database, settings: Settings
+) -> None:
+    leader = reconciler("a")
+    write(database, audit.note, HOST, "jobs.submit", "job_1", 202)
+    old = update(AuditRow).values(at=database_now(-(settings.audit_days + 1) * 24 * 3600))
+    write(database, lambda session: session.execute(old.execution_options(synchronize_session=False)))
+    leader.tick()
+    assert read(database, audit.page, audit.AuditFilter(), 9) == []
+
+
+def test_the_run_folders_of_this_worker_s_own_jobs_are_left_to_their_supervisors(
+    reconciler: Callable[[str], Reconciler], settings: Settings
+) -> None:
+    leader = reconciler("a")
+    for name in ("job_1-1", "job_2-1", ".probe-1"):
+        (settings.runs_dir / name).mkdir(parents=True)
+    leader.context.running.add("job_1-1")
+    leader.tick()
+    assert sorted(path.name for path in settings.runs_dir.iterdir()) == [".probe-1", "job_1-1"]
+
+
+def test_an_outage_is_in_the_worker_s_row(reconciler: Callable[[str], Reconciler], database: Database) -> None:
+    leader = reconciler("a")
+    leader.tick()
+    leader.context.storage.report("store_unavailable", "away")
+    leader.tick()
+    assert [worker.outage for worker in read(database, workers.live_workers, 60)] == ["store_unavailable"]

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import errno
-import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from multiprocessing import Pipe
 from pathlib import Path
@@ -14,15 +13,18 @@ from typing import Any
 import pytest
 from sqlalchemy.orm import Session
 from support.store import write
+from support.waiting import wait_for
 
 from shared import events
 from shared.artifacts import ArtifactStore
 from shared.config import Settings
 from shared.db.database import Database
 from shared.db.tables import Job
+from shared.errors import StoreUnavailable
 from shared.jobs import joblog, jobs, queue
 from shared.jobs.states import JobState
 from shared.spec.job_spec import GradientCheckSpec, JobSpec, WalkSpec, Work
+from worker import checkpoint_uploads, supervisor
 from worker.context import WorkerContext
 from worker.devices import CPU
 from worker.oom import OomKills
@@ -32,7 +34,7 @@ from worker.supervisor import Supervisor
 TABLE = {"passed": False, "max_relative_error": 0.5, "dtype": "float64", "parameters": {"0.weight": {}}}
 
 
-def no_op() -> None:
+def no_op(*_: object) -> None:
     pass
 
 
@@ -66,9 +68,15 @@ def database(settings: Settings, new_sqlite: Callable[[str], Database]) -> Itera
 
 
 @pytest.fixture
-def supervise(settings: Settings, database: Database) -> Callable[..., Job]:
+def context(settings: Settings, database: Database) -> WorkerContext:
+    """Of a worker whose launcher each test brings."""
+    store, settings = ArtifactStore(settings.artifacts), settings.model_copy(update={"grace_seconds": 0.5})
+    return WorkerContext(settings, database, store, None, 1, threading.Event())  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def supervise(database: Database, context: WorkerContext) -> Callable[..., Job]:
     """supervise(spec, launcher): the job's row after one attempt."""
-    store = ArtifactStore(settings.artifacts)
 
     def supervise(spec: Work, launcher: Scripted, reproduces: str | None = None) -> Job:
         with database.write() as session:
@@ -76,7 +84,8 @@ def supervise(settings: Settings, database: Database) -> Callable[..., Job]:
         with database.write() as session:
             job = queue.claim(session, "w", "cpu", ["auto", "cpu"], 30)
         assert job is not None
-        Supervisor(WorkerContext(settings, database, store, launcher, 1, threading.Event()), job, CPU).run()  # type: ignore[arg-type]
+        object.__setattr__(context, "launcher", launcher)
+        Supervisor(context, job, CPU).run()
         with database.read() as session:
             return jobs.get(session, job.id)
 
@@ -312,65 +321,233 @@ def test_events_sent_right_before_the_end_are_received(supervise: Callable[..., 
     assert (job.state, job.attempt) == (JobState.SUCCEEDED, 1)
 
 
-def disk_full(*_: Any) -> None:
-    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-
-def test_a_trainer_on_a_full_disk_is_retried_later(supervise: Callable[..., Job], database: Database) -> None:
+def test_a_trainer_on_a_full_disk_is_retried_and_that_costs_no_attempt(
+    supervise: Callable[..., Job], database: Database, context: WorkerContext
+) -> None:
     full = events.Failed(code="disk_full", message="OSError: [Errno 28] No space left on device")
-    job = supervise(JobSpec.parse({}), Scripted(full))
-    assert (job.state, outcomes(database, job)) == ("queued", ["disk_full"])
+    job = supervise(JobSpec.parse({"max_attempts": 1}), Scripted(full))
+    assert (job.state, job.failures, outcomes(database, job)) == ("queued", 0, ["disk_full"])
     assert job.not_before is not None
     assert reason_of_loss(database, job)["detail"].startswith("the disk is full: ")
+    assert context.storage.outage == "disk_full"
 
 
-def test_a_full_store_loses_the_attempt_but_not_the_job(
-    supervise: Callable[..., Job], database: Database, settings: Settings, monkeypatch: pytest.MonkeyPatch
+class Away:
+    """Makes the store's `method` fail for as long as `failures` lasts; `calls` are the keys that were asked for."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, method: str, failures: int = 1 << 30) -> None:
+        right = getattr(ArtifactStore, method)
+        self.failures, self.calls = failures, []  # type: ignore[var-annotated]
+
+        def call(store: ArtifactStore, *arguments: Any) -> Any:
+            self.calls.append(arguments[0])
+            if self.failures > 0:
+                self.failures -= 1
+                raise StoreUnavailable("the store is away")
+            return right(store, *arguments)
+
+        monkeypatch.setattr(ArtifactStore, method, call)
+
+
+def test_results_wait_for_a_store_that_is_away_and_the_job_succeeds(
+    supervise: Callable[..., Job], database: Database, context: WorkerContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    put = ArtifactStore.put
-    monkeypatch.setattr(
-        ArtifactStore, "put", lambda self, key, path: disk_full() if key.endswith("b") else put(self, key, path)
-    )
-    job = supervise(JobSpec.parse({}), Scripted(finished(), files={"a": "stored", "b": "not"}))
-    assert (job.state, outcomes(database, job)) == ("queued", ["disk_full"])
-    assert ArtifactStore(settings.artifacts).keys_of(job.id) == [], "files of a lost attempt are orphans"
+    monkeypatch.setattr(supervisor, "STORE_RETRY_SECONDS", 0.01)
+    away = Away(monkeypatch, "put", failures=3)
+    job = supervise(JobSpec.parse({"max_attempts": 1}), Scripted(finished(), files={"a": "first", "b": "second"}))
+    assert (job.state, job.attempt, files_of(database, job)) == ("succeeded", 1, ["a", "b"])
+    assert len(away.calls) == 5
+    assert len(warnings(database, job)) == 1
+    assert "wait for the artifact store" in warnings(database, job)[0]
+    assert context.storage.outage == "store_unavailable", "other jobs are claimed after a probe"
+
+
+@pytest.mark.parametrize(
+    ("asks", "state", "outcome"),
+    [(jobs.request_cancel, "cancelled", "cancelled"), (jobs.request_pause, "paused", "paused")],
+)
+def test_a_job_whose_results_wait_for_the_store_can_be_stopped(
+    supervise: Callable[..., Job],
+    database: Database,
+    monkeypatch: pytest.MonkeyPatch,
+    asks: Callable[[Session, str], Job],
+    state: str,
+    outcome: str,
+) -> None:
+    monkeypatch.setattr(supervisor, "STORE_RETRY_SECONDS", 0.01)
+    Away(monkeypatch, "put")
+
+    class Asks(Scripted):
+        def start(self, plan: Plan) -> Any:
+            trainer = super().start(plan)
+            write(database, asks, Path(plan.folder).name.rpartition("-")[0])
+            return trainer
+
+    job = supervise(JobSpec.parse({}), Asks(finished(), files={"a": "first"}))
+    assert (job.state, outcomes(database, job)) == (state, [outcome])
+
+
+@pytest.mark.parametrize("method", ["get", "put"])
+def test_a_store_that_is_away_at_the_start_costs_no_attempt(
+    supervise: Callable[..., Job],
+    database: Database,
+    context: WorkerContext,
+    monkeypatch: pytest.MonkeyPatch,
+    method: str,
+) -> None:
+    origin = supervise(JobSpec.parse({}), Scripted(finished(), files={"model.safetensors": "w"}))
+    Away(monkeypatch, "get")
+    job = supervise(JobSpec.parse({"max_attempts": 1, "init_from": {"job": origin.id}}), Scripted(finished()))
+    assert (job.state, job.failures, outcomes(database, job)) == ("queued", 0, ["store_unavailable"])
+    assert context.storage.outage == "store_unavailable"
 
 
 @pytest.mark.parametrize("broken", ["put", "check"])
 def test_a_checkpoint_that_cannot_be_stored_fails_neither_the_training_nor_the_one_before(
     supervise: Callable[..., Job], database: Database, monkeypatch: pytest.MonkeyPatch, broken: str
 ) -> None:
-    right = getattr(ArtifactStore, broken)
-    calls = []
-
-    def second_fails(self: ArtifactStore, *arguments: Any) -> Any:
-        calls.append(arguments)
-        return disk_full() if len(calls) == 2 else right(self, *arguments)
-
-    monkeypatch.setattr(ArtifactStore, broken, second_fails)
+    away = Away(monkeypatch, broken, failures=0)
     spec = JobSpec.parse({"checkpoint": {"keep_last": 1}})
-    job = supervise(spec, Checkpointing(1, 2))
+    job = supervise(spec, Checkpointing(1, 2, before_last=lambda: setattr(away, "failures", 1 << 30)))
     assert (job.state, outcomes(database, job)) == ("queued", ["trainer_died"])
+    assert steps_of(database, job) == [1]
+    (warning,) = warnings(database, job)
+    assert warning.startswith("the checkpoint at step 2 could not be stored: ")
+
+
+@pytest.mark.parametrize("failures", [2, 1 << 30])
+def test_the_last_checkpoint_of_a_paused_job_is_retried_for_the_grace_period(
+    supervise: Callable[..., Job], database: Database, monkeypatch: pytest.MonkeyPatch, failures: int
+) -> None:
+    monkeypatch.setattr(checkpoint_uploads, "RETRY_SECONDS", 0.01)
+    Away(monkeypatch, "put", failures)
+    job = supervise(JobSpec.parse({}), PausedWithACheckpoint(database))
+    assert (job.state, outcomes(database, job)) == ("paused", ["paused"])
+    assert steps_of(database, job) == ([7] if failures == 2 else [])
+    assert len(warnings(database, job)) == 1
+
+
+class PausedWithACheckpoint(Scripted):
+    """Its trainers are paused at once, and write a checkpoint then."""
+
+    def __init__(self, database: Database) -> None:
+        super().__init__()
+        self.database = database
+
+    def start(self, plan: Plan) -> Any:
+        ours, theirs = Pipe(duplex=False)
+        write(self.database, jobs.request_pause, Path(plan.folder).name.rpartition("-")[0])
+
+        def request_stop() -> None:
+            path = Path(plan.folder, "7.pt")
+            path.write_text("step 7")
+            theirs.send(events.CheckpointSaved(path=str(path), step=7, epoch=1))
+            theirs.send(events.Stopped(step=7))
+            theirs.close()
+
+        calls = {"request_stop": request_stop, "kill": no_op, "end": ours.close}
+        return SimpleNamespace(pipe=ours, process=SimpleNamespace(exitcode=0), alive=lambda: True, **calls)
+
+
+def warnings(database: Database, job: Job) -> list[str]:
     with database.read() as session:
-        (row,) = queue.resume_point(session, queue.Lease(job.id, 1, ""))[0]
-        warnings = [event.message for event in joblog.events_of(session, job.id) if event.level == "warning"]
-    assert row.step == 1
-    assert warnings[0].startswith("the checkpoint at step 2 could not be stored: ")
+        lines = joblog.events_of(session, job.id)
+    return [line.message for line in lines if line.level == "warning" and line.type != "status"]
+
+
+def steps_of(database: Database, job: Job) -> list[int]:
+    """The steps of the checkpoints that have a row."""
+    with database.read() as session:
+        return [row.step for row in queue.resume_point(session, queue.Lease(job.id, 1, ""))[0]]
 
 
 class Checkpointing(Scripted):
-    """Its trainers write checkpoints, report them, and are killed."""
+    """Its trainers write checkpoints, each once the one before has been stored, and are killed. `before_last` is called
+    before the last one."""
 
-    def __init__(self, *steps: int) -> None:
+    def __init__(self, *steps: int, before_last: Callable[[], object]) -> None:
         super().__init__(exitcode=-9)
-        self.steps = steps
+        self.steps, self.before_last = steps, before_last
 
     def start(self, plan: Plan) -> Any:
         folder = Path(plan.folder, "checkpoints")
         folder.mkdir()
-        for step in self.steps:
-            (folder / f"{step}.pt").write_text(f"step {step}")
-        self.sent = tuple(
-            events.CheckpointSaved(path=str(folder / f"{step}.pt"), step=step, epoch=1) for step in self.steps
-        )
-        return super().start(plan)
+        ours, theirs = Pipe(duplex=False)
+
+        def train() -> None:
+            for step in self.steps:
+                if step == self.steps[-1]:
+                    self.before_last()
+                path = folder / f"{step}.pt"
+                path.write_text(f"step {step}")
+                theirs.send(events.CheckpointSaved(path=str(path), step=step, epoch=1))
+                if step != self.steps[-1]:
+                    wait_for(lambda path=path: not path.exists(), 30, "the checkpoint to be stored", every=0.005)
+            theirs.close()
+
+        thread = threading.Thread(target=train)
+        thread.start()
+        process = SimpleNamespace(exitcode=self.exitcode)
+        return SimpleNamespace(pipe=ours, process=process, end=ours.close, kill=no_op, alive=thread.is_alive)
+
+
+# --- a supervisor always listens --------------------------------------------------------------------------------------
+
+
+class Flood(Scripted):
+    """Its trainers send checkpoints as fast as the pipe takes them, until they are asked to stop."""
+
+    def __init__(self, database: Database, asks: Callable[[Session, str], Job]) -> None:
+        super().__init__()
+        self.database, self.asks, self.sent_steps = database, asks, 0
+
+    def start(self, plan: Plan) -> Any:
+        job_id, folder = Path(plan.folder).name.rpartition("-")[0], Path(plan.folder, "checkpoints")
+        folder.mkdir()
+        ours, theirs = Pipe(duplex=False)
+        stop = threading.Event()
+
+        def train() -> None:
+            while not stop.is_set():
+                self.sent_steps += 1
+                path = folder / f"{self.sent_steps}.pt"
+                path.write_text("x")
+                theirs.send(events.CheckpointSaved(path=str(path), step=self.sent_steps, epoch=1))
+                if self.sent_steps == 20:
+                    write(self.database, self.asks, job_id)
+            theirs.send(events.Stopped(step=self.sent_steps))
+            theirs.close()
+
+        thread = threading.Thread(target=train)
+        thread.start()
+        calls = {"request_stop": stop.set, "kill": no_op, "end": lambda: (stop.set(), ours.close())}
+        return SimpleNamespace(pipe=ours, process=SimpleNamespace(exitcode=0), alive=thread.is_alive, **calls)
+
+
+@pytest.mark.parametrize("put_seconds", [0.0, 0.3])
+def test_a_flood_of_checkpoints_into_a_slow_store_hides_no_request_and_floods_no_table(
+    supervise: Callable[..., Job], database: Database, monkeypatch: pytest.MonkeyPatch, put_seconds: float
+) -> None:
+    put = ArtifactStore.put
+    stored: list[str] = []
+
+    def slow(store: ArtifactStore, key: str, path: Path) -> Any:
+        stored.append(key)
+        time.sleep(put_seconds)
+        return put(store, key, path)
+
+    monkeypatch.setattr(ArtifactStore, "put", slow)
+    flood = Flood(database, jobs.request_cancel)
+    job = supervise(JobSpec.parse({}), flood)
+    assert (job.state, outcomes(database, job)) == ("cancelled", ["cancelled"])
+    assert stored, "none was stored"
+    if put_seconds:
+        assert len(stored) < flood.sent_steps / 3, "checkpoints queue up"
+    assert len(steps_of(database, job)) <= 2
+
+
+def test_a_deadline_holds_under_a_flood_of_checkpoints(supervise: Callable[..., Job], database: Database) -> None:
+    flood = Flood(database, jobs.get)  # nobody asks it to stop
+    job = supervise(JobSpec.parse({"max_seconds": 0.5}), flood)
+    assert job.status_reason is not None
+    assert (job.state, job.status_reason["code"]) == ("failed", "deadline_exceeded")

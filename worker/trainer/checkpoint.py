@@ -17,6 +17,8 @@ from worker.trainer import seeds
 from worker.trainer.step.state import State
 
 FORMAT = 1
+LEAST_SECONDS = 0.1  # between two checkpoints by time
+STORING_SECONDS = 1.0  # that a checkpoint by epoch waits for the one before
 
 
 def save(path: Path, state: State, spec: dict[str, Any]) -> None:
@@ -65,22 +67,41 @@ def streams_of(path: Path) -> int:
 class Checkpointer:
     """Saves when the spec says so, each checkpoint in a file named after its step.
 
-    The supervisor stores the file and deletes it here once `CheckpointSaved` was reported.
+    With `stored`, a supervisor stores each file once `CheckpointSaved` was reported, and deletes it here. No further
+    checkpoint is due while it does: they never queue up, however slow the store is.
     """
 
-    def __init__(self, requested: Checkpointing, spec: dict[str, Any], folder: Path, report: Report) -> None:
+    def __init__(
+        self, requested: Checkpointing, spec: dict[str, Any], folder: Path, report: Report, stored: bool = False
+    ) -> None:
         self.requested, self.spec, self.folder, self.report = requested, spec, folder, report
         self.saved_at = time.monotonic()
+        self.stored = stored
+        self._last: Path | None = None
 
     def due(self) -> bool:
-        """Whether `every_seconds` have passed since the last save."""
+        """Whether `every_seconds` have passed since the last save, at least LEAST_SECONDS."""
         every = self.requested.every_seconds
-        return every is not None and time.monotonic() - self.saved_at >= every
+        if every is None:
+            return False
+        least = max(every, LEAST_SECONDS) if self.stored else every
+        return time.monotonic() - self.saved_at >= least and not self._is_being_stored()
 
     def due_after_epoch(self, epoch: int) -> bool:
-        """Whether a checkpoint is due after this epoch (from 1), by `every_epochs` or by `every_seconds`."""
+        """Whether a checkpoint is due after this epoch (from 1), by `every_epochs` or by `every_seconds`.
+
+        Waits up to STORING_SECONDS for the checkpoint before to be stored; after that, this one is left out.
+        """
         every = self.requested.every_epochs
-        return (every is not None and epoch % every == 0) or self.due()
+        if every is None or epoch % every != 0:
+            return self.due()
+        deadline = time.monotonic() + STORING_SECONDS
+        while self._is_being_stored() and time.monotonic() < deadline:
+            time.sleep(0.002)
+        return not self._is_being_stored()
+
+    def _is_being_stored(self) -> bool:
+        return self.stored and self._last is not None and self._last.exists()
 
     def save(self, state: State) -> None:
         """Save and report the checkpoint. A full disk does not fail the training: a warning is logged instead."""
@@ -95,4 +116,5 @@ class Checkpointer:
             message = f"the checkpoint at step {state.step} could not be written: the disk is full"
             self.report(Log(message=message, data={"step": state.step}, level="warning"))
         else:
+            self._last = path
             self.report(CheckpointSaved(path=str(path), step=state.step, epoch=state.epoch))

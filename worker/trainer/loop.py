@@ -46,7 +46,7 @@ def train(spec: JobSpec, data: Data, report: Report, run: Run) -> Outcome:
     rate = build_schedule(spec, len(data.train.order))
     step = Step(spec, state, loss, data.train.order, report)
     folder = run.folder / "checkpoints"
-    checkpoints = Checkpointer(spec.checkpoint, spec.to_json(), folder, report)
+    checkpoints = Checkpointer(spec.checkpoint, spec.to_json(), folder, report, stored=run.supervised)
     progress = ProgressReporter(spec, data, report)
 
     with reporting_last_losses(state, report):

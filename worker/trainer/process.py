@@ -78,6 +78,7 @@ def outcome_of(spec: Work, plan: Plan, stop: threading.Event, pipe: connection.C
         reported_step=plan.reported_step,
         stop_requested=stop.is_set,
         init_from=Path(plan.init_from) if plan.init_from else None,
+        supervised=True,
     )
     spec = spec if plan.device == "cuda" else spec.model_copy(update={"device": "cpu"})
     try:

@@ -28,6 +28,7 @@ class Run:
     reported_step: int = -1  # the log holds the curve up to this step; a resumed run reports the later points again
     stop_requested: Callable[[], bool] = field(default=lambda: False)
     init_from: Path | None = None  # initial weights, unused if the run resumes from a checkpoint
+    supervised: bool = False  # another process stores each reported checkpoint and deletes its file
 
 
 @dataclass(frozen=True)

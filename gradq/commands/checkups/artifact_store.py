@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
 import shutil
-import tempfile
-from pathlib import Path
 from typing import Any
 
 from gradq.commands.checkups.finding import Finding, ok, problem, warning
@@ -13,6 +10,7 @@ from gradq.commands.checkups.targets import Targets
 from gradq.commands.formatting import size
 from shared.addresses import without_secrets
 from shared.artifacts import ArtifactStore
+from shared.errors import StoreUnavailable
 
 LITTLE_BYTES, TOO_LITTLE_BYTES = 2 << 30, 200 << 20
 
@@ -30,10 +28,10 @@ def artifacts(targets: Targets) -> Finding:
     if folder is not None and not folder.exists() and not targets.holder:
         return ok(f"none yet; the first job creates {folder}", **facts)
     try:
-        _write_and_remove(store)
-    except Exception as error:  # each kind of store raises its own errors
+        store.probe()
+    except StoreUnavailable as error:
         mend = "Give this user write access, or set GRADQ_ARTIFACTS_URL to another place."
-        return problem(f"{url} cannot be written: {type(error).__name__}: {error}", mend, **facts)
+        return problem(f"{url} cannot be written: {error}", mend, **facts)
     if folder is None:
         return ok(f"{url}, writable", **facts)
     free = shutil.disk_usage(folder).free
@@ -43,12 +41,3 @@ def artifacts(targets: Targets) -> Finding:
     if free < TOO_LITTLE_BYTES:
         return problem(detail, mend, **facts)
     return warning(detail, mend, **facts) if free < LITTLE_BYTES else ok(detail, **facts)
-
-
-def _write_and_remove(store: ArtifactStore) -> None:
-    key = f"doctor-{secrets.token_hex(6)}"
-    with tempfile.TemporaryDirectory() as folder:
-        probe = Path(folder) / "probe"
-        probe.write_bytes(b"gradq doctor")
-        store.put(f"{key}/probe", probe)
-    store.remove_folder(key)

@@ -114,6 +114,10 @@ def workers(targets: Targets) -> Finding:
     if not rows:
         return warning("none is alive: jobs wait in the queue", start, **facts)
     findings = []
+    for row in rows:
+        if row.get("outage"):
+            detail = f"{row['id']} claims no job: {row['outage']}"
+            findings.append(warning(detail, "Make room or bring the store back; the worker then continues by itself."))
     if all(row["draining"] for row in rows):
         findings.append(warning("all are draining: none takes new jobs", start))
     for row in rows:
@@ -130,7 +134,7 @@ def _workers_of_the_database(targets: Targets) -> list[dict[str, Any]] | None:
     """The live workers by their rows, for when the API does not answer; None if the database does not either."""
     if not targets.has_database:
         return None
-    columns = ("id", "host", "version", "draining", "slots", "free_slots", "devices")
+    columns = ("id", "host", "version", "draining", "outage", "slots", "free_slots", "devices")
     with suppress(GradqError, SQLAlchemyError, OSError):
         database = Database(targets.settings.database)
         try:

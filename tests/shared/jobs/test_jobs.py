@@ -37,7 +37,7 @@ from shared.errors import LeaseLost, NotFound, WrongState
 from shared.jobs import joblog, jobs, queue
 from shared.jobs.joblog import EventFilter, Line
 from shared.jobs.queue import Lease
-from shared.jobs.retry_backoff import backoff_seconds
+from shared.jobs.retry_backoff import MOST_OUTAGES, OUTAGES, Cause, backoff_seconds
 from shared.jobs.states import ALLOWED_ACTIONS, ALLOWED_MOVES, TERMINAL, JobState, shown_status
 from shared.spec.job_spec import GradientCheckSpec, JobSpec
 
@@ -215,9 +215,9 @@ def test_a_message_delivered_three_times_claims_once(database: Database) -> None
 
 def test_a_renewed_lease_does_not_run_out(database: Database) -> None:
     lease = running(database, seconds=OVER)
-    assert read(database, queue.expired_leases) == [lease]
+    assert list(read(database, queue.expired_leases)) == [lease]
     write(database, queue.renew, lease, 60, {"step": 7})
-    assert read(database, queue.expired_leases) == []
+    assert read(database, queue.expired_leases) == {}
     assert job_of(database, lease.job_id).progress == {"step": 7}
     write(database, queue.renew, lease, 60)
     assert job_of(database, lease.job_id).progress == {"step": 7}  # None keeps the stored progress
@@ -229,7 +229,7 @@ def test_a_lease_runs_out_on_the_database_s_clock_whatever_this_host_thinks(
     for hours in (-2, 2):
         monkeypatch.setattr(jobs, "now", lambda right=joblog.now, hours=hours: right() + timedelta(hours=hours))
         alive, dead = running(database), running(database, seconds=OVER)
-        assert read(database, queue.expired_leases) == [dead]
+        assert list(read(database, queue.expired_leases)) == [dead]
         write(database, queue.finish, alive, JobState.SUCCEEDED, "done")
         write(database, queue.finish, dead, JobState.SUCCEEDED, "done")
         monkeypatch.undo()
@@ -237,7 +237,7 @@ def test_a_lease_runs_out_on_the_database_s_clock_whatever_this_host_thinks(
 
 def test_a_lease_runs_out_by_the_passing_of_time(database: Database) -> None:
     lease = running(database, seconds=0.05)
-    wait_for(lambda: read(database, queue.expired_leases) == [lease], 30, "the end of a lease of 50 ms")
+    wait_for(lambda: list(read(database, queue.expired_leases)) == [lease], 30, "the end of a lease of 50 ms")
 
 
 def test_a_lost_lease_cannot_write(database: Database) -> None:
@@ -304,12 +304,28 @@ def test_a_lost_job_is_queued_again_until_its_attempts_are_used_up(database: Dat
 def test_the_first_loss_waits_for_nothing_and_each_further_one_twice_as_long_up_to_a_minute() -> None:
     assert [backoff_seconds(n) for n in range(1, 9)] == [0, 5, 10, 20, 40, 60, 60, 60]
     assert backoff_seconds(19) == 60
-    assert [backoff_seconds(n, "disk_full") for n in range(1, 5)] == [
-        5,
-        5,
-        10,
-        20,
-    ]  # a full disk stays full for a while
+    # a full disk stays full for a while
+    assert [backoff_seconds(n, "disk_full") for n in range(1, 5)] == [1, 5, 10, 20]
+    assert [backoff_seconds(n, "store_unavailable") for n in range(1, 5)] == [1, 5, 10, 20]
+    assert [backoff_seconds(n, "database_away") for n in range(1, 5)] == [0, 5, 10, 20]
+
+
+@pytest.mark.parametrize("cause", OUTAGES)
+def test_an_outage_costs_no_attempt_but_a_job_that_only_meets_outages_ends(database: Database, cause: Cause) -> None:
+    lease = running(database, max_attempts=2)
+    for _ in range(MOST_OUTAGES):
+        assert write(database, queue.mark_lost, lease, "no room", cause) is JobState.QUEUED
+        assert job_of(database, lease.job_id).failures == 0
+        lease = claim_again(database, lease.job_id)
+    assert write(database, queue.mark_lost, lease, "killed", "trainer_died") is JobState.QUEUED
+    lease = claim_again(database, lease.job_id)
+    for _ in range(MOST_OUTAGES):  # another cause in between: the row of outages begins anew
+        assert write(database, queue.mark_lost, lease, "no room", cause) is JobState.QUEUED
+        lease = claim_again(database, lease.job_id)
+    assert job_of(database, lease.job_id).failures == 1
+    assert write(database, queue.mark_lost, lease, "no room", cause) is JobState.FAILED
+    reason = job_of(database, lease.job_id).status_reason
+    assert (reason["code"], "no room" in reason["detail"]) == ("too_many_attempts", True)
 
 
 def test_an_attempt_says_what_it_was_lost_to(database: Database) -> None:
@@ -369,8 +385,8 @@ def test_an_attempt_that_was_drained_costs_nothing(database: Database) -> None:
 
 def test_leases_and_backoffs_from_before_the_clock_was_set_back_are_over(database: Database) -> None:
     lease = running(database, max_attempts=5, seconds=3600)
-    assert read(database, queue.expired_leases, 15) == [lease]
-    assert read(database, queue.expired_leases, 3600) == []
+    assert list(read(database, queue.expired_leases, 15)) == [lease]
+    assert read(database, queue.expired_leases, 3600) == {}
     write(database, queue.mark_lost, lease, "lost")
     ahead = update(Job).values(not_before=database_now(3600)).execution_options(synchronize_session=False)
     write(database, lambda session: session.execute(ahead))

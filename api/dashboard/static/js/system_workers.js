@@ -41,11 +41,18 @@ function hostCell({ host, pid, version }) {
   return cell;
 }
 
-function stateCell({ draining, free_slots: free }) {
-  const [word, look] = draining ? ["draining", "pausing"] : free ? ["available", "succeeded"] : ["busy", "running"];
+const OUTAGES = {
+  store_unavailable: "the artifact store takes no files",
+  disk_full: "the disk of its run folders is full",
+};
+
+function stateCell({ draining, outage, free_slots: free }) {
+  const able = free ? ["available", "succeeded"] : ["busy", "running"];
+  const [word, look] = draining ? ["draining", "pausing"] : outage ? ["waiting", "pausing"] : able;
   const cell = element("td");
   cell.append(element("span", { className: `status ${look}` }, word));
   if (draining) cell.append(element("div", { className: "muted" }, "accepts no more jobs"));
+  else if (outage) cell.append(element("div", { className: "muted" }, OUTAGES[outage]));
   return cell;
 }
 

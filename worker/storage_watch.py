@@ -1,0 +1,108 @@
+"""Whether this worker can store anything: the artifact store and the disk of the run folders.
+
+A supervisor that meets an outage reports it. The worker then claims no job until a probe of both has succeeded, so that
+an outage does not end one queued job after the other; running jobs continue.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+import structlog
+
+from shared.artifacts import PROBE_BYTES, ArtifactStore
+from shared.errors import StoreUnavailable
+
+Outage = Literal["store_unavailable", "disk_full"]
+
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 15.0  # between two probes
+# a probe is small: what a job stores may fail again. The pauses start anew once nothing was reported for this long
+CALM_SECONDS = 60.0
+
+log = structlog.get_logger()
+
+
+class StorageWatch:
+    """`outage` is None while nothing is known to be wrong. `probe` is called by the thread of `StorageProber`."""
+
+    def __init__(self, store: ArtifactStore, runs: Path) -> None:
+        self.store, self.runs = store, runs
+        self.outage: Outage | None = None
+        self.reported = threading.Event()
+        self._lock = threading.Lock()
+        self._pause = FIRST_PAUSE_SECONDS
+        self._last_report = -CALM_SECONDS
+
+    def report(self, outage: Outage, detail: str) -> None:
+        """Note that something could not be stored."""
+        with self._lock:
+            now = time.monotonic()
+            if now - self._last_report > CALM_SECONDS:
+                self._pause = FIRST_PAUSE_SECONDS
+            self._last_report = now
+            first, self.outage = self.outage is None, outage
+        if first:
+            log.warning("no job is claimed until a probe succeeds", outage=outage, error=detail)
+        self.reported.set()
+
+    def next_pause(self) -> float:
+        """Seconds to wait before the next probe; each is twice the one before, up to LONGEST_PAUSE_SECONDS."""
+        with self._lock:
+            pause, self._pause = self._pause, min(2 * self._pause, LONGEST_PAUSE_SECONDS)
+        return pause
+
+    def probe(self) -> bool:
+        """Write to both places. Returns whether both took it, and ends the outage then."""
+        self.reported.clear()
+        try:
+            self.store.probe()
+            self._probe_runs()
+        except StoreUnavailable as error:
+            self.report("store_unavailable", error.detail)
+        except OSError as error:
+            self.report("disk_full", str(error))
+        else:
+            with self._lock:
+                if not self.reported.is_set():
+                    self.outage = None
+        return self.outage is None
+
+    def _probe_runs(self) -> None:
+        self.runs.mkdir(parents=True, exist_ok=True)
+        path = self.runs / f".probe-{secrets.token_hex(4)}"
+        try:
+            path.write_bytes(bytes(PROBE_BYTES))
+        finally:
+            path.unlink(missing_ok=True)
+
+
+class StorageProber(threading.Thread):
+    """Probes while there is an outage, in a thread of its own: a store that is away may take a minute to fail.
+    `recovered` is called when the outage is over."""
+
+    def __init__(self, watch: StorageWatch, recovered: Callable[[], None]) -> None:
+        super().__init__(name="storage-prober", daemon=True)
+        self.watch, self.recovered = watch, recovered
+        self.stopped = threading.Event()
+
+    def run(self) -> None:
+        while True:
+            self.watch.reported.wait()
+            if self.stopped.wait(self.watch.next_pause()):
+                return
+            try:
+                if self.watch.probe():
+                    log.info("the store and the disk take files again")
+                    self.recovered()
+            except Exception:  # of any kind: the next probe may succeed
+                log.exception("storage probe failed")
+                self.watch.reported.set()
+
+    def stop(self) -> None:
+        self.stopped.set()
+        self.watch.reported.set()

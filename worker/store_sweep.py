@@ -1,0 +1,160 @@
+"""The leader's work on the artifact store, in a thread of its own: a store that is slow or away delays nothing else.
+
+It removes the files of deleted jobs and datasets, and compares files with rows from time to time. Files without a row
+are removed: of jobs at once, since a job has its row before its first file; folders of datasets after a while, since an
+upload stores the files first. Rows without files cannot be mended, and are logged.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+
+import structlog
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from shared import file_removals
+from shared.artifacts import DATASETS, ArtifactStore
+from shared.db.database import Database
+from shared.db.tables import ArtifactRow, CheckpointRow, DatasetRow, Job
+from shared.errors import DatabaseAway, StoreUnavailable
+from shared.jobs import counters
+from shared.jobs.states import JobState
+
+REMOVALS = 100  # per round
+JOBS = 100  # whose files and rows are read at a time
+ROWS = 1000
+UPLOAD_SECONDS = 3600.0  # that an upload may take from its first stored file to its row
+NAMED = 20  # files in one line of the log
+
+log = structlog.get_logger()
+
+
+class StoreSweep(threading.Thread):
+    """`leads`: whether this worker is the leader now. `round_seconds`: between two looks at the list of removals,
+    `sweep_seconds`: between two comparisons of files and rows."""
+
+    def __init__(
+        self,
+        database: Database,
+        store: ArtifactStore,
+        leads: Callable[[], bool],
+        round_seconds: float,
+        sweep_seconds: float,
+    ) -> None:
+        super().__init__(name="store-sweep", daemon=True)
+        self.database, self.store, self.leads = database, store, leads
+        self.round_seconds, self.sweep_seconds = round_seconds, sweep_seconds
+        self.stopped = threading.Event()
+        self._swept_at = time.monotonic()
+        self._unknown: dict[str, float] = {}  # folders of datasets without a row -> when they were first seen
+
+    def run(self) -> None:
+        while not self.stopped.wait(self.round_seconds):
+            if not self.leads():
+                continue
+            try:
+                self.remove_listed()
+                if time.monotonic() - self._swept_at >= self.sweep_seconds:
+                    self.sweep()
+                    self._swept_at = time.monotonic()
+            except (StoreUnavailable, DatabaseAway) as error:
+                log.warning("the store is not swept", error=error.detail)
+            except Exception:  # of any kind: the next round may succeed
+                log.exception("sweep of the store failed")
+
+    def stop(self) -> None:
+        self.stopped.set()
+
+    def remove_listed(self) -> None:
+        """Remove the folders whose rows have been deleted. Raises StoreUnavailable; the rest stays listed."""
+        with self.database.read() as session:
+            keys = file_removals.oldest(session, REMOVALS)
+        removed = []
+        try:
+            for key in keys:
+                try:
+                    self.store.remove_folder(key)
+                except ValueError as error:  # of a restored backup: no key that gradq has made
+                    log.error("a folder is not removed", key=key, error=str(error))
+                removed.append(key)
+        finally:
+            if removed:
+                with self.database.write() as session:
+                    file_removals.done(session, removed)
+
+    def sweep(self) -> None:
+        """Compare all files with all rows, once. Raises StoreUnavailable, DatabaseAway."""
+        folders = self.store.folders()
+        datasets = [folder for folder in folders if folder.startswith(f"{DATASETS}/")]
+        for some in _in_groups([folder for folder in folders if "/" not in folder], JOBS):
+            if self.stopped.is_set():
+                return
+            self._sweep_jobs(some)
+        self._sweep_datasets(datasets)
+        self._report_lost_folders(set(folders))
+
+    def _sweep_jobs(self, job_ids: Sequence[str]) -> None:
+        """The files are listed before the rows are read: a file that is written meanwhile is not in the list, and the
+        row of one that is has been written, unless its attempt still runs."""
+        files = {job_id: set(self.store.keys_of(job_id)) for job_id in job_ids}
+        with self.database.read() as session:
+            running = set(session.scalars(select(Job.id).where(Job.id.in_(job_ids), Job.state == JobState.RUNNING)))
+            known = _keys_of_rows(session, job_ids)
+        settled = [job_id for job_id in job_ids if job_id not in running]
+        orphans = [key for job_id in settled for key in sorted(files[job_id] - known)]
+        for key in orphans:
+            self.store.remove(key)
+        if orphans:
+            log.warning("files without a row removed", count=len(orphans), keys=orphans[:NAMED])
+            with self.database.write() as session:
+                counters.orphans_removed(session, len(orphans))
+        listed = {key for job_id in settled for key in files[job_id]}
+        missing = sorted(key for key in known - listed if key.partition("/")[0] in settled)
+        if missing := [key for key in missing if not self.store.has(key)]:
+            log.error("files of these rows are missing in the store", count=len(missing), keys=missing[:NAMED])
+
+    def _report_lost_folders(self, folders: set[str]) -> None:
+        """Log the jobs with artifacts that have no folder in the store at all."""
+        last, lost = "", []
+        while not self.stopped.is_set():
+            wanted = select(ArtifactRow.job_id).where(ArtifactRow.job_id > last).distinct()
+            with self.database.read() as session:
+                some = session.scalars(wanted.order_by(ArtifactRow.job_id).limit(ROWS)).all()
+            if not some:
+                break
+            last = some[-1]
+            lost += [job_id for job_id in some if job_id not in folders and not self.store.keys_of(job_id)]
+        with self.database.read() as session:  # without those that were deleted meanwhile
+            lost = [job_id for job_id in lost[:NAMED] if session.get(Job, job_id) is not None]
+        if lost:
+            log.error("jobs whose files are all missing in the store", jobs=lost)
+
+    def _sweep_datasets(self, folders: Sequence[str]) -> None:
+        with self.database.read() as session:
+            known = set(session.scalars(select(DatasetRow.folder)))
+        now = time.monotonic()
+        self._unknown = {folder: self._unknown.get(folder, now) for folder in folders if folder not in known}
+        for folder, seen_at in self._unknown.items():
+            if now - seen_at >= UPLOAD_SECONDS:
+                self.store.remove_folder(folder)
+                log.warning("files of a dataset without a row removed", folder=folder)
+        if missing := sorted(known - set(folders)):
+            log.error("datasets whose files are missing in the store", count=len(missing), keys=missing[:NAMED])
+
+
+def _keys_of_rows(session: Session, job_ids: Sequence[str]) -> set[str]:
+    return {
+        key
+        for table in (ArtifactRow, CheckpointRow)
+        for key in session.scalars(select(table.key).where(table.job_id.in_(job_ids)))
+    }
+
+
+def _in_groups(items: Iterable[str], size: int) -> Iterator[list[str]]:
+    each = iter(items)
+    while group := list(islice(each, size)):
+        yield group
