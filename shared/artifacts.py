@@ -89,8 +89,8 @@ class ArtifactStore:
     def put(self, key: str, path: Path) -> StoredFile:
         """Store the file at `path` under `key`; return its record.
 
-        `key` never names a partial file: the file is written under a temporary name and renamed, except in object stores,
-        which have no partial objects. Raises StoreUnavailable, and removes the temporary file.
+        `key` never names a partial file: the file is written under a temporary name and renamed, except in object
+        stores, which have no partial objects. Raises StoreUnavailable, and removes the temporary file.
         """
         target = self._path(key)
         size, sha256 = path.stat().st_size, sha256_of(path)
@@ -146,6 +146,9 @@ class ArtifactStore:
             finally:
                 with contextlib.suppress(OSError):
                     self.fs.rm_file(path)
+                if self.is_local:
+                    with contextlib.suppress(OSError):  # another process probes too
+                        Path(path).parent.rmdir()
 
     def folders(self) -> list[str]:
         """The keys of the folders of jobs (`job_…`) and of datasets (`datasets/ds_…/…`), in order. A store may also
@@ -200,12 +203,9 @@ class ArtifactStore:
             if self.fs.exists(self._path(key)):
                 self.fs.rm_file(self._path(key))
 
-    def remove_job(self, job_id: str) -> int:
-        """Remove the job's folder, including partially written files of lost attempts. Returns the bytes freed."""
-        return self.remove_folder(job_id)
-
     def remove_folder(self, key: str) -> int:
-        """Remove a folder, and its parent if that is now empty, as in object stores, which have no empty folders.
+        """Remove a folder with everything in it, partially written files too, and its parent if that is now empty, as
+        in object stores, which have no empty folders.
 
         Returns the bytes freed. Raises StoreUnavailable, and ValueError for a folder that has those of others.
         """

@@ -259,9 +259,12 @@ class Supervisor:
 
     def _finish_checkpoints(self) -> None:
         """Wait until the last checkpoint is stored: as long as it takes, but no longer than the grace period for a
-        store that is not available."""
-        self.uploads.retry_for(self.settings.grace_seconds)
-        while not self.uploads.done(TICK_SECONDS):
+        store that is not available, nor if the job ends here and only a retry on request would need it."""
+        grace = self.settings.grace_seconds
+        self.uploads.retry_for(grace)
+        ends = self.watch.stop in (StopReason.CANCEL, StopReason.DEADLINE)
+        deadline = time.monotonic() + (grace if ends else float("inf"))
+        while not self.uploads.done(TICK_SECONDS) and time.monotonic() < deadline:
             self.log_buffer.flush_if_due()
             if self.keeper.is_lost():
                 raise LeaseLost(self.job.id)

@@ -32,9 +32,10 @@ DEFAULTS = {
     412: ("precondition_failed",),
     422: ("invalid_query",),
     429: ("rate_limited",),
-    503: ("database_away", "store_unavailable"),
+    503: ("database_away",),
 }
 QUEUES = {429: ("rate_limited", "too_many_queued_jobs")}  # of calls that queue a job
+STORE = {503: ("database_away", "store_unavailable")}  # of calls that read or write files
 BODY_CODES = {422: ("invalid_query", "invalid_spec")}
 SCOPE = ("insufficient_scope",)
 OF_CHANGES = ("forbidden", *SCOPE)

@@ -15,6 +15,7 @@ from zipstream import ZipStream
 from api.http.render import timestamp, whole_list
 from api.openapi import schemas
 from api.openapi.endpoint import endpoint
+from api.openapi.problems import STORE
 from api.services import services
 from shared.artifacts import CHUNK, ArtifactStore, media_types
 from shared.db.tables import ArtifactRow
@@ -43,6 +44,7 @@ def index(job_id: str) -> Response:
     scope="read",
     media=media_types(),
     errors=(404, 416, 503),
+    problems=STORE,
     conditional=True,
     ranges=True,
     headers=("Accept-Ranges", "Content-Disposition"),
@@ -84,7 +86,7 @@ def _request() -> dict[str, Any]:
     scope="read",
     media=(ZIP,),
     errors=(404, 503),
-    problems={404: ("not_found", "no_artifacts")},
+    problems={404: ("not_found", "no_artifacts"), **STORE},
     conditional=True,
     headers=("Content-Disposition",),
 )

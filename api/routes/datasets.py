@@ -15,6 +15,7 @@ from api.changes.idempotency import answer_once
 from api.http.render import timestamp, whole_list
 from api.openapi import schemas
 from api.openapi.endpoint import endpoint
+from api.openapi.problems import STORE
 from api.routes.jobs import remove_files
 from api.services import services
 from api.uploads.fields import UploadFields, digest_of, id_of
@@ -53,6 +54,7 @@ def index() -> Response:
     form=schemas.DatasetUpload,
     other_answers={200: schemas.Dataset},
     errors=(400, 413, 415, 503),
+    problems=STORE,
     headers=("Location",),
     name="upload_dataset",
 )
@@ -103,7 +105,15 @@ def show(dataset_id: str) -> Response:
 
 
 @bp.get("/v1/datasets/<dataset_id>/samples.png")
-@endpoint(None, scope="read", media=(PNG,), errors=(404, 503), conditional=True, name="show_dataset_samples")
+@endpoint(
+    None,
+    scope="read",
+    media=(PNG,),
+    errors=(404, 503),
+    problems=STORE,
+    conditional=True,
+    name="show_dataset_samples",
+)
 def show_samples(dataset_id: str) -> Response:
     """Show images of a dataset: the first eight of each class, one class per row, of the first twenty classes
 

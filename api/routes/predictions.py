@@ -22,6 +22,7 @@ from api.http.errors import InvalidImages, NotBuilt
 from api.http.requests import Query, from_json, read_body
 from api.openapi import schemas
 from api.openapi.endpoint import JSON, endpoint
+from api.openapi.problems import STORE
 from api.services import services
 from api.uploads.archive import BROKEN, METHODS
 from api.uploads.npz import read_header
@@ -76,7 +77,7 @@ def _raise_body_limits() -> None:
     body=schemas.Images,
     other_bodies={FORM: FORM_SCHEMA, **dict.fromkeys(BINARY[:3], BYTES)},
     errors=(400, 404, 409, 413, 415, 503),
-    problems={422: ("invalid_query", "invalid_images", "not_built")},
+    problems={422: ("invalid_query", "invalid_images", "not_built"), **STORE},
     name="predict",
 )
 @once

@@ -139,6 +139,11 @@ def _of_workers(found: ServiceStats) -> Iterator[Metric]:
     slots = GaugeMetricFamily("gradq_worker_slots", "Slots of the worker, each for one job.", labels=["worker"])
     free = GaugeMetricFamily("gradq_worker_free_slots", "Slots without a job.", labels=["worker"])
     draining = GaugeMetricFamily("gradq_worker_draining", "1 while the worker takes no new jobs.", labels=["worker"])
+    outage = GaugeMetricFamily(
+        "gradq_worker_outage",
+        "1 while the worker claims no job: the store or its disk takes no files.",
+        labels=["worker"],
+    )
     used, total = (
         GaugeMetricFamily(f"gradq_device_memory_{name}_bytes", text, labels=["worker", "device"])
         for name, text in (("used", "Memory in use; for the CPU, the host's."), ("total", "Total memory."))
@@ -147,10 +152,11 @@ def _of_workers(found: ServiceStats) -> Iterator[Metric]:
         slots.add_metric([worker.id], worker.slots)
         free.add_metric([worker.id], worker.free_slots)
         draining.add_metric([worker.id], worker.draining)
+        outage.add_metric([worker.id], worker.outage is not None)
         for device in worker.devices.get("memory", ()):
             used.add_metric([worker.id, device["device"]], device["used_bytes"])
             total.add_metric([worker.id, device["device"]], device["total_bytes"])
-    yield from (slots, free, draining, used, total)
+    yield from (slots, free, draining, outage, used, total)
 
 
 def _of_counters(found: dict[str, dict[str, counters.Sum]]) -> Iterator[Metric]:
@@ -165,6 +171,8 @@ def _of_counters(found: dict[str, dict[str, counters.Sum]]) -> Iterator[Metric]:
     for kind in ("artifacts", "checkpoints", "datasets"):
         stored.add_metric([kind], found.get(counters.STORED, {}).get(kind, counters.Sum(0, 0.0)).total)
     yield stored
+    removed = found.get(counters.ORPHANS, {}).get("", counters.Sum(0, 0.0)).count
+    yield CounterMetricFamily("gradq_orphaned_files_removed", "Files in the store that no row named.", removed)
 
 
 def _histogram(name: str, text: str, sums: dict[str, counters.Sum]) -> Metric:

@@ -247,7 +247,7 @@ class TestArtifacts:
         problem(client.get(f"{job['links']['artifacts']}/{name}"), 404, "not_found")
 
     def test_a_file_that_is_gone_is_a_404(self, client, job, hands, problem):
-        hands.services.store.remove_job(job["id"])
+        hands.services.store.remove_folder(job["id"])
         answer = client.get(f"{job['links']['artifacts']}/model.safetensors")
         assert "removed" in problem(answer, 404, "not_found")["detail"]
 
@@ -321,6 +321,6 @@ class TestZip:
         problem(client.get("/v1/jobs/job_0/artifacts.zip"), 404, "not_found")
 
     def test_files_that_are_gone_are_named_before_anything_is_sent(self, client, hands, job, problem):
-        hands.services.store.remove_job(job["id"])
+        hands.services.store.remove_folder(job["id"])
         detail = problem(client.get(job["links"]["artifacts_zip"]), 404, "not_found")["detail"]
         assert "empty.csv, model.safetensors, näme.json" in detail

@@ -68,7 +68,7 @@ def test_no_call_of_the_store_takes_a_key_that_leaves_it(store: ArtifactStore, t
         lambda: store.has(key),
         lambda: store.keys_of(key),
         lambda: store.remove(key),
-        lambda: store.remove_job(key),
+        lambda: store.remove_folder(key),
         lambda: store.remove_folder(key),
     ]
     for call in calls:

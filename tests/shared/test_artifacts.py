@@ -81,7 +81,7 @@ def test_a_put_that_fails_leaves_nothing_under_the_name(
     assert "job_1/1/a" not in lying(store)
     assert "job_1/1/before" in lying(store)
     store.put("job_1/1/a", source)  # the next one succeeds
-    store.remove_job("job_1")
+    store.remove_folder("job_1")
     assert lying(store) == []  # files of failed uploads are removed with the job
 
 
@@ -105,8 +105,8 @@ def test_removing_a_job_takes_all_of_its_files_and_no_other_job_s(store: Artifac
     kept = [artifact_key("job_10", 1, "a"), checkpoint_key("job_2", 1, 50)]
     for key in [artifact_key("job_1", 1, "a"), artifact_key("job_1", 2, "a"), checkpoint_key("job_1", 1, 50), *kept]:
         store.put(key, source)
-    store.remove_job("job_1")
-    store.remove_job("job_1")
+    store.remove_folder("job_1")
+    store.remove_folder("job_1")
     assert lying(store) == sorted(kept)
 
 

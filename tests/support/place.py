@@ -75,7 +75,7 @@ class Place:
 
     def delete(self, job_id: str) -> None:
         write(self.database, jobs.remove, job_id)
-        self.store.remove_job(job_id)
+        self.store.remove_folder(job_id)
 
     def beat(self) -> None:
         facts = {"host": "h", "pid": 1, "slots": 1, "free_slots": 1, "draining": False, "version": "1"}

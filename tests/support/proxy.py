@@ -19,6 +19,7 @@ class Cable:
         self._connect = connect
         self._whole = threading.Event()
         self._whole.set()
+        self._refuses = False
         self._ends: set[socket.socket] = set()
         self._lock = threading.Lock()
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -28,10 +29,16 @@ class Cable:
     def cut(self) -> None:
         self._whole.clear()
 
+    def refuse(self) -> None:
+        """Close all connections, and each new one at once, as if no server were there."""
+        self._refuses = True
+        self._hang_up()
+
     def mend(self, reset: bool = False) -> None:
         """Forward again, beginning with the bytes that waited; `reset` closes all connections, as a router's reboot."""
         if reset:
             self._hang_up()
+        self._refuses = False
         self._whole.set()
 
     def close(self) -> None:
@@ -47,6 +54,9 @@ class Cable:
 
     def _join(self, near: socket.socket) -> None:
         self._whole.wait()
+        if self._refuses:
+            near.close()
+            return
         try:
             far = self._connect()
         except OSError:

@@ -5,7 +5,7 @@ with S3() as s3:
     s3.faults(full=True)                        # writes are refused, as by a server whose disk is full
     s3.faults(write_seconds=30)                 # each write takes half a minute
     s3.faults()                                 # none
-    s3.cable.cut()                              # no answer; s3.cable.close(): connections are refused
+    s3.cable.cut()                              # no answer; s3.cable.refuse(): no connection
 """
 
 from __future__ import annotations

@@ -106,6 +106,7 @@ def heartbeat(database: Database, worker_id: str, **fields: Any) -> None:
         "slots": 2,
         "free_slots": 1,
         "draining": False,
+        "outage": None,
         "devices": {"kinds": ["cpu"]},
         "version": "0",
         "started_at": joblog.now(),

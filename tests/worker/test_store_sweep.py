@@ -104,7 +104,7 @@ def test_rows_whose_files_are_missing_are_named_in_the_log(
     job_id, other = finished(database, put), finished(database, put)
     store.remove(artifact_key(job_id, 1, "model.json"))
     lost = finished(database, put)
-    store.remove_job(lost)
+    store.remove_folder(lost)
     with capture_logs() as logs:
         sweep.sweep()
     one, folder = [line for line in logs if line["log_level"] == "error"]

@@ -202,7 +202,7 @@ class TestWalksThatAreNotThere:
 
     def test_a_file_that_was_removed(self, client, walked, services):
         job_id, _ = walked()
-        services.store.remove_job(job_id)
+        services.store.remove_folder(job_id)
         answer = client.get(f"/learn?job={job_id}", headers={"Accept": "text/html"})
         assert answer.status_code == 404
         assert "has been removed from the store" in answer.text

@@ -10,7 +10,9 @@ from sqlalchemy import func, select, update
 from support.store import at_once
 
 from api.services import EXTENSION
+from shared import file_removals
 from shared.db.tables import EventRow, Job
+from shared.errors import StoreUnavailable
 from shared.jobs import jobs
 from shared.jobs.states import JobState
 from shared.spec.job_spec import JobSpec
@@ -104,15 +106,22 @@ class TestIds:
             assert session.scalar(select(func.count()).select_from(Job)) == 1
 
     def test_files_that_cannot_be_removed_are_not_counted_as_freed(self, hands, bulk, services, monkeypatch):
-        job = hands.submit()
-        lease = hands.start()
-        hands.finish(lease, files=[hands.store(lease, "spec.json", b"{}")])
+        """They are listed for the leader, and a store that is away is asked once, not for each job."""
+        ids = [hands.submit()["id"] for _ in range(3)]
+        for _ in ids:
+            lease = hands.start()
+            hands.finish(lease, files=[hands.store(lease, "spec.json", b"{}")])
+        asked = []
 
-        def fail(store, job_id):
-            raise PermissionError(job_id)
+        def fail(store, key):
+            asked.append(key)
+            raise StoreUnavailable(key)
 
-        monkeypatch.setattr(type(services.store), "remove_job", fail)
-        assert bulk("delete", ids=[job["id"]])["freed_bytes"] == 0
+        monkeypatch.setattr(type(services.store), "remove_folder", fail)
+        assert bulk("delete", ids=ids)["freed_bytes"] == 0
+        assert len(asked) == 1
+        with services.database.read() as session:
+            assert sorted(file_removals.oldest(session, 9)) == sorted(ids)
 
     def test_a_doorbell_message_is_sent_for_each_job_that_is_queued_again(self, app, client, services, hands, bulk):
         ids = [hands.submit()["id"] for _ in range(3)]

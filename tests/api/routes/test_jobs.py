@@ -14,8 +14,10 @@ from sqlalchemy import update
 
 from api.routes import jobs as view
 from api.services import EXTENSION
+from shared import file_removals
 from shared.artifacts import artifact_key, checkpoint_key
 from shared.db.tables import Job
+from shared.errors import StoreUnavailable
 from shared.jobs import joblog, queue
 from shared.jobs.states import JobState
 
@@ -719,11 +721,13 @@ class TestDelete:
         lease = hands.start()
         hands.finish(lease, files=[hands.store(lease, "spec.json", b"{}")])
 
-        def fail(store, job_id):
-            raise PermissionError(job_id)
+        def fail(store, key):
+            raise StoreUnavailable(key)
 
-        monkeypatch.setattr(type(services.store), "remove_job", fail)
+        monkeypatch.setattr(type(services.store), "remove_folder", fail)
         assert client.delete(job["links"]["self"]).json["freed_bytes"] == 0
+        with services.database.read() as session:
+            assert file_removals.oldest(session, 9) == [job["id"]]
 
 
 def test_every_state_has_a_filter_and_a_name_in_the_schema():

@@ -351,7 +351,7 @@ class TestRefused:
         problem(client.post("/v1/jobs/job_0/predict", json={}), 404, "not_found")
 
     def test_a_model_whose_file_was_removed(self, client, path, services, problem):
-        services.store.remove_job(path.split("/")[3])
+        services.store.remove_folder(path.split("/")[3])
         assert "has been removed" in problem(client.post(path, json={"images": DARK}), 404, "not_found")["detail"]
 
     def test_a_net_that_numpy_does_not_compute_is_refused_by_name(self, client, finished, problem):

@@ -1,0 +1,95 @@
+"""While the artifact store is away, what needs it is a 503 that says when to retry; all else works."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from botocore.exceptions import EndpointConnectionError
+from structlog.testing import capture_logs
+
+from shared import file_removals
+
+HOST = "secret-host.internal"
+
+
+class AwayFilesystem:
+    """Each method raises what s3fs raises without a network: no OSError."""
+
+    protocol = "s3"
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        def method(*_: Any, **__: Any) -> Any:
+            raise EndpointConnectionError(endpoint_url=f"http://{HOST}/bucket")
+
+        return method
+
+
+@pytest.fixture
+def job(hands) -> dict[str, Any]:
+    """A finished job with two files."""
+    job = hands.submit()
+    lease = hands.start()
+    hands.finish(lease, files=[hands.store(lease, name, b"{}") for name in ("model.json", "model.safetensors")])
+    return job
+
+
+@pytest.fixture
+def away(services, job) -> None:
+    services.store.fs, services.store.is_local = AwayFilesystem(), False
+
+
+def npz() -> bytes:
+    rng, file = np.random.default_rng(0), io.BytesIO()
+    images = rng.integers(0, 255, (40, 8, 8), dtype=np.uint8)
+    labels = np.arange(40) % 2
+    np.savez(file, x_train=images, y_train=labels, x_test=images, y_test=labels)
+    return file.getvalue()
+
+
+ROUTES: dict[str, Callable[..., Any]] = {
+    "download": lambda client, job: client.get(f"{job['links']['artifacts']}/model.json"),
+    "range": lambda client, job: client.get(f"{job['links']['artifacts']}/model.json", headers={"Range": "bytes=0-0"}),
+    "zip": lambda client, job: client.get(job["links"]["artifacts_zip"]),
+    "predict": lambda client, job: client.post(f"{job['links']['self']}/predict", json={"images": [[[0.0]]]}),
+    "upload": lambda client, job: client.post("/v1/datasets", data={"file": (io.BytesIO(npz()), "a.npz")}),
+}
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_what_needs_the_store_is_a_503_without_the_library_s_words(client, job, away, problem, route) -> None:
+    with capture_logs() as logs:
+        answer = ROUTES[route](client, job)
+    body = problem(answer, 503, "store_unavailable")
+    assert answer.headers["Retry-After"] == "10"
+    assert HOST not in answer.text
+    assert "retry in 10 s" in body["detail"]
+    assert any(HOST in str(line.get("error", "")) for line in logs), "the log has the cause"
+
+
+def test_what_does_not_need_the_store_works(client, job, away) -> None:
+    assert client.get(job["links"]["self"]).status_code == 200
+    assert client.get(job["links"]["artifacts"]).status_code == 200
+    assert client.post("/v1/jobs", json={}).status_code == 202
+    assert client.get("/healthz").status_code == 200
+
+
+def test_a_job_can_be_deleted_and_its_files_are_removed_later(client, job, away, services) -> None:
+    answer = client.delete(job["links"]["self"])
+    assert (answer.status_code, answer.json["freed_bytes"]) == (200, 0)
+    assert client.get(job["links"]["self"]).status_code == 404
+    with services.database.read() as session:
+        assert file_removals.oldest(session, 9) == [job["id"]]
+
+
+def test_a_data_set_can_be_deleted_and_its_files_are_removed_later(client, services, job) -> None:
+    dataset = client.post("/v1/datasets", data={"file": (io.BytesIO(npz()), "a.npz")}).json
+    services.store.fs, services.store.is_local = AwayFilesystem(), False
+    answer = client.delete(dataset["links"]["self"])
+    assert (answer.status_code, answer.json["freed_bytes"]) == (200, 0)
+    with services.database.read() as session:
+        (key,) = file_removals.oldest(session, 9)
+    assert key.startswith(f"datasets/{dataset['id']}/")
