@@ -6,7 +6,6 @@ Keys are built from ids and names that gradq chooses, never from a client's text
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import io
 import mimetypes
@@ -19,6 +18,7 @@ from typing import IO, Any
 
 import fsspec
 
+from shared.disks import disk_is_full
 from shared.errors import StoreUnavailable
 
 MODEL = "model.safetensors"  # the weights at the end of the job
@@ -49,7 +49,6 @@ MEDIA_TYPES = {".safetensors": BYTES, ".pt": BYTES, ".onnx": BYTES, ".csv": "tex
 CHUNK = 1 << 20
 PROBE, PROBE_BYTES = ".probe", 1 << 16  # the folder of the files that `probe` writes, and their size
 DATASETS = "datasets"  # the folder of all datasets
-FULL = (errno.ENOSPC, errno.EDQUOT)
 NOT_OF_THE_STORE = (ValueError, TypeError, LookupError, AttributeError, AssertionError, MemoryError)
 CONNECT_SECONDS = 5
 OBJECT_STORES = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "az"})
@@ -249,7 +248,7 @@ class ArtifactStore:
         except NOT_OF_THE_STORE:
             raise
         except Exception as error:
-            if fetches and isinstance(error, OSError) and error.errno in FULL:
+            if fetches and disk_is_full(error):
                 raise
             raise StoreUnavailable(f"{key}: {type(error).__name__}: {error}") from error
 

@@ -24,6 +24,7 @@ GradqError
 ├── TooManyQueuedJobs 429   the owner has reached GRADQ_MAX_QUEUED_JOBS
 ├── DatabaseAway 503
 ├── StoreUnavailable 503    the artifact store is away, full, or refuses
+├── DiskFull 503            the API has no room for an upload
 ├── TooManyStreams 503      GRADQ_HELD_REQUESTS requests are already held open
 ├── ConfigurationError      a setting is wrong; the process does not start
 ├── LeaseLost               another attempt owns the job; this one must stop writing
@@ -209,6 +210,11 @@ class StoreUnavailable(GradqError):
     """`detail` has the library's message, which may name hosts and keys: it is for the log, not for clients."""
 
     code, status, title = "store_unavailable", 503, "The artifact store is not available"
+    retry_after_seconds = 10
+
+
+class DiskFull(GradqError):
+    code, status, title = "disk_full", 503, "The API's disk is full"
     retry_after_seconds = 10
 
 

@@ -9,13 +9,13 @@ from pathlib import Path
 from shared.artifacts import MODEL, ArtifactStore, sha256_of
 from shared.datasets.catalog import DATASETS
 from shared.db.tables import CheckpointRow, Job
+from shared.disks import disk_is_full
 from shared.errors import DataError, NotFound
 from shared.jobs import jobs, queue
 from shared.spec.job_spec import JobSpec
 from worker import leakage
 from worker.context import WorkerContext
 from worker.dataset_files import local_folder
-from worker.disks import disk_is_full
 from worker.lease import LeaseKeeper
 from worker.log_buffer import LogBuffer
 

@@ -19,6 +19,7 @@ from sqlalchemy.orm import Session
 from shared import events
 from shared.artifacts import StoredFile, artifact_key
 from shared.db.tables import Job
+from shared.disks import disk_is_full
 from shared.errors import DatabaseAway, LeaseLost, NotFound, StoreUnavailable, TrainingError
 from shared.jobs import joblog, jobs, queue
 from shared.jobs.retry_backoff import Cause
@@ -39,7 +40,6 @@ from worker.attempt_outcome import (
 from worker.checkpoint_uploads import CheckpointUploads
 from worker.context import WorkerContext
 from worker.devices import Slot
-from worker.disks import disk_is_full
 from worker.inputs import Inputs
 from worker.launcher import Trainer
 from worker.lease import LeaseKeeper

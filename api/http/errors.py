@@ -8,8 +8,10 @@ import structlog
 from flask import Response, g, json, request
 from werkzeug.exceptions import HTTPException, InternalServerError
 
+from shared.disks import disk_is_full
 from shared.errors import (
     DatabaseAway,
+    DiskFull,
     FieldError,
     GradqError,
     InsufficientScope,
@@ -66,6 +68,9 @@ def render_error(error: Exception) -> Response:
         response = problem(error.status, error.code, error.title, detail)
         response.headers["Retry-After"] = str(error.retry_after_seconds)
         return response
+    if _is_for_lack_of_room(error):
+        log.error("disk full", error=str(error), request_id=request_id())
+        error = DiskFull("there is no room for this request at the moment; retry later, or make room there")
     if isinstance(error, GradqError) and error.status != GradqError.status:
         response = problem(error.status, title=error.title, **members(error))
         if error.retry_after_seconds is not None:
@@ -77,6 +82,13 @@ def render_error(error: Exception) -> Response:
         return _from_werkzeug(error)
     log.error("request failed", exc_info=error, path=request.path, request_id=request_id())
     return problem(500, GradqError.code, GradqError.title, "the API's log has the details under this request_id")
+
+
+def _is_for_lack_of_room(error: Exception) -> bool:
+    """Whether a full disk raised it, also through an error that takes the file for truncated. Its own text does
+    not count, since that may quote the client."""
+    cause = error if isinstance(error, OSError) else error.__cause__ or error.__context__
+    return isinstance(cause, OSError) and disk_is_full(cause)
 
 
 def _challenge(error: GradqError) -> str:

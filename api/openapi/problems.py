@@ -36,6 +36,7 @@ DEFAULTS = {
 }
 QUEUES = {429: ("rate_limited", "too_many_queued_jobs")}  # of calls that queue a job
 STORE = {503: ("database_away", "store_unavailable")}  # of calls that read or write files
+UPLOADS = {503: (*STORE[503], "disk_full")}
 BODY_CODES = {422: ("invalid_query", "invalid_spec")}
 SCOPE = ("insufficient_scope",)
 OF_CHANGES = ("forbidden", *SCOPE)

@@ -15,7 +15,7 @@ from api.changes.idempotency import answer_once
 from api.http.render import timestamp, whole_list
 from api.openapi import schemas
 from api.openapi.endpoint import endpoint
-from api.openapi.problems import STORE
+from api.openapi.problems import STORE, UPLOADS
 from api.routes.jobs import remove_files
 from api.services import services
 from api.uploads.fields import UploadFields, digest_of, id_of
@@ -54,7 +54,7 @@ def index() -> Response:
     form=schemas.DatasetUpload,
     other_answers={200: schemas.Dataset},
     errors=(400, 413, 415, 503),
-    problems=STORE,
+    problems=UPLOADS,
     headers=("Location",),
     name="upload_dataset",
 )

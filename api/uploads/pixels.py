@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -186,7 +187,17 @@ def chunks(array: Array) -> Iterator[tuple[int, Array]]:
 def create(path: Path, n: int, shape: tuple[int, ...], scale: Scale, budget: Budget) -> Array:
     """A new, memory-mapped .npy file for `n` images of `shape`. Raises UnusableUpload over the budget."""
     budget.spend(n * int(np.prod(shape, dtype=np.int64)) * np.dtype(scale.dtype).itemsize, "the decoded images")
-    return open_memmap(path, mode="w+", dtype=np.dtype(scale.dtype), shape=(n, *shape))
+    array: Array = open_memmap(path, mode="w+", dtype=np.dtype(scale.dtype), shape=(n, *shape))
+    _reserve(path)
+    return array
+
+
+def _reserve(path: Path) -> None:
+    """Give all blocks of a file to it now. Raises OSError if the disk has no room: else a write to the mapped memory
+    would end the process with SIGBUS."""
+    if hasattr(os, "posix_fallocate"):  # not on macOS
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
 
 
 def copy(images: Array, chosen: Array | None, path: Path, scale: Scale, budget: Budget) -> None:

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from botocore.exceptions import EndpointConnectionError
 from structlog.testing import capture_logs
+from support.disk import SmallDisk, why_no_disks
+from support.postgres import part_missing
 
 from shared import file_removals
 
@@ -93,3 +95,25 @@ def test_a_data_set_can_be_deleted_and_its_files_are_removed_later(client, servi
     with services.database.read() as session:
         (key,) = file_removals.oldest(session, 9)
     assert key.startswith(f"datasets/{dataset['id']}/")
+
+
+def test_an_upload_to_a_full_disk_is_a_503_and_the_next_one_succeeds(client, settings, problem) -> None:
+    """Also where the decoded images are written through mapped memory, which would end the process by a signal."""
+    if (why := why_no_disks()) is not None:
+        part_missing(why)
+    images = np.zeros((400, 64, 64), np.uint8)
+    labels, packed = np.arange(400) % 2, io.BytesIO()
+    np.savez_compressed(packed, x=images, y=labels)
+    disk = SmallDisk(settings.uploads_dir, 1)
+    try:
+        for full in (False, True):  # too small for the decoded images; without any room
+            if full:
+                disk.fill()
+            answer = client.post("/v1/datasets", data={"file": (io.BytesIO(packed.getvalue()), "a.npz")})
+            body = problem(answer, 503, "disk_full")
+            assert answer.headers["Retry-After"] == "10"
+            assert str(settings.state_dir) not in body["detail"]
+    finally:
+        disk.unmount()
+    answer = client.post("/v1/datasets", data={"file": (io.BytesIO(packed.getvalue()), "a.npz")})
+    assert answer.status_code == 201, answer.text

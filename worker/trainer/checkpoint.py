@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
+from shared.disks import disk_is_full
 from shared.errors import TrainingError
 from shared.events import CheckpointSaved, Log, Report
 from shared.spec.job_spec import Checkpointing
-from worker.disks import disk_is_full
 from worker.trainer import seeds
 from worker.trainer.step.state import State
 

@@ -26,10 +26,10 @@ import matplotlib.figure
 import torch
 import torch._inductor  # torch.optim and use_deterministic_algorithms() import it at their first use
 
+from shared.disks import disk_is_full
 from shared.errors import TrainingError
 from shared.events import Event, Failed, Finished, Log, Stopped
 from shared.spec.job_spec import KINDS, GradientCheckSpec, JobSpec, WalkSpec, Work
-from worker.disks import disk_is_full
 from worker.plan import Plan
 from worker.trainer.job import run_job
 from worker.trainer.run import Run, StopRequested

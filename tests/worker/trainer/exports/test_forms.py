@@ -21,9 +21,9 @@ from torch import Tensor, nn
 
 from shared import inference
 from shared.datasets.catalog import DATASETS
+from shared.disks import disk_is_full
 from shared.events import Event, Log
 from shared.spec.job_spec import JobSpec
-from worker.disks import disk_is_full
 from worker.trainer.data.batches import ResidentBatches
 from worker.trainer.data.datasets import Data, prepare
 from worker.trainer.data.normalization import Normalization, to_pixels

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from worker.disks import disk_is_full
+from shared.disks import disk_is_full
 
 
 def wrapped(*errors: Exception) -> Exception:
@@ -25,6 +25,7 @@ def wrapped(*errors: Exception) -> Exception:
         wrapped(
             OSError(errno.ENOSPC, "full"), RuntimeError("[enforce fail] . unexpected pos 704 vs 598")
         ),  # torch.save
+        OSError("1048576 requested and 262128 written"),  # numpy.save
         ValueError("Error while serializing: I/O error: No space left on device (os error 28)"),  # safetensors
     ],
 )
