@@ -143,7 +143,7 @@ class ArtifactStore:
                 self._make_folder(path)
                 self.fs.pipe_file(path, bytes(PROBE_BYTES))
             finally:
-                with contextlib.suppress(OSError):
+                with contextlib.suppress(Exception):  # the sweep removes what an outage has left
                     self.fs.rm_file(path)
                 if self.is_local:
                     with contextlib.suppress(OSError):  # another process probes too
@@ -194,7 +194,7 @@ class ArtifactStore:
     def is_empty(self) -> bool:
         """Whether the store has no files; empty folders do not count. Raises StoreUnavailable."""
         with self._translated(""):
-            return not any(files for _, _, files in self.fs.walk(self.root))
+            return not self.fs.find(self.root)  # `walk` takes errors for empty folders
 
     def remove(self, key: str) -> None:
         """Remove one file; a missing file is not an error. Raises StoreUnavailable."""
@@ -335,9 +335,21 @@ def _options(url: str, answer_seconds: float) -> dict[str, Any]:
     For S3 the patience of botocore: a request that gets no response is sent twice."""
     options: dict[str, Any] = {"use_listings_cache": False}
     if fsspec.utils.get_protocol(url) in ("s3", "s3a"):
+        options["session"] = _s3_session()
         options["config_kwargs"] = {
             "connect_timeout": CONNECT_SECONDS,
             "read_timeout": answer_seconds,
             "retries": {"total_max_attempts": 1, "mode": "standard"},
         }
     return options
+
+
+def _s3_session() -> Any:
+    """A session whose requests do not ask the server to confirm a body before it is sent (`Expect: 100-continue`):
+    aiohttp waits for that confirmation without any timeout."""
+    from aiobotocore.session import AioSession  # comes with gradq[s3]
+    from botocore.handlers import add_expect_header
+
+    session = AioSession()
+    session.unregister("before-call.s3", add_expect_header)
+    return session

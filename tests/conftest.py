@@ -62,6 +62,7 @@ SLOW = (  # files that take seconds each, for processes, browsers, databases and
             "gradq/test_up",
             "shared/db/test_database",
             "shared/db/test_migrate",
+            "shared/test_s3_store",
             "shared/spec/test_estimate",
             "worker/test_imports",
             "worker/test_launcher",

@@ -17,7 +17,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from shared import file_removals
-from shared.artifacts import DATASETS, ArtifactStore
+from shared.artifacts import DATASETS, PROBE, ArtifactStore
 from shared.db.database import Database
 from shared.db.tables import ArtifactRow, CheckpointRow, DatasetRow, Job
 from shared.errors import DatabaseAway, StoreUnavailable
@@ -88,6 +88,7 @@ class StoreSweep(threading.Thread):
 
     def sweep(self) -> None:
         """Compare all files with all rows, once. Raises StoreUnavailable, DatabaseAway."""
+        self.store.remove_folder(PROBE)
         folders = self.store.folders()
         datasets = [folder for folder in folders if folder.startswith(f"{DATASETS}/")]
         for some in _in_groups([folder for folder in folders if "/" not in folder], JOBS):

@@ -1,0 +1,128 @@
+"""The artifact store on a real S3 server that is away, silent, full or slow: each call ends, with one kind of error."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.s3 import S3
+
+from shared.artifacts import CHUNK, PROBE, ArtifactStore, sha256_of
+from shared.errors import StoreUnavailable
+
+KEY = "job_1/1/model.json"
+ANSWER_SECONDS = 0.3
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[S3]:
+    with S3() as server:
+        yield server
+
+
+@pytest.fixture
+def s3(server: S3) -> Iterator[S3]:
+    yield server
+    server.faults()
+    server.cable.mend(reset=True)
+
+
+@pytest.fixture
+def store(s3: S3, monkeypatch: pytest.MonkeyPatch, source: Path) -> ArtifactStore:
+    for name, value in s3.environment.items():
+        monkeypatch.setenv(name, value)
+    store = ArtifactStore(s3.url, ANSWER_SECONDS)
+    for folder in (*store.folders(), PROBE):  # of the tests before
+        store.remove_folder(folder)
+    store.put(KEY, source)
+    return store
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    path = tmp_path / "model.json"
+    path.write_bytes(bytes(range(256)) * 10)
+    return path
+
+
+CALLS: dict[str, Callable[[ArtifactStore, Path], Any]] = {
+    "put": lambda store, path: store.put("job_1/1/other", path),
+    "get": lambda store, path: store.get(KEY, path.with_name("back")),
+    "open": lambda store, path: store.open(KEY).read(),
+    "has": lambda store, path: store.has(KEY),
+    "keys_of": lambda store, path: store.keys_of("job_1"),
+    "folders": lambda store, path: store.folders(),
+    "remove": lambda store, path: store.remove(KEY),
+    "remove_folder": lambda store, path: store.remove_folder("job_1"),
+    "probe": lambda store, path: store.probe(),
+    "is_empty": lambda store, path: store.is_empty(),
+}
+
+
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("how", ["refuse", "cut"])
+def test_a_server_that_is_away_or_silent_is_one_error_after_a_bounded_time(
+    s3: S3, store: ArtifactStore, source: Path, how: str, call: str
+) -> None:
+    """Silent: connections are accepted, and nothing is answered, nor the headers of a body that is about to be sent."""
+    getattr(s3.cable, how)()
+    began = time.monotonic()
+    with pytest.raises(StoreUnavailable):
+        CALLS[call](store, source)
+    assert time.monotonic() - began < 20, "it waits for a server that does not answer"
+    s3.cable.mend(reset=True)
+    CALLS[call](store, source)  # the next one succeeds
+
+
+def test_a_full_server_takes_no_file_and_gives_those_that_it_has(s3: S3, store: ArtifactStore, source: Path) -> None:
+    s3.faults(full=True)
+    for call in (lambda: store.put("job_1/1/b", source), store.probe):
+        with pytest.raises(StoreUnavailable, match="XMinioStorageFull"):
+            call()
+    assert store.keys_of("job_1") == [KEY]
+    store.get(KEY, source.with_name("back"))
+    assert sha256_of(source.with_name("back")) == sha256_of(source)
+
+
+def test_a_missing_file_is_no_outage(store: ArtifactStore, source: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        store.get("job_1/1/nothing", source.with_name("back"))
+    with pytest.raises(FileNotFoundError):
+        store.open("job_1/1/nothing")
+
+
+def test_a_bucket_that_is_gone_is_an_outage_and_no_missing_file(s3: S3, store: ArtifactStore, source: Path) -> None:
+    gone = ArtifactStore("s3://no-such-bucket/store", ANSWER_SECONDS)
+    for call in ("get", "open", "has"):
+        with pytest.raises(StoreUnavailable):
+            CALLS[call](gone, source)
+
+
+def test_a_large_file_is_read_in_pieces_and_at_any_place(store: ArtifactStore, tmp_path: Path) -> None:
+    path = tmp_path / "large"
+    path.write_bytes(bytes(range(251)) * (3 * CHUNK // 251))
+    store.put("job_1/1/large", path)
+    with store.open("job_1/1/large") as file:
+        file.seek(2 * CHUNK + 5)
+        assert file.read(7) == path.read_bytes()[2 * CHUNK + 5 : 2 * CHUNK + 12]
+        assert file.tell() == 2 * CHUNK + 12
+        file.seek(0)
+        assert b"".join(iter(lambda: file.read(100_000), b"")) == path.read_bytes()
+
+
+def test_files_that_another_process_has_written_are_listed(s3: S3, store: ArtifactStore, source: Path) -> None:
+    """fsspec keeps listings for ever unless it is told otherwise."""
+    assert store.keys_of("job_1") == [KEY]
+    ArtifactStore(s3.url, 5.0).put("job_1/2/new", source)
+    assert sorted(store.keys_of("job_1")) == [KEY, "job_1/2/new"]
+    assert store.has("job_1/2/new")
+    store.remove_folder("job_1/2")
+
+
+def test_a_probe_leaves_nothing(store: ArtifactStore) -> None:
+    store.probe()
+    assert store.folders() == ["job_1"]
+    assert store.keys_of(PROBE) == []
