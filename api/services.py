@@ -1,5 +1,5 @@
-"""The services that views use: settings, database, broker, artifact store. Made once per app, connected at first
-use."""
+"""The services that views use: settings, database, broker, artifact store, check of the schema. Made once per app,
+connected at first use."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from shared.artifacts import ArtifactStore
 from shared.broker import Broker
 from shared.config import Settings
 from shared.db.database import Database
+from shared.db.schema_check import SchemaCheck
 
 EXTENSION = "gradq"
 
@@ -21,12 +22,12 @@ class Services:
     database: Database
     broker: Broker
     store: ArtifactStore
+    schema: SchemaCheck
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Services:
-        return cls(
-            settings, Database(settings.database), Broker(settings.broker_url), ArtifactStore(settings.artifacts)
-        )
+        database, store = Database(settings.database), ArtifactStore(settings.artifacts)
+        return cls(settings, database, Broker(settings.broker_url), store, SchemaCheck(database))
 
 
 def services() -> Services:

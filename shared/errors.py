@@ -23,6 +23,7 @@ GradqError
 ├── RateLimited 429         one token or address sends too many requests
 ├── TooManyQueuedJobs 429   the owner has reached GRADQ_MAX_QUEUED_JOBS
 ├── DatabaseAway 503
+│   └── SchemaMismatch 503  the database's schema is of another version of gradq
 ├── TooManyStreams 503      GRADQ_HELD_REQUESTS requests are already held open
 ├── ConfigurationError      a setting is wrong; the process does not start
 ├── LeaseLost               another attempt owns the job; this one must stop writing
@@ -202,6 +203,12 @@ class TooManyQueuedJobs(GradqError):
 
 class DatabaseAway(GradqError):
     code, status, title = "database_away", 503, "The database is not available"
+
+
+class SchemaMismatch(DatabaseAway):
+    """`detail` names the revisions and the next step. Clients retry it, as they retry a database that is away."""
+
+    title = "The database has the schema of another version"
 
 
 class TooManyStreams(GradqError):

@@ -17,7 +17,7 @@ from shared.broker import Broker
 from shared.config import Settings
 from shared.db.database import Database
 from shared.db.tables import Job
-from shared.errors import DatabaseAway
+from shared.errors import DatabaseAway, SchemaMismatch
 from shared.jobs import queue
 from shared.version import VERSION
 from worker.context import WorkerContext
@@ -50,14 +50,25 @@ class Runtime:
         self._threads: list[threading.Thread] = []  # that run jobs and are not Celery's
 
     def start(self) -> None:
-        """Warm up the trainer server, then register the worker and start polling. Raises RuntimeError if that fails."""
+        """Warm up the trainer server, then register the worker and start polling.
+
+        Raises RuntimeError if the server does not start, and SchemaMismatch if the database has the schema of another
+        version. While the database is away, the worker starts, and checks the schema before it claims a job.
+        """
+        try:
+            self.reconciler.schema.check(fresh=True)
+        except SchemaMismatch:
+            raise
+        except DatabaseAway as error:
+            log.warning("the database is away", error=error.detail)
         self.context.launcher.warm_up()
         self.reconciler.start()
         log.info("worker ready", worker=self.row.id, slots=len(self.pool.slots), threads_per_slot=self.context.threads)
 
     def run_queued_jobs(self) -> None:
-        """Claim and run jobs on a free slot until none is queued. Returns at once without a free slot or a job."""
-        while not self.draining.is_set():
+        """Claim and run jobs on a free slot until none is queued. Returns at once without a free slot or a job, and
+        while the database has the schema of another version."""
+        while self.reconciler.schema_fits and not self.draining.is_set():
             with self.pool.take() as slot:
                 if slot is None or (job := self._claim(slot)) is None:
                     return
@@ -94,6 +105,7 @@ class Runtime:
         """Wait for the threads that run jobs (Celery's have ended), deregister, and notify workers of released jobs."""
         for thread in self._threads:
             thread.join()
-        self.reconciler.stop()
-        self.broker.ring()
+        if self.reconciler.ident is not None:  # it was started
+            self.reconciler.stop()
+            self.broker.ring()
         self.database.close()

@@ -6,14 +6,17 @@ from typing import Any
 
 import structlog
 from flask import Response, g, json, request
+from sqlalchemy.exc import SQLAlchemyError
 from werkzeug.exceptions import HTTPException, InternalServerError
 
+from api.services import services
 from shared.errors import (
     DatabaseAway,
     FieldError,
     GradqError,
     InsufficientScope,
     InvalidSpec,
+    SchemaMismatch,
     TokenMissing,
     Unauthenticated,
 )
@@ -53,9 +56,12 @@ class InvalidImages(InvalidSpec):
 
 
 def render_error(error: Exception) -> Response:
+    if isinstance(error, SQLAlchemyError):
+        error = _schema_mismatch() or error
     if isinstance(error, DatabaseAway):
         log.warning("database away", error=error.detail, request_id=request_id())
-        detail = f"{error.title}; retry in {RETRY_SECONDS} s"  # the driver's message names hosts and users
+        # the driver's message names hosts and users
+        detail = error.detail if isinstance(error, SchemaMismatch) else f"{error.title}; retry in {RETRY_SECONDS} s"
         response = problem(error.status, error.code, error.title, detail)
         response.headers["Retry-After"] = str(RETRY_SECONDS)
         return response
@@ -70,6 +76,17 @@ def render_error(error: Exception) -> Response:
         return _from_werkzeug(error)
     log.error("request failed", exc_info=error, path=request.path, request_id=request_id())
     return problem(500, GradqError.code, GradqError.title, "the API's log has the details under this request_id")
+
+
+def _schema_mismatch() -> DatabaseAway | None:
+    """Why a query failed that is correct for the right schema, if the database has another or cannot be reached."""
+    try:
+        services().schema.check(fresh=True)
+    except DatabaseAway as error:
+        return error
+    except SQLAlchemyError as error:
+        log.warning("the schema's revision cannot be read", error=str(error))
+    return None
 
 
 def _challenge(error: GradqError) -> str:

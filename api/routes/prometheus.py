@@ -34,6 +34,7 @@ from api.services import Services, services
 from shared.errors import DatabaseAway
 from shared.jobs import counters
 from shared.version import VERSION
+from shared.workers import broker_of
 
 REQUESTED_DEVICES = ("auto", "cpu", "cuda")
 METHODS = ("GET", "HEAD", "POST", "PATCH", "PUT", "DELETE", "OPTIONS")
@@ -139,6 +140,16 @@ def _of_workers(found: ServiceStats) -> Iterator[Metric]:
     slots = GaugeMetricFamily("gradq_worker_slots", "Slots of the worker, each for one job.", labels=["worker"])
     free = GaugeMetricFamily("gradq_worker_free_slots", "Slots without a job.", labels=["worker"])
     draining = GaugeMetricFamily("gradq_worker_draining", "1 while the worker takes no new jobs.", labels=["worker"])
+    broker = GaugeMetricFamily(
+        "gradq_worker_broker_ok", "1 while the worker receives messages about queued jobs, else 0.", labels=["worker"]
+    )
+    errors, rejected = (
+        CounterMetricFamily(f"gradq_worker_broker_{name}", text, labels=["worker"])
+        for name, text in (
+            ("errors", "Errors of the broker, and of the connection to it."),
+            ("rejected_messages", "Elements of the broker's queue that were not gradq's."),
+        )
+    )
     used, total = (
         GaugeMetricFamily(f"gradq_device_memory_{name}_bytes", text, labels=["worker", "device"])
         for name, text in (("used", "Memory in use; for the CPU, the host's."), ("total", "Total memory."))
@@ -147,10 +158,14 @@ def _of_workers(found: ServiceStats) -> Iterator[Metric]:
         slots.add_metric([worker.id], worker.slots)
         free.add_metric([worker.id], worker.free_slots)
         draining.add_metric([worker.id], worker.draining)
+        if (state := broker_of(worker)) is not None:
+            broker.add_metric([worker.id], state["ok"])
+            errors.add_metric([worker.id], state["errors"])
+            rejected.add_metric([worker.id], state["rejected"])
         for device in worker.devices.get("memory", ()):
             used.add_metric([worker.id, device["device"]], device["used_bytes"])
             total.add_metric([worker.id, device["device"]], device["total_bytes"])
-    yield from (slots, free, draining, used, total)
+    yield from (slots, free, draining, broker, errors, rejected, used, total)
 
 
 def _of_counters(found: dict[str, dict[str, counters.Sum]]) -> Iterator[Metric]:

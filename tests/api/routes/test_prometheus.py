@@ -75,6 +75,19 @@ def test_ends_are_counted_by_reason_and_stay_when_the_jobs_are_deleted(client, h
     assert all(after[key] >= count for key, count in counters.items())
 
 
+def test_the_connection_of_each_worker_to_the_broker(hands, scrape):
+    state = {"ok": False, "detail": "READONLY: …", "errors": 7, "rejected": 3}
+    hands.beat("w1", devices={**DEVICES, "broker": state})
+    hands.beat("w2", devices={**DEVICES, "broker": {**state, "ok": True, "detail": None}})
+    hands.beat("old", devices=DEVICES)
+    text = scrape()
+    assert value(text, "gradq_worker_broker_ok", worker="w1") == 0
+    assert value(text, "gradq_worker_broker_ok", worker="w2") == 1
+    assert value(text, "gradq_worker_broker_errors_total", worker="w1") == 7
+    assert value(text, "gradq_worker_broker_rejected_messages_total", worker="w1") == 3
+    assert 'gradq_worker_broker_ok{worker="old"}' not in text
+
+
 def test_the_throughput_of_running_jobs(hands, scrape):
     hands.submit(batch_size=32)
     lease = hands.start()
