@@ -102,7 +102,9 @@ def test_a_redis_that_never_was_reachable_fails_no_call(settings: Settings, new_
     assert statuses(app.test_client(), 6, {"Authorization": f"Bearer {text}"}) == [200] * 5 + [429]
 
 
-@pytest.mark.parametrize("name", FAULTS)
+@pytest.mark.parametrize(
+    "name", ["read-only replica", "queue of another type", "command not permitted", "password required", "memory full"]
+)
 def test_a_redis_that_returns_errors_fails_no_call(client: FlaskClient, bearer, server: Server, name: str) -> None:
     alice = bearer("alice")
     assert statuses(client, 2, alice) == [200] * 2
@@ -116,7 +118,7 @@ def test_a_redis_that_returns_errors_fails_no_call(client: FlaskClient, bearer, 
     assert client.get("/readyz", headers=bearer("carol")).json["broker"] == "ok"
 
 
-@pytest.mark.parametrize("name", RESPONSES)
+@pytest.mark.parametrize("name", ["HTTP", "LOADING", "nonsense", "always OK", "malformed length"])
 def test_a_server_that_is_not_a_redis_fails_no_call(settings: Settings, new_sqlite, name: str) -> None:
     new_sqlite(settings.database).close()
     with lying_server(RESPONSES[name]) as url:
