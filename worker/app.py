@@ -54,7 +54,7 @@ def create_app(settings: Settings) -> Celery:
         broker_connection_retry_on_startup=True,  # worker/consumer.py has the pauses between the tries
         broker_transport_options={
             "ack_emulation": False,  # a message that is lost costs at most a poll; so no keys `unacked*` in Redis
-            "socket_timeout": 30,
+            "socket_timeout": 5,  # of a response that has begun, in the thread that also handles signals
             "socket_connect_timeout": 5,
             "socket_keepalive": True,
             "health_check_interval": 10,

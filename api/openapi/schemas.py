@@ -70,8 +70,13 @@ class QueueReason(Answer):
     """Why a queued job does not run yet."""
 
     code: Literal[
-        *("no_live_worker", "starting", "waiting_for_device", "no_such_device", "no_worker_for_kind"),
-        *("retry_backoff", "owner_at_limit"),
+        "no_live_worker",
+        "starting",
+        "waiting_for_device",
+        "no_such_device",
+        "no_worker_for_kind",
+        "retry_backoff",
+        "owner_at_limit",
     ]
     detail: str
 

@@ -142,7 +142,7 @@ def test_with_a_broker_that_returns_errors_the_worker_goes_on_says_so_and_comes_
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name", ["HTTP", "always OK", "malformed length", "CLUSTERDOWN", "always an array"])
+@pytest.mark.parametrize("name", ["HTTP", "always OK", "malformed length", "CLUSTERDOWN", "more than it sends"])
 def test_a_worker_of_a_server_that_is_not_a_redis_runs_jobs_and_stops_in_time(tmp_path: Path, name: str) -> None:
     with lying_server(RESPONSES[name]) as url:
         service = Service(tmp_path, {"GRADQ_REDIS_URL": url})
