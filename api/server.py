@@ -20,6 +20,7 @@ from typing import Any
 from gunicorn import util
 from gunicorn.http import errors
 from gunicorn.workers.gthread import ThreadWorker
+from sqlalchemy.exc import SQLAlchemyError
 
 from api.access.auth import EXTENSION as AUTH
 from api.access.auth import AccessPolicy
@@ -29,6 +30,9 @@ from api.monitoring import request_counts
 from api.monitoring.request_counts import child_exit
 from api.waiting.long_polling import EXTENSION as LONG_POLLS
 from api.waiting.long_polling import LongPolls
+from shared.config import Settings
+from shared.db.schema_check import require_schema
+from shared.errors import ConfigurationError, DatabaseAway
 from shared.loopback import is_loopback_address
 
 # what gunicorn reads
@@ -72,10 +76,23 @@ def on_starting(server: Any) -> None:
 
     After the folder of the request counts is made, since the app imports prometheus_client.
     """
+    _require_schema(server)
     request_counts.on_starting(server)
     import celery.app.base  # noqa: F401
 
     import api.app  # noqa: F401
+
+
+def _require_schema(server: Any) -> None:
+    """End this process with one line unless the database has the schema of this version. While it is away, the API
+    starts, and checks it when it is asked whether it is ready."""
+    try:
+        require_schema(Settings.from_env().database)
+    except ConfigurationError as error:
+        server.log.error("API not started: %s", error.detail)
+        raise SystemExit(1) from None
+    except (DatabaseAway, SQLAlchemyError) as error:
+        server.log.warning("the schema is not checked: %s", error)
 
 
 class Worker(ThreadWorker):

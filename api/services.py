@@ -1,5 +1,5 @@
-"""The services that views use: settings, database, broker, artifact store. Made once per app, connected at first
-use."""
+"""The services that views use: settings, database, broker, artifact store, check of the schema. Made once per app,
+connected at first use."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from shared.artifacts import ArtifactStore
 from shared.broker import Broker
 from shared.config import Settings
 from shared.db.database import Database
+from shared.db.schema_check import SchemaCheck
 
 EXTENSION = "gradq"
 STORE_SECONDS = 15.0  # that a request waits for a response of the store
@@ -22,15 +23,12 @@ class Services:
     database: Database
     broker: Broker
     store: ArtifactStore
+    schema: SchemaCheck
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Services:
-        return cls(
-            settings,
-            Database(settings.database),
-            Broker(settings.broker_url),
-            ArtifactStore(settings.artifacts, STORE_SECONDS),
-        )
+        database, store = Database(settings.database), ArtifactStore(settings.artifacts, STORE_SECONDS)
+        return cls(settings, database, Broker(settings.broker_url), store, SchemaCheck(database))
 
 
 def services() -> Services:

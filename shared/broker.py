@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import structlog
 from kombu.exceptions import OperationalError
 from redis import Redis
-from redis.exceptions import RedisError
+from redis.exceptions import AuthenticationError, ConnectionError, ResponseError, TimeoutError
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -17,12 +17,38 @@ if TYPE_CHECKING:
 QUEUE = "gradq"
 DOORBELL = "worker.tasks.doorbell"
 CONNECT_SECONDS, ANSWER_SECONDS = 0.3, 0.5
+BINDINGS = f"_kombu.binding.{QUEUE}"  # the set in which kombu stores which queue a message goes to
+PROBE = f"{QUEUE}.probe"  # a list that does not exist
+LONGEST_DETAIL = 200  # characters
+
+UNREACHABLE = "Redis cannot be reached"
+NO_REDIS = "the server at GRADQ_REDIS_URL does not respond as Redis does"
+
+# what an error of Redis means, by its first word
+MEANINGS = {
+    "READONLY": "is a read-only replica; GRADQ_REDIS_URL must name the primary",
+    "WRONGTYPE": "has another program's values under gradq's keys; use a Redis database of its own",
+    "NOAUTH": "requires a password; set it in GRADQ_REDIS_URL",
+    "WRONGPASS": "does not accept the password in GRADQ_REDIS_URL",
+    "NOPERM": "does not allow gradq's user a command or key; grant it ~* +@all on a Redis database of its own",
+    "LOADING": "is loading its data",
+    "BUSY": "is running another program's script",
+    "OOM": "has reached its maxmemory; raise it or delete what other programs store there",
+    "MISCONF": "refuses writes, since it cannot save to its disk",
+    "NOREPLICAS": "refuses writes, since it has too few replicas",
+    "MASTERDOWN": "is a replica without its primary",
+    "CLUSTERDOWN": "is a Redis Cluster that is down; gradq needs a single Redis",
+    "MOVED": "is a Redis Cluster; gradq needs a single Redis",
+    "ASK": "is a Redis Cluster; gradq needs a single Redis",
+    "CROSSSLOT": "is a Redis Cluster; gradq needs a single Redis",
+}
 
 log = structlog.get_logger()
 
 
 class Broker:
-    """Sends the doorbell message; `ping` reports whether Redis is reachable. Connects on first use."""
+    """Sends the doorbell message; `ping` reports whether Redis is reachable, `fault` why it takes no messages. Connects
+    on first use."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -50,24 +76,63 @@ class Broker:
         return app
 
     def ring(self) -> bool:
-        """Wake one worker, which then claims a queued job. Returns False if the broker cannot be reached; workers then
+        """Wake one worker, which then claims a queued job. Returns False if the message could not be sent; workers then
         find the job when they next poll the database."""
         try:
             self._app.send_task(DOORBELL, queue=QUEUE, retry=False)
-        except (OperationalError, RedisError, OSError) as error:
-            log.warning("doorbell message not sent", error=str(error))
+        except Exception as error:  # of kombu, redis-py or Python: the server may return anything
+            log.warning("doorbell message not sent", error=explain(error))
             return False
         return True
 
     def ping(self) -> bool:
-        """Whether Redis responds within `ANSWER_SECONDS`."""
+        """Whether Redis responds within `ANSWER_SECONDS`, be it with an error; not while it loads its data."""
         try:
-            with Redis.from_url(
-                redis_url(self.url), socket_connect_timeout=CONNECT_SECONDS, socket_timeout=ANSWER_SECONDS
-            ) as client:
+            with self._client() as client:
                 return bool(client.ping())
-        except (RedisError, OSError):
+        except ResponseError:
+            return True
+        except Exception:  # as above
             return False
+
+    def fault(self) -> str | None:
+        """Why no messages can be sent through Redis, with the next step; None if they can.
+
+        Sends the commands that messages need, in forms that change nothing: a replica, a full Redis and one with keys
+        of other types respond to PING as any other.
+        """
+        try:
+            with self._client() as client, client.pipeline(transaction=False) as pipe:
+                responses = pipe.ping().llen(QUEUE).scard(BINDINGS).lpushx(PROBE, "").execute()
+        except Exception as error:  # as above
+            return explain(error)
+        return None if responses[0] is True and all(isinstance(count, int) for count in responses) else NO_REDIS
+
+    def _client(self) -> Redis:
+        return Redis.from_url(
+            redis_url(self.url), socket_connect_timeout=CONNECT_SECONDS, socket_timeout=ANSWER_SECONDS
+        )
+
+
+def explain(error: BaseException) -> str:
+    """What an error of the broker means, in one line without addresses or passwords.
+
+    Errors that Redis returns begin with a word in capitals, of which `MEANINGS` has the usual ones.
+    """
+    while isinstance(error, OperationalError) and error.__cause__ is not None:  # kombu wraps errors
+        error = error.__cause__
+    text = "".join(character if character.isprintable() else " " for character in str(error))
+    text = text.rpartition("caused error: ")[2]  # redis-py adds the command of a pipeline
+    word = getattr(error, "status_code", None) or text.partition(" ")[0]
+    if word in MEANINGS:
+        return f"{word}: Redis {MEANINGS[word]}"
+    if isinstance(error, ResponseError | AuthenticationError):
+        return f"Redis returned an error: {text[:LONGEST_DETAIL]}"
+    if isinstance(error, TimeoutError):
+        return "Redis does not respond in time"
+    if isinstance(error, OSError | ConnectionError):
+        return UNREACHABLE
+    return f"{NO_REDIS} ({type(error).__name__})"
 
 
 def redis_url(broker_url: str) -> str:

@@ -23,6 +23,7 @@ GradqError
 ├── RateLimited 429         one token or address sends too many requests
 ├── TooManyQueuedJobs 429   the owner has reached GRADQ_MAX_QUEUED_JOBS
 ├── DatabaseAway 503
+│   └── SchemaMismatch 503  the database's schema is of another version of gradq
 ├── StoreUnavailable 503    the artifact store is away, full, or refuses
 ├── DiskFull 503            the API has no room for an upload
 ├── TooManyStreams 503      GRADQ_HELD_REQUESTS requests are already held open
@@ -204,6 +205,12 @@ class TooManyQueuedJobs(GradqError):
 
 class DatabaseAway(GradqError):
     code, status, title = "database_away", 503, "The database is not available"
+
+
+class SchemaMismatch(DatabaseAway):
+    """`detail` names the revisions and the next step. Clients retry it, as they retry a database that is away."""
+
+    title = "The database has the schema of another version"
 
 
 class StoreUnavailable(GradqError):

@@ -4,12 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from shared.db.database import upsert
 from shared.db.tables import Worker, database_now
+
+
+def described(
+    devices: dict[str, Any], memory: list[dict[str, Any]], broker: dict[str, Any], job_kinds: list[str]
+) -> dict[str, Any]:
+    """What the column `devices` holds: the devices with their memory, the state of the worker's connection to the
+    broker, and the kinds of jobs that the worker can run."""
+    return {**devices, "memory": memory, "broker": broker, "job_kinds": job_kinds}
+
+
+def broker_of(worker: Worker) -> dict[str, Any] | None:
+    """Whether the worker receives doorbell messages (`ok`, `detail`, `errors`, `rejected`); None if it does not say."""
+    found: dict[str, Any] | None = worker.devices.get("broker")
+    return found
+
+
+def job_kinds_of(worker: Worker) -> list[str] | None:
+    """The kinds of jobs that the worker can run; None if it does not say."""
+    found: list[str] | None = worker.devices.get("job_kinds")
+    return found
 
 
 def heartbeat(session: Session, worker: Worker) -> None:

@@ -20,8 +20,11 @@ def main(fd: int | None = None) -> None:
         os.close(fd)
     from celery.__main__ import main as celery
 
+    # without events of any kind: Celery sends them in the thread that receives messages and sees signals, and repeats
+    # that without an end while the broker refuses it
     sys.argv[:] = [
-        *("celery", "-A", "worker.app", "worker", "-P", "threads", "--without-gossip", "--without-mingle"),
+        *("celery", "-A", "worker.app", "worker", "-P", "threads"),
+        *("--without-gossip", "--without-mingle", "--without-heartbeat"),
         *("-Q", QUEUE, "-n", f"gradq-{uuid4().hex[:12]}@%h", "--loglevel", Settings.from_env().log_level.upper()),
     ]
     celery()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import signal
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -14,6 +16,8 @@ from kombu.asynchronous import get_event_loop
 from shared import logs
 from shared.broker import QUEUE
 from shared.config import Settings
+from shared.errors import GradqError
+from worker import transport
 from worker.launcher import Launcher
 
 if TYPE_CHECKING:
@@ -21,11 +25,15 @@ if TYPE_CHECKING:
 
 POLL_SECONDS = 0.25  # longest wait of Redis for a message; a worker that stops must wait for the end of the last one
 
+# a wrong setting, a schema of another version, a folder that cannot be written, a store whose library is not installed
+OPERATORS_ERRORS = (GradqError, OSError, ImportError)
+
 log = structlog.get_logger()
 
 
 def create_app(settings: Settings) -> Celery:
     """The Celery app. Early acknowledgement, no prefetch: a message is a doorbell only, jobs are in the database."""
+    transport.register()
     app = Celery("gradq", broker=settings.broker_url, include=["worker.tasks"])
     app.conf.update(
         task_default_queue=QUEUE,
@@ -41,10 +49,12 @@ def create_app(settings: Settings) -> Celery:
         worker_redirect_stdouts=False,
         worker_enable_remote_control=False,  # nothing controls a worker through the broker
         worker_send_task_events=False,
-        broker_connection_max_retries=None,  # no limit: by default the worker ends after 100
-        broker_connection_retry_on_startup=True,
+        worker_cancel_long_running_tasks_on_connection_loss=True,  # those with late acknowledgement; there are none
+        worker_enable_prefetch_count_reduction=False,
+        broker_connection_retry_on_startup=True,  # worker/consumer.py has the pauses between the tries
         broker_transport_options={
-            "socket_timeout": 30,
+            "ack_emulation": False,  # a message that is lost costs at most a poll; so no keys `unacked*` in Redis
+            "socket_timeout": 5,  # of a response that has begun, in the thread that also handles signals
             "socket_connect_timeout": 5,
             "socket_keepalive": True,
             "health_check_interval": 10,
@@ -63,25 +73,39 @@ def runtime() -> Runtime:
     return _runtimes[0]
 
 
+@contextlib.contextmanager
+def _errors_end_the_process() -> Iterator[None]:
+    """End the process with exit code 1 after an error, with one line if the operator can correct it.
+
+    Celery logs exceptions of its signals' receivers and continues, with a worker that is not registered.
+    """
+    try:
+        yield
+    except OPERATORS_ERRORS as error:
+        log.error("worker not started", error=f"{error}" or type(error).__name__)
+        raise SystemExit(1) from None
+    except Exception as error:
+        log.exception("worker not started")
+        raise SystemExit(1) from error
+
+
 @signals.celeryd_init.connect
 def _begin(conf: Any, **_: Any) -> None:
     logs.configure(settings.log_level)
-    launcher = Launcher()
-    launcher.begin()  # it imports torch while this process imports the rest
-    from worker.runtime import Runtime
+    with _errors_end_the_process():
+        launcher = Launcher()
+        launcher.begin()  # it imports torch while this process imports the rest
+        from worker.runtime import Runtime
 
-    _runtimes.append(Runtime(settings, launcher))
-    conf.worker_concurrency = len(runtime().pool.slots)
+        _runtimes.append(Runtime(settings, launcher))
+        conf.worker_concurrency = len(runtime().pool.slots)
 
 
 @signals.celeryd_after_setup.connect
 def _start(**_: Any) -> None:
     """Before the broker is connected: the worker polls the database, so it runs jobs also without a broker."""
-    try:
+    with _errors_end_the_process():
         runtime().start()
-    except Exception as error:  # Celery would log it and continue, with a worker that is not registered
-        log.exception("worker not started")
-        raise SystemExit(1) from error
 
 
 @signals.worker_ready.connect
@@ -109,4 +133,6 @@ def _drain(**_: Any) -> None:
 
 @signals.worker_shutdown.connect
 def _end(**_: Any) -> None:
-    runtime().stop()
+    """Called after a failed start too, when there may be no runtime."""
+    for started in _runtimes:
+        started.stop()

@@ -14,17 +14,21 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 
 import structlog
+from sqlalchemy.exc import SQLAlchemyError
 
 from shared import audit, idempotency, workers
 from shared.broker import Broker
 from shared.config import Settings
+from shared.db.schema_check import SchemaCheck
 from shared.db.tables import Worker
 from shared.errors import DatabaseAway, LeaseLost, NotFound
 from shared.jobs import counters, joblog, jobs, queue
 from shared.jobs.queue import Lease
 from shared.jobs.retry_backoff import Cause
 from shared.jobs.states import JobState
+from shared.spec.job_spec import KINDS
 from worker import leadership
+from worker.broker_state import STATE
 from worker.clock_jumps import ClockWatch
 from worker.context import WorkerContext
 from worker.devices import SlotPool, memory
@@ -47,6 +51,9 @@ class Reconciler(threading.Thread):
         self.context, self.settings, self.database = context, context.settings, context.database
         self.broker, self.pool, self.row, self.poll = broker, pool, row, poll
         self.clock = ClockWatch(quiet_seconds=self.settings.lease_seconds)
+        self.schema = SchemaCheck(self.database)
+        self._mismatch: str | None = None
+        self.schema_fits = False  # known from the first round on; until then the worker claims no job
         self.stopped = threading.Event()
         self.leads = False
         self._away = False  # whether the database was, in the last round
@@ -69,11 +76,17 @@ class Reconciler(threading.Thread):
         """End the thread and remove the worker's row from the registered workers."""
         self.stopped.set()
         self.join()
-        with contextlib.suppress(DatabaseAway), self.database.write() as session:
+        # SQLAlchemyError: the database is at another revision
+        with contextlib.suppress(DatabaseAway, SQLAlchemyError), self.database.write() as session:
             workers.deregister(session, self.row.id)
 
     def tick(self) -> float:
         """One round. Returns the seconds until the next."""
+        if not self.check_schema():
+            self.leads = False
+            with contextlib.suppress(SQLAlchemyError):  # the other revision may have other columns
+                self.heartbeat()
+            return self.settings.reconcile_seconds
         self.heartbeat()
         if self._away:
             self.note_outage()
@@ -89,12 +102,26 @@ class Reconciler(threading.Thread):
         self.poll()
         return self.seconds_to_next() if self.leads else self.settings.reconcile_seconds
 
+    def check_schema(self) -> bool:
+        """Whether the database has the schema of this version; logs a change. Raises DatabaseAway.
+
+        While it has another, running jobs continue, and this worker claims none and does no maintenance.
+        """
+        before, mismatch = self.schema_fits, self.schema.mismatch()
+        self.schema_fits = mismatch is None
+        if mismatch is not None and (before or mismatch != self._mismatch):
+            log.error("no jobs are taken", error=mismatch)
+        elif mismatch is None and self._mismatch is not None:
+            log.info("jobs are taken again: the database has this version's schema")
+        self._mismatch = mismatch
+        return self.schema_fits
+
     def heartbeat(self) -> None:
         """Write this worker's row: time, free slots, memory of its devices."""
         self.row.free_slots = self.pool.free
-        self.row.draining = self.context.draining.is_set()
+        self.row.draining = self.context.draining.is_set() or not self.schema_fits
         self.row.outage = self.context.storage.outage
-        self.row.devices = {**self.pool.describe(), "memory": memory()}
+        self.row.devices = workers.described(self.pool.describe(), memory(), STATE.describe(), sorted(KINDS))
         with self.database.write() as session:
             workers.heartbeat(session, self.row)
 

@@ -17,7 +17,7 @@ from shared.broker import Broker
 from shared.config import Settings
 from shared.db.database import Database
 from shared.db.tables import Job
-from shared.errors import DatabaseAway
+from shared.errors import DatabaseAway, SchemaMismatch
 from shared.jobs import queue
 from shared.version import VERSION
 from worker.context import WorkerContext
@@ -61,7 +61,17 @@ class Runtime:
         self._threads: list[threading.Thread] = []  # that run jobs and are not Celery's
 
     def start(self) -> None:
-        """Warm up the trainer server, then register the worker and start polling. Raises RuntimeError if that fails."""
+        """Warm up the trainer server, then register the worker and start polling.
+
+        Raises RuntimeError if the server does not start, and SchemaMismatch if the database has the schema of another
+        version. While the database is away, the worker starts, and checks the schema before it claims a job.
+        """
+        try:
+            self.reconciler.schema.check(fresh=True)
+        except SchemaMismatch:
+            raise
+        except DatabaseAway as error:
+            log.warning("the database is away", error=error.detail)
         self.context.launcher.warm_up()
         self.prober.start()
         self.reconciler.start()
@@ -70,12 +80,15 @@ class Runtime:
 
     def run_queued_jobs(self) -> None:
         """Claim and run jobs on a free slot until none is queued. Returns at once without a free slot or a job, and
-        while the store or the disk takes no files."""
-        while not self.draining.is_set() and self.context.storage.outage is None:
+        while the store or the disk takes no files or the database has the schema of another version."""
+        while self._may_claim():
             with self.pool.take() as slot:
                 if slot is None or (job := self._claim(slot)) is None:
                     return
                 Supervisor(self.context, job, slot).run()
+
+    def _may_claim(self) -> bool:
+        return self.reconciler.schema_fits and not self.draining.is_set() and self.context.storage.outage is None
 
     def _claim(self, slot: Slot) -> Job | None:
         try:
@@ -89,7 +102,7 @@ class Runtime:
     def poll(self) -> None:
         """Start a thread that runs jobs, once per pair of a free slot and a queued job."""
         free = self.pool.free
-        if not free or self.draining.is_set() or self.context.storage.outage is not None:
+        if not free or not self._may_claim():
             return
         with self.database.read() as session:
             waiting = queue.waiting(session, self.pool.fits, free, self.settings.max_running_jobs)
@@ -118,6 +131,7 @@ class Runtime:
             thread.join()
         self.prober.stop()
         self.sweep.stop()
-        self.reconciler.stop()
-        self.broker.ring()
+        if self.reconciler.ident is not None:  # it was started
+            self.reconciler.stop()
+            self.broker.ring()
         self.database.close()

@@ -1,4 +1,5 @@
-"""Rate limits per token: Flask-Limiter with its counters in Redis, or in this process while Redis is unreachable.
+"""Rate limits per token: Flask-Limiter with its counters in Redis, or in this process while Redis is unreachable or
+returns errors.
 
 Requests without a token are not counted.
 """
@@ -41,6 +42,7 @@ def register(app: Flask, settings: Settings) -> None:
         storage_uri=redis_url(settings.broker_url).replace("unix://", "redis+unix://", 1),
         storage_options=options,
         in_memory_fallback_enabled=True,
+        swallow_errors=True,  # of Redis, in a thread that was there when another began to use the fallback
         on_breach=_refusal,
         request_identifier=lambda: request.endpoint or "nothing",  # requests without a route count as well
         key_prefix="gradq",

@@ -22,7 +22,10 @@ class DatasetNames(dict[str, str]):
 
 
 def dataset_names(session: Session, specs: Iterable[dict[str, Any]]) -> DatasetNames:
-    """The names of the datasets of these specs, as the caller sees them; one query, none without uploaded ones."""
-    ids = {spec["dataset"] for spec in specs} - DATASETS.keys()
+    """The names of the datasets of these specs, as the caller sees them; one query, none without uploaded ones.
+
+    The spec of a job of an unknown kind may have no dataset.
+    """
+    ids = {spec["dataset"] for spec in specs if "dataset" in spec} - DATASETS.keys()
     rows = session.scalars(select(DatasetRow).where(DatasetRow.id.in_(ids))) if ids else ()
     return DatasetNames({row.id: dataset_store.as_owned(row, owner_filter()).name for row in rows})

@@ -43,7 +43,7 @@ def gather(session: Session, job_id: str) -> dict[str, Any]:
     row = jobs.get(session, job_id)
     job = to_json(session, row)
     files = jobs.artifacts_of(session, job_id)
-    dataset = dataset_names(session, [row.spec])[row.spec["dataset"]]
+    dataset = dataset_names(session, [row.spec])[row.spec.get("dataset", "")]
     return {
         "job": job,
         "dataset": dataset,
@@ -76,7 +76,7 @@ def _actions(row: Job, status: str) -> list[tuple[str, str, str]]:
 def _figures(job: Mapping[str, Any]) -> Iterator[tuple[str, str, str | None]]:
     """(label, value in words, metric): the last point of `metric` is shown until the job has a result."""
     result = job["result"] or {}
-    for label, name, write, metric in FIGURES[job["kind"]]:
+    for label, name, write, metric in FIGURES.get(job["kind"], ()):
         if metric or name in result:
             yield label, write(result.get(name)), None if result else metric
     if table := result.get("gradient_check"):
@@ -133,7 +133,8 @@ FIGURES: dict[str, tuple[Figure, ...]] = {
 def _fields(job: Mapping[str, Any], dataset: str) -> Iterator[tuple[str, str, bool]]:
     """(field, value in words, whether the value is the default)"""
     spec: dict[str, Any] = job["spec"]
-    defaults = KINDS[job["kind"]].model_validate({"seed": 0}).to_json()
+    kind = KINDS.get(job["kind"])  # None: a newer version has accepted the job
+    defaults = kind.model_validate({"seed": 0}).to_json() if kind else {}
     for name, value in spec.items():
         if name not in ELSEWHERE:
             words = f"{dataset} ({value})" if name == "dataset" and value != dataset else _words(value)

@@ -63,7 +63,7 @@ def rows_of(session: Session, page: Sequence[Job]) -> list[Row]:
     objects = page_to_json(session, page)
     names = dataset_names(session, [job.spec for job in page])
     return [
-        _row(job, shown, names[job.spec["dataset"]], sparklines.get(job.id, Sparkline()), looks.get(job.id))
+        _row(job, shown, names[job.spec.get("dataset", "")], sparklines.get(job.id, Sparkline()), looks.get(job.id))
         for job, shown in zip(page, objects, strict=True)
     ]
 
@@ -115,7 +115,9 @@ def _rounds(job: Job) -> str:
 
 
 def net_of(spec: dict[str, Any]) -> str:
-    """The architecture in short: mlp 30, cnn 16-32-64, resnet18"""
+    """The architecture in short: mlp 30, cnn 16-32-64, resnet18; empty for a job of an unknown kind without one"""
+    if "architecture" not in spec:
+        return ""
     found = spec["architecture"]
     if "name" in found:
         return str(found["name"])

@@ -6,8 +6,10 @@ from typing import Any
 
 import structlog
 from flask import Response, g, json, request
+from sqlalchemy.exc import SQLAlchemyError
 from werkzeug.exceptions import HTTPException, InternalServerError
 
+from api.services import services
 from shared.disks import disk_is_full
 from shared.errors import (
     DatabaseAway,
@@ -16,6 +18,7 @@ from shared.errors import (
     GradqError,
     InsufficientScope,
     InvalidSpec,
+    SchemaMismatch,
     StoreUnavailable,
     TokenMissing,
     Unauthenticated,
@@ -56,9 +59,12 @@ class InvalidImages(InvalidSpec):
 
 
 def render_error(error: Exception) -> Response:
+    if isinstance(error, SQLAlchemyError):
+        error = _schema_mismatch() or error
     if isinstance(error, DatabaseAway):
         log.warning("database away", error=error.detail, request_id=request_id())
-        detail = f"{error.title}; retry in {RETRY_SECONDS} s"  # the driver's message names hosts and users
+        # the driver's message names hosts and users
+        detail = error.detail if isinstance(error, SchemaMismatch) else f"{error.title}; retry in {RETRY_SECONDS} s"
         response = problem(error.status, error.code, error.title, detail)
         response.headers["Retry-After"] = str(RETRY_SECONDS)
         return response
@@ -89,6 +95,17 @@ def _is_for_lack_of_room(error: Exception) -> bool:
     not count, since that may quote the client."""
     cause = error if isinstance(error, OSError) else error.__cause__ or error.__context__
     return isinstance(cause, OSError) and disk_is_full(cause)
+
+
+def _schema_mismatch() -> DatabaseAway | None:
+    """Why a query failed that is correct for the right schema, if the database has another or cannot be reached."""
+    try:
+        services().schema.check(fresh=True)
+    except DatabaseAway as error:
+        return error
+    except SQLAlchemyError as error:
+        log.warning("the schema's revision cannot be read", error=str(error))
+    return None
 
 
 def _challenge(error: GradqError) -> str:

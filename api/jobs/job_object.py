@@ -93,9 +93,10 @@ def _progress(job: Job) -> dict[str, Any] | None:
         return None
     done, total, speed = (job.progress[key] for key in ("step", "total_steps", "examples_per_second"))
     eta = None
-    if job.state == JobState.RUNNING and speed:
+    batch_size = job.spec.get("batch_size")  # None: a job of a kind that this version does not know
+    if job.state == JobState.RUNNING and speed and batch_size:
         batches = (total - done) / _steps_per_batch(job, total)
-        eta = round(batches * job.spec["batch_size"] / speed, 1)
+        eta = round(batches * batch_size / speed, 1)
     return {
         "epoch": job.progress["epoch"],
         "epochs": job.progress["epochs"],

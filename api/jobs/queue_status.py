@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import func, not_, select, true
 from sqlalchemy.orm import Session
 
 from shared.db.tables import Job, Worker, database_now
@@ -15,13 +15,14 @@ from shared.jobs import limits
 from shared.jobs.joblog import now
 from shared.jobs.queue import ahead_of, may_start
 from shared.jobs.states import JobState
-from shared.workers import live_workers
+from shared.workers import job_kinds_of, live_workers
 
 REQUESTED_DEVICES = ("auto", "cpu", "cuda")
 OUTAGES = {
     "store_unavailable": "the artifact store is not available; it starts once the store takes files again",
     "disk_full": "the workers' disk is full; it starts once there is room",
 }
+NO_JOBS = (0, None, 0, None, 0, 0, None)
 IN_QUEUES = (JobState.QUEUED, JobState.RUNNING, JobState.PAUSED)
 
 
@@ -77,10 +78,27 @@ def _jobs_ahead(session: Session, waiting: list[Job]) -> dict[str, int]:
 
 
 def _reason_to_wait(job: Job, ahead: int, workers: Sequence[Worker]) -> dict[str, str]:
+    kinds = _kinds_of(_granting(job.device, workers))
+    if kinds is not None and job.kind not in kinds:
+        return _no_worker_for_kind(job.kind)
     if job.not_before is not None and job.not_before > now():
         return _backoff(job.not_before)
     jobs_ahead = "1 job" if ahead == 1 else f"{ahead} jobs"
     return _reason_of_device(job.device, workers, ahead + 1, f"{jobs_ahead} ahead, ")
+
+
+def _kinds_of(workers: Sequence[Worker]) -> set[str] | None:
+    """The kinds of jobs that some of these workers can run; None if that is unknown: without workers, or with one of a
+    version that does not report it."""
+    reported = [job_kinds_of(worker) for worker in workers]
+    if not reported or None in reported:
+        return None
+    return {kind for kinds in reported for kind in kinds or ()}
+
+
+def _no_worker_for_kind(kind: str) -> dict[str, str]:
+    detail = f"no live worker can run a job of kind {kind}; update the workers to the version that accepted it"
+    return {"code": "no_worker_for_kind", "detail": detail}
 
 
 def _at_limit(limit: int | None) -> dict[str, str]:
@@ -122,15 +140,19 @@ def queues(session: Session, live_within_seconds: float, running_limit: int | No
     workers = live_workers(session, live_within_seconds)
     later = Job.not_before > database_now()
     busy = Job.owner.in_(limits.owners_at_limit(session, running_limit))
+    kinds = _kinds_of(_granting("auto", workers))
+    known = Job.kind.in_(sorted(kinds)) if kinds is not None else true()
     query = (
         select(
             Job.device,
             Job.state,
             func.count(),
             func.min(Job.created_at),
-            func.count().filter(later),
-            func.min(Job.not_before).filter(later),
-            func.count().filter(busy, may_start()),
+            func.count().filter(later, known),
+            func.min(Job.not_before).filter(later, known),
+            func.count().filter(busy, may_start(), known),
+            func.count().filter(not_(known)),
+            func.min(Job.kind).filter(not_(known)),
         )
         .where(Job.state.in_(IN_QUEUES))
         .group_by(Job.device, Job.state)
@@ -139,7 +161,7 @@ def queues(session: Session, live_within_seconds: float, running_limit: int | No
     return [
         _queue(
             device,
-            {state: counted.get((device, state), (0, None, 0, None, 0)) for state in IN_QUEUES},
+            {state: counted.get((device, state), NO_JOBS) for state in IN_QUEUES},
             workers,
             running_limit,
         )
@@ -151,15 +173,16 @@ def queues(session: Session, live_within_seconds: float, running_limit: int | No
 def _queue(
     device: str, counted: dict[JobState, tuple[Any, ...]], workers: Sequence[Worker], running_limit: int | None
 ) -> Queue:
-    queued, oldest, backing_off, next_try, held_back = counted[JobState.QUEUED]
+    queued, oldest, backing_off, next_try, held_back, unknown, kind = counted[JobState.QUEUED]
     reasons: list[dict[str, Any]] = []
-    if queued > backing_off + held_back:
-        ready = queued - backing_off - held_back
+    if (ready := queued - backing_off - held_back - unknown) > 0:
         reasons.append({**_reason_of_device(device, workers, ready), "jobs": ready})
     if held_back:
         reasons.append({**_at_limit(running_limit), "jobs": held_back})
     if backing_off:
         reasons.append({**_backoff(next_try), "jobs": backing_off})
+    if unknown:
+        reasons.append({**_no_worker_for_kind(kind), "jobs": unknown})
     granting = _granting(device, workers)
     return Queue(
         device=device,

@@ -64,5 +64,6 @@ def _throughput(session: Session) -> tuple[float, float]:
     for progress, spec in session.execute(select(Job.progress, Job.spec).where(Job.state == JobState.RUNNING)):
         if progress is not None:
             examples += progress["examples_per_second"]
-            steps += progress["examples_per_second"] / spec["batch_size"]
+            if "batch_size" in spec:  # which a job of a kind that this version does not know may lack
+                steps += progress["examples_per_second"] / spec["batch_size"]
     return examples, steps

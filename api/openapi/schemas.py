@@ -74,6 +74,7 @@ class QueueReason(Answer):
         "starting",
         "waiting_for_device",
         "no_such_device",
+        "no_worker_for_kind",
         "retry_backoff",
         "owner_at_limit",
         "store_unavailable",
@@ -419,9 +420,20 @@ class Devices(Answer):
     memory: list[DeviceMemory] = []
 
 
+class WorkerBroker(Answer):
+    """Whether the worker receives messages about queued jobs. While it does not, it polls for them. `errors` and
+    `rejected`: errors of the broker, and elements of its queue that were not gradq's, since the worker's start."""
+
+    ok: bool
+    detail: str | None
+    errors: int
+    rejected: int
+
+
 class Worker(Answer):
     """A worker whose last heartbeat is less than GRADQ_LEASE_SECONDS old. `running`: your jobs on its slots,
-    `others_running`: the number of other owners' jobs."""
+    `others_running`: the number of other owners' jobs. `broker` and `job_kinds` are null for a worker of a version that
+    does not report them."""
 
     object: Literal["worker"]
     id: str
@@ -434,6 +446,8 @@ class Worker(Answer):
         description="why it claims no job until a probe succeeds: the artifact store, or the disk of its run folders"
     )
     devices: Devices
+    broker: WorkerBroker | None = None
+    job_kinds: list[str] | None = None
     running: list[str]
     others_running: int
     version: str
@@ -574,12 +588,15 @@ class Health(Answer):
 
 
 class Readiness(Answer):
-    """Jobs are accepted while the broker is `away`."""
+    """Jobs are accepted while the broker is `away`: it cannot be reached, or returns errors, which `broker_detail`
+    explains. `workers_without_broker`: live workers that do not receive its messages, and poll for jobs."""
 
     ready: Literal[True]
     database: Literal["ok"]
     broker: Literal["ok", "away"]
+    broker_detail: str | None = None
     workers: int
+    workers_without_broker: int = 0
 
 
 class WhoAmI(Answer):

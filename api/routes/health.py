@@ -12,9 +12,9 @@ from api.http.errors import RETRY_SECONDS, problem
 from api.openapi import schemas
 from api.openapi.endpoint import endpoint
 from api.services import services
-from shared.errors import DatabaseAway
+from shared.errors import DatabaseAway, SchemaMismatch
 from shared.version import VERSION
-from shared.workers import live_workers
+from shared.workers import broker_of, live_workers
 
 bp = Blueprint("health", __name__)
 log = structlog.get_logger()
@@ -32,20 +32,28 @@ def healthz() -> Response:
 def readyz() -> Response:
     """Check readiness: jobs are accepted
 
-    Requires the database. If the broker is unreachable, `broker` is `away`: jobs are still stored, and workers find
-    them by polling the database.
+    Requires the database, with the schema of this version: else `database` is `away`, and `database_detail` names the
+    schema's revision. If the broker is unreachable or returns errors, `broker` is `away`: jobs are still stored,
+    and workers find them by polling the database.
     """
-    broker = "ok" if services().broker.ping() else "away"
+    fault = services().broker.fault()
+    broker = {"broker": "away" if fault else "ok", "broker_detail": fault}
     try:
+        services().schema.check()
         with services().database.read() as session:
-            workers = len(live_workers(session, services().settings.lease_seconds))
-    except (DatabaseAway, SQLAlchemyError) as error:  # SQLAlchemyError: reachable, but without tables yet
+            workers = live_workers(session, services().settings.lease_seconds)
+    except (DatabaseAway, SQLAlchemyError) as error:  # SQLAlchemyError: reachable, but not with these tables
         log.warning("not ready", error=str(error))
-        away = {"ready": False, "database": "away", "broker": broker, "workers": 0}
-        response = problem(503, DatabaseAway.code, DatabaseAway.title, "jobs cannot be stored at the moment", **away)
+        found = error.detail if isinstance(error, SchemaMismatch) else None
+        away = {"ready": False, "database": "away", "database_detail": found, **broker}
+        counts = {"workers": 0, "workers_without_broker": 0}
+        detail = f"jobs cannot be stored at the moment{f': {found}' if found else ''}"
+        response = problem(503, DatabaseAway.code, DatabaseAway.title, detail, **away, **counts)
         response.headers["Retry-After"] = str(RETRY_SECONDS)
         return response
-    return jsonify({"ready": True, "database": "ok", "broker": broker, "workers": workers})
+    without = sum(not state["ok"] for worker in workers if (state := broker_of(worker)) is not None)
+    counts = {"workers": len(workers), "workers_without_broker": without}
+    return jsonify({"ready": True, "database": "ok", **broker, **counts})
 
 
 @bp.get("/v1/version")

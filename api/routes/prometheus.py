@@ -34,6 +34,7 @@ from api.services import Services, services
 from shared.errors import DatabaseAway
 from shared.jobs import counters
 from shared.version import VERSION
+from shared.workers import broker_of
 
 REQUESTED_DEVICES = ("auto", "cpu", "cuda")
 METHODS = ("GET", "HEAD", "POST", "PATCH", "PUT", "DELETE", "OPTIONS")
@@ -144,6 +145,16 @@ def _of_workers(found: ServiceStats) -> Iterator[Metric]:
         "1 while the worker claims no job: the store or its disk takes no files.",
         labels=["worker"],
     )
+    broker = GaugeMetricFamily(
+        "gradq_worker_broker_ok", "1 while the worker receives messages about queued jobs, else 0.", labels=["worker"]
+    )
+    errors, rejected = (
+        CounterMetricFamily(f"gradq_worker_broker_{name}", text, labels=["worker"])
+        for name, text in (
+            ("errors", "Errors of the broker, and of the connection to it."),
+            ("rejected_messages", "Elements of the broker's queue that were not gradq's."),
+        )
+    )
     used, total = (
         GaugeMetricFamily(f"gradq_device_memory_{name}_bytes", text, labels=["worker", "device"])
         for name, text in (("used", "Memory in use; for the CPU, the host's."), ("total", "Total memory."))
@@ -153,10 +164,14 @@ def _of_workers(found: ServiceStats) -> Iterator[Metric]:
         free.add_metric([worker.id], worker.free_slots)
         draining.add_metric([worker.id], worker.draining)
         outage.add_metric([worker.id], worker.outage is not None)
+        if (state := broker_of(worker)) is not None:
+            broker.add_metric([worker.id], state["ok"])
+            errors.add_metric([worker.id], state["errors"])
+            rejected.add_metric([worker.id], state["rejected"])
         for device in worker.devices.get("memory", ()):
             used.add_metric([worker.id, device["device"]], device["used_bytes"])
             total.add_metric([worker.id, device["device"]], device["total_bytes"])
-    yield from (slots, free, draining, outage, used, total)
+    yield from (slots, free, draining, outage, broker, errors, rejected, used, total)
 
 
 def _of_counters(found: dict[str, dict[str, counters.Sum]]) -> Iterator[Metric]:

@@ -96,7 +96,8 @@ def queue_again(session: Session, job_id: str) -> Job:
     limits.check_queued(session, jobs.get(session, job_id).owner, services().settings.max_queued_jobs)
     job = jobs.retry(session, job_id)
     # the dataset may have been deleted since the job ended
-    dataset_store.lock_for_job(session, job.spec["dataset"], owner_filter())
+    if "dataset" in job.spec:  # which a job of a kind that this version does not know may lack
+        dataset_store.lock_for_job(session, job.spec["dataset"], owner_filter())
     return job
 
 

@@ -14,7 +14,9 @@ from api.openapi.endpoint import endpoint
 from api.services import services
 from shared.db.tables import Job
 from shared.jobs.states import JobState
-from shared.workers import live_workers
+from shared.workers import broker_of, job_kinds_of, live_workers
+
+DEVICE_FACTS = ("kinds", "slots", "memory")
 
 bp = Blueprint("workers", __name__)
 
@@ -45,7 +47,9 @@ def index() -> Response:
                     "free_slots": worker.free_slots,
                     "draining": worker.draining,
                     "outage": worker.outage,
-                    "devices": worker.devices,
+                    "devices": {name: worker.devices[name] for name in DEVICE_FACTS if name in worker.devices},
+                    "broker": broker_of(worker),
+                    "job_kinds": job_kinds_of(worker),
                     "running": running.get(worker.id, []),
                     "others_running": others[worker.id],
                     "version": worker.version,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +35,28 @@ def revision_of(connection: Connection) -> str | None:
     """The schema's revision; None if the database has no tables. Raises ConfigurationError for an unknown revision."""
     revision = MigrationContext.configure(connection).get_current_revision()
     if revision is not None and revision not in known():
-        raise ConfigurationError(
-            f"the database is at revision {revision}, which gradq {VERSION} does not know: a newer version of gradq "
-            "has migrated it. Use that version or a newer one; docs/operations.md describes how to go back."
-        )
+        raise ConfigurationError(mismatch(revision) or "")
     return revision
+
+
+def mismatch(revision: str | None) -> str | None:
+    """Why this version of gradq cannot use a database at this revision, with the next step; None if it can."""
+    line = _line()
+    if revision == line[-1]:
+        return None
+    if revision is None:
+        return f"the database has no tables of gradq; run `gradq migrate`, which creates revision {line[-1]}"
+    if revision in line:
+        return f"the database is at revision {revision}, and gradq {VERSION} needs {line[-1]}; run `gradq migrate`"
+    return (
+        f"the database is at revision {revision}, which gradq {VERSION} does not know: a newer version of gradq "
+        "has migrated it. Use that version or a newer one; docs/operations.md describes how to go back."
+    )
+
+
+@functools.cache
+def _line() -> tuple[str, ...]:
+    return tuple(known())
 
 
 def move(connection: Connection, to: str = NEWEST) -> str:

@@ -23,6 +23,7 @@ from shared.jobs import counters, jobs, limits
 from shared.jobs.joblog import Line, add_line, insert_lines, now, status_line
 from shared.jobs.retry_backoff import LONGEST_BACKOFF_SECONDS, MOST_OUTAGES, OUTAGES, Cause, backoff_seconds
 from shared.jobs.states import ALLOWED_MOVES, TERMINAL, JobState
+from shared.spec.job_spec import DEFAULT_ATTEMPTS, KINDS
 
 StopRequest = Literal["cancel", "pause"]
 
@@ -49,6 +50,11 @@ def may_start() -> ColumnElement[bool]:
     return and_(Job.state == JobState.QUEUED, ready)
 
 
+def known_kind() -> ColumnElement[bool]:
+    """Condition for a job of a kind that this version can run; a newer version may have queued others."""
+    return Job.kind.in_(list(KINDS))
+
+
 def ahead_of(other: Any, job: Any) -> ColumnElement[bool]:
     """Whether `other` is claimed before `job` if both are queued; each is a row or the table."""
     return or_(
@@ -60,7 +66,7 @@ def ahead_of(other: Any, job: Any) -> ColumnElement[bool]:
 
 def waiting(session: Session, fits: Iterable[str], most: int, running_limit: int | None = None) -> int:
     """How many jobs a slot could claim now, counted up to `most`. `fits`: the requested devices that it can run."""
-    claimable = (may_start(), Job.device.in_(list(fits)), *limits.may_run_more(running_limit))
+    claimable = (may_start(), known_kind(), Job.device.in_(list(fits)), *limits.may_run_more(running_limit))
     some = select(Job.id).where(*claimable).limit(most).subquery()
     return session.scalar(select(func.count()).select_from(some)) or 0
 
@@ -73,7 +79,7 @@ def claim(
     lease_seconds: float,
     running_limit: int | None = None,
 ) -> Job | None:
-    """Claim the first queued job whose requested device is in `fits`; return None if there is none.
+    """Claim the first queued job of a known kind whose requested device is in `fits`; return None if there is none.
 
     Increments the job's attempt and writes a lease. `running_limit` is the number of jobs that one owner may have
     running; jobs of owners at the limit are skipped.
@@ -81,7 +87,7 @@ def claim(
     limits.lock_claims(session, running_limit)
     best = (
         select(Job.id)
-        .where(may_start(), Job.device.in_(list(fits)), *limits.may_run_more(running_limit))
+        .where(may_start(), known_kind(), Job.device.in_(list(fits)), *limits.may_run_more(running_limit))
         .order_by(Job.priority.desc(), Job.created_at, Job.id)
         .limit(1)
         .with_for_update(skip_locked=True)
@@ -270,7 +276,7 @@ def mark_lost(session: Session, lease: Lease, detail: str, cause: Cause = "worke
         return JobState.CANCELLED
     outages = _outages_in_a_row(session, lease) + 1 if cause in OUTAGES else 0
     counted = not 0 < outages <= MOST_OUTAGES
-    failures, allowed = job.failures + counted, job.spec["max_attempts"]
+    failures, allowed = job.failures + counted, job.spec.get("max_attempts", DEFAULT_ATTEMPTS)
     if counted and failures >= allowed:
         reason = {
             "code": "too_many_attempts",

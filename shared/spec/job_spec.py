@@ -19,6 +19,7 @@ from shared.validation_errors import closest, did_you_mean, field_error, path_of
 
 MAX_NAME, MAX_LABELS = 128, 16
 MAX_SEED = 2**53 - 1  # the largest integer that every JSON reader keeps exact
+DEFAULT_ATTEMPTS = 3  # of a job, before it fails
 JOB_ID = r"^job_[0-9a-f]{32}$"
 SMALLEST, LARGEST = 1e-37, 1e30  # limits of numbers that float32 does not round to 0 or infinity
 SMALL_IMAGE = 64  # pixels: up to this size a ResNet omits its first two halvings, and other models enlarge the image
@@ -419,7 +420,7 @@ class Work(Model):
     """device to run on; auto: the first that is free"""
     max_seconds: Annotated[float, Field(gt=0, le=30 * 86_400)] = 86_400.0
     """time limit of one attempt, in seconds"""
-    max_attempts: Annotated[int, Field(ge=1, le=20)] = 3
+    max_attempts: Annotated[int, Field(ge=1, le=20)] = DEFAULT_ATTEMPTS
     """number of lost attempts after which the job fails"""
     priority: Priority = 50
     """queued jobs with a higher priority start first"""

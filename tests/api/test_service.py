@@ -44,7 +44,22 @@ class TestHealth:
         hands.beat()
         body = client.get("/readyz").json
         conforms(body, "Readiness")
-        assert body == {"ready": True, "database": "ok", "broker": "away", "workers": 1}
+        expected = {"ready": True, "database": "ok", "broker": "away", "broker_detail": "Redis cannot be reached"}
+        assert body == {**expected, "workers": 1, "workers_without_broker": 0}
+
+    def test_workers_that_receive_no_messages_are_counted(self, client, hands, conforms):
+        state = {"ok": True, "detail": None, "errors": 0, "rejected": 0}
+        devices = {"kinds": ["cpu"], "slots": []}
+        hands.beat("old", devices=devices)
+        hands.beat("well", devices={**devices, "broker": state})
+        hands.beat("without", devices={**devices, "broker": {**state, "ok": False, "detail": "READONLY: …"}})
+        body = client.get("/readyz").json
+        conforms(body, "Readiness")
+        assert (body["ready"], body["workers"], body["workers_without_broker"]) == (True, 3, 1)
+        found = client.get("/v1/workers").json
+        conforms(found, "WorkerList")
+        assert [row["broker"] and row["broker"]["ok"] for row in found["data"]] == [None, True, False]
+        assert all(set(row["devices"]) == {"kinds", "slots"} for row in found["data"])
 
     def test_not_ready_without_a_database(self, client_without_database, problem):
         answer = client_without_database.get("/readyz")

@@ -20,6 +20,7 @@ import pytest
 from alembic import command
 from redis import Redis
 from sqlalchemy import text
+from support.broker_faults import FAULTS, RESPONSES, lying_server
 from support.images import npz, small
 from support.waiting import wait_for
 from typer.testing import CliRunner
@@ -145,6 +146,34 @@ def test_a_broker_that_is_dead_is_a_problem_with_a_way_out(doctor, tmp_path: Pat
     assert report["broker"]["verdict"] == "problem"
     assert "Start Redis there, or correct GRADQ_REDIS_URL" in report["broker"]["mend"]
     assert "secret" not in json.dumps(report.body)
+
+
+@pytest.mark.parametrize("name", ["read-only replica", "queue of another type", "memory full", "command not permitted"])
+def test_a_broker_that_returns_errors_is_a_problem(doctor, redis, name):
+    with Redis.from_url(f"unix://{redis.socket}") as client:
+        FAULTS[name].begin(client)
+        found = doctor(REDIS_URL=redis.url)["broker"]
+        FAULTS[name].end(client)
+    assert found["verdict"] == "problem"
+    assert f"cannot be used: {FAULTS[name].word}: Redis " in found["detail"]
+    assert doctor(REDIS_URL=redis.url)["broker"]["verdict"] == "ok"
+
+
+@pytest.mark.parametrize("name", ["HTTP", "always OK", "LOADING", "malformed length"])
+def test_a_broker_that_is_not_a_redis_is_a_problem(doctor, name):
+    with lying_server(RESPONSES[name]) as url:
+        found = doctor(REDIS_URL=url)["broker"]
+    assert found["verdict"] == "problem"
+    assert found["detail"].startswith(url)
+
+
+def test_a_worker_that_receives_no_messages_is_warned_of(doctor, api, tmp_path: Path):
+    broker = {"ok": False, "detail": "READONLY: Redis is a read-only replica", "errors": 1, "rejected": 0}
+    add_worker(api, devices={"kinds": ["cpu"], "slots": [], "broker": broker})
+    for url in (api.url, NOBODY):  # by the API's answer, and by the row
+        found = doctor(STATE_DIR=str(api.settings.state_dir), URL=url)["workers"]
+        assert found["verdict"] == "warning"
+        assert "w1@here receives no messages and polls the database: READONLY" in found["detail"]
 
 
 def test_a_broker_that_may_evict_is_warned_of(doctor, redis):

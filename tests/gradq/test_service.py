@@ -189,6 +189,9 @@ def test_migrate_to_a_revision_is_refused_while_a_worker_lives(tmp_path: Path, m
 @pytest.mark.long
 def test_an_api_that_is_stopped_ends_with_0_and_one_that_cannot_start_does_not(tmp_path: Path):
     """Its processes end without unloading their modules, which must not change their exit codes."""
+    database = Database(f"sqlite:///{tmp_path / 'gradq.db'}")
+    database.migrate()
+    database.close()
 
     def start(**settings: str) -> subprocess.Popen[str]:
         env = {**os.environ, "GRADQ_STATE_DIR": str(tmp_path), **settings}

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from support.broker_faults import FAULTS, RESPONSES, lying_server
 from support.postgres import free_port
 from support.redis_server import Server, redis_server
 from support.waiting import wait_for
@@ -90,6 +91,42 @@ def test_a_frozen_server_does_not_block_the_caller(server: Server, known: bool) 
     server.process.send_signal(signal.SIGCONT)
     wait_for(broker.ring, 30, "the bell once the server goes on")
     assert broker.ping()
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_server_that_takes_no_messages_is_not_an_error_is_explained_and_is_used_again_when_it_does(
+    server: Server, name: str
+) -> None:
+    fault, broker = FAULTS[name], Broker(server.url)
+    assert (broker.ring(), broker.fault()) == (True, None)
+    fault.begin(server.client)
+    rang = broker.ring()
+    assert not rang or name == "bindings of another type", "kombu declares the bindings once per address"
+    assert broker.ping() == (name != "password required"), "it responds"
+    assert (broker.fault() or "").startswith(f"{fault.word}: Redis ")
+    fault.end(server.client)
+    assert (broker.ring(), broker.ping(), broker.fault()) == (True, True, None)
+
+
+@pytest.mark.parametrize("name", RESPONSES)
+def test_a_server_that_is_not_a_redis_is_not_an_error_and_is_explained_in_one_line(name: str) -> None:
+    with lying_server(RESPONSES[name]) as url:
+        broker = Broker(url)
+        broker.ring()  # whether it returns False depends on the response: the server may accept everything
+        fault = broker.fault()
+        assert fault is not None
+        assert fault.isprintable()
+        assert name in fault or name.islower() or name in ("HTTP", "always OK")
+        assert "127.0.0.1" not in fault
+
+
+def test_the_check_of_the_broker_changes_nothing(server: Server) -> None:
+    assert Broker(server.url).fault() is None
+    assert server.client.keys() == []
+    Broker(server.url).ring()
+    before = server.messages()
+    assert Broker(server.url).fault() is None
+    assert server.messages() == before
 
 
 def test_a_broker_opens_no_connection_before_the_first_ring(server: Server) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import update
+import structlog
+from sqlalchemy import text, update
 from sqlalchemy.orm import Session
 from support.store import OVER, claim, claim_again, job_of, lines_of, read, running, submit, write
 
@@ -17,9 +19,12 @@ from shared.artifacts import ArtifactStore, checkpoint_key
 from shared.audit import HOST
 from shared.broker import Broker
 from shared.config import Settings
+from shared.db import migrate
 from shared.db.database import Database
+from shared.db.schema_check import SchemaCheck
 from shared.db.tables import AuditRow, Job, database_now
 from shared.errors import DatabaseAway
+from shared.spec.job_spec import KINDS
 from worker.context import WorkerContext
 from worker.devices import CPU, SlotPool
 from worker.reconciler import Reconciler, worker_row
@@ -179,3 +184,58 @@ def test_an_outage_is_in_the_worker_s_row(reconciler: Callable[[str], Reconciler
     leader.context.storage.report("store_unavailable", "away")
     leader.tick()
     assert [worker.outage for worker in read(database, workers.live_workers, 60)] == ["store_unavailable"]
+
+
+def at(database: Database, revision: str) -> None:
+    with database.write() as session:
+        session.execute(text("UPDATE alembic_version SET version_num = :revision"), {"revision": revision})
+
+
+@pytest.mark.parametrize("revision", [*migrate.known()[-2:-1], "0099"])
+def test_while_the_schema_is_of_another_version_no_job_is_claimed_or_requeued_and_the_worker_says_so(
+    reconciler: Callable[[str], Reconciler], database: Database, polled: list[bool], revision: str
+) -> None:
+    worker = reconciler("a")
+    worker.tick()
+    assert (worker.schema_fits, len(polled)) == (True, 1)
+    lease = running(database, seconds=OVER)
+    at(database, revision)
+    try:
+        worker.schema._found = (None, 0.0)
+        with structlog.testing.capture_logs() as log:
+            worker.tick()
+            worker.tick()
+        assert [line["event"] for line in log] == ["no jobs are taken"], "once"
+        assert f"revision {revision}" in log[0]["error"]
+        assert (worker.schema_fits, len(polled)) == (False, 1)
+        assert job_of(database, lease.job_id).state == "running"
+        with database.read() as session:
+            (row,) = workers.live_workers(session, 60)
+        assert row.draining, "clients see that it takes no jobs"
+    finally:
+        at(database, migrate.known()[-1])
+    worker.schema._found = (None, 0.0)
+    worker.tick()
+    assert (worker.schema_fits, len(polled)) == (True, 2)
+    assert job_of(database, lease.job_id).state == "queued"
+
+
+def test_a_heartbeat_that_fails_on_another_schema_is_no_error(
+    reconciler: Callable[[str], Reconciler], settings: Settings, tmp_path: Path
+) -> None:
+    worker, empty = reconciler("a"), Database(f"sqlite:///{tmp_path / 'empty.db'}")
+    worker.database, worker.schema = empty, SchemaCheck(empty)
+    assert worker.tick() == settings.reconcile_seconds
+    assert not worker.schema_fits
+    worker.start()
+    worker.stop()
+
+
+def test_the_row_names_the_kinds_of_jobs_and_the_state_of_the_broker(
+    reconciler: Callable[[str], Reconciler], database: Database
+) -> None:
+    reconciler("a").tick()
+    with database.read() as session:
+        (row,) = workers.live_workers(session, 60)
+    assert workers.job_kinds_of(row) == sorted(KINDS)
+    assert set(workers.broker_of(row) or ()) == {"ok", "detail", "errors", "rejected"}

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from redis import Redis
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import ResponseError
 
 from gradq.commands.checkups.finding import Finding, ok, problem, warning
 from gradq.commands.checkups.targets import Targets
 from gradq.local.broker_process import OLDEST, SOCKET_NAME, find_binary
 from gradq.local.folders import place_for_sockets
 from shared.addresses import without_secrets
-from shared.broker import redis_url
+from shared.broker import UNREACHABLE, Broker, explain, redis_url
 from shared.config import Settings
 from shared.errors import ConfigurationError
 
@@ -34,11 +34,16 @@ def broker(targets: Targets) -> Finding:
         ) as client:
             info: dict[str, Any] = client.info("server")
             policy = _eviction_policy(client)
-    except (RedisError, OSError, ValueError) as error:
+    except Exception as error:  # the server may return anything; redis-py raises what it meets
         named = "Start Redis there, or correct GRADQ_REDIS_URL."
         own = f"`gradq up` restarts it by itself; {settings.state_dir / 'logs' / 'broker.log'} has the reason."
         mend = named if settings.redis_url is not None else own
-        return problem(f"{facts['url']} does not answer: {error}", f"{mend} Submitted jobs are not lost.", **facts)
+        why = explain(error)
+        said = f"{facts['url']} does not answer: {error}" if why == UNREACHABLE else f"{facts['url']}: {why}"
+        return problem(said, f"{mend} Submitted jobs are not lost.", **facts)
+    if (fault := Broker(url).fault()) is not None:
+        mend = "Correct that; until then workers poll the database, and jobs start up to some seconds later."
+        return problem(f"{facts['url']} cannot be used: {fault}", mend, **facts)
     server = str(info.get("valkey_version") or info["redis_version"])
     facts |= {"version": server, "maxmemory_policy": policy}
     if _numbers(str(info["redis_version"])) < OLDEST:

@@ -53,8 +53,9 @@ def api(targets: Targets) -> Finding:
         return problem(detail, "Start the database, then run `gradq migrate` on the service's machine.", **facts)
     facts |= {"database": ready.body["database"], "broker": ready.body["broker"]}
     if ready.body["broker"] != "ok":
-        detail = f"{targets.url} accepts jobs, but its broker is unreachable: workers start them late"
-        return warning(detail, "Start the broker on the service's machine.", **facts)
+        why = ready.body.get("broker_detail") or "Redis cannot be reached"
+        detail = f"{targets.url} accepts jobs, but workers start them late, since its broker is away: {why}"
+        return warning(detail, "Start or correct the broker on the service's machine.", **facts)
     if theirs != VERSION:
         detail = f"{targets.url} is gradq {theirs}, and this command is {VERSION}"
         return warning(detail, f"Install the same version here: `pip install gradq=={theirs}`.", **facts)
@@ -121,6 +122,10 @@ def workers(targets: Targets) -> Finding:
     if all(row["draining"] for row in rows):
         findings.append(warning("all are draining: none takes new jobs", start))
     for row in rows:
+        link = row.get("broker") or row["devices"].get("broker")  # in the API's answer, or in the row
+        if link is not None and not link["ok"]:
+            detail = f"{row['id']} receives no messages and polls the database: {link['detail']}"
+            findings.append(warning(detail, "Correct the broker; the worker connects again by itself."))
         if row["version"] != VERSION:
             detail = f"{row['id']} is gradq {row['version']}, and this command is {VERSION}"
             findings.append(warning(detail, f"Install the same version on {row['host']} and restart its worker."))

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
+from redis.exceptions import ResponseError
+from support.broker_faults import FAULTS, RESPONSES, lying_server
 from support.postgres import free_port
 from support.redis_server import Server, redis_server
 
@@ -98,6 +100,48 @@ def test_a_redis_that_never_was_reachable_fails_no_call(settings: Settings, new_
     with app.extensions[EXTENSION].database.write() as session:
         _, text = tokens.create(session, "alice", "alice", "submit", None)
     assert statuses(app.test_client(), 6, {"Authorization": f"Bearer {text}"}) == [200] * 5 + [429]
+
+
+@pytest.mark.parametrize(
+    "name", ["read-only replica", "queue of another type", "command not permitted", "password required", "memory full"]
+)
+def test_a_redis_that_returns_errors_fails_no_call(client: FlaskClient, bearer, server: Server, name: str) -> None:
+    alice = bearer("alice")
+    assert statuses(client, 2, alice) == [200] * 2
+    FAULTS[name].begin(server.client)
+    try:
+        assert set(statuses(client, 5, alice)) <= {200, 429}
+        assert client.post("/v1/jobs", json={}, headers=alice).status_code == 202
+        assert client.get("/readyz", headers=bearer("bob")).json["broker_detail"].startswith(FAULTS[name].word)
+    finally:
+        FAULTS[name].end(server.client)
+    assert client.get("/readyz", headers=bearer("carol")).json["broker"] == "ok"
+
+
+@pytest.mark.parametrize("name", ["HTTP", "LOADING", "nonsense", "always OK", "malformed length"])
+def test_a_server_that_is_not_a_redis_fails_no_call(settings: Settings, new_sqlite, name: str) -> None:
+    new_sqlite(settings.database).close()
+    with lying_server(RESPONSES[name]) as url:
+        app = create_app(settings.model_copy(update={"redis_url": type(settings.redis_url)(url)}))
+        with app.extensions[EXTENSION].database.write() as session:
+            _, text = tokens.create(session, "alice", "alice", "submit", None)
+        client, alice = app.test_client(), {"Authorization": f"Bearer {text}"}
+        assert client.post("/v1/jobs", json={}, headers=alice).status_code == 202
+        assert statuses(client, 3, alice) == [200] * 3
+        assert client.get("/readyz", headers=alice).json["broker"] == "away"
+
+
+def test_an_error_of_redis_while_another_thread_begins_to_count_here_fails_no_call(app: Flask, bearer) -> None:
+    """Flask-Limiter raises it then, unless it is told not to."""
+    (limiter,) = app.extensions["limiter"]
+    alice = bearer("alice")
+
+    def hit(*_: object, **__: object) -> bool:
+        limiter._storage_dead = True
+        raise ResponseError("an error that is not of the connection")
+
+    limiter._limiter.hit = hit
+    assert statuses(app.test_client(), 1, alice) == [200]
 
 
 def test_none_counts_nothing(settings: Settings, new_sqlite) -> None:

@@ -19,6 +19,8 @@ MEMORY = [
 ]
 DEVICES = {"kinds": ["cpu"], "slots": [{"kind": "cpu", "name": "cpu", "uuid": None}], "memory": MEMORY}
 
+BROKER = {"ok": False, "detail": "READONLY: …", "errors": 7, "rejected": 3}
+
 
 @pytest.fixture
 def scrape(client):
@@ -73,6 +75,18 @@ def test_ends_are_counted_by_reason_and_stay_when_the_jobs_are_deleted(client, h
     counters = samples(before, ("counter", "histogram"))
     after = samples(scrape(), ("counter", "histogram"))
     assert all(after[key] >= count for key, count in counters.items())
+
+
+def test_the_connection_of_each_worker_to_the_broker(hands, scrape):
+    hands.beat("w1", devices={**DEVICES, "broker": BROKER})
+    hands.beat("w2", devices={**DEVICES, "broker": {**BROKER, "ok": True, "detail": None}})
+    hands.beat("old", devices=DEVICES)
+    text = scrape()
+    assert value(text, "gradq_worker_broker_ok", worker="w1") == 0
+    assert value(text, "gradq_worker_broker_ok", worker="w2") == 1
+    assert value(text, "gradq_worker_broker_errors_total", worker="w1") == 7
+    assert value(text, "gradq_worker_broker_rejected_messages_total", worker="w1") == 3
+    assert 'gradq_worker_broker_ok{worker="old"}' not in text
 
 
 def test_the_throughput_of_running_jobs(hands, scrape):
@@ -140,7 +154,7 @@ def test_promtool_accepts_the_alerting_rules_and_their_metrics_exist(hands, scra
     rules = ROOT / "docs" / "prometheus-alerts.yml"
     check("rules", str(rules))
     hands.submit()
-    hands.beat(devices=DEVICES)
+    hands.beat(devices={**DEVICES, "broker": BROKER})
     hands.finish(hands.start(), result=results["succeeded"])
     scrape()
     known = {name for name, _ in samples(scrape())}
@@ -150,7 +164,7 @@ def test_promtool_accepts_the_alerting_rules_and_their_metrics_exist(hands, scra
 
 
 def test_every_metric_is_in_the_manual(hands, scrape, results):
-    hands.beat(devices=DEVICES)
+    hands.beat(devices={**DEVICES, "broker": BROKER})
     manual = (ROOT / "docs" / "operations.md").read_text()
     described = set(re.findall(r"`(gradq_\w+)[{`]", manual))
     scrape()
