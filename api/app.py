@@ -121,7 +121,7 @@ def _end(response: Response) -> Response:
     log.info(
         "request",
         method=request.method,
-        path=request.path,
+        path=logs.cut(request.path, logs.LONGEST_PATH),
         status=response.status_code,
         owner=g.principal.owner,
         token_id=g.principal.token_id,

@@ -29,6 +29,7 @@ from api.monitoring import request_counts
 from api.monitoring.request_counts import child_exit
 from api.waiting.long_polling import EXTENSION as LONG_POLLS
 from api.waiting.long_polling import LongPolls
+from shared.logs import LONGEST_PATH
 from shared.loopback import is_loopback_address
 
 # what gunicorn reads
@@ -99,8 +100,9 @@ class Worker(ThreadWorker):
         if not isinstance(exc, errors.ParseException) or isinstance(exc, SERVER_ERRORS):
             super().handle_error(req, client, addr, exc)
             return
-        self.log.warning("request refused: %s", exc)
-        util.write_nonblock(client, refusal(REFUSALS.get(type(exc), HTTPStatus.BAD_REQUEST), str(exc)[:200]))
+        why = str(exc)[:LONGEST_PATH]  # it has the refused line or header
+        self.log.warning("request refused: %s", why)
+        util.write_nonblock(client, refusal(REFUSALS.get(type(exc), HTTPStatus.BAD_REQUEST), why))
 
 
 def refusal(status: HTTPStatus, detail: str) -> bytes:

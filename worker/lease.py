@@ -16,6 +16,7 @@ from shared.config import Settings
 from shared.db.database import Database
 from shared.errors import DatabaseAway, LeaseLost
 from shared.jobs import queue
+from shared.maintenance import MaintenanceThread
 
 POLL_SECONDS = 0.5  # between two reads of the requests to stop
 RETRY_SECONDS = 0.5  # between two tries at a database that is away
@@ -24,19 +25,18 @@ log = structlog.get_logger()
 T = TypeVar("T")
 
 
-class LeaseKeeper(threading.Thread):
+class LeaseKeeper(MaintenanceThread):
     """Renews every third of the lease, and shows the requests on the row; only a pause request can be withdrawn.
 
     `lost` is set when the row belongs to another attempt, or when it could not be renewed in time.
     """
 
     def __init__(self, database: Database, lease: queue.Lease, settings: Settings) -> None:
-        super().__init__(name=f"lease-{lease.job_id}", daemon=True)
+        super().__init__(f"lease-{lease.job_id}", pause=min(POLL_SECONDS, settings.lease_seconds / 6))
         self.database, self.lease, self.seconds = database, lease, settings.lease_seconds
         self.lost = threading.Event()
         self.cancel_requested, self.pause_requested = threading.Event(), threading.Event()
         self.progress: dict[str, Any] | None = None  # the newest, written with the next renewal
-        self._done = threading.Event()
         self._renewed = time.monotonic()
         self._asked: float | None = None  # start of the query in flight, None if there is none
 
@@ -45,24 +45,29 @@ class LeaseKeeper(threading.Thread):
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
-        self._done.set()
+        self.stopped.set()
         self.join()
 
-    def run(self) -> None:
-        while not self._done.wait(min(POLL_SECONDS, self.seconds / 6)):
-            try:
-                self._poll()
-            except LeaseLost:
-                self.lost.set()
-                return
-            except Exception as error:  # of any kind: retry until the lease would have run out
-                if not isinstance(error, DatabaseAway):
-                    log.exception("lease keeper failed", job_id=self.lease.job_id)
-                log.warning("lease not renewed", job_id=self.lease.job_id, error=str(error))
-                if time.monotonic() - self._renewed > self.seconds:
-                    self.lost.set()
-                    return
-            self._asked = None
+    def first_wait(self) -> float:
+        return self.pause
+
+    def round(self) -> float:
+        self._poll()
+        self._asked = None
+        return self.pause
+
+    def failed(self, error: Exception) -> float | None:
+        """Retry after an error of any kind until the lease would have run out."""
+        gone = isinstance(error, LeaseLost)
+        if not gone:
+            if not isinstance(error, DatabaseAway):
+                log.error("lease keeper failed", job_id=self.lease.job_id, exc_info=error)
+            log.warning("lease not renewed", job_id=self.lease.job_id, error=str(error))
+        if gone or time.monotonic() - self._renewed > self.seconds:
+            self.lost.set()
+            return None
+        self._asked = None
+        return self.pause
 
     def is_lost(self) -> bool:
         """Also true when the database has not responded for one lease period: another worker may own the job by then.

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import threading
 import time
 from collections.abc import Callable
 
 import structlog
 
-from shared import audit, idempotency, workers
+from shared import audit, heartbeat, idempotency, workers
 from shared.broker import Broker
 from shared.config import Settings
 from shared.db.tables import Worker
@@ -22,6 +21,7 @@ from shared.errors import DatabaseAway, LeaseLost, NotFound
 from shared.jobs import counters, joblog, jobs, queue
 from shared.jobs.queue import Lease
 from shared.jobs.states import JobState
+from shared.maintenance import MaintenanceThread
 from worker import leadership
 from worker.clock_jumps import ClockWatch
 from worker.context import WorkerContext
@@ -35,29 +35,30 @@ SHORTEST_WAIT_SECONDS = 0.05
 log = structlog.get_logger()
 
 
-class Reconciler(threading.Thread):
+class Reconciler(MaintenanceThread):
     """The maintenance thread. `poll`: claims and runs queued jobs on the worker's free slots, in threads of its own."""
 
     def __init__(
         self, context: WorkerContext, broker: Broker, pool: SlotPool, row: Worker, poll: Callable[[], None]
     ) -> None:
-        super().__init__(name="reconciler", daemon=True)
+        super().__init__("reconciler", pause=context.settings.reconcile_seconds)
         self.context, self.settings, self.database = context, context.settings, context.database
         self.broker, self.pool, self.row, self.poll = broker, pool, row, poll
         self.clock = ClockWatch(quiet_seconds=self.settings.lease_seconds)
-        self.stopped = threading.Event()
 
-    def run(self) -> None:
-        wait = 0.0
-        while not self.stopped.wait(wait):
-            wait = self.settings.reconcile_seconds
-            try:
-                wait = self.tick()
-            except DatabaseAway as error:
-                log.warning("the database is away", error=str(error))
-            except Exception:
-                # the next round may succeed; without heartbeats the worker would count as gone
-                log.exception("reconciler tick failed")
+    def round(self) -> float:
+        """One round, with a heartbeat for this host, also while the database is away. Returns the seconds until the
+        next."""
+        heartbeat.beat(",".join(self.pool.describe()["kinds"]))
+        return self.tick()
+
+    def failed(self, error: Exception) -> float:
+        """The next round may succeed; without heartbeats the worker would count as gone."""
+        if isinstance(error, DatabaseAway):
+            log.warning("the database is away", error=str(error))
+        else:
+            log.error("reconciler tick failed", exc_info=error)
+        return self.pause
 
     def stop(self) -> None:
         """End the thread and remove the worker's row from the registered workers."""
