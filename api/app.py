@@ -66,7 +66,7 @@ class JobId(BaseConverter):
 def create_app(settings: Settings | None = None) -> Flask:
     settings = settings or Settings.from_env()
     if not structlog.is_configured():  # else the process that embeds the app has configured the log
-        logs.configure(settings.log_level)
+        logs.configure(settings.log_level, settings.secrets)
     app = Flask("api", static_folder=None)  # api/dashboard/assets.py serves files
     app.json = JSON(app)
     app.config.update(MAX_CONTENT_LENGTH=MAX_BODY_BYTES)

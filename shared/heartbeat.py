@@ -25,8 +25,8 @@ _written: list[_Writer] = []  # that of this process, if it has one
 
 @dataclass(frozen=True)
 class Beat:
-    """`rounds`: number of beats so far. `age`: seconds since the last one, in which the machine was not suspended.
-    `kinds`: kinds of the worker's slots, comma-separated."""
+    """`rounds`: number of beats so far, 0 before the loop begins. `age`: seconds since the last one, without those in
+    which the machine was suspended. `kinds`: kinds of the worker's slots, comma-separated."""
 
     rounds: int
     age: float
@@ -46,7 +46,6 @@ def start(state_dir: Path) -> None:
             return  # another user's
         _sweep(folder)
         _written[:] = [_Writer(folder / str(os.getpid()))]
-        beat()
 
 
 def beat(kinds: str = "") -> None:
@@ -88,11 +87,15 @@ class _Writer:
             fcntl.flock(self._fd, fcntl.LOCK_EX)
             with contextlib.suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(self._fd), path.lstat()):
-                    return
+                    break
             os.close(self._fd)  # another worker removed it before it was locked
+        self._write("")
 
     def beat(self, kinds: str) -> None:
         self.rounds += 1
+        self._write(kinds)
+
+    def _write(self, kinds: str) -> None:
         with contextlib.suppress(OSError):
             os.pwrite(self._fd, f"{self.rounds:012d} {time.monotonic():016.3f} {kinds}\n".encode(), 0)
 

@@ -14,8 +14,11 @@ import select
 import stat
 import sys
 import threading
+from collections.abc import Iterable
 from datetime import UTC, datetime
 
+HIDDEN = "***"
+SHORTEST_SECRET = 4  # characters; shorter ones are in ordinary words
 READER_SECONDS = 0.5  # how long a line waits for a reader that is behind; lines after a dropped one do not wait
 LONGEST_UNFINISHED = 1 << 16  # characters of a line without its end, before it is written as it is
 
@@ -30,6 +33,7 @@ class LogStream(io.TextIOBase):
         self._torn = False  # the stream ends within a line
         self._untold = 0  # lines dropped since the last one that was written
         self._reason = ""
+        self.secrets: tuple[str, ...] = ()  # longest first
         self._uncounted = 0  # lines dropped since the last call of `take_dropped`
         with contextlib.suppress(OSError):
             self._regular = stat.S_ISREG(os.fstat(fd).st_mode)
@@ -80,6 +84,8 @@ class LogStream(io.TextIOBase):
         return taken
 
     def _put(self, text: str, lines: int) -> None:
+        for secret in self.secrets:
+            text = text.replace(secret, HIDDEN)
         try:
             if self._untold:
                 self._send(self._told())
@@ -141,6 +147,17 @@ def hold_streams() -> None:
         stream = LogStream(fd, getattr(current, "encoding", None) or "utf-8")
         setattr(sys, name, stream)
         setattr(sys, f"__{name}__", stream)  # Celery writes there
+
+
+def hide_in_streams(secrets: Iterable[str]) -> None:
+    """Replace these texts in all that the streams of this process write from now on."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, LogStream):
+            stream.secrets = tuple(sorted(filter(_is_long, secrets), key=len, reverse=True))
+
+
+def _is_long(secret: str) -> bool:
+    return len(secret) >= SHORTEST_SECRET
 
 
 def newly_dropped() -> int:

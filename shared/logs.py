@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 import structlog
 from structlog.typing import EventDict
 
-from shared.log_stream import LogStream, hold_streams
+from shared.log_stream import LogStream, hide_in_streams, hold_streams
 
 LONGEST_VALUE = 1000  # characters of a text in a line; tracebacks are longer
 LONGEST_PATH = 200  # characters of a path in a line, which anybody may send
 UNCUT = ("exception", "event", "timestamp")
 
 
-def configure(level: str) -> None:
-    """Send structlog to standard error at `level`. Called once, by the process that owns standard error."""
+def configure(level: str, secrets: Iterable[str] = ()) -> None:
+    """Send structlog to standard error at `level`, without the `secrets`, which errors of libraries may contain. Called
+    once, by the process that owns standard error."""
     hold_streams()
+    hide_in_streams(secrets)
     stream = sys.stderr
     terminal = stream.isatty()
     plain = structlog.dev.plain_traceback  # the default, rich's, shows local variables, and so passwords
@@ -50,7 +53,7 @@ class LineLogger(structlog.WriteLogger):
 
 
 def _logger_class(level: int) -> Any:
-    """structlog's logger of that level. A line that cannot be made, as for a value without a text, counts as dropped."""
+    """structlog's logger of that level. A line that cannot be made, for a value without a text, counts as dropped."""
     filtering: Any = structlog.make_filtering_bound_logger(level)
 
     class UnfailingLogger(filtering):  # made at run time

@@ -65,7 +65,7 @@ def runtime() -> Runtime:
 
 @signals.celeryd_init.connect
 def _begin(conf: Any, **_: Any) -> None:
-    logs.configure(settings.log_level)
+    logs.configure(settings.log_level, settings.secrets)
     launcher = Launcher()
     launcher.begin()  # it imports torch while this process imports the rest
     from worker.runtime import Runtime

@@ -34,6 +34,8 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def test_a_beat_is_read_by_pid_and_by_host(state: Path):
     assert heartbeat.of_host(state) == []
     heartbeat.start(state)
+    assert [beat.rounds for beat in heartbeat.of_host(state)] == [0]  # its loop has not begun
+    heartbeat.beat("cuda")
     heartbeat.beat("cpu,cuda")
     beat = heartbeat.of_process(state, os.getpid())
     assert beat is not None

@@ -83,10 +83,10 @@ def token(targets: Targets) -> Finding:
 
 
 def port(targets: Targets) -> Finding:
-    parts = urlsplit(targets.url)
     if targets.detour and not targets.answers:
         return ok(f"unknown: {targets.url} is asked{targets.detour}")
     with suppress(ValueError):
+        parts = urlsplit(targets.url)
         host, number = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
         facts = {"host": host, "port": number}
         if targets.wrong_setting is not None:
