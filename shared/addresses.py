@@ -33,7 +33,7 @@ def secrets_of(url: str) -> set[str]:
     if "@" in url and (match := AUTHORITY.search(url)) is not None:
         user, colon, password = match[0].removesuffix("@").partition(":")
         found.add(password if colon else user)
-    spellings = {spelling for text in found for spelling in (text, unquote(text), quote(text, safe=""))}
+    spellings = {spelling for text in found for spelling in (text, unquote(text), quote(unquote(text), safe=""))}
     return {spelling for spelling in spellings if len(spelling) >= SHORTEST_SECRET}
 
 

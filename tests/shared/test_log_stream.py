@@ -229,3 +229,17 @@ def test_streams_that_a_program_has_replaced_stay():
         "assert sys.stderr is mine and isinstance(sys.stdout, LogStream)"
     )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
+def test_no_line_has_a_secret_whoever_writes_it():
+    program = (
+        "import logging, sys, structlog; from shared import logs; logs.configure('INFO', {'hush', 'hush-hush', 'ab'})\n"
+        "structlog.get_logger().info('cannot store', error=\"failed 'key:hush@bucket'\")\n"
+        "logging.getLogger('kombu').error('at redis://:hush-hush@h, ab')\n"
+        "print('hush'); raise RuntimeError('hush')"
+    )
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert "hush" not in ran.stdout + ran.stderr
+    assert "key:***@bucket" in ran.stderr
+    assert "at redis://:***@h, ab" in ran.stderr
+    assert "RuntimeError: ***" in ran.stderr

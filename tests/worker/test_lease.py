@@ -98,3 +98,17 @@ def test_the_lease_is_lost_when_the_database_hangs(faulty: FaultyDatabase, keepe
         wait_for(keeper.is_lost, 30, "the end of the lease")
     finally:
         release.set()
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no"), OSError(28, "No space left on device"), MemoryError()])
+def test_the_keeper_goes_on_after_any_error_and_renews(
+    keeper: LeaseKeeper, faulty: FaultyDatabase, error: Exception
+) -> None:
+    faulty.fault = raising(error)
+    before = faulty.transactions
+    wait_for(lambda: faulty.transactions > before + 1, 20, "two failed rounds")
+    faulty.fault = lambda: None
+    renewed = keeper._renewed
+    wait_for(lambda: keeper._renewed > renewed, 20, "a renewal")
+    assert keeper.is_alive()
+    assert not keeper.lost.is_set()

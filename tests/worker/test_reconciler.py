@@ -10,12 +10,14 @@ from typing import Any
 import pytest
 from sqlalchemy.orm import Session
 from support.store import OVER, claim, job_of, lines_of, running, submit
+from support.waiting import wait_for
 
-from shared import workers
+from shared import heartbeat, workers
 from shared.artifacts import ArtifactStore, checkpoint_key
 from shared.broker import Broker
 from shared.config import Settings
 from shared.db.database import Database
+from shared.errors import DatabaseAway
 from worker.context import WorkerContext
 from worker.devices import CPU, SlotPool
 from worker.reconciler import Reconciler, worker_row
@@ -97,3 +99,30 @@ def test_a_clock_that_jumps_costs_no_job_its_attempt(
     leader.clock.quiet_seconds = leader.clock._trusted_from = 0  # as if a lease period had passed
     leader.tick()
     assert job_of(database, lease.job_id).state == "queued"
+
+
+@pytest.mark.parametrize(
+    "error", [DatabaseAway("disk full"), OSError(28, "No space left on device"), MemoryError(), KeyError("x")]
+)
+def test_the_loop_goes_on_and_beats_after_any_error(
+    reconciler: Callable[[str], Reconciler], error: Exception, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    monkeypatch.setattr(heartbeat, "MEMORY", tmp_path)
+    heartbeat.start(tmp_path / "state")
+    loop = reconciler("a")
+    loop.pause = 0.01
+    rounds: list[int] = []
+
+    def tick() -> float:
+        rounds.append(1)
+        if len(rounds) < 4:
+            raise error
+        return 3600.0
+
+    monkeypatch.setattr(loop, "tick", tick)
+    loop.start()
+    wait_for(lambda: len(rounds) == 4, 20, "four rounds")
+    loop.stop()
+    (beat,) = heartbeat.of_host(tmp_path / "state")
+    heartbeat.end()
+    assert (beat.rounds, beat.kinds) == (4, "cpu")
