@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -294,6 +297,18 @@ def test_no_verb_shows_the_password_of_a_proxy(proxy):
         result = CliRunner().invoke(app, verb, env={"GRADQ_URL": ELSEWHERE, "HTTP_PROXY": proxy})
         assert not re.search("hu.{0,5}sh|'hu'", result.output), result.output
         assert "HTTP_PROXY" in result.output
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has /dev/full")
+@pytest.mark.parametrize(
+    ("verb", "code"), [(["ps"], 2), (["ps", "--json"], 2), (["worker"], 2), (["show", "job_1"], 1)]
+)
+def test_an_error_that_cannot_be_written_keeps_its_exit_code(verb, code):
+    url = DEAD if code == 1 else "nonsense"
+    env = {**os.environ, "GRADQ_URL": url, "GRADQ_SLOTS": "none"}
+    with open("/dev/full", "wb") as full:
+        ran = subprocess.run([sys.executable, "-m", "gradq", *verb], env=env, stderr=full, check=False)
+    assert ran.returncode == code
 
 
 def test_a_client_is_shown_without_its_password():
