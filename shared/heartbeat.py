@@ -64,6 +64,13 @@ def end() -> None:
     _written.clear()
 
 
+def sweep(state_dir: Path) -> None:
+    """Remove the files of workers that have ended without removing them, and the folder if none is left."""
+    with contextlib.suppress(OSError):
+        _sweep(_place(state_dir))
+        _place(state_dir).rmdir()
+
+
 def of_process(state_dir: Path, pid: int) -> Beat | None:
     """The heartbeat of the worker with that pid; None if it has none."""
     return _read(_place(state_dir) / str(pid))

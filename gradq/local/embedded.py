@@ -29,6 +29,7 @@ from gradq.local.folders import private
 from gradq.local.instance import only_one
 from gradq.local.listener import address_of, listen, local_address
 from gradq.local.liveness import AnswerWatch, HeartbeatWatch
+from shared import heartbeat
 from shared.config import Settings
 from shared.errors import DatabaseAway, GradqError
 
@@ -134,6 +135,7 @@ class EmbeddedService:
         if self.server is not None:
             self.server.clear()
         worker_tmp.sweep(self.settings.state_dir)
+        heartbeat.sweep(self.settings.state_dir)
         if self.parts and self.stop.requested():
             self.say("stopped")
 

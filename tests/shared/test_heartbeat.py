@@ -84,6 +84,16 @@ def test_the_file_of_a_killed_process_does_not_count_and_is_removed_at_the_next_
     assert not heartbeat._place(state).exists()
 
 
+def test_a_sweep_leaves_the_living_alone(state: Path):
+    heartbeat.start(state)
+    (heartbeat._place(state) / "77").write_text("1 2.0 cpu\n")
+    heartbeat.sweep(state)
+    assert [path.name for path in heartbeat._place(state).iterdir()] == [str(os.getpid())]
+    heartbeat.end()
+    heartbeat.sweep(state)  # has no effect
+    assert not heartbeat._place(state).exists()
+
+
 @pytest.mark.parametrize("content", ["", "\n", "seven 1.0 cpu\n", "1 2\n", "\xff"])
 def test_a_file_that_is_no_heartbeat_is_none(state: Path, content: str):
     heartbeat.start(state)
