@@ -19,6 +19,7 @@ from pathlib import Path
 
 MEMORY = Path("/dev/shm")  # the folder in it is accessible to this user only  # nosec B108
 LENGTH = 256  # bytes that are read
+SILENT_SECONDS = 60.0  # after which a health check reports a worker; its loop beats every few seconds
 
 _written: list[_Writer] = []  # that of this process, if it has one
 

@@ -7,6 +7,7 @@ import os
 import platform
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -31,7 +32,7 @@ from gradq.commands.checkups.targets import Targets
 from gradq.local.broker_process import BrokerServer, embedded_broker
 from gradq.local.children import Child
 from gradq.local.instance import only_one
-from shared import workers
+from shared import heartbeat, workers
 from shared.broker import Broker
 from shared.config import Settings
 from shared.datasets.catalog import DATASETS
@@ -346,6 +347,21 @@ def test_workers_that_do_not_help_are_warned_of(doctor, worker, words):
         report = doctor(URL=url)
     assert report["workers"]["verdict"] == "warning"
     assert words in report["workers"]["detail"]
+
+
+def test_a_worker_here_that_runs_without_maintenance_is_a_problem(doctor, tmp_path, monkeypatch):
+    monkeypatch.setattr(heartbeat, "MEMORY", tmp_path)
+    heartbeat.start(tmp_path / "state")
+    heartbeat.beat("cpu")
+    with answering(service()) as url:
+        assert doctor(URL=url)["workers"]["verdict"] == "ok"
+        now = time.monotonic()
+        monkeypatch.setattr(heartbeat.time, "monotonic", lambda: now + 1000)
+        report = doctor(URL=url)
+    heartbeat.end()
+    assert report["workers"]["verdict"] == "problem"
+    assert "maintenance loop has not for 10" in report["workers"]["detail"]
+    assert "Restart it" in report["workers"]["mend"]
 
 
 def test_no_worker_is_a_warning_that_says_what_to_start(doctor, api):
