@@ -66,7 +66,7 @@ class JobId(BaseConverter):
 def create_app(settings: Settings | None = None) -> Flask:
     settings = settings or Settings.from_env()
     if not structlog.is_configured():  # else the process that embeds the app has configured the log
-        logs.configure(settings.log_level)
+        logs.configure(settings.log_level, settings.secrets)
     app = Flask("api", static_folder=None)  # api/dashboard/assets.py serves files
     app.json = JSON(app)
     app.config.update(MAX_CONTENT_LENGTH=MAX_BODY_BYTES)
@@ -121,7 +121,7 @@ def _end(response: Response) -> Response:
     log.info(
         "request",
         method=request.method,
-        path=request.path,
+        path=logs.cut(request.path, logs.LONGEST_PATH),
         status=response.status_code,
         owner=g.principal.owner,
         token_id=g.principal.token_id,

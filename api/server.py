@@ -33,6 +33,7 @@ from api.waiting.long_polling import LongPolls
 from shared.config import Settings
 from shared.db.schema_check import require_schema
 from shared.errors import ConfigurationError, DatabaseAway
+from shared.logs import LONGEST_PATH
 from shared.loopback import is_loopback_address
 
 # what gunicorn reads
@@ -116,8 +117,9 @@ class Worker(ThreadWorker):
         if not isinstance(exc, errors.ParseException) or isinstance(exc, SERVER_ERRORS):
             super().handle_error(req, client, addr, exc)
             return
-        self.log.warning("request refused: %s", exc)
-        util.write_nonblock(client, refusal(REFUSALS.get(type(exc), HTTPStatus.BAD_REQUEST), str(exc)[:200]))
+        why = str(exc)[:LONGEST_PATH]  # it has the refused line or header
+        self.log.warning("request refused: %s", why)
+        util.write_nonblock(client, refusal(REFUSALS.get(type(exc), HTTPStatus.BAD_REQUEST), why))
 
 
 def refusal(status: HTTPStatus, detail: str) -> bytes:

@@ -6,7 +6,7 @@ import os
 import re
 import stat
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import platformdirs
 from pydantic import (
@@ -20,13 +20,18 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from shared.addresses import check_redis, has_password, is_local
+from shared.addresses import check_redis, has_password, is_local, secrets_of
 from shared.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import URL
 
 PREFIX = "GRADQ_"
 DATABASES = ("sqlite", "sqlite+pysqlite", "postgresql+psycopg")
+SQLITE_OPTIONS = frozenset({"timeout", "isolation_level", "detect_types", "cached_statements", "uri"})
 MAX_PATH_PREFIX = 200  # characters
 PATH_PREFIX = re.compile(r"(/(?!\.{1,2}(/|$))[A-Za-z0-9._~-]+)*")  # no `//`, which would name a host, and no `..`
+DAY = 86_400.0  # seconds
 MIN_TOKEN = 32  # characters of an admin token, which gradq does not generate itself
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
 
@@ -54,15 +59,37 @@ def _known_database(url: SecretStr) -> SecretStr:
     from sqlalchemy.exc import ArgumentError
 
     try:
-        known = make_url(url.get_secret_value()).drivername in DATABASES
+        parts = make_url(url.get_secret_value())
     except (ArgumentError, ValueError):
-        known = False
-    if not known:
+        parts = None
+    if parts is None or parts.drivername not in DATABASES:
         raise ValueError(
             "not a database that gradq supports; write sqlite:////path/gradq.db or "
             "postgresql+psycopg://user:password@host:5432/name"
         )
+    if (wrong := _wrong_option(parts)) is not None:
+        raise ValueError(wrong)
     return url
+
+
+def _wrong_option(url: URL) -> str | None:
+    """What is wrong with the options after `?`, which the driver would refuse when it connects; None if nothing is."""
+    if url.get_backend_name() == "sqlite":
+        # with `uri`, all others are SQLite's own
+        unknown = [] if "uri" in url.query else sorted(set(url.query) - SQLITE_OPTIONS)
+        known = f"SQLite has {', '.join(sorted(SQLITE_OPTIONS))}"
+    else:
+        from psycopg import pq
+
+        options = {option.keyword.decode() for option in pq.Conninfo.get_defaults()}
+        unknown, known = sorted(set(url.query) - options), "PostgreSQL's are named in the documentation of libpq"
+    if unknown:
+        return f"its option {unknown[0]!r} is unknown; {known}"
+    try:
+        url.get_dialect()().create_connect_args(url)
+    except (TypeError, ValueError):
+        return "the value of one of its options cannot be read"
+    return None
 
 
 def _known_store(url: str) -> str:
@@ -118,10 +145,10 @@ class Settings(BaseSettings):
     artifacts_url: Annotated[str, AfterValidator(_known_store)] | None = None
     slots: Annotated[int, Field(ge=1, le=256)] | None = None
     threads_per_slot: Annotated[int, Field(ge=1, le=1024)] | None = None
-    lease_seconds: Annotated[float, Field(ge=1)] = 15.0
-    grace_seconds: Annotated[float, Field(gt=0)] = 10.0
-    reconcile_seconds: Annotated[float, Field(gt=0)] = 2.0
-    sweep_seconds: Annotated[float, Field(gt=0)] = 3600.0
+    lease_seconds: Annotated[float, Field(ge=1, le=DAY)] = 15.0
+    grace_seconds: Annotated[float, Field(gt=0, le=DAY)] = 10.0
+    reconcile_seconds: Annotated[float, Field(gt=0, le=DAY)] = 2.0
+    sweep_seconds: Annotated[float, Field(gt=0, le=30 * DAY)] = 3600.0
     download: bool = True
     held_requests: Annotated[int, Field(ge=0, le=4096)] = 64
     predict_bytes: Annotated[int, Field(ge=1024)] = 16 << 20
@@ -205,6 +232,13 @@ class Settings(BaseSettings):
     def artifacts(self) -> str:
         assert self.artifacts_url is not None
         return self.artifacts_url
+
+    @property
+    def secrets(self) -> set[str]:
+        """Texts that no log, error or output may show: passwords and keys in the URLs, the admin token."""
+        token = {self.admin_token.get_secret_value()} if self.admin_token is not None else set()
+        urls = (self.database, self.artifacts, *([self.broker_url] if self.redis_url is not None else []))
+        return token.union(*map(secrets_of, urls))
 
     def make_state_dir(self) -> None:
         """Create the state folder, accessible to this user only: it holds jobs, models and the broker's socket.

@@ -1,16 +1,29 @@
-"""Logging through structlog, one line per event: coloured text on a terminal, JSON otherwise."""
+"""Logging through structlog, one line per event: coloured text on a terminal, JSON otherwise. It never raises."""
 
 from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Iterable
+from typing import Any
 
 import structlog
+from structlog.typing import EventDict
+
+from shared.log_stream import LogStream, hide_in_streams, hold_streams
+
+LONGEST_VALUE = 1000  # characters of a text in a line; tracebacks are longer
+LONGEST_PATH = 200  # characters of a path in a line, which anybody may send
+UNCUT = ("exception", "event", "timestamp")
 
 
-def configure(level: str) -> None:
-    """Send structlog to standard error at `level`. Called once, by the process that owns standard error."""
-    terminal = sys.stderr.isatty()
+def configure(level: str, secrets: Iterable[str] = ()) -> None:
+    """Send structlog to standard error at `level`, without the `secrets`, which errors of libraries may contain. Called
+    once, by the process that owns standard error."""
+    hold_streams()
+    hide_in_streams(secrets)
+    stream = sys.stderr
+    terminal = stream.isatty()
     plain = structlog.dev.plain_traceback  # the default, rich's, shows local variables, and so passwords
     console = structlog.dev.ConsoleRenderer(exception_formatter=plain)
     renderer = console if terminal else structlog.processors.JSONRenderer()
@@ -20,9 +33,49 @@ def configure(level: str) -> None:
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             *([] if terminal else [structlog.processors.format_exc_info]),
+            cut_values,
             renderer,
         ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        wrapper_class=_logger_class(logging.getLevelNamesMapping()[level.upper()]),
+        logger_factory=lambda *_: LineLogger(stream),
         cache_logger_on_first_use=True,
     )
+
+
+class LineLogger(structlog.WriteLogger):
+    """Writes each line with its end in one call. Has no lock of its own: a signal handler may log."""
+
+    def msg(self, message: str) -> None:
+        self._write(message + "\n")
+
+    log = debug = info = warn = warning = msg
+    fatal = failure = err = error = critical = exception = msg
+
+
+def _logger_class(level: int) -> Any:
+    """structlog's logger of that level. A line that cannot be made, for a value without a text, counts as dropped."""
+    filtering: Any = structlog.make_filtering_bound_logger(level)
+
+    class UnfailingLogger(filtering):  # made at run time
+        def _proxy_to_logger(self, *arguments: Any, **values: Any) -> Any:
+            try:
+                return super()._proxy_to_logger(*arguments, **values)
+            except Exception as error:
+                if isinstance(sys.stderr, LogStream):
+                    sys.stderr.drop(f"{type(error).__name__} while it was made")
+                return None
+
+    return UnfailingLogger
+
+
+def cut_values(_logger: Any, _method: str, values: EventDict) -> EventDict:
+    """A processor: cuts long texts, since some come from requests."""
+    for name, value in values.items():
+        if isinstance(value, str) and len(value) > LONGEST_VALUE and name not in UNCUT:
+            values[name] = cut(value, LONGEST_VALUE)
+    return values
+
+
+def cut(text: str, longest: int) -> str:
+    """The first `longest` characters, and how many there were, for a longer text."""
+    return text if len(text) <= longest else f"{text[:longest]}… ({len(text)} characters)"

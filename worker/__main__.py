@@ -8,12 +8,14 @@ from uuid import uuid4
 
 from shared.broker import QUEUE
 from shared.config import Settings
+from shared.log_stream import hold_streams
 from worker.launcher import Launcher
 
 
 def main(fd: int | None = None) -> None:
     """The trainer server starts first, since it imports PyTorch for some seconds. With `fd`, the rest waits until the
     other end of that pipe is closed: `gradq up` prepares the database and starts the API meanwhile."""
+    hold_streams()
     Launcher().begin()
     if fd is not None:
         os.read(fd, 1)

@@ -91,7 +91,7 @@ def _errors_end_the_process() -> Iterator[None]:
 
 @signals.celeryd_init.connect
 def _begin(conf: Any, **_: Any) -> None:
-    logs.configure(settings.log_level)
+    logs.configure(settings.log_level, settings.secrets)
     with _errors_end_the_process():
         launcher = Launcher()
         launcher.begin()  # it imports torch while this process imports the rest

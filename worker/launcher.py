@@ -139,8 +139,9 @@ def server_answers_within(seconds: float) -> Iterator[None]:
 def _kill_server() -> None:
     pid = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]  # its pid has no public accessor
     if pid is not None:
-        log.error("the trainer server does not respond; killing it", pid=pid)
-        os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # it has ended meanwhile
+            os.kill(pid, signal.SIGKILL)
+        log.error("the trainer server did not respond and was killed", pid=pid)
 
 
 def enter(entry: str, pipe: Connection, plan: Plan | None = None) -> None:

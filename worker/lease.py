@@ -16,6 +16,7 @@ from shared.config import Settings
 from shared.db.database import Database
 from shared.errors import DatabaseAway, LeaseLost
 from shared.jobs import queue
+from shared.maintenance import MaintenanceThread
 
 POLL_SECONDS = 0.5  # between two reads of the requests to stop
 RETRY_SECONDS = 0.5  # between two tries at a database that is away
@@ -24,7 +25,7 @@ log = structlog.get_logger()
 T = TypeVar("T")
 
 
-class LeaseKeeper(threading.Thread):
+class LeaseKeeper(MaintenanceThread):
     """Renews every third of the lease, and shows the requests on the row; only a pause request can be withdrawn.
 
     `lost` is set when the row belongs to another attempt. While the database is away the job goes on, however long that
@@ -35,13 +36,13 @@ class LeaseKeeper(threading.Thread):
     def __init__(
         self, database: Database, lease: queue.Lease, settings: Settings, draining: threading.Event | None = None
     ) -> None:
-        super().__init__(name=f"lease-{lease.job_id}", daemon=True)
+        super().__init__(f"lease-{lease.job_id}", pause=min(POLL_SECONDS, settings.lease_seconds / 6))
         self.database, self.lease, self.seconds = database, lease, settings.lease_seconds
         self.lost = threading.Event()
         self.cancel_requested, self.pause_requested = threading.Event(), threading.Event()
         self.progress: dict[str, Any] | None = None  # the newest, written with the next renewal
-        self._done = threading.Event()
         self._draining = draining or threading.Event()
+        self._failing_from: float | None = None
         self._renewed = time.monotonic()
 
     def __enter__(self) -> LeaseKeeper:
@@ -49,27 +50,32 @@ class LeaseKeeper(threading.Thread):
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
-        self._done.set()
+        self.stopped.set()
         self.join()
 
-    def run(self) -> None:
-        failing_from: float | None = None
-        while not self._done.wait(min(POLL_SECONDS, self.seconds / 6)):
-            try:
-                self._poll()
-                failing_from = None
-            except LeaseLost:
-                self.lost.set()
-                return
-            except DatabaseAway as error:
-                failing_from = None
-                log.warning("lease not renewed", job_id=self.lease.job_id, error=str(error))
-            except Exception:  # of any kind: retry until the lease would have run out
-                log.exception("lease keeper failed", job_id=self.lease.job_id)
-                failing_from = failing_from or time.monotonic()
-                if time.monotonic() - failing_from > self.seconds:
-                    self.lost.set()
-                    return
+    def first_wait(self) -> float:
+        return self.pause
+
+    def round(self) -> float:
+        self._poll()
+        self._failing_from = None
+        return self.pause
+
+    def failed(self, error: Exception) -> float | None:
+        """Retry: while the database is away, however long that takes; after any other error for a lease period."""
+        if isinstance(error, LeaseLost):
+            self.lost.set()
+            return None
+        if isinstance(error, DatabaseAway):
+            self._failing_from = None
+            log.warning("lease not renewed", job_id=self.lease.job_id, error=str(error))
+            return self.pause
+        log.error("lease keeper failed", job_id=self.lease.job_id, exc_info=error)
+        self._failing_from = self._failing_from or time.monotonic()
+        if time.monotonic() - self._failing_from > self.seconds:
+            self.lost.set()
+            return None
+        return self.pause
 
     def is_lost(self) -> bool:
         return self.lost.is_set()

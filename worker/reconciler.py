@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import threading
 import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
@@ -16,7 +15,7 @@ from datetime import datetime, timedelta
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
-from shared import audit, idempotency, workers
+from shared import audit, heartbeat, idempotency, workers
 from shared.broker import Broker
 from shared.config import Settings
 from shared.db.schema_check import SchemaCheck
@@ -26,6 +25,7 @@ from shared.jobs import counters, joblog, jobs, queue
 from shared.jobs.queue import Lease
 from shared.jobs.retry_backoff import Cause
 from shared.jobs.states import JobState
+from shared.maintenance import MaintenanceThread
 from shared.spec.job_spec import KINDS
 from worker import leadership
 from worker.broker_state import STATE
@@ -41,36 +41,37 @@ SHORTEST_WAIT_SECONDS = 0.05
 log = structlog.get_logger()
 
 
-class Reconciler(threading.Thread):
+class Reconciler(MaintenanceThread):
     """The maintenance thread. `poll`: claims and runs queued jobs on the worker's free slots, in threads of its own."""
 
     def __init__(
         self, context: WorkerContext, broker: Broker, pool: SlotPool, row: Worker, poll: Callable[[], None]
     ) -> None:
-        super().__init__(name="reconciler", daemon=True)
+        super().__init__("reconciler", pause=context.settings.reconcile_seconds)
         self.context, self.settings, self.database = context, context.settings, context.database
         self.broker, self.pool, self.row, self.poll = broker, pool, row, poll
         self.clock = ClockWatch(quiet_seconds=self.settings.lease_seconds)
         self.schema = SchemaCheck(self.database)
         self._mismatch: str | None = None
         self.schema_fits = False  # known from the first round on; until then the worker claims no job
-        self.stopped = threading.Event()
         self.leads = False
         self._away = False  # whether the database was, in the last round
         self._outage_ended: datetime | None = None  # on the database's clock
 
-    def run(self) -> None:
-        wait = 0.0
-        while not self.stopped.wait(wait):
-            wait = self.settings.reconcile_seconds
-            try:
-                wait = self.tick()
-            except DatabaseAway as error:
-                self._away, self.leads = True, False
-                log.warning("the database is away", error=str(error))
-            except Exception:
-                # the next round may succeed; without heartbeats the worker would count as gone
-                log.exception("reconciler tick failed")
+    def round(self) -> float:
+        """One round, with a heartbeat for this host, also while the database is away. Returns the seconds until the
+        next."""
+        heartbeat.beat(",".join(self.pool.describe()["kinds"]))
+        return self.tick()
+
+    def failed(self, error: Exception) -> float:
+        """The next round may succeed; without heartbeats the worker would count as gone."""
+        if isinstance(error, DatabaseAway):
+            self._away, self.leads = True, False
+            log.warning("the database is away", error=str(error))
+        else:
+            log.error("reconciler tick failed", exc_info=error)
+        return self.pause
 
     def stop(self) -> None:
         """End the thread and remove the worker's row from the registered workers."""

@@ -17,6 +17,7 @@ import structlog
 
 from shared.artifacts import PROBE_BYTES, ArtifactStore
 from shared.errors import StoreUnavailable
+from shared.maintenance import MaintenanceThread
 
 Outage = Literal["store_unavailable", "disk_full"]
 
@@ -81,27 +82,27 @@ class StorageWatch:
             path.unlink(missing_ok=True)
 
 
-class StorageProber(threading.Thread):
+class StorageProber(MaintenanceThread):
     """Probes while there is an outage, in a thread of its own: a store that is away may take a minute to fail.
     `recovered` is called when the outage is over."""
 
     def __init__(self, watch: StorageWatch, recovered: Callable[[], None]) -> None:
-        super().__init__(name="storage-prober", daemon=True)
+        super().__init__("storage-prober", pause=FIRST_PAUSE_SECONDS)
         self.watch, self.recovered = watch, recovered
-        self.stopped = threading.Event()
 
-    def run(self) -> None:
-        while True:
-            self.watch.reported.wait()
-            if self.stopped.wait(self.watch.next_pause()):
-                return
-            try:
-                if self.watch.probe():
-                    log.info("the store and the disk take files again")
-                    self.recovered()
-            except Exception:  # of any kind: the next probe may succeed
-                log.exception("storage probe failed")
-                self.watch.reported.set()
+    def round(self) -> float:
+        """Wait for an outage and probe once."""
+        self.watch.reported.wait()
+        if not self.stopped.wait(self.watch.next_pause()) and self.watch.probe():
+            log.info("the store and the disk take files again")
+            self.recovered()
+        return 0.0
+
+    def failed(self, error: Exception) -> float:
+        """The next probe may succeed."""
+        log.error("storage probe failed", exc_info=error)
+        self.watch.reported.set()
+        return self.pause
 
     def stop(self) -> None:
         self.stopped.set()

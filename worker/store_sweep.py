@@ -7,7 +7,6 @@ upload stores the files first. Rows without files cannot be mended, and are logg
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
@@ -23,6 +22,7 @@ from shared.db.tables import ArtifactRow, CheckpointRow, DatasetRow, Job
 from shared.errors import DatabaseAway, StoreUnavailable
 from shared.jobs import counters
 from shared.jobs.states import JobState
+from shared.maintenance import MaintenanceThread
 
 REMOVALS = 100  # per round
 JOBS = 100  # whose files and rows are read at a time
@@ -33,7 +33,7 @@ NAMED = 20  # files in one line of the log
 log = structlog.get_logger()
 
 
-class StoreSweep(threading.Thread):
+class StoreSweep(MaintenanceThread):
     """`leads`: whether this worker is the leader now. `round_seconds`: between two looks at the list of removals,
     `sweep_seconds`: between two comparisons of files and rows."""
 
@@ -45,26 +45,30 @@ class StoreSweep(threading.Thread):
         round_seconds: float,
         sweep_seconds: float,
     ) -> None:
-        super().__init__(name="store-sweep", daemon=True)
+        super().__init__("store-sweep", pause=round_seconds)
         self.database, self.store, self.leads = database, store, leads
-        self.round_seconds, self.sweep_seconds = round_seconds, sweep_seconds
-        self.stopped = threading.Event()
+        self.sweep_seconds = sweep_seconds
         self._swept_at = time.monotonic()
         self._unknown: dict[str, float] = {}  # folders of datasets without a row -> when they were first seen
 
-    def run(self) -> None:
-        while not self.stopped.wait(self.round_seconds):
-            if not self.leads():
-                continue
-            try:
-                self.remove_listed()
-                if time.monotonic() - self._swept_at >= self.sweep_seconds:
-                    self.sweep()
-                    self._swept_at = time.monotonic()
-            except (StoreUnavailable, DatabaseAway) as error:
-                log.warning("the store is not swept", error=error.detail)
-            except Exception:  # of any kind: the next round may succeed
-                log.exception("sweep of the store failed")
+    def first_wait(self) -> float:
+        return self.pause
+
+    def round(self) -> float:
+        if self.leads():
+            self.remove_listed()
+            if time.monotonic() - self._swept_at >= self.sweep_seconds:
+                self.sweep()
+                self._swept_at = time.monotonic()
+        return self.pause
+
+    def failed(self, error: Exception) -> float:
+        """The next round may succeed."""
+        if isinstance(error, StoreUnavailable | DatabaseAway):
+            log.warning("the store is not swept", error=error.detail)
+        else:
+            log.error("sweep of the store failed", exc_info=error)
+        return self.pause
 
     def stop(self) -> None:
         self.stopped.set()

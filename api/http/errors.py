@@ -10,6 +10,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from werkzeug.exceptions import HTTPException, InternalServerError
 
 from api.services import services
+from shared import logs
 from shared.disks import disk_is_full
 from shared.errors import (
     DatabaseAway,
@@ -86,7 +87,8 @@ def render_error(error: Exception) -> Response:
         return response
     if isinstance(error, HTTPException) and error.code is not None and error.code < 500:
         return _from_werkzeug(error)
-    log.error("request failed", exc_info=error, path=request.path, request_id=request_id())
+    path = logs.cut(request.path, logs.LONGEST_PATH)
+    log.error("request failed", exc_info=error, path=path, request_id=request_id())
     return problem(500, GradqError.code, GradqError.title, "the API's log has the details under this request_id")
 
 

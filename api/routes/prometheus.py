@@ -33,6 +33,7 @@ from api.openapi.endpoint import endpoint, openapi_path
 from api.services import Services, services
 from shared.errors import DatabaseAway
 from shared.jobs import counters
+from shared.log_stream import newly_dropped
 from shared.version import VERSION
 from shared.workers import broker_of
 
@@ -55,6 +56,9 @@ SECONDS = Histogram(
     LABELS,
     buckets=LATENCIES,
     registry=_own,
+)
+DROPPED = Counter(
+    "gradq_log_lines_dropped", "Lines of the API's log that could not be written, as on a full disk.", registry=_own
 )
 
 
@@ -79,6 +83,8 @@ def count(response: Response) -> None:
     labels = (method, route, str(response.status_code))
     REQUESTS.labels(*labels).inc()
     SECONDS.labels(*labels).observe(time.perf_counter() - g.began)
+    if lost := newly_dropped():
+        DROPPED.inc(lost)
 
 
 def _requests() -> CollectorRegistry:

@@ -13,6 +13,7 @@ from api.waiting import disconnects
 from api.waiting.job_fingerprint import Fingerprint, fingerprints_of
 from shared.db.database import Database
 from shared.errors import DatabaseAway
+from shared.maintenance import MaintenanceThread
 
 POLL_SECONDS = 0.1
 DISCONNECT_CHECK_SECONDS = 1.0  # between two checks for clients that have disconnected
@@ -41,7 +42,7 @@ class ChangeNotifier:
         self._waiters: dict[str, set[Waiter]] = {}
         self._changed = threading.Condition()
         self._check_clients_at = 0.0
-        self._thread: threading.Thread | None = None
+        self._thread: PollThread | None = None
 
     def wait(self, job_id: str, predicate: Predicate, seconds: float, client: socket.socket | None = None) -> bool:
         """Sleep until `predicate` holds for the job's fingerprint. Returns False after `seconds`; True also when the
@@ -63,22 +64,22 @@ class ChangeNotifier:
 
     def _start_thread(self) -> None:
         if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="change-notifier", daemon=True)
+            self._thread = PollThread(self)
             self._thread.start()
 
-    def _run(self) -> None:
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._waiters)
-            began = time.monotonic()
-            if began >= self._check_clients_at:
-                self._wake_disconnected()
-                self._check_clients_at = began + DISCONNECT_CHECK_SECONDS
-            pause = POLL_SECONDS
-            if self.stopping() or not self._poll():
-                self._wake_all()
-                pause = ERROR_PAUSE_SECONDS
-            time.sleep(max(pause, IDLE_FACTOR * (time.monotonic() - began)))
+    def round(self) -> float:
+        """Wait for a waiter, and notify those whose jobs have changed. Returns the seconds until the next round."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiters)
+        began = time.monotonic()
+        if began >= self._check_clients_at:
+            self._check_clients_at = began + DISCONNECT_CHECK_SECONDS
+            self._wake_disconnected()
+        pause = POLL_SECONDS
+        if self.stopping() or not self._poll():
+            self.wake_all()
+            pause = ERROR_PAUSE_SECONDS
+        return max(pause, IDLE_FACTOR * (time.monotonic() - began))
 
     def _poll(self) -> bool:
         """Notify the waiters of all jobs. False if the query failed: each request then queries by itself and returns
@@ -90,9 +91,6 @@ class ChangeNotifier:
                 fingerprints = fingerprints_of(session, job_ids, self.live_within_seconds)
         except DatabaseAway as error:
             log.warning("cannot poll for changes of jobs", error=error.detail)
-            return False
-        except Exception:  # this thread must survive any error, since no other one wakes the waiters
-            log.exception("cannot poll for changes of jobs")
             return False
         for job_id in job_ids:
             self._notify(job_id, fingerprints.get(job_id))
@@ -113,10 +111,26 @@ class ChangeNotifier:
             if waiter.client in gone:
                 waiter.woken.set()
 
-    def _wake_all(self) -> None:
+    def wake_all(self) -> None:
         for waiter in self._all_waiters():
             waiter.woken.set()
 
     def _all_waiters(self) -> list[Waiter]:
         with self._changed:
             return [waiter for of_job in self._waiters.values() for waiter in of_job]
+
+
+class PollThread(MaintenanceThread):
+    """The notifier's thread. No other one wakes the waiters, so after any error they query by themselves."""
+
+    def __init__(self, notifier: ChangeNotifier) -> None:
+        super().__init__("change-notifier", pause=ERROR_PAUSE_SECONDS)
+        self.notifier = notifier
+
+    def round(self) -> float:
+        return self.notifier.round()
+
+    def failed(self, error: Exception) -> float:
+        log.error("cannot poll for changes of jobs", exc_info=error)
+        self.notifier.wake_all()
+        return self.pause

@@ -19,6 +19,7 @@ from gradq.client.events import Event, EventType
 from gradq.client.images import Predictions
 from gradq.client.job import MODEL_FILES, changes
 from gradq.client.job_view import JobView
+from gradq.client.masking import without_secrets
 from gradq.client.problems import JobFailed, WaitTimeout
 from gradq.client.transport import Awaiting, options
 from gradq.client.types import Action, Json, Part, Points
@@ -45,7 +46,7 @@ class AsyncClient:
         await self.close()
 
     def __repr__(self) -> str:
-        return f"<AsyncClient {self.url}>"
+        return f"<AsyncClient {without_secrets(self.url)}>"
 
     async def close(self) -> None:
         """Close the connections."""

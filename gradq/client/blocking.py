@@ -12,6 +12,7 @@ from gradq.client.calls import Calls
 from gradq.client.environment import DEFAULT_URL as DEFAULT_URL
 from gradq.client.environment import Target
 from gradq.client.job import Job
+from gradq.client.masking import without_secrets
 from gradq.client.sender import Retries, Sender
 from gradq.client.transport import Blocking, Transport, finish, iterate, options
 from gradq.client.types import Action, Json, Part
@@ -48,7 +49,7 @@ class Client:
         self.close()
 
     def __repr__(self) -> str:
-        return f"<Client {self.url}>"
+        return f"<Client {without_secrets(self.url)}>"
 
     def close(self) -> None:
         """Close the connections."""
@@ -230,4 +231,5 @@ class Client:
 
 def calls_over(transport: Transport, target: Target, timeout: float, retries: int) -> Calls:
     proxy = None if target.proxy is None else str(target.proxy)
-    return Calls(Sender(transport, target.url, Retries(retries, longest_wait=timeout), proxy))
+    retried = Retries(retries, longest_wait=timeout)
+    return Calls(Sender(transport, without_secrets(target.url), retried, proxy, target.secrets))

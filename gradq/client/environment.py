@@ -14,6 +14,7 @@ from urllib.request import getproxies, proxy_bypass
 
 import httpx2
 
+from gradq.client.masking import secrets_of, without_secrets
 from gradq.client.problems import InvalidSetting
 
 DEFAULT_URL = "http://127.0.0.1:8080"
@@ -32,13 +33,13 @@ def address(url: str | None) -> str:
         port = parts.port or 0
         _require_labels(parts.host)
     except (httpx2.InvalidURL, UnicodeError, ValueError) as error:
-        raise InvalidSetting(f"{_shown(found)} is not an address: {error}", found) from error
+        raise InvalidSetting(f"{_shown(found)} is not an address: {_why(found, error)}", found) from error
     if parts.scheme not in ("http", "https") or not parts.host:
         raise InvalidSetting(f"{_shown(found)} is not an address; one looks like {DEFAULT_URL}", found)
     if port > LARGEST_PORT:
-        raise InvalidSetting(f"{found} is not an address: ports end at {LARGEST_PORT}", found)
+        raise InvalidSetting(f"{_shown(found)} is not an address: ports end at {LARGEST_PORT}", found)
     if parts.query or parts.fragment:
-        raise InvalidSetting(f"{found} is not an address: it must end before `?` and `#`", found)
+        raise InvalidSetting(f"{_shown(found)} is not an address: it must end before `?` and `#`", found)
     return found
 
 
@@ -73,8 +74,16 @@ def bearer(token: str | None, url: str) -> str | None:
     return f"Bearer {found}"
 
 
-def _shown(text: str) -> str:
+def _shown(url: str) -> str:
+    text = without_secrets(url)
     return ascii(text) if not text.isprintable() else text
+
+
+def _why(url: str, error: Exception) -> str:
+    """The library's reason. It may show parts of a password, which is why the URL could not be parsed."""
+    if secrets_of(url):
+        return "the signs @ : / ? # % in a user or password must be percent-encoded"
+    return str(error)
 
 
 # --- proxy ------------------------------------------------------------------------------------------------------------
@@ -89,9 +98,7 @@ class Proxy:
 
     def __str__(self) -> str:
         """`http://proxy:3128 (HTTP_PROXY)`, with a password hidden."""
-        parts = httpx2.URL(self.url)
-        shown = parts.copy_with(username=parts.username, password="***") if parts.password else parts  # nosec B106
-        return f"{str(shown).rstrip('/')} ({self.variable})"
+        return f"{without_secrets(str(httpx2.URL(self.url))).rstrip('/')} ({self.variable})"
 
 
 def proxy_of(url: str) -> Proxy | None:
@@ -160,7 +167,7 @@ def _why_unusable(proxy: str) -> str | None:
         if any(letter.isspace() for letter in parts.host) or "%" in parts.host:
             return "it must be http://host:port"
     except (httpx2.InvalidURL, UnicodeError, ValueError) as error:
-        return f"it must be http://host:port ({error})"
+        return f"it must be http://host:port ({_why(proxy, error)})"
     if parts.scheme.startswith("socks"):
         return None if find_spec("socksio") else "a SOCKS proxy needs the package socksio: pip install socksio"
     return None
@@ -196,6 +203,13 @@ class Target:
     authorization: str | None
     proxy: Proxy | None
     verify: ssl.SSLContext | bool
+
+    @property
+    def secrets(self) -> frozenset[str]:
+        """Texts that no error may show: the token, and the passwords in the addresses."""
+        known = {self.authorization.removeprefix("Bearer ")} if self.authorization else set()
+        proxy = secrets_of(self.proxy.url) if self.proxy is not None else set()
+        return frozenset(known | proxy | secrets_of(self.url))
 
     @classmethod
     def of(cls, url: str | None, token: str | None) -> Self:

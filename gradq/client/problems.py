@@ -26,6 +26,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gradq.client.job_view import JobView
+from gradq.client.masking import without_secrets
 
 
 class ClientError(Exception):
@@ -36,9 +37,10 @@ class ClientError(Exception):
 
 
 class Unreachable(ClientError):
-    """No answer from `url`. `refused`: no connection could be made, so the request was not sent."""
+    """No answer from `url`, whose password is hidden. `refused`: no connection could be made, so nothing was sent."""
 
     def __init__(self, url: str, reason: str, refused: bool = True, proxy: str | None = None) -> None:
+        url = without_secrets(url)
         super().__init__(f"cannot reach {url}{through(proxy)}: {reason}")
         self.url = url
         self.reason = reason

@@ -12,6 +12,7 @@ from email.utils import parsedate_to_datetime
 
 import httpx2
 
+from gradq.client.masking import masked
 from gradq.client.problems import (
     ApiError,
     BadAnswer,
@@ -69,6 +70,7 @@ class Sender:
     url: str
     retries: Retries
     proxy: str | None = None  # what requests go through, for errors
+    secrets: frozenset[str] = frozenset()  # what no error may show
     answered: bool = False  # whether the service has answered, so that its address is right
 
     async def send(self, request: Request, patience: float = 0.0) -> httpx2.Response:
@@ -123,7 +125,7 @@ class Sender:
         return error
 
     def unreachable(self, error: Exception) -> Unreachable:
-        reason = str(error) or type(error).__name__
+        reason = masked(str(error) or type(error).__name__, self.secrets)
         refused = isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout)
         return Unreachable(self.url, reason, refused, self.proxy)
 

@@ -22,10 +22,12 @@ def api(
     Long polls and event streams use one thread each; every process has
     GRADQ_HELD_REQUESTS threads for them, in addition to --threads.
     """
+    from gradq.local.listener import listen
     from gradq.local.public_address import require_a_token
     from shared.config import Settings
 
     settings = Settings.from_env()
     require_a_token(host, settings)
-    bind = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    become(command(settings, bind, workers, threads), environment(os.environ))
+    with listen(host, port) as listener:
+        listener.set_inheritable(True)
+        become(command(settings, f"fd://{listener.fileno()}", workers, threads), environment(os.environ))

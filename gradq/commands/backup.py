@@ -8,6 +8,7 @@ import signal
 import sys
 import tarfile
 import tempfile
+import traceback
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict
@@ -20,6 +21,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
+from gradq import own_packages
 from gradq.commands.failure import CommandError
 from gradq.commands.formatting import size
 from gradq.commands.options import AsJson, Exit, print_json
@@ -174,15 +176,28 @@ def _fsync_folder(folder: Path) -> None:
 
 @contextmanager
 def _ended_in_order(outcome: str) -> Iterator[None]:
-    """SIGTERM and SIGHUP unwind the stack as Ctrl-C does, removing partial files. Raises NotEnded for an OSError."""
+    """SIGTERM and SIGHUP unwind the stack as Ctrl-C does, removing partial files. Raises NotEnded for an OSError, and
+    for what the library of an artifact store raises; each has errors of its own."""
     before = {number: signal.signal(number, _leave) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:
         yield
     except OSError as error:
         raise NotEnded(f"{outcome}: {error}") from error
+    except Exception as error:
+        if isinstance(error, ImportError) or not _is_of_a_library(error):
+            raise
+        raise NotEnded(f"{outcome}: {type(error).__name__}: {error}") from error
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _is_of_a_library(error: Exception) -> bool:
+    """Whether code outside gradq's packages raised the error; one of gradq's own keeps its traceback."""
+    raised_in = ""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        raised_in = str(frame.f_globals.get("__name__", ""))
+    return raised_in.partition(".")[0] not in own_packages.NAMES
 
 
 def _leave(number: int, _frame: FrameType | None) -> NoReturn:

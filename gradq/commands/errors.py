@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from http import HTTPStatus
 from importlib.util import find_spec
 from io import TextIOWrapper
@@ -16,6 +17,7 @@ from urllib.parse import urlsplit
 import typer
 
 from gradq import own_packages
+from gradq.client.masking import masked, secrets_of
 from gradq.client.problems import ApiError, InvalidSetting, ServerError, Unreachable, is_away, through
 from gradq.commands.completion import VARIABLE
 from gradq.commands.failure import CommandError, NoServer
@@ -154,7 +156,29 @@ def _problem(code: str, detail: str, next_step: str | None = None, **more: Any) 
 
 
 def print_problem(problem: dict[str, Any]) -> None:
-    print(json.dumps(problem, ensure_ascii=not speaks_unicode(sys.stderr)), file=sys.stderr, flush=True)
+    _print(json.dumps(_public(problem, known_secrets()), ensure_ascii=not speaks_unicode(sys.stderr)))
+
+
+def known_secrets() -> set[str]:
+    """The passwords and keys of the addresses that the environment and, in verbs of the service, the settings name."""
+    found: set[str] = set()
+    for name, value in os.environ.items():
+        if name.upper().endswith(("_PROXY", "_URL")):
+            found |= secrets_of(value)
+    config = sys.modules.get("shared.config")
+    with suppress(*service_errors()):
+        if config is not None:
+            found |= config.Settings.from_env().secrets
+    return found
+
+
+def _public(value: Any, secrets: set[str]) -> Any:
+    """A JSON value whose texts have no secrets."""
+    if isinstance(value, str):
+        return masked(value, secrets)
+    if isinstance(value, dict):
+        return {name: _public(part, secrets) for name, part in value.items()}
+    return [_public(part, secrets) for part in value] if isinstance(value, list) else value
 
 
 def in_words(error: Exception) -> str:
@@ -207,4 +231,14 @@ def _next_step_of_others(error: ApiError) -> str:
 
 
 def _say(text: str) -> None:
-    print(f"gradq: {text}", file=sys.stderr, flush=True)
+    _print(f"gradq: {masked(text, known_secrets())}")
+
+
+def _print(text: str) -> None:
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except (
+        OSError
+    ):  # it is full, or nobody reads it; the exit code still counts, and Python changes it if a flush fails
+        with suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())

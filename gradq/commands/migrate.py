@@ -32,7 +32,10 @@ def migrate(
     from shared.db.database import Database
     from shared.db.migrate import NEWEST, known
     from shared.errors import DatabaseAway
+    from shared.log_stream import hold_streams
 
+    if not as_json:
+        hold_streams()  # containers wait for this verb's exit code, which is about the schema alone
     settings = Settings.from_env()
     settings.make_state_dir()
     database, deadline = Database(settings.database), time.monotonic() + wait

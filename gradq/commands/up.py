@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -28,7 +27,9 @@ def up(
     from gradq.local.embedded import EmbeddedService
     from gradq.local.public_address import require_a_token
     from shared.config import Settings
+    from shared.log_stream import hold_streams
 
+    hold_streams()  # the reader of a pipe may be gone; the parts must still be looked after, and stopped in order
     given = {"state_dir": state, "slots": slots, "threads_per_slot": threads}
     settings = Settings.from_env(**{name: value for name, value in given.items() if value is not None})
     require_a_token(host, settings)
@@ -36,12 +37,10 @@ def up(
 
 
 def _say(line: str) -> None:
-    with suppress(OSError):  # the reader of a pipe may be gone; the parts must still be stopped in order
-        print(line, flush=True)
+    print(line, flush=True)
 
 
 def _say_json(line: str) -> None:
     """Prints a line as a JSON object; `ready` is the address in the line that announces it, else null."""
     word, _, rest = line.partition(" ")
-    with suppress(OSError):
-        print_json_line({"message": line, "ready": rest if word == "ready" else None})
+    print_json_line({"message": line, "ready": rest if word == "ready" else None})

@@ -55,6 +55,8 @@ def embedded_broker(settings: Settings) -> BrokerServer | None:
     binary = find_binary()
     folder = for_sockets(settings.broker_socket.parent, len(SOCKET_NAME))
     data = folder / "data"
+    if (socket := folder / SOCKET_NAME).is_dir():
+        raise ConfigurationError(f"{socket} is a folder, and the broker's socket has to be there; remove it")
     shutil.rmtree(data, ignore_errors=True)
     return BrokerServer(binary, folder / SOCKET_NAME, private(data))
 

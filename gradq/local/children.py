@@ -1,29 +1,39 @@
-"""Child processes that are restarted when they die and end when their parent dies."""
+"""Child processes that are restarted when they die or no longer work, and end when their parent dies."""
 
 from __future__ import annotations
 
 import ctypes
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
 import psutil
+
+from gradq.local.liveness import Liveness
 
 PR_SET_PDEATHSIG = 1
 FIRST_BACKOFF_SECONDS, LONGEST_BACKOFF_SECONDS = 0.5, 30.0
 STEADY_SECONDS = 60.0  # a child that ran longer restarts with the first backoff
-KEPT_LOG_BYTES = 10 << 20
+KEPT_LOG_BYTES = 10 << 20  # of the log, and of the older one next to it
+STOP_ROUNDS = 200  # for a part that no longer works to stop by itself
 
 
 @dataclass
 class Child:
     """One part of the service, with its own log file and process group, so that a Ctrl-C in the terminal only reaches
-    the supervisor, which then stops the parts in order."""
+    the supervisor, which then stops the parts in order.
+
+    `liveness` tells whether it works, None: whether it runs is enough. `stop_rounds`: calls of `tend` until a part that
+    no longer works is killed.
+    """
 
     name: str
     command: Sequence[str]
@@ -35,11 +45,14 @@ class Child:
     started_at: float = 0.0
     restart_at: float | None = field(default=None)
     stopping: bool = False
+    liveness: Liveness | None = None
+    stop_rounds: int = STOP_ROUNDS
+    kill_in: int | None = None  # rounds
 
     def start(self) -> None:
-        if self.log.exists() and self.log.stat().st_size > KEPT_LOG_BYTES:
-            self.log.replace(self.log.with_suffix(".log.1"))
-        with self.log.open("ab") as log:
+        """Raises OSError if the process cannot be started, or its log not be opened at the first time."""
+        keep_small(self.log, KEPT_LOG_BYTES)
+        with self._open_log() as log:
             self.process = subprocess.Popen(  # a list of our own, no shell  # nosec B603
                 self.command,
                 env=dict(self.env),
@@ -50,7 +63,15 @@ class Child:
                 start_new_session=True,
                 preexec_fn=end_with_parent(os.getpid()),
             )
-        self.started_at, self.restart_at, self.stopping = time.monotonic(), None, False
+        self.started_at, self.restart_at, self.stopping, self.kill_in = time.monotonic(), None, False, None
+
+    def _open_log(self) -> BinaryIO:
+        try:
+            return self.log.open("ab")
+        except OSError:
+            if self.process is None:
+                raise
+            return open(os.devnull, "ab")  # a part that has run goes on, though its log's folder may be gone
 
     @property
     def pid(self) -> int:
@@ -62,8 +83,11 @@ class Child:
         return self.process is not None and self.process.poll() is None
 
     def tend(self, say: Callable[[str], None]) -> None:
-        """Restarts the process after its backoff if it has died."""
+        """Looks after the process: cuts its log, ends it if it no longer works, restarts it after its backoff if it
+        has died. Called once per round of the supervisor's loop; raises no OSError."""
+        keep_small(self.log, KEPT_LOG_BYTES)
         if self.alive:
+            self._judge(say)
             return
         if self.restart_at is None:
             lived = time.monotonic() - self.started_at
@@ -72,8 +96,27 @@ class Child:
             self.restart_at = time.monotonic() + backoff
             say(f"{self.name} {self._how_it_ended()}; restarting it in {backoff:g} s (log: {self.log})")
         elif time.monotonic() >= self.restart_at:
-            self.start()
-            say(f"{self.name} restarted, pid {self.pid}")
+            try:
+                self.start()
+            except OSError as error:  # no memory or process for it at the moment
+                self.restart_at = time.monotonic() + LONGEST_BACKOFF_SECONDS
+                say(f"{self.name} cannot be started: {error}; trying again in {LONGEST_BACKOFF_SECONDS:g} s")
+            else:
+                say(f"{self.name} restarted, pid {self.pid}")
+
+    def _judge(self, say: Callable[[str], None]) -> None:
+        """Ends the process if it no longer works: SIGTERM, and SIGKILL `stop_rounds` later."""
+        if self.kill_in is None:
+            if self.liveness is None or self.stopping or (why := self.liveness.round(self.pid)) is None:
+                return
+            say(f"{self.name} {why}; ending it, to start it again (log: {self.log})")
+            self.kill_in = self.stop_rounds
+            self.request_stop()
+        self.kill_in -= 1
+        if self.kill_in <= 0 and self.process is not None:
+            family = _family(self.pid)
+            self.process.kill()
+            _kill(family)
 
     def request_stop(self) -> None:
         """Send SIGTERM, once; returns at once."""
@@ -97,11 +140,7 @@ class Child:
         if not ended:
             self.process.kill()
         left = _running_after(family, seconds=2.0 if ended else 0.0)
-        for process in left:
-            try:
-                process.kill()
-            except psutil.NoSuchProcess:
-                continue
+        _kill(left)
         self.process.wait()
         _running_after(left, seconds=5.0)
         return ended
@@ -120,6 +159,30 @@ class Child:
         if code is not None and code < 0:
             return f"was killed by {signal.Signals(-code).name}"
         return f"ended with exit code {code}"
+
+
+def keep_small(log: Path, most: int) -> None:
+    """Moves the content of a log with more than `most` bytes to a file next to it, in place of what is there; without
+    room for that, discards it. The part that writes the log appends to it, and notices nothing."""
+    try:
+        if log.stat().st_size <= most:
+            return
+    except OSError:
+        return
+    older = log.with_suffix(".log.1")
+    try:
+        shutil.copyfile(log, older)
+    except OSError:
+        with suppress(OSError):
+            older.unlink()
+    with suppress(OSError):
+        os.truncate(log, 0)
+
+
+def _kill(processes: list[psutil.Process]) -> None:
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 def _family(pid: int) -> list[psutil.Process]:

@@ -8,8 +8,6 @@ backoff.
 
 from __future__ import annotations
 
-import errno
-import ipaddress
 import os
 import signal
 import socket
@@ -29,8 +27,11 @@ from gradq.local.broker_process import BrokerServer, embedded_broker
 from gradq.local.children import Child
 from gradq.local.folders import private
 from gradq.local.instance import only_one
+from gradq.local.listener import address_of, listen, local_address
+from gradq.local.liveness import AnswerWatch, HeartbeatWatch
+from shared import heartbeat
 from shared.config import Settings
-from shared.errors import ConfigurationError, DatabaseAway, GradqError
+from shared.errors import DatabaseAway, GradqError
 
 if TYPE_CHECKING:
     from shared.db.database import Database
@@ -80,6 +81,7 @@ class EmbeddedService:
         self.stop = Stop()
         self.server: BrokerServer | None = None
         self.parts: list[Child] = []  # in ORDER
+        self._trouble = ""  # what was said last about it
 
     def run(self, host: str, port: int) -> int:
         """Starts all parts, supervises them until a signal, stops them; returns the exit code of `gradq up`.
@@ -110,8 +112,9 @@ class EmbeddedService:
                 self.say(f"state   {self.settings.state_dir} (logs: {self.settings.state_dir / 'logs'})")
                 self.say(f"broker  {self.server.binary if self.server else 'the one that GRADQ_REDIS_URL names'}")
                 self.say(f"ready {url}")
+            self._watch(listener)
             while not self.stop.wait(TICK_SECONDS):
-                self._tend()
+                self._tend_or_say_why_not()
         return 0
 
     def end(self) -> None:
@@ -132,6 +135,7 @@ class EmbeddedService:
         if self.server is not None:
             self.server.clear()
         worker_tmp.sweep(self.settings.state_dir)
+        heartbeat.sweep(self.settings.state_dir)
         if self.parts and self.stop.requested():
             self.say("stopped")
 
@@ -199,6 +203,26 @@ class EmbeddedService:
         for part in self.parts:
             part.tend(self.say)
 
+    def _tend_or_say_why_not(self) -> None:
+        """The parts go on whatever goes wrong here."""
+        try:
+            self._tend()
+        except Exception as error:
+            if (trouble := f"cannot look after the parts: {type(error).__name__}: {error}") != self._trouble:
+                self.say(trouble)
+            self._trouble = trouble
+        else:
+            self._trouble = ""
+
+    def _watch(self, listener: socket.socket) -> None:
+        """From now on, a part that runs but does not work is ended and started again."""
+        stop_rounds = int((self.settings.grace_seconds + 10.0) / TICK_SECONDS)
+        for part in self.parts:
+            if part.name == "worker":
+                part.liveness, part.stop_rounds = HeartbeatWatch(self.settings.state_dir), stop_rounds
+            elif part.name == "api":
+                part.liveness = AnswerWatch(local_address(listener))
+
     def _until_ready(self, url: str, worker: Child) -> None:
         """Returns once our worker is live, and the API still answers. Raises PartFailed.
 
@@ -246,36 +270,6 @@ def _lives(database: Database, settings: Settings, worker: Child) -> bool:
     except DatabaseAway:
         return False
     return any((row.host, row.pid) == (socket.gethostname(), worker.pid) for row in live)
-
-
-@contextmanager
-def listen(host: str, port: int) -> Iterator[socket.socket]:
-    """The API's listening socket. Opened here, so that a port in use fails at once and port 0 gets a free one without a
-    race; the API inherits it, also after a restart. Raises ConfigurationError."""
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    except UnicodeError as error:
-        raise ConfigurationError(f"--host {host}: not the name of a host") from error
-    except socket.gaierror as error:
-        raise ConfigurationError(f"--host {host}: {error.strerror}") from error
-    with socket.socket(family, kind, protocol) as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind(address)
-            listener.listen(512)
-        except OSError as error:
-            hint = "; another service uses this port, choose one with --port (0: any free one)"
-            hint = hint if error.errno == errno.EADDRINUSE else ""
-            raise ConfigurationError(f"cannot listen on {host}:{port}: {error.strerror}{hint}") from error
-        yield listener
-
-
-def address_of(listener: socket.socket) -> str:
-    """The URL of the listener for clients on this machine."""
-    host, port = listener.getsockname()[:2]
-    if ipaddress.ip_address(host.partition("%")[0]).is_unspecified:  # it listens on all addresses
-        host = "::1" if ":" in host else "127.0.0.1"
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def _pipe(stack: ExitStack) -> tuple[int, int]:

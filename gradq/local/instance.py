@@ -31,7 +31,10 @@ def only_one(state_dir: Path, address: str) -> Iterator[None]:
                 f"{state_dir} is in use by {holder}; stop that one, or use another folder with --state"
             ) from None
         os.ftruncate(file, 0)
-        os.pwrite(file, f"`gradq up`, pid {os.getpid()}, {address}\n".encode(), 0)
+        try:
+            os.pwrite(file, f"`gradq up`, pid {os.getpid()}, {address}\n".encode(), 0)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(path)) from error
         yield
         os.ftruncate(file, 0)
     finally:

@@ -17,6 +17,9 @@ from gradq import own_packages
 def run(module: str, *arguments: str) -> None:
     """Runs the module in this process, as its main program."""
     own_packages.prefer()
+    from shared.log_stream import hold_streams
+
+    hold_streams()  # before the module's own imports, which may keep the streams of now
     with suppress(FileNotFoundError):  # the current folder may have been deleted
         here = os.getcwd()
         sys.path += {here, os.environ.get("PWD", here)}  # the same folder by both of its names

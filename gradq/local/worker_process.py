@@ -8,7 +8,7 @@ import sys
 from gradq import own_packages
 from gradq.local import program
 from gradq.local.folders import private
-from gradq.local.worker_tmp import own_tmp
+from gradq.local.worker_tmp import own_tmp, remove
 
 
 def command(fd: int | None = None) -> list[str]:
@@ -18,14 +18,23 @@ def command(fd: int | None = None) -> list[str]:
 
 def main(*arguments: str) -> None:
     own_packages.prefer()
+    from shared import heartbeat
     from shared.config import Settings
+    from shared.log_stream import hold_streams
 
+    hold_streams()
     settings = Settings.from_env()
     settings.make_state_dir()
+    heartbeat.start(settings.state_dir)
+    tmp = own_tmp(settings.state_dir)
     os.environ["OPENBLAS_NUM_THREADS"] = "1"  # OpenBLAS would start its threads before the fork of the trainers
-    os.environ["TMPDIR"] = str(own_tmp(settings.state_dir))
+    os.environ["TMPDIR"] = str(tmp)
     os.environ.setdefault("MPLCONFIGDIR", str(private(settings.state_dir / "matplotlib")))
-    program.run("worker", *arguments)
+    try:
+        program.run("worker", *arguments)
+    finally:
+        heartbeat.end()
+        remove(tmp)
 
 
 if __name__ == "__main__":

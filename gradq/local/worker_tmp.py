@@ -31,6 +31,13 @@ def own_tmp(state_dir: Path) -> Path:
     return own
 
 
+def remove(own: Path) -> None:
+    """Deletes a folder that `own_tmp` has made, by its process; also its parent folder if no other worker uses it."""
+    with suppress(OSError), _locked(own.parent):  # a second signal may have cut this short before
+        shutil.rmtree(own, ignore_errors=True)
+        own.parent.rmdir()
+
+
 def sweep(state_dir: Path) -> None:
     """Deletes the folders of workers that have ended, and their parent folder if none is left."""
     folder = _folder(state_dir)

@@ -39,17 +39,18 @@ class Database:
         self.is_sqlite = make_url(url).get_backend_name() == "sqlite"
         self.engine = _sqlite_engine(url) if self.is_sqlite else _postgresql_engine(url)
         self._write_lock = _WriteLock() if self.is_sqlite else contextlib.nullcontext()
+        self._file = make_url(url).database or "" if self.is_sqlite else ""
 
     @contextlib.contextmanager
     def read(self) -> Iterator[Session]:
         """A session for reading."""
-        with _raise_database_away(), Session(self.engine, expire_on_commit=False) as session:
+        with _raise_database_away(self._file), Session(self.engine, expire_on_commit=False) as session:
             yield session
 
     @contextlib.contextmanager
     def look(self) -> Iterator[Connection]:
         """A connection for reading single rows without a session, in half the time."""
-        with _raise_database_away(), self.engine.connect() as connection:
+        with _raise_database_away(self._file), self.engine.connect() as connection:
             yield connection
 
     @contextlib.contextmanager
@@ -58,7 +59,7 @@ class Database:
         engine = self.engine.execution_options(gradq_writes=True)
         with (
             self._write_lock,
-            _raise_database_away(),
+            _raise_database_away(self._file),
             Session(engine, expire_on_commit=False) as session,
             session.begin(),
         ):
@@ -69,7 +70,7 @@ class Database:
         """A connection that sees all tables as of its first query until the block ends. Does not block writers."""
         options: dict[str, Any] = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
         engine = self.engine if self.is_sqlite else self.engine.execution_options(**options)
-        with _raise_database_away(), engine.connect() as connection, connection.begin():
+        with _raise_database_away(self._file), engine.connect() as connection, connection.begin():
             if not self.is_sqlite:
                 _allow_long_silence(connection)
             yield connection
@@ -79,7 +80,7 @@ class Database:
 
         Idempotent, and safe to run in several processes at once.
         """
-        with _raise_database_away(), self.engine.execution_options(gradq_writes=True).begin() as connection:
+        with _raise_database_away(self._file), self.engine.execution_options(gradq_writes=True).begin() as connection:
             self.lock_schema(connection)
             return migrate.move(connection, to)
 
@@ -224,15 +225,16 @@ def filesystem_of(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def _raise_database_away() -> Iterator[None]:
-    """Convert errors of an unavailable database to DatabaseAway; errors of a wrong statement are not converted."""
+def _raise_database_away(file: str) -> Iterator[None]:
+    """Convert errors of an unavailable database to DatabaseAway; errors of a wrong statement are not converted. `file`:
+    SQLite's, which its errors do not name; empty for others."""
     try:
         yield
     except PoolTimeoutError as error:
         raise DatabaseAway("all connections are in use") from error
     except DBAPIError as error:
         if error.connection_invalidated or _is_away(error):
-            raise DatabaseAway(str(error.orig)) from error
+            raise DatabaseAway(f"{error.orig}: {file}" if file else str(error.orig)) from error
         raise
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -326,3 +327,19 @@ def test_two_apps_in_one_process_do_not_share_their_rows(tmp_path):
     apps[0].test_client().post("/v1/jobs", json={})
     assert [len(app.test_client().get("/v1/jobs").json["data"]) for app in apps] == [1, 0]
     assert isinstance(apps[0].extensions[EXTENSION].database, Database)
+
+
+@pytest.mark.parametrize(
+    "path", ["/" + "x" * 8000, "/v1/jobs/" + "ü" * 4000, "/v1/jobs?" + "x" * 8000, "/healthz/" + "%00" * 2000]
+)
+@pytest.mark.parametrize("token", [None, "gq_" + "x" * 4000])
+def test_a_request_without_a_valid_token_costs_few_bytes_of_the_log(settings, new_sqlite, path, token) -> None:
+    new_sqlite(settings.database).close()
+    client = create_app(settings.model_copy(update={"allow_anonymous": False})).test_client()
+    headers = {"X-Request-Id": "r" * 4000, "User-Agent": "u" * 4000, "Referer": "http://h/" + "r" * 4000}
+    if token is not None:
+        headers["Authorization"] = f"Bearer {token}"
+    with capture_logs() as lines:
+        assert client.get(path, headers=headers).status_code in (400, 401, 404)
+    assert lines
+    assert sum(len(json.dumps(line)) for line in lines) < 2000

@@ -242,3 +242,32 @@ def test_a_restore_that_is_told_to_stop_leaves_nothing_behind(
     assert not stored(state)
     assert not list(state.glob("restore-*"))
     assert run("restore", str(tmp_path / "gradq.tar"), "--state", str(state)).exit_code == 0
+
+
+@pytest.mark.parametrize("verb", ["restore", "backup"])
+def test_the_error_of_a_store_is_one_sentence_without_its_password(served, tmp_path, monkeypatch, verb):
+    file = saved(tmp_path)
+    monkeypatch.setenv(
+        "GRADQ_STATE_DIR", str(tmp_path / "other") if verb == "restore" else str(served.settings.state_dir)
+    )
+    monkeypatch.setenv("GRADQ_ARTIFACTS_URL", "s3://key:hush@bucket")
+    refuse = raising_in("botocore.client", RuntimeError("Bucket create failed 'key:hush@bucket'"))
+    monkeypatch.setattr("shared.artifacts.ArtifactStore.__init__", refuse)
+    for more in ([], ["--json"]):
+        result = run(verb, str(file if verb == "restore" else tmp_path / "new.tar"), *more)
+        assert result.exit_code == 1
+        assert "hush" not in result.output
+        assert "RuntimeError: Bucket create failed 'key:***@bucket'" in result.output
+        assert "Traceback" not in result.output
+
+
+def test_an_error_of_our_own_keeps_its_traceback(served, tmp_path, monkeypatch):
+    monkeypatch.setattr("shared.artifacts.ArtifactStore.__init__", raising_in("gradq.backup.save", KeyError("ours")))
+    assert isinstance(run("backup", str(tmp_path / "new.tar")).exception, KeyError)
+
+
+def raising_in(module: str, error: Exception) -> Any:
+    """A function that seems to be in that module."""
+    names: dict[str, Any] = {"__name__": module, "error": error}
+    exec("def refuse(*_):\n    raise error", names)
+    return names["refuse"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -121,3 +122,116 @@ def test_several_children_are_asked_to_stop_before_the_first_is_waited_for(tmp_p
         part.start()
         assert not part.stopping
         assert part.stop(30.0, never)
+
+
+def test_a_log_that_grows_too_large_is_cut_while_its_part_writes_on(tmp_path):
+    code = "import time\nfor n in range(200):\n    print('line', n, 'x' * 90, flush=True)\n    time.sleep(0.005)"
+    child = child_of(code, tmp_path)
+    child.start()
+    older = child.log.with_suffix(".log.1")
+
+    def ended() -> bool:
+        children.keep_small(child.log, 2000)
+        return not child.alive
+
+    wait_for(ended, 60, "the end of the part")
+    kept = older.read_text() + child.log.read_text()
+    assert "line 199 " in kept
+    assert len(kept) < 200 * 100 / 2  # some of the lines are gone
+    assert all(line.startswith("line ") for line in kept.splitlines())
+
+
+def test_a_log_and_the_older_one_have_a_limit_together(tmp_path):
+    log = tmp_path / "part.log"
+    with log.open("ab", buffering=0) as out:
+        for number in range(200):
+            out.write(f"{number} {'x' * 200}\n".encode())
+            children.keep_small(log, 1000)
+            assert sum(file.stat().st_size for file in tmp_path.iterdir()) < 3000
+    kept = (tmp_path / "part.log.1").read_text() + log.read_text()
+    numbers = [int(line.split()[0]) for line in kept.splitlines()]
+    assert numbers == list(range(numbers[0], 200))
+
+
+@pytest.mark.parametrize("fault", ["no room", "no file", "a folder"])
+def test_a_log_that_cannot_be_kept_is_discarded_or_left(tmp_path, monkeypatch, fault):
+    log = tmp_path / "part.log"
+    if fault == "no room":
+        log.write_bytes(bytes(5000))
+
+        def full(*_: object) -> None:
+            (tmp_path / "part.log.1").write_bytes(bytes(100))
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(children.shutil, "copyfile", full)
+    elif fault == "a folder":
+        log.mkdir()
+    children.keep_small(log, 1000)
+    assert not (tmp_path / "part.log.1").exists()
+    if fault == "no room":
+        assert log.stat().st_size == 0
+
+
+class Silent:
+    """Says that the first process does not work."""
+
+    def __init__(self) -> None:
+        self.first: int | None = None
+
+    def round(self, pid: int) -> str | None:
+        self.first = self.first or pid
+        return "shows no heartbeat" if pid == self.first else None
+
+
+@pytest.mark.parametrize("code", ["import time; time.sleep(600)", STUBBORN])
+def test_a_part_that_runs_but_does_not_work_is_ended_and_started_again(tmp_path, code):
+    child = child_of(code, tmp_path)
+    child.liveness, child.stop_rounds = Silent(), 20
+    child.start()
+    if code == STUBBORN:
+        wait_for_output(child)
+    said: list[str] = []
+    before = child.pid
+    wait_for(lambda: (child.tend(said.append), child.pid != before)[1], 60, "another process")
+    assert child.alive
+    for _ in range(100):
+        child.tend(said.append)
+    assert child.alive
+    assert ["shows no heartbeat; ending it" in line for line in said] == [True, False, False]
+    child.stop(0.3, never)
+
+
+def test_a_part_that_cannot_be_started_again_at_the_moment_is_tried_later(tmp_path, monkeypatch):
+    child = child_of("pass", tmp_path)
+    child.start()
+    wait_for(lambda: not child.alive, 30, "the end of the part")
+    said: list[str] = []
+    child.tend(said.append)
+    child.restart_at = 0.0
+    with monkeypatch.context() as patched:
+        patched.setattr(children.subprocess, "Popen", refuse)
+        child.tend(said.append)
+    assert "cannot be started: [Errno 11] no process" in said[-1]
+    child.restart_at = 0.0
+    child.tend(said.append)
+    assert "restarted" in said[-1]
+    child.stop(5, never)
+
+
+def refuse(*_: object, **__: object) -> None:
+    raise OSError(11, "no process")
+
+
+def test_a_part_goes_on_without_the_folder_of_its_log(tmp_path):
+    folder = tmp_path / "logs"
+    folder.mkdir()
+    child = child_of("import time; time.sleep(600)", folder)
+    child.start()
+    child.process.kill()
+    child.process.wait()
+    shutil.rmtree(folder)
+    child.tend(print)
+    child.restart_at = 0.0
+    child.tend(print)
+    assert child.alive
+    child.stop(5, never)

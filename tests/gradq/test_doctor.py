@@ -7,6 +7,7 @@ import os
 import platform
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -26,11 +27,13 @@ from support.waiting import wait_for
 from typer.testing import CliRunner
 
 from gradq.cli import app
-from gradq.commands.checkups import machine
+from gradq.commands.checkups import examine, machine
+from gradq.commands.checkups.finding import Finding
+from gradq.commands.checkups.targets import Targets
 from gradq.local.broker_process import BrokerServer, embedded_broker
 from gradq.local.children import Child
 from gradq.local.instance import only_one
-from shared import workers
+from shared import heartbeat, workers
 from shared.broker import Broker
 from shared.config import Settings
 from shared.datasets.catalog import DATASETS
@@ -375,6 +378,21 @@ def test_workers_that_do_not_help_are_warned_of(doctor, worker, words):
     assert words in report["workers"]["detail"]
 
 
+def test_a_worker_here_that_runs_without_maintenance_is_a_problem(doctor, tmp_path, monkeypatch):
+    monkeypatch.setattr(heartbeat, "MEMORY", tmp_path)
+    heartbeat.start(tmp_path / "state")
+    heartbeat.beat("cpu")
+    with answering(service()) as url:
+        assert doctor(URL=url)["workers"]["verdict"] == "ok"
+        now = time.monotonic()
+        monkeypatch.setattr(heartbeat.time, "monotonic", lambda: now + 1000)
+        report = doctor(URL=url)
+    heartbeat.end()
+    assert report["workers"]["verdict"] == "problem"
+    assert "maintenance loop has not for 10" in report["workers"]["detail"]
+    assert "Restart it" in report["workers"]["mend"]
+
+
 def test_no_worker_is_a_warning_that_says_what_to_start(doctor, api):
     report = doctor(URL=api.url)
     assert report["workers"]["verdict"] == "warning"
@@ -407,3 +425,51 @@ def test_an_address_that_is_none_is_a_finding_and_no_traceback(doctor):
     assert report["api"]["verdict"] == "problem"
     assert doctor(URL="nonsense")["api"]["verdict"] == "problem"
     assert doctor(URL="http://127.0.0.1:99999999")["port"]["verdict"] == "problem"
+
+
+# --- passwords --------------------------------------------------------------------------------------------------------
+
+
+def test_no_finding_has_a_password(doctor, monkeypatch):
+    class Refused:
+        def __init__(self, url: str) -> None:
+            pass
+
+        def local_path(self, key: str) -> None:
+            return None
+
+        def put(self, *_: object) -> None:
+            raise RuntimeError("Bucket create failed 'key:hush1@bucket', signed with hush4")
+
+    monkeypatch.setattr("gradq.commands.checkups.artifact_store.ArtifactStore", Refused)
+    report = doctor(
+        URL="http://me:hush2@127.0.0.1:1",
+        ARTIFACTS_URL="s3://key:hush1@bucket/?secret_key=hush4",
+        REDIS_URL="redis://:hush3@127.0.0.1:1/0",
+        TOKEN="hush5hush5",
+        ADMIN_TOKEN="hush6" * 8,
+    )
+    assert report["artifacts"]["detail"].endswith(
+        "RuntimeError: Bucket create failed 'key:***@bucket', signed with ***"
+    )
+    assert report["api"]["facts"]["url"] == "http://me:***@127.0.0.1:1"
+    assert "hush" not in json.dumps(report.body)
+
+
+def test_a_check_that_fails_shows_no_password(monkeypatch, tmp_path):
+    def broken(_: Targets) -> Finding:
+        raise RuntimeError("no connection to s3://key:hush@bucket, key hush", {"a": 1})
+
+    targets = Targets(Settings(state_dir=tmp_path, artifacts_url="s3://key:hush@bucket"), None, None)
+    monkeypatch.setattr("gradq.commands.checkups.CHECKS", {"broken": broken})
+    (finding,) = examine(targets)
+    assert finding.detail == (
+        "the check itself failed: RuntimeError: ('no connection to s3://key:***@bucket, key ***', {'a': 1})"
+    )
+
+
+@pytest.mark.parametrize("url", ["http://[::1", "http://::1]:8080", "http://[v1.x]", "http://h:port", "http://"])
+def test_an_address_that_cannot_be_parsed_is_a_finding(doctor, url):
+    report = doctor(URL=url)
+    assert report["api"]["verdict"] == "problem"
+    assert report["port"]["verdict"] in ("ok", "problem")

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 from support.faults import answers, faulty, problem
 from typer.testing import CliRunner
 
 from gradq import AsyncClient, BadAnswer, Client, Forbidden, InvalidSetting, ServerError, Unreachable
 from gradq.cli import app
-from gradq.client.environment import bearer, is_this_machine, proxy_of
+from gradq.client.environment import Target, bearer, is_this_machine, proxy_of
+from gradq.client.sender import Retries, Sender
 from gradq.commands.checkups import examine, service
 from gradq.commands.checkups.targets import Targets
 from shared.config import Settings
@@ -256,3 +262,63 @@ def test_a_token_is_sent_without_the_space_around_it_and_an_empty_one_not_at_all
     monkeypatch.setenv("GRADQ_TOKEN", "gradq_2")
     assert bearer(None, "") == "Bearer gradq_2"
     assert bearer("", "") is None
+
+
+# --- passwords --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://me:hush@127.0.0.1:1",
+        "http://me:hu/sh@127.0.0.1:1",
+        "http://me:hu#sh@127.0.0.1:1",
+        "http://me:hush@[::1",
+        "http://me:hush@127.0.0.1:99999999",
+        "http://me:hush@127.0.0.1:1/?x=1",
+        "ftp://me:hush@h",
+        "http://me:hush@h\n",
+        "http://hush@127.0.0.1:1",
+    ],
+)
+def test_no_verb_shows_the_password_of_the_address(url):
+    for verb in (["ps"], ["ps", "--json"], ["wait", "job_1"]):
+        result = CliRunner().invoke(app, verb, env={"GRADQ_URL": url})
+        assert result.exit_code in (1, 2, 4)
+        assert len(result.output) > 20
+        assert not re.search("hu.{0,5}sh|'hu'", result.output), result.output
+
+
+@pytest.mark.parametrize(
+    "proxy", ["http://me:hush@127.0.0.1:1", "http://hush@127.0.0.1:1", "http://me:hu/sh@h:1", "me:hush@h:x"]
+)
+def test_no_verb_shows_the_password_of_a_proxy(proxy):
+    for verb in (["ps"], ["ps", "--json"]):
+        result = CliRunner().invoke(app, verb, env={"GRADQ_URL": ELSEWHERE, "HTTP_PROXY": proxy})
+        assert not re.search("hu.{0,5}sh|'hu'", result.output), result.output
+        assert "HTTP_PROXY" in result.output
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has /dev/full")
+@pytest.mark.parametrize(
+    ("verb", "code"), [(["ps"], 2), (["ps", "--json"], 2), (["worker"], 2), (["show", "job_1"], 1)]
+)
+def test_an_error_that_cannot_be_written_keeps_its_exit_code(verb, code):
+    url = DEAD if code == 1 else "nonsense"
+    env = {**os.environ, "GRADQ_URL": url, "GRADQ_SLOTS": "none"}
+    with open("/dev/full", "wb") as full:
+        ran = subprocess.run([sys.executable, "-m", "gradq", *verb], env=env, stderr=full, check=False)
+    assert ran.returncode == code
+
+
+def test_a_client_is_shown_without_its_password():
+    with Client("http://me:hush@127.0.0.1:1") as client:
+        assert repr(client) == "<Client http://me:***@127.0.0.1:1>"
+
+
+def test_the_error_of_a_library_is_shown_without_passwords():
+    secrets = Target.of("http://me:hush@127.0.0.1:1", "gq_secret").secrets
+    sender = Sender(None, "http://h", Retries(0, 0.0), secrets=secrets)
+    assert str(sender.unreachable(httpx2.ConnectError("no route for hush with gq_secret"))) == (
+        "cannot reach http://h: no route for *** with ***"
+    )

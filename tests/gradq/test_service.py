@@ -6,9 +6,12 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.disk import SmallDisk, why_no_disks
 from support.people import expire, token_for
 from support.place import sqlite_place_in
 from typer.testing import CliRunner, Result
@@ -16,11 +19,12 @@ from typer.testing import CliRunner, Result
 from gradq.cli import app
 from gradq.commands.up import _say_json
 from gradq.local import folders
-from gradq.local.embedded import address_of, listen
 from gradq.local.folders import for_sockets, private
 from gradq.local.instance import AlreadyRunning, only_one
+from gradq.local.listener import address_of, listen
 from gradq.local.public_address import require_a_token
-from gradq.local.worker_tmp import own_tmp, sweep
+from gradq.local.worker_tmp import own_tmp, remove, sweep
+from shared import heartbeat
 from shared.config import Settings
 from shared.db.database import Database
 from shared.db.migrate import known
@@ -207,3 +211,87 @@ def test_an_api_that_is_stopped_ends_with_0_and_one_that_cannot_start_does_not(t
     with start(GRADQ_ARTIFACTS_URL="zip://x") as fails:
         _, said = fails.communicate(timeout=60)
         assert (fails.returncode, "Worker failed to boot" in said) == (3, True), said
+
+
+@pytest.mark.parametrize("verb", ["api", "up"])
+def test_a_port_in_use_is_one_sentence_of_either_verb(verb: str, tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("GRADQ_STATE_DIR", str(tmp_path / "state"))
+    with listen("127.0.0.1", 0) as taken:
+        port = taken.getsockname()[1]
+        result = CliRunner().invoke(app, [verb, "--port", str(port)])
+    assert result.exit_code == 2
+    assert result.stderr.startswith(f"gradq: cannot listen on 127.0.0.1:{port}: Address already in use; ")
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_a_worker_that_ends_leaves_no_tmp(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(folders, "SOCKET_PATH_BYTES", 200)
+    first, second = own_tmp(tmp_path), own_tmp(tmp_path)
+    (first / "pymp-x").mkdir()
+    remove(first)
+    assert [folder.name for folder in (tmp_path / "tmp").iterdir()] == [second.name]
+    remove(first)  # has no effect
+    remove(second)
+    assert not (tmp_path / "tmp").exists()
+
+
+@pytest.mark.parametrize("ends", ["pass", "raise SystemExit(0)", "raise SystemExit(1)", "1 / 0"])
+def test_a_worker_process_removes_its_tmp_and_its_heartbeat_however_it_ends(tmp_path: Path, ends: str):
+    program = (
+        "import os, sys, tempfile; from pathlib import Path; from gradq.local import program, worker_process\n"
+        "from shared import heartbeat; state = Path(os.environ['GRADQ_STATE_DIR'])\n"
+        "def run(*_):\n"
+        "    print(os.environ['TMPDIR'], *(beat.rounds for beat in heartbeat.of_host(state)), flush=True)\n"
+        f"    {ends}\n"
+        "program.run = run\nworker_process.main()"
+    )
+    env = {**os.environ, "GRADQ_STATE_DIR": str(tmp_path / "s")}
+    ran = subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True, check=False)
+    tmp, rounds = ran.stdout.split()
+    assert rounds == "0"
+    assert not Path(tmp).exists()
+    assert heartbeat.of_host(tmp_path / "s") == []
+    assert not heartbeat._place(tmp_path / "s").exists()
+
+
+# --- full disks, and folders in the way -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def full(tmp_path: Path) -> Iterator[SmallDisk]:
+    """A disk without room, whose state folder exists."""
+    if (why := why_no_disks()) is not None:
+        pytest.skip(why)
+    disk = SmallDisk(tmp_path / "disk", 1)
+    (disk.path / "state").mkdir(mode=0o700)
+    disk.fill()
+    yield disk
+    disk.unmount()
+
+
+def test_a_full_disk_is_named_with_the_path(full: SmallDisk, monkeypatch):
+    state = full.path / "state"
+    monkeypatch.setenv("GRADQ_STATE_DIR", str(state))
+    monkeypatch.delenv("GRADQ_DATABASE_URL", raising=False)
+    verbs = ((["migrate"], "gradq.db"), (["up", "--port", "0"], "up.lock"), (["token", "create", "a"], "gradq.db"))
+    for verb, file in verbs:
+        result = CliRunner().invoke(app, verb)
+        assert result.exit_code == 1
+        assert str(state / file) in result.stderr, result.stderr
+        assert len(result.stderr.splitlines()) == 1
+        (state / "gradq.db").unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize(
+    ("verb", "folder"),
+    [("up", "up.lock"), ("up", "broker/redis.sock"), ("migrate", "gradq.db"), ("up", "logs/worker.log")],
+)
+def test_a_folder_in_the_place_of_a_file_is_named(verb: str, folder: str, monkeypatch):
+    with tempfile.TemporaryDirectory(prefix="gq-") as name:
+        (Path(name) / folder).mkdir(parents=True)
+        monkeypatch.setenv("GRADQ_STATE_DIR", name)
+        monkeypatch.delenv("GRADQ_DATABASE_URL", raising=False)
+        result = CliRunner().invoke(app, [verb, "--port", "0"] if verb == "up" else [verb])
+    assert result.exit_code in (1, 2)
+    assert result.stderr.startswith("gradq: ")
+    assert f"{name}/{folder}" in result.stderr

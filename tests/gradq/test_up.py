@@ -7,11 +7,14 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import httpx2
 import psutil
 import pytest
+from support.disk import SmallDisk, why_no_disks
 from support.waiting import wait_for
 
 from gradq.client.blocking import Client
@@ -234,3 +237,59 @@ def test_the_demo_trains_both_ways_and_cleans_up(tmp_path: Path):
     assert "not shown: mnist" in result.stdout
     said = (tmp_path / "demo-output" / "service.log").read_text()
     assert said.endswith("stopped\n")
+
+
+ON_A_SMALL_DISK = {
+    "epochs": 80,
+    "seed": 3,
+    "batch_size": 1,
+    "architecture": "linear",
+    "checkpoint": {"every_seconds": 1},
+}
+
+
+@pytest.mark.long
+@pytest.mark.skipif(why_no_disks() is not None, reason=f"no small disk: {why_no_disks()}")
+def test_a_full_disk_stops_nothing_for_good(up, folder):
+    """State, database, broker and all logs are on one disk, which is full while a job runs."""
+    disk = SmallDisk(folder / "disk", 60)
+    try:
+        service = up(state="disk/state")
+        with service.wait_until_ready() as client, httpx2.Client(base_url=client.url, timeout=60) as http:
+            whole = client.submit(ON_A_SMALL_DISK).wait(timeout=300)
+            job_id = client.submit(ON_A_SMALL_DISK)["id"]
+            wait_for(lambda: (client.job(job_id)["progress"] or {}).get("epoch"), 150, "the first epoch")
+            family = service.family()
+            assert client.job(job_id)["status"] == "running"
+            disk.fill()
+            seen = answers_of(http, job_id, seconds=20)
+            disk.free()
+            assert seen["/healthz"] == {200}
+            assert seen["/v1/version"] == {200}
+            assert seen[f"/v1/jobs/{job_id}"] <= {200, 503}
+            assert seen["POST"] <= {202, 503}
+            assert 503 in seen["POST"]
+            wait_for(lambda: http.post("/v1/jobs", json={"epochs": 1}).status_code == 202, 150, "room for another job")
+            wait_for(client.workers, 150, "a live worker")
+            ended = client.job(job_id).wait(timeout=300)
+            assert ended["status"] == "succeeded", ended["attempts"]
+            assert ended["result"]["weights_sha256"] == whole["result"]["weights_sha256"]
+            assert "lines of the log were dropped" in (service.state / "logs" / "api.log").read_text()
+        assert service.process.poll() is None
+        assert service.end() == 0
+        assert_all_gone(family)
+    finally:
+        disk.unmount()
+
+
+def answers_of(http: httpx2.Client, job_id: str, seconds: float) -> dict[str, set[int]]:
+    """The status of each answer while requests are sent one after the other: none is left without one."""
+    seen: dict[str, set[int]] = {}
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        for path in ("/healthz", "/v1/version", f"/v1/jobs/{job_id}", "/v1/jobs", "/readyz", "/nothing"):
+            seen.setdefault(path, set()).add(http.get(path).status_code)
+        seen.setdefault("POST", set()).add(
+            http.post("/v1/jobs", json={"epochs": 1, "labels": {"x": "y" * 60}}).status_code
+        )
+    return seen

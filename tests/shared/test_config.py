@@ -234,3 +234,52 @@ def test_the_state_folder_is_for_its_user_alone(settings: Settings) -> None:
     settings.state_dir.chmod(0o755)
     settings.make_state_dir()
     assert settings.state_dir.stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize("name", ["LEASE_SECONDS", "GRACE_SECONDS", "RECONCILE_SECONDS", "AUDIT_DAYS"])
+@pytest.mark.parametrize("value", ["1e999", "inf", "nan", "-inf", "1e9"])
+def test_a_time_without_end_is_refused(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(f"GRADQ_{name}", value)
+    with pytest.raises(ConfigurationError, match=f"GRADQ_{name}: "):
+        Settings.from_env()
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("sqlite:////srv/gradq.db?nonsense=1", "'nonsense' is unknown; SQLite has .*timeout"),
+        ("sqlite:////srv/gradq.db?timeout=soon", "cannot be read"),
+        ("postgresql+psycopg://u:hush@h/d?nonsense=hush", "'nonsense' is unknown"),
+        ("postgresql+psycopg://u:hush@h/d?sslmode=require&nonsense=1", "'nonsense' is unknown"),
+        ("postgresql+psycopg://u:hush@h/d?pool_size=3", "'pool_size' is unknown"),
+    ],
+)
+def test_an_unknown_option_of_a_database_is_named(monkeypatch: pytest.MonkeyPatch, url: str, words: str) -> None:
+    monkeypatch.setenv("GRADQ_DATABASE_URL", url)
+    with pytest.raises(ConfigurationError, match=f"GRADQ_DATABASE_URL: .*{words}") as refused:
+        Settings.from_env()
+    assert "hush" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "sqlite:////srv/gradq.db?timeout=20",
+        "sqlite:///file:/srv/gradq.db?mode=rw&uri=true",
+        "postgresql+psycopg://u:hush@h/d?sslmode=require&application_name=gradq&connect_timeout=3",
+        "postgresql+psycopg:///d?host=/run/postgresql&user=u&password=hush",
+        "postgresql+psycopg://u:hush@/d?host=a:1&host=b:2&target_session_attrs=read-write",
+    ],
+)
+def test_options_that_a_database_has_are_accepted(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    monkeypatch.setenv("GRADQ_DATABASE_URL", url)
+    assert Settings.from_env().database == url
+
+
+def test_the_secrets_of_all_settings_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRADQ_DATABASE_URL", "postgresql+psycopg://u:word%2F1@h/d")
+    monkeypatch.setenv("GRADQ_REDIS_URL", "redis://:word2@h/0")
+    monkeypatch.setenv("GRADQ_ARTIFACTS_URL", "s3://key:word3@bucket/?token=word4")
+    monkeypatch.setenv("GRADQ_ADMIN_TOKEN", "word5" * 10)
+    found = Settings.from_env().secrets
+    assert found == {"word/1", "word%2F1", "word2", "word3", "word4", "word5" * 10}

@@ -10,6 +10,8 @@ import sys
 
 import pytest
 
+from shared import logs
+
 ACCIDENT = """
 import structlog
 from shared import logs
@@ -46,3 +48,10 @@ def test_a_traceback_holds_lines_of_code_and_no_values(terminal: bool) -> None:
     assert "swordfish" not in text
     if not terminal:
         assert json.loads(text)["event"] == "it went wrong"
+
+
+def test_a_long_value_is_cut_and_a_traceback_is_not():
+    values = {"event": "e" * 5000, "path": "p" * 5000, "exception": "x" * 5000, "number": 7, "short": "s"}
+    cut = logs.cut_values(None, "info", values)
+    assert cut["path"] == "p" * logs.LONGEST_VALUE + "… (5000 characters)"
+    assert (len(cut["event"]), len(cut["exception"]), cut["number"], cut["short"]) == (5000, 5000, 7, "s")

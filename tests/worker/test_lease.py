@@ -126,3 +126,17 @@ def test_an_unknown_error_is_retried_until_the_lease_is_over(faulty: FaultyDatab
     assert not keeper.is_lost()
     faulty.fault = raising(error)
     wait_for(keeper.is_lost, 30, "the end of the lease")
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no"), OSError(28, "No space left on device"), MemoryError()])
+def test_the_keeper_goes_on_after_any_error_and_renews(
+    keeper: LeaseKeeper, faulty: FaultyDatabase, error: Exception
+) -> None:
+    faulty.fault = raising(error)
+    before = faulty.transactions
+    wait_for(lambda: faulty.transactions > before + 1, 20, "two failed rounds")
+    faulty.fault = lambda: None
+    renewed = keeper._renewed
+    wait_for(lambda: keeper._renewed > renewed, 20, "a renewal")
+    assert keeper.is_alive()
+    assert not keeper.lost.is_set()

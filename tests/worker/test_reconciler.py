@@ -13,8 +13,9 @@ import structlog
 from sqlalchemy import text, update
 from sqlalchemy.orm import Session
 from support.store import OVER, claim, claim_again, job_of, lines_of, read, running, submit, write
+from support.waiting import wait_for
 
-from shared import audit, idempotency, workers
+from shared import audit, heartbeat, idempotency, workers
 from shared.artifacts import ArtifactStore, checkpoint_key
 from shared.audit import HOST
 from shared.broker import Broker
@@ -114,11 +115,7 @@ def test_a_database_that_was_away_costs_no_job_its_attempt(
     leader = reconciler("a")
     leader.tick()
     lease = running(database, seconds=OVER, max_attempts=1)  # it could not be renewed
-    rounds = iter([0.0])
-    monkeypatch.setattr(leader.stopped, "wait", lambda _: next(rounds, None) is None)  # one round
-    with monkeypatch.context() as away:
-        away.setattr(workers, "heartbeat", _raise_away)
-        leader.run()
+    leader.failed(DatabaseAway("gone"))
     leader.tick()
     assert job_of(database, lease.job_id).state == "running", "its worker has a lease period to renew it"
     leader.clock._trusted_from = 0  # as if that had passed
@@ -131,10 +128,6 @@ def test_a_database_that_was_away_costs_no_job_its_attempt(
     write(database, lambda session: session.execute(over))
     leader.tick()
     assert job_of(database, lease.job_id).state == "failed", "a lease that ran out later is lost as ever"
-
-
-def _raise_away(*_: Any) -> None:
-    raise DatabaseAway("gone")
 
 
 def test_a_clock_that_is_far_ahead_for_a_moment_deletes_no_old_rows(
@@ -239,3 +232,30 @@ def test_the_row_names_the_kinds_of_jobs_and_the_state_of_the_broker(
         (row,) = workers.live_workers(session, 60)
     assert workers.job_kinds_of(row) == sorted(KINDS)
     assert set(workers.broker_of(row) or ()) == {"ok", "detail", "errors", "rejected"}
+
+
+@pytest.mark.parametrize(
+    "error", [DatabaseAway("disk full"), OSError(28, "No space left on device"), MemoryError(), KeyError("x")]
+)
+def test_the_loop_goes_on_and_beats_after_any_error(
+    reconciler: Callable[[str], Reconciler], error: Exception, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    monkeypatch.setattr(heartbeat, "MEMORY", tmp_path)
+    heartbeat.start(tmp_path / "state")
+    loop = reconciler("a")
+    loop.pause = 0.01
+    rounds: list[int] = []
+
+    def tick() -> float:
+        rounds.append(1)
+        if len(rounds) < 4:
+            raise error
+        return 3600.0
+
+    monkeypatch.setattr(loop, "tick", tick)
+    loop.start()
+    wait_for(lambda: len(rounds) == 4, 20, "four rounds")
+    loop.stop()
+    (beat,) = heartbeat.of_host(tmp_path / "state")
+    heartbeat.end()
+    assert (beat.rounds, beat.kinds) == (4, "cpu")

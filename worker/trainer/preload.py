@@ -12,11 +12,14 @@ import structlog
 
 import worker.trainer.process  # noqa: F401  (torch, matplotlib)
 from shared.jobs import curves
+from shared.log_stream import hold_streams
 
 SOME_CURVE: curves.Series = {
     name: [(step, step, step / 10) for step in range(1, 9)]
     for name in ("batch_loss", "train_loss", "val_loss", "val_accuracy")
 }
+
+hold_streams()  # the trainers inherit them
 
 try:
     curves.draw(

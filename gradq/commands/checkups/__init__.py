@@ -25,13 +25,14 @@ CHECKS: dict[str, Callable[[Targets], Finding]] = {
 
 
 def examine(targets: Targets) -> list[Finding]:
-    """The finding of every check. A check that raises becomes a finding as well."""
+    """The finding of every check, without passwords. A check that raises becomes a finding as well."""
     return [_checked(name, check, targets) for name, check in CHECKS.items()]
 
 
 def _checked(name: str, check: Callable[[Targets], Finding], targets: Targets) -> Finding:
     try:
-        return check(targets).named(name)
+        found = check(targets)
     except Exception as error:
         words = f"the check itself failed: {type(error).__name__}: {error}"
-        return problem(words, "Report this with `gradq doctor --json`.").named(name)
+        found = problem(words, "Report this with `gradq doctor --json`.")
+    return found.without(targets.secrets).named(name)

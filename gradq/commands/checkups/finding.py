@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from shared.addresses import masked
+
 Verdict = Literal["ok", "warning", "problem"]
 WORST_FIRST: tuple[Verdict, ...] = ("problem", "warning", "ok")
 
@@ -20,6 +22,11 @@ class Finding:
     def named(self, check: str) -> Finding:
         return replace(self, check=check)
 
+    def without(self, secrets: set[str]) -> Finding:
+        """The finding with these texts, and the passwords of all addresses in it, hidden."""
+        mend = None if self.mend is None else masked(self.mend, secrets)
+        return replace(self, detail=masked(self.detail, secrets), mend=mend, facts=_without(self.facts, secrets))
+
     def to_json(self) -> dict[str, Any]:
         return {
             "check": self.check,
@@ -28,6 +35,14 @@ class Finding:
             "mend": self.mend,
             "facts": self.facts,
         }
+
+
+def _without(value: Any, secrets: set[str]) -> Any:
+    if isinstance(value, str):
+        return masked(value, secrets)
+    if isinstance(value, dict):
+        return {name: _without(part, secrets) for name, part in value.items()}
+    return [_without(part, secrets) for part in value] if isinstance(value, list | tuple) else value
 
 
 def ok(detail: str, **facts: Any) -> Finding:

@@ -14,9 +14,11 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from gradq.commands.checkups.finding import Finding, ok, problem, warning, worst
 from gradq.commands.checkups.targets import Targets
+from shared import heartbeat
 from shared.db.database import Database
 from shared.db.tables import database_now
 from shared.errors import GradqError
+from shared.heartbeat import SILENT_SECONDS
 from shared.version import VERSION
 from shared.workers import live_workers
 
@@ -84,10 +86,10 @@ def token(targets: Targets) -> Finding:
 
 
 def port(targets: Targets) -> Finding:
-    parts = urlsplit(targets.url)
     if targets.detour and not targets.answers:
         return ok(f"unknown: {targets.url} is asked{targets.detour}")
     with suppress(ValueError):
+        parts = urlsplit(targets.url)
         host, number = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
         facts = {"host": host, "port": number}
         if targets.wrong_setting is not None:
@@ -107,6 +109,15 @@ def port(targets: Targets) -> Finding:
 
 
 def workers(targets: Targets) -> Finding:
+    found = _registered_workers(targets)
+    silent = [beat.age for beat in heartbeat.of_host(targets.settings.state_dir) if beat.age > SILENT_SECONDS]
+    if not silent:
+        return found
+    detail = f"a worker on this machine runs, but its maintenance loop has not for {silent[0]:.0f} s"
+    return worst([problem(detail, "Restart it; its jobs resume from their last checkpoint.")], found)
+
+
+def _registered_workers(targets: Targets) -> Finding:
     rows = targets.workers.rows if targets.workers is not None else _workers_of_the_database(targets)
     if rows is None:
         return ok("unknown: neither a service nor a database answers")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +17,7 @@ from gradq.client.environment import DEFAULT_URL, Target
 from gradq.client.problems import InvalidSetting, through
 from gradq.client.transport import options
 from gradq.local.instance import holder_of
+from shared.addresses import secrets_of
 from shared.config import Settings
 
 ANSWER_SECONDS = 5.0
@@ -68,6 +70,14 @@ class Targets:
         except InvalidSetting as error:
             return str(error)
         return None
+
+    @property
+    def secrets(self) -> set[str]:
+        """Texts that no finding may show."""
+        found = self.settings.secrets | secrets_of(self.url) | ({self.token} if self.token else set())
+        with suppress(InvalidSetting):
+            found |= self.target.secrets
+        return found
 
     @property
     def detour(self) -> str:

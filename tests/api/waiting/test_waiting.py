@@ -396,3 +396,24 @@ def test_an_outage_of_the_database_is_a_503_for_waiting_requests(tmp_path: Path,
         long_polls.notifier.database.close()
         folder.rename(tmp_path / "away")
         problem(answer.result(DEADLINE), 503, "database_away")
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no"), OSError(9, "Bad file descriptor"), MemoryError()])
+def test_the_notifier_goes_on_after_any_error_and_wakes_those_who_wait(
+    long_polls: LongPolls, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    notifier = long_polls.notifier
+    with monkeypatch.context() as patched:
+        patched.setattr(notifier, "_wake_disconnected", raising(error))
+        patched.setattr(notifier, "_check_clients_at", 0.0)
+        assert notifier.wait("job_1", lambda fingerprint: False, ENOUGH)
+    assert notifier._thread is not None
+    assert notifier._thread.is_alive()
+    assert notifier.wait("job_1", lambda fingerprint: fingerprint is None, ENOUGH)  # the job does not exist
+
+
+def raising(error: Exception) -> Callable[[], None]:
+    def fail() -> None:
+        raise error
+
+    return fail

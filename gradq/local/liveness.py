@@ -1,0 +1,97 @@
+"""Whether a part that runs also works: a worker by the heartbeat of its maintenance loop, the API by its answers.
+
+Both count rounds of the loop of `gradq up`, of a tenth of a second each, not seconds: after a suspension of the machine
+none is missing, and on a machine that is too busy they take longer.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from shared import heartbeat
+
+SILENT_ROUNDS = 3000  # without a beat: 5 minutes. One round of maintenance may wait long for a store that is away
+PAUSE_ROUNDS = 300  # between two requests to the API
+ANSWER_ROUNDS = 100  # within which it answers
+FAILURES = 6  # in a row
+NOT_YET = (errno.EAGAIN, errno.EWOULDBLOCK, errno.ENOTCONN, errno.EALREADY, errno.EINPROGRESS)
+REQUEST = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nUser-Agent: gradq-up\r\nConnection: close\r\n\r\n"
+
+
+class Liveness(Protocol):
+    def round(self, pid: int) -> str | None:
+        """To be called once per round. Returns why the process with that pid has to be replaced; None if it works."""
+
+
+@dataclass
+class HeartbeatWatch:
+    """Watches the worker's heartbeat. A worker without one, for lack of a place, is not judged."""
+
+    state_dir: Path
+    silent_rounds: int = SILENT_ROUNDS
+    _seen: tuple[int, int] = (0, 0)  # pid, its beats
+    _silent: int = 0
+
+    def round(self, pid: int) -> str | None:
+        beat = heartbeat.of_process(self.state_dir, pid)
+        now = (pid, 0 if beat is None else beat.rounds)
+        self._silent = self._silent + 1 if now == self._seen and beat is not None else 0
+        self._seen = now
+        return "shows no heartbeat" if self._silent >= self.silent_rounds else None
+
+
+@dataclass
+class AnswerWatch:
+    """Sends requests to the API, without waiting in any round. An answer of any status will do."""
+
+    address: tuple[str, int]
+    pause_rounds: int = PAUSE_ROUNDS
+    answer_rounds: int = ANSWER_ROUNDS
+    failures: int = FAILURES
+    _pid: int = 0
+    _failed: int = 0
+    _rounds: int = 0  # until the next request, or until an answer is too late
+    _socket: socket.socket | None = None
+    _sent: bool = False
+
+    def round(self, pid: int) -> str | None:
+        if pid != self._pid:
+            self._pid, self._failed = pid, 0
+            self._wait(self.pause_rounds)
+        self._rounds -= 1
+        if self._socket is None:
+            if self._rounds <= 0:
+                self._ask()
+            return None
+        answered = self._answered()
+        if answered is None and self._rounds > 0:
+            return None
+        self._failed = 0 if answered else self._failed + 1
+        self._wait(self.pause_rounds if answered else self.answer_rounds)
+        return "does not answer requests" if self._failed >= self.failures else None
+
+    def _wait(self, rounds: int) -> None:
+        if self._socket is not None:
+            self._socket.close()
+        self._socket, self._sent, self._rounds = None, False, rounds
+
+    def _ask(self) -> None:
+        family = socket.AF_INET6 if ":" in self.address[0] else socket.AF_INET
+        self._socket, self._rounds = socket.socket(family, socket.SOCK_STREAM), self.answer_rounds
+        self._socket.setblocking(False)
+        self._socket.connect_ex(self.address)
+
+    def _answered(self) -> bool | None:
+        """None: not yet."""
+        assert self._socket is not None
+        try:
+            if not self._sent:
+                self._socket.send(REQUEST)
+                self._sent = True
+            return self._socket.recv(16).startswith(b"HTTP/1.")
+        except OSError as error:
+            return None if error.errno in NOT_YET else False
