@@ -15,6 +15,7 @@ from pydantic_core import ErrorDetails
 from werkzeug.exceptions import RequestEntityTooLarge, UnsupportedMediaType
 
 from shared.errors import BadRequest, FieldError, InvalidBody, InvalidHeader, InvalidQuery, NotFound
+from shared.plain_text import PLAIN, refusal
 from shared.validation_errors import did_you_mean, field_error
 
 JSON = "application/json"
@@ -117,6 +118,8 @@ def _query_error(model: type[Query], error: ErrorDetails) -> FieldError:
     if kind == "extra_forbidden":
         return FieldError(_pointer(name), kind, f"unknown parameter{did_you_mean(name, _aliases(model))}")
     text = error["msg"]
+    if kind == "string_pattern_mismatch" and error["ctx"]["pattern"] == PLAIN:
+        text = refusal(value) or text
     for theirs, ours in (("Input should be", "must be"), ("String should", "must"), ("Value error, ", "")):
         text = text.replace(theirs, ours)
     return FieldError(_pointer(name), kind, f"{text}, got {json.dumps(value, default=str)[:80]}")

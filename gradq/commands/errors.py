@@ -19,7 +19,9 @@ from gradq import own_packages
 from gradq.client.problems import ApiError, InvalidSetting, ServerError, Unreachable, is_away, through
 from gradq.commands.completion import VARIABLE
 from gradq.commands.failure import CommandError, NoServer
+from gradq.commands.guarded_output import guarded_output
 from gradq.commands.options import Exit, speaks_unicode
+from gradq.commands.plain_text import escaped_json
 from gradq.commands.verbs import LazyVerbs
 
 OF_THE_SERVER = "sqlalchemy"  # installed with the extra `server`, and by nothing else of gradq
@@ -49,6 +51,12 @@ class Commands(LazyVerbs):
             if isinstance(stream, TextIOWrapper):
                 stream.reconfigure(errors="replace")  # a name may have characters that the terminal's encoding lacks
         own_packages.prefer()
+        with guarded_output():
+            code = self._run(arguments, prog_name, complete_var, **extra)
+        sys.exit(code)
+
+    def _run(self, arguments: list[str], prog_name: str | None, complete_var: str | None, **extra: Any) -> int:
+        """The exit code of a command line, after its output."""
         as_json = "--json" in arguments  # read here, since a usage error leaves no parsed options
         if os.environ.get(VARIABLE):
             from typer.completion import completion_init
@@ -56,7 +64,7 @@ class Commands(LazyVerbs):
             completion_init()
         try:
             _require_text(arguments)
-            code = super().main(arguments, prog_name, complete_var, standalone_mode=False, **extra)
+            code: int = super().main(arguments, prog_name, complete_var, standalone_mode=False, **extra)
         except typer.TyperException as error:
             print_problem(problem_of(error)) if as_json else error.show()  # type: ignore[attr-defined]
             code = error.exit_code
@@ -74,7 +82,7 @@ class Commands(LazyVerbs):
             code = Exit.FAILED
         except (KeyboardInterrupt, typer.Abort):
             code = Exit.INTERRUPTED
-        sys.exit(code)
+        return code
 
 
 def _require_text(arguments: Sequence[str]) -> None:
@@ -154,7 +162,8 @@ def _problem(code: str, detail: str, next_step: str | None = None, **more: Any) 
 
 
 def print_problem(problem: dict[str, Any]) -> None:
-    print(json.dumps(problem, ensure_ascii=not speaks_unicode(sys.stderr)), file=sys.stderr, flush=True)
+    text = json.dumps(problem, ensure_ascii=not speaks_unicode(sys.stderr))
+    print(escaped_json(text), file=sys.stderr, flush=True)
 
 
 def in_words(error: Exception) -> str:
