@@ -137,7 +137,9 @@ def problem_of(error: Exception) -> dict[str, Any]:
     """The error as a problem of RFC 9457, like the service's own, with a `next_step`."""
     if isinstance(error, ApiError):
         more = {name: value for name, value in error.problem.items() if name not in ("code", "detail")}
-        facts = {"status": error.status, **more, **({} if error.proxy is None else {"proxy": error.proxy})}
+        found = {"errors": error.errors} if error.errors else {}  # those that the client found are in no answer
+        proxy = {} if error.proxy is None else {"proxy": error.proxy}
+        facts = {"status": error.status, **found, **more, **proxy}
         return _problem(error.code, error.detail, next_step_of(error), **facts)
     if isinstance(error, InvalidSetting):
         return _problem("configuration_error", str(error))

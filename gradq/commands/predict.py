@@ -44,5 +44,6 @@ def _asked(client: Client, job_id: str, files: list[Path], invert: bool, white: 
     except ApiError as error:
         if not error.errors:
             raise
-        # the pointer names a part of the form, which the user did not write
-        raise ApiError(error.status, error.code, error.errors[0]["detail"]) from error
+        # the pointers name parts of the form, which the user did not write; with --json they are in the problem
+        detail = "; ".join(wrong["detail"] for wrong in error.errors)
+        raise ApiError(error.status, error.code, detail, problem=error.problem) from error
