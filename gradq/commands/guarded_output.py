@@ -33,7 +33,7 @@ class GuardedStream:
 def guarded_output() -> Iterator[None]:
     """Guards sys.stdout and sys.stderr within the block."""
     out, err = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = GuardedStream(out), GuardedStream(err)  # type: ignore[assignment]
+    sys.stdout, sys.stderr = GuardedStream(out), GuardedStream(err)
     try:
         yield
     finally:

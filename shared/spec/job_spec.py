@@ -449,7 +449,7 @@ class Work(Model):
     @classmethod
     def stored(cls, spec: dict[str, Any]) -> Self:
         """The spec of a row. Its name and labels are not checked again: they may be older than the rule for them."""
-        texts = {field: spec[field] for field in ("name", "labels") if field in spec}
+        texts: dict[str, Any] = {field: spec[field] for field in ("name", "labels") if field in spec}
         rest = cls.model_validate({field: value for field, value in spec.items() if field not in texts})
         return rest.model_copy(update=texts)
 

@@ -159,13 +159,7 @@ class Clock:
 PAGE = b"<html><head><title>502 Bad Gateway</title></head></html>"
 AWAY = [
     *[CUT, answers(PAGE, 502), answers(PAGE, 503), answers(PAGE, 504), answers(PAGE, 200)],
-    *[
-        answers(PAGE, 404),
-        answers({"detail": "Not Found"}, 404),
-        answers(PAGE, 408),
-        answers(PAGE, 500),
-        answers(PAGE, 520),
-    ],
+    *[answers({"detail": "Not Found"}, 404), *(answers(PAGE, status) for status in (404, 408, 500, 520))],
     *[problem(503, "database_away"), problem(429, "rate_limited"), answers(PAGE, 503, Retry_After="40")],
 ]
 
