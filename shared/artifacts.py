@@ -18,6 +18,7 @@ from typing import IO, Any
 
 import fsspec
 
+from shared.addresses import masked, secrets_of
 from shared.disks import disk_is_full
 from shared.errors import StoreUnavailable
 
@@ -49,7 +50,7 @@ MEDIA_TYPES = {".safetensors": BYTES, ".pt": BYTES, ".onnx": BYTES, ".csv": "tex
 CHUNK = 1 << 20
 PROBE, PROBE_BYTES = ".probe", 1 << 16  # the folder of the files that `probe` writes, and their size
 DATASETS = "datasets"  # the folder of all datasets
-NOT_OF_THE_STORE = (ValueError, TypeError, LookupError, AttributeError, AssertionError, MemoryError)
+NOT_OF_THE_STORE = (TypeError, AttributeError, AssertionError, MemoryError)  # s3fs raises ValueErrors, too
 CONNECT_SECONDS = 5
 OBJECT_STORES = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "az"})
 # characters that end a path, point elsewhere (`:`, `~`, `\`), or match many files
@@ -234,7 +235,9 @@ class ArtifactStore:
         """Turn what the filesystem raises into StoreUnavailable.
 
         `missing`: a FileNotFoundError passes if the root is there. `fetches`: a full disk is this host's, and passes.
+        Raises ValueError for a key that is not valid.
         """
+        checked(key)
         try:
             yield
         except StoreUnavailable:
@@ -244,13 +247,17 @@ class ArtifactStore:
                 with self._translated(key, missing=False):
                     self.check_root()
                 raise
-            raise StoreUnavailable(f"{key}: {error}") from error
+            raise StoreUnavailable(self._without_secrets(f"{key}: {error}")) from error
         except NOT_OF_THE_STORE:
             raise
         except Exception as error:
             if fetches and disk_is_full(error):
                 raise
-            raise StoreUnavailable(f"{key}: {type(error).__name__}: {error}") from error
+            raise StoreUnavailable(self._without_secrets(f"{key}: {type(error).__name__}: {error}")) from error
+
+    def _without_secrets(self, text: str) -> str:
+        """The text of a library's error without the keys in the store's URL: it goes into logs of jobs."""
+        return masked(text, secrets_of(self.url))
 
 
 class _RemoteFile(io.RawIOBase):

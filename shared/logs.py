@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import sys
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TextIO
 
 import structlog
-from structlog.typing import EventDict
+from structlog.typing import EventDict, ExcInfo
 
 from shared.log_stream import LogStream, hide_in_streams, hold_streams
+from shared.plain_text import escaped
 
 LONGEST_VALUE = 1000  # characters of a text in a line; tracebacks are longer
 LONGEST_PATH = 200  # characters of a path in a line, which anybody may send
@@ -24,8 +26,7 @@ def configure(level: str, secrets: Iterable[str] = ()) -> None:
     hide_in_streams(secrets)
     stream = sys.stderr
     terminal = stream.isatty()
-    plain = structlog.dev.plain_traceback  # the default, rich's, shows local variables, and so passwords
-    console = structlog.dev.ConsoleRenderer(exception_formatter=plain)
+    console = structlog.dev.ConsoleRenderer(exception_formatter=_write_traceback)
     renderer = console if terminal else structlog.processors.JSONRenderer()
     structlog.configure(
         processors=[
@@ -34,6 +35,7 @@ def configure(level: str, secrets: Iterable[str] = ()) -> None:
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             *([] if terminal else [structlog.processors.format_exc_info]),
             cut_values,
+            *([_escape_texts] if terminal else []),  # JSON has escapes of its own
             renderer,
         ],
         wrapper_class=_logger_class(logging.getLevelNamesMapping()[level.upper()]),
@@ -79,3 +81,15 @@ def cut_values(_logger: Any, _method: str, values: EventDict) -> EventDict:
 def cut(text: str, longest: int) -> str:
     """The first `longest` characters, and how many there were, for a longer text."""
     return text if len(text) <= longest else f"{text[:longest]}… ({len(text)} characters)"
+
+
+def _escape_texts(_logger: object, _method: str, event: EventDict) -> EventDict:
+    """Paths of requests and messages of other services may hold what a terminal obeys."""
+    return {name: escaped(value) if isinstance(value, str) else value for name, value in event.items()}
+
+
+def _write_traceback(to: TextIO, error: ExcInfo) -> None:
+    """Without local variables, which may be passwords; rich's, structlog's default, shows them."""
+    out = io.StringIO()
+    structlog.dev.plain_traceback(out, error)
+    to.write("\n".join(map(escaped, out.getvalue().split("\n"))))

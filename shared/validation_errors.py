@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
 from shared.errors import FieldError
+from shared.plain_text import PLAIN, refusal
 
 UNION_FIELDS = ("architecture", "init", "loss", "optimizer", "schedule", "validation")
 UNION_LISTS = ("augment",)
@@ -53,8 +54,8 @@ def _detail(model: type[BaseModel], error: ErrorDetails, path: list[Any]) -> str
     if kind == "missing":
         return "must be given"
     if kind == "string_pattern_mismatch":
-        if "\\x00" in context["pattern"]:
-            return f"must not contain control characters, got {_short(value)}"
+        if context["pattern"] == PLAIN:
+            return f"{refusal(value)}, got {_short(value)}"
         return f"must match {context['pattern']}, got {_short(value)}"
     text = error["msg"].replace("Input should be", "must be").replace("String should have", "must have")
     return f"{text}, got {_short(value)}"

@@ -19,11 +19,11 @@ Draw = tuple[Any, ...]  # (test_fraction, seed) of an uploaded dataset's test sp
 def warnings_about(session: Session, spec: dict[str, Any]) -> list[str]:
     """What a user should know about the figures of a training with this spec: a line about `validation` and one about
     the test split at most."""
-    own = JobSpec.model_validate(spec)
+    own = JobSpec.stored(spec)
     upload, draw = _source(session, own.dataset)
     found: dict[str, str] = {}
     for job in ancestors(session, own):
-        theirs = JobSpec.model_validate(job.spec)
+        theirs = JobSpec.stored(job.spec)
         their_upload, their_draw = _source(session, theirs.dataset)
         if upload != their_upload:
             continue
@@ -55,7 +55,7 @@ def ancestors(session: Session, spec: JobSpec) -> list[Job]:
         if job is None or job.kind != JobSpec.kind:
             break
         found.append(job)
-        spec = JobSpec.model_validate(job.spec)
+        spec = JobSpec.stored(job.spec)
     return found
 
 

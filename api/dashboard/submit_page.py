@@ -81,7 +81,7 @@ def _copy(job: Job) -> Start:
         detail = f"{job.id} is a {job.kind.replace('_', ' ')}; this form submits trainings only"
         raise InvalidQuery([FieldError("/from", "conflict", detail)])
     values = dict(job.spec)
-    if (values.get("name") or "").endswith(JobSpec.model_validate(job.spec).ending_of_names()):
+    if (values.get("name") or "").endswith(JobSpec.stored(job.spec).ending_of_names()):
         del values["name"]
     return Start(values, values.get("preset"), job)
 

@@ -15,12 +15,14 @@ from pydantic_core import ErrorDetails
 from werkzeug.exceptions import RequestEntityTooLarge, UnsupportedMediaType
 
 from shared.errors import BadRequest, FieldError, InvalidBody, InvalidHeader, InvalidQuery, NotFound
+from shared.plain_text import PLAIN, refusal
 from shared.validation_errors import did_you_mean, field_error
 
 JSON = "application/json"
 LABELS = "label."  # a model's field with this alias collects the parameters label.KEY=value
 MAX_KEY = 255  # characters of an Idempotency-Key
 NUL = "\x00"  # PostgreSQL does not store it in text
+BOM = b"\xef\xbb\xbf"  # some editors on Windows write it before a text
 NO_NUL = r"^[^\x00]*$"
 NUMBER = re.compile(r"\s*[+-]?[\d.]+\s*")
 
@@ -117,6 +119,8 @@ def _query_error(model: type[Query], error: ErrorDetails) -> FieldError:
     if kind == "extra_forbidden":
         return FieldError(_pointer(name), kind, f"unknown parameter{did_you_mean(name, _aliases(model))}")
     text = error["msg"]
+    if kind == "string_pattern_mismatch" and error["ctx"]["pattern"] == PLAIN:
+        text = refusal(value) or text
     for theirs, ours in (("Input should be", "must be"), ("String should", "must"), ("Value error, ", "")):
         text = text.replace(theirs, ours)
     return FieldError(_pointer(name), kind, f"{text}, got {json.dumps(value, default=str)[:80]}")
@@ -146,7 +150,7 @@ def parse_json(*also: str) -> Any:
     JSON."""
     body = read_body()
     is_form = request.mimetype == "application/x-www-form-urlencoded"
-    if request.mimetype not in (JSON, *also) and not (is_form and body.lstrip().startswith(b"{")):
+    if request.mimetype not in (JSON, *also) and not (is_form and body.removeprefix(BOM).lstrip().startswith(b"{")):
         got = request.mimetype or "none"
         raise UnsupportedMediaType(f"send JSON with Content-Type: application/json; got {got}")
     return from_json(body)
@@ -176,7 +180,9 @@ def refuse_encoded() -> None:
 
 def from_json(body: bytes) -> Any:
     try:
-        return json.loads(body.decode(), object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
+        return json.loads(
+            body.removeprefix(BOM).decode(), object_pairs_hook=_no_duplicates, parse_constant=_no_constant
+        )
     except json.JSONDecodeError as error:
         raise BadRequest(f"the body is not JSON: {error}") from error
     except UnicodeDecodeError as error:

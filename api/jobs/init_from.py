@@ -39,7 +39,7 @@ def _misfit(session: Session, spec: Initialized, job: Job, find_dataset: FindDat
         return f"must have succeeded; {job.id} is {jobs.status_of(job)}"
     if session.get(ArtifactRow, (job.id, MODEL)) is None:
         return f"{job.id} has no {MODEL}"
-    theirs = JobSpec.model_validate(job.spec)
+    theirs = JobSpec.stored(job.spec)
     if theirs.architecture != spec.architecture:
         one, other = (s.architecture.model_dump_json() for s in (theirs, spec))
         return f"{job.id} has another architecture: {one}, this job has {other}"

@@ -16,13 +16,19 @@ from shared.db.tables import Job
 from shared.jobs.states import JobState
 from shared.spec.job_spec import LabelKey, LabelValue
 
-OPERATOR = re.compile(r"[<>]|[!~^*]$")  # at the end of a key: `label.team!=x` is the key `team!` with the value `x`
+# `label.team!=x` is the key `team!` with the value `x`, and `label.team[ne]=x` the key `team[ne]`
+OPERATOR = re.compile(
+    r"[<>]|[!~^*]$|\[(eq|neq?|[gl]te?|n?in|not|i?like|regex|contains|exists)\]$", re.ASCII | re.IGNORECASE
+)
 
 
 def _compared_for_equality(key: str) -> str:
     """Refuses a parameter that is meant as another comparison, which would otherwise match nothing."""
     if OPERATOR.search(key):
-        raise ValueError("labels are compared with `=` alone: label.KEY=VALUE; filter the list for other comparisons")
+        raise ValueError(
+            "labels are compared with `=` alone: label.KEY=VALUE; filter the list for other comparisons, or for a key "
+            "that ends like one"
+        )
     return key
 
 

@@ -23,7 +23,8 @@ from api.openapi.endpoint import FORM, JSON, Contract, openapi_path
 from api.openapi.header_descriptions import REQUEST_HEADERS, RESPONSE_HEADERS
 from api.openapi.request_examples import BODIES
 from shared.artifacts import MODEL
-from shared.spec.job_spec import JOB_ID, KINDS, NO_CONTROLS
+from shared.plain_text import PLAIN
+from shared.spec.job_spec import JOB_ID, KINDS
 from shared.version import VERSION
 
 REF = "#/components/schemas/{model}"
@@ -194,7 +195,7 @@ def _query_parameters(contract: Contract) -> list[dict[str, Any]]:
             parameter |= {"style": "form", "explode": False}  # a,b,c
         if name == LABELS:
             parameter["name"] = LABELS + "KEY"
-            parameter["schema"] = {"type": "string", "maxLength": 512, "pattern": NO_CONTROLS}
+            parameter["schema"] = {"type": "string", "maxLength": 512, "pattern": PLAIN}
         parameters.append(parameter)
     return parameters
 

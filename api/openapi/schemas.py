@@ -12,9 +12,9 @@ from api.openapi.result_schemas import FailedGradientCheck, GradientCheckResult,
 from api.uploads.fields import UploadFields
 from shared.artifacts import KINDS
 from shared.jobs.retry_backoff import Cause
+from shared.plain_text import PLAIN
 from shared.spec.job_spec import (
     JOB_ID,
-    NO_CONTROLS,
     GradientCheckSpec,
     JobSpec,
     LabelKey,
@@ -220,7 +220,7 @@ class BulkRequest(BaseModel):
 
     action: Literal["cancel", "delete", "retry", "pause", "resume"]
     ids: (
-        Annotated[list[Annotated[str, Field(max_length=64, pattern=NO_CONTROLS)]], Field(min_length=1, max_length=1000)]
+        Annotated[list[Annotated[str, Field(max_length=64, pattern=PLAIN)]], Field(min_length=1, max_length=1000)]
         | None
     ) = None
     filter: JobFilter | None = None

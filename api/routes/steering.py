@@ -128,7 +128,7 @@ def _repeat(session: Session, original: Job) -> dict[str, Any]:
         )
     if original.state != JobState.SUCCEEDED:
         raise jobs.wrong_state(original, "reproduce")
-    spec = JobSpec.model_validate(original.spec)
+    spec = JobSpec.stored(original.spec)
     name = original.name[: MAX_NAME - len(REPRODUCED)] + REPRODUCED
     return accept(session, spec.model_copy(update={"name": name}), reproduces=original.id)
 

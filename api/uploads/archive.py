@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
+from unicodedata import category
 
 from api.uploads.system_files import is_system
 from shared.errors import UnusableUpload
@@ -78,7 +79,7 @@ def refuse_unsafe(entry: zipfile.ZipInfo) -> None:
         raise UnusableUpload(
             "unsafe_path", f"{entry.filename!r} is a path outside of the archive; pack the folder again", name=name
         )
-    if any(ord(sign) < 32 for part in name.split("/") if not is_system(part) for sign in part):
+    if any(category(sign) == "Cc" for part in name.split("/") if not is_system(part) for sign in part):
         detail = f"{entry.filename!r} has a control character in its name; rename it and pack the folder again"
         raise UnusableUpload("unsafe_path", detail, name=name)
     if stat.S_ISLNK(entry.external_attr >> 16):

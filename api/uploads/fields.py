@@ -10,7 +10,8 @@ from typing import Annotated, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from shared.errors import FieldError, InvalidUpload
-from shared.spec.job_spec import MAX_SEED, NO_CONTROLS
+from shared.plain_text import PLAIN
+from shared.spec.job_spec import MAX_SEED
 from shared.validation_errors import field_error
 
 FORMAT = "gradq-dataset/2"  # part of the id: change it when the decoding changes
@@ -23,7 +24,7 @@ class UploadFields(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    name: Annotated[str, Field(min_length=1, max_length=128, pattern=NO_CONTROLS)] | None = Field(
+    name: Annotated[str, Field(min_length=1, max_length=128, pattern=PLAIN)] | None = Field(
         None, description="display name; default: the name of the file"
     )
     test_fraction: Annotated[float, Field(gt=0, lt=1)] = Field(

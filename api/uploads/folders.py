@@ -20,6 +20,7 @@ from api.uploads.pixels import DIM, Array, Scale, create, dim
 from shared import inference
 from shared.datasets.catalog import ARRAYS
 from shared.errors import UnusableUpload
+from shared.plain_text import escaped
 
 MAX_FILE_BYTES = 64 << 20
 MAX_SOURCE_PIXELS = 1 << 24  # of an image that is resized: 4096x4096, far below Pillow's limit for bombs
@@ -123,7 +124,7 @@ def _check_empty(found: Layout, entries: list[zipfile.ZipInfo], empty: list[int]
         first = entries[int(np.flatnonzero(labels == label)[0])].filename
         detail = f"{first}, and every other picture of the class '{found.classes[label]}': {why}. Save them on white"
         raise UnusableUpload("unreadable_image", detail, name=first)
-    return (f"{entries[empty[0]].filename} ({len(empty)} of {len(entries)} pictures): {why}",)
+    return (f"{escaped(entries[empty[0]].filename)} ({len(empty)} of {len(entries)} pictures): {why}",)
 
 
 def _decode(

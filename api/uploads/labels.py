@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import unicodedata
 from collections.abc import Sequence
 
@@ -10,10 +9,10 @@ import numpy as np
 
 from api.uploads.pixels import Array
 from shared.errors import UnusableUpload
+from shared.plain_text import refusal
 
 LEAST_TO_TRAIN, LEAST_TO_TEST = 8, 1
 LONGEST_NAME = 128
-PLAIN = re.compile(r"[\x20-\x7e\xa0-\ud7ff\ue000-\U0010ffff]*")
 MOST_CLASSES = 1000  # as ImageNet; the confusion matrix, which is stored and displayed, grows with their square
 
 
@@ -80,9 +79,8 @@ def check_names(names: Sequence[str]) -> None:
                 f"the name of class {i}, {name[:40]!r}, has {len(name)} characters; 1 to {LONGEST_NAME} are allowed"
             )
             raise UnusableUpload("bad_labels", detail)
-        if not PLAIN.fullmatch(name):
-            detail = f"the name of class {i}, {name!a}, contains control characters or invalid Unicode"
-            raise UnusableUpload("bad_labels", detail)
+        if (wrong := refusal(name)) is not None:
+            raise UnusableUpload("bad_labels", f"the name of class {i}, {name!a}, {wrong}")
     if len(set(names)) < len(names):
         twice = next(name for i, name in enumerate(names) if name in names[:i])
         raise UnusableUpload("bad_labels", f"two classes have the name '{twice}'; names must be unique")

@@ -216,7 +216,7 @@ class Calls:
         try:
             return int((await self._json(Request("DELETE", path)))["freed_bytes"])
         except NotFound as error:
-            if error.tries > 1:  # deleted by an earlier try whose answer was lost
+            if error.tries > 1 and error.of_gradq:  # deleted by an earlier try whose answer was lost
                 return 0
             raise
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 import socket
 import ssl
 from contextlib import suppress
@@ -20,6 +21,7 @@ from gradq.client.problems import InvalidSetting
 DEFAULT_URL = "http://127.0.0.1:8080"
 PROXY_SCHEMES = ("http", "https", "socks5", "socks5h")
 LARGEST_PORT = 65_535
+HOST_NAME = re.compile(r"[A-Za-z0-9._-]*")
 
 
 # --- address and token ------------------------------------------------------------------------------------------------
@@ -30,25 +32,30 @@ def address(url: str | None) -> str:
     found = (url or os.environ.get("GRADQ_URL") or DEFAULT_URL).strip().rstrip("/")
     try:
         parts = httpx2.URL(found)
-        port = parts.port or 0
-        _require_labels(parts.host)
+        _require_host(parts.host)
     except (httpx2.InvalidURL, UnicodeError, ValueError) as error:
         raise InvalidSetting(f"{_shown(found)} is not an address: {_why(found, error)}", found) from error
     if parts.scheme not in ("http", "https") or not parts.host:
         raise InvalidSetting(f"{_shown(found)} is not an address; one looks like {DEFAULT_URL}", found)
-    if port > LARGEST_PORT:
-        raise InvalidSetting(f"{_shown(found)} is not an address: ports end at {LARGEST_PORT}", found)
+    if not _is_port(parts.port):
+        raise InvalidSetting(f"{_shown(found)} is not an address: ports end at {LARGEST_PORT} and begin at 1", found)
     if parts.query or parts.fragment:
         raise InvalidSetting(f"{_shown(found)} is not an address: it must end before `?` and `#`", found)
     return found
 
 
-def _require_labels(host: str) -> None:
-    """Raises ValueError for a name with a part that no host can have, at which the system's look-up fails."""
+def _require_host(host: str) -> None:
+    """Raises ValueError for a name that no host can have, at which the system's look-up fails."""
     try:
-        host.encode("idna")
+        name = host.encode("idna").decode()
     except UnicodeError as error:
         raise ValueError("a part of the host name, between its dots, is empty or has more than 63 letters") from error
+    if ":" not in name and not HOST_NAME.fullmatch(name):  # a colon: IPv6
+        raise ValueError("a host name has letters, digits, dots and hyphens alone")
+
+
+def _is_port(port: int | None) -> bool:
+    return port is None or 1 <= port <= LARGEST_PORT
 
 
 def bearer(token: str | None, url: str) -> str | None:
@@ -161,11 +168,9 @@ def _why_unusable(proxy: str) -> str | None:
         parts = httpx2.URL(proxy)
         if parts.scheme not in PROXY_SCHEMES:
             return f"it must begin with http:// or https://, got {parts.scheme}://"
-        if not parts.host or (parts.port or 0) > LARGEST_PORT:
+        if not parts.host or not _is_port(parts.port):
             return "it must be http://host:port"
-        _require_labels(parts.host)
-        if any(letter.isspace() for letter in parts.host) or "%" in parts.host:
-            return "it must be http://host:port"
+        _require_host(parts.host)
     except (httpx2.InvalidURL, UnicodeError, ValueError) as error:
         return f"it must be http://host:port ({_why(proxy, error)})"
     if parts.scheme.startswith("socks"):

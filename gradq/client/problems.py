@@ -82,6 +82,10 @@ class ApiError(ClientError):
         fields = "; ".join(f"{wrong.get('pointer') or 'body'}: {wrong.get('detail', '')}" for wrong in self.errors)
         super().__init__(f"{detail}: {fields}" if fields else detail)
 
+    def __str__(self) -> str:
+        text = super().__str__()
+        return text if self.proxy is None or self.proxy in text else f"{text} (asked{through(self.proxy)})"
+
     @property
     def of_gradq(self) -> bool:
         """Whether the answer is one of gradq's errors; False for those of proxies and other programs."""
@@ -227,6 +231,7 @@ class JobFailed(ClientError):
 
 
 PASSING = (429, 502, 503, 504)
+PASSING_OF_PROXIES = (404, 408)  # and all from 500 on: a proxy that does not find or reach the service
 NOT_OF_GRADQ = ("http_error", "not_gradq")  # the codes that the client gives to answers of other programs
 
 BY_CODE: dict[str, type[ApiError]] = {
@@ -257,9 +262,12 @@ BY_STATUS: dict[int, type[ApiError]] = {
 
 
 def is_away(error: Exception) -> bool:
-    """Whether the service may answer the same request later: no answer, or a status that says so, also of a proxy."""
+    """Whether the service may answer the same request later: no answer, or a status that says so.
+
+    A 404 or 500 of gradq is about the request. The same status without gradq's body is a proxy's, about the service."""
     if isinstance(error, ApiError):
-        return error.status in PASSING
+        of_proxy = not error.of_gradq and (error.status in PASSING_OF_PROXIES or error.status >= 500)
+        return error.status in PASSING or of_proxy
     return isinstance(error, Unreachable) and not isinstance(error, InvalidSetting)
 
 

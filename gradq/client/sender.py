@@ -17,6 +17,7 @@ from gradq.client.problems import (
     ApiError,
     BadAnswer,
     ClientError,
+    NotFound,
     RequestInProgress,
     Unreachable,
     from_problem,
@@ -148,7 +149,9 @@ class RetryState:
         """Sleeps until the next try, `at_most` that many seconds. Raises `error` if there is none."""
         self.count += 1
         error.tries = self.count
-        wrong_address = isinstance(error, BadAnswer) or (isinstance(error, Unreachable) and error.refused)
+        refused = isinstance(error, Unreachable) and error.refused
+        elsewhere = isinstance(error, NotFound) and not error.of_gradq
+        wrong_address = isinstance(error, BadAnswer) or refused or elsewhere
         patience = 0.0 if wrong_address and not self.sender.answered else self.patience
         seconds = self.sender.retries.pause(error, self.count, time.monotonic() - self.since, patience)
         if seconds is None:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from rich.console import Console
-
 from gradq.commands.formatting import Job, number
+from gradq.commands.plain_console import PlainConsole
 from gradq.commands.tables import plain
 
 Series = dict[str, list[list[Any]]]
@@ -18,7 +17,7 @@ def print_article(job: Job, series: Series) -> None:
     figures = compare(job.get("article") or {}, series, job.get("result") or {})
     if figures:
         rows = [[what, number(theirs), number(ours) or "-"] for what, theirs, ours in figures]
-        plain([["figure", "article", "ours"], *rows], Console())
+        plain([["figure", "article", "ours"], *rows], PlainConsole())
 
 
 def compare(article: dict[str, Any], series: Series, result: dict[str, Any]) -> list[Figure]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from gradq.client.blocking import DEFAULT_URL, Client
 from gradq.commands.options import AsJson, Token, Url, as_list, print_json
+from gradq.commands.plain_console import PlainConsole
 from gradq.commands.ps import moment
 from gradq.commands.tables import audit_table
 
@@ -37,6 +37,6 @@ def audit(
     if as_json:
         print_json(as_list(found))
     elif found:
-        audit_table(found, Console())
+        audit_table(found, PlainConsole())
     else:
         print("no such entry")

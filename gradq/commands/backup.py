@@ -18,13 +18,13 @@ from types import FrameType
 from typing import IO, TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from gradq import own_packages
 from gradq.commands.failure import CommandError
 from gradq.commands.formatting import size
 from gradq.commands.options import AsJson, Exit, print_json
+from gradq.commands.plain_console import PlainConsole
 
 if TYPE_CHECKING:
     from gradq.backup.contents import Advance
@@ -209,11 +209,11 @@ def _leave(number: int, _frame: FrameType | None) -> NoReturn:
 
 @contextmanager
 def _bar(what: str) -> Iterator[Advance]:
-    console = Console(stderr=True)
+    console = PlainConsole(stderr=True)
     if not console.is_terminal:
         yield lambda done, total: None
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task(what, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)

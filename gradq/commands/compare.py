@@ -18,6 +18,7 @@ from gradq.commands.completion import among
 from gradq.commands.curves_picture import FORMATS, draw
 from gradq.commands.formatting import architecture_of, gradients_of, number
 from gradq.commands.options import AsJson, JobIds, Token, Url, print_json
+from gradq.commands.plain_console import PlainConsole
 from gradq.commands.plot import Curve, plot
 from gradq.commands.tables import plain
 
@@ -59,7 +60,7 @@ def compare(
     if as_json:
         print_json({**to_json(jobs, curves), "picture": None if output is None else str(output)})
         return
-    console = Console(highlight=False)
+    console = PlainConsole()
     _print_tables(jobs, curves, console)
     if console.is_terminal and console.encoding.lower().startswith("utf"):
         console.print(f"\n{(metric or PICTURED)[0]}", style="bold")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gradq.commands.comparison import Curves
+from gradq.commands.plain_text import escaped_lines
 
 FORMATS = (".png", ".svg", ".pdf")
 COLOURS = {"batch_loss": "#7a8aa0", "train_loss": "#1f5fa8", "val_loss": "#d1572b", "val_accuracy": "#2a9d5c"}
@@ -51,4 +52,5 @@ def draw(
 
 
 def _plain(text: str) -> str:
-    return text.replace("$", r"\$")  # a bare $ would start math mode
+    """The text as matplotlib draws it literally: a bare $ would start math mode, and XML cannot hold all characters."""
+    return escaped_lines(text).replace("$", r"\$")

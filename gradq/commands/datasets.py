@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import IO, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from gradq.client.blocking import DEFAULT_URL, Client
 from gradq.commands.completion import complete_uploaded
 from gradq.commands.each_job import deleted, one_by_one
 from gradq.commands.options import AsJson, Token, Url, as_list, print_json
+from gradq.commands.plain_console import PlainConsole
 from gradq.commands.tables import dataset_line, datasets_table
 from gradq.commands.verbs import Verb, Verbs
 
@@ -105,10 +105,10 @@ def _opened(path: Path) -> IO[bytes]:
 
 def _with_progress(files: dict[str, Any], paths: dict[str, Path], stack: ExitStack) -> dict[str, Any]:
     """The files, with a progress bar each if stderr is a terminal."""
-    console = Console(stderr=True)
+    console = PlainConsole(stderr=True)
     if not console.is_terminal:
         return files
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     progress = stack.enter_context(Progress(*columns, console=console, transient=True))
     return {
         part: (name, progress.wrap_file(file, total=paths[part].stat().st_size, description=name))

@@ -27,6 +27,7 @@ from gradq.client.job import Job
 from gradq.commands.comparison import largest_difference
 from gradq.commands.failure import CommandError
 from gradq.commands.formatting import architecture_of, number, rate, size
+from gradq.commands.plain_console import PlainConsole
 from gradq.commands.watch import epoch_line, progress_facts
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def demo(
     from shared.config import Settings
     from shared.datasets.catalog import DATASETS
 
-    console = Console(highlight=False)
+    console = PlainConsole()
     settings = Settings.from_env()
     output = output.absolute()
     here = [name for name in SPECS if not DATASETS[name].missing_files(settings.datasets_dir)]
@@ -155,7 +156,11 @@ Key = tuple[str, str]  # (dataset, gradients)
 
 def follow(client: Client, job_ids: dict[Key, str], console: Console) -> dict[Key, Job]:
     """The ended jobs. Shows one bar per job on a terminal, one line per epoch elsewhere."""
-    columns = (TextColumn("{task.description:<18}"), BarColumn(28), TextColumn("{task.fields[facts]}"))
+    columns = (
+        TextColumn("{task.description:<18}", markup=False),
+        BarColumn(28),
+        TextColumn("{task.fields[facts]}", markup=False),
+    )
     deadline = time.monotonic() + DEMO_SECONDS
     printed = dict.fromkeys(job_ids, 0)
     jobs: dict[Key, Job] = {}

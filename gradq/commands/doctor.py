@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gradq.commands.options import AsJson, Exit, Token, print_json
+from gradq.commands.plain_console import PlainConsole
 
 if TYPE_CHECKING:
     from gradq.commands.checkups.finding import Finding
@@ -47,7 +48,7 @@ def doctor(
     if as_json:
         print_json(_report(findings, not problems))
     else:
-        _print(findings, Console(highlight=False))
+        _print(findings, PlainConsole())
     raise typer.Exit(Exit.FAILED if problems else Exit.SUCCEEDED)
 
 

@@ -21,7 +21,9 @@ from gradq.client.masking import masked, secrets_of
 from gradq.client.problems import ApiError, InvalidSetting, ServerError, Unreachable, is_away, through
 from gradq.commands.completion import VARIABLE
 from gradq.commands.failure import CommandError, NoServer
+from gradq.commands.guarded_output import guarded_output
 from gradq.commands.options import Exit, speaks_unicode
+from gradq.commands.plain_text import escaped_json
 from gradq.commands.verbs import LazyVerbs
 
 OF_THE_SERVER = "sqlalchemy"  # installed with the extra `server`, and by nothing else of gradq
@@ -51,6 +53,12 @@ class Commands(LazyVerbs):
             if isinstance(stream, TextIOWrapper):
                 stream.reconfigure(errors="replace")  # a name may have characters that the terminal's encoding lacks
         own_packages.prefer()
+        with guarded_output():
+            code = self._run(arguments, prog_name, complete_var, **extra)
+        sys.exit(code)
+
+    def _run(self, arguments: list[str], prog_name: str | None, complete_var: str | None, **extra: Any) -> int:
+        """The exit code of a command line, after its output."""
         as_json = "--json" in arguments  # read here, since a usage error leaves no parsed options
         if os.environ.get(VARIABLE):
             from typer.completion import completion_init
@@ -58,7 +66,7 @@ class Commands(LazyVerbs):
             completion_init()
         try:
             _require_text(arguments)
-            code = super().main(arguments, prog_name, complete_var, standalone_mode=False, **extra)
+            code: int = super().main(arguments, prog_name, complete_var, standalone_mode=False, **extra)
         except typer.TyperException as error:
             print_problem(problem_of(error)) if as_json else error.show()  # type: ignore[attr-defined]
             code = error.exit_code
@@ -76,7 +84,7 @@ class Commands(LazyVerbs):
             code = Exit.FAILED
         except (KeyboardInterrupt, typer.Abort):
             code = Exit.INTERRUPTED
-        sys.exit(code)
+        return code
 
 
 def _require_text(arguments: Sequence[str]) -> None:
@@ -131,7 +139,9 @@ def problem_of(error: Exception) -> dict[str, Any]:
     """The error as a problem of RFC 9457, like the service's own, with a `next_step`."""
     if isinstance(error, ApiError):
         more = {name: value for name, value in error.problem.items() if name not in ("code", "detail")}
-        facts = {"status": error.status, **more, **({} if error.proxy is None else {"proxy": error.proxy})}
+        found = {"errors": error.errors} if error.errors else {}  # those that the client found are in no answer
+        proxy = {} if error.proxy is None else {"proxy": error.proxy}
+        facts = {"status": error.status, **found, **more, **proxy}
         return _problem(error.code, error.detail, next_step_of(error), **facts)
     if isinstance(error, InvalidSetting):
         return _problem("configuration_error", str(error))
@@ -156,7 +166,8 @@ def _problem(code: str, detail: str, next_step: str | None = None, **more: Any) 
 
 
 def print_problem(problem: dict[str, Any]) -> None:
-    _print(json.dumps(_public(problem, known_secrets()), ensure_ascii=not speaks_unicode(sys.stderr)))
+    text = json.dumps(_public(problem, known_secrets()), ensure_ascii=not speaks_unicode(sys.stderr))
+    _print(escaped_json(text))
 
 
 def known_secrets() -> set[str]:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from rich.console import Console
-
+from gradq.commands.plain_console import PlainConsole
 from gradq.commands.tables import plain
 
 HEADER = ["parameter", "shape", "autograd", "finite differences", "verdict"]
@@ -14,7 +13,7 @@ HEADER = ["parameter", "shape", "autograd", "finite differences", "verdict"]
 def print_check(check: dict[str, Any] | None) -> None:
     """Print one row per parameter: its largest error relative to the gradient's largest entry, and the verdict."""
     if check:
-        plain([HEADER, *(_row(name, line, check) for name, line in check["parameters"].items())], Console())
+        plain([HEADER, *(_row(name, line, check) for name, line in check["parameters"].items())], PlainConsole())
 
 
 def _row(name: str, line: dict[str, Any], check: dict[str, Any]) -> list[str]:

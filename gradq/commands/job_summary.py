@@ -21,6 +21,7 @@ from gradq.commands.formatting import (
     round_of,
     span,
 )
+from gradq.commands.plain_console import PlainConsole
 
 USUAL_PRIORITY = 50
 PLANS = {CHECK: "check", WALK: "way"}
@@ -28,7 +29,7 @@ PLANS = {CHECK: "check", WALK: "way"}
 
 def job_page(job: Job, artifacts: list[dict[str, Any]], console: Console | None = None) -> None:
     """Print one job, one field per line, without fields that have no value yet."""
-    console = console or Console(highlight=False)
+    console = console or PlainConsole()
     facts = [*_state(job), *_work(job), *_outcome(job), ("files", ", ".join(row["name"] for row in artifacts))]
     width = max(len(name) for name, _ in facts)
     for name, value in facts:

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, cast, get_args
 
 import typer
-from rich.console import Console
 from rich.text import Text
 
 from gradq.client.blocking import DEFAULT_URL, Client
@@ -14,6 +13,7 @@ from gradq.client.events import Event, EventType, Level
 from gradq.client.job import Job
 from gradq.commands.completion import among
 from gradq.commands.options import AsJson, Exit, JobId, Token, Url, print_json_line
+from gradq.commands.plain_console import PlainConsole
 from gradq.commands.wait import PATIENCE_SECONDS
 
 TYPES: tuple[str, ...] = get_args(EventType)
@@ -44,7 +44,7 @@ def logs(
     """
     kind = cast("EventType | None", _one_of(type, TYPES, "--type"))
     least = _one_of(level, LEVELS, "--level") or LEVELS[0]
-    console = Console(highlight=False)
+    console = PlainConsole()
     with Client(url, token) as client:
         try:
             lines = _lines(client.job(job_id, patience=PATIENCE_SECONDS if follow else 0.0), kind, after, follow)

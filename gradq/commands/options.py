@@ -10,6 +10,7 @@ from typing import Annotated, Any, TextIO
 import typer
 
 from gradq.commands.completion import complete_job
+from gradq.commands.plain_text import escaped_json
 
 Url = Annotated[str, typer.Option(envvar="GRADQ_URL", metavar="URL", help="Address of the service.")]
 Token = Annotated[
@@ -54,12 +55,14 @@ def outcome(statuses: list[str]) -> Exit:
 
 def print_json(value: Any) -> None:
     ascii_only = not speaks_unicode(sys.stdout)
-    print(json.dumps(value, indent=2, ensure_ascii=ascii_only, default=dict), flush=True)  # a Job is a mapping
+    text = json.dumps(value, indent=2, ensure_ascii=ascii_only, default=dict)
+    print(escaped_json(text), flush=True)  # a Job is a mapping
 
 
 def print_json_line(value: Any) -> None:
     """One value per line, flushed at once."""
-    print(json.dumps(value, ensure_ascii=not speaks_unicode(sys.stdout), default=dict), flush=True)
+    text = json.dumps(value, ensure_ascii=not speaks_unicode(sys.stdout), default=dict)
+    print(escaped_json(text), flush=True)
 
 
 def speaks_unicode(stream: TextIO) -> bool:

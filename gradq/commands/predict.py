@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from gradq.client.blocking import DEFAULT_URL, Client
 from gradq.client.problems import ApiError
 from gradq.commands.options import AsJson, JobId, Token, Url, print_json
+from gradq.commands.plain_console import PlainConsole
 from gradq.commands.tables import predictions_table
 
 
@@ -33,7 +33,7 @@ def predict(
     if as_json:
         print_json(answer)
     else:
-        predictions_table(answer, Console())
+        predictions_table(answer, PlainConsole())
 
 
 def _asked(client: Client, job_id: str, files: list[Path], invert: bool, white: float | None) -> dict[str, Any]:
@@ -44,5 +44,6 @@ def _asked(client: Client, job_id: str, files: list[Path], invert: bool, white: 
     except ApiError as error:
         if not error.errors:
             raise
-        # the pointer names a part of the form, which the user did not write
-        raise ApiError(error.status, error.code, error.errors[0]["detail"]) from error
+        # the pointers name parts of the form, which the user did not write; with --json they are in the problem
+        detail = "; ".join(wrong["detail"] for wrong in error.errors)
+        raise ApiError(error.status, error.code, detail, problem=error.problem) from error

@@ -15,6 +15,7 @@ from gradq.client.blocking import DEFAULT_URL, Client
 from gradq.commands.completion import complete_state
 from gradq.commands.formatting import CHECK, STYLES, WALK, Job, age, device_of, number, rough, summary_line
 from gradq.commands.options import AsJson, Exit, Token, Url, as_list, pairs, print_json, print_json_line
+from gradq.commands.plain_text import escaped
 from gradq.commands.tables import default_console, is_pipe, plain, write_columns
 from gradq.commands.wait import patiently
 
@@ -72,10 +73,10 @@ def ps(
             else:
                 jobs_table(jobs)
             return
-        from rich.console import Console
+        from gradq.commands.plain_console import PlainConsole
 
         try:
-            show(seen(client, None if all_ else limit, filter), Console(), as_json)
+            show(seen(client, None if all_ else limit, filter), PlainConsole(), as_json)
         except KeyboardInterrupt:
             raise typer.Exit(Exit.INTERRUPTED) from None
 
@@ -170,4 +171,4 @@ def job_row(job: Job) -> list[str]:
     epochs = f"{progress['epoch']}/{progress['epochs']}" if progress else f"-/{rounds}"
     loss, accuracy = number(result.get("train_loss")), number(result.get("test_accuracy"))
     cells = [job["id"], job["name"], job["status"], gradients, epochs, loss, accuracy, device_of(job)]
-    return [*(cell or "-" for cell in cells), rough(age(job["created_at"]))]
+    return [*(escaped(cell) or "-" for cell in cells), rough(age(job["created_at"]))]

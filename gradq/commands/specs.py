@@ -33,7 +33,7 @@ TYPES = {
 def read_specs(file: str) -> list[Spec]:
     """The specs of a file, or of standard input for `-`; `---` separates several. Raises BadParameter."""
     try:
-        text = sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8-sig")
+        text = (sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8")).removeprefix("\ufeff")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise typer.BadParameter(f"cannot read {file}: {reason}", param_hint="--file") from error

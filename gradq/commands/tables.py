@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from gradq.commands.formatting import age, rough, size, span
+from gradq.commands.plain_text import escaped
 
 if TYPE_CHECKING:  # imported where something is drawn
     from rich.console import Console
@@ -27,9 +28,9 @@ def is_pipe(stream: IO[str]) -> bool:
 
 
 def default_console() -> Console:
-    from rich.console import Console
+    from gradq.commands.plain_console import PlainConsole
 
-    return Console()
+    return PlainConsole()
 
 
 def datasets_table(datasets: list[dict[str, Any]], console: Console | None = None) -> None:
@@ -82,7 +83,7 @@ def _table(columns: Sequence[str], rows: list[list[str]], console: Console) -> N
         numbers = column in ("train", "test", "slots", "free", "queued", "paused")
         table.add_column(column, no_wrap=column == "id", justify="right" if numbers else "left", overflow="fold")
     for row in rows:
-        table.add_row(*map(Text, row))
+        table.add_row(*(Text(escaped(cell)) for cell in row))
     console.print(table)
 
 
@@ -139,6 +140,7 @@ def plain(rows: list[list[str]], console: Console) -> None:
 
 def write_columns(rows: list[list[str]], out: IO[str]) -> None:
     """Writes one line per row, each column as wide as its longest cell."""
+    rows = [[escaped(cell) for cell in row] for row in rows]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     for row in rows:
         line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
 from gradq.commands.options import AsJson, as_list, print_json
+from gradq.commands.plain_console import PlainConsole
 from gradq.commands.ps import AGO, UNITS
 from gradq.commands.tables import tokens_table
 from gradq.commands.verbs import Verb, Verbs
@@ -92,7 +92,7 @@ def list_(state: State = None, as_json: AsJson = False) -> None:
     if as_json:
         print_json(as_list(found))
     elif found:
-        tokens_table(found, Console())
+        tokens_table(found, PlainConsole())
     else:
         print("no tokens; `gradq token create NAME` creates one")
 

@@ -15,6 +15,7 @@ from gradq.client.problems import ClientError, WaitTimeout, is_away
 from gradq.commands.failure import CommandError
 from gradq.commands.formatting import progress_words, summary_line
 from gradq.commands.options import AsJson, Exit, JobIds, Token, Url, as_list, outcome, print_json
+from gradq.commands.plain_text import escaped
 from gradq.commands.tables import is_pipe
 
 if TYPE_CHECKING:
@@ -61,9 +62,9 @@ def wait_for(client: Client, job_ids: list[str], timeout: float | None, console:
     patience = min(PATIENCE_SECONDS, deadline - time.monotonic())
     jobs = [client.job(job_id, patience=patience) for job_id in job_ids]  # so that an unknown id fails at once
     if console is None and not is_pipe(sys.stderr):
-        from rich.console import Console
+        from gradq.commands.plain_console import PlainConsole
 
-        console = Console(stderr=True)
+        console = PlainConsole(stderr=True)
     if console is not None and console.is_terminal:
         ended = _with_bars(jobs, deadline, console)
     else:
@@ -97,9 +98,13 @@ def _ended(job: Job, deadline: float) -> bool:
 def _with_bars(jobs: list[Job], deadline: float, console: Console) -> bool:
     from rich.progress import BarColumn, Progress, TextColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(20), TextColumn("{task.fields[facts]}"))
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(20),
+        TextColumn("{task.fields[facts]}", markup=False),
+    )
     with Progress(*columns, console=console, auto_refresh=False) as bars:
-        tasks = [bars.add_task(job["name"][:32], total=100, facts="") for job in jobs]
+        tasks = [bars.add_task(escaped(job["name"])[:32], total=100, facts="") for job in jobs]
         while True:
             for job, task in zip(jobs, tasks, strict=True):
                 _move(bars, task, job)

@@ -19,6 +19,7 @@ from gradq.client.events import Event
 from gradq.client.job import Job
 from gradq.commands.formatting import STYLES, number, progress_words, rate, reason_of, summary_line
 from gradq.commands.options import AsJson, Exit, JobId, Token, Url, outcome, print_json_line
+from gradq.commands.plain_console import PlainConsole
 from gradq.commands.plot import Curve, plot
 from gradq.commands.wait import PATIENCE_SECONDS, patiently
 
@@ -44,7 +45,7 @@ def watch(job_id: JobId, url: Url = DEFAULT_URL, token: Token = None, as_json: A
 
 def watched(client: Client, job_id: str, as_json: bool = False) -> Job:
     """The ended job; follows it as a drawing on a terminal, as lines in a pipe, as JSON with `as_json`."""
-    console = Console()
+    console = PlainConsole()
     try:
         if as_json:
             return print_events(client.job(job_id, patience=PATIENCE_SECONDS))

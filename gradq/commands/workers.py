@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from rich.console import Console
-
 from gradq.client.blocking import DEFAULT_URL, Client
 from gradq.client.problems import NotFound
 from gradq.commands.options import AsJson, Token, Url, print_json
+from gradq.commands.plain_console import PlainConsole
 from gradq.commands.tables import queues_table, workers_table
 
 
@@ -19,7 +18,7 @@ def workers(url: Url = DEFAULT_URL, token: Token = None, as_json: AsJson = False
     if as_json:
         print_json({"object": "list", "data": found, "queues": queues})
         return
-    console = Console()
+    console = PlainConsole()
     if found:
         workers_table(found, console)
     else:

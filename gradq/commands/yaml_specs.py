@@ -17,6 +17,8 @@ BOOL = re.compile(r"^(true|True|TRUE|false|False|FALSE)$")
 MOST_DIGITS = 1000
 DEEPEST = 500
 MOST_VALUES = 100_000  # in all documents of a file; aliases of aliases grow to billions in a few lines
+TAB_OF_PYYAML = "found character '\\t' that cannot start any token"
+TAB = "a tab before or after a value; use spaces"
 TAG = "tag:yaml.org,2002:"
 
 
@@ -90,7 +92,8 @@ def documents(text: str) -> list[Any]:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
-        raise NotYaml(line, column, error.problem or "cannot be read") from error
+        problem = TAB if error.problem == TAB_OF_PYYAML else error.problem
+        raise NotYaml(line, column, problem or "cannot be read") from error
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         raise NotYaml(line, error.position - text.rfind("\n", 0, error.position), error.reason) from error

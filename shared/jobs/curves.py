@@ -8,6 +8,8 @@ import io
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from shared.plain_text import escaped
+
 Point = tuple[int, int, float]  # (step, epoch, value)
 Series = dict[str, list[Point]]
 
@@ -91,8 +93,8 @@ class Sheet:
             _plot(self.losses, series.get(name), label, style)
         _plot(self.accuracy, series.get("val_accuracy"), "validation accuracy", ACCURACY)
         self.accuracy.set(visible="val_accuracy" in series, ylim=(0, 1.02))
-        # an unescaped $ starts math text; a fixed y saves matplotlib a layout pass
-        self.losses.set_title(title.replace("$", r"\$"), y=1.0)
+        # XML cannot hold every character; an unescaped $ starts math text; a fixed y saves matplotlib a layout pass
+        self.losses.set_title(escaped(title).replace("$", r"\$"), y=1.0)
         lines = [*self.losses.lines, *self.accuracy.lines]
         if lines:
             labels = [line.get_label() for line in lines]

@@ -13,6 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Fiel
 
 from shared.datasets.catalog import DATASETS, DatasetInfo, FindDataset
 from shared.errors import FieldError, InvalidSpec
+from shared.plain_text import PLAIN, escaped
 from shared.spec.elsewhere import field_meant, instead_of
 from shared.spec.presets import PRESETS
 from shared.validation_errors import closest, did_you_mean, field_error, path_of
@@ -327,10 +328,9 @@ class Verify(Model):
     """steps between two comparisons"""
 
 
-NO_CONTROLS = r"^[^\x00-\x1f\x7f]*$"  # PostgreSQL cannot store NUL, and control characters can garble a terminal
-LabelKey = Annotated[str, Field(min_length=1, max_length=64, pattern=NO_CONTROLS)]
-LabelValue = Annotated[str, Field(max_length=512, pattern=NO_CONTROLS)]
-Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME, pattern=NO_CONTROLS)]
+LabelKey = Annotated[str, Field(min_length=1, max_length=64, pattern=PLAIN)]
+LabelValue = Annotated[str, Field(max_length=512, pattern=PLAIN)]
+Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME, pattern=PLAIN)]
 Priority = Annotated[int, Field(ge=0, le=100)]
 DatasetName = Annotated[
     str, Field(examples=[*DATASETS], json_schema_extra={"pattern": f"^({'|'.join(DATASETS)}|ds_[0-9a-f]{{32}})$"})
@@ -450,6 +450,13 @@ class Work(Model):
         return spec if spec.name else spec.model_copy(update={"name": spec.generated_name(info.name)})
 
     @classmethod
+    def stored(cls, spec: dict[str, Any]) -> Self:
+        """The spec of a row. Its name and labels are not checked again: they may be older than the rule for them."""
+        texts: dict[str, Any] = {field: spec[field] for field in ("name", "labels") if field in spec}
+        rest = cls.model_validate({field: value for field, value in spec.items() if field not in texts})
+        return rest.model_copy(update=texts)
+
+    @classmethod
     def _filled(cls, body: dict[str, Any]) -> dict[str, Any]:
         return body
 
@@ -496,7 +503,7 @@ class Work(Model):
     def generated_name(self, dataset: str) -> str:
         """The name of a job without one, from the name of its dataset."""
         ending = self.ending_of_names()
-        return dataset[: MAX_NAME - len(ending)] + ending
+        return escaped(dataset)[: MAX_NAME - len(ending)] + ending
 
     def ending_of_names(self) -> str:
         """What the generated names of jobs with this spec end with."""

@@ -12,6 +12,7 @@ from support.service import Service
 from support.waiting import wait_for
 
 SHORT = {"epochs": 2, "architecture": "linear"}
+MARKUP = '<a href="https://a.invalid/">win</a> <b>b</b><br> &lt;i&gt; $x$ %{y}'
 Job = dict[str, Any]
 
 
@@ -29,6 +30,15 @@ def other(service: Service) -> Job:
     net = {"type": "mlp", "hidden": [8]}
     body = {"seed": 7, "epochs": 4, "batch_size": 16, "lr": 0.01, "architecture": net}
     return service.wait(service.submit(**body, name="small, slow net")["id"])
+
+
+@pytest.fixture(scope="session")
+def marked(service: Service) -> list[Job]:
+    """Two jobs whose names have the markup that plotly reads, and that differ in their gradients alone."""
+    ways = (("", "manual"), (" &amp;", "autograd"))
+    body = {"seed": 7, "epochs": 3, "batch_size": 16}
+    jobs = [service.submit(**body, name=MARKUP + end, gradients=way) for end, way in ways]
+    return [service.wait(job["id"]) for job in jobs]
 
 
 def address(*jobs: Job, **view: str) -> str:
@@ -136,6 +146,54 @@ class TestTable:
         assert table[1]["name"] == "small, slow net"
         assert [float(row["lr"]) for row in table] == [0.1, 0.01]
         assert [float(row["test_loss"]) for row in table] == [job["result"]["test_loss"] for job in (pair[0], other)]
+
+    def test_a_name_that_a_spreadsheet_would_evaluate_is_a_text_in_the_csv(self, page: Page, service: Service) -> None:
+        names = ["=1+1", ' =HYPERLINK("http://a.invalid";"x")', "-0.5", "a;=1+1"]
+        jobs = [service.submit(**SHORT, seed=3, name=name, labels={"k": name}) for name in names]
+        for job in jobs:
+            service.wait(job["id"])
+        open_page(page, *jobs)
+        with page.expect_download() as download:
+            page.get_by_role("button", name="CSV").click()
+        text = download.value.path().read_text()
+        table = list(csv.DictReader(text.splitlines()))
+        assert [row["name"] for row in table] == ["'=1+1", f"'{names[1]}", "-0.5", "a;=1+1"]
+        assert all(cell[:1] not in "=+@" for row in table for cell in row.values() if cell)
+        assert '"a;=1+1"' in text
+
+    def test_cells_that_begin_a_formula_are_texts_and_numbers_stay_numbers(self, page: Page) -> None:
+        page.goto("/compare")
+        formulas = ["=1", "+1", "-a", "@a", "\ta", "\ra", "\na", "  =1", "\uff1d1", "-2+3"]
+        rows = [[*formulas, "'a"], [-0.5, 1e-7, "-0.5", 3, None]]
+        text = page.evaluate("async (rows) => (await import('/static/any/js/csv.js')).toCsv(rows)", rows)
+        assert text == ",".join([*(f'"\'{cell}"' for cell in formulas), '"\'a"']) + "\r\n-0.5,1e-7,-0.5,3,\r\n"
+
+
+class TestNames:
+    def test_a_name_with_markup_is_drawn_as_it_is(self, page: Page, marked: list[Job]) -> None:
+        open_page(page, *marked)
+        expect(page.locator("#chart .legendtext")).to_have_text([MARKUP, f"{MARKUP} &amp;", "difference"])
+        page.locator("#chart .nsewdrag").first.hover()
+        expect(page.locator("#chart .hoverlayer .legendtext").first).to_contain_text(f"{MARKUP} : ")
+        assert page.locator("#chart :is(a, b, tspan[style*=bold])").count() == 0
+
+    def test_every_title_of_a_chart_is_drawn_as_it_is(self, page: Page, marked: list[Job]) -> None:
+        """The titles have texts of the page alone today."""
+        open_page(page, *marked)
+        page.evaluate(
+            """async (text) => {
+                const { Curve } = await import('/static/any/js/curve.js');
+                const place = document.getElementById('chart').cloneNode();
+                document.getElementById('chart').replaceWith(place);
+                const curve = new Curve(place, { name: text, x: text, y: text, y2: text });
+                await curve.show([1, 2].map((n) => ({ name: text, x: [1, 2], y: [n, n], right: n === 2 })));
+            }""",
+            MARKUP,
+        )
+        for title in (".xtitle", ".ytitle", ".y2title"):
+            expect(page.locator(f"#chart {title}")).to_have_text(MARKUP)
+        expect(page.locator("#chart .legendtext")).to_have_text([MARKUP, MARKUP])
+        assert page.locator("#chart a").count() == 0
 
 
 class TestView:

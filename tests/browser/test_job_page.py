@@ -118,6 +118,16 @@ class TestFinished:
             files.get_by_role("link", name=re.compile("All.*zip")).click()
         assert download.value.path().read_bytes().startswith(b"PK")
 
+    def test_a_name_with_markup_is_text_everywhere(self, page: Page, service: Service) -> None:
+        name = '<a href="https://a.invalid/">win</a> <b>b</b> $x$'
+        job = service.wait(service.submit(**{**QUICK, "epochs": 3}, name=name)["id"])
+        visit(page, job)
+        expect(page.get_by_role("heading", level=1)).to_contain_text(name)
+        for chart in ("#loss-chart", "#right-chart"):
+            expect(page.locator(f"{chart} .scatterlayer .trace").first).to_be_attached()
+            assert page.locator(f"{chart} a").count() == 0
+        assert page.locator("a[href*='a.invalid']").count() == 0
+
     def test_the_curves_are_smoothed_and_saved_as_png(self, page: Page, finished) -> None:
         visit(page, finished)
         expect(traces(page)).to_have_count(4)

@@ -143,7 +143,7 @@ def test_a_terminal_is_no_place_for_a_backup(served: Any, monkeypatch: pytest.Mo
 def test_in_a_terminal_a_bar_follows(served: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = io.StringIO()
     terminal = Console(file=drawn, force_terminal=True, width=100)
-    monkeypatch.setattr(module, "Console", lambda **_: terminal)
+    monkeypatch.setattr(module, "PlainConsole", lambda **_: terminal)
     saved(tmp_path)
     assert "saving" in drawn.getvalue()
     assert "30.0/30.0 kB" in drawn.getvalue()

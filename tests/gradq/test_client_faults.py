@@ -122,6 +122,14 @@ def test_a_delete_whose_answer_was_lost_is_no_error(slept):
     assert len(server.asked) == 1
 
 
+def test_a_404_of_a_proxy_is_no_sign_of_a_deleted_job(slept):
+    with faulty(answers(JOB), CUT, answers(b"<html>", 404)) as server, Client(server.url) as client:
+        client.job("job_1")
+        with pytest.raises(NotFound):
+            client.job("job_1", fetch=False).delete()
+    assert len(server.asked) > 3
+
+
 def test_an_upload_is_read_from_its_start_again(slept, tmp_path):
     (tmp_path / "a.npz").write_bytes(b"0123456789" * 1000)
     with faulty(CUT, answers({"object": "dataset", "id": "ds_1"}, 201)) as server, Client(server.url) as client:

@@ -159,6 +159,7 @@ class Clock:
 PAGE = b"<html><head><title>502 Bad Gateway</title></head></html>"
 AWAY = [
     *[CUT, answers(PAGE, 502), answers(PAGE, 503), answers(PAGE, 504), answers(PAGE, 200)],
+    *[answers({"detail": "Not Found"}, 404), *(answers(PAGE, status) for status in (404, 408, 500, 520))],
     *[problem(503, "database_away"), problem(429, "rate_limited"), answers(PAGE, 503, Retry_After="40")],
 ]
 
@@ -224,6 +225,23 @@ def test_a_wrong_address_is_not_waited_for(clock):
     with talk(answers(PAGE)) as (_, client), pytest.raises(BadAnswer):
         client.job("job_1", fetch=False).wait()
     assert clock.now < 30
+    with talk(answers(PAGE, 404)) as (_, client), pytest.raises(NotFound):
+        client.job("job_1", fetch=False).wait()
+    assert clock.now < 60
+
+
+@pytest.mark.parametrize("refusal", [answers(PAGE, 401), answers(PAGE, 403), answers(PAGE, 407), answers(PAGE, 413)])
+def test_what_a_proxy_refuses_is_not_waited_for(clock, refusal):
+    with talk(answers(job()), refusal) as (server, client), pytest.raises(ApiError):
+        client.job("job_1").wait()
+    assert (len(server.asked), clock.now) == (2, 0.0)
+
+
+@pytest.mark.parametrize("refusal", [problem(404, "not_found"), problem(500, "internal_error")])
+def test_what_gradq_refuses_is_not_waited_for(clock, refusal):
+    with talk(answers(job()), refusal) as (server, client), pytest.raises(ApiError):
+        client.job("job_1").wait()
+    assert (len(server.asked), clock.now) == (2, 0.0)
 
 
 def test_a_service_that_restarts_right_after_a_submit_is_waited_for(clock):

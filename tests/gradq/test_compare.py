@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -80,7 +81,7 @@ def test_the_comparison_is_json_for_scripts(gradq, pair):
 def test_in_a_terminal_the_second_curve_has_gaps_in_which_the_first_shows(gradq, pair, monkeypatch):
     drawn = io.StringIO()
     terminal = Console(file=drawn, force_terminal=True, color_system="standard", width=80, height=30, highlight=False)
-    monkeypatch.setattr(compare, "Console", lambda **_: terminal)
+    monkeypatch.setattr(compare, "PlainConsole", lambda **_: terminal)
     assert gradq("compare", *pair, "--metric", "val_loss").exit_code == 0
     assert "manual gradients 0.75" in drawn.getvalue()
     braille = [line for line in drawn.getvalue().splitlines() if any(0x2800 < ord(c) < 0x2900 for c in line)]
@@ -108,6 +109,15 @@ def test_a_picture_is_the_same_bytes_for_the_same_curves(gradq, pair, tmp_path: 
         assert gradq("compare", *pair, "-o", str(tmp_path / name)).exit_code == 0
     assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
     assert b"<text" not in (tmp_path / "a.svg").read_bytes(), "text is drawn, no font is needed"
+
+
+@pytest.mark.parametrize("name", ["$x$", "$\\frac{$", "a\ufffe\x9b", "_b", "<a href='x'>"], ids=ascii)
+def test_names_of_any_kind_are_drawn_as_plain_text(tmp_path: Path, name: str):
+    draw(tmp_path / "a.svg", [name], [{"train_loss": [(1, 1, 2.0), (2, 1, 1.0)]}], ["train_loss"], ["title", name])
+    svg = (tmp_path / "a.svg").read_text()
+    ElementTree.fromstring(svg)
+    shown = name.replace("\ufffe\x9b", r"\ufffe\x9b").replace("<", "&lt;").replace(">", "&gt;")
+    assert f"<!-- training loss, {shown} -->" in svg
 
 
 @pytest.mark.parametrize(

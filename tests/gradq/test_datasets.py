@@ -95,7 +95,7 @@ def test_what_is_refused_exits_2_with_the_reason(gradq, tmp_path: Path, content,
 def test_in_a_terminal_a_bar_follows_the_upload(gradq, monkeypatch, tmp_path: Path):
     drawn = io.StringIO()
     terminal = Console(file=drawn, force_terminal=True, width=100)
-    monkeypatch.setattr(datasets, "Console", lambda **_: terminal)
+    monkeypatch.setattr(datasets, "PlainConsole", lambda **_: terminal)
     (tmp_path / "pets.npz").write_bytes(npz(**small()))
     result = gradq("datasets", "add", str(tmp_path / "pets.npz"))
     assert result.exit_code == 0, result.output

@@ -39,6 +39,7 @@ from shared.config import Settings
 from shared.datasets.catalog import DATASETS
 from shared.db.migrate import alembic_config
 from shared.db.tables import Worker
+from shared.errors import StoreUnavailable
 from shared.version import VERSION
 
 NOBODY = "http://127.0.0.1:1"
@@ -432,14 +433,14 @@ def test_an_address_that_is_none_is_a_finding_and_no_traceback(doctor):
 
 def test_no_finding_has_a_password(doctor, monkeypatch):
     class Refused:
-        def __init__(self, url: str) -> None:
+        def __init__(self, url: str, answer_seconds: float) -> None:
             pass
 
         def local_path(self, key: str) -> None:
             return None
 
-        def put(self, *_: object) -> None:
-            raise RuntimeError("Bucket create failed 'key:hush1@bucket', signed with hush4")
+        def probe(self) -> None:
+            raise StoreUnavailable("RuntimeError: Bucket create failed 'key:hush1@bucket', signed with hush4")
 
     monkeypatch.setattr("gradq.commands.checkups.artifact_store.ArtifactStore", Refused)
     report = doctor(

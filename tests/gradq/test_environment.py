@@ -16,9 +16,9 @@ import pytest
 from support.faults import answers, faulty, problem
 from typer.testing import CliRunner
 
-from gradq import AsyncClient, BadAnswer, Client, Forbidden, InvalidSetting, ServerError, Unreachable
+from gradq import ApiError, AsyncClient, BadAnswer, Client, Forbidden, InvalidSetting, ServerError, Unreachable
 from gradq.cli import app
-from gradq.client.environment import Target, bearer, is_this_machine, proxy_of
+from gradq.client.environment import Target, address, bearer, is_this_machine, proxy_of
 from gradq.client.sender import Retries, Sender
 from gradq.commands.checkups import examine, service
 from gradq.commands.checkups.targets import Targets
@@ -163,7 +163,19 @@ def test_an_answer_that_is_not_gradqs_names_the_proxy_and_no_token(monkeypatch, 
     assert "NO_PROXY" in said
 
 
+@pytest.mark.parametrize("url", ["http://a_b.c-d.example:1", "http://[fe80::1%25eth0]:80", "http://größe.example"])
+def test_names_and_addresses_of_hosts_are_accepted(url):
+    assert address(url) == url
+
+
 def test_an_error_of_gradq_behind_a_proxy_names_the_proxy_too(monkeypatch):
+    wrong = [{"pointer": "/lr", "code": "x", "detail": "is wrong"}]
+    for answer in (problem(403, "insufficient_scope"), problem(422, "invalid_spec", "no", wrong)):
+        with faulty(answer) as proxy:
+            monkeypatch.setenv("http_proxy", proxy.url)
+            with Client(ELSEWHERE) as client, pytest.raises(ApiError) as caught:
+                client.job("job_1")
+        assert str(caught.value).count(f"through the proxy {proxy.url} (http_proxy)") == 1
     with faulty(problem(403, "insufficient_scope")) as proxy:
         monkeypatch.setenv("http_proxy", proxy.url)
         said = CliRunner().invoke(app, ["show", "job_1", "--url", ELSEWHERE]).stderr
@@ -206,6 +218,10 @@ WRONG: list[tuple[dict[str, str], str]] = [
     ({"GRADQ_URL": "nonsense"}, "nonsense is not an address"),
     ({"GRADQ_URL": "http://"}, "is not an address"),
     ({"GRADQ_URL": "http://127.0.0.1:99999"}, "ports end at 65535"),
+    ({"GRADQ_URL": "http://127.0.0.1:0"}, "begin at 1"),
+    *[({"GRADQ_URL": f"http://a{sign}b"}, "letters, digits, dots and hyphens") for sign in (" ", "%20", "<", ",", "|")],
+    ({"GRADQ_URL": ELSEWHERE, "http_proxy": "http://proxy:0"}, "it must be http://host:port"),
+    ({"GRADQ_URL": ELSEWHERE, "http_proxy": "http://a b:1"}, "it must be http://host:port"),
     ({"GRADQ_URL": "http://127.0.0.1:80a"}, "is not an address"),
     ({"GRADQ_URL": "http://x\udc80"}, "is not an address"),
     ({"GRADQ_URL": "http://a\nb"}, "is not an address"),

@@ -83,6 +83,11 @@ def test_what_cannot_be_used_is_said_in_a_sentence(gradq, api, job_id, files, tm
     result = gradq("predict", job_id, str(tmp_path / "notes.txt"))
     assert result.exit_code == 2
     assert result.stderr == "gradq: notes.txt: neither a PNG, a JPEG nor an npz\n"
+    (tmp_path / "more.txt").write_text("hello")
+    two = ("predict", job_id, str(tmp_path / "notes.txt"), str(tmp_path / "more.txt"), "--json")
+    problem = json.loads(gradq(*two).stderr)
+    assert [wrong["pointer"] for wrong in problem["errors"]]
+    assert problem["detail"] == "; ".join(wrong["detail"] for wrong in problem["errors"])
     assert "cannot read" in gradq("predict", job_id, str(tmp_path / "gone.png")).stderr
     result = gradq("predict", api.submit(), files[0])
     assert (result.exit_code, "is queued" in result.stderr) == (1, True)

@@ -54,6 +54,11 @@ def test_json_with_tabs_is_json_and_braces_may_be_yaml(tmp_path: Path):
         ("spec.yaml", "a: b: c", "spec.yaml, line 1, column 5: mapping values are not allowed here"),
         ("spec.yaml", "a: !!python/object/apply:os.getcwd []", "spec.yaml, line 1, column 4: "),
         ("spec.yaml", "a: 1\nb: \x07", "spec.yaml, line 2, column 4: "),
+        ("spec.yaml", "lr:\t0.1", "spec.yaml, line 1, column 4: a tab before or after a value; use spaces"),
+        ("spec.yaml", "labels:\n\ta: b", "spec.yaml, line 2, column 1: a tab before or after a value; use spaces"),
+        ("spec.yaml", "seed: [\t1]", "spec.yaml, line 1, column 8: a tab before or after a value; use spaces"),
+        ("spec.yaml", "lr: 0.1\t", "spec.yaml, line 1, column 8: a tab before or after a value; use spaces"),
+        ("spec.yaml", "-\ta", "spec.yaml, line 1, column 2: a tab before or after a value; use spaces"),
         ("spec.yaml", "- 1\n", "must hold the fields of a job, got a list"),
         ("spec.yaml", "", "a job, got nothing"),
     ],
@@ -308,3 +313,18 @@ def test_numbers_and_arrays_of_numpy_are_numbers_and_lists():
     spec = {"epochs": np.int64(3), "lr": np.float32(0.5), "architecture": {"hidden": np.array([8, 4])}, "seed": (1,)}
     plain = {"epochs": 3, "lr": 0.5, "architecture": {"hidden": [8, 4]}, "seed": [1]}
     assert json.loads(json.dumps(as_json(spec))) == plain
+
+
+@pytest.mark.parametrize("text", ['\ufeff{"lr": 0.5}', "\ufefflr: 0.5"])
+def test_a_byte_order_mark_is_no_part_of_a_spec(gradq, tmp_path: Path, text):
+    """Files and standard input; the service reads a body with one in the same way."""
+    assert read_specs(written(tmp_path, text, "spec.json")) == [{"lr": 0.5}]
+    result = gradq("submit", "--dry-run", "-f", "-", stdin=text)
+    assert result.exit_code == 0, result.stderr
+
+
+def test_with_json_the_fields_that_the_client_found_wrong_are_named(gradq, tmp_path: Path):
+    text = "lr: .nan\nlabels: {a: .inf}\n"
+    problem = json.loads(gradq("submit", "-f", written(tmp_path, text), "--json").stderr)
+    assert (problem["code"], problem["status"]) == ("invalid_spec", 422)
+    assert [wrong["pointer"] for wrong in problem["errors"]] == ["/lr", "/labels/a"]

@@ -1,4 +1,4 @@
-"""Logging: a traceback shows where the error occurred, but no values of variables."""
+"""Logging: a traceback shows where the error occurred, but no values of variables; texts of others are escaped."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ import structlog
 from shared import logs
 logs.configure("DEBUG")
 def connect(password):
-    raise RuntimeError("nobody there")
+    raise RuntimeError("nobody there, \\x9b2J\\x1b[2J")
 try:
     connect("sword" + "fish")
 except RuntimeError:
-    structlog.get_logger().exception("it went wrong", host="h")
+    structlog.get_logger().exception("it went wrong", path="/\\x9b2J\\x1b[2J\\u202e")
 """
 
 
@@ -46,6 +46,9 @@ def test_a_traceback_holds_lines_of_code_and_no_values(terminal: bool) -> None:
     assert "Traceback" in text
     assert "nobody there" in text
     assert "swordfish" not in text
+    assert not {"\x9b", "\u202e"} & set(text)
+    assert "\x1b[2J" not in text
+    assert "\\x9b2J\\x1b[2J" in text or not terminal
     if not terminal:
         assert json.loads(text)["event"] == "it went wrong"
 

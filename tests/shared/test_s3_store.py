@@ -126,3 +126,11 @@ def test_a_probe_leaves_nothing(store: ArtifactStore) -> None:
     store.probe()
     assert store.folders() == ["job_1"]
     assert store.keys_of(PROBE) == []
+
+
+def test_an_error_does_not_name_the_keys_of_the_address(tmp_path: Path, source: Path) -> None:
+    """s3fs takes what is before the @ for a part of the bucket's name, and quotes it."""
+    store = ArtifactStore("s3://key:hush-hush@bucket/store", ANSWER_SECONDS)
+    with pytest.raises(StoreUnavailable) as caught:
+        store.put(KEY, source)
+    assert "hush-hush" not in str(caught.value)

@@ -62,7 +62,7 @@ def run(pipe: connection.Connection, plan: Plan) -> None:
     hide_other_gpus(plan)
     raise_oom_score()
     threading.Thread(target=end_with_supervisor, name="orphan-guard", daemon=True).start()
-    spec = KINDS[plan.kind].model_validate(plan.spec)
+    spec = KINDS[plan.kind].stored(plan.spec)
     pipe.send(Log(message="trainer started", data={"pid": os.getpid(), "threads_at_entry": threads_at_entry}))
     try:
         pipe.send(outcome_of(spec, plan, stop, pipe))

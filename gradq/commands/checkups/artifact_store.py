@@ -12,6 +12,7 @@ from shared.addresses import without_secrets
 from shared.artifacts import ArtifactStore
 from shared.errors import StoreUnavailable
 
+ANSWER_SECONDS = 10.0
 LITTLE_BYTES, TOO_LITTLE_BYTES = 2 << 30, 200 << 20
 
 
@@ -19,7 +20,7 @@ def artifacts(targets: Targets) -> Finding:
     url = without_secrets(targets.settings.artifacts)
     facts: dict[str, Any] = {"url": url}
     try:
-        store = ArtifactStore(targets.settings.artifacts)
+        store = ArtifactStore(targets.settings.artifacts, ANSWER_SECONDS)
     except ImportError as error:
         return problem(f"{url}: {error}", "Run `pip install 'gradq[s3]'`.", **facts)
     except ValueError as error:

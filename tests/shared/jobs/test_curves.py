@@ -6,6 +6,7 @@ import csv
 import io
 import math
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 from hypothesis import given
@@ -126,6 +127,13 @@ def test_a_title_is_drawn_as_plain_text(title: str) -> None:
     (svg,) = draw({}, title, ["svg"])
     escaped = title.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     assert f"<!-- {escaped} -->" in svg.decode()
+
+
+@pytest.mark.parametrize("letter", ["\ufffe", "\uffff", "\x0b", "\x9b", "\u202e", "\ud800"], ids=ascii)
+def test_a_title_that_xml_cannot_hold_is_drawn_escaped(letter: str) -> None:
+    (svg,) = draw(CURVE, f"a{letter}$b$", ["svg"])
+    ElementTree.fromstring(svg)
+    assert f"<!-- a{ascii(letter)[1:-1]}$b$ -->" in svg.decode()
 
 
 @pytest.mark.parametrize("series", [{}, {"val_accuracy": [(1, 1, 0.5)]}, {"train_loss": []}, {"lr": [(1, 1, 0.1)]}])

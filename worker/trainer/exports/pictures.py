@@ -17,6 +17,7 @@ from matplotlib.ft2font import FT2Font
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
 
+from shared.plain_text import refusal
 from worker.trainer.data.datasets import Data
 from worker.trainer.data.normalization import to_pixels
 
@@ -284,8 +285,12 @@ def _letters() -> frozenset[int]:
 
 
 def drawable(classes: Sequence[str]) -> list[str]:
-    """The classes' names; for a name with a letter that the font lacks (Chinese, for example) the class's number."""
-    return [name if _letters().issuperset(map(ord, name)) else str(i) for i, name in enumerate(classes)]
+    """The classes' names; for a name that is not plain text, or has a letter that the font lacks (Chinese, for
+    example), the class's number."""
+    return [
+        name if refusal(name) is None and _letters().issuperset(map(ord, name)) else str(i)
+        for i, name in enumerate(classes)
+    ]
 
 
 def shortened(text: str, width: float, size: int = TEXT_SIZE) -> str:

@@ -1,5 +1,7 @@
 // Charts by plotly, which is loaded with the first chart: in the colours of the page, with PNG export.
 
+import { literal } from "./literal.js";
+
 let loading = null;
 
 /** Resolves to plotly itself, for charts that are not curves. */
@@ -73,15 +75,16 @@ export class Curve {
       font: { family: "system-ui, sans-serif", size: 12, color: colours.muted },
       margin: { l: 48, r: this.titles.y2 ? 48 : 12, t: 8, b: 40 },
       hovermode: "x unified",
-      hoverlabel: { bgcolor: colours.panel, bordercolor: colours.line, font: { color: colours.text } },
+      // plotly shortens names to 15 letters of their source, which would cut an entity in two
+      hoverlabel: { bgcolor: colours.panel, bordercolor: colours.line, font: { color: colours.text }, namelength: -1 },
       showlegend: this.legend && this.lines.length > 1,
       legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0 },
-      xaxis: { ...axis, title: { text: this.titles.x } },
-      yaxis: { ...axis, title: { text: this.titles.y }, type: this.log ? "log" : "linear" },
+      xaxis: { ...axis, title: { text: literal(this.titles.x) } },
+      yaxis: { ...axis, title: { text: literal(this.titles.y) }, type: this.log ? "log" : "linear" },
       ...(this.titles.y2 && {
         yaxis2: {
           ...axis,
-          title: { text: this.titles.y2 },
+          title: { text: literal(this.titles.y2) },
           overlaying: "y",
           side: "right",
           showgrid: false,
@@ -105,6 +108,7 @@ const CONFIG = {
   responsive: true,
   showSendToCloud: false,
   plotlyServerURL: "",
+  typesetMath: false, // $…$ in a name is text
   modeBarButtonsToRemove: ["select2d", "lasso2d", "toImage"],
 };
 
@@ -114,7 +118,7 @@ function trace(
   colours,
 ) {
   return {
-    name,
+    name: literal(name),
     x,
     y,
     type: "scatter",
