@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import stat
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -131,6 +132,8 @@ class Settings(BaseSettings):
     path_prefix: Annotated[str, AfterValidator(as_path_prefix)] = ""
     max_queued_jobs: Annotated[int, Field(ge=1)] = 10_000  # per owner; anonymous jobs have no limit
     max_running_jobs: Annotated[int, Field(ge=1)] | None = None
+    max_owner_bytes: Annotated[int, Field(ge=1)] | Literal["none"] | None = None  # None: half of the disk
+    max_owner_uploads: Annotated[int, Field(ge=1)] = 2  # at the same time
     rate_reads: Rate = "200/second"  # per token; `none` disables the limit
     rate_changes: Rate = "50/second"
     audit_days: Annotated[float, Field(ge=1, le=36_500)] = 365.0
@@ -163,6 +166,19 @@ class Settings(BaseSettings):
             wrong = [(f"{PREFIX}{'_'.join(map(str, e['loc'])).upper()}", e["msg"]) for e in error.errors()]
             lines = [f"{name}: {text.removeprefix('Value error, ')}" for name, text in wrong]
             raise ConfigurationError("; ".join(lines)) from None  # pydantic's message may contain the value
+
+    @property
+    def owner_bytes(self) -> int | None:
+        """Bytes that one owner may store; None: any number. By default half of the disk that the state folder is on,
+        free or not."""
+        if self.max_owner_bytes == "none":
+            return None
+        if self.max_owner_bytes is not None:
+            return self.max_owner_bytes
+        try:
+            return shutil.disk_usage(_nearest_folder(self.state_dir)).total // 2
+        except OSError:
+            return None
 
     @property
     def runs_dir(self) -> Path:
@@ -216,6 +232,11 @@ class Settings(BaseSettings):
             raise ConfigurationError(f"GRADQ_STATE_DIR: cannot create {self.state_dir}: {error.strerror}") from error
         if self.state_dir.stat().st_uid == os.getuid():
             self.state_dir.chmod(stat.S_IRWXU)
+
+
+def _nearest_folder(path: Path) -> Path:
+    """`path`, or the first of the folders above it that exists."""
+    return next((folder for folder in (path, *path.parents) if folder.exists()), Path("/"))
 
 
 def _values_from_files() -> dict[str, str]:

@@ -19,7 +19,7 @@ from shared.broker import Broker
 from shared.config import Settings
 from shared.db.tables import Worker
 from shared.errors import DatabaseAway, LeaseLost, NotFound
-from shared.jobs import counters, joblog, jobs, queue
+from shared.jobs import counters, joblog, jobs, queue, stored_bytes
 from shared.jobs.queue import Lease
 from shared.jobs.states import JobState
 from worker import leadership
@@ -125,6 +125,7 @@ class Reconciler(threading.Thread):
             idempotency.sweep(session)
             audit.sweep(session, self.settings.audit_days)
             counters.fold(session)
+            stored_bytes.fold(session)
         self.database.checkpoint_wal()
 
     def remove_abandoned_runs(self) -> None:

@@ -17,9 +17,9 @@ from sqlalchemy.orm import Session
 
 from shared import events
 from shared.artifacts import StoredFile, artifact_key, checkpoint_key
-from shared.db.tables import Job
+from shared.db.tables import CheckpointRow, Job
 from shared.errors import LeaseLost, NotFound, TrainingError
-from shared.jobs import joblog, jobs, queue
+from shared.jobs import joblog, jobs, queue, stored_bytes
 from shared.jobs.retry_backoff import Cause
 from shared.jobs.states import JobState
 from worker import reproduction
@@ -198,10 +198,14 @@ class Supervisor:
     def _store_checkpoint(self, event: events.CheckpointSaved) -> None:
         """Store the file, read it back, record it in the table, and only then remove the oldest.
 
-        A full store does not fail the training: it continues, with a warning in the log.
+        A full store does not fail the training: it continues, with a warning in the log. Neither does an owner who may
+        store no more: the newest checkpoint then replaces the others.
         """
         path = Path(event.path)
         try:
+            keep = self._checkpoints_to_keep(event.step, path.stat().st_size)
+            if not keep:
+                return
             file = self.store.put(checkpoint_key(self.job.id, self.job.attempt, event.step), path)
             self.store.check(file)
         except OSError as error:
@@ -209,13 +213,36 @@ class Supervisor:
             return
         finally:
             path.unlink(missing_ok=True)  # the run folder needs the room for the next one
-        keep = self.job.spec["checkpoint"]["keep_last"]
         self.log_buffer.flush()
+        lines = self.log_buffer.thinned(queue.checkpoint_line(event.step, event.epoch))
         old = self.keeper.write(
-            lambda session: queue.add_checkpoint(session, self.lease, file, event.step, event.epoch, keep)
+            lambda session: queue.add_checkpoint(session, self.lease, file, event.step, event.epoch, keep, lines)
         )
         for key in old:
             self.store.remove(key)
+
+    def _checkpoints_to_keep(self, step: int, size_bytes: int) -> int:
+        """How many checkpoints the job may have with the new one, of `size_bytes`: as many as its spec says, or the new
+        one alone if the owner may not store more, or 0 if there is none that it could replace."""
+        asked: int = self.job.spec["checkpoint"]["keep_last"]
+        limit = self.settings.owner_bytes
+        if limit is None:
+            return asked
+
+        def ask(session: Session) -> tuple[int, int]:
+            used = sum(stored_bytes.used_by(session, self.job.owner).values())
+            return used, jobs.bytes_of(session, CheckpointRow, self.job.id)
+
+        used, own = self.keeper.read(ask)
+        if used + size_bytes <= limit:
+            return asked
+        why = "its owner may store no more (GRADQ_MAX_OWNER_BYTES)"
+        if used - own + size_bytes <= limit or size_bytes <= own:
+            if asked > 1:
+                self.log_buffer.say(f"the checkpoint at step {step} replaces the others: {why}", "warning")
+            return 1
+        self.log_buffer.say(f"the checkpoint at step {step} is not stored: {why}", "warning")
+        return 0
 
     # --- conclude -----------------------------------------------------------------------------------------------------
 

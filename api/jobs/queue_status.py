@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import and_, func, or_, select
 from sqlalchemy.orm import Session
 
 from shared.db.tables import Job, Worker, database_now
 from shared.jobs import limits
 from shared.jobs.joblog import now
-from shared.jobs.queue import ahead_of, may_start
+from shared.jobs.queue import may_start, running_by_owner, running_of
 from shared.jobs.states import JobState
 from shared.workers import live_workers
 
@@ -40,7 +40,7 @@ def queue_standings(
 ) -> dict[str, dict[str, Any]]:
     """Position (from 1) and reason to wait of each queued job in `some`, by id.
 
-    Takes two queries for any number of jobs, and one more with `running_limit`.
+    Takes three queries for any number of jobs, and one more with `running_limit`.
     """
     waiting = [job for job in some if job.state == JobState.QUEUED]
     if not waiting:
@@ -58,18 +58,45 @@ def queue_standings(
 
 
 def _jobs_ahead(session: Session, waiting: list[Job]) -> dict[str, int]:
-    """The number of queued jobs ahead of each of these, by id.
+    """The number of queued jobs that are claimed before each of these, by id, if no running job ends before.
 
-    In a queue of 10 000, counting takes 3 ms per job, while numbering the whole queue takes 40 ms for all of them.
+    Each claim adds to the running jobs of an owner, so an owner's k-th job in the order of priority and age is claimed
+    when the owner has as many running jobs as now and k - 1 more; jobs of one priority are claimed in the order of
+    that sum. Counting takes less time than numbering the whole queue, and is done for one job only.
     """
+    running = running_by_owner(session)
     if len(waiting) == 1:
         (job,) = waiting
-        ahead = select(func.count()).where(Job.state == JobState.QUEUED, ahead_of(Job, job))
-        return {job.id: session.scalar(ahead) or 0}
-    place = func.row_number().over(order_by=(Job.priority.desc(), Job.created_at, Job.id))
-    line = select(Job.id, place.label("place")).where(Job.state == JobState.QUEUED).subquery()
+        return {job.id: _count_ahead(session, job, running)}
+    in_line = (Job.priority.desc(), Job.created_at, Job.id)
+    turn = running_of(running) + func.row_number().over(partition_by=Job.owner, order_by=in_line)
+    turns = (
+        select(Job.id, Job.priority, Job.created_at, turn.label("turn")).where(Job.state == JobState.QUEUED).subquery()
+    )
+    order = (turns.c.priority.desc(), turns.c.turn, turns.c.created_at, turns.c.id)
+    line = select(turns.c.id, func.row_number().over(order_by=order).label("place")).subquery()
     found = session.execute(select(line.c.id, line.c.place).where(line.c.id.in_([job.id for job in waiting])))
     return {job_id: place - 1 for job_id, place in found}
+
+
+def _count_ahead(session: Session, job: Job, running: Mapping[str | None, int]) -> int:
+    """The number of queued jobs that are claimed before this one: see `_jobs_ahead`."""
+    same = Job.priority == job.priority
+    older = or_(Job.created_at < job.created_at, and_(Job.created_at == job.created_at, Job.id < job.id))
+    counts = (
+        select(Job.owner, func.count().filter(~same), func.count().filter(same), func.count().filter(same, older))
+        .where(Job.state == JobState.QUEUED, Job.priority >= job.priority)
+        .group_by(Job.owner)
+    )
+    by_owner = {owner: tuple(numbers) for owner, *numbers in session.execute(counts)}
+    higher, _, own = by_owner.pop(job.owner, (0, 0, 0))
+    turn, ahead = running.get(job.owner, 0) + higher + own, higher + own
+    for owner, (higher, there, before) in by_owner.items():
+        # the owner's jobs of this priority whose turn is earlier, and the one of the same turn if it is older
+        earlier = max(turn - running.get(owner, 0) - higher, 0)
+        tied = turn >= running.get(owner, 0) + higher and earlier < min(there, before)
+        ahead += higher + min(earlier, there) + tied
+    return ahead
 
 
 def _reason_to_wait(job: Job, ahead: int, workers: Sequence[Worker]) -> dict[str, str]:

@@ -21,7 +21,7 @@ from shared.datasets.catalog import DATASETS, DatasetInfo, FindDataset
 from shared.db.database import Database
 from shared.db.tables import DatasetRow, Job
 from shared.errors import DatasetInUse, FieldError, InvalidSpec, NotFound
-from shared.jobs import counters
+from shared.jobs import counters, stored_bytes
 from shared.jobs.joblog import now
 from shared.jobs.states import TERMINAL
 
@@ -72,7 +72,8 @@ def add(
     statement = dialect.insert(DatasetRow).values(**values).on_conflict_do_nothing(index_elements=["id"])
     recorded = session.execute(statement.returning(DatasetRow.id)).first() is not None
     if recorded:
-        counters.stored(session, "datasets", sum(file.size_bytes for file in files))
+        counters.stored(session, "datasets", values["size_bytes"])
+        stored_bytes.add(session, owner, "datasets", values["size_bytes"])
     return recorded
 
 
@@ -87,6 +88,7 @@ def take(session: Session, dataset_id: str, owner: str, name: str) -> bool | Non
     if owner in row.owners:
         return False
     row.owners = {**row.owners, owner: _reference(name)}
+    stored_bytes.add(session, owner, "datasets", row.size_bytes)  # for each owner, whose references are independent
     return True
 
 
@@ -134,6 +136,8 @@ def remove(session: Session, dataset_id: str, visible_to: str | None = None) -> 
         raise NotFound(f"dataset {dataset_id[:80]} not found; GET /v1/datasets lists them")
     left = {owner: entry for owner, entry in row.owners.items() if visible_to is not None and owner != visible_to}
     _refuse_in_use(session, dataset_id, visible_to, last=not left)
+    for owner in row.owners.keys() - left.keys():
+        stored_bytes.add(session, owner, "datasets", -row.size_bytes)
     if left:
         row.owners = left
         return None

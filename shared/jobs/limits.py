@@ -9,7 +9,8 @@ from shared.db.tables import Job
 from shared.errors import TooManyQueuedJobs
 from shared.jobs.states import JobState
 
-CLAIMS, QUEUED = 7470002, 7470003  # classes of PostgreSQL advisory locks; SQLite has a single writer and needs none
+# classes of PostgreSQL advisory locks; SQLite has a single writer and needs none
+CLAIMS, QUEUED, STORED = 7470002, 7470003, 7470004
 
 
 def check_queued(session: Session, owner: str | None, limit: int | None, more: int = 1) -> None:
@@ -40,6 +41,12 @@ def lock_claims(session: Session, limit: int | None) -> None:
     """Serialize claims if there is a limit: two concurrent ones could both take an owner's last place."""
     if limit is not None:
         _lock(session, CLAIMS, "")
+
+
+def lock_storage(session: Session, owner: str) -> None:
+    """Serialize what is added to an owner's datasets until the transaction ends, so that concurrent uploads cannot
+    exceed the limit together."""
+    _lock(session, STORED, owner)
 
 
 def owners_at_limit(session: Session, limit: int | None) -> set[str]:

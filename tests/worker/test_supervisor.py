@@ -20,7 +20,7 @@ from shared.artifacts import ArtifactStore
 from shared.config import Settings
 from shared.db.database import Database
 from shared.db.tables import Job
-from shared.jobs import joblog, jobs, queue
+from shared.jobs import joblog, jobs, queue, stored_bytes
 from shared.jobs.states import JobState
 from shared.spec.job_spec import GradientCheckSpec, JobSpec, WalkSpec, Work
 from worker.context import WorkerContext
@@ -358,18 +358,63 @@ def test_a_checkpoint_that_cannot_be_stored_fails_neither_the_training_nor_the_o
     assert warnings[0].startswith("the checkpoint at step 2 could not be stored: ")
 
 
+@pytest.mark.parametrize(
+    ("limit", "steps", "kept"),
+    [
+        (10_000, 5, [4, 5]),  # two, as the spec says
+        (2_000, 5, [5]),  # room for one: the newest replaces the one before
+        (1_000, 5, []),  # room for none
+    ],
+)
+def test_an_owner_who_may_store_no_more_keeps_the_newest_checkpoint_if_one_fits(
+    supervise: Callable[..., Job],
+    settings: Settings,
+    database: Database,
+    monkeypatch: pytest.MonkeyPatch,
+    limit: int,
+    steps: int,
+    kept: list[int],
+) -> None:
+    """Checkpoints have 1500 bytes each; the rows and the log of the job do not count here."""
+    monkeypatch.setattr("shared.jobs.stored_bytes.LINE_BYTES", 0)
+    monkeypatch.setattr("shared.jobs.stored_bytes.JOB_BYTES", 0)
+    object.__setattr__(settings, "max_owner_bytes", limit)
+    job = supervise(JobSpec(), Checkpointing(*range(1, steps + 1), size=1500))
+    with database.read() as session:
+        rows = queue.resume_point(session, queue.Lease(job.id, 1, ""))[0]
+        warnings = [event.message for event in joblog.events_of(session, job.id) if event.level == "warning"]
+        used = stored_bytes.used_by(session, None)
+    assert sorted(row.step for row in rows) == kept
+    assert used["checkpoints"] == 1500 * len(kept) <= limit
+    assert sorted(path.name for path in settings.state_dir.glob("artifacts/**/*") if path.is_file()) == [
+        row.key.rpartition("/")[2] for row in sorted(rows, key=lambda row: row.key)
+    ]
+    assert any("GRADQ_MAX_OWNER_BYTES" in message for message in warnings) == (kept != [4, 5])
+
+
+def test_the_files_of_a_job_that_succeeded_are_stored_whatever_its_owner_stores(
+    supervise: Callable[..., Job], settings: Settings, database: Database
+) -> None:
+    object.__setattr__(settings, "max_owner_bytes", 1)
+    job = supervise(JobSpec(), Scripted(events.Finished(result={"test_accuracy": 1.0}), files={"a.json": "{}"}))
+    assert job.state == JobState.SUCCEEDED
+    with database.read() as session:
+        assert [row.name for row in jobs.artifacts_of(session, job.id)] == ["a.json"]
+        assert stored_bytes.used_by(session, None)["artifacts"] == 2
+
+
 class Checkpointing(Scripted):
     """Its trainers write checkpoints, report them, and are killed."""
 
-    def __init__(self, *steps: int) -> None:
+    def __init__(self, *steps: int, size: int = 0) -> None:
         super().__init__(exitcode=-9)
-        self.steps = steps
+        self.steps, self.size = steps, size
 
     def start(self, plan: Plan) -> Any:
         folder = Path(plan.folder, "checkpoints")
         folder.mkdir()
         for step in self.steps:
-            (folder / f"{step}.pt").write_text(f"step {step}")
+            (folder / f"{step}.pt").write_text(f"step {step}".ljust(self.size))
         self.sent = tuple(
             events.CheckpointSaved(path=str(folder / f"{step}.pt"), step=step, epoch=1) for step in self.steps
         )
