@@ -28,6 +28,7 @@ PREFIX = "GRADQ_"
 DATABASES = ("sqlite", "sqlite+pysqlite", "postgresql+psycopg")
 MAX_PATH_PREFIX = 200  # characters
 PATH_PREFIX = re.compile(r"(/(?!\.{1,2}(/|$))[A-Za-z0-9._~-]+)*")  # no `//`, which would name a host, and no `..`
+UNLIMITED = 2**63 - 1  # bytes; what `none` means
 MIN_TOKEN = 32  # characters of an admin token, which gradq does not generate itself
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
 
@@ -101,6 +102,10 @@ def _split_names(given: Any) -> Any:
     return [name.strip().lower() for name in given.split(",") if name.strip()] if isinstance(given, str) else given
 
 
+def _or_unlimited(given: Any) -> Any:
+    return UNLIMITED if isinstance(given, str) and given.strip().lower() == "none" else given
+
+
 Rate = Annotated[str, Field(pattern=r"^(none|[1-9]\d{0,8}/(second|minute|hour|day))$")]
 
 
@@ -132,7 +137,7 @@ class Settings(BaseSettings):
     path_prefix: Annotated[str, AfterValidator(as_path_prefix)] = ""
     max_queued_jobs: Annotated[int, Field(ge=1)] = 10_000  # per owner; anonymous jobs have no limit
     max_running_jobs: Annotated[int, Field(ge=1)] | None = None
-    max_owner_bytes: Annotated[int, Field(ge=1)] | Literal["none"] | None = None  # None: half of the disk
+    max_owner_bytes: Annotated[int, BeforeValidator(_or_unlimited), Field(ge=1)] | None = None  # None: half of the disk
     max_owner_uploads: Annotated[int, Field(ge=1)] = 2  # at the same time
     rate_reads: Rate = "200/second"  # per token; `none` disables the limit
     rate_changes: Rate = "50/second"
@@ -171,10 +176,8 @@ class Settings(BaseSettings):
     def owner_bytes(self) -> int | None:
         """Bytes that one owner may store; None: any number. By default half of the disk that the state folder is on,
         free or not."""
-        if self.max_owner_bytes == "none":
-            return None
         if self.max_owner_bytes is not None:
-            return self.max_owner_bytes
+            return self.max_owner_bytes if self.max_owner_bytes < UNLIMITED else None
         try:
             return shutil.disk_usage(_nearest_folder(self.state_dir)).total // 2
         except OSError:

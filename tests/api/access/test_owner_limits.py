@@ -20,6 +20,7 @@ from api.changes import audit_log
 from api.services import Services
 from api.uploads.staging import staging
 from shared import tokens
+from shared.config import UNLIMITED
 from shared.db.tables import AuditRow
 from shared.errors import TooManyUploads
 from shared.jobs import jobs, queue, stored_bytes
@@ -123,7 +124,7 @@ def test_an_owner_sees_what_they_store_and_may_store_and_room_comes_back_with_a_
     assert alice.post("/v1/jobs", json={}).status_code == 409
     alice.delete(f"/v1/datasets/{made['id']}")
     assert alice.post("/v1/jobs", json={}).status_code == 202
-    object.__setattr__(services.settings, "max_owner_bytes", "none")
+    object.__setattr__(services.settings, "max_owner_bytes", UNLIMITED)
     assert stored(alice)["limit_bytes"] is None
 
 
