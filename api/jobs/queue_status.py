@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import and_, func, or_, select
+from sqlalchemy import and_, bindparam, func, or_, select
 from sqlalchemy.orm import Session
 
 from shared.db.tables import Job, Worker, database_now
@@ -19,6 +19,30 @@ from shared.workers import live_workers
 
 REQUESTED_DEVICES = ("auto", "cpu", "cuda")
 IN_QUEUES = (JobState.QUEUED, JobState.RUNNING, JobState.PAUSED)
+
+
+_queued = Job.state == JobState.QUEUED
+_same = and_(_queued, Job.priority == bindparam("priority"))
+_older = or_(
+    Job.created_at < bindparam("created_at"),
+    and_(Job.created_at == bindparam("created_at"), Job.id < bindparam("job_id")),
+)
+_by_owner = (  # running jobs, queued ones of a higher priority, of the same, and of these the older ones
+    select(
+        Job.owner,
+        func.count().filter(Job.state == JobState.RUNNING),
+        func.count().filter(_queued, Job.priority > bindparam("priority")),
+        func.count().filter(_same),
+        func.count().filter(_same, _older),
+    )
+    .where(Job.state.in_((JobState.QUEUED, JobState.RUNNING)))
+    .group_by(Job.owner)
+)
+
+_owners = select(Job.owner).where(_queued).distinct().limit(2)
+_place = func.row_number().over(order_by=(Job.priority.desc(), Job.created_at, Job.id)).label("place")
+_line = select(Job.id, _place).where(_queued).subquery()
+_numbered = select(_line.c.id, _line.c.place).where(_line.c.id.in_(bindparam("ids", expanding=True)))
 
 
 @dataclass(frozen=True)
@@ -62,39 +86,38 @@ def _jobs_ahead(session: Session, waiting: list[Job]) -> dict[str, int]:
 
     Each claim adds to the running jobs of an owner, so an owner's k-th job in the order of priority and age is claimed
     when the owner has as many running jobs as now and k - 1 more; jobs of one priority are claimed in the order of
-    that sum. Counting takes less time than numbering the whole queue, and is done for one job only.
+    that sum. Counting takes less time than numbering the whole queue, and is done for one job only; the jobs of a
+    single owner are numbered without their turns.
     """
-    running = running_by_owner(session)
     if len(waiting) == 1:
         (job,) = waiting
-        return {job.id: _count_ahead(session, job, running)}
+        return {job.id: _count_ahead(session, job)}
     in_line = (Job.priority.desc(), Job.created_at, Job.id)
+    ids = [job.id for job in waiting]
+    if len(session.execute(_owners).all()) == 1:
+        found = session.execute(_numbered, {"ids": ids})
+        return {job_id: place - 1 for job_id, place in found}
+    running = running_by_owner(session)
     turn = running_of(running) + func.row_number().over(partition_by=Job.owner, order_by=in_line)
     turns = (
         select(Job.id, Job.priority, Job.created_at, turn.label("turn")).where(Job.state == JobState.QUEUED).subquery()
     )
     order = (turns.c.priority.desc(), turns.c.turn, turns.c.created_at, turns.c.id)
     line = select(turns.c.id, func.row_number().over(order_by=order).label("place")).subquery()
-    found = session.execute(select(line.c.id, line.c.place).where(line.c.id.in_([job.id for job in waiting])))
+    found = session.execute(select(line.c.id, line.c.place).where(line.c.id.in_(ids)))
     return {job_id: place - 1 for job_id, place in found}
 
 
-def _count_ahead(session: Session, job: Job, running: Mapping[str | None, int]) -> int:
+def _count_ahead(session: Session, job: Job) -> int:
     """The number of queued jobs that are claimed before this one: see `_jobs_ahead`."""
-    same = Job.priority == job.priority
-    older = or_(Job.created_at < job.created_at, and_(Job.created_at == job.created_at, Job.id < job.id))
-    counts = (
-        select(Job.owner, func.count().filter(~same), func.count().filter(same), func.count().filter(same, older))
-        .where(Job.state == JobState.QUEUED, Job.priority >= job.priority)
-        .group_by(Job.owner)
-    )
-    by_owner = {owner: tuple(numbers) for owner, *numbers in session.execute(counts)}
-    higher, _, own = by_owner.pop(job.owner, (0, 0, 0))
-    turn, ahead = running.get(job.owner, 0) + higher + own, higher + own
-    for owner, (higher, there, before) in by_owner.items():
+    asked = {"priority": job.priority, "created_at": job.created_at, "job_id": job.id}
+    by_owner = {owner: tuple(numbers) for owner, *numbers in session.execute(_by_owner, asked)}
+    running, higher, _, own = by_owner.pop(job.owner, (0, 0, 0, 0))
+    turn, ahead = running + higher + own, higher + own
+    for running, higher, there, before in by_owner.values():
         # the owner's jobs of this priority whose turn is earlier, and the one of the same turn if it is older
-        earlier = max(turn - running.get(owner, 0) - higher, 0)
-        tied = turn >= running.get(owner, 0) + higher and earlier < min(there, before)
+        earlier = max(turn - running - higher, 0)
+        tied = turn >= running + higher and earlier < min(there, before)
         ahead += higher + min(earlier, there) + tied
     return ahead
 

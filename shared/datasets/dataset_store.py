@@ -57,6 +57,7 @@ def add(
 ) -> bool:
     """Insert a dataset whose files are stored. Returns False if a concurrent upload has inserted the same one."""
     dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
+    size_bytes = sum(file.size_bytes for file in files)
     values = {
         "id": dataset_id,
         "owners": {owner: _reference(info.name)},
@@ -66,14 +67,14 @@ def add(
         "options": options,
         "folder": folder,
         "files": {file.name: {"size_bytes": file.size_bytes, "sha256": file.sha256} for file in files},
-        "size_bytes": sum(file.size_bytes for file in files),
+        "size_bytes": size_bytes,
         "created_at": now(),
     }
     statement = dialect.insert(DatasetRow).values(**values).on_conflict_do_nothing(index_elements=["id"])
     recorded = session.execute(statement.returning(DatasetRow.id)).first() is not None
     if recorded:
-        counters.stored(session, "datasets", values["size_bytes"])
-        stored_bytes.add(session, owner, "datasets", values["size_bytes"])
+        counters.stored(session, "datasets", size_bytes)
+        stored_bytes.add(session, owner, "datasets", size_bytes)
     return recorded
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import ColumnElement, func, or_, select, text
+from sqlalchemy import ColumnElement, bindparam, func, or_, select, text
 from sqlalchemy.orm import Session
 
 from shared.db.tables import Job
@@ -11,6 +11,8 @@ from shared.jobs.states import JobState
 
 # classes of PostgreSQL advisory locks; SQLite has a single writer and needs none
 CLAIMS, QUEUED, STORED = 7470002, 7470003, 7470004
+
+_queued_of = select(func.count()).where(Job.owner == bindparam("owner"), Job.state == JobState.QUEUED)
 
 
 def check_queued(session: Session, owner: str | None, limit: int | None, more: int = 1) -> None:
@@ -21,7 +23,7 @@ def check_queued(session: Session, owner: str | None, limit: int | None, more: i
     if owner is None or limit is None:
         return
     _lock(session, QUEUED, owner)
-    queued = _count(session, owner, JobState.QUEUED)
+    queued = session.scalar(_queued_of, {"owner": owner}) or 0
     if queued + more > limit:
         detail = (
             f"{owner} has {queued} queued jobs and may have {limit}; wait until some have started, or cancel some "
@@ -61,10 +63,6 @@ def _at_limit(limit: int):  # type: ignore[no-untyped-def]  # a select of one co
         .group_by(Job.owner)
         .having(func.count() >= limit)
     )
-
-
-def _count(session: Session, owner: str, state: JobState) -> int:
-    return session.scalar(select(func.count()).where(Job.owner == owner, Job.state == state)) or 0
 
 
 def _lock(session: Session, kind: int, name: str) -> None:

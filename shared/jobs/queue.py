@@ -49,10 +49,12 @@ def may_start() -> ColumnElement[bool]:
     return and_(Job.state == JobState.QUEUED, ready)
 
 
+_running = select(Job.owner, func.count()).where(Job.state == JobState.RUNNING).group_by(Job.owner)
+
+
 def running_by_owner(session: Session) -> dict[str | None, int]:
     """The number of running jobs of each owner who has some; None: of anonymous use. One indexed read."""
-    running = select(Job.owner, func.count()).where(Job.state == JobState.RUNNING).group_by(Job.owner)
-    return dict(session.execute(running).tuples().all())
+    return dict(session.execute(_running).tuples().all())
 
 
 def running_of(running: Mapping[str | None, int]) -> ColumnElement[int]:

@@ -8,7 +8,7 @@ the leader folds the rows of an owner and kind into one.
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, case, cast, delete, func, insert, literal, select, update
+from sqlalchemy import BigInteger, ColumnElement, bindparam, case, cast, delete, func, insert, literal, select, update
 from sqlalchemy.orm import Session
 
 from shared.db.tables import ArtifactRow, CheckpointRow, DatasetRow, Job, StoredBytes
@@ -19,6 +19,12 @@ KINDS = ("artifacts", "checkpoints", "datasets", "logs")
 ANONYMOUS = ""  # the owner of what was stored without a token
 LINE_BYTES, JOB_BYTES = 400, 4096  # of a line of a log, of a job's row; in the database, with their indexes
 FOLD_ABOVE = 200  # rows more than there are owners and kinds
+
+_used = (
+    select(StoredBytes.kind, func.sum(StoredBytes.size_bytes))
+    .where(StoredBytes.owner == bindparam("owner"))
+    .group_by(StoredBytes.kind)
+)
 
 
 def add(session: Session, owner: str | None, kind: str, size_bytes: int) -> None:
@@ -51,8 +57,7 @@ def remove_log(session: Session, job_id: str) -> None:
 
 def used_by(session: Session, owner: str | None) -> dict[str, int]:
     """The bytes that an owner has stored, by kind. One indexed read."""
-    sums = select(StoredBytes.kind, func.sum(StoredBytes.size_bytes)).where(StoredBytes.owner == (owner or ANONYMOUS))
-    found = {kind: int(size) for kind, size in session.execute(sums.group_by(StoredBytes.kind))}
+    found = {kind: int(size) for kind, size in session.execute(_used, {"owner": owner or ANONYMOUS})}
     return {kind: found.get(kind, 0) for kind in KINDS}
 
 
@@ -116,7 +121,7 @@ def _truth(session: Session) -> dict[tuple[str, str], int]:
     return true
 
 
-def _insert_for_owner(session: Session, job_id: str, kind: str, size_bytes: object) -> None:
+def _insert_for_owner(session: Session, job_id: str, kind: str, size_bytes: ColumnElement[int]) -> None:
     values = select(func.coalesce(Job.owner, ANONYMOUS), literal(kind), size_bytes).where(Job.id == job_id)
     session.execute(insert(StoredBytes).from_select(["owner", "kind", "size_bytes"], values))
 
