@@ -22,20 +22,19 @@ IN_QUEUES = (JobState.QUEUED, JobState.RUNNING, JobState.PAUSED)
 
 
 _queued = Job.state == JobState.QUEUED
-_same = and_(_queued, Job.priority == bindparam("priority"))
+_same = Job.priority == bindparam("priority")
 _older = or_(
     Job.created_at < bindparam("created_at"),
     and_(Job.created_at == bindparam("created_at"), Job.id < bindparam("job_id")),
 )
-_by_owner = (  # running jobs, queued ones of a higher priority, of the same, and of these the older ones
+_by_owner = (  # queued jobs of a higher priority, of that or the same, and those of the same that are older
     select(
         Job.owner,
-        func.count().filter(Job.state == JobState.RUNNING),
-        func.count().filter(_queued, Job.priority > bindparam("priority")),
-        func.count().filter(_same),
+        func.count().filter(Job.priority > bindparam("priority")),
+        func.count(),
         func.count().filter(_same, _older),
     )
-    .where(Job.state.in_((JobState.QUEUED, JobState.RUNNING)))
+    .where(_queued, Job.priority >= bindparam("priority"))
     .group_by(Job.owner)
 )
 
@@ -112,13 +111,18 @@ def _count_ahead(session: Session, job: Job) -> int:
     """The number of queued jobs that are claimed before this one: see `_jobs_ahead`."""
     asked = {"priority": job.priority, "created_at": job.created_at, "job_id": job.id}
     by_owner = {owner: tuple(numbers) for owner, *numbers in session.execute(_by_owner, asked)}
-    running, higher, _, own = by_owner.pop(job.owner, (0, 0, 0, 0))
-    turn, ahead = running + higher + own, higher + own
-    for running, higher, there, before in by_owner.values():
+    higher, _, own = by_owner.pop(job.owner, (0, 0, 0))
+    ahead = higher + own
+    if not by_owner:
+        return ahead
+    running = running_by_owner(session)
+    turn = running.get(job.owner, 0) + ahead
+    for owner, (higher, there, before) in by_owner.items():
         # the owner's jobs of this priority whose turn is earlier, and the one of the same turn if it is older
-        earlier = max(turn - running - higher, 0)
-        tied = turn >= running + higher and earlier < min(there, before)
-        ahead += higher + min(earlier, there) + tied
+        at_first = running.get(owner, 0) + higher
+        earlier = max(turn - at_first, 0)
+        tied = turn >= at_first and earlier < min(there - higher, before)
+        ahead += higher + min(earlier, there - higher) + tied
     return ahead
 
 
