@@ -83,6 +83,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.before_request(_begin)
     app.before_request(identify)
     auth_throttle.register(app)
+    audit_log.register(app)
     rates.register(app, settings)  # before `authorize`, so that refused requests and guessed ids count as well
     app.before_request(authorize)
     app.before_request(_refuse_cross_site)

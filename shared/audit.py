@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
 from shared.db.tables import AuditRow
@@ -45,10 +45,18 @@ class AuditFilter:
     after: str | None = None
 
 
-def note(session: Session, actor: Actor, action: str, object_id: str | None, status: int | None = None) -> None:
-    """Add a row. `action` is the operation, such as `jobs.submit`; `status` is the HTTP status of the response."""
+def note(session: Session, actor: Actor, action: str, object_id: str | None, status: int | None = None) -> str:
+    """Add a row; return its id. `action` is the operation, such as `jobs.submit`; `status` is the HTTP status of the
+    response."""
     row = AuditRow(id=new_id("aud"), at=now(), action=action, object_id=object_id, status=status, **vars(actor))
     session.add(row)
+    return row.id
+
+
+def count_again(session: Session, row_id: str) -> bool:
+    """Count another request in a row. Returns False if there is no such row."""
+    change = update(AuditRow).where(AuditRow.id == row_id).values(count=AuditRow.count + 1)
+    return session.scalar(change.returning(AuditRow.id)) is not None
 
 
 def page(session: Session, wanted: AuditFilter, limit: int) -> Sequence[AuditRow]:

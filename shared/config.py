@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
@@ -32,6 +33,7 @@ SQLITE_OPTIONS = frozenset({"timeout", "isolation_level", "detect_types", "cache
 MAX_PATH_PREFIX = 200  # characters
 PATH_PREFIX = re.compile(r"(/(?!\.{1,2}(/|$))[A-Za-z0-9._~-]+)*")  # no `//`, which would name a host, and no `..`
 DAY = 86_400.0  # seconds
+UNLIMITED = 2**63 - 1  # bytes; what `none` means
 MIN_TOKEN = 32  # characters of an admin token, which gradq does not generate itself
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
 
@@ -127,6 +129,10 @@ def _split_names(given: Any) -> Any:
     return [name.strip().lower() for name in given.split(",") if name.strip()] if isinstance(given, str) else given
 
 
+def _or_unlimited(given: Any) -> Any:
+    return UNLIMITED if isinstance(given, str) and given.strip().lower() == "none" else given
+
+
 Rate = Annotated[str, Field(pattern=r"^(none|[1-9]\d{0,8}/(second|minute|hour|day))$")]
 
 
@@ -159,6 +165,8 @@ class Settings(BaseSettings):
     path_prefix: Annotated[str, AfterValidator(as_path_prefix)] = ""
     max_queued_jobs: Annotated[int, Field(ge=1)] = 10_000  # per owner; anonymous jobs have no limit
     max_running_jobs: Annotated[int, Field(ge=1)] | None = None
+    max_owner_bytes: Annotated[int, BeforeValidator(_or_unlimited), Field(ge=1)] | None = None  # None: half of the disk
+    max_owner_uploads: Annotated[int, Field(ge=1)] = 2  # at the same time
     rate_reads: Rate = "200/second"  # per token; `none` disables the limit
     rate_changes: Rate = "50/second"
     audit_days: Annotated[float, Field(ge=1, le=36_500)] = 365.0
@@ -191,6 +199,17 @@ class Settings(BaseSettings):
             wrong = [(f"{PREFIX}{'_'.join(map(str, e['loc'])).upper()}", e["msg"]) for e in error.errors()]
             lines = [f"{name}: {text.removeprefix('Value error, ')}" for name, text in wrong]
             raise ConfigurationError("; ".join(lines)) from None  # pydantic's message may contain the value
+
+    @property
+    def owner_bytes(self) -> int | None:
+        """Bytes that one owner may store; None: any number. By default half of the disk that the state folder is on,
+        free or not."""
+        if self.max_owner_bytes is not None:
+            return self.max_owner_bytes if self.max_owner_bytes < UNLIMITED else None
+        try:
+            return shutil.disk_usage(_nearest_folder(self.state_dir)).total // 2
+        except OSError:
+            return None
 
     @property
     def runs_dir(self) -> Path:
@@ -251,6 +270,11 @@ class Settings(BaseSettings):
             raise ConfigurationError(f"GRADQ_STATE_DIR: cannot create {self.state_dir}: {error.strerror}") from error
         if self.state_dir.stat().st_uid == os.getuid():
             self.state_dir.chmod(stat.S_IRWXU)
+
+
+def _nearest_folder(path: Path) -> Path:
+    """`path`, or the first of the folders above it that exists."""
+    return next((folder for folder in (path, *path.parents) if folder.exists()), Path("/"))
 
 
 def _values_from_files() -> dict[str, str]:

@@ -9,6 +9,7 @@ GradqError
 │   └── NoArtifacts 404
 ├── WrongState 409          names the job's state and the actions allowed in it
 ├── DatasetInUse 409
+├── OwnerStorageFull 409    the owner stores as much as GRADQ_MAX_OWNER_BYTES allows
 ├── IdempotencyInProgress 409   a request with the same key is still being processed
 ├── PreconditionFailed 412  the job has changed since the version that If-Match names
 ├── PayloadTooLarge 413
@@ -22,6 +23,7 @@ GradqError
 ├── UnusableUpload 422      the upload cannot be converted to a dataset; `code` is the reason
 ├── RateLimited 429         one token or address sends too many requests
 ├── TooManyQueuedJobs 429   the owner has reached GRADQ_MAX_QUEUED_JOBS
+├── TooManyUploads 429      the owner has reached GRADQ_MAX_OWNER_UPLOADS
 ├── DatabaseAway 503
 │   └── SchemaMismatch 503  the database's schema is of another version of gradq
 ├── StoreUnavailable 503    the artifact store is away, full, or refuses
@@ -109,6 +111,10 @@ class WrongState(GradqError):
 
 class DatasetInUse(GradqError):
     code, status, title = "dataset_in_use", 409, "The dataset is in use"
+
+
+class OwnerStorageFull(GradqError):
+    code, status, title = "owner_storage_full", 409, "The owner may store no more"
 
 
 class IdempotencyInProgress(GradqError):
@@ -201,6 +207,11 @@ class RateLimited(GradqError):
 class TooManyQueuedJobs(GradqError):
     code, status, title = "too_many_queued_jobs", 429, "Too many queued jobs"
     retry_after_seconds = 10
+
+
+class TooManyUploads(GradqError):
+    code, status, title = "too_many_uploads", 429, "Too many uploads at once"
+    retry_after_seconds = 5
 
 
 class DatabaseAway(GradqError):

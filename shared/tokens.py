@@ -27,26 +27,48 @@ SCOPES: tuple[Scope, ...] = ("read", "submit", "admin")  # each allows what thos
 PREFIX = "gq"
 NAME = r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}"  # of tokens and of owners
 SECRET_BYTES = 32
+USUAL_MAX_PRIORITY = 50  # of tokens without the scope admin: the priority of a job that names none
 USED_EVERY = timedelta(minutes=1)  # resolution of `last_used_at`: one write per request would serialize all requests
 
 _nothing = hashlib.sha256(b"").hexdigest()
 _facts = select(
-    Token.id, Token.owner, Token.scope, Token.sha256, Token.expires_at, Token.revoked_at, Token.last_used_at
+    Token.id,
+    Token.owner,
+    Token.scope,
+    Token.sha256,
+    Token.expires_at,
+    Token.revoked_at,
+    Token.last_used_at,
+    Token.max_priority,
 ).where(Token.id == bindparam("token_id"))
 
 
 @dataclass(frozen=True)
 class TokenInfo:
-    """A valid token. `stale` is True if `last_used_at` should be updated."""
+    """A valid token. `stale` is True if `last_used_at` should be updated. `max_priority` None: no limit of its own."""
 
     id: str
     owner: str
     scope: Scope
     stale: bool
+    max_priority: int | None = None
 
 
-def create(session: Session, name: str, owner: str, scope: Scope, expires_at: datetime | None) -> tuple[Token, str]:
-    """Create a token; return its row and its text."""
+def create(
+    session: Session,
+    name: str,
+    owner: str,
+    scope: Scope,
+    expires_at: datetime | None,
+    max_priority: int | None = None,
+) -> tuple[Token, str]:
+    """Create a token; return its row and its text.
+
+    `max_priority` is the highest priority that it can give a job. None is the usual: USUAL_MAX_PRIORITY, and no limit
+    for the scope admin.
+    """
+    if max_priority is None and scope != "admin":
+        max_priority = USUAL_MAX_PRIORITY
     secret = secrets.token_urlsafe(SECRET_BYTES)
     row = Token(
         id=new_id("tok"),
@@ -56,6 +78,7 @@ def create(session: Session, name: str, owner: str, scope: Scope, expires_at: da
         sha256=_hash(secret),
         created_at=now(),
         expires_at=expires_at,
+        max_priority=max_priority,
     )
     session.add(row)
     session.flush()
@@ -78,7 +101,7 @@ def find(connection: Connection, text: str) -> TokenInfo:
     if row.expires_at is not None and row.expires_at <= at:
         raise TokenExpired(f"this token expired at {row.expires_at:%Y-%m-%d %H:%M} UTC; ask for a new one")
     stale = row.last_used_at is None or abs(at - row.last_used_at) >= USED_EVERY
-    return TokenInfo(row.id, row.owner, row.scope, stale)
+    return TokenInfo(row.id, row.owner, row.scope, stale, row.max_priority)
 
 
 def note_use(session: Session, token_id: str) -> None:

@@ -7,11 +7,13 @@ import time
 from pathlib import Path
 
 import structlog
+from sqlalchemy.orm import Session
 
 from shared import events
 from shared.artifacts import checkpoint_key
+from shared.db.tables import CheckpointRow, Job
 from shared.errors import LeaseLost, StoreUnavailable
-from shared.jobs import queue
+from shared.jobs import jobs, queue, stored_bytes
 from worker.context import WorkerContext
 from worker.lease import LeaseKeeper
 from worker.log_buffer import LogBuffer
@@ -26,11 +28,14 @@ class CheckpointUploads:
 
     Each file is stored, read back, recorded in the table, and only then the oldest is removed. The file in the run
     folder is deleted in any case: as long as it exists, the trainer writes no further checkpoint, except its last one.
-    A checkpoint that cannot be stored is left out, with a warning in the job's log, and training continues.
+    A checkpoint that cannot be stored is left out, with a warning in the job's log, and training continues. If the
+    owner may store no more, the newest checkpoint replaces the others.
     """
 
-    def __init__(self, context: WorkerContext, keeper: LeaseKeeper, log_buffer: LogBuffer, keep_last: int) -> None:
-        self.context, self.keeper, self.log_buffer, self.keep_last = context, keeper, log_buffer, keep_last
+    def __init__(self, context: WorkerContext, keeper: LeaseKeeper, log_buffer: LogBuffer, job: Job) -> None:
+        self.context, self.keeper, self.log_buffer, self.owner = context, keeper, log_buffer, job.owner
+        # kinds without checkpoints have no such field
+        self.keep_last: int = job.spec.get("checkpoint", {}).get("keep_last", 1)
         self.error: Exception | None = None  # of gradq itself: the supervisor raises it
         self._waiting: events.CheckpointSaved | None = None
         self._changed = threading.Condition()
@@ -94,6 +99,9 @@ class CheckpointUploads:
     def _store(self, event: events.CheckpointSaved) -> None:
         store, lease = self.context.store, self.keeper.lease
         key = checkpoint_key(lease.job_id, lease.attempt, event.step)
+        keep = self._number_to_keep(event.step, Path(event.path).stat().st_size)
+        if not keep:
+            return
         while not self.keeper.is_lost():
             try:
                 file = store.put(key, Path(event.path))
@@ -109,8 +117,9 @@ class CheckpointUploads:
         if self._failing:
             self._failing = False
             self.log_buffer.say(f"checkpoints are stored again, from step {event.step}")
+        lines = self.log_buffer.thinned(queue.checkpoint_line(event.step, event.epoch))
         old = self.keeper.write(
-            lambda session: queue.add_checkpoint(session, lease, file, event.step, event.epoch, self.keep_last)
+            lambda session: queue.add_checkpoint(session, lease, file, event.step, event.epoch, keep, lines)
         )
         for key in old:
             try:
@@ -118,6 +127,28 @@ class CheckpointUploads:
             except StoreUnavailable as error:
                 log.warning("old checkpoint not removed", job_id=lease.job_id, key=key, error=error.detail)
                 return  # the end of the attempt removes it
+
+    def _number_to_keep(self, step: int, size_bytes: int) -> int:
+        """How many checkpoints the job may have with the new one, of `size_bytes`: as many as its spec says, or the new
+        one alone if the owner may not store more, or 0 if there is none that it could replace."""
+        limit = self.context.settings.owner_bytes
+        if limit is None:
+            return self.keep_last
+
+        def ask(session: Session) -> tuple[int, int]:
+            used = sum(stored_bytes.used_by(session, self.owner).values())
+            return used, jobs.bytes_of(session, CheckpointRow, self.keeper.lease.job_id)
+
+        used, own = self.keeper.read(ask)
+        if used + size_bytes <= limit:
+            return self.keep_last
+        why = "its owner may store no more (GRADQ_MAX_OWNER_BYTES)"
+        if used - own + size_bytes <= limit or size_bytes <= own:
+            if self.keep_last > 1:
+                self.log_buffer.say(f"the checkpoint at step {step} replaces the others: {why}", "warning")
+            return 1
+        self.log_buffer.say(f"the checkpoint at step {step} is not stored: {why}", "warning")
+        return 0
 
     def _tell(self, event: events.CheckpointSaved, error: StoreUnavailable) -> None:
         """Log the first of a row of checkpoints that cannot be stored."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import structlog
@@ -14,21 +17,58 @@ from worker.lease import LeaseKeeper
 
 FLUSH_SECONDS = 0.5  # between two batches
 MOST_LINES = 100_000  # that wait for the database, some 100 MB; then the trainer waits, too
+SAME_LINES = 100  # of an attempt, alike but for their numbers, that are all kept
+MOST_KINDS = 1000  # of lines that are told apart; the others are thinned together
+NUMBER = re.compile(r"\d[\d.e+-]*")
 
 log = structlog.get_logger()
 
 
+class Thinning:
+    """Bounds an attempt's log: of lines that are alike but for their numbers, the first 100 are kept, of the next 900
+    each tenth, of the next 9000 each hundredth, and so on. All points of the curve are kept, and all changes of the
+    status, of which there are few."""
+
+    def __init__(self) -> None:
+        self._seen: dict[tuple[str, str, str], int] = {}
+
+    def of(self, line: joblog.Line) -> list[joblog.Line]:
+        """What to write for this line: the line, nothing, or with a note on those that are left out."""
+        if line.type in ("metric", "status"):
+            return [line]
+        kind = (line.type, line.level, NUMBER.sub("0", line.message)[:80])
+        if kind not in self._seen and len(self._seen) >= MOST_KINDS:
+            kind = (line.type, line.level, "")
+        count = self._seen[kind] = self._seen.get(kind, 0) + 1
+        period = 1 if count <= SAME_LINES else int(10 ** len(str((count - 1) // SAME_LINES)))
+        if count % period:
+            return []
+        if count == SAME_LINES:
+            note = f"there were {count} lines like the one before; of the next, one in ten is kept, later fewer"
+            return [line, joblog.Line("log", note, {"kept_one_in": 10})]
+        if period == 1:
+            return [line]
+        left_out = f"{line.message} ({period - 1} such lines before it are left out)"
+        return [replace(line, message=left_out, data={**line.data, "lines_left_out": period - 1})]
+
+
 class LogBuffer:
-    """The lines of one attempt. While the database is away they wait; a lost lease sets `keeper.lost`."""
+    """The lines of one attempt, repeated ones thinned. While the database is away they wait; a lost lease sets
+    `keeper.lost`."""
 
     def __init__(self, keeper: LeaseKeeper) -> None:
         self.keeper = keeper
         self._lines: list[joblog.Line] = []
+        self._thinning = Thinning()
         self._flushed = time.monotonic()
 
     def append(self, line: joblog.Line) -> None:
         """Add a line at the end. May be called by several threads; only the supervisor's flushes."""
-        self._lines.append(line)
+        self._lines += self._thinning.of(line)
+
+    def thinned(self, line: joblog.Line) -> Sequence[joblog.Line]:
+        """What to write for a line that is written in another transaction: it may be left out."""
+        return self._thinning.of(line)
 
     def say(self, message: str, level: events.Level = "info") -> None:
         """Append a line of the supervisor's own."""

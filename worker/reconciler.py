@@ -21,7 +21,7 @@ from shared.config import Settings
 from shared.db.schema_check import SchemaCheck
 from shared.db.tables import Worker
 from shared.errors import DatabaseAway, LeaseLost, NotFound
-from shared.jobs import counters, joblog, jobs, queue
+from shared.jobs import counters, joblog, jobs, queue, stored_bytes
 from shared.jobs.queue import Lease
 from shared.jobs.retry_backoff import Cause
 from shared.jobs.states import JobState
@@ -179,6 +179,7 @@ class Reconciler(MaintenanceThread):
                 idempotency.sweep(session, now)
                 audit.sweep(session, self.settings.audit_days, now)
             counters.fold(session)
+            stored_bytes.fold(session)
         self.database.checkpoint_wal()
 
     def remove_abandoned_runs(self) -> None:

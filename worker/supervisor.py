@@ -79,7 +79,7 @@ class Supervisor:
         self.lease = queue.lease_of(job)
         self.keeper = LeaseKeeper(context.database, self.lease, self.settings, context.draining)
         self.log_buffer = LogBuffer(self.keeper)
-        self.uploads = CheckpointUploads(context, self.keeper, self.log_buffer, keep_last_of(job))
+        self.uploads = CheckpointUploads(context, self.keeper, self.log_buffer, job)
         self.folder = self.settings.runs_dir / run_name(job.id, job.attempt)
         self.watch = Watch()
         self.oom_kills = OomKills()
@@ -354,12 +354,6 @@ class Supervisor:
             )
         )
         self.log.info("job ended", state=state.value, reason=reason and reason["code"])
-
-
-def keep_last_of(job: Job) -> int:
-    """How many checkpoints to keep; kinds without checkpoints have no such field."""
-    keep: int = job.spec.get("checkpoint", {}).get("keep_last", 1)
-    return keep
 
 
 def run_name(job_id: str, attempt: int) -> str:

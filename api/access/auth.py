@@ -26,7 +26,16 @@ from shared.datasets import dataset_store
 from shared.datasets.catalog import DATASETS
 from shared.db.database import Database
 from shared.db.tables import Job
-from shared.errors import DatabaseAway, InsufficientScope, NotFound, TokenInvalid, TokenMissing, UnknownHost
+from shared.errors import (
+    DatabaseAway,
+    FieldError,
+    InsufficientScope,
+    InvalidSpec,
+    NotFound,
+    TokenInvalid,
+    TokenMissing,
+    UnknownHost,
+)
 from shared.loopback import is_loopback_name
 from shared.tokens import SCOPES, Scope
 
@@ -42,11 +51,12 @@ _owned_job = select(Job.id).where(Job.id == bindparam("id"), Job.owner == bindpa
 @dataclass(frozen=True)
 class Principal:
     """The caller of a request. `owner` None: anonymous. `token_id` None: no token was sent, or the route requires
-    none."""
+    none. `max_priority` None: the caller may give jobs any priority."""
 
     owner: str | None
     scopes: frozenset[Scope]
     token_id: str | None = None
+    max_priority: int | None = None
 
     def may(self, scope: Scope) -> bool:
         return scope in self.scopes
@@ -103,6 +113,17 @@ def principal() -> Principal:
 def owner_filter() -> str | None:
     """The owner whose jobs and datasets this request can access; None: those of all owners."""
     return principal().owner_filter
+
+
+def check_priority(priority: int, error: type[InvalidSpec] = InvalidSpec) -> None:
+    """Raise `error`, which names the field, if the caller's token does not allow jobs of this priority."""
+    most = principal().max_priority
+    if most is not None and priority > most:
+        detail = (
+            f"is {priority}, and this token allows at most {most}; lower it, or ask the operator for a token made with "
+            "`gradq token create --max-priority`"
+        )
+        raise error([FieldError("/priority", "above_token_limit", detail)])
 
 
 def access_policy() -> AccessPolicy:
@@ -196,7 +217,8 @@ def authenticate(text: str) -> Principal:
     found = _query(lambda connection: tokens.find(connection, text))
     if found.stale:
         _note_use(found.id)
-    return Principal(found.owner, frozenset(SCOPES[: SCOPES.index(found.scope) + 1]), found.id)
+    scopes = frozenset(SCOPES[: SCOPES.index(found.scope) + 1])
+    return Principal(found.owner, scopes, found.id, found.max_priority)
 
 
 def is_still_valid(who: Principal, database: Database) -> bool:

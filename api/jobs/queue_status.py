@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import func, not_, select, true
+from sqlalchemy import and_, bindparam, func, not_, or_, select, true
 from sqlalchemy.orm import Session
 
 from shared.db.tables import Job, Worker, database_now
 from shared.jobs import limits
 from shared.jobs.joblog import now
-from shared.jobs.queue import ahead_of, may_start
+from shared.jobs.queue import may_start, running_by_owner, running_of
 from shared.jobs.states import JobState
 from shared.workers import job_kinds_of, live_workers
 
@@ -24,6 +24,29 @@ OUTAGES = {
 }
 NO_JOBS = (0, None, 0, None, 0, 0, None)
 IN_QUEUES = (JobState.QUEUED, JobState.RUNNING, JobState.PAUSED)
+
+
+_queued = Job.state == JobState.QUEUED
+_same = Job.priority == bindparam("priority")
+_older = or_(
+    Job.created_at < bindparam("created_at"),
+    and_(Job.created_at == bindparam("created_at"), Job.id < bindparam("job_id")),
+)
+_by_owner = (  # queued jobs of a higher priority, of that or the same, and those of the same that are older
+    select(
+        Job.owner,
+        func.count().filter(Job.priority > bindparam("priority")),
+        func.count(),
+        func.count().filter(_same, _older),
+    )
+    .where(_queued, Job.priority >= bindparam("priority"))
+    .group_by(Job.owner)
+)
+
+_owners = select(Job.owner).where(_queued).distinct().limit(2)
+_place = func.row_number().over(order_by=(Job.priority.desc(), Job.created_at, Job.id)).label("place")
+_line = select(Job.id, _place).where(_queued).subquery()
+_numbered = select(_line.c.id, _line.c.place).where(_line.c.id.in_(bindparam("ids", expanding=True)))
 
 
 @dataclass(frozen=True)
@@ -45,7 +68,7 @@ def queue_standings(
 ) -> dict[str, dict[str, Any]]:
     """Position (from 1) and reason to wait of each queued job in `some`, by id.
 
-    Takes two queries for any number of jobs, and one more with `running_limit`.
+    Takes three queries for any number of jobs, and one more with `running_limit`.
     """
     waiting = [job for job in some if job.state == JobState.QUEUED]
     if not waiting:
@@ -63,18 +86,49 @@ def queue_standings(
 
 
 def _jobs_ahead(session: Session, waiting: list[Job]) -> dict[str, int]:
-    """The number of queued jobs ahead of each of these, by id.
+    """The number of queued jobs that are claimed before each of these, by id, if no running job ends before.
 
-    In a queue of 10 000, counting takes 3 ms per job, while numbering the whole queue takes 40 ms for all of them.
+    Each claim adds to the running jobs of an owner, so an owner's k-th job in the order of priority and age is claimed
+    when the owner has as many running jobs as now and k - 1 more; jobs of one priority are claimed in the order of
+    that sum. Counting takes less time than numbering the whole queue, and is done for one job only; the jobs of a
+    single owner are numbered without their turns.
     """
     if len(waiting) == 1:
         (job,) = waiting
-        ahead = select(func.count()).where(Job.state == JobState.QUEUED, ahead_of(Job, job))
-        return {job.id: session.scalar(ahead) or 0}
-    place = func.row_number().over(order_by=(Job.priority.desc(), Job.created_at, Job.id))
-    line = select(Job.id, place.label("place")).where(Job.state == JobState.QUEUED).subquery()
-    found = session.execute(select(line.c.id, line.c.place).where(line.c.id.in_([job.id for job in waiting])))
+        return {job.id: _count_ahead(session, job)}
+    in_line = (Job.priority.desc(), Job.created_at, Job.id)
+    ids = [job.id for job in waiting]
+    if len(session.execute(_owners).all()) == 1:
+        found = session.execute(_numbered, {"ids": ids})
+        return {job_id: place - 1 for job_id, place in found}
+    running = running_by_owner(session)
+    turn = running_of(running) + func.row_number().over(partition_by=Job.owner, order_by=in_line)
+    turns = (
+        select(Job.id, Job.priority, Job.created_at, turn.label("turn")).where(Job.state == JobState.QUEUED).subquery()
+    )
+    order = (turns.c.priority.desc(), turns.c.turn, turns.c.created_at, turns.c.id)
+    line = select(turns.c.id, func.row_number().over(order_by=order).label("place")).subquery()
+    found = session.execute(select(line.c.id, line.c.place).where(line.c.id.in_(ids)))
     return {job_id: place - 1 for job_id, place in found}
+
+
+def _count_ahead(session: Session, job: Job) -> int:
+    """The number of queued jobs that are claimed before this one: see `_jobs_ahead`."""
+    asked = {"priority": job.priority, "created_at": job.created_at, "job_id": job.id}
+    by_owner = {owner: tuple(numbers) for owner, *numbers in session.execute(_by_owner, asked)}
+    higher, _, own = by_owner.pop(job.owner, (0, 0, 0))
+    ahead = higher + own
+    if not by_owner:
+        return ahead
+    running = running_by_owner(session)
+    turn = running.get(job.owner, 0) + ahead
+    for owner, (higher, there, before) in by_owner.items():
+        # the owner's jobs of this priority whose turn is earlier, and the one of the same turn if it is older
+        at_first = running.get(owner, 0) + higher
+        earlier = max(turn - at_first, 0)
+        tied = turn >= at_first and earlier < min(there - higher, before)
+        ahead += higher + min(earlier, there - higher) + tied
+    return ahead
 
 
 def _reason_to_wait(job: Job, ahead: int, workers: Sequence[Worker]) -> dict[str, str]:

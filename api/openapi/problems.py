@@ -34,9 +34,15 @@ DEFAULTS = {
     429: ("rate_limited",),
     503: ("database_away",),
 }
-QUEUES = {429: ("rate_limited", "too_many_queued_jobs")}  # of calls that queue a job
+# of calls that queue a job
+QUEUES = {409: ("owner_storage_full",), 429: ("rate_limited", "too_many_queued_jobs")}
+QUEUES_AGAIN = {**QUEUES, 409: ("wrong_state", "owner_storage_full"), 422: ("invalid_query", "invalid_spec")}
 STORE = {503: ("database_away", "store_unavailable")}  # of calls that read or write files
-UPLOADS = {503: (*STORE[503], "disk_full")}
+UPLOADS = {
+    409: ("owner_storage_full",),
+    429: ("rate_limited", "too_many_uploads"),
+    503: (*STORE[503], "disk_full"),
+}
 BODY_CODES = {422: ("invalid_query", "invalid_spec")}
 SCOPE = ("insufficient_scope",)
 OF_CHANGES = ("forbidden", *SCOPE)
@@ -53,6 +59,18 @@ EXAMPLES: dict[str, Members] = {  # the members beside the title; without an ent
         "(GRADQ_MAX_QUEUED_JOBS)",
         "queued": 10_000,
         "limit": 10_000,
+    },
+    "owner_storage_full": {
+        "detail": "alice stores 20.0 GB (artifacts 14.0 GB, datasets 6.0 GB) and may store 20.0 GB; delete ended jobs "
+        "or datasets (GRADQ_MAX_OWNER_BYTES)",
+        "used_bytes": 20_000_000_000,
+        "limit_bytes": 20_000_000_000,
+        "used": {"artifacts": 14_000_000_000, "checkpoints": 0, "datasets": 6_000_000_000, "logs": 0},
+    },
+    "too_many_uploads": {
+        "detail": "alice has 2 uploads under way and may have 2; wait for the end of one (GRADQ_MAX_OWNER_UPLOADS)",
+        "uploads": 2,
+        "limit": 2,
     },
     "insufficient_scope": {"detail": "this call requires the scope submit; the token has read", "scope": "submit"},
     "forbidden": {"detail": "cross-site requests must not change anything"},

@@ -288,7 +288,8 @@ class QueueList(Answer):
 
 class AuditEntry(Answer):
     """A change that was made, or a call that was refused (`status` 403). `address` is null for changes that the command
-    line made on the service's own host."""
+    line made on the service's own host. `count` is 1, except of the entry `more_refusals`, which stands for that many
+    refused calls of one token within an hour; the other fields are those of the first."""
 
     object: Literal["audit_entry"]
     at: Timestamp
@@ -300,6 +301,7 @@ class AuditEntry(Answer):
     object_id: str | None
     status: int | None
     request_id: str | None
+    count: int
 
 
 class AuditList(Answer):
@@ -599,13 +601,28 @@ class Readiness(Answer):
     workers_without_broker: int = 0
 
 
+class OwnerStorage(Answer):
+    """What an owner stores, and may store; `limit_bytes` is null without a limit. A dataset counts for each owner who
+    uploaded it; `logs` are the rows and logs of jobs that have ended, by the number of lines."""
+
+    used_bytes: int
+    limit_bytes: int | None
+    artifacts: int
+    checkpoints: int
+    datasets: int
+    logs: int
+
+
 class WhoAmI(Answer):
-    """The token's owner and scopes. `owner` is null if no token was required or sent."""
+    """The token's owner and scopes. `owner` is null if no token was required or sent. `max_priority` is the highest
+    that the token can give a job; null: any. `storage` is the owner's."""
 
     object: Literal["principal"]
     owner: str | None
     scopes: list[Scope]
     token_id: str | None
+    max_priority: int | None
+    storage: OwnerStorage
 
 
 class Version(Answer):

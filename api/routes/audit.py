@@ -35,8 +35,8 @@ class AuditQuery(Query):
 def index(query: AuditQuery) -> Response:
     """List the audit log, newest first
 
-    One entry per change, and one per call that was refused for the token's scope. Entries are kept for
-    GRADQ_AUDIT_DAYS.
+    One entry per change, and one per call that was refused for the token's scope: up to 100 per token, hour and API
+    process, and then one that counts the others. Entries are kept for GRADQ_AUDIT_DAYS.
     """
     wanted = AuditFilter(query.owner, query.action, query.object, query.since, query.after)
     with services().database.read() as session:
@@ -48,5 +48,5 @@ def index(query: AuditQuery) -> Response:
 
 
 def _entry(row: AuditRow) -> dict[str, Any]:
-    names = ("id", "owner", "token_id", "address", "action", "object_id", "status", "request_id")
+    names = ("id", "owner", "token_id", "address", "action", "object_id", "status", "request_id", "count")
     return {"object": "audit_entry", "at": timestamp(row.at), **{name: getattr(row, name) for name in names}}

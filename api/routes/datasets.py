@@ -8,6 +8,7 @@ from typing import Any
 
 import structlog
 from flask import Blueprint, Response, jsonify, request
+from sqlalchemy.orm import Session
 
 from api.access.auth import owner_filter, principal
 from api.changes import audit_log
@@ -25,7 +26,8 @@ from shared.artifacts import dataset_folder
 from shared.datasets import dataset_store
 from shared.datasets.catalog import ARRAYS, DATASETS, FACTS, SAMPLES, DatasetInfo
 from shared.db.tables import DatasetRow
-from shared.errors import DatabaseAway, Forbidden, NotFound, StoreUnavailable
+from shared.errors import DatabaseAway, Forbidden, GradqError, NotFound, StoreUnavailable
+from shared.jobs import limits, stored_bytes
 from shared.spec.job_spec import Cnn, Linear, Mlp, Model, Torchvision
 
 EXAMPLES: tuple[Model, ...] = (Linear(), Mlp(), Cnn(), Torchvision(name="resnet18"))
@@ -67,10 +69,21 @@ def add() -> Response:
     """
     from api.uploads.ingest import PARTS  # imports NumPy and Pillow, which most processes never need
 
-    settings = services().settings
-    with staging(settings.uploads_dir) as folder:
-        upload = receive(folder, PARTS, tuple(UploadFields.model_fields), settings.max_upload_bytes)
+    settings, owner = services().settings, principal().owner or dataset_store.ANONYMOUS
+    with staging(settings.uploads_dir, owner, settings.max_owner_uploads) as folder:
+        limit, over = _room(owner, settings.max_upload_bytes, settings.owner_bytes)
+        upload = receive(folder, PARTS, tuple(UploadFields.model_fields), limit, over)
         return answer_once(lambda: content_of(upload), lambda: _add(upload, folder))
+
+
+def _room(owner: str, body_limit: int, owner_limit: int | None) -> tuple[int, GradqError | None]:
+    """How large the body may be, and the error for a larger one; None for the usual error."""
+    if owner_limit is None:
+        return body_limit, None
+    with services().database.read() as session:
+        used = stored_bytes.used_by(session, owner)
+    room = max(owner_limit - sum(used.values()), 0)
+    return (body_limit, None) if room >= body_limit else (room, stored_bytes.full(owner, used, owner_limit))
 
 
 def _add(upload: Upload, folder: Path) -> tuple[Response, int, dict[str, str]]:
@@ -83,6 +96,8 @@ def _add(upload: Upload, folder: Path) -> tuple[Response, int, dict[str, str]]:
     name, owner = fields.name or name_of(upload), principal().owner or dataset_store.ANONYMOUS
     with services().database.write() as session:
         created = dataset_store.take(session, dataset_id, owner, name)
+        if created:
+            _check_storage(session, owner, more=0)
         if created is not None:
             audit_log.note(session, dataset_id, 201 if created else 200)
     if created is None:
@@ -178,10 +193,15 @@ def _store(
     """Store the files, then the row, so that no row refers to a missing file. False if a concurrent
     upload of the same owner was first."""
     store, database, folder = services().store, services().database, dataset_folder(dataset_id)
+    stored = (*ARRAYS, FACTS, SAMPLES)
+    with database.read() as session:
+        _check_storage(session, owner, sum((decoded / name).stat().st_size for name in stored))
     recorded = False
     try:
-        files = [store.put(f"{folder}/{name}", decoded / name) for name in (*ARRAYS, FACTS, SAMPLES)]
+        files = [store.put(f"{folder}/{name}", decoded / name) for name in stored]
         with database.write() as session:
+            limits.lock_storage(session, owner)
+            _check_storage(session, owner, sum(file.size_bytes for file in files))
             recorded = dataset_store.add(session, dataset_id, info, sha256, options, folder, files, owner)
             created = recorded or bool(dataset_store.take(session, dataset_id, owner, name))
             audit_log.note(session, dataset_id, 201 if created else 200)
@@ -197,6 +217,10 @@ def _remove_unrecorded(folder: str) -> None:
         services().store.remove_folder(folder)
     except StoreUnavailable as error:
         log.warning("files of a failed upload remain", folder=folder, error=error.detail)
+
+
+def _check_storage(session: Session, owner: str, more: int) -> None:
+    stored_bytes.check(session, owner, services().settings.owner_bytes, more)
 
 
 def _is_recorded(dataset_id: str, folder: str) -> bool:

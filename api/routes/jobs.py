@@ -12,7 +12,7 @@ from pydantic import Field
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from api.access.auth import owner_filter, principal
+from api.access.auth import check_priority, owner_filter, principal
 from api.changes import audit_log
 from api.changes.idempotency import once
 from api.changes.transaction import change
@@ -31,7 +31,7 @@ from shared.datasets import dataset_store
 from shared.datasets.catalog import DatasetInfo
 from shared.db.tables import Job
 from shared.errors import StoreUnavailable
-from shared.jobs import jobs, limits
+from shared.jobs import jobs, limits, stored_bytes
 from shared.spec.estimate import estimate
 from shared.spec.job_spec import GradientCheckSpec, JobSpec, WalkSpec, Work
 
@@ -64,6 +64,7 @@ def submit(query: SubmitQuery) -> Response:
     """
     find_dataset = dataset_store.finder(services().database, owner_filter())
     spec = JobSpec.parse(parse_json(), find_dataset)
+    check_priority(spec.priority)
     if query.dry_run:
         info = find_dataset(spec.dataset)
         assert info is not None, "the spec was parsed with it"
@@ -94,7 +95,15 @@ def submit_gradient_check() -> Response:
 
 
 @bp.post("/v1/walks")
-@endpoint(schemas.Job, scope="submit", status=202, body=WalkSpec, errors=(400, 413, 415, 503), headers=("Location",))
+@endpoint(
+    schemas.Job,
+    scope="submit",
+    status=202,
+    body=WalkSpec,
+    errors=(400, 413, 415, 503),
+    problems=QUEUES,
+    headers=("Location",),
+)
 @once
 def submit_walk() -> Response:
     """Submit a walk
@@ -107,12 +116,24 @@ def submit_walk() -> Response:
 
 
 def accept(session: Session, spec: Work, reproduces: str | None = None) -> dict[str, Any]:
-    """Store a job; return its JSON object. Raises TooManyQueuedJobs and InvalidSpec."""
-    limits.check_queued(session, principal().owner, services().settings.max_queued_jobs)
+    """Store a job; return its JSON object. Raises TooManyQueuedJobs, OwnerStorageFull and InvalidSpec."""
+    check_priority(spec.priority)
+    check_share(session, principal().owner)
     dataset_store.lock_for_job(session, spec.dataset, owner_filter())
     if isinstance(spec, JobSpec | WalkSpec):
         check_init_from(session, spec, dataset_store.finder(services().database, owner_filter()), owner_filter())
     return to_json(session, jobs.create(session, spec, reproduces, principal().owner))
+
+
+def check_share(session: Session, owner: str | None) -> None:
+    """Raise TooManyQueuedJobs or OwnerStorageFull if the owner may not queue another job."""
+    limits.check_queued(session, owner, services().settings.max_queued_jobs)
+    check_storage(session, owner)
+
+
+def check_storage(session: Session, owner: str | None) -> None:
+    """Raise OwnerStorageFull if the owner may store nothing more."""
+    stored_bytes.check(session, owner, services().settings.owner_bytes)
 
 
 @bp.get("/v1/jobs")
@@ -182,7 +203,7 @@ def remove_files(keys: Sequence[str]) -> int:
 
 def _dry_run(session: Session, spec: JobSpec, info: DatasetInfo) -> dict[str, Any]:
     device = "cpu" if spec.device == "cpu" or not (spec.device == "cuda" or _some_gpu(session)) else "cuda"
-    found = estimate(spec, info, device, jobs.speeds_like(session, spec, device))
+    found = estimate(spec, info, device, jobs.speeds_like(session, spec, device, owner_filter()))
     return {
         "object": "dry_run",
         "spec": spec.to_json(),

@@ -16,7 +16,9 @@ from api.dashboard.sign_in import path_of_ours, sign_in_page
 from api.http.requests import parse_body, read_body
 from api.openapi import schemas
 from api.openapi.endpoint import endpoint
+from api.services import services
 from shared.errors import FieldError, InvalidBody, RateLimited, TokenInvalid, Unauthenticated
+from shared.jobs import stored_bytes
 from shared.tokens import SCOPES
 
 FORM = "application/x-www-form-urlencoded"
@@ -31,12 +33,26 @@ class SignIn(BaseModel):
 
 
 @bp.get("/v1/whoami")
-@endpoint(schemas.WhoAmI, scope="read", name="show_whoami")
+@endpoint(schemas.WhoAmI, scope="read", name="show_whoami", errors=(503,))
 def whoami() -> Response:
-    """Show the owner, scopes and token of the caller"""
+    """Show the owner, scopes and token of the caller, and what the owner stores and may store"""
     who = principal()
-    scopes = [scope for scope in SCOPES if who.may(scope)]
-    return jsonify({"object": "principal", "owner": who.owner, "scopes": scopes, "token_id": who.token_id})
+    with services().database.read() as session:
+        used = stored_bytes.used_by(session, who.owner)
+    return jsonify(
+        {
+            "object": "principal",
+            "owner": who.owner,
+            "scopes": [scope for scope in SCOPES if who.may(scope)],
+            "token_id": who.token_id,
+            "max_priority": who.max_priority,
+            "storage": {
+                "used_bytes": sum(used.values()),
+                "limit_bytes": services().settings.owner_bytes,
+                **used,
+            },
+        }
+    )
 
 
 @bp.post("/session")

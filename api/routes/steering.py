@@ -7,20 +7,19 @@ from typing import Any
 from flask import Blueprint, Response, jsonify, request
 from sqlalchemy.orm import Session
 
-from api.access.auth import owner_filter
+from api.access.auth import check_priority, owner_filter
 from api.changes.idempotency import once
 from api.changes.transaction import change
 from api.http.requests import parse_body
 from api.jobs.job_object import to_json
 from api.openapi import schemas
 from api.openapi.endpoint import endpoint
-from api.openapi.problems import QUEUES
-from api.routes.jobs import accept
-from api.services import services
+from api.openapi.problems import QUEUES_AGAIN
+from api.routes.jobs import accept, check_share, check_storage
 from shared.datasets import dataset_store
 from shared.db.tables import Job
 from shared.errors import FieldError, InvalidBody, PreconditionFailed
-from shared.jobs import jobs, limits
+from shared.jobs import jobs
 from shared.jobs.states import JobState
 from shared.spec.job_spec import MAX_LABELS, MAX_NAME, JobSpec
 
@@ -55,7 +54,7 @@ def pause(job_id: str) -> Response:
 
 
 @bp.post("/v1/jobs/<job_id>/resume")
-@endpoint(schemas.Job, scope="submit", status=202, errors=(404, 409, 503), problems=QUEUES)
+@endpoint(schemas.Job, scope="submit", status=202, errors=(404, 409, 503), problems=QUEUES_AGAIN)
 @once
 def resume(job_id: str) -> Response:
     """Resume a paused job
@@ -66,11 +65,14 @@ def resume(job_id: str) -> Response:
 
 
 def queue_paused(session: Session, job_id: str) -> Job:
-    """Queue a paused job again. The limit on queued jobs does not apply to one that still runs, with a pending
-    pause."""
+    """Queue a paused job again. The limit on queued jobs and that on the priority do not apply to one that still runs,
+    with a pending pause."""
     job = jobs.get(session, job_id)
     if job.state == JobState.PAUSED:
-        limits.check_queued(session, job.owner, services().settings.max_queued_jobs)
+        check_priority(job.priority)
+        check_share(session, job.owner)
+    else:
+        check_storage(session, job.owner)  # each pause and its withdrawal add lines to the log
     return jobs.resume(session, job_id)
 
 
@@ -80,7 +82,7 @@ def queue_paused(session: Session, job_id: str) -> Job:
     scope="submit",
     status=202,
     errors=(404, 409, 503),
-    problems={422: ("invalid_query", "invalid_spec"), **QUEUES},
+    problems=QUEUES_AGAIN,
 )
 @once
 def retry(job_id: str) -> Response:
@@ -93,7 +95,9 @@ def retry(job_id: str) -> Response:
 
 
 def queue_again(session: Session, job_id: str) -> Job:
-    limits.check_queued(session, jobs.get(session, job_id).owner, services().settings.max_queued_jobs)
+    job = jobs.get(session, job_id)
+    check_priority(job.priority)
+    check_share(session, job.owner)
     job = jobs.retry(session, job_id)
     # the dataset may have been deleted since the job ended
     if "dataset" in job.spec:  # which a job of a kind that this version does not know may lack
@@ -107,7 +111,7 @@ def queue_again(session: Session, job_id: str) -> Job:
     scope="submit",
     status=202,
     errors=(404, 409, 503),
-    problems={422: ("invalid_query", "invalid_spec"), **QUEUES},
+    problems=QUEUES_AGAIN,
     headers=("Location",),
 )
 @once
@@ -142,8 +146,8 @@ def _repeat(session: Session, original: Job) -> dict[str, Any]:
     scope="submit",
     body=schemas.JobPatch,
     other_bodies={MERGE_PATCH: schemas.JobPatch},
-    errors=(400, 404, 412, 413, 415, 503),
-    problems={422: ("invalid_query", "invalid_body")},
+    errors=(400, 404, 409, 412, 413, 415, 503),
+    problems={409: ("owner_storage_full",), 422: ("invalid_query", "invalid_body")},
     takes=("If-Match",),
     headers=("ETag",),
 )
@@ -165,6 +169,9 @@ def _patched(session: Session, job_id: str, wanted: schemas.JobPatch) -> dict[st
     values = {name: getattr(wanted, name) for name in wanted.model_fields_set}
     if "labels" in values:
         values["labels"] = _merged(job.labels, wanted.labels)
+    if "priority" in values and values["priority"] != job.priority:
+        check_priority(values["priority"], InvalidBody)
+    check_storage(session, job.owner)  # each change adds a line to the log
     jobs.edit(session, job, values)
     return to_json(session, job)
 

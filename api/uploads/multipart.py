@@ -16,7 +16,7 @@ from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge, Unsup
 from werkzeug.sansio.multipart import Data, Epilogue, Field, File, MultipartDecoder, NeedData
 
 from api.http.requests import refuse_encoded
-from shared.errors import BadRequest, FieldError, InvalidUpload, PayloadTooLarge
+from shared.errors import BadRequest, FieldError, GradqError, InvalidUpload, OwnerStorageFull, PayloadTooLarge
 from shared.validation_errors import did_you_mean
 
 CHUNK = 1 << 18
@@ -36,9 +36,12 @@ class Upload:
     fields: dict[str, str] = field(default_factory=dict)
 
 
-def receive(folder: Path, parts: Sequence[str], fields: Sequence[str], limit: int) -> Upload:
+def receive(
+    folder: Path, parts: Sequence[str], fields: Sequence[str], limit: int, over: GradqError | None = None
+) -> Upload:
     """Write the parts of this request's body into `folder`. `parts`: names of file parts, `fields`: names of text
-    parts; `limit`: bytes of the body. Raises UnsupportedMediaType, BadRequest, InvalidUpload and PayloadTooLarge."""
+    parts; `limit`: bytes of the body; `over`: the error for a larger one. Raises UnsupportedMediaType, BadRequest,
+    InvalidUpload and `over`, by default PayloadTooLarge."""
     if request.mimetype != "multipart/form-data":
         got = request.mimetype or "none"
         raise UnsupportedMediaType(f"send multipart/form-data, as curl -F file=@data.zip does; got {got}")
@@ -46,10 +49,10 @@ def receive(folder: Path, parts: Sequence[str], fields: Sequence[str], limit: in
     boundary = request.mimetype_params.get("boundary", "")
     if not boundary.isascii() or not boundary:
         raise BadRequest("the Content-Type has no boundary")
-    body = _Body(limit)
+    body = _Body(limit, over or _too_large(limit))
     try:
         return _Receiver(folder, parts, fields).run(body, boundary.encode())
-    except (InvalidUpload, BadRequest, PayloadTooLarge):
+    except (InvalidUpload, BadRequest, PayloadTooLarge, OwnerStorageFull):
         body.drain()
         raise
 
@@ -58,22 +61,22 @@ class _Body:
     """The request's body in chunks. Its bytes are counted, so the limit holds without or with a wrong Content-Length
     too."""
 
-    def __init__(self, limit: int) -> None:
-        self.limit, self.read = limit, 0
+    def __init__(self, limit: int, over: GradqError) -> None:
+        self.limit, self.over, self.read = limit, over, 0
         # higher than our limit, so that our error is returned instead of werkzeug's
         request.max_content_length = limit + DRAINED_BYTES + CHUNK
         try:
             self.stream: IO[bytes] = request.stream
         except RequestEntityTooLarge:  # by its Content-Length; nothing is read, and the connection is closed
-            raise self._too_large() from None
+            raise self.over from None
 
     def __iter__(self) -> Iterator[bytes]:
         if (request.content_length or 0) > self.limit:
-            raise self._too_large()
+            raise self.over
         while chunk := self._chunk():
             self.read += len(chunk)
             if self.read > self.limit:
-                raise self._too_large()
+                raise self.over
             yield chunk
 
     def drain(self) -> None:
@@ -93,9 +96,10 @@ class _Body:
         except ParseException as error:  # gunicorn parses the chunks while the app reads the body
             raise BadRequest("the body has malformed chunked transfer encoding") from error
 
-    def _too_large(self) -> PayloadTooLarge:
-        detail = f"the body is larger than {self.limit} bytes; GRADQ_MAX_UPLOAD_BYTES sets the limit"
-        return PayloadTooLarge(detail, limit_bytes=self.limit)
+
+def _too_large(limit: int) -> PayloadTooLarge:
+    detail = f"the body is larger than {limit} bytes; GRADQ_MAX_UPLOAD_BYTES sets the limit"
+    return PayloadTooLarge(detail, limit_bytes=limit)
 
 
 class _Receiver:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Select, Text, and_, bindparam, case, cast, func, select
+from sqlalchemy import Select, Text, and_, bindparam, case, cast, func, or_, select
 from sqlalchemy.orm import Session, aliased
 
 from shared.db.tables import Job, Worker, database_now
@@ -36,10 +36,14 @@ def fingerprints_of(session: Session, job_ids: Iterable[str], live_within_second
 
 @functools.cache
 def _query(live_within_seconds: float) -> Select[Any]:
-    """Columns of the job's row; for a queued job also its position in the queue and the slots of the live workers."""
+    """Columns of the job's row; for a queued job also what its position in the queue depends on, and the slots of the
+    live workers."""
     queued = Job.state == JobState.QUEUED
     other = aliased(Job)
-    ahead = select(func.count()).where(other.state == JobState.QUEUED, ahead_of(other, Job)).correlate(Job)
+    own_one = other.owner.is_not_distinct_from(Job.owner)
+    in_the_way = or_(and_(own_one, ahead_of(other, Job)), and_(~own_one, other.priority >= Job.priority))
+    ahead = select(func.count()).where(other.state == JobState.QUEUED, in_the_way).correlate(Job)
+    running = select(func.count()).where(other.state == JobState.RUNNING)
     slots = (
         select(
             func.count().label("workers"),
@@ -53,6 +57,7 @@ def _query(live_within_seconds: float) -> Select[Any]:
     requests = (Job.cancel_requested_at, Job.pause_requested_at)
     queue = (
         case((queued, ahead.scalar_subquery())),
+        case((queued, running.scalar_subquery())),
         case((and_(queued, Job.not_before > database_now()), 1), else_=0),
         *(case((queued, column)) for column in slots.c),
     )

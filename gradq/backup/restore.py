@@ -21,7 +21,7 @@ from shared.artifacts import ArtifactStore
 from shared.db import migrate
 from shared.db.database import Database
 from shared.db.tables import ArtifactRow, CheckpointRow, DatasetRow, Job
-from shared.jobs import counters, queue
+from shared.jobs import counters, queue, stored_bytes
 from shared.jobs.states import JobState
 
 ELSEWHERE = "choose another place with GRADQ_STATE_DIR (or GRADQ_DATABASE_URL and GRADQ_ARTIFACTS_URL)"
@@ -108,3 +108,4 @@ def _count_bytes(session: Session) -> None:
         kind = table.__tablename__
         there = int(session.scalar(select(func.sum(table.size_bytes))) or 0)
         counters.stored(session, kind, there - int(counted[kind].total if kind in counted else 0))
+    stored_bytes.recount(session)

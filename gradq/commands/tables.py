@@ -15,8 +15,8 @@ if TYPE_CHECKING:  # imported where something is drawn
 
 DATASET_COLUMNS = ("id", "name", "shape", "classes", "train", "test", "here")
 WORKER_COLUMNS = ("id", "host", "devices", "slots", "free", "running", "version", "state", "seen")
-TOKEN_COLUMNS = ("id", "name", "owner", "scope", "state", "expires", "used")
-AUDIT_COLUMNS = ("at (UTC)", "who", "token", "from", "action", "on", "answer")
+TOKEN_COLUMNS = ("id", "name", "owner", "scope", "state", "priority", "expires", "used")
+AUDIT_COLUMNS = ("at (UTC)", "who", "token", "from", "action", "on", "answer", "times")
 QUEUE_COLUMNS = ("queue", "queued", "running", "paused", "slots", "free", "oldest", "why")
 LIKELIEST = 3
 TERMINAL_ALL_THE_SAME = ("FORCE_COLOR", "TTY_COMPATIBLE")  # rich treats a pipe as a terminal if one is set
@@ -56,7 +56,13 @@ def tokens_table(tokens: list[dict[str, Any]], console: Console) -> None:
 def _token_row(token: dict[str, Any]) -> list[str]:
     expires, used = token["expires_at"], token["last_used_at"]
     who = [token[name] for name in ("id", "name", "owner", "scope", "state")]
-    return [*who, expires[:10] if expires else "never", f"{rough(age(used))} ago" if used else "never"]
+    priority = token["max_priority"]
+    return [
+        *who,
+        "any" if priority is None else f"to {priority}",
+        expires[:10] if expires else "never",
+        f"{rough(age(used))} ago" if used else "never",
+    ]
 
 
 def audit_table(entries: list[dict[str, Any]], console: Console) -> None:
@@ -68,7 +74,7 @@ def _audit_row(entry: dict[str, Any]) -> list[str]:
     when = entry["at"][:19].replace("T", " ")
     who = entry["owner"] or ("anonymous" if entry["address"] else "this host")
     rest = [str(entry[name] or "-") for name in ("token_id", "address", "action", "object_id", "status")]
-    return [when, who, *rest]
+    return [when, who, *rest, str(entry.get("count", 1))]
 
 
 def _table(columns: Sequence[str], rows: list[list[str]], console: Console) -> None:

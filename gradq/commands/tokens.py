@@ -51,6 +51,16 @@ def create(
         str | None, typer.Option(help="Owner of the jobs it submits. Default: the name.", show_default=False)
     ] = None,
     expires: Annotated[str, typer.Option(metavar="WHEN", help="90d, 12h, a date, or never.")] = "90d",
+    max_priority: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            max=100,
+            metavar="N",
+            help="Highest priority of its jobs, 0 to 100. Default: 50; for admin no limit.",
+            show_default=False,
+        ),
+    ] = None,
     state: State = None,
     as_json: AsJson = False,
 ) -> None:
@@ -67,7 +77,7 @@ def create(
     with _database(state, make=True) as database, database.write() as session:
         if tokens.name_in_use(session, name):
             raise ConfigurationError(f"a valid token named {name} exists; revoke it, or choose another name")
-        row, text = tokens.create(session, name, owner_name, scope.value, until)
+        row, text = tokens.create(session, name, owner_name, scope.value, until, max_priority)
         audit.note(session, audit.HOST, "token.create", row.id)
         shown = to_json(row)
     if as_json:
@@ -84,7 +94,7 @@ def create(
 
 @app.command("list", cls=Verb)
 def list_(state: State = None, as_json: AsJson = False) -> None:
-    """List the tokens: owner, scope, expiry, last use."""
+    """List the tokens: owner, scope, highest priority, expiry, last use."""
     from shared import tokens
 
     with _database(state) as database, database.read() as session:
@@ -146,6 +156,7 @@ def to_json(row: Token) -> dict[str, Any]:
     return {
         "object": "token",
         **{field: getattr(row, field) for field in ("id", "name", "owner", "scope")},
+        "max_priority": row.max_priority,
         "state": tokens.state_of(row),
         **{field: _time(getattr(row, field)) for field in times},
     }

@@ -22,7 +22,7 @@ from shared.datasets.catalog import DATASETS, DatasetInfo, FindDataset
 from shared.db.database import Database
 from shared.db.tables import DatasetRow, Job
 from shared.errors import DatasetInUse, FieldError, InvalidSpec, NotFound
-from shared.jobs import counters
+from shared.jobs import counters, stored_bytes
 from shared.jobs.joblog import now
 from shared.jobs.states import TERMINAL
 
@@ -58,6 +58,7 @@ def add(
 ) -> bool:
     """Insert a dataset whose files are stored. Returns False if a concurrent upload has inserted the same one."""
     dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
+    size_bytes = sum(file.size_bytes for file in files)
     values = {
         "id": dataset_id,
         "owners": {owner: _reference(info.name)},
@@ -67,13 +68,14 @@ def add(
         "options": options,
         "folder": folder,
         "files": {file.name: {"size_bytes": file.size_bytes, "sha256": file.sha256} for file in files},
-        "size_bytes": sum(file.size_bytes for file in files),
+        "size_bytes": size_bytes,
         "created_at": now(),
     }
     statement = dialect.insert(DatasetRow).values(**values).on_conflict_do_nothing(index_elements=["id"])
     recorded = session.execute(statement.returning(DatasetRow.id)).first() is not None
     if recorded:
-        counters.stored(session, "datasets", sum(file.size_bytes for file in files))
+        counters.stored(session, "datasets", size_bytes)
+        stored_bytes.add(session, owner, "datasets", size_bytes)
     return recorded
 
 
@@ -88,6 +90,7 @@ def take(session: Session, dataset_id: str, owner: str, name: str) -> bool | Non
     if owner in row.owners:
         return False
     row.owners = {**row.owners, owner: _reference(name)}
+    stored_bytes.add(session, owner, "datasets", row.size_bytes)  # for each owner, whose references are independent
     return True
 
 
@@ -135,6 +138,8 @@ def remove(session: Session, dataset_id: str, visible_to: str | None = None) -> 
         raise NotFound(f"dataset {dataset_id[:80]} not found; GET /v1/datasets lists them")
     left = {owner: entry for owner, entry in row.owners.items() if visible_to is not None and owner != visible_to}
     _refuse_in_use(session, dataset_id, visible_to, last=not left)
+    for owner in row.owners.keys() - left.keys():
+        stored_bytes.add(session, owner, "datasets", -row.size_bytes)
     if left:
         row.owners = left
         return None

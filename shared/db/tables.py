@@ -97,6 +97,7 @@ class Job(Base):
     result: Mapped[dict[str, Any] | None]
     status_reason: Mapped[dict[str, Any] | None]
     last_seq: Mapped[int] = mapped_column(Integer, default=0)
+    counted_lines: Mapped[int] = mapped_column(Integer, server_default="0")  # of the log, in `stored_bytes`
 
     created_at: Mapped[datetime]
     not_before: Mapped[datetime | None]  # retry backoff: not claimed earlier
@@ -106,7 +107,7 @@ class Job(Base):
     pause_requested_at: Mapped[datetime | None]
 
     __table_args__ = (
-        Index("ix_jobs_queue", "state", "priority", "created_at"),
+        Index("ix_jobs_queue", "state", "priority", "created_at", "owner", "id"),
         Index("ix_jobs_created", "created_at", "id"),
         Index("ix_jobs_owner", "owner", "id"),
     )
@@ -216,6 +217,19 @@ class Tally(Base):
     total: Mapped[float] = mapped_column(Float)
 
 
+class StoredBytes(Base):
+    """One change of the bytes that an owner has stored, or the sum of many: see shared/jobs/stored_bytes.py."""
+
+    __tablename__ = "stored_bytes"
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    owner: Mapped[str] = mapped_column(String(64))  # empty: anonymous
+    kind: Mapped[str] = mapped_column(String(16))  # one of shared.jobs.stored_bytes.KINDS
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
+
+    __table_args__ = (Index("ix_stored_bytes_owner", "owner", "kind", "size_bytes"),)
+
+
 class IdempotencyKey(Base):
     """An idempotency key and the response to its first request. `until`, on the database's clock, is the end of the
     claim of a pending key, and the time until which a settled one is kept."""
@@ -250,10 +264,11 @@ class Token(Base):
     expires_at: Mapped[datetime | None]
     revoked_at: Mapped[datetime | None]
     last_used_at: Mapped[datetime | None]
+    max_priority: Mapped[int | None] = mapped_column(Integer)  # of the jobs that it submits or changes; None: any
 
 
 class AuditRow(Base):
-    """One change with the actor who made it, or one refused request: see shared/audit.py."""
+    """One change with the actor who made it, or one refused request, or `count` of them: see shared/audit.py."""
 
     __tablename__ = "audit"
 
@@ -266,6 +281,7 @@ class AuditRow(Base):
     object_id: Mapped[str | None] = mapped_column(String(64))
     status: Mapped[int | None] = mapped_column(Integer)
     request_id: Mapped[str | None] = mapped_column(String(128))
+    count: Mapped[int] = mapped_column(Integer, server_default="1")
 
     __table_args__ = (
         Index("ix_audit_at", "at"),

@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 from shared import file_removals
 from shared.db.tables import ArtifactRow, Attempt, CheckpointRow, EventRow, Job
 from shared.errors import NotFound, WrongState
-from shared.jobs import counters
+from shared.jobs import counters, stored_bytes
 from shared.jobs.joblog import Line, add_line, insert_lines, now, status_line
 from shared.jobs.states import ALLOWED_ACTIONS, TERMINAL, JobState, shown_status
 from shared.spec.job_spec import JobSpec, Work
@@ -74,11 +74,15 @@ def attempts_of(session: Session, job_id: str) -> Sequence[Attempt]:
 RECENT_JOBS = 200  # number of recent jobs that `speeds_like` reads
 
 
-def speeds_like(session: Session, spec: JobSpec, device: str) -> list[float]:
-    """Examples per second of recent succeeded jobs with the same network, gradients, data, batch size and device."""
+def speeds_like(session: Session, spec: JobSpec, device: str, visible_to: str | None) -> list[float]:
+    """Examples per second of recent succeeded jobs with the same network, gradients, data, batch size and device.
+
+    `visible_to`: of this owner's jobs only; None: of all.
+    """
+    visible = [] if visible_to is None else [Job.owner == visible_to]
     query = (
         select(Job.spec, Job.result)
-        .where(Job.kind == JobSpec.kind, Job.state == JobState.SUCCEEDED)
+        .where(Job.kind == JobSpec.kind, Job.state == JobState.SUCCEEDED, *visible)
         .order_by(Job.id.desc())
         .limit(RECENT_JOBS)
     )
@@ -114,6 +118,7 @@ def request_cancel(session: Session, job_id: str) -> Job:
         job.cancel_requested_at = job.finished_at = now()
         counters.job_ended(session, job.state, "cancelled_by_user", None)
         add_line(session, job_id, status_line(JobState.CANCELLED, message))
+        stored_bytes.count_log(session, job_id)
     elif job.state == JobState.RUNNING and job.cancel_requested_at is None:
         job.cancel_requested_at = now()
         add_line(session, job_id, Line("status", "cancel requested", {"status": "cancelling"}))
@@ -144,6 +149,7 @@ def resume(session: Session, job_id: str) -> Job:
         add_line(session, job_id, status_line(JobState.QUEUED, "resumed; queued again"))
     else:
         add_line(session, job_id, status_line(JobState.RUNNING, "pause request withdrawn"))
+    stored_bytes.count_log(session, job_id)
     return job
 
 
@@ -174,6 +180,7 @@ def edit(session: Session, job: Job, wanted: dict[str, Any]) -> None:
     message = "; ".join(f"{name} changed from {_text(old)} to {_text(new)}" for name, (old, new) in changed.items())
     data = {name: {"from": old, "to": new} for name, (old, new) in changed.items()}
     add_line(session, job.id, Line("log", message, {"changed": data}))
+    stored_bytes.count_log(session, job.id)
 
 
 def _text(value: Any) -> str:
@@ -198,7 +205,8 @@ def remove(session: Session, job_id: str) -> None:
     if job.state not in TERMINAL:
         raise wrong_state(job, "delete")
     for table in (ArtifactRow, CheckpointRow):
-        counters.stored(session, table.__tablename__, -bytes_of(session, table, job_id))
+        stored_bytes.add_of_job(session, job_id, table.__tablename__, -bytes_of(session, table, job_id))
+    stored_bytes.remove_log(session, job_id)
     for child in (EventRow, ArtifactRow, CheckpointRow, Attempt):
         session.execute(delete(child).where(child.job_id == job_id))
     session.delete(job)

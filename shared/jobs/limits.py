@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from sqlalchemy import ColumnElement, func, or_, select, text
+from sqlalchemy import ColumnElement, bindparam, func, or_, select, text
 from sqlalchemy.orm import Session
 
 from shared.db.tables import Job
 from shared.errors import TooManyQueuedJobs
 from shared.jobs.states import JobState
 
-CLAIMS, QUEUED = 7470002, 7470003  # classes of PostgreSQL advisory locks; SQLite has a single writer and needs none
+# classes of PostgreSQL advisory locks; SQLite has a single writer and needs none
+CLAIMS, QUEUED, STORED = 7470002, 7470003, 7470004
+
+_queued_of = select(func.count()).where(Job.owner == bindparam("owner"), Job.state == JobState.QUEUED)
 
 
 def check_queued(session: Session, owner: str | None, limit: int | None, more: int = 1) -> None:
@@ -20,7 +23,7 @@ def check_queued(session: Session, owner: str | None, limit: int | None, more: i
     if owner is None or limit is None:
         return
     _lock(session, QUEUED, owner)
-    queued = _count(session, owner, JobState.QUEUED)
+    queued = session.scalar(_queued_of, {"owner": owner}) or 0
     if queued + more > limit:
         detail = (
             f"{owner} has {queued} queued jobs and may have {limit}; wait until some have started, or cancel some "
@@ -42,6 +45,12 @@ def lock_claims(session: Session, limit: int | None) -> None:
         _lock(session, CLAIMS, "")
 
 
+def lock_storage(session: Session, owner: str) -> None:
+    """Serialize what is added to an owner's datasets until the transaction ends, so that concurrent uploads cannot
+    exceed the limit together."""
+    _lock(session, STORED, owner)
+
+
 def owners_at_limit(session: Session, limit: int | None) -> set[str]:
     """The owners who have at least `limit` running jobs; none without a limit."""
     return set() if limit is None else set(session.scalars(_at_limit(limit)))
@@ -54,10 +63,6 @@ def _at_limit(limit: int):  # type: ignore[no-untyped-def]  # a select of one co
         .group_by(Job.owner)
         .having(func.count() >= limit)
     )
-
-
-def _count(session: Session, owner: str, state: JobState) -> int:
-    return session.scalar(select(func.count()).where(Job.owner == owner, Job.state == state)) or 0
 
 
 def _lock(session: Session, kind: int, name: str) -> None:

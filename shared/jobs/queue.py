@@ -7,19 +7,19 @@ another one, the write has no effect and raises LeaseLost. So a worker whose job
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, cast
 
-from sqlalchemy import ColumnElement, CursorResult, Update, and_, delete, func, or_, select, update
+from sqlalchemy import ColumnElement, CursorResult, Update, and_, case, delete, func, literal, or_, select, update
 from sqlalchemy.orm import Session
 
 from shared.artifacts import StoredFile
 from shared.db.tables import ArtifactRow, Attempt, CheckpointRow, EventRow, Job, database_now
 from shared.errors import LeaseLost
 from shared.events import Level
-from shared.jobs import counters, jobs, limits
+from shared.jobs import counters, jobs, limits, stored_bytes
 from shared.jobs.joblog import Line, add_line, insert_lines, now, status_line
 from shared.jobs.retry_backoff import LONGEST_BACKOFF_SECONDS, MOST_OUTAGES, OUTAGES, Cause, backoff_seconds
 from shared.jobs.states import ALLOWED_MOVES, TERMINAL, JobState
@@ -55,8 +55,37 @@ def known_kind() -> ColumnElement[bool]:
     return Job.kind.in_(list(KINDS))
 
 
+_running = select(Job.owner, func.count()).where(Job.state == JobState.RUNNING).group_by(Job.owner)
+
+
+def running_by_owner(session: Session) -> dict[str | None, int]:
+    """The number of running jobs of each owner who has some; None: of anonymous use. One indexed read."""
+    return dict(session.execute(_running).tuples().all())
+
+
+def running_of(running: Mapping[str | None, int]) -> ColumnElement[int]:
+    """The number of running jobs of a row's owner, from `running_by_owner`."""
+    named = {owner: count for owner, count in running.items() if owner is not None}
+    of_named: ColumnElement[int] = case(named, value=Job.owner, else_=0) if named else literal(0)
+    anonymous = running.get(None, 0)
+    return case((Job.owner.is_(None), anonymous), else_=of_named) if anonymous else of_named
+
+
+def _turns(running: Mapping[str | None, int]) -> Iterator[ColumnElement[bool]]:
+    """Conditions for the owners of jobs, those with the fewest running jobs first."""
+    named = [owner for owner in running if owner is not None]
+    without = Job.owner.not_in(named)
+    yield and_(Job.owner.is_not(None), without) if None in running else or_(Job.owner.is_(None), without)
+    for count in sorted(set(running.values())):
+        owners = [owner for owner in named if running[owner] == count]
+        if running.get(None) == count:
+            yield or_(Job.owner.is_(None), Job.owner.in_(owners))
+        else:
+            yield Job.owner.in_(owners)
+
+
 def ahead_of(other: Any, job: Any) -> ColumnElement[bool]:
-    """Whether `other` is claimed before `job` if both are queued; each is a row or the table."""
+    """Whether `other` is claimed before `job` if both are queued and of one owner; each is a row or the table."""
     return or_(
         other.priority > job.priority,
         and_(other.priority == job.priority, other.created_at < job.created_at),
@@ -81,22 +110,17 @@ def claim(
 ) -> Job | None:
     """Claim the first queued job of a known kind whose requested device is in `fits`; return None if there is none.
 
+    Of the jobs of the highest priority, those of the owner with the fewest running jobs are first, then the oldest.
     Increments the job's attempt and writes a lease. `running_limit` is the number of jobs that one owner may have
     running; jobs of owners at the limit are skipped.
     """
     limits.lock_claims(session, running_limit)
-    best = (
-        select(Job.id)
-        .where(may_start(), known_kind(), Job.device.in_(list(fits)), *limits.may_run_more(running_limit))
-        .order_by(Job.priority.desc(), Job.created_at, Job.id)
-        .limit(1)
-        .with_for_update(skip_locked=True)
-        .scalar_subquery()
-    )
+    claimable = (may_start(), known_kind(), Job.device.in_(list(fits)), *limits.may_run_more(running_limit))
+    first = _first(session, claimable)
     token = secrets.token_hex(16)
     job = session.scalar(
         update(Job)
-        .where(Job.id == best, Job.state == JobState.QUEUED)
+        .where(Job.id == first, Job.state == JobState.QUEUED)
         .values(
             state=JobState.RUNNING,
             attempt=Job.attempt + 1,
@@ -119,6 +143,23 @@ def claim(
     message = f"attempt {job.attempt} started on {device}"
     add_line(session, job.id, status_line(JobState.RUNNING, message, worker=worker, device=device), attempt=job.attempt)
     return job
+
+
+def _first(session: Session, claimable: Sequence[ColumnElement[bool]]) -> ColumnElement[Any]:
+    """The query for the id of the first job that is claimable. Its row is locked, and locked rows are skipped.
+
+    If jobs are running, the owners are tried in their turn among the jobs of the highest priority. Each try reads the
+    index of the queue in its order, which takes less time than sorting the whole queue by owner.
+    """
+    running = running_by_owner(session)
+    in_line = select(Job.id).where(*claimable).order_by(Job.priority.desc(), Job.created_at, Job.id).limit(1)
+    in_line = in_line.with_for_update(skip_locked=True)
+    if not running:
+        return in_line.scalar_subquery()
+    top = select(Job.priority).where(*claimable).order_by(Job.priority.desc()).limit(1).scalar_subquery()
+    turns = [in_line.where(Job.priority == top, owners).scalar_subquery() for owners in _turns(running)]
+    # the last one: other workers have locked all jobs of the highest priority
+    return func.coalesce(*turns, in_line.scalar_subquery())
 
 
 def lease_of(job: Job) -> Lease:
@@ -178,11 +219,17 @@ def note_resumed(session: Session, lease: Lease, step: int) -> None:
 
 
 def add_checkpoint(
-    session: Session, lease: Lease, file: StoredFile, step: int, epoch: int, keep_last: int
+    session: Session,
+    lease: Lease,
+    file: StoredFile,
+    step: int,
+    epoch: int,
+    keep_last: int,
+    lines: Sequence[Line] | None = None,
 ) -> list[str]:
     """Record a stored checkpoint. Returns the keys of files to delete: replaced ones, and those beyond `keep_last`.
 
-    Raises LeaseLost.
+    `lines`: what the log says of it; None: the line that `checkpoint_line` makes. Raises LeaseLost.
     """
     row = CheckpointRow(
         job_id=lease.job_id,
@@ -194,7 +241,8 @@ def add_checkpoint(
         key=file.key,
         created_at=now(),
     )
-    append(session, lease, [Line("checkpoint", f"checkpoint at step {step}", {"step": step, "epoch": epoch})])
+    _locked(session, lease)
+    append(session, lease, [checkpoint_line(step, epoch)] if lines is None else lines)
     query = select(CheckpointRow).where(CheckpointRow.job_id == lease.job_id)
     before = jobs.bytes_of(session, CheckpointRow, lease.job_id)
     replaced = session.scalar(query.where(CheckpointRow.step == step, CheckpointRow.key != file.key))
@@ -205,8 +253,14 @@ def add_checkpoint(
         session.delete(stale)
         freed.append(stale.key)
     session.flush()
-    counters.stored(session, "checkpoints", jobs.bytes_of(session, CheckpointRow, lease.job_id) - before)
+    added = jobs.bytes_of(session, CheckpointRow, lease.job_id) - before
+    stored_bytes.add_of_job(session, lease.job_id, "checkpoints", added)
+    stored_bytes.count_log(session, lease.job_id)
     return freed
+
+
+def checkpoint_line(step: int, epoch: int) -> Line:
+    return Line("checkpoint", f"checkpoint at step {step}", {"step": step, "epoch": epoch})
 
 
 def finish(
@@ -232,9 +286,9 @@ def finish(
         values["progress"] = progress
     _fenced(session, lease, update(Job).values(**values, lease_until=None))
     counters.job_ended(session, state, reason["code"] if reason else None, result)
-    counters.stored(
-        session, "artifacts", sum(f.size_bytes for f in files) - jobs.bytes_of(session, ArtifactRow, lease.job_id)
-    )
+    added = sum(f.size_bytes for f in files) - jobs.bytes_of(session, ArtifactRow, lease.job_id)
+    stored_bytes.add_of_job(session, lease.job_id, "artifacts", added)
+    stored_bytes.count_log(session, lease.job_id)
     session.execute(delete(ArtifactRow).where(ArtifactRow.job_id == lease.job_id))
     session.add_all(ArtifactRow(job_id=lease.job_id, created_at=now(), **vars(f)) for f in files)
     _end_attempt(session, lease, state.value)

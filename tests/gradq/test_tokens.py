@@ -104,8 +104,30 @@ def test_the_table_says_whose_and_until_when(api, token) -> None:
     assert "gradq token create" in token("list").stdout
     made(token, "laptop", "--owner", "alice", "--expires", "2099-01-31")
     header, row = token("list").stdout.splitlines()
-    assert header.split() == ["id", "name", "owner", "scope", "state", "expires", "used"]
-    assert row.split()[1:] == ["laptop", "alice", "submit", "good", "2099-01-31", "never"] or "2099-01-30" in row
+    assert header.split() == ["id", "name", "owner", "scope", "state", "priority", "expires", "used"]
+    assert re.split(r"\s{2,}|\t", row.strip())[1:6] == ["laptop", "alice", "submit", "good", "to 50"]
+    assert "2099-01-3" in row
+
+
+@pytest.mark.parametrize(
+    ("arguments", "highest", "shown"),
+    [
+        ((), 50, "to 50"),
+        (("--max-priority", "10"), 10, "to 10"),
+        (("--max-priority", "0"), 0, "to 0"),
+        (("--max-priority", "100"), 100, "to 100"),
+        (("--scope", "read"), 50, "to 50"),
+        (("--scope", "admin"), None, "any"),
+        (("--scope", "admin", "--max-priority", "60"), 60, "to 60"),
+    ],
+)
+def test_the_highest_priority_of_a_token_is_chosen_when_it_is_made_and_listed(
+    token, settings: Settings, arguments, highest, shown
+) -> None:
+    made(token, "laptop", *arguments)
+    assert shown in token("list").stdout
+    (row,) = json.loads(token("list", "--json").stdout)["data"]
+    assert row["max_priority"] == highest
 
 
 @pytest.mark.parametrize(
@@ -117,6 +139,8 @@ def test_the_table_says_whose_and_until_when(api, token) -> None:
         (("create", "x", "--expires", "soon"), "must be a duration"),
         (("create", "x", "--expires", "2020-01-01"), "in the past"),
         (("create", "x", "--scope", "root"), "'root'"),
+        (("create", "x", "--max-priority", "101"), "'--max-priority': Input should be less than or equal to 100"),
+        (("create", "x", "--max-priority", "-1"), "'--max-priority': Input should be greater than or equal to 0"),
         (("revoke", "desktop"), "token desktop not found"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import traceback
 from pathlib import Path
 
@@ -34,6 +35,19 @@ def test_nothing_needs_to_be_set() -> None:
     assert (settings.max_upload_bytes, settings.max_unpacked_bytes) == (2 * 1024**3, 8 * 1024**3)
     assert (settings.uploads_dir, settings.cache_dir) == (state / "uploads", state / "cache")
     assert settings.allow_anonymous is None
+    assert (settings.max_owner_bytes, settings.max_owner_uploads) == (None, 2)
+
+
+@pytest.mark.parametrize(("given", "bytes"), [("1", 1), ("21474836480", 20 << 30), ("none", None), ("None ", None)])
+def test_the_bytes_of_an_owner_are_a_number_or_none(monkeypatch: pytest.MonkeyPatch, given: str, bytes: object) -> None:
+    monkeypatch.setenv("GRADQ_MAX_OWNER_BYTES", given)
+    assert Settings.from_env().owner_bytes == bytes
+
+
+@pytest.mark.parametrize("folder", [".", "state", "deep/below/it"])
+def test_by_default_an_owner_may_store_half_of_the_disk(tmp_path: Path, folder: str) -> None:
+    settings = Settings(state_dir=tmp_path / folder)
+    assert settings.owner_bytes == shutil.disk_usage(tmp_path).total // 2
 
 
 def test_all_paths_are_below_the_named_state_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -122,6 +136,9 @@ def test_a_file_that_cannot_be_read_is_named_with_its_variable(
         ("GRADQ_GRACE_SECONDS", "0"),
         ("GRADQ_DOWNLOAD", "perhaps"),
         ("GRADQ_LOG_LEVEL", "CHATTY"),
+        ("GRADQ_MAX_OWNER_BYTES", "0"),
+        ("GRADQ_MAX_OWNER_BYTES", "20G"),
+        ("GRADQ_MAX_OWNER_UPLOADS", "0"),
         ("GRADQ_DATABASE_URL", "nonsense"),
         ("GRADQ_DATABASE_URL", "postgres://u:p@h/d"),
         ("GRADQ_DATABASE_URL", "postgresql://u:p@h/d"),

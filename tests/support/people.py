@@ -45,9 +45,9 @@ def id_of(token: str) -> str:
     return f"tok_{token.split('_')[1]}"
 
 
-def client_for(app: Flask, owner: str, scope: Scope = "submit") -> FlaskClient:
+def client_for(app: Flask, owner: str, scope: Scope = "submit", name: str = "t") -> FlaskClient:
     """A client that sends a token of this owner with each request."""
     client = app.test_client()
-    token = token_for(app.extensions[EXTENSION].database, owner, scope)
+    token = token_for(app.extensions[EXTENSION].database, owner, scope, name)
     client.environ_base["HTTP_AUTHORIZATION"] = f"Bearer {token}"
     return client

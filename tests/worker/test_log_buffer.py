@@ -14,8 +14,9 @@ from shared.config import Settings
 from shared.db.database import Database
 from shared.errors import DatabaseAway, LeaseLost
 from shared.jobs import queue
+from shared.jobs.joblog import Line
 from worker.lease import LeaseKeeper
-from worker.log_buffer import LogBuffer, line_of
+from worker.log_buffer import SAME_LINES, LogBuffer, Thinning, line_of
 
 
 class Away:
@@ -91,3 +92,42 @@ def test_a_lease_of_another_attempt_is_noted_as_lost(
     with pytest.raises(LeaseLost):
         buffer.flush_all()
     assert written() == []
+
+
+@pytest.mark.parametrize(
+    ("lines", "written"), [(100, 101), (101, 101), (110, 102), (1000, 191), (10_000, 281), (100_000, 371)]
+)
+def test_repeated_lines_of_an_attempt_grow_with_the_logarithm_of_their_number(lines: int, written: int) -> None:
+    thinning = Thinning()
+    kept = [line for i in range(lines) for line in thinning.of(Line("warning", f"step {i}: no room", {}, "warning"))]
+    assert len(kept) == written
+    assert [line.message for line in kept[: SAME_LINES + 1]] == [
+        *(f"step {i}: no room" for i in range(SAME_LINES)),
+        "there were 100 lines like the one before; of the next, one in ten is kept, later fewer",
+    ]
+    assert SAME_LINES + sum(1 + line.data["lines_left_out"] for line in kept[SAME_LINES + 1 :]) <= lines
+
+
+def test_points_and_changes_of_the_status_are_all_kept_and_other_lines_are_told_apart() -> None:
+    thinning = Thinning()
+    for type in ("metric", "status"):
+        assert sum(len(thinning.of(Line(type, "step 1", {}))) for _ in range(1000)) == 1000
+    assert all(len(thinning.of(Line("log", f"{chr(97 + i)} is new", {}))) == 1 for i in range(26))
+
+
+def test_lines_that_all_differ_are_thinned_together_after_a_thousand_kinds() -> None:
+    thinning = Thinning()
+    different = ["".join(chr(97 + int(digit)) for digit in str(i)) for i in range(5000)]
+    assert sum(len(thinning.of(Line("log", text, {}))) for text in different) < 1000 + 300
+
+
+def test_the_log_that_is_written_is_thinned(keeper: LeaseKeeper, written: Callable[[], list[tuple[str, str]]]) -> None:
+    buffer = LogBuffer(keeper)
+    for i in range(1000):
+        buffer.say(f"the checkpoint at step {i} could not be stored", "warning")
+    buffer.flush()
+    assert len(written()) == 191
+    assert written()[-1] == (
+        "warning",
+        "the checkpoint at step 999 could not be stored (9 such lines before it are left out)",
+    )

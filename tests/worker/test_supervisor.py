@@ -21,7 +21,7 @@ from shared.config import Settings
 from shared.db.database import Database
 from shared.db.tables import Job
 from shared.errors import StoreUnavailable
-from shared.jobs import joblog, jobs, queue
+from shared.jobs import joblog, jobs, queue, stored_bytes
 from shared.jobs.states import JobState
 from shared.spec.job_spec import GradientCheckSpec, JobSpec, WalkSpec, Work
 from worker import checkpoint_uploads, supervisor
@@ -461,13 +461,59 @@ def steps_of(database: Database, job: Job) -> list[int]:
         return [row.step for row in queue.resume_point(session, queue.Lease(job.id, 1, ""))[0]]
 
 
+@pytest.mark.parametrize(
+    ("limit", "steps", "kept"),
+    [
+        (10_000, 5, [4, 5]),  # two, as the spec says
+        (2_000, 5, [5]),  # room for one: the newest replaces the one before
+        (1_000, 5, []),  # room for none
+    ],
+)
+def test_an_owner_who_may_store_no_more_keeps_the_newest_checkpoint_if_one_fits(
+    supervise: Callable[..., Job],
+    settings: Settings,
+    context: WorkerContext,
+    database: Database,
+    monkeypatch: pytest.MonkeyPatch,
+    limit: int,
+    steps: int,
+    kept: list[int],
+) -> None:
+    """Checkpoints have 1500 bytes each; the rows and the log of the job do not count here."""
+    monkeypatch.setattr("shared.jobs.stored_bytes.LINE_BYTES", 0)
+    monkeypatch.setattr("shared.jobs.stored_bytes.JOB_BYTES", 0)
+    object.__setattr__(context.settings, "max_owner_bytes", limit)
+    job = supervise(JobSpec(), Checkpointing(*range(1, steps + 1), size=1500))
+    with database.read() as session:
+        rows = queue.resume_point(session, queue.Lease(job.id, 1, ""))[0]
+        warnings = [event.message for event in joblog.events_of(session, job.id) if event.level == "warning"]
+        used = stored_bytes.used_by(session, None)
+    assert sorted(row.step for row in rows) == kept
+    assert used["checkpoints"] == 1500 * len(kept) <= limit
+    assert sorted(path.name for path in settings.state_dir.glob("artifacts/**/*") if path.is_file()) == [
+        row.key.rpartition("/")[2] for row in sorted(rows, key=lambda row: row.key)
+    ]
+    assert any("GRADQ_MAX_OWNER_BYTES" in message for message in warnings) == (kept != [4, 5])
+
+
+def test_the_files_of_a_job_that_succeeded_are_stored_whatever_its_owner_stores(
+    supervise: Callable[..., Job], settings: Settings, context: WorkerContext, database: Database
+) -> None:
+    object.__setattr__(context.settings, "max_owner_bytes", 1)
+    job = supervise(JobSpec(), Scripted(events.Finished(result={"test_accuracy": 1.0}), files={"a.json": "{}"}))
+    assert job.state == JobState.SUCCEEDED
+    with database.read() as session:
+        assert [row.name for row in jobs.artifacts_of(session, job.id)] == ["a.json"]
+        assert stored_bytes.used_by(session, None)["artifacts"] == 2
+
+
 class Checkpointing(Scripted):
     """Its trainers write checkpoints, each once the one before has been stored, and are killed. `before_last` is called
     before the last one."""
 
-    def __init__(self, *steps: int, before_last: Callable[[], object]) -> None:
+    def __init__(self, *steps: int, before_last: Callable[[], object] = no_op, size: int = 0) -> None:
         super().__init__(exitcode=-9)
-        self.steps, self.before_last = steps, before_last
+        self.steps, self.before_last, self.size = steps, before_last, size
 
     def start(self, plan: Plan) -> Any:
         folder = Path(plan.folder, "checkpoints")
@@ -479,7 +525,7 @@ class Checkpointing(Scripted):
                 if step == self.steps[-1]:
                     self.before_last()
                 path = folder / f"{step}.pt"
-                path.write_text(f"step {step}")
+                path.write_text(f"step {step}".ljust(self.size))
                 theirs.send(events.CheckpointSaved(path=str(path), step=step, epoch=1))
                 if step != self.steps[-1]:
                     wait_for(lambda path=path: not path.exists(), 30, "the checkpoint to be stored", every=0.005)

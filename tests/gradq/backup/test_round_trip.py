@@ -14,7 +14,7 @@ from gradq.backup import NOT_SAVED, NothingToBackUp
 from shared import idempotency
 from shared.db import migrate
 from shared.db.tables import Leader, Worker
-from shared.jobs import counters, jobs, queue
+from shared.jobs import counters, jobs, queue, stored_bytes
 from shared.jobs.states import JobState
 
 OLD = migrate.known()[:-1]
@@ -221,6 +221,8 @@ def test_what_the_store_has_lost_or_damaged_is_named_as_its_fault(sqlite_place: 
     assert set(target.files()) == {f"{job_id}/1/spec.json", f"{job_id}/checkpoints/1-7.pt"}
     counted = read(target.database, counters.read)[counters.STORED]
     assert sum(kind.total for kind in counted.values()) == sum(map(len, target.files().values()))
+    used = read(target.database, stored_bytes.used_by, None)
+    assert sum(used.values()) - used["logs"] == sum(map(len, target.files().values()))
 
 
 def test_a_store_that_is_no_folder_is_saved_as_well(target: Place, other_target: Place, sqlite_place: Place) -> None:

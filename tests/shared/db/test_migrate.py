@@ -13,7 +13,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import func, inspect, select, text
 from sqlalchemy.exc import DBAPIError
 from support.place import Place, full
-from support.store import submit, write
+from support.store import read, submit, write
 
 from shared import idempotency
 from shared.artifacts import ArtifactStore
@@ -21,7 +21,7 @@ from shared.db import migrate
 from shared.db.database import Database
 from shared.db.tables import Base
 from shared.errors import ConfigurationError
-from shared.jobs import queue
+from shared.jobs import queue, stored_bytes
 from shared.jobs.states import JobState
 
 LINE = migrate.known()
@@ -96,6 +96,18 @@ def test_rows_from_before_owners_have_no_owner(place: Place) -> None:
     assert {row["owner"] for row in place.rows(of={"jobs"})["jobs"]} == {None}
     assert {tuple(row["owners"]) for row in place.rows(of={"datasets"})["datasets"]} == {("",)}
     assert {row["owner"] for row in place.rows(of={"idempotency_keys"})["idempotency_keys"]} == {""}
+
+
+def test_what_owners_store_is_counted_for_rows_from_before_and_their_tokens_keep_all_priorities(place: Place) -> None:
+    place.database.migrate("0008")
+    place.database.migrate()
+    used = {owner: read(place.database, stored_bytes.used_by, owner) for owner in ("alice", None)}
+    assert used["alice"]["datasets"] == used[None]["datasets"] > 0
+    assert all(used[None].values()), "artifacts, checkpoints, datasets and logs"
+    write(place.database, stored_bytes.recount)
+    assert {owner: read(place.database, stored_bytes.used_by, owner) for owner in used} == used
+    assert {row["max_priority"] for row in place.rows(of={"tokens"})["tokens"]} == {None}
+    assert {row["count"] for row in place.rows(of={"audit"})["audit"]} <= {1}
 
 
 @pytest.mark.parametrize("revision", LINE)
