@@ -123,6 +123,7 @@ class Settings(BaseSettings):
     reconcile_seconds: Annotated[float, Field(gt=0)] = 2.0
     download: bool = True
     held_requests: Annotated[int, Field(ge=0, le=4096)] = 64
+    transfers: Annotated[int, Field(ge=1, le=4096)] = 64
     predict_bytes: Annotated[int, Field(ge=1024)] = 16 << 20
     max_upload_bytes: Annotated[int, Field(ge=1)] = 2 << 30
     max_unpacked_bytes: Annotated[int, Field(ge=1)] = 8 << 30

@@ -24,6 +24,7 @@ GradqError
 ├── TooManyQueuedJobs 429   the owner has reached GRADQ_MAX_QUEUED_JOBS
 ├── DatabaseAway 503
 ├── TooManyStreams 503      GRADQ_HELD_REQUESTS requests are already held open
+├── TooManyTransfers 503    GRADQ_TRANSFERS requests already wait for data from or to their clients
 ├── ConfigurationError      a setting is wrong; the process does not start
 ├── LeaseLost               another attempt owns the job; this one must stop writing
 └── TrainingError           ends the job; `code` becomes that of its status_reason
@@ -206,6 +207,11 @@ class DatabaseAway(GradqError):
 
 class TooManyStreams(GradqError):
     code, status, title = "too_many_streams", 503, "Too many open streams"
+    retry_after_seconds = 2
+
+
+class TooManyTransfers(GradqError):
+    code, status, title = "too_many_transfers", 503, "Too many uploads and downloads at a time"
     retry_after_seconds = 2
 
 

@@ -32,7 +32,7 @@ DEFAULTS = {
     412: ("precondition_failed",),
     422: ("invalid_query",),
     429: ("rate_limited",),
-    503: ("database_away",),
+    503: ("database_away", "too_many_transfers"),
 }
 QUEUES = {429: ("rate_limited", "too_many_queued_jobs")}  # of calls that queue a job
 BODY_CODES = {422: ("invalid_query", "invalid_spec")}
