@@ -25,9 +25,7 @@ from api.connections.places import Leave
 PATIENCE_SECONDS = 30.0
 MIN_BYTES = 30 << 10
 UNACKNOWLEDGED_MS = 30_000  # TCP_USER_TIMEOUT: also for what is still in the kernel's buffer after the last write
-UNSENT_BYTES = (
-    256 << 10
-)  # TCP_NOTSENT_LOWAT: of one response, in the kernel's buffer; it grows to 4 MiB without a limit
+UNSENT_BYTES = 256 << 10  # TCP_NOTSENT_LOWAT: of one response, in the kernel's buffer, which can grow to 4 MiB
 
 OPTIONS = {  # as far as the system has them
     number: value
@@ -96,17 +94,21 @@ class ClientSocket(socket.socket):
                 self._bytes += len(received)
                 return received
 
-    def sendall(self, data: bytes, flags: int = 0, /) -> None:
+    def sendall(  # type: ignore[override]  # any buffer there; gunicorn sends bytes
+        self, data: bytes | memoryview, flags: int = 0, /
+    ) -> None:
         """Raises ClientTooSlow."""
-        left = memoryview(data)
-        while left:
+        left = data
+        while True:
             try:
                 sent = self.send(left, flags)
             except BlockingIOError:
                 self._wait(select.POLLOUT)
-            else:
-                self._bytes += sent
-                left = left[sent:]
+                continue
+            self._bytes += sent
+            if sent == len(left):
+                return
+            left = memoryview(left)[sent:]
 
     def sendfile(self, file: IO[bytes] | Any, offset: int = 0, count: int | None = None) -> int:
         """Send `count` bytes of the file, from `offset` to its end without a count. Returns the number of bytes sent,

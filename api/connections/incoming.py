@@ -11,6 +11,7 @@ FRAMING = re.compile(
     rb"\r\n(?:content-length:[ \t]*(?P<length>\d+)[ \t]*(?=\r)|transfer-encoding:(?P<coding>)|expect:(?P<expect>))",
     re.IGNORECASE,
 )
+WITHOUT_BODY = (b"GET ", b"HEAD ")
 LAST_CHUNK = b"0\r\n\r\n"
 MAX_DIGITS = 12  # of a Content-Length that is read here
 
@@ -68,6 +69,9 @@ class IncomingRequest:
     def _read_framing(self, head: int) -> None:
         """How long the body is, as far as that decides who receives it; gunicorn's parser checks the headers."""
         body = 0
+        if self.received.startswith(WITHOUT_BODY):
+            self._end = head  # if there is a body nevertheless, a thread waits for it as for a larger one
+            return
         for header in FRAMING.finditer(self.received, 0, head):
             if (digits := header["length"]) is not None:
                 body = int(digits) if len(digits) <= MAX_DIGITS else MAX_BODY_BYTES + 1
