@@ -39,6 +39,7 @@ from api.routes import (
     workers,
 )
 from api.services import EXTENSION, Services
+from api.waiting import transfers
 from api.waiting.long_polling import EXTENSION as LONG_POLLS
 from api.waiting.long_polling import LongPolls
 from shared import logs
@@ -88,6 +89,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.before_request(authorize)
     app.before_request(_refuse_cross_site)
     app.after_request(_end)
+    transfers.register(app, settings)  # last: its hook after a request runs before `_end`, which counts the response
     return app
 
 

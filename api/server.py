@@ -6,26 +6,16 @@ spread evenly over the processes, or one would run out of places for held reques
 
 from __future__ import annotations
 
-import json
-import mmap
 import os
 import socket
 import sys
-import time
-import uuid
-from http import HTTPStatus
-from itertools import count
 from typing import Any
 
-from gunicorn import util
-from gunicorn.http import errors
-from gunicorn.workers.gthread import ThreadWorker
 from sqlalchemy.exc import SQLAlchemyError
 
 from api.access.auth import EXTENSION as AUTH
 from api.access.auth import AccessPolicy
-from api.http.errors import PROBLEM
-from api.http.security_headers import HEADERS
+from api.connections.worker import Worker
 from api.monitoring import request_counts
 from api.monitoring.request_counts import child_exit
 from api.waiting.long_polling import EXTENSION as LONG_POLLS
@@ -33,7 +23,6 @@ from api.waiting.long_polling import LongPolls
 from shared.config import Settings
 from shared.db.schema_check import require_schema
 from shared.errors import ConfigurationError, DatabaseAway
-from shared.logs import LONGEST_PATH
 from shared.loopback import is_loopback_address
 
 # what gunicorn reads
@@ -49,27 +38,6 @@ __all__ = [
 ]
 
 limit_request_line = 8190  # gunicorn's maximum: a filter with several labels is long
-
-MAX_PROCESSES = 1024
-# delay of accept() per connection that a process has more than the process with the fewest
-HEAD_START_SECONDS = 0.001
-MAX_DELAY_SECONDS = 0.02
-
-REFUSALS: dict[type[errors.ParseException], HTTPStatus] = {
-    errors.LimitRequestLine: HTTPStatus.REQUEST_URI_TOO_LONG,
-    errors.LimitRequestHeaders: HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
-    errors.ExpectationFailed: HTTPStatus.EXPECTATION_FAILED,
-    errors.UnsupportedTransferCoding: HTTPStatus.NOT_IMPLEMENTED,
-}
-# not caused by the request
-SERVER_ERRORS = (
-    errors.InvalidResponseHeader,
-    errors.InvalidResponseHeaderName,
-    errors.ConfigurationProblem,
-)
-
-# number of connections per process, in memory shared by all processes
-_connections = memoryview(mmap.mmap(-1, 4 * MAX_PROCESSES)).cast("i")
 
 
 def on_starting(server: Any) -> None:
@@ -96,63 +64,11 @@ def _require_schema(server: Any) -> None:
         server.log.warning("the schema is not checked: %s", error)
 
 
-class Worker(ThreadWorker):
-    """Lets processes with fewer connections accept the next one."""
-
-    number: int  # index in `_connections`, set before the fork
-
-    def notify(self) -> None:
-        """Called once per iteration of the worker's loop."""
-        super().notify()
-        _connections[self.number] = self.nr_conns
-
-    def accept(self, listener: Any) -> None:
-        if (more := self.nr_conns - min(_connections[: self.cfg.workers])) > 0:
-            time.sleep(min(more * HEAD_START_SECONDS, MAX_DELAY_SECONDS))
-        super().accept(listener)
-        _connections[self.number] = self.nr_conns
-
-    def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
-        """Called for requests that do not reach the app."""
-        if not isinstance(exc, errors.ParseException) or isinstance(exc, SERVER_ERRORS):
-            super().handle_error(req, client, addr, exc)
-            return
-        why = str(exc)[:LONGEST_PATH]  # it has the refused line or header
-        self.log.warning("request refused: %s", why)
-        util.write_nonblock(client, refusal(REFUSALS.get(type(exc), HTTPStatus.BAD_REQUEST), why))
-
-
-def refusal(status: HTTPStatus, detail: str) -> bytes:
-    """The bytes of a complete response with a problem; the connection is closed after it."""
-    code, request_id = status.phrase.lower().replace(" ", "_").replace("-", "_"), uuid.uuid4().hex
-    body = {
-        "type": f"/problems/{code.replace('_', '-')}",
-        "title": status.phrase,
-        "status": status.value,
-        "code": code,
-        "detail": detail,
-        "instance": "",  # the path is unknown: the request line could not be parsed
-        "request_id": request_id,
-    }
-    content = json.dumps(body).encode()
-    head = (
-        f"HTTP/1.1 {status.value} {status.phrase}",
-        "Connection: close",
-        f"Content-Type: {PROBLEM}",
-        f"Content-Length: {len(content)}",
-        f"X-Request-Id: {request_id}",
-        *(f"{name}: {value}" for name, value in HEADERS.items()),
-    )
-    return "\r\n".join([*head, "", ""]).encode() + content
-
-
 worker_class = Worker
 
 
 def pre_fork(server: Any, worker: Worker) -> None:
-    taken = {other.number for other in server.WORKERS.values()}
-    worker.number = next(number for number in count() if number not in taken)
-    _connections[worker.number] = 0
+    worker.take_number({other.number for other in server.WORKERS.values()})
 
 
 def post_worker_init(worker: Worker) -> None:

@@ -157,6 +157,7 @@ class Settings(BaseSettings):
     sweep_seconds: Annotated[float, Field(gt=0, le=30 * DAY)] = 3600.0
     download: bool = True
     held_requests: Annotated[int, Field(ge=0, le=4096)] = 64
+    transfers: Annotated[int, Field(ge=1, le=4096)] = 64
     predict_bytes: Annotated[int, Field(ge=1024)] = 16 << 20
     max_upload_bytes: Annotated[int, Field(ge=1)] = 2 << 30
     max_unpacked_bytes: Annotated[int, Field(ge=1)] = 8 << 30

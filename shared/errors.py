@@ -29,6 +29,7 @@ GradqError
 ├── StoreUnavailable 503    the artifact store is away, full, or refuses
 ├── DiskFull 503            the API has no room for an upload
 ├── TooManyStreams 503      GRADQ_HELD_REQUESTS requests are already held open
+├── TooManyTransfers 503    GRADQ_TRANSFERS requests already wait for data from or to their clients
 ├── ConfigurationError      a setting is wrong; the process does not start
 ├── LeaseLost               another attempt owns the job; this one must stop writing
 └── TrainingError           ends the job; `code` becomes that of its status_reason
@@ -238,6 +239,11 @@ class DiskFull(GradqError):
 
 class TooManyStreams(GradqError):
     code, status, title = "too_many_streams", 503, "Too many open streams"
+    retry_after_seconds = 2
+
+
+class TooManyTransfers(GradqError):
+    code, status, title = "too_many_transfers", 503, "Too many uploads and downloads at a time"
     retry_after_seconds = 2
 
 

@@ -14,6 +14,7 @@ from api.access.auth import owner_filter
 from api.dashboard.dataset_names import dataset_names
 from api.dashboard.job_rows import owned_by
 from api.services import services
+from api.waiting import transfers
 from shared.artifacts import MODEL
 from shared.datasets import dataset_store
 from shared.datasets.catalog import DATASETS
@@ -136,6 +137,7 @@ def _can_be_walked(architecture: View) -> bool:
 
 
 def _content(file: ArtifactRow) -> View:
+    transfers.will_read(file.size_bytes)
     try:
         with services().store.open(file.key) as stored:
             content: View = json.load(stored)

@@ -32,12 +32,12 @@ DEFAULTS = {
     412: ("precondition_failed",),
     422: ("invalid_query",),
     429: ("rate_limited",),
-    503: ("database_away",),
+    503: ("database_away", "too_many_transfers"),
 }
 # of calls that queue a job
 QUEUES = {409: ("owner_storage_full",), 429: ("rate_limited", "too_many_queued_jobs")}
 QUEUES_AGAIN = {**QUEUES, 409: ("wrong_state", "owner_storage_full"), 422: ("invalid_query", "invalid_spec")}
-STORE = {503: ("database_away", "store_unavailable")}  # of calls that read or write files
+STORE = {503: (*DEFAULTS[503], "store_unavailable")}  # of calls that read or write files
 UPLOADS = {
     409: ("owner_storage_full",),
     429: ("rate_limited", "too_many_uploads"),

@@ -17,6 +17,7 @@ from api.openapi import schemas
 from api.openapi.endpoint import endpoint
 from api.openapi.problems import STORE
 from api.services import services
+from api.waiting import transfers
 from shared.artifacts import CHUNK, ArtifactStore, media_types
 from shared.db.tables import ArtifactRow
 from shared.errors import NoArtifacts, NotFound
@@ -55,6 +56,7 @@ def download(job_id: str, name: str) -> Response:
     with services().database.read() as session:
         jobs.get(session, job_id)
         row = jobs.artifact(session, job_id, name)
+    transfers.will_read(row.size_bytes)
     try:
         file = services().store.open(row.key)
     except FileNotFoundError as error:
@@ -106,6 +108,7 @@ def download_all(job_id: str) -> Response:
     response.headers.set("Content-Disposition", "attachment", filename=f"{job_id}.zip")
     response.make_conditional(request)
     if response.status_code != 304:
+        transfers.will_read(sum(row.size_bytes for row in rows))
         archive = _archive(job_id, rows)
         response.content_length = len(archive)
         response.response = archive

@@ -22,6 +22,7 @@ from api.services import services
 from api.uploads.fields import UploadFields, digest_of, id_of
 from api.uploads.multipart import Upload, content_of, name_of, receive
 from api.uploads.staging import staging
+from api.waiting import transfers
 from shared.artifacts import dataset_folder
 from shared.datasets import dataset_store
 from shared.datasets.catalog import ARRAYS, DATASETS, FACTS, SAMPLES, DatasetInfo
@@ -154,6 +155,7 @@ def _stored_samples(dataset_id: str) -> bytes:
         raise NotFound(
             f"{dataset_id} was uploaded to an earlier version, which stored no sample images; upload it again"
         )
+    transfers.will_read(0)
     try:
         with services().store.open(f"{row.folder}/{SAMPLES}") as file:
             return file.read()

@@ -52,7 +52,7 @@ class EventsQuery(WaitQuery):
     query=EventsQuery,
     media=(JSON, streams.MEDIA_TYPE),
     errors=(404, 503),
-    problems={503: ("database_away", "too_many_streams")},
+    problems={503: ("database_away", "too_many_streams", "too_many_transfers")},
     headers=("Vary",),
     takes=("Prefer", "Last-Event-ID"),
     sometimes=("Retry-After", "Preference-Applied"),

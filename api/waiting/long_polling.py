@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import re
 import socket
-import threading
 import time
-from collections import Counter
 from collections.abc import Callable
 from typing import Annotated
 
@@ -14,6 +12,7 @@ from flask import Response, current_app, request
 from pydantic import Field
 
 from api.access import auth
+from api.connections.places import Places
 from api.http.requests import Query
 from api.waiting import disconnects
 from api.waiting.change_notifier import DISCONNECT_CHECK_SECONDS, ChangeNotifier, Predicate
@@ -51,26 +50,17 @@ class LongPolls:
     def __init__(self, settings: Settings, database: Database) -> None:
         self.notifier = ChangeNotifier(database, settings.lease_seconds)
         self._database = database
-        self._places = settings.held_requests
-        self._of_one_owner = max(1, round(self._places * SHARE))
-        self._taken: Counter[str | None] = Counter()  # by owner
-        self._lock = threading.Lock()
+        self._places = Places(settings.held_requests)
 
     def place(self) -> Place | None:
         """A place for this request, to be left with `leave()`; None if all places, or all of this owner's share, are
         taken."""
         who = auth.principal()
-        with self._lock:
-            share = self._places if who.owner is None else self._of_one_owner
-            if self._taken.total() >= self._places or self._taken[who.owner] >= share:
-                return None
-            self._taken[who.owner] += 1
+        leave = self._places.enter(who.owner, 1.0 if who.owner is None else SHARE)
+        if leave is None:
+            return None
         token_is_valid = (lambda: auth.is_still_valid(who, self._database)) if who.can_end else None
-        return Place(self.notifier, lambda: self._leave(who.owner), disconnects.of_this_request(), token_is_valid)
-
-    def _leave(self, owner: str | None) -> None:
-        with self._lock:
-            self._taken -= Counter((owner,))  # drops owners whose count is 0
+        return Place(self.notifier, leave, disconnects.of_this_request(), token_is_valid)
 
 
 class Place:

@@ -19,8 +19,9 @@ def api(
 ) -> None:
     """Serve the HTTP API alone, with gunicorn.
 
-    Long polls and event streams use one thread each; every process has
-    GRADQ_HELD_REQUESTS threads for them, in addition to --threads.
+    Long polls and event streams, and uploads and downloads, use one thread
+    each; every process has GRADQ_HELD_REQUESTS and GRADQ_TRANSFERS threads
+    for them, in addition to --threads.
     """
     from gradq.local.listener import listen
     from gradq.local.public_address import require_a_token

@@ -11,14 +11,14 @@ from gradq import own_packages
 if TYPE_CHECKING:
     from shared.config import Settings
 
-PROCESSES, THREADS = 2, 32  # threads per process, for requests that are not held
+PROCESSES, THREADS = 2, 32  # threads per process, for requests that neither are held nor wait for a slow client
 IDLE_CONNECTIONS = 1000  # per process: keep-alive connections without a request in progress
 MEMORY = "/dev/shm"  # gunicorn creates its heartbeat files there by mkstemp, and unlinks them  # nosec B108
 
 
 def command(settings: Settings, bind: str, processes: int = PROCESSES, threads: int = THREADS) -> list[str]:
     """`bind` is host:port, or fd://N for a socket that the process inherits."""
-    threads += settings.held_requests
+    threads += settings.held_requests + settings.transfers
     options = {
         "--config": "python:api.server",
         "--bind": bind,

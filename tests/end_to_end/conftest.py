@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from support.api_alone import Api
 from support.service import Service
 
 
@@ -34,3 +35,18 @@ def service(steady: Service) -> Iterator[Service]:
     """The same service, for a test that stops or adds processes; restored afterwards."""
     yield steady
     steady.mend()
+
+
+@pytest.fixture
+def start_api(tmp_path: Path) -> Iterator[Callable[..., Api]]:
+    started: list[Api] = []
+
+    def start(*arguments: str, **environment: str) -> Api:
+        started.append(
+            Api(tmp_path, *arguments, GRADQ_REDIS_URL=f"redis+socket://{tmp_path}/nobody.sock", **environment)
+        )
+        return started[-1]
+
+    yield start
+    for api in started:
+        api.close()

@@ -6,16 +6,13 @@ import json
 import random
 import select
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPResponse
-from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-import httpx2
-import pytest
-from support.service import GRADQ, Part, Service, listening_url
+from support.api_alone import Api, head_of
+from support.service import Service
 from support.streams import ACCEPT, Sent, sent
 from support.waiting import wait_for
 
@@ -65,67 +62,6 @@ class TestCutAndResumed:
             after = page["next_after"]
             if seen and seen[-1]["data"].get("status") == "succeeded":
                 return seen
-
-
-class Api:
-    """`gradq api` alone, without a worker."""
-
-    def __init__(self, folder: Path, *arguments: str, **environment: str) -> None:
-        self.service = Service(folder, environment)
-        self.service.migrate()
-        self.connections: list[socket.socket] = []
-        self.part = Part([*GRADQ, "api", "--port", "0", *arguments], self.service.env, folder / "api.log")
-        self.url = wait_for(lambda: listening_url(self.part), 30, "the API's port")
-        self.http = httpx2.Client(base_url=self.url, timeout=20)
-        wait_for(self.answers, 30, "the API")
-
-    def answers(self) -> bool:
-        try:
-            return self.http.get("/healthz").status_code == 200
-        except httpx2.TransportError:
-            return False
-
-    def ask(self, path: str, *headers: str) -> socket.socket:
-        """Send a request and return the connection without reading from it."""
-        where = urlsplit(self.url)
-        connection = socket.create_connection((where.hostname, where.port), timeout=20)
-        self.connections.append(connection)
-        connection.sendall("\r\n".join([f"GET {path} HTTP/1.1", "Host: localhost", *headers, "", ""]).encode())
-        return connection
-
-    def stream(self, path: str) -> socket.socket:
-        return self.ask(path, "Accept: text/event-stream")
-
-    def close(self) -> None:
-        self.http.close()
-        for connection in self.connections:
-            connection.close()
-        self.part.stop()
-
-
-@pytest.fixture
-def start_api(tmp_path: Path) -> Iterator[Callable[..., Api]]:
-    started: list[Api] = []
-
-    def start(*arguments: str, **environment: str) -> Api:
-        started.append(
-            Api(tmp_path, *arguments, GRADQ_REDIS_URL=f"redis+socket://{tmp_path}/nobody.sock", **environment)
-        )
-        return started[-1]
-
-    yield start
-    for api in started:
-        api.close()
-
-
-def head_of(connection: socket.socket) -> str:
-    """Wait for the status line and the headers of a response."""
-    got = b""
-    while b"\r\n\r\n" not in got:
-        more = connection.recv(1)
-        assert more, "the connection was closed"
-        got += more
-    return got.decode()
 
 
 def is_silent(connection: socket.socket) -> bool:

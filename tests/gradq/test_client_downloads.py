@@ -57,6 +57,13 @@ def test_a_broken_connection_goes_on_where_it_broke(tmp_path: Path):
     assert list(path.parent.iterdir()) == [path]
 
 
+def test_a_service_without_a_free_place_is_asked_again_and_the_download_resumes(tmp_path: Path):
+    full = problem(503, "too_many_transfers", Retry_After="0")
+    [path], asked = fetch(tmp_path, listed(), full, cut_after(1000), full, part_of)
+    assert path.read_bytes() == CONTENT
+    assert [one.headers.get("range") for one in asked[1:]] == [None, None, "bytes=1000-", "bytes=1000-"]
+
+
 def test_progress_on_each_try_is_no_failure(tmp_path: Path):
     """However often the connection breaks, as long as bytes came."""
     [path], asked = fetch(tmp_path, listed(), *[cut_after(500)] * 20, part_of, retries=1)

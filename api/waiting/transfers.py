@@ -1,0 +1,76 @@
+"""Transfers: requests whose thread waits for data from or to a client. How many there may be, in total and per owner.
+
+A body that has not arrived with its head, and a response that is larger than a socket's buffer, need a place before
+they begin: without a free one the answer is a 503. Whatever else turns out to wait for its client takes one then; the
+connection is closed if there is none.
+"""
+
+from __future__ import annotations
+
+import functools
+
+from flask import Flask, Response, current_app, request
+
+from api.access.auth import UNIDENTIFIED, principal
+from api.connections.client_socket import ClientSocket
+from api.connections.places import Places
+from api.http.errors import render_error
+from api.services import services
+from api.waiting import disconnects
+from shared.config import Settings
+from shared.errors import TooManyTransfers
+
+EXTENSION = "gradq.transfers"
+SMALL_BYTES = 64 << 10  # of a response that needs no place: the kernel's buffer takes it
+SHARE = 0.5  # of the places, at most, for one owner
+STRANGERS, STRANGERS_SHARE = "", 0.25  # all requests without a token together, at the few routes that need none
+
+
+def register(app: Flask, settings: Settings) -> None:
+    app.extensions[EXTENSION] = Places(settings.transfers)
+    app.before_request(_begin)
+    app.after_request(_refuse_large)
+
+
+def will_read(size: int) -> None:
+    """Take a place for this request before it reads `size` bytes from the store: if they are many, or the store is not
+    a folder of this machine and may be slow. Raises TooManyTransfers."""
+    if size > SMALL_BYTES or services().store.local_path("") is None:
+        _need()
+
+
+def _begin() -> None:
+    """Before the view: what this request may wait for. Raises TooManyTransfers for a body that is still arriving."""
+    client = disconnects.of_this_request()
+    if isinstance(client, ClientSocket):
+        places: Places = current_app.extensions[EXTENSION]
+        client.take_place = functools.partial(places.enter, *_share())
+        if client.is_body_incoming:
+            _need()
+
+
+def _share() -> tuple[str | None, float]:
+    who = principal()
+    if who is UNIDENTIFIED:
+        return STRANGERS, STRANGERS_SHARE
+    return who.owner, 1.0 if who.owner is None else SHARE
+
+
+def _need() -> None:
+    client = disconnects.of_this_request()
+    if isinstance(client, ClientSocket) and not client.enter():
+        raise TooManyTransfers(
+            "too many uploads and downloads of this owner, or of all, are in progress; retry in "
+            f"{TooManyTransfers.retry_after_seconds} s (GRADQ_TRANSFERS)"
+        )
+
+
+def _refuse_large(response: Response) -> Response:
+    """A large response to a GET needs a place. Other methods have taken effect, and their responses are sent anyway."""
+    if request.method == "GET" and (response.content_length or 0) > SMALL_BYTES:
+        try:
+            _need()
+        except TooManyTransfers as error:
+            response.close()
+            return render_error(error)
+    return response

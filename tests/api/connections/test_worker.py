@@ -1,0 +1,219 @@
+"""What the poller of a server process does with connections: it reads, hands over, refuses and closes."""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import socket
+from collections.abc import Iterator
+from concurrent.futures import Future
+from typing import Any
+
+import pytest
+from gunicorn.config import Config
+from gunicorn.glogging import Logger
+
+from api.connections import worker as module
+from api.connections.worker import CLOSING_SECONDS, REQUEST_SECONDS, Connection, Worker
+
+GET = b"GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n"
+
+
+class Process:
+    """A worker's poller without its loop, its threads and its app: `requests` has what was handed to a thread."""
+
+    def __init__(self) -> None:
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.clients: list[socket.socket] = []
+        self.requests: list[Connection] = []
+        config = Config()
+        config.set("threads", 2)
+        config.set("worker_connections", 12)
+        self.worker = Worker(1, os.getppid(), [self.listener], None, 30, config, Logger(config))
+        self.worker.take_number(set())
+        self.worker.poller = module.selectors.DefaultSelector()
+        self.worker.enqueue_req = self.requests.append
+
+    def connect(self, sent: bytes = b"") -> socket.socket:
+        """A new client, whose connection the worker has accepted, and has read as far as it was sent."""
+        client = socket.create_connection(self.listener.getsockname())
+        client.settimeout(10)
+        self.clients.append(client)
+        client.sendall(sent)
+        self.worker.accept(self.listener)
+        return client
+
+    def poll(self) -> None:
+        self.worker.wait_for_and_dispatch_events(0.0)
+
+    def finish(self, keep: bool) -> None:
+        """The thread has responded."""
+        future: Future[bool] = Future()
+        future.set_result(keep)
+        conn = self.requests.pop()
+        next(conn.parser)
+        self.worker.finish_request(conn, future)
+
+    def close(self) -> None:
+        for end in (*self.clients, self.listener, *(conn.sock for conn in self.requests)):
+            end.close()
+        for key in list(self.worker.poller.get_map().values()):
+            key.fileobj.close()
+        self.worker.poller.close()
+        self.worker.tmp.close()
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The time of the worker; a test sets its one element."""
+    now = [0.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    return now
+
+
+@pytest.fixture
+def process(clock: list[float]) -> Iterator[Process]:
+    process = Process()
+    yield process
+    process.close()
+
+
+def is_closed(client: socket.socket) -> bool:
+    """Whether the server has closed the connection, and nothing is left to read."""
+    return bool(select.select([client], [], [], 0)[0]) and client.recv(1, socket.MSG_PEEK) == b""
+
+
+class TestReading:
+    def test_a_thread_gets_a_request_when_it_is_complete(self, process):
+        client = process.connect(GET[:10])
+        process.poll()
+        assert (len(process.requests), len(process.worker.incoming)) == (0, 1)
+        client.sendall(GET[10:])
+        process.poll()
+        assert [next(conn.parser).path for conn in process.requests] == ["/healthz"]
+        assert not process.worker.incoming
+
+    def test_a_kept_connection_is_read_the_same_way(self, process):
+        client = process.connect(GET)
+        process.finish(keep=True)
+        client.sendall(GET[:10])
+        process.poll()
+        assert (len(process.requests), len(process.worker.incoming)) == (0, 1)
+        client.sendall(GET[10:])
+        process.poll()
+        assert next(process.requests[0].parser).path == "/healthz"
+
+    def test_what_was_sent_ahead_is_the_next_request(self, process):
+        process.connect(GET + GET + GET[:5])
+        process.finish(keep=True)
+        assert len(process.requests) == 1
+        process.finish(keep=True)
+        assert [bytes(conn.incoming.received) for conn in process.worker.incoming] == [GET[:5]]
+
+    def test_a_client_that_disconnects_is_forgotten(self, process):
+        for sent in (b"", GET[:10]):
+            process.connect(sent).close()
+        process.poll()
+        process.poll()
+        assert (process.worker.nr_conns, len(process.worker.incoming), len(process.requests)) == (0, 0, 0)
+        assert not process.worker.incoming_by_address
+
+    def test_an_incomplete_request_is_refused_in_time(self, process, clock):
+        begun, silent = process.connect(GET[:10]), process.connect()
+        clock[0] = REQUEST_SECONDS / 2
+        later = process.connect(GET[:10])
+        clock[0] = REQUEST_SECONDS + 1
+        process.worker.murder_pending()
+        assert begun.recv(100).startswith(b"HTTP/1.1 408 ")
+        assert is_closed(silent)
+        assert not is_closed(later)
+        assert len(process.worker.incoming) == 1
+
+    def test_bytes_give_no_further_time(self, process, clock):
+        client = process.connect(GET[:1])
+        for place in range(1, 20):
+            clock[0] = place * REQUEST_SECONDS / 18
+            client.sendall(GET[place : place + 1])
+            process.poll()
+            process.worker.murder_pending()
+        assert not process.worker.incoming
+
+    def test_a_process_that_stops_waits_for_no_request(self, process, clock):
+        process.connect(GET[:10])
+        process.worker.alive = False
+        clock[0] = module.STOPPING_SECONDS + 0.1
+        process.worker.murder_pending()
+        assert not process.worker.incoming
+
+
+class TestClosing:
+    def test_it_waits_for_the_client_in_the_poller_and_not_for_long(self, process, clock):
+        client = process.connect(GET)
+        process.finish(keep=False)
+        assert is_closed(client), "the response has ended"
+        client.sendall(b"the rest of a body")
+        process.poll()
+        assert (process.worker.nr_conns, len(process.worker.closing)) == (1, 1)
+        clock[0] = CLOSING_SECONDS + 0.1
+        process.worker.murder_pending()
+        assert (process.worker.nr_conns, len(process.worker.closing)) == (0, 0)
+
+    def test_a_client_that_closes_too_ends_it(self, process):
+        process.connect(GET).shutdown(socket.SHUT_WR)
+        process.finish(keep=False)
+        process.poll()
+        assert process.worker.nr_conns == 0
+
+    def test_a_client_that_goes_on_sending_ends_it(self, process, monkeypatch):
+        monkeypatch.setattr(module, "CLOSING_BYTES", 1000)
+        client = process.connect(GET)
+        process.finish(keep=False)
+        client.sendall(bytes(2000))
+        process.poll()
+        assert process.worker.nr_conns == 0
+
+
+class TestRoom:
+    def test_the_oldest_incomplete_request_of_the_address_with_the_most_makes_room(self, process, monkeypatch):
+        monkeypatch.setattr(module, "MAX_INCOMING", 4)
+        honest = process.connect(GET[:10])
+        [of_honest] = process.worker.incoming
+        of_honest.address = "192.0.2.1"  # as if it came from there
+        process.worker.incoming_by_address = module.Counter({"192.0.2.1": 1})
+        flood = [process.connect(GET[:10]) for _ in range(6)]
+        assert [is_closed(client) for client in flood] == [True] * 3 + [False] * 3
+        assert not is_closed(honest)
+        assert process.worker.incoming_by_address == {"192.0.2.1": 1, "127.0.0.1": 3}
+
+    @pytest.mark.parametrize("kind", ["idle", "incomplete", "closing"])
+    def test_connections_that_no_thread_works_for_do_not_keep_others_out(self, process, kind):
+        for _ in range(3 * process.worker.worker_connections):
+            client = process.connect({"idle": GET, "incomplete": GET[:10], "closing": GET}[kind])
+            if kind != "incomplete":
+                process.finish(keep=kind == "idle")
+            assert process.worker.nr_conns < process.worker.worker_connections
+        assert not is_closed(client) or kind == "closing"
+        process.connect(GET)
+        assert len(process.requests) == 1
+
+    @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE])
+    def test_without_file_descriptors_it_closes_a_connection_and_goes_on(self, process, number):
+        process.connect(GET[:10])
+
+        class Full:
+            def accept(self) -> Any:
+                raise OSError(number, "too many open files")
+
+        process.worker.accept(Full())
+        assert process.worker.nr_conns == 0
+        process.connect(GET)
+        assert len(process.requests) == 1
+
+    def test_other_errors_end_the_process_as_before(self, process):
+        class Broken:
+            def accept(self) -> Any:
+                raise OSError(errno.EINVAL, "not a listener")
+
+        with pytest.raises(OSError, match="not a listener"):
+            process.worker.accept(Broken())
