@@ -22,7 +22,7 @@ from api.jobs.job_answers import JobQuery
 from api.jobs.job_filter import ListQuery, matching
 from api.jobs.job_object import page_to_json, to_json
 from api.openapi import schemas
-from api.openapi.endpoint import endpoint
+from api.openapi.endpoint import SPEC_BYTES, endpoint
 from api.openapi.problems import QUEUES
 from api.services import services
 from shared import workers
@@ -47,6 +47,7 @@ class SubmitQuery(Query):
     scope="submit",
     status=202,
     body=JobSpec,
+    body_bytes=SPEC_BYTES,
     query=SubmitQuery,
     other_answers={200: schemas.DryRun},
     errors=(400, 413, 415, 503),
@@ -77,6 +78,7 @@ def submit(query: SubmitQuery) -> Response:
     scope="submit",
     status=202,
     body=GradientCheckSpec,
+    body_bytes=SPEC_BYTES,
     errors=(400, 413, 415, 503),
     problems=QUEUES,
     headers=("Location",),
@@ -92,7 +94,15 @@ def submit_gradient_check() -> Response:
 
 
 @bp.post("/v1/walks")
-@endpoint(schemas.Job, scope="submit", status=202, body=WalkSpec, errors=(400, 413, 415, 503), headers=("Location",))
+@endpoint(
+    schemas.Job,
+    scope="submit",
+    status=202,
+    body=WalkSpec,
+    body_bytes=SPEC_BYTES,
+    errors=(400, 413, 415, 503),
+    headers=("Location",),
+)
 @once
 def submit_walk() -> Response:
     """Submit a walk

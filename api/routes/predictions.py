@@ -34,6 +34,7 @@ from shared.jobs.states import JobState
 from shared.validation_errors import field_error
 
 MAX_IMAGES = 10_000
+ANSWER_BYTES = 16 << 20
 MAX_PICTURE_PIXELS = 1 << 24  # of one PNG or JPEG: 4096 x 4096
 MAX_REQUEST_PIXELS = 1 << 26  # of all PNGs and JPEGs of a request
 MAX_UNPACKED_BYTES = 1 << 28  # of the array in an npz
@@ -64,7 +65,6 @@ class PredictQuery(Query):
 
 @bp.before_request
 def _raise_body_limits() -> None:
-    request.max_content_length = services().settings.predict_bytes
     request.max_form_parts = MAX_IMAGES + 2
 
 
@@ -74,6 +74,8 @@ def _raise_body_limits() -> None:
     scope="submit",
     query=PredictQuery,
     body=schemas.Images,
+    body_bytes="predict_bytes",
+    answer_bytes=ANSWER_BYTES,
     other_bodies={FORM: FORM_SCHEMA, **dict.fromkeys(BINARY[:3], BYTES)},
     errors=(400, 404, 409, 413, 415, 503),
     problems={422: ("invalid_query", "invalid_images", "not_built")},

@@ -13,7 +13,7 @@ from api.changes.transaction import change
 from api.http.requests import parse_body
 from api.jobs.job_object import to_json
 from api.openapi import schemas
-from api.openapi.endpoint import endpoint
+from api.openapi.endpoint import SPEC_BYTES, endpoint
 from api.openapi.problems import QUEUES
 from api.routes.jobs import accept
 from api.services import services
@@ -140,6 +140,7 @@ def _repeat(session: Session, original: Job) -> dict[str, Any]:
     schemas.Job,
     scope="submit",
     body=schemas.JobPatch,
+    body_bytes=SPEC_BYTES,
     other_bodies={MERGE_PATCH: schemas.JobPatch},
     errors=(400, 404, 412, 413, 415, 503),
     problems={422: ("invalid_query", "invalid_body")},
