@@ -74,6 +74,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.extensions[AUTH] = AccessPolicy(settings)
     app.extensions[LONG_POLLS] = LongPolls(settings, services.database)
     app.extensions[JOB_ANSWERS] = JobAnswers()
+    app.extensions[predictions.EXTENSION] = predictions.Shares(settings)
     app.register_error_handler(Exception, pages.unrouted)
     app.url_map.converters["job"] = JobId
     for part in PARTS:

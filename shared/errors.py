@@ -24,6 +24,7 @@ GradqError
 ├── TooManyQueuedJobs 429   the owner has reached GRADQ_MAX_QUEUED_JOBS
 ├── DatabaseAway 503
 ├── TooManyStreams 503      GRADQ_HELD_REQUESTS requests are already held open
+├── TooManyPredictions 503  the process already computes as many predictions as it may at once
 ├── ConfigurationError      a setting is wrong; the process does not start
 ├── LeaseLost               another attempt owns the job; this one must stop writing
 └── TrainingError           ends the job; `code` becomes that of its status_reason
@@ -217,6 +218,11 @@ class DatabaseAway(GradqError):
 
 class TooManyStreams(GradqError):
     code, status, title = "too_many_streams", 503, "Too many open streams"
+    retry_after_seconds = 2
+
+
+class TooManyPredictions(GradqError):
+    code, status, title = "too_many_predictions", 503, "Too many predictions at the same time"
     retry_after_seconds = 2
 
 

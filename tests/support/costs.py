@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import tracemalloc
 from collections.abc import Callable
 
 
@@ -11,3 +12,13 @@ def cpu_seconds(call: Callable[[], object]) -> float:
     before = time.process_time()
     call()
     return time.process_time() - before
+
+
+def peak_bytes(call: Callable[[], object]) -> int:
+    """The most memory that Python and numpy hold during the call, beyond what they held before."""
+    tracemalloc.start()
+    try:
+        call()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()

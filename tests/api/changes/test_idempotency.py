@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 import subprocess
 import sys
@@ -14,10 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
-import numpy as np
 import pytest
 from flask import Flask
-from safetensors.numpy import save
 from sqlalchemy import func, select, update
 from support.images import npz, small
 from support.service import Service
@@ -121,29 +118,6 @@ def test_a_bulk_call_that_is_sent_again_says_what_was_freed(send, hands) -> None
     first = send("/v1/jobs/bulk", json=body)
     assert (first.json["succeeded"], first.json["freed_bytes"]) == (2, 30)
     assert_replayed(send("/v1/jobs/bulk", json=body), first)
-
-
-def test_images_in_a_form_are_the_same_whatever_the_boundary(send, hands) -> None:
-    layers = [{"type": "Flatten", "arguments": {}}, {"type": "Linear", "arguments": {}}]
-    scale = {"mean": [0], "std": [1], "white": 1}
-    about = {"layers": layers, "input_shape": [1, 1, 1], "classes": ["a", "b"], "normalization": scale}
-    weights = {"1.weight": np.array([[1], [-1]], "f4"), "1.bias": np.zeros(2, "f4")}
-    job = hands.submit()
-    lease = hands.start()
-    contents = {"model.json": json.dumps(about).encode(), "model.safetensors": save(weights)}
-    hands.finish(lease, files=[hands.store(lease, name, content) for name, content in contents.items()])
-    path = f"/v1/jobs/{job['id']}/predict"
-
-    def predict(boundary: str, value: int) -> TestResponse:
-        images = npz(images=np.full((1, 1, 1, 1), value, "f4"))
-        head = f'--{boundary}\r\nContent-Disposition: form-data; name="f"; filename="a.npz"\r\n\r\n'
-        body = head.encode() + images + f"\r\n--{boundary}--\r\n".encode()
-        return send(path, data=body, json=None, content_type=f"multipart/form-data; boundary={boundary}")
-
-    first = predict("one", 1)
-    assert first.status_code == 200, first.text
-    assert_replayed(predict("two", 1), first)
-    assert predict("two", 0).json["code"] == "idempotency_key_reused"
 
 
 def test_an_upload_that_is_sent_again_is_answered_as_before(send) -> None:

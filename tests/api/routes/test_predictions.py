@@ -16,6 +16,7 @@ from PIL import Image
 from safetensors.numpy import save
 from support.images import npy_that_says
 
+from api.predictions import allowance, images
 from api.routes import predictions
 from api.routes.predictions import ModelCache
 from shared.inference import Model
@@ -300,7 +301,7 @@ class TestRefused:
         assert "unpickled\n" not in capsys.readouterr().out
 
     def test_many_small_files_that_unpack_to_large_pictures(self, client, path, problem, monkeypatch):
-        monkeypatch.setattr(predictions, "MAX_REQUEST_PIXELS", 100)
+        monkeypatch.setattr(images, "MAX_REQUEST_PIXELS", 100)
         files = [(io.BytesIO(picture(0)), f"{i}.png") for i in range(3)]
         answer = problem(client.post(path, data={"files": files}), 422, "invalid_images")
         assert "2.png: the images have more than 100 pixels in total" in answer["detail"]
@@ -369,7 +370,7 @@ class TestRefused:
         assert classes(client.post(finished(zoo), json={"images": [BRIGHT, DARK]})) == ["bright", "dark"]
 
     def test_more_images_than_the_service_computes_for_one_request(self, client, path, problem, monkeypatch):
-        monkeypatch.setattr(predictions, "MAX_MULTIPLICATIONS", 17)  # of 8 for each image
+        monkeypatch.setattr(allowance, "MAX_MULTIPLICATIONS", 17)  # of 8 for each image
         assert len(classes(client.post(path, json={"images": [DARK] * 2}))) == 2
         detail = problem(client.post(path, json={"images": [DARK] * 3}), 422, "invalid_images")["detail"]
         assert "3 images, of 8 multiplications each" in detail
