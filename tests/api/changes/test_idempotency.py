@@ -21,6 +21,7 @@ from support.service import Service
 from support.waiting import wait_for
 from werkzeug.test import TestResponse
 
+from api.changes import idempotency as idempotency_of_requests
 from api.routes import jobs as view
 from shared import idempotency
 from shared.db.database import Database
@@ -118,6 +119,22 @@ def test_a_bulk_call_that_is_sent_again_says_what_was_freed(send, hands) -> None
     first = send("/v1/jobs/bulk", json=body)
     assert (first.json["succeeded"], first.json["freed_bytes"]) == (2, 30)
     assert_replayed(send("/v1/jobs/bulk", json=body), first)
+
+
+@pytest.mark.parametrize("action", ["cancel", "delete", "retry"])
+def test_a_response_that_is_too_large_to_be_stored_is_refused_before_the_change(
+    send, client, hands, problem, monkeypatch, action
+) -> None:
+    job = hands.submit()
+    if action != "cancel":
+        client.post(f"{job['links']['self']}/cancel")
+    before = client.get(job["links"]["self"]).json
+    monkeypatch.setattr(idempotency_of_requests, "MAX_KEPT_BYTES", 2000)
+    body = {"action": action, "ids": [job["id"], *["job_0"] * 50]}
+    detail = problem(send("/v1/jobs/bulk", json=body), 413, "payload_too_large")["detail"]
+    assert "nothing was changed" in detail
+    assert client.get(job["links"]["self"]).json == before
+    assert client.post("/v1/jobs/bulk", json=body).json["succeeded"] == 1  # without a key
 
 
 def test_an_upload_that_is_sent_again_is_answered_as_before(send) -> None:
