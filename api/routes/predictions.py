@@ -189,6 +189,7 @@ class Sent:
         self.body = b""
         self.is_form = request.mimetype == FORM
         if self.is_form:
+            read_body()  # a body that ends too early, or has malformed chunks, is told as for JSON
             self.files = [file for _, file in request.files.items(multi=True)]
             self._read_fields()
         elif request.mimetype in (JSON, URLENCODED, *BINARY):

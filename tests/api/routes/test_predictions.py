@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from gunicorn.http.errors import InvalidChunkSize
 from PIL import Image
 from safetensors.numpy import save
 from support.images import npy_that_says
@@ -315,6 +316,18 @@ class TestRefused:
         ):
             answer = client.post(path, data=form, content_type="multipart/form-data")
             assert words in problem(answer, 422, "invalid_images")["detail"]
+
+    def test_a_form_whose_body_cannot_be_read(self, client, path, problem):
+        class Broken(io.BytesIO):
+            def read(self, *size: Any) -> Any:
+                raise InvalidChunkSize(b"zz")
+
+            readinto = readline = readall = read
+
+        chunked = {"wsgi.input_terminated": True, "HTTP_TRANSFER_ENCODING": "chunked"}
+        for kind in ("multipart/form-data; boundary=b", "application/json"):
+            answer = client.post(path, input_stream=Broken(b"x"), content_type=kind, environ_overrides=chunked)
+            assert "malformed chunked" in problem(answer, 400, "bad_request")["detail"]
 
     def test_text_that_is_not_json(self, client, path, problem):
         problem(client.post(path, data="{", content_type="application/json"), 400, "bad_request")
