@@ -24,7 +24,7 @@ help:
 	@echo "make check     lint, test and test-long, as CI does"
 	@echo "make contract  check a live service against the OpenAPI document with thousands of random requests"
 	@echo "make faults    inject faults into a running service: SEED=7 FAULTS=200 DATABASE=sqlite or postgresql"
-	@echo "make fuzz      send ten thousand random and mutated bodies to a live API: SEED=7"
+	@echo "make fuzz      send a hundred thousand random and mutated bodies to a live API: SEED=7"
 	@echo "make bench     run the benchmarks; each prints one line of JSON"
 	@echo "make pictures  take the screenshots of the dashboard in docs/ again"
 	@echo "make clean     remove .venv, caches and demo-output"

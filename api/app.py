@@ -45,7 +45,7 @@ from api.waiting.long_polling import LongPolls
 from shared import logs
 from shared.config import Settings
 
-MAX_BODY_BYTES = 1 << 20
+MAX_BODY_BYTES = 1 << 16  # unless the route declares another limit, as all do that read a body
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 
@@ -75,6 +75,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.extensions[AUTH] = AccessPolicy(settings)
     app.extensions[LONG_POLLS] = LongPolls(settings, services.database)
     app.extensions[JOB_ANSWERS] = JobAnswers()
+    app.extensions[predictions.EXTENSION] = predictions.Shares(settings)
     app.register_error_handler(Exception, pages.unrouted)
     app.url_map.converters["job"] = JobId
     for part in PARTS:

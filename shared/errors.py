@@ -30,6 +30,7 @@ GradqError
 ├── DiskFull 503            the API has no room for an upload
 ├── TooManyStreams 503      GRADQ_HELD_REQUESTS requests are already held open
 ├── TooManyTransfers 503    GRADQ_TRANSFERS requests already wait for data from or to their clients
+├── TooManyPredictions 503  the process already computes as many predictions as it may at once
 ├── ConfigurationError      a setting is wrong; the process does not start
 ├── LeaseLost               another attempt owns the job; this one must stop writing
 └── TrainingError           ends the job; `code` becomes that of its status_reason
@@ -41,6 +42,15 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+# limits of what one error repeats of a request, so that no response grows with what was sent
+MOST_ERRORS = 100  # wrong fields that are named; the others are counted
+MAX_POINTER, MAX_FIELD_DETAIL, MAX_DETAIL = 300, 500, 2000  # characters
+
+
+def cut(text: str, most: int) -> str:
+    """`text`, or its first characters with an ellipsis if it has more than `most`."""
+    return text if len(text) <= most else text[: most - 1] + "…"
+
 
 @dataclass(frozen=True)
 class FieldError:
@@ -51,7 +61,7 @@ class FieldError:
     detail: str
 
     def to_json(self) -> dict[str, str]:
-        return asdict(self)
+        return {**asdict(self), "pointer": cut(self.pointer, MAX_POINTER), "detail": cut(self.detail, MAX_FIELD_DETAIL)}
 
 
 class GradqError(Exception):
@@ -142,9 +152,11 @@ class IdempotencyKeyReused(GradqError):
 class InvalidSpec(GradqError):
     code, status, title = "invalid_spec", 422, "The job spec is not valid"
 
-    def __init__(self, errors: list[FieldError]) -> None:
-        self.errors = errors
-        super().__init__("1 field is wrong" if len(errors) == 1 else f"{len(errors)} fields are wrong")
+    def __init__(self, errors: list[FieldError], more: int = 0) -> None:
+        """`more`: number of further wrong fields, which `errors` does not have."""
+        count = len(errors) + more
+        self.errors, self.more = errors[:MOST_ERRORS], max(0, count - MOST_ERRORS, more)
+        super().__init__("1 field is wrong" if count == 1 else f"{count} fields are wrong")
 
 
 class InvalidQuery(InvalidSpec):
@@ -244,6 +256,11 @@ class TooManyStreams(GradqError):
 
 class TooManyTransfers(GradqError):
     code, status, title = "too_many_transfers", 503, "Too many uploads and downloads at a time"
+    retry_after_seconds = 2
+
+
+class TooManyPredictions(GradqError):
+    code, status, title = "too_many_predictions", 503, "Too many predictions at the same time"
     retry_after_seconds = 2
 
 

@@ -30,6 +30,7 @@ Array = np.ndarray[Any, Any]
 Weights = dict[str, Array]
 
 CHUNK_FLOATS = 1 << 24  # 64 MB: limit of the temporary arrays of one layer
+BAND_PIXELS = 1 << 20  # of a picture that become floats at once: its channels and their sums have 20 bytes per pixel
 MAX_PIXELS = 1 << 25  # a PNG of 5792 x 5792
 SHOWN_CLASSES = 3
 ROUNDING = 1e-3  # numbers may exceed white by this much, after resizing and colour conversions; they are clipped to it
@@ -344,9 +345,13 @@ class Model:
 
     def logits(self, pixels: Array) -> Array:
         """Pixels (N,C,H,W) in [0, 1] -> logits (N,K); in chunks, which bound the memory of a convolution's patches."""
-        chunk = max(1, CHUNK_FLOATS // self._floats)
+        chunk = self.images_within(CHUNK_FLOATS)
         parts = [self._forward(pixels[i : i + chunk]) for i in range(0, len(pixels), chunk)]
         return np.concatenate(parts) if parts else np.empty((0, len(self.classes)), np.float32)
+
+    def images_within(self, floats: int) -> int:
+        """How many images are computed at once with temporary arrays of about `floats` numbers; at least 1."""
+        return max(1, floats // self._floats)
 
     def _forward(self, pixels: Array) -> Array:
         x: Array = (pixels.astype(np.float32) - self.mean) / self.std
@@ -361,9 +366,10 @@ class Model:
         describes `white` too; `invert` turns black on white into white on black."""
         return self.answer(self.array(images, invert, white))
 
-    def array(self, images: Any, invert: bool = False, white: float | None = None) -> Array:
-        """Numbers of one image or several -> pixels (N,C,H,W) in [0, 1]. Raises Refused: see `pixels_of`."""
-        pixels = pixels_of(images, self.shape, self.white, white, self.dim)
+    def array(self, images: Any, invert: bool = False, white: float | None = None, first: int = 0) -> Array:
+        """Numbers of one image or several -> pixels (N,C,H,W) in [0, 1]. `first`: the number of the first image in an
+        error. Raises Refused: see `pixels_of`."""
+        pixels = pixels_of(images, self.shape, self.white, white, self.dim, first)
         return 1 - pixels if invert else pixels
 
     def picture(self, image: Array, invert: bool = False) -> Array:
@@ -413,25 +419,26 @@ def load(folder: str | Path, weights: str = "model.safetensors") -> Model:
 # --- images in --------------------------------------------------------------------------------------------------------
 
 
-def pixels_of(
-    images: Any, shape: tuple[int, int, int], white: float, declared: float | None = None, dim: bool = False
-) -> Array:
-    """Convert one image or several, of the model's size, to (N,C,H,W) float32 in [0, 1].
-
-    One image is (H,W) or (C,H,W); several are (N,H,W) for one channel, (N,C,H,W), or (N,H,W,C). The numbers of each
-    image are read for themselves, whatever their type and the images beside it: from 0 (black) to `declared` if it is
-    given; otherwise as fractions of white if none exceeds 1, else from 0 to the dataset's `white`. An image of zeros
-    and ones is thus black and white, unless the model was trained on such images with a larger white (`dim`). Raises
-    Refused for anything else.
-    """
+def numbers_of(images: Any) -> Array:
+    """Nested lists of numbers as an array. Raises Refused for anything else."""
+    waiting = [images]
+    while waiting:  # before numpy sees a text: it would make room for the longest one at each place
+        part = waiting.pop()
+        if isinstance(part, str | bytes):
+            raise Refused(f"images must be numbers, got {type(part).__name__}")
+        if isinstance(part, list | tuple) and not set(map(type, part)) <= {int, float, bool}:
+            waiting += [inner for inner in part if isinstance(inner, list | tuple | str | bytes)]
     try:
         array = np.asarray(images)
     except ValueError as error:
         raise Refused("the images have different sizes") from error
     if array.dtype.kind not in "biuf":
         raise Refused(f"images must be numbers, got {array.dtype}")
-    if array.size == 0:
-        return np.zeros((0, *shape), np.float32)
+    return array
+
+
+def arranged(array: Array, shape: tuple[int, int, int]) -> Array:
+    """A view (N,C,H,W) of one image or several. Raises Refused if they do not have the model's shape (C,H,W)."""
     channels, height, width = shape
     if array.shape in ((height, width), shape):
         array = array[None]
@@ -442,6 +449,29 @@ def pixels_of(
     if array.shape[1:] != shape:
         wanted = f"({channels}, {height}, {width})" + (f" or ({height}, {width})" if channels == 1 else "")
         raise Refused(f"each image must have the shape {wanted}, got {array.shape} in all")
+    return array
+
+
+def pixels_of(
+    images: Any,
+    shape: tuple[int, int, int],
+    white: float,
+    declared: float | None = None,
+    dim: bool = False,
+    first: int = 0,
+) -> Array:
+    """Convert one image or several, of the model's size, to (N,C,H,W) float32 in [0, 1].
+
+    One image is (H,W) or (C,H,W); several are (N,H,W) for one channel, (N,C,H,W), or (N,H,W,C). The numbers of each
+    image are read for themselves, whatever their type and the images beside it: from 0 (black) to `declared` if it is
+    given; otherwise as fractions of white if none exceeds 1, else from 0 to the dataset's `white`. An image of zeros
+    and ones is thus black and white, unless the model was trained on such images with a larger white (`dim`). Raises
+    Refused for anything else.
+    """
+    array = numbers_of(images)
+    if array.size == 0:
+        return np.zeros((0, *shape), np.float32)
+    array = arranged(array, shape)
     if array.dtype.kind == "b":
         return array.astype(np.float32)
     lowest, highest = (bound.astype(np.float64) for bound in (array.min((1, 2, 3)), array.max((1, 2, 3))))
@@ -455,7 +485,7 @@ def pixels_of(
         unknown = (highest > 1 + ROUNDING) & (highest < 2) & (white >= 2)
         if unknown.any():
             i = int(unknown.argmax())
-            got = f"got {lowest[i]:g} to {highest[i]:g} in image {i}"
+            got = f"got {lowest[i]:g} to {highest[i]:g} in image {first + i}"
             raise Refused(
                 f"numbers must be between 0 and 1, {got}, which are neither fractions of white nor pixels from 0 to "
                 f"{white:g}; send `white`, the number that is white"
@@ -465,7 +495,9 @@ def pixels_of(
         i = int(wrong.argmax())
         whites = (1.0, white) if declared is None else (float(declared),)
         ranges = dict.fromkeys(f"between 0 and {limit:g}" for limit in whites)
-        raise Refused(f"numbers must be {', or '.join(ranges)}, got {lowest[i]:g} to {highest[i]:g} in image {i}")
+        raise Refused(
+            f"numbers must be {', or '.join(ranges)}, got {lowest[i]:g} to {highest[i]:g} in image {first + i}"
+        )
     by_image = limits.astype(np.float32).reshape(-1, 1, 1, 1)
     pixels: Array = np.minimum(array.astype(np.float32) / by_image, np.float32(1))
     return pixels
@@ -480,27 +512,38 @@ def fitted(image: Array, shape: tuple[int, int, int], invert: bool = False) -> A
     """
     given = image.shape[2]
     most = np.float32(np.iinfo(image.dtype).max if image.dtype.kind == "u" else 1)
-    alpha = image[..., -1].astype(np.float32) / most if given in (2, 4) else None
+    has_alpha = given in (2, 4)
     ground = np.float32(invert)
 
-    def plane(i: int) -> Array:  # one channel at a time as floats: a photo has many pixels
-        colour: Array = image[..., i].astype(np.float32) / most
-        return colour if alpha is None else colour * alpha + ground * (1 - alpha)
+    def plane(i: int, some: slice) -> Array:  # one channel of some rows at a time as floats: a photo has many pixels
+        colour: Array = image[some, :, i].astype(np.float32) / most
+        if not has_alpha:
+            return colour
+        alpha = image[some, :, -1].astype(np.float32) / most
+        return colour * alpha + ground * (1 - alpha)
 
-    colours = range(given - (alpha is not None))
+    def luma(some: slice) -> Array:
+        red, green, blue = (np.float32(share) for share in (0.299, 0.587, 0.114))  # ITU-R BT.601
+        return red * plane(0, some) + green * plane(1, some) + blue * plane(2, some)
+
+    colours = range(given - has_alpha)
     channels, height, width = shape
-    down, across = resampling(image.shape[0], height), resampling(image.shape[1], width)
+    rows, columns = image.shape[:2]
+    down, across = resampling(rows, height), resampling(columns, width)
+    band = max(1, BAND_PIXELS // columns)
 
-    def resized(plane: Array) -> Array:
-        return plane if plane.shape == (height, width) else down @ plane @ across.T
+    def resized(plane: Callable[[slice], Array]) -> Array:
+        whole = np.empty((rows, columns), np.float32)
+        for top in range(0, rows, band):
+            whole[top : top + band] = plane(slice(top, top + band))
+        return whole if whole.shape == (height, width) else down @ whole @ across.T
 
     if channels == 1 and len(colours) == 3:
-        red, green, blue = (np.float32(share) for share in (0.299, 0.587, 0.114))  # luma, ITU-R BT.601
-        planes = [resized(red * plane(0) + green * plane(1) + blue * plane(2))]
+        planes = [resized(luma)]
     elif channels == 3 and len(colours) == 1:
-        planes = [resized(plane(0))] * 3
+        planes = [resized(functools.partial(plane, 0))] * 3
     elif channels == len(colours):
-        planes = [resized(plane(i)) for i in colours]
+        planes = [resized(functools.partial(plane, i)) for i in colours]
     else:
         raise Refused(f"the model takes images of {channels} channels, and a picture has 1 or 3")
     pixels: Array = np.clip(np.stack(planes), 0, 1)
@@ -677,14 +720,18 @@ def coloured(places: Array, palette: Array, transparent: bytes | None) -> Array:
     if places.max(initial=0) >= len(palette):
         raise Refused("a damaged PNG: a pixel's colour is not in the palette")
     used = np.zeros(len(palette), bool)
-    used[places] = True
+    for row in places:  # row by row: as indices, numpy holds 8 bytes per pixel
+        used[row] = True
     colours = palette[:, :1] if (palette[used] == palette[used, :1]).all() else palette
     if transparent is not None:
         alpha = np.full((len(palette), 1), 255, np.uint8)
         known = np.frombuffer(transparent, np.uint8)[: len(palette)]
         alpha[: len(known), 0] = known
         colours = np.hstack([colours, alpha])
-    return colours[places]
+    out = np.empty((*places.shape, colours.shape[1]), colours.dtype)
+    for row, target in zip(places, out, strict=True):
+        target[:] = colours[row]
+    return out
 
 
 # --- the command ------------------------------------------------------------------------------------------------------

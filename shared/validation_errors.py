@@ -7,15 +7,22 @@ import json
 from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any, get_args
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from shared.errors import FieldError
+from shared.errors import MOST_ERRORS, FieldError
 from shared.plain_text import PLAIN, refusal
 
 UNION_FIELDS = ("architecture", "init", "loss", "optimizer", "schedule", "validation")
 UNION_LISTS = ("augment",)
 LIKELY, LIKELY_SHORT, SHORT_WORD = 0.72, 0.8, 4  # similarities by difflib, from 0 to 1; letters
+
+
+def field_errors(model: type[BaseModel], error: ValidationError) -> tuple[list[FieldError], int]:
+    """The first `MOST_ERRORS` entries of a ValidationError of `model`, and the number of the others: a body can have as
+    many unknown fields as it has bytes, and each costs a search for the name that was meant."""
+    found = error.errors(include_url=False)
+    return [field_error(model, e) for e in found[:MOST_ERRORS]], max(0, len(found) - MOST_ERRORS)
 
 
 def field_error(model: type[BaseModel], error: ErrorDetails) -> FieldError:

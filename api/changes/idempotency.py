@@ -21,10 +21,11 @@ from api.access.auth import owner_filter, principal
 from api.http.requests import idempotency_key, read_body
 from api.services import services
 from shared import idempotency
-from shared.errors import DatabaseAway, IdempotencyInProgress
+from shared.errors import DatabaseAway, IdempotencyInProgress, PayloadTooLarge
 from shared.idempotency import Claim, Settled
 
 REPLAYED = "Idempotent-Replayed"
+MAX_KEPT_BYTES = 1 << 20  # of a stored response; a bulk call on a thousand jobs has some 170 KB
 KEPT_HEADERS = ("Content-Type", "Location")
 
 log = structlog.get_logger()
@@ -64,13 +65,18 @@ def answer_once(content: Callable[[], bytes], view: Callable[[], ResponseReturnV
 
 
 def settle(session: Session, response: Response) -> None:
-    """Store the response under this request's key, if it has one, in the transaction of the change."""
+    """Store the response under this request's key, if it has one, in the transaction of the change. Raises
+    PayloadTooLarge for a response that is too large to be stored, so that the change is not made."""
     claim: Claim | None = g.pop("claim", None)
     if claim is None:
         return
+    body = response.get_data(as_text=True)
+    if len(body) > MAX_KEPT_BYTES:
+        detail = f"the response would have {len(body)} bytes, and at most {MAX_KEPT_BYTES} are stored for a key"
+        raise PayloadTooLarge(f"{detail}; nothing was changed. Send fewer ids per call, or no Idempotency-Key")
     g.settled = claim
     headers = {name: response.headers[name] for name in KEPT_HEADERS if name in response.headers}
-    answer = Settled(response.status_code, headers, response.get_data(as_text=True))
+    answer = Settled(response.status_code, headers, body)
     if not idempotency.settle(session, claim, answer):
         raise IdempotencyInProgress("this request took too long, and another one with the same key has replaced it")
 

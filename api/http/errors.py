@@ -13,6 +13,7 @@ from api.services import services
 from shared import logs
 from shared.disks import disk_is_full
 from shared.errors import (
+    MAX_DETAIL,
     DatabaseAway,
     DiskFull,
     FieldError,
@@ -23,6 +24,7 @@ from shared.errors import (
     StoreUnavailable,
     TokenMissing,
     Unauthenticated,
+    cut,
 )
 
 PROBLEM = "application/problem+json"
@@ -54,8 +56,8 @@ class InvalidImages(InvalidSpec):
 
     code, title = "invalid_images", "The images cannot be used"
 
-    def __init__(self, detail: str, pointer: str = "", errors: list[FieldError] | None = None) -> None:
-        super().__init__(errors or [FieldError(pointer, self.code, detail)])
+    def __init__(self, detail: str, pointer: str = "", errors: list[FieldError] | None = None, more: int = 0) -> None:
+        super().__init__(errors or [FieldError(pointer, self.code, detail)], more)
         self.detail = detail
 
 
@@ -135,9 +137,15 @@ def _from_werkzeug(error: HTTPException) -> Response:
 
 
 def members(error: GradqError) -> dict[str, Any]:
-    """The members of an error: code, detail, and those that its class adds."""
-    wrong = {"errors": [field.to_json() for field in error.errors]} if isinstance(error, InvalidSpec) else {}
-    return {"code": error.code, "detail": error.detail, **error.extra, **wrong}
+    """The members of an error: code, detail, and those that its class adds. `more_errors` is the number of wrong fields
+    beyond those in `errors`."""
+    wrong: dict[str, Any] = {}
+    if isinstance(error, InvalidSpec):
+        wrong["errors"] = [field.to_json() for field in error.errors]
+        if error.more:
+            wrong["more_errors"] = error.more
+    extra = {name: cut(value, MAX_DETAIL) if isinstance(value, str) else value for name, value in error.extra.items()}
+    return {"code": error.code, "detail": cut(error.detail, MAX_DETAIL), **extra, **wrong}
 
 
 def problem(status: int, code: str, title: str, detail: str, **extra: Any) -> Response:

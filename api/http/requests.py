@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Annotated, Any, TypeVar
@@ -12,15 +14,24 @@ from flask import request
 from gunicorn.http.errors import ParseException
 from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
-from werkzeug.exceptions import RequestEntityTooLarge, UnsupportedMediaType
+from werkzeug.exceptions import UnsupportedMediaType
 
-from shared.errors import BadRequest, FieldError, InvalidBody, InvalidHeader, InvalidQuery, NotFound
+from shared.errors import (
+    BadRequest,
+    FieldError,
+    InvalidBody,
+    InvalidHeader,
+    InvalidQuery,
+    NotFound,
+    PayloadTooLarge,
+)
 from shared.plain_text import PLAIN, refusal
-from shared.validation_errors import did_you_mean, field_error
+from shared.validation_errors import did_you_mean, field_errors
 
 JSON = "application/json"
 LABELS = "label."  # a model's field with this alias collects the parameters label.KEY=value
 MAX_KEY = 255  # characters of an Idempotency-Key
+NAME_SHOWN = 80  # characters of a name from the body in an error
 NUL = "\x00"  # PostgreSQL does not store it in text
 BOM = b"\xef\xbb\xbf"  # some editors on Windows write it before a text
 NO_NUL = r"^[^\x00]*$"
@@ -39,6 +50,7 @@ class NoQuery(Query):
 
 Q = TypeVar("Q", bound=Query)
 B = TypeVar("B", bound=BaseModel)
+R = TypeVar("R")
 CommaList = BeforeValidator(lambda text: text.split(",") if isinstance(text, str) else text)
 
 
@@ -139,10 +151,10 @@ def parse_body(model: type[B], *also: str, unknown: str | None = None) -> B:
     try:
         return model.model_validate(parse_json(*also))
     except ValidationError as error:
-        wrong = [field_error(model, e) for e in error.errors(include_url=False)]
+        wrong, more = field_errors(model, error)
         if unknown is not None:
             wrong = [replace(e, detail=unknown) if e.code == "extra_forbidden" else e for e in wrong]
-        raise InvalidBody(wrong) from error
+        raise InvalidBody(wrong, more) from error
 
 
 def parse_json(*also: str) -> Any:
@@ -156,7 +168,35 @@ def parse_json(*also: str) -> Any:
     return from_json(body)
 
 
+def limit_body(most: int) -> None:
+    """Set the limit of this request's body, in bytes. Raises PayloadTooLarge if its Content-Length is larger; a chunked
+    body is counted by `read_body`."""
+    request.max_content_length = most
+    if (request.content_length or 0) > most:
+        raise body_too_large(most)
+
+
+def body_limit(most: int) -> Callable[[Callable[[], R]], Callable[[], R]]:
+    """Decorator of a view without a contract: the limit of the request's body, in bytes."""
+
+    def decorate(view: Callable[[], R]) -> Callable[[], R]:
+        @functools.wraps(view)
+        def limited() -> R:
+            limit_body(most)
+            return view()
+
+        limited.body_bytes = most  # type: ignore[attr-defined]
+        return limited
+
+    return decorate
+
+
+def body_too_large(most: int) -> PayloadTooLarge:
+    return PayloadTooLarge(f"the body is larger than {most} bytes, the limit of this call", limit_bytes=most)
+
+
 def read_body() -> bytes:
+    """The request's body. Raises BadRequest, UnsupportedMediaType and PayloadTooLarge."""
     try:
         body = request.get_data()  # cached: the idempotency fingerprint reads it before the view does
     except (OSError, ParseException) as error:  # gunicorn parses the chunks while the app reads the body
@@ -167,7 +207,7 @@ def read_body() -> bytes:
         refuse_encoded()
     limit = request.max_content_length
     if request.content_length is None and limit is not None and len(body) >= limit:
-        raise RequestEntityTooLarge  # of a chunked body, werkzeug cuts off what exceeds the limit and raises nothing
+        raise body_too_large(limit)  # of a chunked body, werkzeug cuts off what exceeds the limit and raises nothing
     return body
 
 
@@ -197,9 +237,9 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Refuse duplicate keys: JSON does not define which one counts (RFC 8259, section 4)."""
     result = dict(pairs)
     if len(result) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise BadRequest(f"the body is ambiguous: duplicate key {json.dumps(twice)} in an object")
+        seen: set[str] = set()
+        twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+        raise BadRequest(f"the body is ambiguous: duplicate key {json.dumps(twice[:NAME_SHOWN])} in an object")
     return result
 
 

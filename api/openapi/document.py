@@ -253,7 +253,7 @@ def _responses(method: str, contract: Contract) -> Iterator[tuple[str, dict[str,
     for status, other in contract.other_answers.items():
         yield _response(status, inspect.getdoc(other) or "", {JSON: _json(other)}, {})
     asked = () if contract.scope is None else (401, 403, 429, 503)
-    always = (409,) if method == "POST" else ()
+    always = (*((409,) if method == "POST" else ()), *((413,) if method not in SAFE else ()))
     for status in sorted({*contract.errors, 422, *asked, *always}):
         yield _refusal(method, status, contract)
 
@@ -274,7 +274,8 @@ def _refusal(method: str, status: int, contract: Contract) -> tuple[str, dict[st
     if own is None and (status in contract.errors or status != 409):
         own = problems.codes_of(status, contract.body is not None, contract.form is not None)
     codes = (*(own or ()), *(problems.IDEMPOTENCY.get(status, ()) if method == "POST" else ()))
-    description = f"{problems.DESCRIPTIONS[status]}: {', '.join(f'`{code}`' for code in codes)}"
+    meaning = problems.DESCRIPTIONS[status] if status != 413 else _too_large(contract)
+    description = f"{meaning}: {', '.join(f'`{code}`' for code in codes)}"
     schema = {"$ref": REF.format(model="Problem"), "properties": {"code": {"enum": list(codes)}}}
     examples = {code: {"value": problems.example(status, code)} for code in codes}
     return _response(
@@ -283,6 +284,12 @@ def _refusal(method: str, status: int, contract: Contract) -> tuple[str, dict[st
         {PROBLEM: {"schema": schema, "examples": examples}},
         {"WWW-Authenticate": True} if status == 401 else {"Retry-After": True} if status in (429, 503) else {},
     )
+
+
+def _too_large(contract: Contract) -> str:
+    if isinstance(contract.body_bytes, str):
+        return f"the body is larger than the setting GRADQ_{contract.body_bytes.upper()}"
+    return f"the body is larger than {contract.body_bytes} bytes"
 
 
 def _schema_of(media: str) -> dict[str, Any]:

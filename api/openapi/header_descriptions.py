@@ -21,7 +21,8 @@ REQUEST_HEADERS: dict[str, Header] = {
         "the ETag of the job as it was read: 412 if the job has changed since", '"5d41402abc4b2a76b9719d911017c592"'
     ),
     "Idempotency-Key": {
-        "description": "identifies this request: a repeat within 24 h gets the first response; no control characters",
+        "description": "identifies this request: a repeat within 24 h gets the first response, but a prediction is "
+        "computed again; no control characters",
         "schema": {"type": "string", "minLength": 1, "maxLength": MAX_KEY},
         "example": "0b8f0c8e-2a53-4a41-9d0b-6f3f5d1c7e21",
     },

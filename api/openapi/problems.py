@@ -17,7 +17,7 @@ DESCRIPTIONS = {
     406: "the Accept header names no media type that this call returns",
     409: "the request conflicts with the current state",
     412: "the job has changed since it was read: its ETag does not match If-Match",
-    413: "the body is too large",
+    413: "the body is too large",  # api/openapi/document.py names the limit
     415: "the body's media type is not supported by this call",
     416: "the range is outside of the file",
     422: "the request is not valid; `errors`, if present, names every wrong field",
@@ -82,7 +82,7 @@ EXAMPLES: dict[str, Members] = {  # the members beside the title; without an ent
         "allowed": ["delete", "reproduce"],
     },
     "dataset_in_use": {"detail": f"needed by {JOB}; cancel the jobs or wait for their end", "jobs": [JOB]},
-    "payload_too_large": {"detail": "the data value transmitted exceeds the capacity limit"},
+    "payload_too_large": {"detail": "the body is larger than 4096 bytes, the limit of this call", "limit_bytes": 4096},
     "unsupported_media_type": {"detail": "send JSON with Content-Type: application/json; got text/plain"},
     "range_not_satisfiable": {"detail": "the requested range cannot be served"},
     "invalid_query": {

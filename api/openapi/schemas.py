@@ -651,5 +651,6 @@ class Problem(BaseModel):
     detail: str
     instance: str
     request_id: str | None
-    errors: list[WrongField] | None = None
+    errors: list[WrongField] | None = Field(None, description="at most 100")
+    more_errors: int | None = Field(None, description="number of wrong fields beyond those in `errors`")
     model_config = ConfigDict(extra="allow")

@@ -24,7 +24,7 @@ from shared.errors import NoArtifacts, NotFound
 from shared.jobs import jobs
 
 ZIP = "application/zip"
-SERVED_RANGE = re.compile(r"bytes=\s*(\d+-\d*|-\d+)\s*")
+SERVED_RANGE = re.compile(r"bytes=\s*(?:(\d{1,18})-(\d{0,18})|-\d{1,18})\s*")  # more digits are beyond any file
 
 bp = Blueprint("artifacts", __name__)
 
@@ -76,9 +76,12 @@ def download(job_id: str, name: str) -> Response:
 
 
 def _request() -> dict[str, Any]:
-    """The WSGI environment without a Range in other units or of several parts: such a Range may be ignored (RFC 9110,
-    section 14.2), and the whole file is sent, where Werkzeug would answer 416."""
+    """The WSGI environment without a Range in other units, of several parts, or that ends before it begins: such a
+    Range is or may be ignored (RFC 9110, sections 14.1.1 and 14.2), and the whole file is sent, where Werkzeug would
+    answer 416."""
     served = SERVED_RANGE.fullmatch(request.headers.get("Range", ""))
+    if served and served[2] and int(served[2]) < int(served[1]):
+        served = None
     return {name: value for name, value in request.environ.items() if served or name != "HTTP_RANGE"}
 
 

@@ -26,6 +26,8 @@ from shared.jobs import jobs
 from shared.jobs.states import ALLOWED_ACTIONS
 
 MOST = 1000  # jobs per call
+BODY_BYTES = 512 << 10  # a thousand ids, of at most 64 characters each
+ANSWER_BYTES = 4 << 20  # a thousand errors, each of which repeats an id
 # statuses in which the action is allowed and changes nothing: a filter leaves such jobs out
 ALREADY_DONE = {"cancel": ("cancelling",), "pause": ("pausing", "paused")}
 RINGS = ("retry", "resume")
@@ -45,6 +47,8 @@ bp = Blueprint("bulk", __name__)
     schemas.BulkAnswer,
     scope="submit",
     body=schemas.BulkRequest,
+    body_bytes=BODY_BYTES,
+    answer_bytes=ANSWER_BYTES,
     errors=(400, 413, 415, 503),
     problems={422: ("invalid_query", "invalid_body")},
 )

@@ -34,6 +34,7 @@ from shared.spec.job_spec import Cnn, Linear, Mlp, Model, Torchvision
 EXAMPLES: tuple[Model, ...] = (Linear(), Mlp(), Cnn(), Torchvision(name="resnet18"))
 
 PNG = "image/png"
+ANSWER_BYTES = 4 << 20  # the names and counts of a thousand classes
 
 bp = Blueprint("datasets", __name__)
 log = structlog.get_logger()
@@ -55,6 +56,8 @@ def index() -> Response:
     scope="submit",
     status=201,
     form=schemas.DatasetUpload,
+    body_bytes="max_upload_bytes",
+    answer_bytes=ANSWER_BYTES,
     other_answers={200: schemas.Dataset},
     errors=(400, 413, 415, 503),
     problems=UPLOADS,

@@ -23,7 +23,7 @@ from api.jobs.job_answers import JobQuery
 from api.jobs.job_filter import ListQuery, matching
 from api.jobs.job_object import page_to_json, to_json
 from api.openapi import schemas
-from api.openapi.endpoint import endpoint
+from api.openapi.endpoint import SPEC_BYTES, endpoint
 from api.openapi.problems import QUEUES
 from api.services import services
 from shared import workers
@@ -49,6 +49,7 @@ class SubmitQuery(Query):
     scope="submit",
     status=202,
     body=JobSpec,
+    body_bytes=SPEC_BYTES,
     query=SubmitQuery,
     other_answers={200: schemas.DryRun},
     errors=(400, 413, 415, 503),
@@ -80,6 +81,7 @@ def submit(query: SubmitQuery) -> Response:
     scope="submit",
     status=202,
     body=GradientCheckSpec,
+    body_bytes=SPEC_BYTES,
     errors=(400, 413, 415, 503),
     problems=QUEUES,
     headers=("Location",),
@@ -100,6 +102,7 @@ def submit_gradient_check() -> Response:
     scope="submit",
     status=202,
     body=WalkSpec,
+    body_bytes=SPEC_BYTES,
     errors=(400, 413, 415, 503),
     problems=QUEUES,
     headers=("Location",),

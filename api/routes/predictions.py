@@ -2,44 +2,38 @@
 
 from __future__ import annotations
 
-import io
 import json
 import math
 import threading
-import zipfile
 from collections import OrderedDict
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterator
 
-import numpy as np
-from flask import Blueprint, Response, jsonify, request
-from pydantic import Field, ValidationError
+from flask import Blueprint, Response, current_app, jsonify, request
+from pydantic import Field
 from werkzeug.exceptions import UnsupportedMediaType
 
-from api.changes.idempotency import once
+from api.access.auth import principal
+from api.access.places import Places
 from api.http.errors import InvalidImages, NotBuilt
-from api.http.requests import Query, from_json, read_body
+from api.http.requests import Query, read_body
 from api.openapi import schemas
 from api.openapi.endpoint import JSON, endpoint
 from api.openapi.problems import STORE
+from api.predictions.allowance import MAX_ANSWER_BYTES, MAX_IMAGES, check_file_name
+from api.predictions.images import Reader, batches, kind_of
 from api.services import services
-from api.uploads.archive import BROKEN, METHODS
-from api.uploads.npz import read_header
 from shared import inference
+from shared.config import Settings
 from shared.db.tables import ArtifactRow
-from shared.errors import FieldError, NotFound, UnusableUpload, WrongState
+from shared.errors import FieldError, NotFound, WrongState
 from shared.inference import Array, Model
 from shared.jobs import jobs
 from shared.jobs.states import JobState
-from shared.validation_errors import field_error
 
-MAX_IMAGES = 10_000
-MAX_PICTURE_PIXELS = 1 << 24  # of one PNG or JPEG: 4096 x 4096
-MAX_REQUEST_PIXELS = 1 << 26  # of all PNGs and JPEGs of a request
-MAX_UNPACKED_BYTES = 1 << 28  # of the array in an npz
-MAX_MULTIPLICATIONS = 200_000_000_000  # of all images of a request: about half a minute of one core
+AT_ONCE, WAITING, SECONDS = 2, 8, 5.0  # predictions that a process computes, and that wait for it, and how long
+BODIES = 4  # of the largest size: bytes of bodies that a process holds, half of them of one owner
 MAX_MODEL_BYTES = 1 << 29  # of all models in the cache, and so of each one
+EXTENSION = "gradq.predictions"
 
 FORM, URLENCODED = "multipart/form-data", "application/x-www-form-urlencoded"
 NPZ = ("application/octet-stream", "application/zip", "application/x-npz", "application/x-numpy-data")
@@ -53,8 +47,6 @@ FORM_SCHEMA = {
         "white": {"type": "number", "exclusiveMinimum": 0, "description": "the number that is white in arrays"},
     },
 }
-MAGIC = {"png": b"\x89PNG\r\n\x1a\n", "jpeg": b"\xff\xd8\xff", "npz": b"PK\x03\x04"}
-ARRAYS = ("images", "x")  # names of the array in an npz
 
 bp = Blueprint("predictions", __name__)
 
@@ -63,9 +55,16 @@ class PredictQuery(Query):
     invert: bool = Field(False, description="invert the images: black on white, for a model trained on white on black")
 
 
+class Shares:
+    """What predictions may use of this process: places to compute, and bytes of bodies, received and computed ones."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.computing = Places(AT_ONCE, AT_ONCE - 1, WAITING, SECONDS)
+        self.bytes = Places(BODIES * settings.predict_bytes, BODIES // 2 * settings.predict_bytes)
+
+
 @bp.before_request
-def _raise_body_limits() -> None:
-    request.max_content_length = services().settings.predict_bytes
+def _raise_form_limits() -> None:
     request.max_form_parts = MAX_IMAGES + 2
 
 
@@ -75,26 +74,46 @@ def _raise_body_limits() -> None:
     scope="submit",
     query=PredictQuery,
     body=schemas.Images,
+    body_bytes="predict_bytes",
+    answer_bytes=MAX_ANSWER_BYTES,
     other_bodies={FORM: FORM_SCHEMA, **dict.fromkeys(BINARY[:3], BYTES)},
     errors=(400, 404, 409, 413, 415, 503),
-    problems={422: ("invalid_query", "invalid_images", "not_built"), **STORE},
+    problems={
+        422: ("invalid_query", "invalid_images", "not_built"),
+        503: (*STORE[503], "too_many_predictions"),
+    },
     name="predict",
 )
-@once
 def predict(job_id: str, query: PredictQuery) -> Response:
     """Classify images with a finished model
 
     The body is a PNG or JPEG of any size, an `.npz` with an array `images`, JSON lists, or a form with several files.
     Arrays must have the model's size. Their numbers are from 0 to `white` if JSON or form give it; else those of an
     image are in [0, 1] if none exceeds 1, and otherwise pixels from 0 to the dataset's white.
+
+    A prediction changes nothing, so no response is stored for an `Idempotency-Key`: a request that is sent again is
+    computed again, and has the same response while the job exists.
     """
-    model = model_of(job_id)
-    sent = read(model, query.invert)
-    answers = model.answer(np.concatenate(sent.parts))
-    if sent.names is not None:
-        for answer, name in zip(answers, sent.names, strict=True):
-            answer["file"] = name
-    return jsonify({"object": "predictions", "job": job_id, "classes": model.classes, "predictions": answers})
+    load = find_model(job_id)
+    owner, shares = principal().owner, _shares()
+    size = request.content_length if request.content_length is not None else services().settings.predict_bytes
+    with shares.bytes.taken(owner, size):
+        sent = Sent(query.invert)
+        with shares.computing.taken(owner):
+            model = load()
+            answers = []
+            reader = Reader(model, sent.invert)
+            for pixels, names in batches(sent.parts(reader), reader.step):
+                for answer, name in zip(model.answer(pixels), names, strict=True):
+                    answers.append(answer if name is None else {**answer, "file": name})
+            if not answers:
+                raise InvalidImages("no image was sent")
+            return jsonify({"object": "predictions", "job": job_id, "classes": model.classes, "predictions": answers})
+
+
+def _shares() -> Shares:
+    found: Shares = current_app.extensions[EXTENSION]
+    return found
 
 
 # --- the model --------------------------------------------------------------------------------------------------------
@@ -128,7 +147,8 @@ class ModelCache:
 _models = ModelCache(MAX_MODEL_BYTES)
 
 
-def model_of(job_id: str) -> Model:
+def find_model(job_id: str) -> Callable[[], Model]:
+    """The function that loads the model of this job. Raises NotFound, WrongState and NotBuilt."""
     with services().database.read() as session:
         job = jobs.get(session, job_id)
         if job.state != JobState.SUCCEEDED:
@@ -138,7 +158,7 @@ def model_of(job_id: str) -> Model:
     if weights.size_bytes > MAX_MODEL_BYTES:
         detail = f"the model has {weights.size_bytes} bytes; models of at most {MAX_MODEL_BYTES} bytes are served"
         raise NotBuilt([FieldError("", "model_too_large", f"{detail}; download it and run its predict.py")])
-    return _models.get(weights.sha256 + description.sha256, lambda: _load(description, weights))
+    return lambda: _models.get(weights.sha256 + description.sha256, lambda: _load(description, weights))
 
 
 def _load(description: ArtifactRow, weights: ArtifactRow) -> Model:
@@ -161,67 +181,53 @@ def _bytes_of(row: ArtifactRow) -> bytes:
 # --- the images in the request ----------------------------------------------------------------------------------------
 
 
-@dataclass
 class Sent:
-    """Images of the request as input of the model: `parts` of shape (N,C,H,W) in [0, 1]."""
+    """The received body, or form, of this request. Raises UnsupportedMediaType, BadRequest and InvalidImages."""
 
-    parts: list[Array]
-    names: list[str] | None = None  # file names of a form, one per image
+    def __init__(self, invert: bool) -> None:
+        self.invert = invert
+        self.white: float | None = None
+        self.body = b""
+        self.is_form = request.mimetype == FORM
+        if self.is_form:
+            read_body()  # a body that ends too early, or has malformed chunks, is told as for JSON
+            self.files = [file for _, file in request.files.items(multi=True)]
+            self._read_fields()
+        elif request.mimetype in (JSON, URLENCODED, *BINARY):
+            self.body = read_body()
+        else:
+            got = request.mimetype or "none"
+            raise UnsupportedMediaType(f"send JSON, a PNG or JPEG, an npz, or a form with files; got {got}")
 
+    def parts(self, reader: Reader) -> Iterator[tuple[Array, str | None]]:
+        """Images (N,C,H,W), with the name of their file if there is a form."""
+        if self.is_form:
+            yield from self._parts_of_files(reader)
+        elif request.mimetype == JSON or (kind_of(self.body) is None and self.body.lstrip().startswith(b"{")):
+            # by its first bytes: curl sends the media type of a form by default
+            yield from ((part, None) for part in reader.of_json(self.body))
+        else:
+            yield from ((part, None) for part in reader.of_file(self.body, None))
 
-def read(model: Model, invert: bool) -> Sent:
-    if request.mimetype == FORM:
-        sent = _read_form(model, invert)
-    elif request.mimetype in (JSON, URLENCODED, *BINARY):
-        sent = Sent([_read_body(read_body(), model, invert)])
-    else:
-        got = request.mimetype or "none"
-        raise UnsupportedMediaType(f"send JSON, a PNG or JPEG, an npz, or a form with files; got {got}")
-    if not (n := sum(map(len, sent.parts))):
-        raise InvalidImages("no image was sent")
-    if n > MAX_IMAGES:
-        raise InvalidImages(f"{n} images; at most {MAX_IMAGES} are accepted per request")
-    if n > (most := max(1, MAX_MULTIPLICATIONS // max(1, model.multiplications))):
-        detail = f"{n} images, of {model.multiplications} multiplications each in this model"
-        raise InvalidImages(f"{detail}; send at most {most} per request, or run its model.onnx")
-    return sent
+    def _parts_of_files(self, reader: Reader) -> Iterator[tuple[Array, str | None]]:
+        for i, file in enumerate(self.files):
+            name = file.filename or f"file {i + 1}"
+            check_file_name(name, f"/files/{i}")
+            try:
+                yield from ((part, name) for part in reader.of_file(file.read(), self.white, name))
+            except InvalidImages as error:
+                raise InvalidImages(f"{name}: {error.detail}", f"/files/{i}") from error
 
-
-def _read_body(body: bytes, model: Model, invert: bool) -> Array:
-    """Images of a body, whose format is found by its first bytes: curl sends the media type of a form by default."""
-    if request.mimetype == JSON or (_kind(body) is None and body.lstrip().startswith(b"{")):
-        return _read_json(from_json(body), model, invert)
-    return _read_file(body, model, PixelBudget(), invert, None)
-
-
-def _read_json(body: Any, model: Model, invert: bool) -> Array:
-    try:
-        sent = schemas.Images.model_validate(body)
-    except ValidationError as error:
-        wrong = [field_error(schemas.Images, e) for e in error.errors(include_url=False)]
-        raise InvalidImages("; ".join(f"{w.pointer or 'the body'}: {w.detail}" for w in wrong), errors=wrong) from error
-    return _checked(sent.images, model, invert or sent.invert, sent.white, "/images")
-
-
-def _read_form(model: Model, invert: bool) -> Sent:
-    files = [file for _, file in request.files.items(multi=True)]
-    if unknown := [name for name in request.form if name not in ("invert", "white")]:
-        detail = f"unknown field {unknown[0][:80]!r}; a form has files, `invert` and `white`"
-        raise InvalidImages(detail, "/" + unknown[0][:80])
-    inverted = request.form.get("invert", "false").lower()
-    if inverted not in ("true", "false", "1", "0"):
-        raise InvalidImages(f"invert must be true or false, got {inverted[:20]!r}", "/invert")
-    white = _white(request.form.get("white"))
-    sent, budget = Sent([], []), PixelBudget()
-    assert sent.names is not None
-    for i, file in enumerate(files):
-        name = file.filename or f"file {i + 1}"
-        try:
-            sent.parts.append(_read_file(file.read(), model, budget, invert or inverted in ("true", "1"), white))
-        except InvalidImages as error:
-            raise InvalidImages(f"{name}: {error.detail}", f"/files/{i}") from error
-        sent.names += [name] * len(sent.parts[-1])
-    return sent
+    def _read_fields(self) -> None:
+        form = request.form
+        if unknown := [name for name in form if name not in ("invert", "white")]:
+            detail = f"unknown field {unknown[0][:80]!r}; a form has files, `invert` and `white`"
+            raise InvalidImages(detail, "/" + unknown[0][:80])
+        inverted = form.get("invert", "false").lower()
+        if inverted not in ("true", "false", "1", "0"):
+            raise InvalidImages(f"invert must be true or false, got {inverted[:20]!r}", "/invert")
+        self.invert = self.invert or inverted in ("true", "1")
+        self.white = _white(form.get("white"))
 
 
 def _white(text: str | None) -> float | None:
@@ -235,96 +241,3 @@ def _white(text: str | None) -> float | None:
     if not 0 < white < math.inf:
         raise InvalidImages(f"white must be a number above 0, got {text[:20]!r}", "/white")
     return white
-
-
-class PixelBudget:
-    """Limits the pixels of a request, before decoding: a PNG of a few kilobytes can unpack to gigabytes."""
-
-    def __init__(self) -> None:
-        self.left = MAX_REQUEST_PIXELS
-
-    def spend(self, width: int, height: int) -> None:
-        if width * height > MAX_PICTURE_PIXELS:
-            raise InvalidImages(f"an image of {width} x {height}; at most {MAX_PICTURE_PIXELS} pixels are accepted")
-        self.left -= width * height
-        if self.left < 0:
-            raise InvalidImages(
-                f"the images have more than {MAX_REQUEST_PIXELS} pixels in total; send fewer per request"
-            )
-
-
-def _kind(content: bytes) -> str | None:
-    return next((kind for kind, magic in MAGIC.items() if content.startswith(magic)), None)
-
-
-def _read_file(content: bytes, model: Model, budget: PixelBudget, invert: bool, white: float | None) -> Array:
-    kind = _kind(content)
-    if kind is None:
-        raise InvalidImages("neither a PNG, a JPEG nor an npz")
-    if kind == "npz":
-        return _checked(read_npz(content), model, invert, white)
-    if white is not None:
-        raise InvalidImages("white is for arrays; a picture has its own. Send them in separate requests")
-    try:
-        return model.picture(read_picture(content, budget), invert)
-    except inference.Refused as error:
-        raise InvalidImages(str(error)) from error
-
-
-def _checked(images: Any, model: Model, invert: bool, white: float | None, pointer: str = "") -> Array:
-    try:
-        return model.array(images, invert, white)
-    except inference.Refused as error:
-        raise InvalidImages(str(error), pointer) from error
-
-
-def read_picture(content: bytes, budget: PixelBudget) -> Array:
-    """Decode a PNG or JPEG as an upload of it would be: see `pictures.decode`. Raises InvalidImages."""
-    from PIL import UnidentifiedImageError
-
-    from api.uploads import pictures
-
-    try:
-        return pictures.decode(content, budget.spend)
-    except InvalidImages:
-        raise
-    except UnidentifiedImageError as error:  # its message contains the address of an object
-        raise InvalidImages("not a PNG or JPEG image; is the file whole?") from error
-    except Exception as error:  # decoders fail in many ways on bytes from outside
-        raise InvalidImages(f"the image cannot be read: {error}"[:300]) from error
-
-
-def read_npz(content: bytes) -> Array:
-    """The array `images` (or `x`) of an npz. Its header is checked first: nothing is unpickled, and the unpacked size
-    is limited. Raises InvalidImages."""
-    try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            names = archive.namelist()
-            wanted = next((f"{name}.npy" for name in ARRAYS if f"{name}.npy" in names), None)
-            if wanted is None:
-                there = ", ".join(name.removesuffix(".npy") for name in names[:8]) or "nothing"
-                raise InvalidImages(f"the npz must contain an array `images` (or `x`), and contains {there[:200]}")
-            info = archive.getinfo(wanted)
-            if info.file_size > MAX_UNPACKED_BYTES:  # zipfile never reads more than this
-                raise InvalidImages(
-                    f"{wanted} unpacks to {info.file_size} bytes; at most {MAX_UNPACKED_BYTES} are accepted"
-                )
-            if info.compress_type not in METHODS:
-                raise InvalidImages("the npz has a compression method that numpy does not write")
-            with archive.open(info) as file:
-                shape, fortran, dtype = read_header(file, wanted)
-                if dtype.hasobject or dtype.kind not in "biuf":
-                    raise InvalidImages(f"images must be numbers, got {dtype}; Python objects are never unpickled")
-                raw = file.read()
-    except InvalidImages:
-        raise
-    except UnusableUpload as error:
-        raise InvalidImages(error.detail) from error
-    except BROKEN as error:
-        raise InvalidImages(f"the npz cannot be read: {error}"[:300]) from error
-    if len(raw) != math.prod(shape) * dtype.itemsize:  # math.prod: Python's integers do not overflow
-        raise InvalidImages(f"the npz is damaged: {len(raw)} bytes for {shape} of {dtype}")
-    try:
-        return np.frombuffer(raw, dtype).reshape(shape, order="F" if fortran else "C")
-    except (ValueError, TypeError, OverflowError) as error:  # too many dimensions, or sizes too large
-        raise InvalidImages(f"{wanted} has the shape {str(shape)[:200]}: {error}") from error

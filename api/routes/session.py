@@ -13,7 +13,7 @@ from api.access import auth_throttle
 from api.access.auth import COOKIE, authenticate, needs, principal
 from api.dashboard.frame import asks_for_page
 from api.dashboard.sign_in import path_of_ours, sign_in_page
-from api.http.requests import parse_body, read_body
+from api.http.requests import body_limit, parse_body, read_body
 from api.openapi import schemas
 from api.openapi.endpoint import endpoint
 from api.services import services
@@ -21,6 +21,7 @@ from shared.errors import FieldError, InvalidBody, RateLimited, TokenInvalid, Un
 from shared.jobs import stored_bytes
 from shared.tokens import SCOPES
 
+BODY_BYTES = 8 << 10  # a token, and the path of a page with its filters
 FORM = "application/x-www-form-urlencoded"
 
 bp = Blueprint("session", __name__)
@@ -57,6 +58,7 @@ def whoami() -> Response:
 
 @bp.post("/session")
 @needs(None)
+@body_limit(BODY_BYTES)
 def sign_in() -> Response:
     """Set the cookie. JSON `{"token": "…"}` is answered with 204, a form with a redirect to its `next`; a wrong token
     with 401, or for a form with the sign-in page again."""
@@ -93,6 +95,7 @@ def _token(form: MultiDict[str, str] | None) -> str:
 
 @bp.delete("/session")
 @needs(None)
+@body_limit(BODY_BYTES)
 def sign_out() -> Response:
     response = Response(status=204)
     response.delete_cookie(COOKIE, **_attributes())

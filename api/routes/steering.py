@@ -13,7 +13,7 @@ from api.changes.transaction import change
 from api.http.requests import parse_body
 from api.jobs.job_object import to_json
 from api.openapi import schemas
-from api.openapi.endpoint import endpoint
+from api.openapi.endpoint import SPEC_BYTES, endpoint
 from api.openapi.problems import QUEUES_AGAIN
 from api.routes.jobs import accept, check_share, check_storage
 from shared.datasets import dataset_store
@@ -145,6 +145,7 @@ def _repeat(session: Session, original: Job) -> dict[str, Any]:
     schemas.Job,
     scope="submit",
     body=schemas.JobPatch,
+    body_bytes=SPEC_BYTES,
     other_bodies={MERGE_PATCH: schemas.JobPatch},
     errors=(400, 404, 409, 412, 413, 415, 503),
     problems={409: ("owner_storage_full",), 422: ("invalid_query", "invalid_body")},

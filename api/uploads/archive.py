@@ -16,11 +16,14 @@ from unicodedata import category
 from api.uploads.system_files import is_system
 from shared.errors import UnusableUpload
 
-MAX_DIRECTORY_BYTES = 64 << 20  # about a million entries; zipfile reads the whole directory into memory
+# zipfile reads the whole directory into memory, where an entry has some 700 bytes
+MAX_DIRECTORY_BYTES, MAX_ENTRIES = 32 << 20, 200_000
+LONGEST_PATH, DEEPEST_PATH = 8192, 64  # characters of an entry's name; folders in folders
+ENTRY, CHUNK = b"PK\x01\x02", 1 << 20  # the start of an entry in the directory; bytes that are searched at once
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 ENCRYPTED, UTF8 = 0x1, 0x800  # bits of an entry's flags
 UNICODE_PATH = 0x7075  # an extra field
-DIRECTORY_SIZE = 5  # index in zipfile's end record
+DIRECTORY_SIZE, END_AT = 5, 9  # indices in zipfile's end record: bytes of the directory, where the record begins
 # what zipfile raises for damaged archives and for methods that it does not know
 BROKEN = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, RuntimeError, ValueError)
 Parts = tuple[str, ...]
@@ -31,17 +34,43 @@ def opened(path: Path) -> Iterator[zipfile.ZipFile]:
     """Context manager: the archive. Raises UnusableUpload if it is unreadable or too large, or has an unsafe entry."""
     with path.open("rb") as file:
         try:
-            end = zipfile._EndRecData(file)  # type: ignore[attr-defined]  # before ZipFile reads the directory
-            if end is not None and end[DIRECTORY_SIZE] > MAX_DIRECTORY_BYTES:
-                raise UnusableUpload("unpacks_too_large", "the zip has too many entries; split it up")
+            refuse_many_entries(file)
             archive = zipfile.ZipFile(file)
         except BROKEN as error:
             raise UnusableUpload("unreadable_file", f"the zip cannot be read: {error}; is it truncated?") from error
         with archive:
             for entry in archive.infolist():
+                refuse_long_path(entry.filename)
                 entry.filename = decoded_name(entry)
                 refuse_unsafe(entry)
             yield archive
+
+
+def refuse_many_entries(file: IO[bytes]) -> None:
+    """Raise UnusableUpload if the directory is too large to be held in memory; called before ZipFile reads it. Whatever
+    else is wrong is left to ZipFile."""
+    end = zipfile._EndRecData(file)  # type: ignore[attr-defined]
+    if end is None:
+        return
+    size, found = end[DIRECTORY_SIZE], 0
+    if size <= MAX_DIRECTORY_BYTES:
+        # what follows the directory is short, so the last `size` bytes before the end record have most of it
+        file.seek(max(0, end[END_AT] - size))
+        left, tail = size, b""
+        while left > 0 and (chunk := file.read(min(CHUNK, left))):
+            found += (tail + chunk).count(ENTRY)
+            left, tail = left - len(chunk), chunk[-len(ENTRY) + 1 :]
+    if size > MAX_DIRECTORY_BYTES or found > MAX_ENTRIES:
+        detail = f"the zip has too many entries; at most {MAX_ENTRIES} are accepted. Split it up, or send arrays (.npz)"
+        raise UnusableUpload("unpacks_too_large", detail)
+
+
+def refuse_long_path(name: str) -> None:
+    """Refuse a path that is longer or deeper than those of file systems, before it is divided. Raises
+    UnusableUpload."""
+    if len(name) > LONGEST_PATH or name.count("/") + name.count("\\") > DEEPEST_PATH:
+        detail = f"{name[:80]!r}… is {len(name)} characters long, or in more than {DEEPEST_PATH} folders"
+        raise UnusableUpload("unsafe_path", f"{detail}; pack the folder again, with fewer folders in one another")
 
 
 def decoded_name(entry: zipfile.ZipInfo) -> str:

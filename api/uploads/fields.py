@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from shared.errors import FieldError, InvalidUpload
 from shared.plain_text import PLAIN
 from shared.spec.job_spec import MAX_SEED
-from shared.validation_errors import field_error
+from shared.validation_errors import field_errors
 
 FORMAT = "gradq-dataset/2"  # part of the id: change it when the decoding changes
 MAX_SIDE = 224
@@ -45,7 +45,7 @@ class UploadFields(BaseModel):
         try:
             return cls.model_validate(dict(given))
         except ValidationError as error:
-            raise InvalidUpload([field_error(cls, e) for e in error.errors(include_url=False)]) from error
+            raise InvalidUpload(*field_errors(cls, error)) from error
 
     def refuse(self, names: tuple[str, ...], why: str) -> None:
         """Raise InvalidUpload if any of these fields was sent: fields that do not apply are not ignored."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -82,7 +83,8 @@ def check_names(names: Sequence[str]) -> None:
         if (wrong := refusal(name)) is not None:
             raise UnusableUpload("bad_labels", f"the name of class {i}, {name!a}, {wrong}")
     if len(set(names)) < len(names):
-        twice = next(name for i, name in enumerate(names) if name in names[:i])
+        counts = Counter(names)
+        twice = next(name for name in names if counts[name] > 1)
         raise UnusableUpload("bad_labels", f"two classes have the name '{twice}'; names must be unique")
 
 

@@ -60,9 +60,7 @@ class Top:
 def layout(archive: zipfile.ZipFile) -> Layout:
     """Find classes and splits from the folder names. Raises UnusableUpload."""
     files, folders = _paths(archive)
-    while _shares_top(files, folders):
-        files = _without_notes([(parts[1:], entry) for parts, entry in files])
-        folders = [parts[1:] for parts in folders if len(parts) > 1]
+    files, folders = _below_shared_folders(files, folders)
     splits = find_splits(_tops(files, folders))
     if splits is not None:
         files, folders = _below_splits(files, folders, splits)
@@ -119,10 +117,18 @@ def _without_notes(files: list[File]) -> list[File]:
     return [(parts, entry) for parts, entry in files if len(parts) > 1 or is_image(parts[0])]
 
 
-def _shares_top(files: list[File], folders: list[Parts]) -> bool:
-    """Whether one folder encloses everything, and has folders itself."""
-    tops = {parts[0] for parts, _ in files} | {parts[0] for parts in folders}
-    return bool(files) and len(tops) == 1 and max(len(parts) for parts, _ in files) > 2
+def _below_shared_folders(files: list[File], folders: list[Parts]) -> tuple[list[File], list[Parts]]:
+    """Files and folders without the folders that enclose everything and have folders themselves, and without the notes
+    beside these. Paths are shortened once, at the end: folder by folder, a deep one would be copied for each."""
+    depth = 0
+    while files and max(len(parts) for parts, _ in files) - depth > 2:
+        tops = {parts[depth] for parts, _ in files} | {parts[depth] for parts in folders}
+        if len(tops) != 1:
+            break
+        depth += 1
+        files = [(parts, entry) for parts, entry in files if len(parts) > depth + 1 or is_image(parts[depth])]
+        folders = [parts for parts in folders if len(parts) > depth]
+    return [(parts[depth:], entry) for parts, entry in files], [parts[depth:] for parts in folders]
 
 
 def _below_splits(files: list[File], folders: list[Parts], splits: tuple[str, str]) -> tuple[list[File], list[Parts]]:
@@ -263,7 +269,7 @@ def _refuse_repeated_classes(tops: dict[str, Top]) -> None:
     """Raise UnusableUpload if a folder has sub-folders, two at least, with the names of the folders beside it."""
     for name in sorted(tops):
         top = tops[name]
-        if len(top.inner) > 1 and not top.has_images and top.inner <= set(tops) - {name}:
+        if len(top.inner) > 1 and not top.has_images and name not in top.inner and top.inner <= tops.keys():
             raise UnusableUpload(
                 "unknown_format",
                 f"the folder '{name}' has the folders {_listed(in_order(top.inner))}, which are also beside it; leave "

@@ -13,6 +13,8 @@ from api.uploads.pixels import Array
 from shared import inference
 
 FORMATS = ("PNG", "JPEG")
+BAND_ROWS = 256  # of a picture that are converted at once: Pillow's bytes are copied several times
+MAX_DEEP_PIXELS = 1 << 20  # of a PNG that Pillow does not read completely: as floats it has some 100 bytes per pixel
 DEPTH_AT, COLOUR_AT = 24, 25  # bytes of a PNG's header
 
 
@@ -26,6 +28,9 @@ def decode(content: bytes, check_size: Callable[[int, int], None]) -> Array:
     with Image.open(io.BytesIO(content), formats=FORMATS) as image:
         check_size(*image.size)
         if image.format == "PNG" and _has_deep_transparent_colour(image, content):
+            if image.width * image.height > MAX_DEEP_PIXELS:
+                what = f"{image.width}x{image.height} pixels of 16 bits per colour with a transparent colour"
+                raise inference.Refused(f"{what}; at most {MAX_DEEP_PIXELS} are accepted. Save it with 8 bits")
             return np.rint(inference.read_png(content) * 255).astype(np.uint8)  # Pillow has lost the lower bits
         palette = bytes(image.palette.palette) if image.mode == "P" and image.palette is not None else b""
         image.load()
@@ -41,7 +46,11 @@ def _array(image: Image.Image) -> Array:
     """A picture without palette and 16 bits: bytes (H,W,C)."""
     if image.mode not in ("L", "LA", "RGB", "RGBA"):
         image = image.convert("L" if image.mode == "1" else "RGB")
-    return np.asarray(image).reshape(image.height, image.width, -1)
+    pixels = np.empty((image.height, image.width, len(image.getbands())), np.uint8)
+    for top in range(0, image.height, BAND_ROWS):
+        rows = pixels[top : top + BAND_ROWS]
+        rows[:] = np.asarray(image.crop((0, top, image.width, top + len(rows)))).reshape(rows.shape)
+    return pixels
 
 
 def _from_png(image: Image.Image, content: bytes, palette: bytes) -> Array:
@@ -64,8 +73,13 @@ def _from_png(image: Image.Image, content: bytes, palette: bytes) -> Array:
         clear = np.array([(int(transparent) & (2**depth - 1)) * spread])  # of 1 bit, Pillow gives 255 for 1
     else:
         clear = np.array(transparent) & (2**depth - 1)
-    alpha = (pixels != clear).any(2, keepdims=True) * np.iinfo(pixels.dtype).max
-    return np.concatenate([pixels, alpha.astype(pixels.dtype)], axis=2)
+    most = pixels.dtype.type(np.iinfo(pixels.dtype).max)
+    out = np.empty((*pixels.shape[:2], pixels.shape[2] + 1), pixels.dtype)
+    for top in range(0, len(pixels), BAND_ROWS):
+        rows = pixels[top : top + BAND_ROWS]
+        out[top : top + BAND_ROWS, :, :-1] = rows
+        out[top : top + BAND_ROWS, :, -1] = (rows != clear).any(2) * most
+    return out
 
 
 def _alphas(transparent: Any) -> bytes | None:

@@ -36,6 +36,16 @@ class Loader(yaml.SafeLoader):
                 given.add(name)
         return super().construct_mapping(node, deep)
 
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """As SafeLoader, but keys that merges (`<<`) repeat are kept once, as the value has them: a chain of merges
+        that name their anchor twice would double with each line."""
+        super().flatten_mapping(node)
+        pairs: dict[Any, tuple[Any, Any]] = {}
+        for pair in node.value:  # a later pair replaces an earlier one, as in the dict that is made of them
+            key = pair[0]
+            pairs[(key.tag, key.value) if isinstance(key, yaml.ScalarNode) else id(key)] = pair
+        node.value = list(pairs.values())
+
     def construct_scalar(self, node: Any) -> Any:
         """As SafeLoader, but a character may be written as a surrogate pair, as in JSON; half of one is an error."""
         text = super().construct_scalar(node)

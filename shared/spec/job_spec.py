@@ -16,7 +16,7 @@ from shared.errors import FieldError, InvalidSpec
 from shared.plain_text import PLAIN, escaped
 from shared.spec.elsewhere import field_meant, instead_of
 from shared.spec.presets import PRESETS
-from shared.validation_errors import closest, did_you_mean, field_error, path_of
+from shared.validation_errors import closest, did_you_mean, field_errors, path_of
 
 MAX_NAME, MAX_LABELS = 128, 16
 MAX_SEED = 2**53 - 1  # the largest integer that every JSON reader keeps exact
@@ -435,12 +435,13 @@ class Work(Model):
         try:
             spec = cls.model_validate(cls._filled(body))
         except ValidationError as error:
-            wrong = [field_error(cls, e) for e in error.errors(include_url=False)]
+            wrong, others = field_errors(cls, error)
             wrong += cls._unknown_names(body, find_dataset)
             told = {field.pointer for field in wrong}
-            more = cls._conflicts_of_the_rest(body, error, find_dataset)
-            wrong += [field for field in more if field.pointer not in told]
-            raise InvalidSpec(wrong) from error
+            if not others:  # else it would cost a search per wrong field, for errors that are not named
+                more = cls._conflicts_of_the_rest(body, error, find_dataset)
+                wrong += [field for field in more if field.pointer not in told]
+            raise InvalidSpec(wrong, others) from error
         info = find_dataset(spec.dataset)
         wrong = [_no_such_dataset(spec.dataset)] if info is None else []
         wrong += spec.conflicts(info)

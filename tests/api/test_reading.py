@@ -215,7 +215,19 @@ class TestArtifacts:
         assert answer.headers["Content-Range"].endswith(f"/{len(CONTENT)}")
         assert answer.content_length == len(expected)
 
-    @pytest.mark.parametrize("range", ["items=0-1", "bytes=abc", "bytes=0-1,3-4"])
+    @pytest.mark.parametrize(
+        "range",
+        [
+            "items=0-1",
+            "bytes=abc",
+            "bytes=0-1,3-4",
+            "bytes=5-4",
+            "bytes= 7-0",
+            "bytes=99999-0",
+            f"bytes={'9' * 5000}-",
+            "bytes=-",
+        ],
+    )
     def test_a_range_that_is_not_served_is_passed_over(self, client, job, range):
         answer = client.get(f"{job['links']['artifacts']}/model.safetensors", headers={"Range": range})
         assert (answer.status_code, answer.data) == (200, CONTENT)

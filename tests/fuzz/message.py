@@ -29,12 +29,13 @@ class Answer:
 
 @dataclass(frozen=True)
 class Message:
-    """A POST. `framing`: how the length of the body is declared, correctly or not."""
+    """A POST, or another change. `framing`: how the length of the body is declared, correctly or not."""
 
     path: str
     body: bytes
     headers: dict[str, str] = field(default_factory=dict)
     framing: Framing = "length"
+    method: str = "POST"
 
     def with_headers(self, **headers: str) -> Message:
         return replace(self, headers={**self.headers, **headers})
@@ -61,7 +62,7 @@ class Message:
     def _head(self) -> bytes:
         said = {"says less": len(self.body) // 2, "says more": len(self.body) + 1000}.get(self.framing, len(self.body))
         length = "Transfer-Encoding: chunked" if "chunk" in self.framing else f"Content-Length: {said}"
-        lines = [f"POST {self.path} HTTP/1.1", "Host: localhost", "Connection: close", length]
+        lines = [f"{self.method} {self.path} HTTP/1.1", "Host: localhost", "Connection: close", length]
         lines += [f"{name}: {value}" for name, value in self.headers.items()]
         return "\r\n".join([*lines, "", ""]).encode("latin-1", "replace")
 

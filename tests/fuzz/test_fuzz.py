@@ -1,7 +1,8 @@
-"""Random and mutated bodies for job submissions and uploads: no 5xx, and no accepted job that cannot run.
+"""Random and mutated bodies for every call that changes something: no 5xx, no growth of memory, no response above the
+limit of its route, and no accepted job that cannot run.
 
 The API runs behind gunicorn, and requests are sent byte by byte. A share of the accepted jobs is run by a real worker.
-`make fuzz` sends 10 000 bodies, the test suite about 500; GRADQ_FUZZ_SEED repeats a run.
+`make fuzz` sends 100 000 bodies, the test suite about 500; GRADQ_FUZZ_SEED repeats a run.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import hypothesis
 import pytest
 from fuzz.job_bodies import job_messages
 from fuzz.message import PROBLEM, Answer, Message
+from fuzz.other_bodies import most_answer_bytes, other_messages
 from fuzz.upload_bodies import BOMB_BYTES, upload_messages
 from hypothesis import HealthCheck, Phase, given
 from hypothesis import strategies as st
@@ -25,13 +27,18 @@ from support.service import Service
 pytestmark = pytest.mark.long
 
 FULL = os.environ.get("GRADQ_FUZZ") == "full"
-JOBS, UPLOADS = (6000, 4000) if FULL else (300, 200)
+JOBS, UPLOADS, OTHERS = (30_000, 20_000, 50_000) if FULL else (220, 140, 140)
 TRAINED_JOBS, TRAINED_SETS = (200, 60) if FULL else (6, 3)  # at least, of the accepted ones
 WARM_UP = 0.3  # of the bodies: then all modules are loaded and all pools are filled
-GROWTH_BYTES = 20_000_000
+GROWTH_BYTES = 30_000_000
 SECONDS = 3000 if FULL else 200  # until all of them have been trained
 HONEST = {"diverged", "deadline_exceeded", "data_error", "out_of_memory_host"}  # failures caused by the spec
 SHOWN = 10
+
+
+def _is_a_refusal(answer: Answer) -> bool:
+    """Whether a 503 says that all places are taken."""
+    return answer.status == 503 and answer.json()["code"] == "too_many_predictions"
 
 
 @dataclass
@@ -40,6 +47,7 @@ class Run:
 
     service: Service
     url: str
+    takes: bool = True  # whether a success makes a job or a dataset
     sent: int = 0
     answers: Counter[int | None] = field(default_factory=Counter)
     taken: list[str] = field(default_factory=list)  # ids of jobs or datasets
@@ -58,6 +66,10 @@ class Run:
     def _complaint(self, message: Message, answer: Answer | None) -> str | None:
         if answer is None:
             return None if message.framing in ("cut", "says more", "bad chunks") else "no answer"
+        if len(answer.body) > most_answer_bytes(message.path):
+            return f"an answer of {len(answer.body)} bytes"
+        if not self.takes:
+            return None if answer.status < 500 or _is_a_refusal(answer) else f"{answer.status}: {answer.body[:500]!r}"
         if answer.status >= 500:
             return f"{answer.status}: {answer.body[:500]!r}"
         if answer.status >= 400:
@@ -130,7 +142,7 @@ def fuzz(run: Run, messages: st.SearchStrategy[Message], count: int, seed: int) 
     assert "Traceback" not in log
 
 
-@pytest.mark.timeout(5400 if FULL else 300)
+@pytest.mark.timeout(36_000 if FULL else 300)
 def test_no_body_causes_a_5xx_and_accepted_jobs_can_run(service: Service, seed: int) -> None:
     url = str(service.http.base_url)
     jobs, datasets = Run(service, url), Run(service, url)
@@ -150,6 +162,9 @@ def test_no_body_causes_a_5xx_and_accepted_jobs_can_run(service: Service, seed: 
         f"{len(jobs.taken)} jobs, {len(datasets.taken)} datasets taken; {len(kept)} run, {len(sets)} of these on sets"
     )
     assert not any(ends), "\n".join(end for end in ends if end)
+    finished = service.wait(service.submit(epochs=1, max_seconds=20)["id"], SECONDS)
+    assert finished["status"] == "succeeded"
+    fuzz(Run(service, url, takes=False), other_messages(finished["id"]), OTHERS, seed)
 
 
 def some(taken: list[str], count: int, chosen: random.Random) -> list[str]:

@@ -12,6 +12,7 @@ import typer
 from gradq import InvalidSpec
 from gradq.client.spec_json import as_json
 from gradq.commands.specs import assignments, merged, read_specs
+from gradq.commands.yaml_specs import documents
 
 TWO = """
 architecture: {type: mlp, hidden: [8, 4]}   # a comment
@@ -103,6 +104,17 @@ def test_the_same_key_in_different_objects_is_no_repetition(tmp_path: Path):
         assert read_specs(written(tmp_path, json.dumps(twice), name)) == [twice]
     defaults = "base: &base {lr: 0.1, epochs: 1}\nspec:\n  <<: *base\n  lr: 0.5\n"
     assert read_specs(written(tmp_path, defaults))[0]["spec"] == {"lr": 0.5, "epochs": 1}
+
+
+def test_merges_of_merges_do_not_double_with_each_line():
+    lines = [f"a{i}: &a{i} {{<<: [*a{i - 1}, *a{i - 1}], k{i}: {i}}}" for i in range(1, 40)]
+    (found,) = documents("\n".join(["a0: &a0 {lr: 0.1}", *lines]))
+    assert found["a39"] == {"lr": 0.1, **{f"k{i}": i for i in range(1, 40)}}
+
+
+def test_a_merge_gives_way_to_a_key_beside_it_and_to_an_earlier_merge():
+    (found,) = documents("a: &a {x: 1, y: 1}\nb: &b {y: 2, z: 2}\nc: {<<: [*a, *b], z: 3}")
+    assert found["c"] == {"x": 1, "y": 1, "z": 3}
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 import subprocess
 import sys
@@ -14,16 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
-import numpy as np
 import pytest
 from flask import Flask
-from safetensors.numpy import save
 from sqlalchemy import func, select, update
 from support.images import npz, small
 from support.service import Service
 from support.waiting import wait_for
 from werkzeug.test import TestResponse
 
+from api.changes import idempotency as idempotency_of_requests
 from api.routes import jobs as view
 from shared import idempotency
 from shared.db.database import Database
@@ -123,27 +121,20 @@ def test_a_bulk_call_that_is_sent_again_says_what_was_freed(send, hands) -> None
     assert_replayed(send("/v1/jobs/bulk", json=body), first)
 
 
-def test_images_in_a_form_are_the_same_whatever_the_boundary(send, hands) -> None:
-    layers = [{"type": "Flatten", "arguments": {}}, {"type": "Linear", "arguments": {}}]
-    scale = {"mean": [0], "std": [1], "white": 1}
-    about = {"layers": layers, "input_shape": [1, 1, 1], "classes": ["a", "b"], "normalization": scale}
-    weights = {"1.weight": np.array([[1], [-1]], "f4"), "1.bias": np.zeros(2, "f4")}
+@pytest.mark.parametrize("action", ["cancel", "delete", "retry"])
+def test_a_response_that_is_too_large_to_be_stored_is_refused_before_the_change(
+    send, client, hands, problem, monkeypatch, action
+) -> None:
     job = hands.submit()
-    lease = hands.start()
-    contents = {"model.json": json.dumps(about).encode(), "model.safetensors": save(weights)}
-    hands.finish(lease, files=[hands.store(lease, name, content) for name, content in contents.items()])
-    path = f"/v1/jobs/{job['id']}/predict"
-
-    def predict(boundary: str, value: int) -> TestResponse:
-        images = npz(images=np.full((1, 1, 1, 1), value, "f4"))
-        head = f'--{boundary}\r\nContent-Disposition: form-data; name="f"; filename="a.npz"\r\n\r\n'
-        body = head.encode() + images + f"\r\n--{boundary}--\r\n".encode()
-        return send(path, data=body, json=None, content_type=f"multipart/form-data; boundary={boundary}")
-
-    first = predict("one", 1)
-    assert first.status_code == 200, first.text
-    assert_replayed(predict("two", 1), first)
-    assert predict("two", 0).json["code"] == "idempotency_key_reused"
+    if action != "cancel":
+        client.post(f"{job['links']['self']}/cancel")
+    before = client.get(job["links"]["self"]).json
+    monkeypatch.setattr(idempotency_of_requests, "MAX_KEPT_BYTES", 2000)
+    body = {"action": action, "ids": [job["id"], *["job_0"] * 50]}
+    detail = problem(send("/v1/jobs/bulk", json=body), 413, "payload_too_large")["detail"]
+    assert "nothing was changed" in detail
+    assert client.get(job["links"]["self"]).json == before
+    assert client.post("/v1/jobs/bulk", json=body).json["succeeded"] == 1  # without a key
 
 
 def test_an_upload_that_is_sent_again_is_answered_as_before(send) -> None:

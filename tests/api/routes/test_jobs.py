@@ -140,7 +140,7 @@ class TestSubmit:
             assert "without Content-Encoding" in problem(answer, 415, "unsupported_media_type")["detail"]
         assert client.post("/v1/jobs", json={}, headers={"Content-Encoding": "identity"}).status_code == 202
 
-    def test_a_body_over_a_mebibyte_is_a_413(self, client, problem):
+    def test_a_body_over_the_limit_of_the_route_is_a_413(self, client, problem):
         body = json.dumps({"name": "x" * (1 << 20)})
         answer = client.post("/v1/jobs", data=body, content_type="application/json")
         problem(answer, 413, "payload_too_large")

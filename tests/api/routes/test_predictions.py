@@ -12,10 +12,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from gunicorn.http.errors import InvalidChunkSize
 from PIL import Image
 from safetensors.numpy import save
 from support.images import npy_that_says
 
+from api.predictions import allowance, images
 from api.routes import predictions
 from api.routes.predictions import ModelCache
 from shared.inference import Model
@@ -300,7 +302,7 @@ class TestRefused:
         assert "unpickled\n" not in capsys.readouterr().out
 
     def test_many_small_files_that_unpack_to_large_pictures(self, client, path, problem, monkeypatch):
-        monkeypatch.setattr(predictions, "MAX_REQUEST_PIXELS", 100)
+        monkeypatch.setattr(images, "MAX_REQUEST_PIXELS", 100)
         files = [(io.BytesIO(picture(0)), f"{i}.png") for i in range(3)]
         answer = problem(client.post(path, data={"files": files}), 422, "invalid_images")
         assert "2.png: the images have more than 100 pixels in total" in answer["detail"]
@@ -314,6 +316,18 @@ class TestRefused:
         ):
             answer = client.post(path, data=form, content_type="multipart/form-data")
             assert words in problem(answer, 422, "invalid_images")["detail"]
+
+    def test_a_form_whose_body_cannot_be_read(self, client, path, problem):
+        class Broken(io.BytesIO):
+            def read(self, *size: Any) -> Any:
+                raise InvalidChunkSize(b"zz")
+
+            readinto = readline = readall = read
+
+        chunked = {"wsgi.input_terminated": True, "HTTP_TRANSFER_ENCODING": "chunked"}
+        for kind in ("multipart/form-data; boundary=b", "application/json"):
+            answer = client.post(path, input_stream=Broken(b"x"), content_type=kind, environ_overrides=chunked)
+            assert "malformed chunked" in problem(answer, 400, "bad_request")["detail"]
 
     def test_text_that_is_not_json(self, client, path, problem):
         problem(client.post(path, data="{", content_type="application/json"), 400, "bad_request")
@@ -369,7 +383,7 @@ class TestRefused:
         assert classes(client.post(finished(zoo), json={"images": [BRIGHT, DARK]})) == ["bright", "dark"]
 
     def test_more_images_than_the_service_computes_for_one_request(self, client, path, problem, monkeypatch):
-        monkeypatch.setattr(predictions, "MAX_MULTIPLICATIONS", 17)  # of 8 for each image
+        monkeypatch.setattr(allowance, "MAX_MULTIPLICATIONS", 17)  # of 8 for each image
         assert len(classes(client.post(path, json={"images": [DARK] * 2}))) == 2
         detail = problem(client.post(path, json={"images": [DARK] * 3}), 422, "invalid_images")["detail"]
         assert "3 images, of 8 multiplications each" in detail

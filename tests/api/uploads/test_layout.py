@@ -9,12 +9,22 @@ import zlib
 from pathlib import Path
 
 import pytest
+from support.costs import cpu_seconds
 from support.images import npy, pixels
 
 from api.uploads import archive as zips
 from api.uploads import npz
 from api.uploads.budget import Budget
-from api.uploads.layout import Layout, layout, roles_of
+from api.uploads.labels import check_names
+from api.uploads.layout import (
+    Layout,
+    Top,
+    _below_shared_folders,
+    _refuse_repeated_classes,
+    in_order,
+    layout,
+    roles_of,
+)
 from api.uploads.system_files import is_system
 from shared.errors import UnusableUpload
 
@@ -51,6 +61,79 @@ def refusal(found):
 
 def tree(*tops: str, inner: tuple[str, ...] = ("0", "1"), n: int = 2) -> list[str]:
     return [f"{top}/{folder}/{i}.png" for top in tops for folder in inner for i in range(n)]
+
+
+class TestDeepPaths:
+    def test_folders_that_enclose_everything_are_found_once(self):
+        """Each part of a path is looked at a fixed number of times, however deep it is."""
+
+        def seconds(depth: int) -> float:
+            entry = zipfile.ZipInfo("x.png")
+            top = ("a",) * depth
+            files = [((*top, name, f"{i}.png"), entry) for name in "bc" for i in range(20)]
+            return cpu_seconds(lambda: _below_shared_folders(files, [top, (*top, "b")]))
+
+        assert seconds(16_000) < 2  # 0.1 s; path by path, 24 s
+
+    @pytest.mark.parametrize("depth", [0, 1, 2, 5, 60])
+    def test_classes_below_any_number_of_folders_are_found(self, found, depth):
+        top = "a/" * depth
+        assert found(*(f"{top}{name}" for name in tree("cats", "dogs", inner=("x",)))).classes == ["cats", "dogs"]
+        read = found(f"{top}README", *(f"{top}{name}" for name in tree("train", "test")), f"{top}empty.txt")
+        assert (read.classes, read.split) == (["0", "1"], True)
+
+    def test_notes_on_each_level_are_passed_over(self, found):
+        names = [f"{'a/' * i}note{i}.txt" for i in range(5)]
+        assert found(*names, *(f"a/a/a/a/{name}" for name in tree("cats", "dogs", inner=("x",)))).classes == [
+            "cats",
+            "dogs",
+        ]
+        assert found("a/note.txt", "a/cats/1.png", "a/dogs/1.png", "a/birds/").classes == ["birds", "cats", "dogs"]
+
+    @pytest.mark.parametrize(
+        "name", ["a/" * 65 + "1.png", "a\\" * 70 + "1.png", "x" * 8193, "b/" + "y" * 9000 + "/1.png"]
+    )
+    def test_a_path_that_no_file_system_has_is_refused(self, found, name):
+        with pytest.raises(UnusableUpload) as refused:
+            found(name, "cats/1.png", "dogs/1.png")
+        assert refused.value.code == "unsafe_path"
+        assert len(refused.value.detail) < 300
+
+    def test_too_many_entries_are_refused_before_they_are_read(self, tmp_path, monkeypatch):
+        path = packed(tmp_path, [f"a/{i}.png" for i in range(40)])
+        with zips.opened(path) as archive:
+            assert len(archive.infolist()) == 40
+        read: list[object] = []
+        monkeypatch.setattr(zipfile, "ZipFile", lambda file: read.append(file))
+        for limit, least in (("MAX_ENTRIES", 39), ("MAX_DIRECTORY_BYTES", 1000)):
+            monkeypatch.setattr(zips, limit, least)
+            with pytest.raises(UnusableUpload) as refused, zips.opened(path):
+                pass
+            assert refused.value.code == "unpacks_too_large"
+            monkeypatch.setattr(zips, limit, 1 << 30)
+        assert read == []
+
+    def test_entries_are_counted_across_chunks_and_with_a_comment(self, tmp_path, monkeypatch):
+        path = packed(tmp_path, [f"a/{i}.png" for i in range(40)])
+        with zipfile.ZipFile(path, "a") as archive:
+            archive.comment = b"a comment" * 100
+        monkeypatch.setattr(zips, "CHUNK", 3)
+        monkeypatch.setattr(zips, "MAX_ENTRIES", 39)
+        with pytest.raises(UnusableUpload), zips.opened(path):
+            pass
+        monkeypatch.setattr(zips, "MAX_ENTRIES", 40)
+        with zips.opened(path) as archive:
+            assert len(archive.infolist()) == 40
+
+    def test_many_folders_with_sub_folders_are_compared_in_linear_time(self):
+        tops = {str(i): Top(frozenset({f"x{i}", f"y{i}"}), has_images=False) for i in range(3000)}
+        assert cpu_seconds(lambda: _refuse_repeated_classes(tops)) < 1  # 0.01 s; with a set of all for each, 1 s
+
+    @pytest.mark.parametrize("digits", ["9" * 5000, "1" * 4301, "٣" * 4400, "9" * 129, "8" * 4300])
+    def test_a_class_named_by_thousands_of_digits_is_refused_like_any_long_name(self, tmp_path, digits):
+        with pytest.raises(UnusableUpload) as refused:
+            check_names(in_order([digits, "1", "2"]))
+        assert refused.value.code == "bad_labels"
 
 
 class TestSplits:

@@ -1,0 +1,424 @@
+"""What one request for predictions may cost: memory, places, bytes of the response. Inputs are small, and the cost of
+two sizes is compared."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.numpy import save
+from sqlalchemy import func, select
+from support.costs import cpu_seconds, peak_bytes
+from support.waiting import wait_for
+
+from api.access.places import Places
+from api.predictions import allowance
+from api.predictions import images as formats
+from api.predictions.images import PixelBudget, Reader, batches, read_picture
+from api.routes import predictions
+from api.uploads import pictures
+from shared import inference
+from shared.db.tables import IdempotencyKey
+from shared.errors import GradqError, TooManyPredictions
+from shared.inference import Model, Refused, pixels_of
+
+MB = 1 << 20
+
+
+def description(side: int, classes: int) -> dict[str, Any]:
+    return {
+        "architecture": {"type": "linear"},
+        "layers": [{"type": "Flatten", "arguments": {}}, {"type": "Linear", "arguments": {}}],
+        "input_shape": [1, side, side],
+        "classes": [f"c{i}" for i in range(classes)],
+        "normalization": {"mean": [0.1], "std": [0.3], "white": 255.0},
+    }
+
+
+def weights(side: int, classes: int) -> dict[str, Any]:
+    drawn = np.random.default_rng(0).standard_normal((classes, side * side))
+    return {"1.weight": drawn.astype(np.float32), "1.bias": np.zeros(classes, np.float32)}
+
+
+def model(side: int = 2, classes: int = 2) -> Model:
+    return Model(description(side, classes), weights(side, classes))
+
+
+def npz(images: Any) -> bytes:
+    out = io.BytesIO()
+    np.savez_compressed(out, images=images)
+    return out.getvalue()
+
+
+def computed(of: Model, parts: Any) -> int:
+    """Compute all parts, as the route does; return the number of images."""
+    n = 0
+    for pixels, _ in batches(((part, None) for part in parts), Reader(of, False).step):
+        n += len(of.answer(pixels))
+    return n
+
+
+def refusal(call: Any) -> str:
+    with pytest.raises((GradqError, Refused)) as refused:
+        call()
+    return str(getattr(refused.value, "detail", refused.value))
+
+
+# --- texts and lists --------------------------------------------------------------------------------------------------
+
+LONG, MANY = "x" * 20_000, 500  # numpy would take 4 x 20 000 bytes for each of 500 texts: 40 MB
+TEXTS: dict[str, Any] = {
+    "beside": [LONG, *[""] * MANY],
+    "rows": [[LONG, ""]] * MANY,
+    "last": [[[0, 0], [0, 0]]] * MANY + [[[0, 0], [0, LONG]]],
+    "first": [[[LONG, 0], [0, 0]]] + [[[0, 0], [0, 0]]] * MANY,
+    "nested": [[[[LONG], ""], ["", ""]]] * MANY,
+    "null": [None, LONG, *[""] * MANY],
+    "object": [{LONG: LONG}, *[""] * MANY],
+}
+
+
+def refused_cheaply(body: bytes, beyond: int) -> str:
+    """The refusal of a JSON body, which costs four times its bytes and `beyond` at most."""
+    told: list[str] = []
+    peak = peak_bytes(lambda: told.append(refusal(lambda: list(Reader(model(), False).of_json(body)))))
+    assert peak < 4 * len(body) + beyond
+    return told[0]
+
+
+@pytest.mark.parametrize("images", TEXTS.values(), ids=TEXTS)
+@pytest.mark.parametrize("padding", [0, formats.WHOLE_BYTES], ids=["small", "large"])
+def test_a_text_among_the_numbers_is_refused_before_numpy_makes_room_for_it(images, padding):
+    body = json.dumps({"images": images}).encode() + b" " * padding
+    told = refused_cheaply(body, 2 * MB)
+    assert "must be numbers" in told or "list of lists" in told or "Input should" in told
+
+
+@pytest.mark.parametrize("images", [*TEXTS.values(), (LONG, *[""] * MANY), [b"x" * 20_000, *[b""] * MANY]])
+def test_predict_py_refuses_texts_before_numpy_makes_room_for_them(images):
+    def call() -> None:
+        with pytest.raises(Refused, match="must be numbers"):
+            pixels_of(images, (1, 2, 2), 255)
+
+    assert peak_bytes(call) < 2 * MB
+
+
+@pytest.mark.parametrize(
+    ("element", "words"),
+    [
+        ("[[[[]]]]", "lists in one another"),
+        ("[[[]]]", "images"),
+        ('{"a":[]}', "got an object"),
+        ("[[0,0],[0,0],[0,0]]", "more numbers"),
+        ("[[0,0],[0,0]] ", "list of lists"),
+    ],
+)
+def test_lists_without_images_cost_no_more_than_their_text(element, words):
+    comma = "," if words != "list of lists" else ""
+    body = ('{"images":[' + " " * formats.WHOLE_BYTES + (element + comma) * 9_000 + "[[0,0],[0,0]]]}").encode()
+    # a list of Python has 56 bytes, and is written with two
+    assert words in refused_cheaply(body, 6 * MB)
+
+
+def test_empty_lists_are_no_images():
+    body = ('{"images":[' + "[]," * 9_000 + " " * formats.WHOLE_BYTES + "[]]}").encode()
+    reader = Reader(model(), False)
+    assert peak_bytes(lambda: list(reader.of_json(body))) < 3 * len(body) + 3 * MB
+    assert reader.allowance.images == 0
+
+
+def test_what_a_large_body_has_beside_its_images_is_little():
+    for text in ('{"invert":[' + "[]," * 60_000 + '0],"images":[[[0,0],[0,0]]]}', "[" * 100_000, "[[],[]]" + " " * MB):
+        assert "images`" in refused_cheaply(text.encode(), MB)
+
+
+@pytest.mark.parametrize("layout", ["NHW", "NCHW", "NHWC", "one", "spaces"])
+def test_a_large_body_is_read_as_a_small_one(layout):
+    drawn = np.random.default_rng(1).integers(0, 256, (60, 1, 28, 28))
+    images = {
+        "NHW": drawn[:, 0],
+        "NCHW": drawn,
+        "NHWC": drawn.transpose(0, 2, 3, 1),
+        "one": np.random.default_rng(1).random((160, 160)),
+        "spaces": drawn / 255,
+    }[layout]
+    of = model(160 if layout == "one" else 28)
+    text = json.dumps({"images": images.tolist(), "invert": True}, indent=1 if layout == "spaces" else None)
+    assert len(text) > formats.WHOLE_BYTES
+    found = np.concatenate(list(Reader(of, False).of_json(text.encode())))
+    np.testing.assert_array_equal(found, of.array(images.tolist(), invert=True))
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ('{"images":[[[0,0],[0,0]]', "no end"),
+        ('{"images":[[[0,0],[0,0]]]', "not JSON"),
+        ('{"images":[[[0,0],[0,0]] [[0,0],[0,0]]]}', "commas between"),
+        ('{"images":[[[0,0],[0,0]],]}', "commas between"),
+        ('{"images":[,[[0,0],[0,0]]]}', "commas between"),
+        ('{"images":[[[0,0],[0,01]]]}', "image 0: the body is not JSON"),
+        ('{"images":[[[0,0],[0,NaN]]]}', "image 0: the body is not JSON"),
+        ('{"images":[[[0,0],[0,0]]],"images":[]}', "duplicate key"),
+        ('{"images":[[[0,0],[0,0]]],"imagse":[]}', "did you mean"),
+        ('{"images":[[[0,0],[0,0]],[[0]]]}', "different sizes"),
+        ('{"images":[[[0,0],[0,0]],[[300,0],[0,0]]]}', "300 in image 1"),
+    ],
+)
+def test_a_large_body_that_is_wrong_is_told_what_is(body, words):
+    def call() -> None:
+        large = body.replace("[", "[" + " " * formats.WHOLE_BYTES, 1)
+        list(Reader(model(), False).of_json(large.encode()))
+
+    assert words in refusal(call)
+
+
+# --- memory of many images and of large pictures ----------------------------------------------------------------------
+
+
+def test_memory_does_not_grow_with_the_images_of_an_npz():
+    of = model(64)
+    bodies = [npz(np.zeros((n, 64, 64), np.uint8)) for n in (1100, 4400)]
+    few, many = (peak_bytes(lambda body=body: computed(of, Reader(of, False).of_file(body, None))) for body in bodies)
+    assert len(bodies[1]) < MB
+    assert many < few + 25 * MB  # 4400 images are 72 MB of float32, of which there were three copies
+
+
+@pytest.mark.parametrize("kind", ["f8", "i8", "u1"])
+def test_memory_does_not_grow_with_the_type_of_the_numbers(kind):
+    of = model(64)
+    body = npz(np.zeros((1500, 64, 64), kind))
+    assert peak_bytes(lambda: computed(of, Reader(of, False).of_file(body, None))) < 110 * MB
+
+
+def test_memory_of_json_is_that_of_its_text_and_of_the_images():
+    of = model(28)
+    body = json.dumps({"images": np.ones((200, 28, 28), int).tolist()}, separators=(",", ":")).encode()
+    peak = peak_bytes(lambda: computed(of, Reader(of, False).of_json(body)))
+    assert peak < 3 * len(body) + 8 * 8 * 200 * 28 * 28
+
+
+def picture(mode: str, side: int, **more: Any) -> bytes:
+    out = io.BytesIO()
+    Image.new(mode, (side, side), (9, 9, 9, 9)[: len(Image.new(mode, (1, 1)).getbands())]).save(out, "png", **more)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "RGB", "LA", "L"])
+def test_a_large_picture_is_resized_in_bands(mode):
+    content, side = picture(mode, 1400), 1400
+    of = model(28)
+    peak = peak_bytes(lambda: of.picture(read_picture(content, PixelBudget()), True))
+    # as it is stored and one plane of floats, apart from the band; as floats an RGBA picture has 40 bytes a pixel
+    assert peak < (2 * len(mode) + 4) * side * side + 24 * MB
+
+
+def test_a_picture_in_bands_has_the_same_pixels(monkeypatch):
+    rng = np.random.default_rng(2)
+    for channels, dtype in ((1, np.uint8), (2, np.uint16), (3, np.uint8), (4, np.uint8)):
+        image = rng.integers(0, np.iinfo(dtype).max, (151, 257, channels), endpoint=True, dtype=dtype)
+        for shape in ((1, 28, 28), (3, 32, 40)):
+            whole = inference.fitted(image, shape, True)
+            monkeypatch.setattr(inference, "BAND_PIXELS", 5_000)
+            np.testing.assert_array_equal(inference.fitted(image, shape, True), whole)
+            monkeypatch.undo()
+
+
+def test_a_transparent_colour_of_16_bits_is_read_up_to_a_size(monkeypatch):
+    rows = np.zeros((3, 3, 3), np.uint16)
+    content = deep_png(rows)
+    assert read_picture(content, PixelBudget()).shape == (3, 3, 4)
+    monkeypatch.setattr(pictures, "MAX_DEEP_PIXELS", 8)
+    assert "at most 8 are accepted" in refusal(lambda: read_picture(content, PixelBudget()))
+
+
+def deep_png(rows: Any) -> bytes:
+    """A PNG of 16 bits per colour with a transparent one."""
+    import struct
+    import zlib
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    height, width, _ = rows.shape
+    data = b"".join(b"\0" + row.astype(">u2").tobytes() for row in rows)
+    return b"".join(
+        [
+            b"\x89PNG\r\n\x1a\n",
+            chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)),
+            chunk(b"tRNS", bytes(6)),
+            chunk(b"IDAT", zlib.compress(data)),
+            chunk(b"IEND", b""),
+        ]
+    )
+
+
+def test_the_entries_of_an_npz_are_counted_before_they_are_read(monkeypatch):
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        for i in range(50):
+            archive.writestr(f"{i}", b"")
+    monkeypatch.setattr("api.uploads.archive.MAX_ENTRIES", 49)
+    assert "too many entries" in refusal(lambda: list(Reader(model(), False).of_file(out.getvalue(), None)))
+
+
+def test_an_array_in_fortrans_order_is_read_up_to_a_size(monkeypatch):
+    body = npz(np.asfortranarray(np.zeros((5, 2, 2), np.uint8)))
+    assert len(next(Reader(model(), False).of_file(body, None))) == 5
+    monkeypatch.setattr(formats, "MAX_COLUMNS_FIRST_BYTES", 19)
+    assert "ascontiguousarray" in refusal(lambda: list(Reader(model(), False).of_file(body, None)))
+
+
+# --- the answer -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def predict(client, hands, monkeypatch):
+    """predict(side, classes): the path of a finished job."""
+    monkeypatch.setattr(predictions, "_models", predictions.ModelCache(64 * MB))
+
+    def make(side: int = 2, classes: int = 2) -> str:
+        job, lease = hands.submit(), hands.start()
+        files = {"model.json": json.dumps(description(side, classes)).encode()}
+        files["model.safetensors"] = save(weights(side, classes))
+        hands.finish(lease, files=[hands.store(lease, name, content) for name, content in files.items()])
+        return f"/v1/jobs/{job['id']}/predict"
+
+    return make
+
+
+def test_a_response_that_would_be_too_large_is_refused_with_the_number_that_may_be_sent(client, predict, problem):
+    path = predict(classes=1000)
+    body = npz(np.zeros((10_000, 2, 2), np.uint8))
+    assert len(body) < 2000
+    detail = problem(client.post(path, data=body, content_type="application/zip"), 422, "invalid_images")["detail"]
+    most = int(detail.rpartition("send at most ")[2].split()[0])
+    assert 1000 < most < 2000
+    counted = allowance.Allowance(model(classes=1000))
+    counted.spend(most)
+    assert "probabilities each" in refusal(lambda: counted.spend(1))
+
+
+def test_the_largest_response_is_within_the_limit(client, predict, monkeypatch):
+    monkeypatch.setattr(allowance, "MAX_ANSWER_BYTES", 60_000)
+    path = predict(classes=50)
+    detail = client.post(path, data=npz(np.zeros((999, 2, 2), np.uint8)), content_type="application/zip").json["detail"]
+    most = int(detail.rpartition("send at most ")[2].split()[0])
+    answer = client.post(path, data=npz(np.ones((most, 2, 2), np.uint8)), content_type="application/zip")
+    assert answer.status_code == 200
+    assert 20_000 < len(answer.data) < 60_000
+
+
+def test_a_file_name_is_repeated_for_each_image_only_if_it_is_short(client, predict, problem, monkeypatch):
+    path, images = predict(), npz(np.zeros((100, 2, 2), np.uint8))
+    problem(client.post(path, data={"files": (io.BytesIO(images), "x" * 256)}), 422, "invalid_images")
+    assert client.post(path, data={"files": (io.BytesIO(images), "x" * 255)}).status_code == 200
+    monkeypatch.setattr(allowance, "MAX_ANSWER_BYTES", 20_000)  # of which 100 names take 25 000
+    answer = client.post(path, data={"files": (io.BytesIO(images), "x" * 255)})
+    assert "send at most" in problem(answer, 422, "invalid_images")["detail"]
+
+
+def test_a_prediction_keeps_no_response_for_its_key(client, predict, services):
+    path, key = predict(), {"Idempotency-Key": "k"}
+    first = client.post(path, json={"images": [[0, 1], [1, 0]]}, headers=key)
+    again = client.post(path, json={"images": [[0, 1], [1, 0]]}, headers=key)
+    assert (first.status_code, first.data) == (again.status_code, again.data) == (200, first.data)
+    assert client.post(path, json={"images": [[1, 1], [1, 0]]}, headers=key).status_code == 200
+    assert "Idempotent-Replayed" not in again.headers
+    with services.database.read() as session:
+        assert session.scalar(select(func.count()).select_from(IdempotencyKey)) == 0
+
+
+# --- places -----------------------------------------------------------------------------------------------------------
+
+
+def test_places_are_shared_by_owners_and_given_back():
+    places = Places(total=3, share=2)
+    with places.taken("a"), places.taken("a"):
+        with pytest.raises(TooManyPredictions), places.taken("a"):
+            pass
+        with places.taken("b"), pytest.raises(TooManyPredictions), places.taken("c"):
+            pass
+        with places.taken(None):
+            pass
+    assert places.in_use == 0
+    with pytest.raises(ZeroDivisionError), places.taken("a", 2):
+        raise ZeroDivisionError
+    assert places.in_use == 0
+
+
+def test_a_call_without_an_owner_may_take_all_places():
+    places = Places(total=2, share=1)
+    with places.taken(None), places.taken(None), pytest.raises(TooManyPredictions), places.taken(None):
+        pass
+
+
+def test_who_waits_gets_the_place_that_becomes_free_and_one_owner_cannot_take_every_turn_to_wait():
+    import threading
+
+    places = Places(total=1, share=1, waiting=2, seconds=60)
+    entered, leave = threading.Event(), threading.Event()
+    served: list[str] = []
+
+    def hold() -> None:
+        with places.taken("a"):
+            entered.set()
+            leave.wait(60)
+
+    def wait() -> None:
+        with places.taken("a"):
+            served.append("a")
+
+    threads = [threading.Thread(target=hold)]
+    threads[0].start()
+    assert entered.wait(60)
+    threads.append(threading.Thread(target=wait))
+    threads[1].start()
+    wait_for(lambda: places._waits["a"], 60, "one who waits")
+    with pytest.raises(TooManyPredictions), places.taken("a"):  # without waiting: "a" waits already
+        pass
+    leave.set()
+    for thread in threads:
+        thread.join(60)
+    assert served == ["a"]
+    assert places.in_use == 0
+
+
+def test_a_wait_is_bounded():
+    places = Places(total=1, share=1, waiting=2, seconds=0.01)
+    with places.taken("a"), pytest.raises(TooManyPredictions), places.taken("b"):
+        pass
+
+
+def test_a_prediction_without_a_place_is_told_when_to_send_it_again(app, client, predict, problem):
+    path, shares = predict(), app.extensions[predictions.EXTENSION]
+    shares.computing.seconds = 0.01
+    body = {"images": [[0, 1], [1, 0]]}
+    with shares.computing.taken(None), shares.computing.taken(None):
+        answer = client.post(path, json=body)
+        problem(answer, 503, "too_many_predictions")
+        assert int(answer.headers["Retry-After"]) >= 1
+    with shares.bytes.taken(None, shares.bytes.total):
+        problem(client.post(path, json=body), 503, "too_many_predictions")
+    assert client.post(path, json=body).status_code == 200
+
+
+def test_a_refused_prediction_gives_its_place_back(app, client, predict):
+    path, shares = predict(), app.extensions[predictions.EXTENSION]
+    for body in ({"images": [["a", 1], [1, 0]]}, {"images": []}, {"imagse": []}):
+        for _ in range(4):
+            assert client.post(path, json=body).status_code == 422
+    assert shares.computing.in_use == shares.bytes.in_use == 0
+
+
+def test_many_small_images_take_linear_time():
+    def seconds(n: int) -> float:
+        body = json.dumps({"images": [[[0, 1], [1, 0]]] * n}).encode()
+        return cpu_seconds(lambda: list(Reader(model(), False).of_json(body)))
+
+    assert seconds(10_000) < 3  # 0.3 s
