@@ -5,13 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from random import Random
 
+import httpx2
+from faults import health
 from faults.audit import audit, leftovers, orphans
 from faults.deck import deal
 from faults.fault import Fault
 from faults.field import Field
+from faults.side_calls import SideCalls
 from faults.stream import KINDS, Stream
 from support.waiting import wait_for
 
@@ -19,9 +23,11 @@ AT_ONCE = 3  # faults
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.2, 1.5  # seconds between two faults
 UNABLE_SECONDS = 10.0  # a fault waits this long for a target
 TICK_SECONDS = 0.1
+SWEEP_POLL_SECONDS = 0.5
 STRIKE_SECONDS = 20  # per fault and per job, on a busy machine
-SWEPT_SECONDS = 10
+SWEPT_SECONDS = 30
 LAST_SECONDS = 300  # for the last job to end, which may be in its longest backoff
+API = "api"  # the target of faults of the API itself, which then need not answer
 
 
 @dataclass(frozen=True)
@@ -32,29 +38,39 @@ class Campaign:
     database: str  # sqlite or postgresql
     folder: Path
     kinds: int = len(KINDS)
+    store: str = "folder"  # or s3
+    hosts: int = 1  # 2: one per worker
+    only: tuple[str, ...] = ()  # names of classes of faults; empty: all that fit
 
     def run(self) -> list[str]:
         """Run the campaign and print its progress. Returns the violations; an empty list is a pass."""
-        print(f"seed {self.seed}: {self.faults} faults, {self.jobs} jobs or more, {self.database}", flush=True)
-        field = Field(self.folder, self.database)
+        place = f"{self.database}, store in {self.store}, {self.hosts} host{'s' * (self.hosts > 1)}"
+        print(f"seed {self.seed}: {self.faults} faults, {self.jobs} jobs or more, {place}", flush=True)
+        field = Field(self.folder, self.database, self.store, self.hosts)
         for what, why in field.missing.items():
             print(f"  not tested here: {what} ({why})")
         try:
             stream = Stream(field.start(), self.seed, self.kinds)
             stream.learn()
-            self._disturb(field, stream)
-            wrong = self._come_to_rest(field, stream)
+            calls = SideCalls(field, stream)
+            calls.start()
+            began = time.monotonic()
+            self._disturb(field, stream, began)
+            wrong = self._come_to_rest(field, stream, calls)
+            print("calls beside:", ", ".join(f"{count} {what}" for what, count in calls.counts.items()), flush=True)
         finally:
             field.close()
         wrong += orphans(field)
+        probes = field.health.probes()
+        print(f"/healthz: {health.summary(probes)}", flush=True)
+        wrong = [*field.wrong, *wrong, *health.violations(probes, field.health.aways, began)]
         print(f"{stream.ended} jobs ended; {len(wrong)} violations", *wrong, sep="\n  ", flush=True)
         return wrong
 
-    def _disturb(self, field: Field, stream: Stream) -> None:
+    def _disturb(self, field: Field, stream: Stream, began: float) -> None:
         """Apply the faults in order, up to AT_ONCE at a time, and submit jobs until all have been applied."""
-        began = time.monotonic()
         random = Random(self.seed)
-        coming = deal(random, self.faults, field)
+        coming = deal(random, self.faults, field, self.only)
         draw: Callable[[], Fault | None] = lambda: next(
             (kind(field, stream, Random(random.random())) for kind in coming), None
         )
@@ -66,30 +82,50 @@ class Campaign:
             field.tend()
             stream.tend(self.jobs if fault is None else len(stream.accepted) + 1)
             for until, struck in list(active):
+                struck.look()
+                if struck.hinders:
+                    field.hindered_at = now
                 if now >= until and struck.done():
                     struck.mend()
+                    if struck.target == API:
+                        field.health.back()
                     active.remove((until, struck))
             room = len(active) < AT_ONCE and all(fault.target != struck.target for _, struck in active if fault)
             if fault and room and now >= not_before and (fault.able() or now >= not_before + UNABLE_SECONDS):
                 print(f"  {now - began:6.1f} s  {stream.ended:3d} jobs  {fault.name}", flush=True)
+                if fault.target == API:
+                    field.health.away()
                 fault.strike()
                 active.append((now + fault.seconds, fault))
                 fault, not_before = draw(), now + random.uniform(SHORTEST_PAUSE, LONGEST_PAUSE)
             time.sleep(TICK_SECONDS)
 
-    def _come_to_rest(self, field: Field, stream: Stream) -> list[str]:
+    def _come_to_rest(self, field: Field, stream: Stream, calls: SideCalls) -> list[str]:
         """Apply no more faults, wait for every job to end, and audit."""
 
         def all_ended() -> bool:
             field.tend()
             stream.tend(0)
-            return not stream.open
+            return stream.settled
 
         try:
             wait_for(all_ended, LAST_SECONDS, "the end of the last jobs", every=TICK_SECONDS)
+            calls.stop()
+            wait_for(calls.settle, LAST_SECONDS, "answers to all deletions", every=TICK_SECONDS)
+            wait_for(partial(self._all_live, field), LAST_SECONDS, "heartbeats of both workers", every=TICK_SECONDS)
         except AssertionError as error:
-            print(f"{error}: {', '.join(sorted(stream.open))}", flush=True)  # the audit reports each of them
+            field.find(str(error))  # the audit reports each job
         deadline = time.monotonic() + SWEPT_SECONDS
         while (left := leftovers(field)) and time.monotonic() < deadline:
-            time.sleep(TICK_SECONDS)
+            time.sleep(SWEEP_POLL_SECONDS)
         return audit(field, stream) + left
+
+    @staticmethod
+    def _all_live(field: Field) -> bool:
+        """Whether the processes that live are the workers that the API knows."""
+        field.tend()
+        processes = {post.part.process.pid for post in field.posts if post.part is not None}
+        try:
+            return processes <= {worker["pid"] for worker in field.live_workers()}
+        except (httpx2.TransportError, KeyError):  # the API starts again, or responds with 503
+            return False

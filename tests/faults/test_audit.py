@@ -1,4 +1,6 @@
-"""The audit finds each violation that it checks for: first a correct job, then the same job with one violation."""
+"""The audit finds each violation that it checks for: first a correct job, then the same job with one violation.
+
+The checks of files run on a folder, and on a store that is none."""
 
 from __future__ import annotations
 
@@ -8,14 +10,20 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from faults.audit import audit
+from faults.audit import audit, leftovers
+from faults.health import Away, Probe, summary, unexcused, violations
 from faults.stream import Stream, Undisturbed
 from sqlalchemy import delete, update
 from support.store import claim_again, running, write
 
-from shared.artifacts import ArtifactStore, artifact_key
+from shared import idempotency
+from shared.artifacts import ArtifactStore, artifact_key, dataset_folder
+from shared.audit import HOST, note
+from shared.datasets import dataset_store
+from shared.datasets.catalog import DATASETS
 from shared.db.database import Database
-from shared.db.tables import ArtifactRow, Attempt, EventRow, Job
+from shared.db.tables import ArtifactRow, Attempt, AuditRow, DatasetRow, EventRow, IdempotencyKey, Job
+from shared.idempotency import Claim, Settled
 from shared.jobs import joblog, jobs, queue
 from shared.jobs.states import JobState
 
@@ -23,32 +31,65 @@ KIND = "a kind of job"
 
 
 @pytest.fixture
-def field(tmp_path: Path, new_sqlite: Callable[[str], Database]) -> Any:
-    """The parts of a field that an audit reads."""
+def field(request: pytest.FixtureRequest, tmp_path: Path, new_sqlite: Callable[[str], Database]) -> Any:
+    """The parts of a field that an audit reads, with the store in a folder or, as S3's, in none."""
     database = new_sqlite(f"sqlite:///{tmp_path / 'gradq.db'}")
     (tmp_path / "artifacts").mkdir()
-    yield SimpleNamespace(state=tmp_path, address=lambda: database.url, database=database)
+    kind = getattr(request, "param", "folder")
+    url = f"file://{tmp_path}/artifacts" if kind == "folder" else f"memory://{tmp_path.name}"
+    yield SimpleNamespace(
+        state=tmp_path,
+        states=[tmp_path],
+        address=lambda: database.url,
+        database=database,
+        store=lambda: ArtifactStore(url),
+        trainers=lambda: [],
+    )
     database.close()
 
 
 @pytest.fixture
 def stream(field: Any) -> Stream:
-    """A job whose first attempt was lost and whose second succeeded."""
-    database = field.database
+    """A job whose first attempt was lost, whose second waited for the store, and whose third succeeded; a dataset; and
+    a job that was deleted."""
+    database, store = field.database, field.store()
     first = running(database, name=KIND, max_attempts=5)
     write(database, queue.append, first, [loss_at(50), loss_at(100)])
     write(database, queue.mark_lost, first, "lost", "trainer_died")
     second = claim_again(database, first.job_id)
-    write(database, queue.append, second, [loss_at(150)])
-    model = field.state / "model.safetensors"
-    model.write_text("weights")
-    file = ArtifactStore(f"file://{field.state}/artifacts").put(artifact_key(first.job_id, 2, model.name), model)
+    write(database, queue.release, second, "the store is away", "store_unavailable")
+    third = claim_again(database, first.job_id)
+    write(database, queue.append, third, [loss_at(150)])
+    file = put(field, artifact_key(first.job_id, 3, "model.safetensors"), "weights")
     result = {"weights_sha256": "w"}
-    write(database, queue.finish, second, JobState.SUCCEEDED, "done", result=result, files=[file])
+    write(database, queue.finish, third, JobState.SUCCEEDED, "done", result=result, files=[file])
+    folder = dataset_folder("ds_1")
+    images = put(field, f"{folder}/x_train.npy", "images")
+    write(database, dataset_store.add, "ds_1", DATASETS["digits"], "0" * 64, {}, folder, [images])
     stream = Stream(field, seed=1)
-    stream.accepted[first.job_id] = KIND
     stream.known[KIND] = Undisturbed("w", {"loss": [[50, 1, 1.0], [100, 1, 1.0], [150, 1, 1.0]]})
+    for key, job_id in (("key", first.job_id), ("key of the deleted", "job_deleted")):
+        stream.accepted[job_id], stream.keys[key] = KIND, job_id
+        claim = write(database, idempotency.claim, key, "fingerprint")
+        assert isinstance(claim, Claim)
+        write(database, idempotency.settle, claim, Settled(202, {}, f'{{"id": "{job_id}"}}'))
+        write(database, note, HOST, "jobs.submit", job_id, 202)
+    write(database, note, HOST, "jobs.delete", "job_deleted", 200)
+    stream.deleted.add("job_deleted")
+    assert store.has(file.key)
     return stream
+
+
+def put(field: Any, key: str, content: str) -> Any:
+    path = field.state / key.rpartition("/")[2]
+    path.write_text(content)
+    stored = field.store().put(key, path)
+    path.unlink()
+    return stored
+
+
+def found(field: Any, stream: Stream) -> list[str]:
+    return audit(field, stream) + leftovers(field)
 
 
 def loss_at(step: int) -> joblog.Line:
@@ -56,8 +97,9 @@ def loss_at(step: int) -> joblog.Line:
     return joblog.Line("metric", f"step {step}", data, series="batch", step=step)
 
 
+@pytest.mark.parametrize("field", ["folder", "memory"], indirect=True)
 def test_a_job_that_was_lost_once_and_succeeded_is_correct(field: Any, stream: Stream) -> None:
-    assert audit(field, stream) == []
+    assert found(field, stream) == []
 
 
 def changed(table: Any, **values: Any) -> Callable[[Any], None]:
@@ -77,24 +119,69 @@ def another_end(field: Any) -> None:
     write(field.database, add)
 
 
-def orphan(field: Any) -> None:
-    (job,) = (field.state / "artifacts").iterdir()
-    (job / "1").mkdir()
-    (job / "1" / "model.json.part").write_text("{")
+def job_folder(field: Any) -> str:
+    (key,) = (key for key in files(field) if key.startswith("job_"))
+    return key.partition("/")[0]
 
 
-def unknown_folder(field: Any) -> None:
-    (field.state / "artifacts" / "job_unknown").mkdir()
+def files(field: Any) -> list[str]:
+    store = field.store()
+    root = f"{store.root.rstrip('/')}/"
+    return [path.removeprefix(root) for path in store.fs.find(store.root)]
 
 
-def damaged(field: Any) -> None:
-    (path,) = (field.state / "artifacts").rglob("model.safetensors")
-    path.write_text("other weights")
+def half_stored(field: Any) -> None:
+    put(field, f"{job_folder(field)}/1/model.json.part", "{")
 
 
-def missing(field: Any) -> None:
-    (path,) = (field.state / "artifacts").rglob("model.safetensors")
-    path.unlink()
+def file_of_a_deleted_job(field: Any) -> None:
+    put(field, "job_unknown/1/model.json", "{")
+
+
+def file_of_a_deleted_dataset(field: Any) -> None:
+    put(field, f"{dataset_folder('ds_2')}/x_train.npy", "{")
+
+
+def second_copy_of_a_dataset(field: Any) -> None:
+    put(field, f"{dataset_folder('ds_1')}/x_train.npy", "images")
+
+
+def stray(field: Any) -> None:
+    put(field, "x.part", "{")
+
+
+def path_of(field: Any, name: str) -> str:
+    (path,) = (path for path in field.store().fs.find(field.store().root) if path.endswith(name))
+    return str(path)
+
+
+def damaged(name: str) -> Callable[[Any], None]:
+    return lambda field: field.store().fs.pipe_file(path_of(field, name), b"other content")
+
+
+def missing(name: str) -> Callable[[Any], None]:
+    return lambda field: field.store().fs.rm_file(path_of(field, name))
+
+
+def left_in(folder: str) -> Callable[[Any], None]:
+    """A folder on a host's disk."""
+    return lambda field: (field.state / folder).mkdir(parents=True)
+
+
+def released_as(outcome: str) -> Callable[[Any], None]:
+    """The released attempt counts as if it was lost, with this outcome."""
+
+    def change(session: Any) -> None:
+        session.execute(update(Attempt).where(Attempt.number == 2).values(outcome=outcome))
+        session.execute(update(Job).values(failures=2))
+
+    return lambda field: write(field.database, change)
+
+
+def submitted_twice(field: Any) -> None:
+    """A second job for one submission."""
+    lease = running(field.database, name=KIND)
+    write(field.database, queue.finish, lease, JobState.FAILED, "failed", {"code": "internal_error", "detail": ""})
 
 
 @pytest.mark.parametrize(
@@ -104,23 +191,62 @@ def missing(field: Any) -> None:
         (changed(Job, lease_token="t"), "still has a lease"),
         (another_end, "its log says ['succeeded', 'succeeded']"),
         (gone(EventRow, EventRow.message == "done"), "its log says []"),
-        (changed(Attempt, outcome="succeeded"), "attempt 1 of 2 ended as succeeded"),
+        (changed(Attempt, outcome="succeeded"), "attempt 1 of 3 ended as succeeded"),
+        (changed(Attempt, outcome="internal_error"), "attempt 2 of 3 ended as internal_error"),
         (changed(Attempt, finished_at=None), "attempt 1 has no end"),
-        (gone(Attempt, Attempt.number == 1), "has 2 attempts, but rows of [2]"),
+        (gone(Attempt, Attempt.number == 1), "has 3 attempts, but rows of [2, 3]"),
         (changed(Job, failures=3), "1 attempts were lost, but 3 were counted"),
+        (
+            released_as("disk_full"),
+            "1 attempts were lost, but 2 were counted: ['trainer_died', 'disk_full', 'succeeded']",
+        ),
+        (released_as("store_unavailable"), "1 attempts were lost, but 2 were counted"),
         (gone(EventRow, EventRow.step == 100), "loss has 2 points, undisturbed 3"),
         (changed(Job, result={"weights_sha256": "v"}), "ended with the weights v"),
         (changed(Job, state="failed"), "is failed"),
         (gone(ArtifactRow), "has no model"),
-        (orphan, "1/model.json.part is an orphan"),
-        (unknown_folder, "job_unknown in the artifact store belongs to no job"),
-        (damaged, "model.safetensors differs from its stored sha256"),
-        (missing, "model.safetensors is missing"),
+        (left_in("runs/job_1-2"), "run folder job_1-2"),
+        (left_in("uploads/new-1"), "upload new-1"),
+        (left_in("cache/ds_2-0"), "cached ds_2-0"),
+        (left_in("cache/.ds_1-0.part"), "cached .ds_1-0.part"),
+        (gone(AuditRow, AuditRow.action == "jobs.submit"), "was submitted once, but the audit log says so 0 times"),
+        (gone(AuditRow, AuditRow.action == "jobs.delete"), "was deleted once, but the audit log says so 0 times"),
+        (gone(IdempotencyKey), "the answer kept for the key key"),
+        (changed(IdempotencyKey, body='{"id": "job_2"}'), "the answer kept for the key key is not of job_"),
+        (submitted_twice, "exists, but is no submission's"),
     ],
 )
 def test_each_violation_is_found(field: Any, stream: Stream, harm: Callable[[Any], None], said: str) -> None:
     harm(field)
-    assert [wrong for wrong in audit(field, stream) if said in wrong], audit(field, stream)
+    assert [wrong for wrong in found(field, stream) if said in wrong], found(field, stream)
+
+
+@pytest.mark.parametrize("field", ["folder", "memory"], indirect=True)
+@pytest.mark.parametrize(
+    ("harm", "said"),
+    [
+        (half_stored, "1/model.json.part is an orphan"),
+        (file_of_a_deleted_job, "job_unknown/1/model.json is an orphan"),
+        (file_of_a_deleted_dataset, "x_train.npy is an orphan"),
+        (second_copy_of_a_dataset, "x_train.npy is an orphan"),
+        (stray, "x.part is an orphan"),
+        (gone(DatasetRow), "x_train.npy is an orphan"),
+        (damaged("model.safetensors"), "model.safetensors differs from its stored sha256"),
+        (missing("model.safetensors"), "model.safetensors is missing"),
+        (damaged("x_train.npy"), "x_train.npy differs from its stored sha256"),
+        (missing("x_train.npy"), "x_train.npy is missing"),
+    ],
+)
+def test_each_violation_in_the_store_is_found(
+    field: Any, stream: Stream, harm: Callable[[Any], None], said: str
+) -> None:
+    harm(field)
+    assert [wrong for wrong in found(field, stream) if said in wrong], found(field, stream)
+
+
+def test_a_folder_of_the_store_that_belongs_to_no_job_is_found(field: Any, stream: Stream) -> None:
+    (field.state / "artifacts" / "job_unknown").mkdir()
+    assert found(field, stream) == ["job_unknown in the artifact store belongs to no job"]
 
 
 def test_an_accepted_job_that_is_missing_is_found(field: Any, stream: Stream) -> None:
@@ -135,6 +261,69 @@ def test_an_attempt_that_writes_after_the_next_has_begun_is_found(field: Any, st
 
 
 def test_a_job_that_should_have_failed_and_did_not_is_found(field: Any, stream: Stream) -> None:
-    (job_id,) = stream.accepted
+    (job_id,) = stream.accepted.keys() - stream.deleted
     stream.to_fail[job_id] = "out_of_memory_host"
     assert "should have failed with out_of_memory_host: is succeeded" in audit(field, stream)[0]
+
+
+def test_a_deleted_job_that_exists_is_found(field: Any, stream: Stream) -> None:
+    (job_id,) = stream.accepted.keys() - stream.deleted
+    stream.deleted.add(job_id)
+    assert f"{job_id} was deleted, but exists" in audit(field, stream)
+
+
+def test_what_was_never_answered_is_found(field: Any, stream: Stream) -> None:
+    stream.pending["key-7"] = KIND
+    stream.to_delete.add("job_7")
+    assert audit(field, stream) == [
+        "the submission with the key key-7 was never answered",
+        "the deletion of job_7 was never answered",
+    ]
+
+
+# --- the API's answers ------------------------------------------------------------------------------------------------
+
+GOOD, SLOW = (200, 0.1), (200, 3.0)
+NONE = (0, 10.0)
+
+
+def probes(*found: tuple[int, float]) -> list[Probe]:
+    """One every ten seconds."""
+    return [Probe(10.0 * number, seconds, status) for number, (status, seconds) in enumerate(found)]
+
+
+@pytest.mark.parametrize(
+    ("answers", "aways", "at"),
+    [
+        ([GOOD, GOOD], [], []),
+        ([GOOD, SLOW, GOOD], [], [10.0]),
+        ([GOOD, NONE, GOOD], [], [10.0]),
+        ([GOOD, (500, 0.1)], [], [10.0]),
+        ([GOOD, NONE, NONE, GOOD], [Away(9.0, 12.0)], []),  # it starts again
+        ([GOOD, NONE, GOOD, NONE], [Away(9.0, 12.0)], [30.0]),  # it had started again
+        ([GOOD, *[NONE] * 9], [Away(9.0, 12.0)], [80.0, 90.0]),  # it does not come back
+        ([GOOD, NONE, NONE], [Away(9.0)], []),
+        ([SLOW, GOOD], [Away(2.0, 5.0)], []),  # suspended in the midst of an answer
+        ([SLOW, GOOD], [Away(4.0, 5.0)], [0.0]),
+    ],
+)
+def test_an_answer_that_takes_over_a_second_is_found(answers: Any, aways: list[Away], at: list[float]) -> None:
+    assert [probe.at for probe in unexcused(probes(*answers), aways)] == at
+
+
+def test_the_time_in_which_the_prober_was_not_run_is_not_the_apis() -> None:
+    assert list(unexcused([Probe(0.0, 1.5, 200, late=0.6), Probe(10.0, 1.5, 200, late=0.4)], [])) == [
+        Probe(10.0, 1.5, 200, late=0.4)
+    ]
+
+
+def test_probes_in_a_row_are_one_violation() -> None:
+    assert list(violations(probes(GOOD, NONE, SLOW, GOOD, SLOW), [], began=5.0)) == [
+        "/healthz at 5.0 s: 2 probes without an answer within 1 s, the longest 10.0 s (no answer)",
+        "/healthz at 35.0 s: 1 probes without an answer within 1 s, the longest 3.0 s (status 200)",
+    ]
+
+
+def test_the_summary_has_the_distribution() -> None:
+    assert summary(probes(*[GOOD] * 98, SLOW, NONE)) == "99 of 100 answered: p50 100 ms, p99 3000 ms, max 3000 ms"
+    assert summary(probes(NONE)) == "no answer"

@@ -13,18 +13,18 @@ RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close with RST, as a peer that doe
 
 
 class Cable:
-    """Forwards bytes both ways. While it is cut nothing is forwarded, and neither end sees a closed connection."""
+    """Forwards bytes both ways. While it is cut nothing is forwarded, and neither end sees a closed connection; while
+    it is unplugged its port refuses connections. `port`: 0 for one that the kernel chooses."""
 
-    def __init__(self, connect: Callable[[], socket.socket]) -> None:
+    def __init__(self, connect: Callable[[], socket.socket], port: int = 0) -> None:
         self._connect = connect
         self._whole = threading.Event()
         self._whole.set()
         self._refuses = False
         self._ends: set[socket.socket] = set()
         self._lock = threading.Lock()
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port: int = self._listener.getsockname()[1]
-        threading.Thread(target=self._accept, name=f"cable-{self.port}", daemon=True).start()
+        self.port = port
+        self._listen()
 
     def cut(self) -> None:
         self._whole.clear()
@@ -41,15 +41,29 @@ class Cable:
         self._refuses = False
         self._whole.set()
 
-    def close(self) -> None:
+    def unplug(self) -> None:
+        """Close all connections and refuse new ones, until `plug`."""
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)  # wakes the thread in accept(), which close() does not
         self._listener.close()
         self._hang_up()
+
+    def plug(self) -> None:
+        self._listen()
+
+    def close(self) -> None:
+        self.unplug()
         self._whole.set()
 
-    def _accept(self) -> None:
+    def _listen(self) -> None:
+        self._listener = socket.create_server(("127.0.0.1", self.port))
+        self.port = int(self._listener.getsockname()[1])
+        threading.Thread(target=self._accept, args=(self._listener,), name=f"cable-{self.port}", daemon=True).start()
+
+    def _accept(self, listener: socket.socket) -> None:
         with contextlib.suppress(OSError):  # closed
             while True:
-                near, _ = self._listener.accept()
+                near, _ = listener.accept()
                 threading.Thread(target=self._join, args=(near,), daemon=True).start()
 
     def _join(self, near: socket.socket) -> None:
