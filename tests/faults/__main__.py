@@ -23,7 +23,7 @@ NAMESPACE_ENTERED = "GRADQ_FAULTS_APART"
 def main() -> int:
     parser = argparse.ArgumentParser(prog="make faults", description=__doc__)
     parser.add_argument("--seed", type=int, default=None, help="default: random, and printed")
-    parser.add_argument("--faults", type=int, default=200)
+    parser.add_argument("--faults", type=int, default=200, help="0: each kind that fits, once")
     parser.add_argument("--jobs", type=int, default=100, help="the least number of jobs")
     parser.add_argument("--kinds", type=int, default=len(KINDS), help="how many kinds of jobs")
     parser.add_argument("--database", choices=("sqlite", "postgresql"), default="sqlite")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from random import Random
 import httpx2
 from faults import health
 from faults.audit import audit, leftovers, orphans
-from faults.deck import deal
+from faults.deck import deal, fitting
 from faults.fault import Fault
 from faults.field import Field
 from faults.side_calls import SideCalls
@@ -27,13 +28,15 @@ SWEEP_POLL_SECONDS = 0.5
 STRIKE_SECONDS = 20  # per fault and per job, on a busy machine
 SWEPT_SECONDS = 30
 LAST_SECONDS = 300  # for the last job to end, which may be in its longest backoff
+ALIKE = 3  # violations
+NUMBERS = re.compile(r"\S*\d\S*")  # ids, keys, seconds
 API = "api"  # the target of faults of the API itself, which then need not answer
 
 
 @dataclass(frozen=True)
 class Campaign:
     seed: int
-    faults: int
+    faults: int  # 0: each that fits, once
     jobs: int
     database: str  # sqlite or postgresql
     folder: Path
@@ -45,8 +48,9 @@ class Campaign:
     def run(self) -> list[str]:
         """Run the campaign and print its progress. Returns the violations; an empty list is a pass."""
         place = f"{self.database}, store in {self.store}, {self.hosts} host{'s' * (self.hosts > 1)}"
-        print(f"seed {self.seed}: {self.faults} faults, {self.jobs} jobs or more, {place}", flush=True)
         field = Field(self.folder, self.database, self.store, self.hosts)
+        faults = self.faults or len(fitting(field, self.only))
+        print(f"seed {self.seed}: {faults} faults, {self.jobs} jobs or more, {place}", flush=True)
         for what, why in field.missing.items():
             print(f"  not tested here: {what} ({why})")
         try:
@@ -55,7 +59,7 @@ class Campaign:
             calls = SideCalls(field, stream)
             calls.start()
             began = time.monotonic()
-            self._disturb(field, stream, began)
+            self._disturb(field, stream, began, faults)
             wrong = self._come_to_rest(field, stream, calls)
             print("calls beside:", ", ".join(f"{count} {what}" for what, count in calls.counts.items()), flush=True)
         finally:
@@ -64,13 +68,13 @@ class Campaign:
         probes = field.health.probes()
         print(f"/healthz: {health.summary(probes)}", flush=True)
         wrong = [*field.wrong, *wrong, *health.violations(probes, field.health.aways, began)]
-        print(f"{stream.ended} jobs ended; {len(wrong)} violations", *wrong, sep="\n  ", flush=True)
+        print(f"{stream.ended} jobs ended; {len(wrong)} violations", *shortened(wrong), sep="\n  ", flush=True)
         return wrong
 
-    def _disturb(self, field: Field, stream: Stream, began: float) -> None:
+    def _disturb(self, field: Field, stream: Stream, began: float, faults: int) -> None:
         """Apply the faults in order, up to AT_ONCE at a time, and submit jobs until all have been applied."""
         random = Random(self.seed)
-        coming = deal(random, self.faults, field, self.only)
+        coming = deal(random, faults, field, self.only)
         draw: Callable[[], Fault | None] = lambda: next(
             (kind(field, stream, Random(random.random())) for kind in coming), None
         )
@@ -78,7 +82,7 @@ class Campaign:
         active: list[tuple[float, Fault]] = []
         while fault or active or len(stream.accepted) < self.jobs:
             now = time.monotonic()
-            assert now - began < STRIKE_SECONDS * (self.faults + self.jobs), f"{fault} and {active} do not end"
+            assert now - began < STRIKE_SECONDS * (faults + self.jobs), f"{fault} and {active} do not end"
             field.tend()
             stream.tend(self.jobs if fault is None else len(stream.accepted) + 1)
             for until, struck in list(active):
@@ -129,3 +133,16 @@ class Campaign:
             return processes <= {worker["pid"] for worker in field.live_workers()}
         except (httpx2.TransportError, KeyError):  # the API starts again, or responds with 503
             return False
+
+
+def shortened(wrong: list[str]) -> list[str]:
+    """Of violations that differ only in ids and numbers, the first ALIKE and how many more there are."""
+    groups: dict[str, list[str]] = {}
+    for said in wrong:
+        groups.setdefault(NUMBERS.sub("#", said), []).append(said)
+    lines = []
+    for alike in groups.values():
+        lines += alike[:ALIKE]
+        if len(alike) > ALIKE:
+            lines.append(f"… and {len(alike) - ALIKE} more like it")
+    return lines

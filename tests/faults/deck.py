@@ -27,12 +27,18 @@ def every() -> list[type[Fault]]:
     ]
 
 
+def fitting(field: Field, only: Sequence[str] = ()) -> list[type[Fault]]:
+    """The kinds of faults that this field allows. `only`: the names of their classes; empty: all."""
+    found = [fault for fault in every() if fault.fits(field) and (not only or fault.__name__ in only)]
+    assert found, f"none of {', '.join(only)} fits here"
+    return found
+
+
 def deal(random: Random, count: int, field: Field, only: Sequence[str] = ()) -> Iterator[type[Fault]]:
-    """Draw `count` kinds of faults: each that fits once, before any is repeated. `only`: their classes' names."""
+    """Draw `count` kinds of faults: each that fits once, before any is repeated."""
     deck: list[type[Fault]] = []
     for _ in range(count):
         if not deck:
-            deck = [fault for fault in every() if fault.fits(field) and (not only or fault.__name__ in only)]
-            assert deck, f"none of {only} fits here"
+            deck = fitting(field, only)
             random.shuffle(deck)
         yield deck.pop()

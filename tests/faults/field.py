@@ -43,6 +43,7 @@ MARK = "FAULTS_FOLDER"  # in the environment of each of the field's processes
 AGAIN_SECONDS = 1.0  # from the end of a part to the start of the next
 STARTING_SECONDS = 30.0  # a part may end so soon after its start if a fault kept it from starting
 SILENT_SECONDS = 60.0  # a live worker without a heartbeat for so long is lost; no fault lasts as long
+SILENT_AT_START_SECONDS = 240.0  # it imports torch first, on a busy machine
 HEARTBEATS_SECONDS = 2.0  # between two looks at them
 EXPECTED = (0, -signal.SIGKILL, -signal.SIGTERM)  # exit codes of parts that were killed or asked to end
 OUTPUTS: dict[str, Callable[[], IO[bytes]]] = {
@@ -58,6 +59,7 @@ class Field(Service):
         self.missing: dict[str, str] = {}  # what this machine cannot do -> why
         self.wrong: list[str] = []
         self.hindered_at = 0.0  # when a fault last kept parts from starting, by the monotonic clock
+        self.database_away_at = 0.0  # when it was last found to be away, by the monotonic clock
         self.far = False  # whether the clock is so far ahead that kept answers look expired
         self.clock = self._set_clock()
         self.disks = self._mount_disks()
@@ -164,7 +166,6 @@ class Field(Service):
     def start_worker_of(self, post: Post) -> None:
         part = self._start_part(["worker"], post.environment, post.log, post.output)
         part.handle.rlimit(psutil.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-        post.seen_at = time.monotonic()
         post.part = part
 
     def tend(self) -> None:
@@ -206,8 +207,7 @@ class Field(Service):
                 with database.read() as session:
                     rows = dict(session.execute(select(Worker.pid, Worker.seen_at)).tuples().all())
             except Exception:  # the database is away: no worker can write
-                for post in self.posts:
-                    post.seen_at = time.monotonic()
+                self.database_away_at = time.monotonic()
                 continue
             for post in self.posts:
                 if post.part is not None and post.part.alive:
@@ -215,10 +215,11 @@ class Field(Service):
         database.close()
 
     def _check_heartbeat(self, post: Post, part: Part, seen: Any) -> None:
+        longest = SILENT_SECONDS if post.seen_at > part.began else SILENT_AT_START_SECONDS
         if seen is not None and seen != post.seen:
             post.seen, post.seen_at = seen, time.monotonic()
-        elif time.monotonic() - post.seen_at > SILENT_SECONDS:
-            self.find(f"worker {post.number} lives, but has written no heartbeat for {SILENT_SECONDS:g} s")
+        elif time.monotonic() - max(post.seen_at, part.began, self.database_away_at) > longest:
+            self.find(f"worker {post.number} lives, but has written no heartbeat for {longest:g} s")
             part.send(signal.SIGKILL)
 
     def close(self) -> None:

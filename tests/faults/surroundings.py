@@ -16,6 +16,7 @@ from faults.stream import Stream
 from redis import Redis
 from redis.exceptions import RedisError
 from sqlalchemy import select, text
+from support.disk import SmallDisk
 
 from shared.broker import QUEUE, Broker, redis_url
 from shared.db.database import Database
@@ -168,10 +169,13 @@ class FillArtifacts(Fault):
         return cls.disk in field.disks
 
     def strike(self) -> None:
-        self.field.disks[self.disk].fill()
+        self.small_disk().fill()
 
     def mend(self) -> None:
-        self.field.disks[self.disk].free()
+        self.small_disk().free()
+
+    def small_disk(self) -> SmallDisk:
+        return self.field.disks[self.disk]
 
 
 class FillRuns(FillArtifacts):
@@ -214,9 +218,8 @@ class FillHost(FillArtifacts):
     def fits(cls, field: Field) -> bool:
         return "host 1" in field.disks
 
-    @property
-    def disk(self) -> str:
-        return f"host {self.post.number}"
+    def small_disk(self) -> SmallDisk:
+        return self.field.disks[f"host {self.post.number}"]
 
 
 class SetClockForward(Fault):

@@ -4,13 +4,18 @@ The checks of files run on a folder, and on a store that is none."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import httpx2
 import pytest
+from faults import field as fields
 from faults.audit import audit, leftovers
+from faults.campaign import shortened
+from faults.field import Field
 from faults.health import Away, Probe, summary, unexcused, violations
 from faults.stream import Stream, Undisturbed
 from sqlalchemy import delete, update
@@ -327,3 +332,89 @@ def test_probes_in_a_row_are_one_violation() -> None:
 def test_the_summary_has_the_distribution() -> None:
     assert summary(probes(*[GOOD] * 98, SLOW, NONE)) == "99 of 100 answered: p50 100 ms, p99 3000 ms, max 3000 ms"
     assert summary(probes(NONE)) == "no answer"
+
+
+# --- what is found while faults are applied ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def watch() -> Any:
+    """The parts of a field that its watches use; `wrong` is what they found."""
+    wrong: list[str] = []
+    return SimpleNamespace(wrong=wrong, find=wrong.append, hindered_at=0.0, database_away_at=0.0)
+
+
+def part(began: float = 0.0, code: int | None = None) -> Any:
+    """A part that began some seconds ago, alive or ended with this exit code."""
+    signals: list[int] = []
+    return SimpleNamespace(
+        began=time.monotonic() - began,
+        process=SimpleNamespace(returncode=code),
+        said=lambda: "first line\nlast line\n",
+        send=signals.append,
+        signals=signals,
+    )
+
+
+def test_a_part_that_ends_by_itself_is_found(watch: Any) -> None:
+    for code in (0, -9, -15):  # asked to end, or killed
+        Field._check_end(watch, "worker 1", part(5.0, code))
+    assert watch.wrong == []
+    Field._check_end(watch, "worker 1", part(5.0, 1))
+    assert watch.wrong == ["worker 1 ended by itself with exit code 1: last line"]
+
+
+def test_a_part_may_end_at_its_start_while_a_fault_keeps_it_from_starting(watch: Any) -> None:
+    watch.hindered_at = time.monotonic() - 1.0
+    Field._check_end(watch, "the API", part(5.0, 1))
+    assert watch.wrong == []
+    Field._check_end(watch, "the API", part(fields.STARTING_SECONDS + 1, 1))
+    watch.hindered_at -= 10.0  # before it was started
+    Field._check_end(watch, "the API", part(5.0, 3))
+    assert [said[:45] for said in watch.wrong] == [
+        "the API ended by itself with exit code 1: las",
+        "the API ended by itself with exit code 3: las",
+    ]
+
+
+def test_a_live_worker_without_heartbeats_is_found_and_killed(watch: Any) -> None:
+    silent, starting = part(1000.0), part(fields.SILENT_SECONDS + 1)
+    post = SimpleNamespace(number=2, seen="10:00", seen_at=time.monotonic() - fields.SILENT_SECONDS - 1)
+    Field._check_heartbeat(watch, post, silent, "10:00")
+    assert watch.wrong == [f"worker 2 lives, but has written no heartbeat for {fields.SILENT_SECONDS:g} s"]
+    assert silent.signals == [9]
+    Field._check_heartbeat(watch, SimpleNamespace(number=1, seen=None, seen_at=0.0), starting, None)
+    Field._check_heartbeat(watch, post, silent, "10:01")
+    assert post.seen == "10:01"
+    Field._check_heartbeat(watch, post, silent, "10:01")
+    assert len(watch.wrong) == 1
+
+
+def test_no_worker_can_write_heartbeats_while_the_database_is_away(watch: Any) -> None:
+    post = SimpleNamespace(number=2, seen="10:00", seen_at=0.0)
+    watch.database_away_at = time.monotonic()
+    Field._check_heartbeat(watch, post, part(1000.0), "10:00")
+    assert watch.wrong == []
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "said"),
+    [
+        (200, {}, None),
+        (409, {}, None),
+        (503, {"Retry-After": "1"}, None),
+        (507, {}, None),
+        (503, {}, "POST /v1/jobs was answered 503 without Retry-After"),
+        (500, {}, "POST /v1/jobs was answered 500: what it said"),
+        (502, {}, "POST /v1/jobs was answered 502: what it said"),
+    ],
+)
+def test_an_answer_that_no_fault_excuses_is_found(watch: Any, status: int, headers: Any, said: str | None) -> None:
+    request = httpx2.Request("POST", "http://127.0.0.1/v1/jobs")
+    Field._check_answer(watch, httpx2.Response(status, headers=headers, text="what it said", request=request))
+    assert watch.wrong == ([said] if said else [])
+
+
+def test_violations_that_differ_in_ids_alone_are_printed_a_few_times() -> None:
+    many = [f"the key k-{number} of job_0{number} is gone" for number in range(7)]
+    assert shortened([*many, "another"]) == [*many[:3], "… and 4 more like it", "another"]
