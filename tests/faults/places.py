@@ -11,7 +11,7 @@ from support.proxy import Cable
 from support.service import Part
 
 # megabytes; a filled disk takes so much of the machine's memory
-STATE, ARTIFACTS, RUNS, UPLOADS, CACHE, LOGS = 256, 384, 48, 16, 16, 64
+STATE, ARTIFACTS, RUNS, UPLOADS, CACHE, LOGS = 256, 384, 48, 16, 16, 128
 HOST = 96  # all of a worker's host: runs, cache, logs, temporary files
 
 

@@ -14,13 +14,13 @@ FULL_SPEED = 0.0
 
 
 class StoreFault(Fault):
-    """For an S3 store. `cables`: those of the API, of one worker, or of all parts."""
+    """For an S3 store. `cables`: those of the API, of one worker, or, half of the time, of all parts."""
 
-    target, longest = "store", 8.0
+    target, longest = "store", 12.0
 
     def __init__(self, field: Field, stream: Stream, random: Random) -> None:
         super().__init__(field, stream, random)
-        self.whose = random.choice(("the API", "a worker", "all parts"))
+        self.whose = random.choice(("the API", "a worker", "all parts", "all parts"))
 
     @classmethod
     def fits(cls, field: Field) -> bool:
