@@ -27,7 +27,7 @@ from support.disk import SmallDisk, why_no_disks
 from support.postgres import Postgres, free_port
 from support.proxy import Cable, to_port, to_socket
 from support.s3 import S3
-from support.service import Part, Service
+from support.service import PATIENCE, Part, Service
 from support.waiting import wait_for
 
 from shared.artifacts import ArtifactStore
@@ -151,10 +151,10 @@ class Field(Service):
         self.migrate()
         self.start_broker()
         self.start_the_api()
-        wait_for(self._api_answers, 60, "the API")
+        wait_for(self._api_answers, PATIENCE, "the API")
         for post in self.posts:
             self.start_worker_of(post)
-        wait_for(lambda: len(self.live_workers()) == len(self.posts), 60, "both workers")
+        wait_for(lambda: len(self.live_workers()) == len(self.posts), PATIENCE, "both workers")
         threading.Thread(target=self._watch_heartbeats, name="heartbeats", daemon=True).start()
         self.health.start()
         return self

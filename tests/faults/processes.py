@@ -14,7 +14,7 @@ from faults.fault import Fault, WhileTraining
 from faults.field import LEASE_SECONDS, Field, signal_all
 from faults.stream import Stream
 
-SERVES_SECONDS = 45.0  # from the request to end to the next part's first answer or heartbeat, on a busy machine
+SERVES_SECONDS = 60.0  # from the request to end to the next part's first answer or heartbeat, on a busy machine
 SERVING_SECONDS = 3.0
 
 # --- killed -----------------------------------------------------------------------------------------------------------

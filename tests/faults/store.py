@@ -55,6 +55,8 @@ class CutStore(StoreFault):
 class RefuseStore(StoreFault):
     """the store refuses connections"""
 
+    longest = 40.0  # the library of S3 tries again for some ten seconds
+
     def strike(self) -> None:
         for cable in self.cables:
             cable.unplug()

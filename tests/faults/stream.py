@@ -95,7 +95,7 @@ class Stream:
         self.dataset: str | None = None
         self.numbers = count()
 
-    def learn(self, seconds: float = 120) -> None:
+    def learn(self, seconds: float = 300) -> None:
         """Run each kind once, before the first fault, and a job with large files."""
         self.dataset = self.upload(1)
         assert self.dataset is not None, "the API refuses an upload"
