@@ -47,7 +47,7 @@ def main() -> int:
         if passed and not options.keep:
             shutil.rmtree(folder, ignore_errors=True)
         else:
-            print(f"the processes' logs are in {folder}; to repeat these faults: SEED={seed}")
+            print(f"the processes' logs are in {folder}/kept; to repeat these faults: SEED={seed}")
     return 0 if passed else 1
 
 

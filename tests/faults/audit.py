@@ -18,16 +18,16 @@ from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 from support.disk import FILLER
 
-from shared.artifacts import ArtifactStore
+from shared.artifacts import DATASETS, ArtifactStore
 from shared.db.database import Database
 from shared.db.tables import ArtifactRow, Attempt, AuditRow, CheckpointRow, DatasetRow, EventRow, IdempotencyKey, Job
 from shared.jobs import joblog, jobs
 from shared.jobs.curves import to_series
+from shared.jobs.retry_backoff import OUTAGES
 from shared.jobs.states import TERMINAL
 
 LOST = {"worker_lost", "trainer_died"}  # outcomes of a lost attempt, which count towards `max_attempts`
-RELEASED = {"drained", "store_unavailable", "disk_full"}  # outcomes of an attempt that does not count
-DATASETS = "datasets"  # the store's folder of uploaded datasets
+RELEASED = {"drained", *OUTAGES}  # outcomes of an attempt that does not count
 INDEXES = """
     SELECT bt_index_check(index.oid, true) FROM pg_class index JOIN pg_am am ON am.oid = index.relam
     WHERE am.amname = 'btree' AND index.relkind = 'i' AND index.relnamespace = 'public'::regnamespace"""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from random import Random
+from unittest.mock import patch
 
 import httpx2
 from faults import health
@@ -19,6 +20,10 @@ from faults.field import Field
 from faults.side_calls import SideCalls
 from faults.stream import KINDS, Stream
 from support.waiting import wait_for
+
+from shared.artifacts import DATASETS
+from shared.db.database import Database
+from worker import store_sweep
 
 AT_ONCE = 3  # faults
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.2, 1.5  # seconds between two faults
@@ -120,8 +125,12 @@ class Campaign:
         except AssertionError as error:
             field.find(str(error))  # the audit reports each job
         deadline = time.monotonic() + SWEPT_SECONDS
-        while (left := leftovers(field)) and time.monotonic() < deadline:
+        while (left := leftovers(field)) and not all(map(is_cut_off, left)) and time.monotonic() < deadline:
             time.sleep(SWEEP_POLL_SECONDS)
+        if cut_off := list(filter(is_cut_off, left)):
+            print(f"files of uploads that were cut off: {len(cut_off)}", flush=True)
+            sweep_uploads(field)
+            left = [said for said in left if not is_cut_off(said)] + list(filter(is_cut_off, leftovers(field)))
         return audit(field, stream) + left
 
     @staticmethod
@@ -133,6 +142,21 @@ class Campaign:
             return processes <= {worker["pid"] for worker in field.live_workers()}
         except (httpx2.TransportError, KeyError):  # the API starts again, or responds with 503
             return False
+
+
+def is_cut_off(left: str) -> bool:
+    """Whether it may be a file of an upload whose request was cut off, which is removed after an hour."""
+    return left.startswith(f"{DATASETS}/")
+
+
+def sweep_uploads(field: Field) -> None:
+    """Sweep the store as a worker does, as if an hour had passed, which a campaign does not wait for."""
+    database = Database(field.address())
+    try:
+        with patch.object(store_sweep, "UPLOAD_SECONDS", 0.0):
+            store_sweep.StoreSweep(database, field.store(), lambda: True, 1.0, 1.0).sweep()
+    finally:
+        database.close()
 
 
 def shortened(wrong: list[str]) -> list[str]:

@@ -8,6 +8,7 @@ restart policy. `missing` names what this machine cannot do, `wrong` what was fo
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -37,7 +38,12 @@ from shared.db.tables import Worker
 SLOTS = ("2", "1")  # per worker: one runs two jobs at a time, the other one
 MEMORY_BYTES = 2 << 30  # of address space, for each process of a worker
 LEASE_SECONDS = 4
-SETTINGS = {"GRADQ_LEASE_SECONDS": str(LEASE_SECONDS), "GRADQ_RECONCILE_SECONDS": "0.5", "GRADQ_GRACE_SECONDS": "4"}
+SETTINGS = {
+    "GRADQ_LEASE_SECONDS": str(LEASE_SECONDS),
+    "GRADQ_RECONCILE_SECONDS": "0.5",
+    "GRADQ_GRACE_SECONDS": "4",
+    "GRADQ_SWEEP_SECONDS": "5",
+}
 PATIENCE_SECONDS = 3  # with an API that may be suspended
 MARK = "FAULTS_FOLDER"  # in the environment of each of the field's processes
 AGAIN_SECONDS = 1.0  # from the end of a part to the start of the next
@@ -231,6 +237,7 @@ class Field(Service):
             super().close()
             self.http.close()
         finally:
+            self._keep_logs()
             for disk in reversed(self.disks.values()):
                 disk.unmount()
             for post in self.posts:
@@ -240,6 +247,14 @@ class Field(Service):
                 self.postgres.close()
             if self.s3 is not None:
                 self.s3.close()
+
+    def _keep_logs(self) -> None:
+        """Copy the logs from the small disks, which disappear."""
+        kept = self.folder / "kept"
+        kept.mkdir(exist_ok=True)
+        for log in [self.folder / "logs" / "api.log", *(post.log for post in self.posts)]:
+            if log.exists():
+                shutil.copy(log, kept / f"{log.parent.parent.name}-{log.name}" if self.hosts > 1 else kept / log.name)
 
     # --- processes ----------------------------------------------------------------------------------------------------
 

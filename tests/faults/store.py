@@ -59,11 +59,11 @@ class RefuseStore(StoreFault):
 
     def strike(self) -> None:
         for cable in self.cables:
-            cable.unplug()
+            cable.refuse()
 
     def mend(self) -> None:
         for cable in self.cables:
-            cable.plug()
+            cable.mend()
 
 
 class FillStore(StoreFault):

@@ -13,14 +13,13 @@ RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close with RST, as a peer that doe
 
 
 class Cable:
-    """Forwards bytes both ways. While it is cut nothing is forwarded, and neither end sees a closed connection; while
-    it is unplugged its port refuses connections. `port`: 0 for one that the kernel chooses."""
+    """Forwards bytes both ways. While it is cut nothing is forwarded, and neither end sees a closed connection.
+    `port`: 0 for one that the kernel chooses."""
 
     def __init__(self, connect: Callable[[], socket.socket], port: int = 0) -> None:
         self._connect = connect
         self._whole = threading.Event()
         self._whole.set()
-        self._refuses = False
         self._ends: set[socket.socket] = set()
         self._lock = threading.Lock()
         self.port = port
@@ -30,30 +29,26 @@ class Cable:
         self._whole.clear()
 
     def refuse(self) -> None:
-        """Close all connections, and each new one at once, as if no server were there."""
-        self._refuses = True
+        """Close all connections and refuse new ones, as if no server were there."""
+        self._stop_listening()
         self._hang_up()
 
     def mend(self, reset: bool = False) -> None:
         """Forward again, beginning with the bytes that waited; `reset` closes all connections, as a router's reboot."""
         if reset:
             self._hang_up()
-        self._refuses = False
+        if self._listener.fileno() < 0:
+            self._listen()
         self._whole.set()
 
-    def unplug(self) -> None:
-        """Close all connections and refuse new ones, until `plug`."""
+    def close(self) -> None:
+        self.refuse()
+        self._whole.set()
+
+    def _stop_listening(self) -> None:
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)  # wakes the thread in accept(), which close() does not
         self._listener.close()
-        self._hang_up()
-
-    def plug(self) -> None:
-        self._listen()
-
-    def close(self) -> None:
-        self.unplug()
-        self._whole.set()
 
     def _listen(self) -> None:
         self._listener = socket.create_server(("127.0.0.1", self.port))
@@ -68,9 +63,6 @@ class Cable:
 
     def _join(self, near: socket.socket) -> None:
         self._whole.wait()
-        if self._refuses:
-            near.close()
-            return
         try:
             far = self._connect()
         except OSError:

@@ -34,7 +34,7 @@ class S3:
         self.folder = folder or Path(tempfile.mkdtemp(prefix="gradq-s3-"))
         self.port = free_port()
         self.process: subprocess.Popen[bytes] | None = None
-        self.cable = Cable(to_port(self.port))
+        self.cable = Cable(to_port(self.port), free_port())
         self.url = f"s3://{BUCKET}/store"
 
     @property
