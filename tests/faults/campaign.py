@@ -117,13 +117,10 @@ class Campaign:
             stream.tend(0)
             return stream.settled
 
-        try:
-            wait_for(all_ended, LAST_SECONDS, "the end of the last jobs", every=TICK_SECONDS)
-            calls.stop()
-            wait_for(calls.settle, LAST_SECONDS, "answers to all deletions", every=TICK_SECONDS)
-            wait_for(partial(self._all_live, field), LAST_SECONDS, "heartbeats of both workers", every=TICK_SECONDS)
-        except AssertionError as error:
-            field.find(str(error))  # the audit reports each job
+        self._wait(field, all_ended, "the end of the last jobs")
+        calls.stop()
+        self._wait(field, calls.settle, "answers to all deletions")
+        self._wait(field, partial(self._all_live, field), "heartbeats of both workers")
         deadline = time.monotonic() + SWEPT_SECONDS
         while (left := leftovers(field)) and not all(map(is_cut_off, left)) and time.monotonic() < deadline:
             time.sleep(SWEEP_POLL_SECONDS)
@@ -134,14 +131,23 @@ class Campaign:
         return audit(field, stream) + left
 
     @staticmethod
+    def _wait(field: Field, condition: Callable[[], bool], what: str) -> None:
+        """Waiting in vain is a violation; the audit goes on."""
+        try:
+            wait_for(condition, LAST_SECONDS, what, every=TICK_SECONDS)
+        except AssertionError as error:
+            field.find(str(error))
+
+    @staticmethod
     def _all_live(field: Field) -> bool:
         """Whether the processes that live are the workers that the API knows."""
         field.tend()
         processes = {post.part.process.pid for post in field.posts if post.part is not None}
         try:
-            return processes <= {worker["pid"] for worker in field.live_workers()}
+            live = {worker["pid"] for worker in field.live_workers()}
         except (httpx2.TransportError, KeyError):  # the API starts again, or responds with 503
             return False
+        return len(processes) == len(field.posts) and processes <= live
 
 
 def is_cut_off(left: str) -> bool:
