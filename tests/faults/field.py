@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -80,7 +81,8 @@ class Field(Service):
         (folder / "logs").mkdir(exist_ok=True)
         self.posts = [self._post(number, slots) for number, slots in enumerate(SLOTS, 1)]
         self.api: Part | None = None
-        self.api_output, self.api_start_at = "log", 0.0
+        self.api_output = "log"
+        self.api_start_at: float | None = None  # when to start it again, by the monotonic clock, once it has ended
         self.port = free_port()  # kept when the API is started again
         self.http = self.client()
         self.health = Health(self.port, folder / "health.jsonl")
@@ -168,26 +170,30 @@ class Field(Service):
     def start_the_api(self) -> None:
         arguments = ["api", "--port", str(self.port), "--workers", "1"]
         self.api = self._start_part(arguments, {}, self.folder / "logs" / "api.log", self.api_output)
+        self.api_start_at = None
 
     def start_worker_of(self, post: Post) -> None:
         part = self._start_part(["worker"], post.environment, post.log, post.output)
         part.handle.rlimit(psutil.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-        post.part = part
+        post.part, post.start_at = part, None
 
     def tend(self) -> None:
         """Start again the processes that died, except those that a fault keeps away."""
         now = time.monotonic()
         for post in self.posts:
-            if post.part is not None and not post.part.alive:
+            if post.part is None or post.part.alive:
+                continue
+            if post.start_at is None:
                 self._check_end(f"worker {post.number}", post.part)
-                post.part, post.start_at = None, now + AGAIN_SECONDS
-            if post.part is None and now >= post.start_at:
-                self._try(lambda post=post: self.start_worker_of(post))
+                post.start_at = now + AGAIN_SECONDS
+            elif now >= post.start_at:
+                self._try(partial(self.start_worker_of, post))
         if self.api is not None and not self.api.alive:
-            self._check_end("the API", self.api)
-            self.api, self.api_start_at = None, now + AGAIN_SECONDS
-        if self.api is None and now >= self.api_start_at:
-            self._try(self.start_the_api)
+            if self.api_start_at is None:
+                self._check_end("the API", self.api)
+                self.api_start_at = now + AGAIN_SECONDS
+            elif now >= self.api_start_at:
+                self._try(self.start_the_api)
         if self.wanted["broker"] and self.broker is not None and not self.broker.alive:
             self.start_broker(wait=False)
         if self.wanted["postgres"] and self.postgres is not None and not self.postgres.alive:

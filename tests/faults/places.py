@@ -51,7 +51,7 @@ class Post:
     environment: dict[str, str]
     part: Part | None = None
     output: str = "log"  # where the next worker's output goes: a key of faults.field.OUTPUTS
-    start_at: float = 0.0  # not earlier, by the monotonic clock, after the one before has ended
+    start_at: float | None = None  # when to start the next one, by the monotonic clock, once it has ended
     seen: Any = None  # its row's last heartbeat
     seen_at: float = field(default=0.0)  # when that was new, by the monotonic clock
 
