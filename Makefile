@@ -23,7 +23,8 @@ help:
 	@echo "make lint      formatting, lint, types, import contracts, security lint (bandit), prose; JavaScript with npx"
 	@echo "make check     lint, test and test-long, as CI does"
 	@echo "make contract  check a live service against the OpenAPI document with thousands of random requests"
-	@echo "make faults    inject faults into a running service: SEED=7 FAULTS=200 DATABASE=sqlite or postgresql"
+	@echo "make faults    inject faults into a running service: SEED=7 FAULTS=200 DATABASE=sqlite or postgresql,"
+	@echo "               STORE=folder or s3, HOSTS=1 or 2, ONLY=KillApi,CutStore for some kinds of faults"
 	@echo "make fuzz      send a hundred thousand random and mutated bodies to a live API: SEED=7"
 	@echo "make bench     run the benchmarks; each prints one line of JSON"
 	@echo "make pictures  take the screenshots of the dashboard in docs/ again"
@@ -75,7 +76,8 @@ contract: $(DEV)
 
 # takes some minutes: the fault campaign, then a queue of a thousand jobs whose broker is emptied and killed
 faults: $(DEV)
-	PYTHONPATH=tests $(PY) -m faults --faults $(or $(FAULTS),200) --database $(or $(DATABASE),sqlite) $(addprefix --seed ,$(SEED))
+	PYTHONPATH=tests $(PY) -m faults --faults $(or $(FAULTS),200) --database $(or $(DATABASE),sqlite) \
+		--store $(or $(STORE),folder) --hosts $(or $(HOSTS),1) $(addprefix --only ,$(ONLY)) $(addprefix --seed ,$(SEED))
 	QUEUED=1000 $(PY) -m pytest tests/faults/test_queue.py -q
 
 fuzz: $(DEV)

@@ -23,16 +23,23 @@ NAMESPACE_ENTERED = "GRADQ_FAULTS_APART"
 def main() -> int:
     parser = argparse.ArgumentParser(prog="make faults", description=__doc__)
     parser.add_argument("--seed", type=int, default=None, help="default: random, and printed")
-    parser.add_argument("--faults", type=int, default=200)
+    parser.add_argument("--faults", type=int, default=200, help="0: each kind that fits, once")
     parser.add_argument("--jobs", type=int, default=100, help="the least number of jobs")
     parser.add_argument("--kinds", type=int, default=len(KINDS), help="how many kinds of jobs")
     parser.add_argument("--database", choices=("sqlite", "postgresql"), default="sqlite")
+    parser.add_argument("--store", choices=("folder", "s3"), default="folder")
+    parser.add_argument("--hosts", type=int, choices=(1, 2), default=1, help="2: each worker has a host of its own")
+    parser.add_argument("--only", default="", metavar="A,B", help="classes of faults to draw from; default: all")
     parser.add_argument("--keep", action="store_true", help="keep the folder with the processes' logs")
     options = parser.parse_args()
     enter_mount_namespace()
     seed = secrets.randbelow(1 << 31) if options.seed is None else options.seed
     folder = Path(tempfile.mkdtemp(prefix="gradq-faults-"))
-    campaign = Campaign(seed, options.faults, options.jobs, options.database, folder, options.kinds)
+    only = tuple(filter(None, options.only.split(",")))
+    campaign = Campaign(
+        *(seed, options.faults, options.jobs, options.database, folder, options.kinds),
+        *(options.store, options.hosts, only),
+    )
     passed = False
     try:
         passed = not campaign.run()
@@ -40,7 +47,7 @@ def main() -> int:
         if passed and not options.keep:
             shutil.rmtree(folder, ignore_errors=True)
         else:
-            print(f"the processes' logs are in {folder}; to repeat these faults: SEED={seed}")
+            print(f"the processes' logs are in {folder}/kept; to repeat these faults: SEED={seed}")
     return 0 if passed else 1
 
 

@@ -1,8 +1,13 @@
-"""What must hold after a campaign: one function per check, each yielding the violations that it finds."""
+"""What must hold after a campaign: one function per check, each yielding the violations that it finds.
+
+The store is read through ArtifactStore, so the checks are the same for a folder and for S3.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +16,18 @@ from faults.field import Field, words_of
 from faults.stream import Stream, curve_of
 from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
+from support.disk import FILLER
 
-from shared.artifacts import ArtifactStore, sha256_of
+from shared.artifacts import DATASETS, ArtifactStore
 from shared.db.database import Database
-from shared.db.tables import ArtifactRow, Attempt, CheckpointRow, EventRow, Job
+from shared.db.tables import ArtifactRow, Attempt, AuditRow, CheckpointRow, DatasetRow, EventRow, IdempotencyKey, Job
 from shared.jobs import joblog, jobs
 from shared.jobs.curves import to_series
+from shared.jobs.retry_backoff import OUTAGES
 from shared.jobs.states import TERMINAL
 
-LOST = {"worker_lost", "trainer_died", "disk_full", "internal_error"}  # outcomes of a lost attempt
-RELEASED = {"drained"}
+LOST = {"worker_lost", "trainer_died"}  # outcomes of a lost attempt, which count towards `max_attempts`
+RELEASED = {"drained", *OUTAGES}  # outcomes of an attempt that does not count
 INDEXES = """
     SELECT bt_index_check(index.oid, true) FROM pg_class index JOIN pg_am am ON am.oid = index.relam
     WHERE am.amname = 'btree' AND index.relkind = 'i' AND index.relnamespace = 'public'::regnamespace"""
@@ -32,25 +39,31 @@ TABLES = """
 def audit(field: Field, stream: Stream) -> list[str]:
     """Every violation in rows, files and database. To be called when every job has ended."""
     database = Database(field.address())
-    store = ArtifactStore(f"file://{field.state / 'artifacts'}")
+    store = field.store()
     try:
         with database.read() as session:
             found = list(session.scalars(select(Job).order_by(Job.id)))
             print("attempts:", outcomes(session), flush=True)
-            wrong = list(_accepted(found, stream))
+            wrong = [*_accepted(found, stream), *_deleted(found, stream), *_is_remembered(session, stream)]
             for job in found:
-                events = joblog.events_of(session, job.id, limit=1_000_000)
-                attempts = list(jobs.attempts_of(session, job.id))
-                checks = (
-                    *(_ended_once(job, events), _attempts_are_counted(job, attempts), _one_writer_at_a_time(events)),
-                    *(_as_undisturbed(job, events, stream), _files_are_whole(session, job, store)),
-                )
-                wrong += [f"{job.id} ({job.name}): {said}" for check in checks for said in check]
-        wrong += _no_unknown_folders(store, {job.id for job in found})
+                wrong += [f"{job.id} ({job.name}): {said}" for said in audit_job(session, job, stream, store)]
+            for row in session.scalars(select(DatasetRow)):
+                wrong += [f"dataset {row.id}: {said}" for said in _dataset_is_whole(row, store)]
         wrong += _database_is_whole(database)
     finally:
         database.close()
     return wrong
+
+
+def audit_job(session: Session, job: Job, stream: Stream, store: ArtifactStore) -> list[str]:
+    """The violations in the rows and files of one job that has ended."""
+    events = joblog.events_of(session, job.id, limit=1_000_000)
+    attempts = list(jobs.attempts_of(session, job.id))
+    checks = (
+        *(_ended_once(job, events), _attempts_are_counted(job, attempts, events), _one_writer_at_a_time(events)),
+        *(_as_undisturbed(job, events, stream), _files_are_whole(session, job, store)),
+    )
+    return [said for check in checks for said in check]
 
 
 def outcomes(session: Session) -> str:
@@ -60,9 +73,43 @@ def outcomes(session: Session) -> str:
 
 
 def _accepted(found: list[Job], stream: Stream) -> Iterator[str]:
-    """Every job with a 202 response exists. (There may be more jobs: the API may die before it responds.)"""
-    for job_id in (stream.accepted.keys() | stream.to_fail) - {job.id for job in found}:
+    """Every job with a 202 response exists, unless it was deleted, and no other: each submission took effect once."""
+    accepted = stream.accepted.keys() | stream.to_fail
+    for job_id in accepted - stream.deleted - stream.to_delete - {job.id for job in found}:
         yield f"{job_id} was accepted, but does not exist"
+    for job in found:
+        if job.id not in accepted:
+            yield f"{job.id} ({job.name}) exists, but is no submission's"
+    for key in stream.pending:
+        yield f"the submission with the key {key} was never answered"
+
+
+def _deleted(found: list[Job], stream: Stream) -> Iterator[str]:
+    for job in found:
+        if job.id in stream.deleted:
+            yield f"{job.id} was deleted, but exists"
+    for job_id in stream.to_delete:
+        yield f"the deletion of {job_id} was never answered"
+
+
+def _is_remembered(session: Session, stream: Stream) -> Iterator[str]:
+    """Each submission and each deletion has its audit row, and the answer to each Idempotency-Key is kept, whatever
+    the clock showed meanwhile."""
+    noted = Counter(
+        (action, object_id) for action, object_id in session.execute(select(AuditRow.action, AuditRow.object_id))
+    )
+    for job_id in stream.keys.values():
+        if (number := noted["jobs.submit", job_id]) != 1:
+            yield f"{job_id} was submitted once, but the audit log says so {number} times"
+    for job_id in stream.deleted:
+        if (number := noted["jobs.delete", job_id] + noted["bulk.delete", job_id]) != 1:
+            yield f"{job_id} was deleted once, but the audit log says so {number} times"
+    kept = {row.key: row for row in session.scalars(select(IdempotencyKey))}
+    for key, job_id in stream.keys.items():
+        if (row := kept.get(key)) is None:
+            yield f"the answer kept for the key {key} of {job_id} is gone"
+        elif job_id not in (row.body or ""):
+            yield f"the answer kept for the key {key} is not of {job_id}"
 
 
 def _ended_once(job: Job, events: list[EventRow]) -> Iterator[str]:
@@ -77,19 +124,28 @@ def _ended_once(job: Job, events: list[EventRow]) -> Iterator[str]:
         yield "still has a lease"
 
 
-def _attempts_are_counted(job: Job, attempts: list[Attempt]) -> Iterator[str]:
+def _attempts_are_counted(job: Job, attempts: list[Attempt], events: list[EventRow]) -> Iterator[str]:
+    """Lost attempts count, and no others: an outage of store, disk or database costs none."""
     if [attempt.number for attempt in attempts] != list(range(1, job.attempt + 1)):
         yield f"has {job.attempt} attempts, but rows of {[attempt.number for attempt in attempts]}"
         return
     for attempt in attempts:
         allowed = {job.state} if attempt.number == job.attempt else LOST | RELEASED
         if attempt.outcome not in allowed:
-            yield f"attempt {attempt.number} of {job.attempt} ended as {attempt.outcome}; the job is {job.state}"
+            yield (
+                f"attempt {attempt.number} of {job.attempt} ended as {attempt.outcome}; the job is {job.state}"
+                f"{_last_words(attempt.number, events)}"
+            )
         if attempt.finished_at is None:
             yield f"attempt {attempt.number} has no end"
     lost = sum(attempt.outcome in LOST for attempt in attempts)
     if lost != job.failures:
-        yield f"{lost} attempts were lost, but {job.failures} were counted"
+        yield f"{lost} attempts were lost, but {job.failures} were counted: {[one.outcome for one in attempts]}"
+
+
+def _last_words(attempt: int, events: list[EventRow]) -> str:
+    said = [event.message for event in events if event.attempt == attempt and event.type == "status"]
+    return f": {said[-1][:200]}" if said else ""
 
 
 def _one_writer_at_a_time(events: list[EventRow]) -> Iterator[str]:
@@ -128,28 +184,30 @@ def first_difference(found: list[Any], expected: list[Any]) -> str:
 
 
 def _files_are_whole(session: Session, job: Job, store: ArtifactStore) -> Iterator[str]:
-    """Each row has its file with the recorded sha256, and each file has its row."""
+    """Each row has its file with the recorded sha256. `strays` finds files without a row."""
     rows: list[ArtifactRow | CheckpointRow] = [*jobs.artifacts_of(session, job.id)]
     rows += session.scalars(select(CheckpointRow).where(CheckpointRow.job_id == job.id))
     for row in rows:
-        path = store.local_path(row.key)
-        assert path is not None
-        if not path.is_file():
-            yield f"{row.key} is missing"
-        elif isinstance(row, ArtifactRow) and sha256_of(path) != row.sha256:  # a fault truncates checkpoints
-            yield f"{row.key} differs from its stored sha256"
-    for key in set(store.keys_of(job.id)) - {row.key for row in rows}:
-        yield f"{key} is an orphan"
+        recorded = row.sha256 if isinstance(row, ArtifactRow) else None  # a fault truncates checkpoints
+        yield from _file_is_whole(store, row.key, recorded)
     if job.state == "succeeded" and not any(row.key.endswith("/model.safetensors") for row in rows):
         yield "has no model"
 
 
-def _no_unknown_folders(store: ArtifactStore, known: set[str]) -> Iterator[str]:
-    folder = store.local_path("")
-    assert folder is not None
-    for path in folder.iterdir():
-        if path.name not in known:
-            yield f"{path.name} in the artifact store belongs to no job"
+def _dataset_is_whole(row: DatasetRow, store: ArtifactStore) -> Iterator[str]:
+    for name, file in row.files.items():
+        yield from _file_is_whole(store, f"{row.folder}/{name}", file["sha256"])
+
+
+def _file_is_whole(store: ArtifactStore, key: str, sha256: str | None) -> Iterator[str]:
+    try:
+        with store.open(key) as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        yield f"{key} is missing"
+        return
+    if sha256 not in (None, found):
+        yield f"{key} differs from its stored sha256"
 
 
 def _database_is_whole(database: Database) -> Iterator[str]:
@@ -175,9 +233,54 @@ def _database_is_whole(database: Database) -> Iterator[str]:
 
 
 def leftovers(field: Field) -> list[str]:
-    """Run folders and trainers that are left when every job has ended and the service still runs."""
-    runs: list[Path] = [path for path in (field.state / "runs").glob("*") if not path.name.startswith(".")]
-    return [f"run folder {path.name}" for path in runs] + [f"trainer {process.pid}" for process in field.trainers()]
+    """What is left when every job has ended and the service still runs: files without rows in the store; in each
+    host's folders whatever belongs to a job or to a request; trainers."""
+    database = Database(field.address())
+    try:
+        with database.read() as session:
+            strays = list(_strays(session, field.store()))
+            datasets = set(session.scalars(select(DatasetRow.id)))
+    finally:
+        database.close()
+    return [
+        *strays,
+        *(f"trainer {process.pid}" for process in field.trainers()),
+        *(said for state in field.states for said in _in_folders(state, datasets)),
+    ]
+
+
+def _strays(session: Session, store: ArtifactStore) -> Iterator[str]:
+    """Files in the store that no row names, and folders of jobs or datasets that do not exist."""
+    named = {key for table in (ArtifactRow, CheckpointRow) for key in session.scalars(select(table.key))}
+    folders, known = {DATASETS}, set(session.scalars(select(Job.id)))
+    for row in session.scalars(select(DatasetRow)):
+        named |= {f"{row.folder}/{name}" for name in row.files}
+    for key in sorted(keys_in(store) - named):
+        yield f"{key} is an orphan: no row names it"
+    if (folder := store.local_path("")) is not None:
+        for path in sorted(folder.iterdir()):
+            if path.name not in known | folders and path.is_dir():
+                yield f"{path.name} in the artifact store belongs to no job"
+
+
+def keys_in(store: ArtifactStore) -> set[str]:
+    """The keys of all files in the store, including partially written ones."""
+    root = f"{store.root.rstrip('/')}/"
+    return {str(path).removeprefix(root) for path in store.fs.find(store.root)} - {FILLER}
+
+
+def _in_folders(state: Path, datasets: Iterable[str]) -> Iterator[str]:
+    """What is in the folders for runs, uploads and cached datasets of one host, and should not be."""
+    for name, noun in (("runs", "run folder"), ("uploads", "upload")):
+        for path in _entries(state / name):
+            yield f"{noun} {path.name} in {state.name}"
+    for path in _entries(state / "cache"):
+        if path.name.partition("-")[0] not in datasets:
+            yield f"cached {path.name} in {state.name}"
+
+
+def _entries(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("*") if path.name != FILLER) if folder.is_dir() else []
 
 
 def orphans(field: Field) -> list[str]:

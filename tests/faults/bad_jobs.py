@@ -16,11 +16,12 @@ class BadJob(Fault):
     spec: ClassVar[dict[str, Any]]
 
     def strike(self) -> None:
-        self.job_id = self.stream.submit_to_fail(self.code, **self.spec)
+        self.key = f"{self.code}-{self.random.getrandbits(64):x}"
+        self.job_id = self.stream.submit_to_fail(self.key, self.code, **self.spec)
 
     def done(self) -> bool:
         if self.job_id is None:
-            self.strike()
+            self.job_id = self.stream.submit_to_fail(self.key, self.code, **self.spec)
         return self.job_id is not None
 
 

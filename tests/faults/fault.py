@@ -16,6 +16,7 @@ from faults.stream import Stream
 class Fault:
     target: ClassVar[str] = ""
     longest: ClassVar[float] = 0.0  # seconds between strike and mend; 0: nothing to undo
+    hinders: ClassVar[bool] = False  # whether parts may be unable to start meanwhile
 
     def __init__(self, field: Field, stream: Stream, random: Random) -> None:
         self.field, self.stream, self.random = field, stream, random
@@ -40,6 +41,9 @@ class Fault:
 
     def strike(self) -> None:
         raise NotImplementedError
+
+    def look(self) -> None:
+        """Called every moment between strike and mend."""
 
     def mend(self) -> None:
         pass

@@ -1,14 +1,21 @@
-"""Faults of processes: killed, or suspended and resumed."""
+"""Faults of processes: killed, suspended and resumed, or started with an output that takes nothing."""
 
 from __future__ import annotations
 
 import signal
+import time
+from contextlib import suppress
 from random import Random
+from typing import ClassVar
 
+import httpx2
 import psutil
 from faults.fault import Fault, WhileTraining
 from faults.field import LEASE_SECONDS, Field, signal_all
 from faults.stream import Stream
+
+SERVES_SECONDS = 60.0  # from the request to end to the next part's first answer or heartbeat, on a busy machine
+SERVING_SECONDS = 3.0
 
 # --- killed -----------------------------------------------------------------------------------------------------------
 
@@ -80,7 +87,7 @@ class KillBroker(Fault):
 class KillPostgres(Fault):
     """PostgreSQL is killed and stays away"""
 
-    target, longest = "postgres", 4.0
+    target, longest, hinders = "postgres", 4.0, True
 
     @classmethod
     def fits(cls, field: Field) -> bool:
@@ -174,7 +181,7 @@ class StopBroker(Stop):
 class StopPostgres(Stop):
     """PostgreSQL is suspended"""
 
-    target, longest = "postgres", 6.0
+    target, longest, hinders = "postgres", 6.0, True
 
     @classmethod
     def fits(cls, field: Field) -> bool:
@@ -187,3 +194,93 @@ class StopPostgres(Stop):
             return []
         main = psutil.Process(process.pid)
         return [main, *main.children(recursive=True)]
+
+
+# --- their output takes nothing ---------------------------------------------------------------------------------------
+
+
+class LoseOutput(Fault):
+    """Of a worker: it is asked to end, and the next one has such an output, until it is asked to end too."""
+
+    target, longest = "worker", 8.0
+    output: ClassVar[str]
+    serves_at: float | None = None  # when it was first seen to serve
+
+    def strike(self) -> None:
+        self.latest = time.monotonic() + SERVES_SECONDS
+        self.switch(self.output)
+
+    def mend(self) -> None:
+        self.switch("log")
+
+    def switch(self, output: str) -> None:
+        self.post.output = output
+        if self.post.part is not None:
+            self.before = self.post.part
+            self.before.send(signal.SIGTERM)
+
+    def serves(self) -> bool:
+        """Whether the part that was started with this output does its work."""
+        part = self.post.part
+        if part is None or part is self.before:
+            return False
+        return part.process.pid in {worker["pid"] for worker in self.field.live_workers()}
+
+    def done(self) -> bool:
+        """Once the part has served for some seconds; or in vain, which is a violation."""
+        now = time.monotonic()
+        if self.serves_at is None and now > self.latest:
+            self.field.find(f"{self.name}: it does not serve within {SERVES_SECONDS:g} s")
+            return True
+        return self.serves_at is not None and now > self.serves_at + SERVING_SECONDS
+
+    def look(self) -> None:
+        if self.serves_at is None:
+            with suppress(httpx2.TransportError, KeyError, ValueError):
+                if self.serves():
+                    self.serves_at = time.monotonic()
+
+
+class WorkerWithFullOutput(LoseOutput):
+    """a worker's output goes to a full device"""
+
+    output = "full"
+
+
+class WorkerWithClosedOutput(LoseOutput):
+    """a worker's output is closed"""
+
+    output = "closed"
+
+
+class WorkerWithBrokenPipe(LoseOutput):
+    """a worker's output goes to a pipe that nobody reads"""
+
+    output = "broken pipe"
+
+
+class ApiWithFullOutput(LoseOutput):
+    """the API's output goes to a full device"""
+
+    target, output = "api", "full"
+
+    def switch(self, output: str) -> None:
+        self.field.api_output = output
+        if self.field.api is not None:
+            self.before = self.field.api
+            self.before.send(signal.SIGTERM)
+
+    def serves(self) -> bool:
+        return self.field.api not in (None, self.before) and self.field.http.get("/healthz").status_code == 200
+
+
+class ApiWithClosedOutput(ApiWithFullOutput):
+    """the API's output is closed"""
+
+    output = "closed"
+
+
+class ApiWithBrokenPipe(ApiWithFullOutput):
+    """the API's output goes to a pipe that nobody reads"""
+
+    output = "broken pipe"

@@ -40,6 +40,17 @@ class SmallDisk:
     def free(self) -> None:
         (self.path / FILLER).unlink(missing_ok=True)
 
+    def try_to_protect(self) -> bool:
+        """Make the disk read-only, as a kernel does after errors. False while a file on it is open for writing."""
+        return self._remount("ro")
+
+    def unprotect(self) -> None:
+        assert self._remount("rw")
+
+    def _remount(self, option: str) -> bool:
+        command = ["mount", "-o", f"remount,{option}", str(self.path)]
+        return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
     def unmount(self) -> None:
         subprocess.run(["umount", "--lazy", str(self.path)], check=True, capture_output=True)
 

@@ -13,50 +13,56 @@ RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close with RST, as a peer that doe
 
 
 class Cable:
-    """Forwards bytes both ways. While it is cut nothing is forwarded, and neither end sees a closed connection."""
+    """Forwards bytes both ways. While it is cut nothing is forwarded, and neither end sees a closed connection.
+    `port`: 0 for one that the kernel chooses."""
 
-    def __init__(self, connect: Callable[[], socket.socket]) -> None:
+    def __init__(self, connect: Callable[[], socket.socket], port: int = 0) -> None:
         self._connect = connect
         self._whole = threading.Event()
         self._whole.set()
-        self._refuses = False
         self._ends: set[socket.socket] = set()
         self._lock = threading.Lock()
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port: int = self._listener.getsockname()[1]
-        threading.Thread(target=self._accept, name=f"cable-{self.port}", daemon=True).start()
+        self.port = port
+        self._listen()
 
     def cut(self) -> None:
         self._whole.clear()
 
     def refuse(self) -> None:
-        """Close all connections, and each new one at once, as if no server were there."""
-        self._refuses = True
+        """Close all connections and refuse new ones, as if no server were there."""
+        self._stop_listening()
         self._hang_up()
 
     def mend(self, reset: bool = False) -> None:
         """Forward again, beginning with the bytes that waited; `reset` closes all connections, as a router's reboot."""
         if reset:
             self._hang_up()
-        self._refuses = False
+        if self._listener.fileno() < 0:
+            self._listen()
         self._whole.set()
 
     def close(self) -> None:
-        self._listener.close()
-        self._hang_up()
+        self.refuse()
         self._whole.set()
 
-    def _accept(self) -> None:
+    def _stop_listening(self) -> None:
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)  # wakes the thread in accept(), which close() does not
+        self._listener.close()
+
+    def _listen(self) -> None:
+        self._listener = socket.create_server(("127.0.0.1", self.port))
+        self.port = int(self._listener.getsockname()[1])
+        threading.Thread(target=self._accept, args=(self._listener,), name=f"cable-{self.port}", daemon=True).start()
+
+    def _accept(self, listener: socket.socket) -> None:
         with contextlib.suppress(OSError):  # closed
             while True:
-                near, _ = self._listener.accept()
+                near, _ = listener.accept()
                 threading.Thread(target=self._join, args=(near,), daemon=True).start()
 
     def _join(self, near: socket.socket) -> None:
         self._whole.wait()
-        if self._refuses:
-            near.close()
-            return
         try:
             far = self._connect()
         except OSError:

@@ -34,18 +34,22 @@ class S3:
         self.folder = folder or Path(tempfile.mkdtemp(prefix="gradq-s3-"))
         self.port = free_port()
         self.process: subprocess.Popen[bytes] | None = None
-        self.cable = Cable(to_port(self.port))
+        self.cable = Cable(to_port(self.port), free_port())
         self.url = f"s3://{BUCKET}/store"
 
     @property
     def environment(self) -> dict[str, str]:
         """What a process needs to use the store."""
+        return self.environment_through(self.cable.port)
+
+    def environment_through(self, port: int) -> dict[str, str]:
+        """The same through another cable, or with `self.port` without one."""
         return {
             "GRADQ_ARTIFACTS_URL": self.url,
             "AWS_ACCESS_KEY_ID": "test",
             "AWS_SECRET_ACCESS_KEY": "test",
             "AWS_DEFAULT_REGION": "us-east-1",
-            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self.cable.port}",
+            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
         }
 
     def __enter__(self) -> S3:

@@ -7,9 +7,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import httpx2
 import psutil
@@ -22,14 +23,15 @@ GRADQ = [sys.executable, "-m", "gradq"]
 
 
 class Part:
-    """One process and the processes that it starts."""
+    """One process and the processes that it starts. `out`: where its output goes, instead of to the log."""
 
-    def __init__(self, arguments: list[str], env: dict[str, str], log: Path) -> None:
+    def __init__(self, arguments: list[str], env: dict[str, str], log: Path, out: IO[bytes] | None = None) -> None:
         self.log = log
         self.log_begins = log.stat().st_size if log.exists() else 0  # up to here it is an earlier process's
-        with log.open("ab") as out:
+        with out or log.open("ab") as out:
             self.process = subprocess.Popen(arguments, env=env, stdout=out, stderr=out, start_new_session=True)
         self.handle = psutil.Process(self.process.pid)
+        self.began = time.monotonic()
 
     @property
     def alive(self) -> bool:
