@@ -73,7 +73,8 @@ def test_a_page_takes_as_many_queries_as_one_job(client, hands, services):
     one = queries(1)
     submit_many(services, 99)
     hands.start(), hands.start()
-    assert queries(100) <= one + 1 <= 4  # one more, for the attempts of running jobs
+    # two more: for the attempts of running jobs, and whether several owners wait
+    assert queries(100) <= one + 2 <= 5
 
 
 def test_each_job_of_a_page_has_the_queue_position_that_it_has_alone(client, hands):

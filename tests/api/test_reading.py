@@ -179,7 +179,7 @@ class TestArtifacts:
         if request.param == "memory":
             fsspec.filesystem("memory").store.clear()
             store = ArtifactStore("memory://gradq-tests")
-            hands.services = type(services)(services.settings, services.database, services.broker, store)
+            hands.services = replace(services, store=store)
             app.extensions[EXTENSION] = hands.services
         job = hands.submit()
         lease = hands.start()

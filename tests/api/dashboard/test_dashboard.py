@@ -12,6 +12,7 @@ import pytest
 from flask import Flask
 
 from api.app import create_app
+from api.connections.places import Places
 from api.dashboard import words
 from api.dashboard.sign_in import path_of_ours, sign_in_page
 from api.waiting.long_polling import EXTENSION as HELD
@@ -199,18 +200,18 @@ class TestStream:
         answer.close()
 
     def test_without_a_free_place_it_is_refused_with_retry_after(self, app, client, problem, monkeypatch):
-        monkeypatch.setattr(app.extensions[HELD], "_places", 0)
+        monkeypatch.setattr(app.extensions[HELD], "_places", Places(0))
         answer = client.get("/", headers=STREAM)
         problem(answer, 503, "too_many_streams")
         assert answer.headers["Retry-After"]
 
     def test_its_place_is_free_again_when_it_is_closed(self, app, client):
-        taken = app.extensions[HELD]._taken
+        places = app.extensions[HELD]._places
         answer = client.get("/", headers=STREAM, buffered=False)
         next(iter(answer.iter_encoded()))
-        assert taken.total() == 1
+        assert places._taken.total() == 1
         answer.close()
-        assert taken.total() == 0
+        assert places._taken.total() == 0
 
     def test_a_query_that_is_refused_is_a_problem(self, client, problem):
         problem(client.get("/?stauts=failed", headers=STREAM), 422, "invalid_query")

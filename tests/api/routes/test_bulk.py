@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -133,7 +134,7 @@ class TestIds:
                 rung.append(client.get("/v1/jobs?status=queued").json["data"])
                 return True
 
-        app.extensions[EXTENSION] = type(services)(services.settings, services.database, Bell(), services.store)
+        app.extensions[EXTENSION] = replace(services, broker=Bell())
         bulk("retry", ids=[*ids, "job_0"])
         assert [len(queued) for queued in rung] == [3, 3, 3]
 

@@ -6,6 +6,7 @@ import io
 import json
 import re
 import time
+from dataclasses import replace
 from datetime import timedelta
 from typing import ClassVar, get_args
 
@@ -69,7 +70,7 @@ class TestSubmit:
                     seen.append(session.query(Job).count())
                 return True
 
-        app.extensions[EXTENSION] = type(services)(services.settings, services.database, Bell(), services.store)
+        app.extensions[EXTENSION] = replace(services, broker=Bell())
         client.post("/v1/jobs", json={})
         assert seen == [1]
 
@@ -451,7 +452,7 @@ class TestPauseAndResume:
                 rung.append(client.get(job["links"]["self"]).json["status"])
                 return True
 
-        app.extensions[EXTENSION] = type(services)(services.settings, services.database, Bell(), services.store)
+        app.extensions[EXTENSION] = replace(services, broker=Bell())
         client.post(job["links"]["resume"])
         assert rung == ["queued"]
 

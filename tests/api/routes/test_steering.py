@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -42,7 +43,7 @@ class TestRetry:
                 rung.append(client.get(job["links"]["self"]).json["status"])
                 return True
 
-        app.extensions[EXTENSION] = type(services)(services.settings, services.database, Bell(), services.store)
+        app.extensions[EXTENSION] = replace(services, broker=Bell())
         assert client.post(job["links"]["retry"]).json["status"] == "queued"
         assert rung == ["queued"]
         assert hands.start().attempt == 1
