@@ -20,6 +20,7 @@ from api.http import path_prefix, security_headers
 from api.http.render import JSON
 from api.jobs.job_answers import EXTENSION as JOB_ANSWERS
 from api.jobs.job_answers import JobAnswers
+from api.predictions.places import PredictionPlaces
 from api.routes import (
     artifacts,
     audit,
@@ -75,7 +76,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.extensions[AUTH] = AccessPolicy(settings)
     app.extensions[LONG_POLLS] = LongPolls(settings, services.database)
     app.extensions[JOB_ANSWERS] = JobAnswers()
-    app.extensions[predictions.EXTENSION] = predictions.Shares(settings)
+    app.extensions[predictions.EXTENSION] = PredictionPlaces(settings)
     app.register_error_handler(Exception, pages.unrouted)
     app.url_map.converters["job"] = JobId
     for part in PARTS:

@@ -13,7 +13,6 @@ from pydantic import Field
 from werkzeug.exceptions import UnsupportedMediaType
 
 from api.access.auth import principal
-from api.access.places import Places
 from api.http.errors import InvalidImages, NotBuilt
 from api.http.requests import Query, read_body
 from api.openapi import schemas
@@ -21,17 +20,15 @@ from api.openapi.endpoint import JSON, endpoint
 from api.openapi.problems import STORE
 from api.predictions.allowance import MAX_ANSWER_BYTES, MAX_IMAGES, check_file_name
 from api.predictions.images import Reader, batches, kind_of
+from api.predictions.places import PredictionPlaces
 from api.services import services
 from shared import inference
-from shared.config import Settings
 from shared.db.tables import ArtifactRow
 from shared.errors import FieldError, NotFound, WrongState
 from shared.inference import Array, Model
 from shared.jobs import jobs
 from shared.jobs.states import JobState
 
-AT_ONCE, WAITING, SECONDS = 2, 8, 5.0  # predictions that a process computes, and that wait for it, and how long
-BODIES = 4  # of the largest size: bytes of bodies that a process holds, half of them of one owner
 MAX_MODEL_BYTES = 1 << 29  # of all models in the cache, and so of each one
 EXTENSION = "gradq.predictions"
 
@@ -53,14 +50,6 @@ bp = Blueprint("predictions", __name__)
 
 class PredictQuery(Query):
     invert: bool = Field(False, description="invert the images: black on white, for a model trained on white on black")
-
-
-class Shares:
-    """What predictions may use of this process: places to compute, and bytes of bodies, received and computed ones."""
-
-    def __init__(self, settings: Settings) -> None:
-        self.computing = Places(AT_ONCE, AT_ONCE - 1, WAITING, SECONDS)
-        self.bytes = Places(BODIES * settings.predict_bytes, BODIES // 2 * settings.predict_bytes)
 
 
 @bp.before_request
@@ -95,11 +84,11 @@ def predict(job_id: str, query: PredictQuery) -> Response:
     computed again, and has the same response while the job exists.
     """
     load = find_model(job_id)
-    owner, shares = principal().owner, _shares()
+    owner, places = principal().owner, _places()
     size = request.content_length if request.content_length is not None else services().settings.predict_bytes
-    with shares.bytes.taken(owner, size):
+    with places.taken(places.bytes, owner, size):
         sent = Sent(query.invert)
-        with shares.computing.taken(owner):
+        with places.taken(places.computing, owner):
             model = load()
             answers = []
             reader = Reader(model, sent.invert)
@@ -111,8 +100,8 @@ def predict(job_id: str, query: PredictQuery) -> Response:
             return jsonify({"object": "predictions", "job": job_id, "classes": model.classes, "predictions": answers})
 
 
-def _shares() -> Shares:
-    found: Shares = current_app.extensions[EXTENSION]
+def _places() -> PredictionPlaces:
+    found: PredictionPlaces = current_app.extensions[EXTENSION]
     return found
 
 

@@ -14,12 +14,11 @@ from PIL import Image
 from safetensors.numpy import save
 from sqlalchemy import func, select
 from support.costs import cpu_seconds, peak_bytes
-from support.waiting import wait_for
 
-from api.access.places import Places
 from api.predictions import allowance
 from api.predictions import images as formats
 from api.predictions.images import PixelBudget, Reader, batches, read_picture
+from api.predictions.places import PredictionPlaces
 from api.routes import predictions
 from api.uploads import pictures
 from shared import inference
@@ -337,83 +336,46 @@ def test_a_prediction_keeps_no_response_for_its_key(client, predict, services):
 # --- places -----------------------------------------------------------------------------------------------------------
 
 
-def test_places_are_shared_by_owners_and_given_back():
-    places = Places(total=3, share=2)
-    with places.taken("a"), places.taken("a"):
-        with pytest.raises(TooManyPredictions), places.taken("a"):
+@pytest.fixture
+def places(app) -> PredictionPlaces:
+    found: PredictionPlaces = app.extensions[predictions.EXTENSION]
+    return found
+
+
+def test_one_owner_has_half_of_the_places_and_callers_without_a_token_share_all(places):
+    places.computing.seconds = 0.01
+    computing = places.computing
+    with places.taken(computing, "a"):
+        with pytest.raises(TooManyPredictions), places.taken(computing, "a"):
             pass
-        with places.taken("b"), pytest.raises(TooManyPredictions), places.taken("c"):
+        with places.taken(computing, "b"), pytest.raises(TooManyPredictions), places.taken(computing, None):
             pass
-        with places.taken(None):
-            pass
-    assert places.in_use == 0
-    with pytest.raises(ZeroDivisionError), places.taken("a", 2):
+    with places.taken(computing, None), places.taken(computing, None):
+        pass
+    with pytest.raises(ZeroDivisionError), places.taken(places.bytes, "a", 2):
         raise ZeroDivisionError
-    assert places.in_use == 0
+    assert places.computing.in_use == places.bytes.in_use == 0
 
 
-def test_a_call_without_an_owner_may_take_all_places():
-    places = Places(total=2, share=1)
-    with places.taken(None), places.taken(None), pytest.raises(TooManyPredictions), places.taken(None):
-        pass
-
-
-def test_who_waits_gets_the_place_that_becomes_free_and_one_owner_cannot_take_every_turn_to_wait():
-    import threading
-
-    places = Places(total=1, share=1, waiting=2, seconds=60)
-    entered, leave = threading.Event(), threading.Event()
-    served: list[str] = []
-
-    def hold() -> None:
-        with places.taken("a"):
-            entered.set()
-            leave.wait(60)
-
-    def wait() -> None:
-        with places.taken("a"):
-            served.append("a")
-
-    threads = [threading.Thread(target=hold)]
-    threads[0].start()
-    assert entered.wait(60)
-    threads.append(threading.Thread(target=wait))
-    threads[1].start()
-    wait_for(lambda: places._waits["a"], 60, "one who waits")
-    with pytest.raises(TooManyPredictions), places.taken("a"):  # without waiting: "a" waits already
-        pass
-    leave.set()
-    for thread in threads:
-        thread.join(60)
-    assert served == ["a"]
-    assert places.in_use == 0
-
-
-def test_a_wait_is_bounded():
-    places = Places(total=1, share=1, waiting=2, seconds=0.01)
-    with places.taken("a"), pytest.raises(TooManyPredictions), places.taken("b"):
-        pass
-
-
-def test_a_prediction_without_a_place_is_told_when_to_send_it_again(app, client, predict, problem):
-    path, shares = predict(), app.extensions[predictions.EXTENSION]
-    shares.computing.seconds = 0.01
+def test_a_prediction_without_a_place_is_told_when_to_send_it_again(client, predict, problem, places):
+    path = predict()
+    places.computing.seconds = 0.01
     body = {"images": [[0, 1], [1, 0]]}
-    with shares.computing.taken(None), shares.computing.taken(None):
+    with places.taken(places.computing, None), places.taken(places.computing, None):
         answer = client.post(path, json=body)
         problem(answer, 503, "too_many_predictions")
         assert int(answer.headers["Retry-After"]) >= 1
-    with shares.bytes.taken(None, shares.bytes.total):
+    with places.taken(places.bytes, None, places.bytes.number):
         problem(client.post(path, json=body), 503, "too_many_predictions")
     assert client.post(path, json=body).status_code == 200
 
 
-def test_a_refused_prediction_gives_its_place_back(app, client, predict):
-    path, shares = predict(), app.extensions[predictions.EXTENSION]
+def test_a_refused_prediction_gives_its_place_back(client, predict, places):
+    path = predict()
     for body in ({"images": [["a", 1], [1, 0]]}, {"images": []}, {"imagse": []}):
         for _ in range(4):
             assert client.post(path, json=body).status_code == 422
-    assert shares.computing.in_use == shares.bytes.in_use == 0
+    assert places.computing.in_use == places.bytes.in_use == 0
 
 
 def test_many_small_images_take_linear_time():
