@@ -15,6 +15,8 @@ from api.access import auth, auth_throttle, rates
 from api.access.auth import EXTENSION as AUTH
 from api.access.auth import UNIDENTIFIED, AccessPolicy, authorize, identify
 from api.changes import audit_log
+from api.changes.idempotency import EXTENSION as KEPT_RESPONSES
+from api.changes.kept_responses import KeptResponses
 from api.dashboard import assets, pages
 from api.http import path_prefix, security_headers
 from api.http.render import JSON
@@ -75,6 +77,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     services = app.extensions[EXTENSION] = Services.from_settings(settings)
     app.extensions[AUTH] = AccessPolicy(settings)
     app.extensions[LONG_POLLS] = LongPolls(settings, services.database)
+    app.extensions[KEPT_RESPONSES] = KeptResponses(settings.owner_bytes)
     app.extensions[JOB_ANSWERS] = JobAnswers()
     app.extensions[predictions.EXTENSION] = PredictionPlaces(settings)
     app.register_error_handler(Exception, pages.unrouted)

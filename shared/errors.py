@@ -24,6 +24,7 @@ GradqError
 ├── RateLimited 429         one token or address sends too many requests
 ├── TooManyQueuedJobs 429   the owner has reached GRADQ_MAX_QUEUED_JOBS
 ├── TooManyUploads 429      the owner has reached GRADQ_MAX_OWNER_UPLOADS
+├── TooManyKeptResponses 429  the responses stored for the owner's Idempotency-Keys take too many bytes
 ├── DatabaseAway 503
 │   └── SchemaMismatch 503  the database's schema is of another version of gradq
 ├── StoreUnavailable 503    the artifact store is away, full, or refuses
@@ -225,6 +226,11 @@ class TooManyQueuedJobs(GradqError):
 class TooManyUploads(GradqError):
     code, status, title = "too_many_uploads", 429, "Too many uploads at once"
     retry_after_seconds = 5
+
+
+class TooManyKeptResponses(GradqError):
+    code, status, title = "too_many_kept_responses", 429, "Too many stored responses"
+    retry_after_seconds = 3600
 
 
 class DatabaseAway(GradqError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass, field
+from queue import SimpleQueue
 
 from shared.artifacts import ArtifactStore
 from shared.config import Settings
@@ -15,7 +16,8 @@ from worker.storage_watch import StorageWatch
 @dataclass(frozen=True)
 class WorkerContext:
     """`threads`: CPU threads per slot. `draining`: set when the worker shuts down and takes no more jobs. `running`:
-    names of the run folders that this worker's supervisors use."""
+    names of the run folders that this worker's supervisors use. `lost_attempts`: job and number of attempts of dead
+    workers, whose files without a row `StoreSweep` removes."""
 
     settings: Settings
     database: Database
@@ -24,6 +26,7 @@ class WorkerContext:
     threads: int
     draining: threading.Event
     storage: StorageWatch = field(init=False)
+    lost_attempts: SimpleQueue[tuple[str, int]] = field(default_factory=SimpleQueue)
     running: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:

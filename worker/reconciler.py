@@ -32,7 +32,6 @@ from worker.broker_state import STATE
 from worker.clock_jumps import ClockWatch
 from worker.context import WorkerContext
 from worker.devices import SlotPool, memory
-from worker.orphaned_files import remove_orphaned_files
 
 LEADER_ROLE = "reconciler"
 FORGET_WORKERS_SECONDS = 3600.0
@@ -142,7 +141,7 @@ class Reconciler(MaintenanceThread):
         return expired if self.clock.steady else {}
 
     def requeue(self, expired: dict[Lease, datetime]) -> None:
-        """Requeue or end the jobs of these leases, and remove the files that their attempts left behind.
+        """Requeue or end the jobs of these leases.
 
         A lease that ran out while the database was away is no fault of its job's, and costs it no attempt.
         """
@@ -157,7 +156,7 @@ class Reconciler(MaintenanceThread):
             except LeaseLost:
                 continue  # its supervisor ended the attempt in between
             log.warning("lease ran out", job_id=lease.job_id, attempt=lease.attempt, state=state.value)
-            remove_orphaned_files(self.context.store, self.database, lease.job_id, lease.attempt)
+            self.context.lost_attempts.put((lease.job_id, lease.attempt))  # a store may take minutes
             if state is JobState.QUEUED:
                 self.broker.ring()
 

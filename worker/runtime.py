@@ -53,6 +53,7 @@ class Runtime:
         self.sweep = StoreSweep(
             self.database,
             self.context.store,
+            self.context.lost_attempts,
             lambda: self.reconciler.leads,
             settings.reconcile_seconds,
             settings.sweep_seconds,

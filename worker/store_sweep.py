@@ -1,8 +1,9 @@
 """The leader's work on the artifact store, in a thread of its own: a store that is slow or away delays nothing else.
 
-It removes the files of deleted jobs and datasets, and compares files with rows from time to time. Files without a row
-are removed: of jobs at once, since a job has its row before its first file; folders of datasets after a while, since an
-upload stores the files first. Rows without files cannot be mended, and are logged.
+It removes the files of deleted jobs and datasets, and of attempts whose workers have died, and compares files with rows
+from time to time. Files without a row are removed: of jobs at once, since a job has its row before its first file;
+folders of datasets after a while, since an upload stores the files first. Rows without files cannot be mended, and are
+logged.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
+from queue import SimpleQueue
 
 import structlog
 from sqlalchemy import select
@@ -23,6 +25,7 @@ from shared.errors import DatabaseAway, StoreUnavailable
 from shared.jobs import counters
 from shared.jobs.states import JobState
 from shared.maintenance import MaintenanceThread
+from worker.orphaned_files import remove_orphaned_files
 
 REMOVALS = 100  # per round
 JOBS = 100  # whose files and rows are read at a time
@@ -41,12 +44,14 @@ class StoreSweep(MaintenanceThread):
         self,
         database: Database,
         store: ArtifactStore,
+        lost_attempts: SimpleQueue[tuple[str, int]],
         leads: Callable[[], bool],
         round_seconds: float,
         sweep_seconds: float,
     ) -> None:
         super().__init__("store-sweep", pause=round_seconds)
-        self.database, self.store, self.leads = database, store, leads
+        self.database, self.store = database, store
+        self.lost_attempts, self.leads = lost_attempts, leads
         self.sweep_seconds = sweep_seconds
         self._swept_at = time.monotonic()
         self._unknown: dict[str, float] = {}  # folders of datasets without a row -> when they were first seen
@@ -55,6 +60,7 @@ class StoreSweep(MaintenanceThread):
         return self.pause
 
     def round(self) -> float:
+        self.remove_lost()
         if self.leads():
             self.remove_listed()
             if time.monotonic() - self._swept_at >= self.sweep_seconds:
@@ -72,6 +78,12 @@ class StoreSweep(MaintenanceThread):
 
     def stop(self) -> None:
         self.stopped.set()
+
+    def remove_lost(self) -> None:
+        """Remove the files that attempts of dead workers have left without a row."""
+        while not self.lost_attempts.empty() and not self.stopped.is_set():
+            job_id, attempt = self.lost_attempts.get()
+            remove_orphaned_files(self.store, self.database, job_id, attempt)
 
     def remove_listed(self) -> None:
         """Remove the folders whose rows have been deleted. Raises StoreUnavailable; the rest stays listed."""

@@ -13,11 +13,12 @@ from collections.abc import Callable
 from typing import Any
 
 import structlog
-from flask import Response, g, make_response, request
+from flask import Response, current_app, g, make_response, request
 from flask.typing import ResponseReturnValue
 from sqlalchemy.orm import Session
 
 from api.access.auth import owner_filter, principal
+from api.changes.kept_responses import KeptResponses
 from api.http.requests import idempotency_key, read_body
 from api.services import services
 from shared import idempotency
@@ -26,6 +27,7 @@ from shared.idempotency import Claim, Settled
 
 REPLAYED = "Idempotent-Replayed"
 MAX_KEPT_BYTES = 1 << 20  # of a stored response; a bulk call on a thousand jobs has some 170 KB
+EXTENSION = "gradq-kept-responses"
 KEPT_HEADERS = ("Content-Type", "Location")
 
 log = structlog.get_logger()
@@ -48,12 +50,14 @@ def answer_once(content: Callable[[], bytes], view: Callable[[], ResponseReturnV
     if key is None:
         return make_response(view())
     fingerprint = _fingerprint(content())
+    owner = principal().owner or ""
     with services().database.write() as session:
-        found = idempotency.claim(session, key, fingerprint, principal().owner or "")
+        found = idempotency.claim(session, key, fingerprint, owner)
     if isinstance(found, Settled):
         return _replay(found)
     g.claim = found
     try:
+        _kept().check(owner)
         response = make_response(view())
         if "claim" in g:  # the view has not settled it: its change, if any, may be repeated
             with services().database.write() as session:
@@ -79,6 +83,12 @@ def settle(session: Session, response: Response) -> None:
     answer = Settled(response.status_code, headers, body)
     if not idempotency.settle(session, claim, answer):
         raise IdempotencyInProgress("this request took too long, and another one with the same key has replaced it")
+    _kept().add(claim.owner, len(body))
+
+
+def _kept() -> KeptResponses:
+    found: KeptResponses = current_app.extensions[EXTENSION]
+    return found
 
 
 def amend(response: Response) -> None:

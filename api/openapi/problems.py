@@ -24,7 +24,11 @@ DESCRIPTIONS = {
     429: "a limit is exceeded; `Retry-After` says when to retry",
     503: "temporarily unavailable; `Retry-After` says when to retry",
 }
-IDEMPOTENCY = {409: ("idempotency_in_progress",), 422: ("invalid_header", "idempotency_key_reused")}  # of every POST
+IDEMPOTENCY = {  # of every POST
+    409: ("idempotency_in_progress",),
+    422: ("invalid_header", "idempotency_key_reused"),
+    429: ("too_many_kept_responses",),
+}
 DEFAULTS = {
     **{status: (code,) for status, code in CODES.items()},
     401: ("token_missing", "token_invalid", "token_expired", "token_revoked"),

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from queue import SimpleQueue
 from random import Random
 from unittest.mock import patch
 
@@ -160,7 +161,7 @@ def sweep_uploads(field: Field) -> None:
     database = Database(field.address())
     try:
         with patch.object(store_sweep, "UPLOAD_SECONDS", 0.0):
-            store_sweep.StoreSweep(database, field.store(), lambda: True, 1.0, 1.0).sweep()
+            store_sweep.StoreSweep(database, field.store(), SimpleQueue(), lambda: True, 1.0, 1.0).sweep()
     finally:
         database.close()
 

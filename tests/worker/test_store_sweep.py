@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import pytest
@@ -27,7 +28,7 @@ def store(tmp_path: Path) -> ArtifactStore:
 
 @pytest.fixture
 def sweep(database: Database, store: ArtifactStore) -> StoreSweep:
-    return StoreSweep(database, store, lambda: True, 0.01, 0.01)
+    return StoreSweep(database, store, SimpleQueue(), lambda: True, 0.01, 0.01)
 
 
 @pytest.fixture
@@ -96,6 +97,18 @@ def test_a_file_of_a_job_that_is_claimed_during_the_sweep_stays(
     monkeypatch.setattr(ArtifactStore, "keys_of", claims)
     sweep.sweep()
     assert sorted(store.keys_of(lease.job_id)) == [stray, mine], "its own end removes what is left"
+
+
+def test_files_of_lost_attempts_are_removed_by_every_worker(
+    database: Database, store: ArtifactStore, sweep: StoreSweep, put: Callable[[str], Any]
+) -> None:
+    lease = running(database)
+    put(checkpoint_key(lease.job_id, 1, 50))
+    write(database, queue.mark_lost, lease, "lost")
+    sweep.lost_attempts.put((lease.job_id, 1))
+    sweep.leads = lambda: False
+    sweep.round()
+    assert store.keys_of(lease.job_id) == []
 
 
 def test_rows_whose_files_are_missing_are_named_in_the_log(
