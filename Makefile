@@ -1,6 +1,6 @@
 # The commands of this repository. Everything is installed into .venv; no command needs root.
 .DEFAULT_GOAL := help
-.PHONY: help install demo quick test test-random test-long coverage lint check contract faults fuzz bench pictures clean
+.PHONY: help install demo quick test test-random test-long coverage lint check contract faults greedy fuzz bench pictures clean
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -25,6 +25,7 @@ help:
 	@echo "make contract  check a live service against the OpenAPI document with thousands of random requests"
 	@echo "make faults    inject faults into a running service: SEED=7 FAULTS=200 DATABASE=sqlite or postgresql,"
 	@echo "               STORE=folder or s3, HOSTS=1 or 2, ONLY=KillApi,CutStore for some kinds of faults"
+	@echo "make greedy    let one owner try everything against another: MINUTES=10 DATABASE=sqlite or postgresql ONLY=half-sent"
 	@echo "make fuzz      send a hundred thousand random and mutated bodies to a live API: SEED=7"
 	@echo "make bench     run the benchmarks; each prints one line of JSON"
 	@echo "make pictures  take the screenshots of the dashboard in docs/ again"
@@ -79,6 +80,9 @@ faults: $(DEV)
 	PYTHONPATH=tests $(PY) -m faults --faults $(or $(FAULTS),200) --database $(or $(DATABASE),sqlite) \
 		--store $(or $(STORE),folder) --hosts $(or $(HOSTS),1) $(addprefix --only ,$(ONLY)) $(addprefix --seed ,$(SEED))
 	QUEUED=1000 $(PY) -m pytest tests/faults/test_queue.py -q
+
+greedy: $(DEV)
+	PYTHONPATH=tests $(PY) -m faults.greedy --minutes $(or $(MINUTES),10) --database $(or $(DATABASE),sqlite) $(addprefix --only ,$(ONLY))
 
 fuzz: $(DEV)
 	@GRADQ_FUZZ=full GRADQ_FUZZ_SEED=$(SEED) $(PY) -m pytest tests/fuzz -s

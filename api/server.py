@@ -6,6 +6,7 @@ spread evenly over the processes, or one would run out of places for held reques
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import sys
@@ -28,6 +29,7 @@ from shared.loopback import is_loopback_address
 # what gunicorn reads
 __all__ = [
     "child_exit",
+    "forwarder_headers",
     "limit_request_line",
     "on_exit",
     "on_starting",
@@ -37,7 +39,11 @@ __all__ = [
     "worker_exit",
 ]
 
+forwarder_headers = ""  # of no proxy: SCRIPT_NAME and PATH_INFO would replace the path that was checked
 limit_request_line = 8190  # gunicorn's maximum: a filter with several labels is long
+
+
+MOST_FILES = 8192  # open files of one process
 
 
 def on_starting(server: Any) -> None:
@@ -46,10 +52,23 @@ def on_starting(server: Any) -> None:
     After the folder of the request counts is made, since the app imports prometheus_client.
     """
     _require_schema(server)
+    _raise_limit_of_files()
     request_counts.on_starting(server)
     import celery.app.base  # noqa: F401
 
     import api.app  # noqa: F401
+
+
+def _raise_limit_of_files() -> None:
+    """Allow as many open files as the system lets this process have, up to MOST_FILES: often it begins with 1024, or
+    256, which are fewer than the connections that it may have."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _require_schema(server: Any) -> None:

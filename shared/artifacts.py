@@ -45,6 +45,7 @@ KINDS = {
     "parity.json": "parity",
     "walk.json": "walk",
 }
+JOB_FOLDER = re.compile(r"job_[0-9a-f]{32}")
 BYTES = "application/octet-stream"
 MEDIA_TYPES = {".safetensors": BYTES, ".pt": BYTES, ".onnx": BYTES, ".csv": "text/csv", ".py": "text/x-python"}
 CHUNK = 1 << 20
@@ -154,7 +155,8 @@ class ArtifactStore:
         """The keys of the folders of jobs (`job_…`) and of datasets (`datasets/ds_…/…`), in order. A store may also
         have folders that are not gradq's."""
         with self._translated(""):
-            jobs = [key for key in self._below("") if key.startswith("job_")]
+            self.check_root()
+            jobs = [key for key in self._below("") if JOB_FOLDER.fullmatch(key)]
             datasets = [key for key in self._below(DATASETS) if key.startswith(f"{DATASETS}/ds_")]
             return [*sorted(jobs), *sorted(folder for key in datasets for folder in self._below(key))]
 
@@ -308,7 +310,7 @@ def checkpoint_key(job_id: str, attempt: int, step: int) -> str:
 
 
 def attempt_of(key: str) -> int:
-    """The attempt number in a key made by `artifact_key` or `checkpoint_key`."""
+    """The attempt number in a key made by `artifact_key` or `checkpoint_key`. Raises ValueError for other keys."""
     _, folder, name = key.split("/", 2)
     return int(name.partition("-")[0] if folder == "checkpoints" else folder)
 

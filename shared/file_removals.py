@@ -16,7 +16,7 @@ from shared.db.tables import FileRemoval, database_now
 
 
 def add(session: Session, key: str) -> None:
-    """List a folder, in the transaction that deletes its rows."""
+    """List a folder, in the transaction that deletes its rows; one that is listed goes to the end."""
     upsert(session, FileRemoval, {"key"}, {"key": key, "created_at": database_now()})
 
 

@@ -138,8 +138,8 @@ def _is_free(path: Path) -> bool:
     """Whether no process holds the file, because its writer has ended."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except OSError:
-        return True
+    except OSError as error:
+        return isinstance(error, FileNotFoundError)
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -14,6 +14,7 @@ import select
 import stat
 import sys
 import threading
+import time
 from collections.abc import Iterable
 from datetime import UTC, datetime
 
@@ -106,11 +107,11 @@ class LogStream(io.TextIOBase):
         """Raises OSError."""
         data = memoryview((("\n" if self._torn else "") + text).encode(self._encoding, "backslashreplace"))
         piece = len(data) if self._regular else select.PIPE_BUF  # a pipe that is ready takes this much without blocking
-        begun = False
+        begun, deadline = False, time.monotonic() + (0.0 if self._untold else READER_SECONDS)
         try:
             while data:
                 if not self._regular:
-                    self._wait_for_reader()
+                    self._wait_for_reader(deadline)
                 data = data[os.write(self._fd, data[:piece]) :]
                 begun = True
             self._torn = False
@@ -118,10 +119,10 @@ class LogStream(io.TextIOBase):
             self._torn = self._torn or begun
             raise
 
-    def _wait_for_reader(self) -> None:
+    def _wait_for_reader(self, deadline: float) -> None:
         poller = select.poll()
         poller.register(self._fd, select.POLLOUT)
-        if not poller.poll(0 if self._untold else READER_SECONDS * 1000):
+        if not poller.poll(max(0.0, deadline - time.monotonic()) * 1000):
             raise OSError("its reader does not read")
 
 

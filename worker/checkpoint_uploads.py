@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import structlog
@@ -47,7 +48,7 @@ class CheckpointUploads:
         """Store this checkpoint next, in place of one that waits."""
         with self._changed:
             if self._waiting is not None:
-                Path(self._waiting.path).unlink(missing_ok=True)
+                _remove(self._waiting)
             self._waiting = event
             self._changed.notify_all()
         if self._thread is None:
@@ -66,13 +67,15 @@ class CheckpointUploads:
         with self._changed:
             return self._changed.wait_for(lambda: self._waiting is None and not self._busy, timeout)
 
-    def close(self) -> None:
-        """Give up what waits, and wait for the one that is being stored: a store that hangs ends by its timeouts."""
+    def close(self, seconds: float) -> bool:
+        """Give up what waits, and wait up to `seconds` for the one that is being stored. Returns whether none is."""
         with self._changed:
             self._closed, self._waiting, self._retry_until = True, None, 0.0
             self._changed.notify_all()
-        if self._thread is not None:
-            self._thread.join()
+        if self._thread is None:
+            return True
+        self._thread.join(seconds)
+        return not self._thread.is_alive()
 
     def _run(self) -> None:
         while (event := self._next()) is not None:
@@ -84,7 +87,7 @@ class CheckpointUploads:
                 log.exception("checkpoint not stored", job_id=self.keeper.lease.job_id, step=event.step)
                 self.error = error
             finally:
-                Path(event.path).unlink(missing_ok=True)  # the run folder needs the room for the next one
+                _remove(event)  # the run folder needs the room for the next one
                 with self._changed:
                     self._busy = False
                     self._changed.notify_all()
@@ -162,4 +165,10 @@ class CheckpointUploads:
             if self._retry_until <= time.monotonic():
                 return False
             self._changed.wait(RETRY_SECONDS)
-            return self._retry_until > time.monotonic()
+            return self._waiting is None and self._retry_until > time.monotonic()
+
+
+def _remove(event: events.CheckpointSaved) -> None:
+    """Delete the file in the run folder, whose disk may have become read-only."""
+    with suppress(OSError):
+        Path(event.path).unlink(missing_ok=True)

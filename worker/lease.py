@@ -41,6 +41,7 @@ class LeaseKeeper(MaintenanceThread):
         self.lost = threading.Event()
         self.cancel_requested, self.pause_requested = threading.Event(), threading.Event()
         self.progress: dict[str, Any] | None = None  # the newest, written with the next renewal
+        self.each_round: Callable[[], None] = lambda: None  # called after each renewal and each read of the requests
         self._draining = draining or threading.Event()
         self._failing_from: float | None = None
         self._renewed = time.monotonic()
@@ -59,6 +60,7 @@ class LeaseKeeper(MaintenanceThread):
     def round(self) -> float:
         self._poll()
         self._failing_from = None
+        self.each_round()
         return self.pause
 
     def failed(self, error: Exception) -> float | None:

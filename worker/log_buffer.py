@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-import time
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 
 import structlog
 
@@ -15,7 +16,7 @@ from shared.errors import DatabaseAway, LeaseLost
 from shared.jobs import joblog, queue
 from worker.lease import LeaseKeeper
 
-FLUSH_SECONDS = 0.5  # between two batches
+BATCH_LINES = 5000  # in one transaction
 MOST_LINES = 100_000  # that wait for the database, some 100 MB; then the trainer waits, too
 SAME_LINES = 100  # of an attempt, alike but for their numbers, that are all kept
 MOST_KINDS = 1000  # of lines that are told apart; the others are thinned together
@@ -60,10 +61,10 @@ class LogBuffer:
         self.keeper = keeper
         self._lines: list[joblog.Line] = []
         self._thinning = Thinning()
-        self._flushed = time.monotonic()
+        self._writing = threading.Lock()
 
     def append(self, line: joblog.Line) -> None:
-        """Add a line at the end. May be called by several threads; only the supervisor's flushes."""
+        """Add a line at the end. May be called by several threads."""
         self._lines += self._thinning.of(line)
 
     def thinned(self, line: joblog.Line) -> Sequence[joblog.Line]:
@@ -77,33 +78,30 @@ class LogBuffer:
     def is_full(self) -> bool:
         return len(self._lines) >= MOST_LINES
 
-    def flush_if_due(self) -> None:
-        """Flush at most every FLUSH_SECONDS."""
-        if time.monotonic() - self._flushed >= FLUSH_SECONDS:
-            self.flush()
-
     def flush(self) -> None:
-        """Write the lines in one transaction, tried once."""
-        self._flushed = time.monotonic()
-        if not self._lines:
-            return
-        lease, lines = self.keeper.lease, self._lines[:]
-        try:
-            with self.keeper.database.write() as session:
-                queue.append(session, lease, lines)
-        except DatabaseAway as error:
-            log.warning("log lines wait for the database", job_id=lease.job_id, lines=len(lines), error=str(error))
-        except LeaseLost:
-            self.keeper.lost.set()
-        else:
-            del self._lines[: len(lines)]
+        """Write the oldest lines in one transaction, tried once. The lease keeper's thread calls this, so that the
+        supervisor never waits for a database that is away or hangs."""
+        lease = self.keeper.lease
+        with self._writing:
+            if not (lines := self._lines[:BATCH_LINES]):
+                return
+            try:
+                with self.keeper.database.write() as session:
+                    queue.append(session, lease, lines)
+            except DatabaseAway as error:
+                waiting = len(self._lines)
+                log.warning("log lines wait for the database", job_id=lease.job_id, lines=waiting, error=str(error))
+            except LeaseLost:
+                self.keeper.lost.set()
+            else:
+                del self._lines[: len(lines)]
 
     def flush_all(self) -> None:
-        """Write the lines, retrying until the database is back. Raises LeaseLost."""
-        if not (lines := self._lines[:]):
-            return
-        self.keeper.write(lambda session: queue.append(session, self.keeper.lease, lines))
-        del self._lines[: len(lines)]
+        """Write all lines, retrying until the database is back. Raises LeaseLost."""
+        with self._writing:
+            while lines := self._lines[:BATCH_LINES]:
+                self.keeper.write(partial(queue.append, lease=self.keeper.lease, lines=lines))
+                del self._lines[: len(lines)]
 
 
 def line_of(event: events.Metric | events.Log) -> joblog.Line:

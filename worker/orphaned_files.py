@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import structlog
 
 from shared.artifacts import ArtifactStore, attempt_of
@@ -19,12 +21,19 @@ def remove_orphaned_files(store: ArtifactStore, database: Database, job_id: str,
     Errors of the database or the store are logged and not raised: the leader's sweep of the store cleans up again.
     """
     try:
-        found = {key for key in store.keys_of(job_id) if attempt_of(key) <= attempt}
+        found = {key for key in store.keys_of(job_id) if _is_of(key, attempt)}
         for key in found - _keys_to_keep(database, job_id, attempt, found):
             store.remove(key)
             log.info("orphaned file removed", job_id=job_id, key=key)
     except (StoreUnavailable, OSError, DatabaseAway) as error:
         log.warning("orphaned files not removed", job_id=job_id, error=str(error))
+
+
+def _is_of(key: str, attempt: int) -> bool:
+    """Whether an attempt up to `attempt` wrote this file; not one that a network filesystem has put there."""
+    with suppress(ValueError):
+        return attempt_of(key) <= attempt
+    return False
 
 
 def _keys_to_keep(database: Database, job_id: str, attempt: int, found: set[str]) -> set[str]:

@@ -47,9 +47,9 @@ class StorageWatch:
                 self._pause = FIRST_PAUSE_SECONDS
             self._last_report = now
             first, self.outage = self.outage is None, outage
+            self.reported.set()
         if first:
             log.warning("no job is claimed until a probe succeeds", outage=outage, error=detail)
-        self.reported.set()
 
     def next_pause(self) -> float:
         """Seconds to wait before the next probe; each is twice the one before, up to LONGEST_PAUSE_SECONDS."""

@@ -28,8 +28,10 @@ from shared.maintenance import MaintenanceThread
 from worker.orphaned_files import remove_orphaned_files
 
 REMOVALS = 100  # per round
+MOST_FAILURES = 3  # per round: each may take a minute
 JOBS = 100  # whose files and rows are read at a time
 ROWS = 1000
+FEW = 3  # unknown folders that a store may have however few it has
 UPLOAD_SECONDS = 3600.0  # that an upload may take from its first stored file to its row
 NAMED = 20  # files in one line of the log
 
@@ -54,6 +56,7 @@ class StoreSweep(MaintenanceThread):
         self.lost_attempts, self.leads = lost_attempts, leads
         self.sweep_seconds = sweep_seconds
         self._swept_at = time.monotonic()
+        self._told = ""  # the last error in the log
         self._unknown: dict[str, float] = {}  # folders of datasets without a row -> when they were first seen
 
     def first_wait(self) -> float:
@@ -62,16 +65,19 @@ class StoreSweep(MaintenanceThread):
     def round(self) -> float:
         self.remove_lost()
         if self.leads():
-            self.remove_listed()
             if time.monotonic() - self._swept_at >= self.sweep_seconds:
+                self._swept_at = time.monotonic()  # whether it succeeds or not
                 self.sweep()
-                self._swept_at = time.monotonic()
+            self.remove_listed()
+            self._told = ""
         return self.pause
 
     def failed(self, error: Exception) -> float:
         """The next round may succeed."""
         if isinstance(error, StoreUnavailable | DatabaseAway):
-            log.warning("the store is not swept", error=error.detail)
+            if error.detail != self._told:  # once, not every two seconds
+                log.warning("the store is not swept", error=error.detail)
+            self._told = error.detail
         else:
             log.error("sweep of the store failed", exc_info=error)
         return self.pause
@@ -86,26 +92,46 @@ class StoreSweep(MaintenanceThread):
             remove_orphaned_files(self.store, self.database, job_id, attempt)
 
     def remove_listed(self) -> None:
-        """Remove the folders whose rows have been deleted. Raises StoreUnavailable; the rest stays listed."""
+        """Remove the folders whose rows have been deleted. Those that cannot be removed stay listed, behind the others.
+        Raises StoreUnavailable if the store is away, or after MOST_FAILURES."""
         with self.database.read() as session:
             keys = file_removals.oldest(session, REMOVALS)
-        removed = []
-        try:
-            for key in keys:
-                try:
-                    self.store.remove_folder(key)
-                except ValueError as error:  # of a restored backup: no key that gradq has made
-                    log.error("a folder is not removed", key=key, error=str(error))
+        if not keys:
+            return
+        self.store.check_root()
+        removed: list[str] = []
+        failed: dict[str, StoreUnavailable] = {}
+        for key in keys:
+            try:
+                self.store.remove_folder(key)
                 removed.append(key)
-        finally:
-            if removed:
-                with self.database.write() as session:
-                    file_removals.done(session, removed)
+            except ValueError as error:  # of a restored backup: no key that gradq has made
+                log.error("a folder is not removed", key=key, error=str(error))
+                removed.append(key)
+            except StoreUnavailable as error:
+                failed[key] = error
+                if len(failed) >= MOST_FAILURES:
+                    break
+        with self.database.write() as session:
+            file_removals.done(session, removed)
+            for key in failed:
+                file_removals.add(session, key)  # anew, at the end
+        if failed:
+            raise next(iter(failed.values()))
 
     def sweep(self) -> None:
-        """Compare all files with all rows, once. Raises StoreUnavailable, DatabaseAway."""
+        """Compare all files with all rows, once. Raises StoreUnavailable, DatabaseAway.
+
+        Nothing is removed from a store in which most folders have no row: it is another service's, or this one's with
+        another database.
+        """
         self.store.remove_folder(PROBE)
         folders = self.store.folders()
+        if (unknown := self._without_rows(folders)) > max(FEW, len(folders) // 2):
+            log.error(
+                "most folders in the store have no row; nothing is removed", folders=len(folders), unknown=unknown
+            )
+            return
         datasets = [folder for folder in folders if folder.startswith(f"{DATASETS}/")]
         for some in _in_groups([folder for folder in folders if "/" not in folder], JOBS):
             if self.stopped.is_set():
@@ -113,6 +139,16 @@ class StoreSweep(MaintenanceThread):
             self._sweep_jobs(some)
         self._sweep_datasets(datasets)
         self._report_lost_folders(set(folders))
+
+    def _without_rows(self, folders: Sequence[str]) -> int:
+        """How many of the folders no job or dataset has."""
+        unknown = 0
+        for some in _in_groups(folders, ROWS):
+            with self.database.read() as session:
+                known = set(session.scalars(select(Job.id).where(Job.id.in_(some))))
+                known |= set(session.scalars(select(DatasetRow.folder).where(DatasetRow.folder.in_(some))))
+            unknown += len(set(some) - known)
+        return unknown
 
     def _sweep_jobs(self, job_ids: Sequence[str]) -> None:
         """The files are listed before the rows are read: a file that is written meanwhile is not in the list, and the

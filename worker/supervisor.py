@@ -50,6 +50,8 @@ from worker.plan import Plan
 
 TICK_SECONDS = 0.25
 STORE_RETRY_SECONDS = 1.0  # between two tries to store a result
+LATE_SECONDS = 5.0  # after the grace period, for what is being stored; `gradq up` kills a worker after 10
+CLOSE_SECONDS = 5.0  # for an upload whose checkpoint is no longer needed
 
 log = structlog.get_logger()
 
@@ -61,6 +63,7 @@ class Watch:
     ended: LastEvent | None = None
     stop: StopReason | None = None
     kill_at: float = float("inf")
+    stop_by: float | None = None  # the end of the grace period, once the trainer was asked to stop
     last_progress: dict[str, Any] | None = None
 
 
@@ -79,6 +82,7 @@ class Supervisor:
         self.lease = queue.lease_of(job)
         self.keeper = LeaseKeeper(context.database, self.lease, self.settings, context.draining)
         self.log_buffer = LogBuffer(self.keeper)
+        self.keeper.each_round = self.log_buffer.flush
         self.uploads = CheckpointUploads(context, self.keeper, self.log_buffer, job)
         self.folder = self.settings.runs_dir / run_name(job.id, job.attempt)
         self.watch = Watch()
@@ -98,10 +102,14 @@ class Supervisor:
             except Exception as error:
                 self._give_up(error)
             finally:
-                self.uploads.close()  # a file that is stored after the orphans are removed would be another
+                # a file that is stored after the orphans are removed would be another
+                done = self.uploads.close(CLOSE_SECONDS) and not self.keeper.is_lost()
                 shutil.rmtree(self.folder, ignore_errors=True)
                 self.context.running.discard(self.folder.name)
-                remove_orphaned_files(self.store, self.context.database, self.job.id, self.job.attempt)
+                if done and self.context.storage.outage is None:
+                    remove_orphaned_files(self.store, self.context.database, self.job.id, self.job.attempt)
+                else:  # a slot must not wait for a store that is away
+                    self.context.lost_attempts.put((self.job.id, self.job.attempt))
 
     def _attempt(self) -> None:
         started = time.monotonic()
@@ -171,7 +179,7 @@ class Supervisor:
         running = True
         while running:
             self.oom_kills.poll()
-            if self.log_buffer.is_full() and not self.keeper.is_lost():
+            if self.log_buffer.is_full() and self.watch.stop is None and not self.keeper.is_lost():
                 self.keeper.lost.wait(TICK_SECONDS)  # the pipe fills up, and the trainer waits for the database too
             else:
                 running = self._receive(trainer, deadline) if trainer.pipe.poll(TICK_SECONDS) else trainer.alive()
@@ -181,16 +189,17 @@ class Supervisor:
 
     def _receive(self, trainer: Trainer, deadline: float) -> bool:
         """Take the events in the pipe. False at its end, which is the trainer's: no other process holds it open."""
-        try:
-            while trainer.pipe.poll():
-                self._note(trainer.pipe.recv())
-                self._listen(trainer, deadline)  # between any two events: some trainers always have another one
-        except (EOFError, OSError):
-            return False
-        return True
+        while True:
+            try:
+                if not trainer.pipe.poll():
+                    return True
+                event = trainer.pipe.recv()
+            except (EOFError, OSError):
+                return False
+            self._note(event)
+            self._listen(trainer, deadline)  # between any two events: some trainers always have another one
 
     def _listen(self, trainer: Trainer, deadline: float) -> None:
-        self.log_buffer.flush_if_due()
         self._apply_stop_requests(trainer, deadline)
         if self.uploads.error is not None:
             raise self.uploads.error
@@ -216,7 +225,7 @@ class Supervisor:
         if watch.stop is None and (reason := self._stop_reason(deadline)):
             self.log.info("stopping the trainer", reason=reason.value)
             watch.stop = reason
-            watch.kill_at = time.monotonic() + self.settings.grace_seconds
+            watch.kill_at = watch.stop_by = time.monotonic() + self.settings.grace_seconds
             self.uploads.retry_for(self.settings.grace_seconds)  # the next checkpoint is the last one
             trainer.request_stop()
         if self.keeper.is_lost() or time.monotonic() > watch.kill_at:
@@ -258,17 +267,21 @@ class Supervisor:
                 self._mark_lost(detail, cause)
 
     def _finish_checkpoints(self) -> None:
-        """Wait until the last checkpoint is stored: as long as it takes, but no longer than the grace period for a
-        store that is not available, nor if the job ends here and only a retry on request would need it."""
-        grace = self.settings.grace_seconds
-        self.uploads.retry_for(grace)
-        ends = self.watch.stop in (StopReason.CANCEL, StopReason.DEADLINE)
-        deadline = time.monotonic() + (grace if ends else float("inf"))
-        while not self.uploads.done(TICK_SECONDS) and time.monotonic() < deadline:
-            self.log_buffer.flush_if_due()
+        """Wait until the last checkpoint is stored.
+
+        As long as it takes; but a store that is not available is retried until the end of the grace period, and the end
+        of a job, which needs its last checkpoint for a retry on request alone, and of a worker waits hardly longer.
+        """
+        grace, began = self.settings.grace_seconds, time.monotonic()
+        stop_by = self.watch.stop_by or began + grace
+        self.uploads.retry_for(max(0.0, stop_by - began))
+        while not self.uploads.done(TICK_SECONDS):
             if self.keeper.is_lost():
                 raise LeaseLost(self.job.id)
-        if self.uploads.error is not None:
+            ends = self.watch.stop is StopReason.DEADLINE or self.keeper.cancel_requested.is_set()
+            if (ends or self.context.draining.is_set()) and time.monotonic() > stop_by + LATE_SECONDS:
+                return
+        if self.uploads.error is not None and not isinstance(self.watch.ended, events.Finished):
             raise self.uploads.error
 
     def _release(self, released: Released) -> None:
@@ -321,11 +334,9 @@ class Supervisor:
                 if not told:
                     told = True
                     self.log_buffer.say(f"the results are ready and wait for the artifact store: {error}", "warning")
-            self.log_buffer.flush_if_due()
-            if self.keeper.lost.wait(STORE_RETRY_SECONDS):
-                raise LeaseLost(self.job.id)
+            self.keeper.lost.wait(STORE_RETRY_SECONDS)
             if reason := self._stop_reason(deadline=float("inf")):
-                raise StoringInterrupted(reason)
+                raise LeaseLost(self.job.id) if reason is StopReason.LOST else StoringInterrupted(reason)
 
     def _fail(self, failed: events.Failed) -> None:
         """End the job as failed. A failed gradient check keeps its measurements and its files."""

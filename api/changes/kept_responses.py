@@ -10,6 +10,7 @@ from collections.abc import Callable
 from shared.errors import TooManyKeptResponses
 
 MOST_BYTES = 1 << 30  # per owner, day and API process: a quarter of a million jobs
+LEAST_BYTES = 64 << 20  # some 16 000 jobs: the client sends a key with each change
 SHARE = 8  # of what an owner may store, in each process, if that is less
 HOUR, HOURS = 3600.0, 24
 
@@ -18,7 +19,7 @@ class KeptResponses:
     """Counts in hours. `owner_bytes`: what an owner may store in all; None: no limit. `clock`: seconds, monotonic."""
 
     def __init__(self, owner_bytes: int | None, clock: Callable[[], float] = time.monotonic) -> None:
-        self.limit = MOST_BYTES if owner_bytes is None else min(MOST_BYTES, owner_bytes // SHARE)
+        self.limit = MOST_BYTES if owner_bytes is None else max(LEAST_BYTES, min(MOST_BYTES, owner_bytes // SHARE))
         self._clock = clock
         self._by_hour: defaultdict[int, Counter[str]] = defaultdict(Counter)
         self._lock = threading.Lock()

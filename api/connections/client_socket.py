@@ -13,6 +13,7 @@ import select
 import socket
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import IO, Any
 
 import structlog
@@ -52,7 +53,8 @@ class ClientSocket(socket.socket):
         super().setblocking(False)
         if self.family in (socket.AF_INET, socket.AF_INET6):
             for name, value in OPTIONS.items():
-                self.setsockopt(socket.IPPROTO_TCP, name, value)
+                with suppress(OSError):  # macOS refuses them on a connection that its client has reset
+                    self.setsockopt(socket.IPPROTO_TCP, name, value)
         self.is_body_incoming = False  # whether a part of the request's body was not received when its thread started
         self.take_place: Callable[[], Leave | None] | None = None  # set per request; None: it must not wait
         self._leave: Leave | None = None

@@ -43,6 +43,11 @@ CLOSING_SECONDS, CLOSING_BYTES = 2.0, 256 << 10  # for which a closed connection
 STOPPING_SECONDS = 1.0  # REQUEST_SECONDS of a process that shuts down
 RECV_BYTES = 16 << 10
 NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+# errors of the connection that accept() reports, see accept(2)
+OF_THE_CLIENT = (
+    *(errno.EAGAIN, errno.ECONNABORTED, errno.EPERM, errno.EPROTO, errno.ENETDOWN, errno.ENETUNREACH),
+    *(errno.EHOSTUNREACH, errno.EHOSTDOWN, errno.ENOPROTOOPT, errno.EOPNOTSUPP),
+)
 NO_DESCRIPTOR_SECONDS = 0.01
 
 # not caused by the request
@@ -103,7 +108,7 @@ class Worker(ThreadWorker):
             if error.errno in NO_DESCRIPTOR:
                 self._make_room()
                 time.sleep(NO_DESCRIPTOR_SECONDS)
-            elif error.errno not in (errno.EAGAIN, errno.ECONNABORTED):
+            elif error.errno not in OF_THE_CLIENT:
                 raise
             return
         self.nr_conns += 1
@@ -191,7 +196,7 @@ class Worker(ThreadWorker):
         conn.sock.end_request()
         try:
             return bool(super()._keepalive_after(conn, keepalive))
-        except ClientTooSlow:
+        except (ClientTooSlow, errors.ParseException):  # the response is sent: a refusal would be a second one
             return False
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:

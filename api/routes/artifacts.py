@@ -9,6 +9,7 @@ from typing import Any
 
 from flask import Blueprint, Response, jsonify, request
 from werkzeug.exceptions import HTTPException
+from werkzeug.http import parse_range_header
 from werkzeug.wsgi import wrap_file
 from zipstream import ZipStream
 
@@ -56,7 +57,9 @@ def download(job_id: str, name: str) -> Response:
     with services().database.read() as session:
         jobs.get(session, job_id)
         row = jobs.artifact(session, job_id, name)
-    transfers.will_read(row.size_bytes)
+    served = _request()
+    if request.method == "GET" and not request.if_none_match:
+        transfers.will_read(_number_of_bytes(served, row.size_bytes))
     try:
         file = services().store.open(row.key)
     except FileNotFoundError as error:
@@ -68,7 +71,7 @@ def download(job_id: str, name: str) -> Response:
     response.set_etag(row.sha256)
     response.headers.set("Content-Disposition", "attachment", filename=row.name)
     try:
-        response.make_conditional(_request(), accept_ranges=True, complete_length=row.size_bytes)
+        response.make_conditional(served, accept_ranges=True, complete_length=row.size_bytes)
     except HTTPException:  # 416
         file.close()
         raise
@@ -83,6 +86,13 @@ def _request() -> dict[str, Any]:
     if served and served[2] and int(served[2]) < int(served[1]):
         served = None
     return {name: value for name, value in request.environ.items() if served or name != "HTTP_RANGE"}
+
+
+def _number_of_bytes(environ: dict[str, Any], size: int) -> int:
+    """How many bytes of a file of `size` are sent: of the Range in `environ`, or all."""
+    asked = parse_range_header(environ.get("HTTP_RANGE"))
+    bounds = asked.range_for_length(size) if asked is not None else None
+    return size if bounds is None else bounds[1] - bounds[0]
 
 
 @bp.get("/v1/jobs/<job_id>/artifacts.zip")
@@ -111,7 +121,8 @@ def download_all(job_id: str) -> Response:
     response.headers.set("Content-Disposition", "attachment", filename=f"{job_id}.zip")
     response.make_conditional(request)
     if response.status_code != 304:
-        transfers.will_read(sum(row.size_bytes for row in rows))
+        if request.method == "GET":
+            transfers.will_read(sum(row.size_bytes for row in rows))
         archive = _archive(job_id, rows)
         response.content_length = len(archive)
         response.response = archive

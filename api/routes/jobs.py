@@ -196,8 +196,8 @@ def remove_files(keys: Sequence[str]) -> int:
     try:
         for key in keys:
             freed += services().store.remove_folder(key)
-    except StoreUnavailable as error:  # ask no more: each request may wait for seconds
-        log.warning("files are removed later", first=keys[0], error=error.detail)
+    except (StoreUnavailable, ValueError) as error:  # ask no more: each request may wait for seconds
+        log.warning("files are removed later", first=keys[0], error=str(error))
     return freed
 
 

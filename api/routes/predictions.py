@@ -88,8 +88,8 @@ def predict(job_id: str, query: PredictQuery) -> Response:
     size = request.content_length if request.content_length is not None else services().settings.predict_bytes
     with places.taken(places.bytes, owner, size):
         sent = Sent(query.invert)
+        model = load()  # from a store that may be slow
         with places.taken(places.computing, owner):
-            model = load()
             answers = []
             reader = Reader(model, sent.invert)
             for pixels, names in batches(sent.parts(reader), reader.step):

@@ -81,6 +81,9 @@ class AnswerWatch:
 
     def _ask(self) -> None:
         family = socket.AF_INET6 if ":" in self.address[0] else socket.AF_INET
+        if not _is_here(family, self.address[0]):
+            self._wait(self.pause_rounds)  # a network that is gone says nothing of the process
+            return
         self._socket, self._rounds = socket.socket(family, socket.SOCK_STREAM), self.answer_rounds
         self._socket.setblocking(False)
         self._socket.connect_ex(self.address)
@@ -95,3 +98,13 @@ class AnswerWatch:
             return self._socket.recv(16).startswith(b"HTTP/1.")
         except OSError as error:
             return None if error.errno in NOT_YET else False
+
+
+def _is_here(family: socket.AddressFamily, host: str) -> bool:
+    """Whether this machine has the address; not after a change of the network, for example."""
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        try:
+            probe.bind((host, 0))
+        except OSError:
+            return False
+    return True

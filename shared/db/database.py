@@ -25,6 +25,7 @@ SILENCE_MS = 10_000
 LONG_SILENCE_MS = 60_000  # for transactions that also read or write files, which can take 10 s on a busy disk
 WAL_RETRY_SECONDS = 0.01
 NETWORK_FILESYSTEMS = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.sshfs", "fuse.s3fs", "glusterfs", "ceph")
+READ_ONLY = "25006"  # PostgreSQL's SQLSTATE during a failover, or of a managed server whose disk is full
 SQLITE_AWAY = ("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_CANTOPEN", "SQLITE_IOERR", "SQLITE_FULL", "SQLITE_READONLY")
 
 
@@ -93,7 +94,7 @@ class Database:
     def checkpoint_wal(self) -> None:
         """Copy SQLite's write-ahead log into the database file. Only the leader calls this: see `_on_connect`."""
         if self.is_sqlite:
-            with self.engine.connect() as connection:
+            with _raise_database_away(self._file), self.engine.connect() as connection:
                 connection.execute(text("PRAGMA wal_checkpoint(PASSIVE)"))
 
     def close(self) -> None:
@@ -243,4 +244,5 @@ def _is_away(error: DBAPIError) -> bool:
     for a missing table too."""
     if isinstance(error.orig, sqlite3.Error):
         return getattr(error.orig, "sqlite_errorname", "").startswith(SQLITE_AWAY)
-    return isinstance(error, OperationalError | InterfaceError)
+    read_only = getattr(error.orig, "sqlstate", None) == READ_ONLY
+    return read_only or isinstance(error, OperationalError | InterfaceError)

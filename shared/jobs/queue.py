@@ -249,7 +249,9 @@ def add_checkpoint(
     freed = [replaced.key] if replaced else []  # an earlier attempt's checkpoint at the same step
     session.merge(row)
     session.flush()
-    for stale in session.scalars(query.order_by(CheckpointRow.step.desc()).offset(keep_last)).all():
+    # by attempt first: an attempt that began anew, since the newer files were damaged, must keep its own
+    newest = query.order_by(CheckpointRow.attempt.desc(), CheckpointRow.step.desc())
+    for stale in session.scalars(newest.offset(keep_last)).all():
         session.delete(stale)
         freed.append(stale.key)
     session.flush()

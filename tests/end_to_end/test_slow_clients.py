@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from http.client import HTTPResponse
 
 import httpx2
+import psutil
 import pytest
 from support.api_alone import Api, head_of
 from support.waiting import wait_for
@@ -188,3 +189,26 @@ def test_a_head_without_an_end_is_refused(api: Api) -> None:
     connection.sendall(HEALTH + b"X-A: b\r\n" * 10_000)
     response = answer(connection)
     assert (response.status, json.loads(response.read())["code"]) == (431, "request_header_fields_too_large")
+
+
+@pytest.mark.parametrize("body", [b"zz\r\n", b"0\r\nno trailer\r\n\r\n"], ids=["no size", "no trailer"])
+def test_a_request_has_one_response_though_its_body_turns_out_to_be_malformed_after_it(api: Api, body: bytes) -> None:
+    """Another one would be taken for that of the next request on this connection."""
+    connection = api.connect()
+    connection.sendall(b"POST /nowhere HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n" + body)
+    response = answer(connection)
+    assert response.status == 404
+    response.read()
+    connection.settimeout(5)
+    assert connection.recv(100) == b"", "a second response"
+
+
+@pytest.mark.parametrize("name", ["SCRIPT_NAME", "PATH_INFO", "Script-Name"])
+def test_a_header_does_not_replace_the_path(api: Api, name: str) -> None:
+    response = answer(api.ask("/x/metrics", f"{name}: /x"))
+    assert (response.status, response.headers["X-Content-Type-Options"]) == (404, "nosniff")
+
+
+def test_a_process_may_open_as_many_files_as_its_connections_need(api: Api) -> None:
+    soft, hard = psutil.Process(api.part.process.pid).rlimit(psutil.RLIMIT_NOFILE)
+    assert soft >= min(hard, 8192)

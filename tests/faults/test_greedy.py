@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,13 +10,14 @@ from pathlib import Path
 import pytest
 from faults.abuses import KINDS
 
-TESTS = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SECONDS = 420
 
 
 def greedy(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "faults.greedy", *arguments]
-    return subprocess.run(command, cwd=TESTS, capture_output=True, text=True, timeout=SECONDS, check=False)
+    env = {**os.environ, "PYTHONPATH": "tests"}
+    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=SECONDS, check=False)
 
 
 @pytest.mark.long

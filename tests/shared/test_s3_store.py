@@ -13,7 +13,8 @@ from support.s3 import S3
 from shared.artifacts import CHUNK, PROBE, ArtifactStore, sha256_of
 from shared.errors import StoreUnavailable
 
-KEY = "job_1/1/model.json"
+JOB = f"job_{1:032x}"
+KEY = f"{JOB}/1/model.json"
 ANSWER_SECONDS = 0.3
 
 
@@ -49,14 +50,14 @@ def source(tmp_path: Path) -> Path:
 
 
 CALLS: dict[str, Callable[[ArtifactStore, Path], Any]] = {
-    "put": lambda store, path: store.put("job_1/1/other", path),
+    "put": lambda store, path: store.put(f"{JOB}/1/other", path),
     "get": lambda store, path: store.get(KEY, path.with_name("back")),
     "open": lambda store, path: store.open(KEY).read(),
     "has": lambda store, path: store.has(KEY),
-    "keys_of": lambda store, path: store.keys_of("job_1"),
+    "keys_of": lambda store, path: store.keys_of(JOB),
     "folders": lambda store, path: store.folders(),
     "remove": lambda store, path: store.remove(KEY),
-    "remove_folder": lambda store, path: store.remove_folder("job_1"),
+    "remove_folder": lambda store, path: store.remove_folder(JOB),
     "probe": lambda store, path: store.probe(),
     "is_empty": lambda store, path: store.is_empty(),
 }
@@ -79,19 +80,19 @@ def test_a_server_that_is_away_or_silent_is_one_error_after_a_bounded_time(
 
 def test_a_full_server_takes_no_file_and_gives_those_that_it_has(s3: S3, store: ArtifactStore, source: Path) -> None:
     s3.faults(full=True)
-    for call in (lambda: store.put("job_1/1/b", source), store.probe):
+    for call in (lambda: store.put(f"{JOB}/1/b", source), store.probe):
         with pytest.raises(StoreUnavailable, match="XMinioStorageFull"):
             call()
-    assert store.keys_of("job_1") == [KEY]
+    assert store.keys_of(JOB) == [KEY]
     store.get(KEY, source.with_name("back"))
     assert sha256_of(source.with_name("back")) == sha256_of(source)
 
 
 def test_a_missing_file_is_no_outage(store: ArtifactStore, source: Path) -> None:
     with pytest.raises(FileNotFoundError):
-        store.get("job_1/1/nothing", source.with_name("back"))
+        store.get(f"{JOB}/1/nothing", source.with_name("back"))
     with pytest.raises(FileNotFoundError):
-        store.open("job_1/1/nothing")
+        store.open(f"{JOB}/1/nothing")
 
 
 def test_a_bucket_that_is_gone_is_an_outage_and_no_missing_file(s3: S3, store: ArtifactStore, source: Path) -> None:
@@ -104,8 +105,8 @@ def test_a_bucket_that_is_gone_is_an_outage_and_no_missing_file(s3: S3, store: A
 def test_a_large_file_is_read_in_pieces_and_at_any_place(store: ArtifactStore, tmp_path: Path) -> None:
     path = tmp_path / "large"
     path.write_bytes(bytes(range(251)) * (3 * CHUNK // 251))
-    store.put("job_1/1/large", path)
-    with store.open("job_1/1/large") as file:
+    store.put(f"{JOB}/1/large", path)
+    with store.open(f"{JOB}/1/large") as file:
         file.seek(2 * CHUNK + 5)
         assert file.read(7) == path.read_bytes()[2 * CHUNK + 5 : 2 * CHUNK + 12]
         assert file.tell() == 2 * CHUNK + 12
@@ -115,16 +116,16 @@ def test_a_large_file_is_read_in_pieces_and_at_any_place(store: ArtifactStore, t
 
 def test_files_that_another_process_has_written_are_listed(s3: S3, store: ArtifactStore, source: Path) -> None:
     """fsspec keeps listings for ever unless it is told otherwise."""
-    assert store.keys_of("job_1") == [KEY]
-    ArtifactStore(s3.url, 5.0).put("job_1/2/new", source)
-    assert sorted(store.keys_of("job_1")) == [KEY, "job_1/2/new"]
-    assert store.has("job_1/2/new")
-    store.remove_folder("job_1/2")
+    assert store.keys_of(JOB) == [KEY]
+    ArtifactStore(s3.url, 5.0).put(f"{JOB}/2/new", source)
+    assert sorted(store.keys_of(JOB)) == [KEY, f"{JOB}/2/new"]
+    assert store.has(f"{JOB}/2/new")
+    store.remove_folder(f"{JOB}/2")
 
 
 def test_a_probe_leaves_nothing(store: ArtifactStore) -> None:
     store.probe()
-    assert store.folders() == ["job_1"]
+    assert store.folders() == [JOB]
     assert store.keys_of(PROBE) == []
 
 

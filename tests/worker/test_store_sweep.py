@@ -20,6 +20,8 @@ from shared.jobs.states import JobState
 from worker import store_sweep
 from worker.store_sweep import StoreSweep
 
+DELETED = f"job_{0:032x}"  # the id of a job whose row has been deleted
+
 
 @pytest.fixture
 def store(tmp_path: Path) -> ArtifactStore:
@@ -59,15 +61,13 @@ def test_files_of_ended_and_unknown_jobs_without_a_row_are_removed_and_counted(
         artifact_key(ended, 2, "model.json"),
         f"{artifact_key(ended, 1, 'a')}.ab12.part",
         checkpoint_key(queued, 1, 50),
-        artifact_key("job_of_a_deleted_row", 1, "model.json"),
+        artifact_key(DELETED, 1, "model.json"),
     ]
     for key in [*kept[1:], *strays]:
         put(key)
     sweep.sweep()
     left = [
-        key
-        for folder in (ended, queued, lease.job_id, "job_of_a_deleted_row", "doctor-1", "other")
-        for key in store.keys_of(folder)
+        key for folder in (ended, queued, lease.job_id, DELETED, "doctor-1", "other") for key in store.keys_of(folder)
     ]
     assert sorted(left) == sorted(kept)
     with database.read() as session:
@@ -159,7 +159,7 @@ def test_files_of_deleted_jobs_are_removed_once_the_store_is_back(
     monkeypatch.setattr(ArtifactStore, "remove_folder", away_at_the_second)
     with pytest.raises(StoreUnavailable):
         sweep.remove_listed()
-    assert write(database, file_removals.oldest, 9) == ids[1:]
+    assert write(database, file_removals.oldest, 9) == [ids[1]]
     monkeypatch.undo()
     sweep.remove_listed()
     assert write(database, file_removals.oldest, 9) == []
@@ -171,9 +171,62 @@ def test_a_listed_folder_that_has_those_of_others_is_refused(
     database: Database, store: ArtifactStore, sweep: StoreSweep, put: Callable[[str], Any], key: str
 ) -> None:
     """A restored backup is untrusted input."""
-    put("job_1/1/model.json")
+    put(f"{DELETED}/1/model.json")
     put("datasets/ds_1/a/x")
     write(database, file_removals.add, key)
     sweep.remove_listed()
     assert len(store.folders()) == 2
     assert write(database, file_removals.oldest, 9) == [], "it would keep the others waiting"
+
+
+def test_a_store_whose_folders_this_database_does_not_know_is_left_alone(
+    store: ArtifactStore, sweep: StoreSweep, put: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker with a wrong or a new database, or two services with one store."""
+    monkeypatch.setattr(store_sweep, "UPLOAD_SECONDS", 0.0)
+    keys = [f"job_{number:032x}/1/model.safetensors" for number in range(4)] + ["datasets/ds_1/ab/x_train.npy"]
+    for key in keys:
+        put(key)
+    with capture_logs() as logs:
+        sweep.sweep()
+        sweep.sweep()
+    assert [line["unknown"] for line in logs if line["log_level"] == "error"] == [5, 5]
+    assert all(store.has(key) for key in keys)
+
+
+def test_a_folder_that_cannot_be_removed_keeps_no_other_waiting(
+    database: Database,
+    store: ArtifactStore,
+    sweep: StoreSweep,
+    put: Callable[[str], Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ids = [finished(database, put) for _ in range(3)]
+    for job_id in ids:
+        write(database, jobs.remove, job_id)
+    right = ArtifactStore.remove_folder
+
+    def first_is_denied(self: ArtifactStore, key: str) -> int:
+        if key == ids[0]:
+            raise StoreUnavailable("PermissionError")
+        return right(self, key)
+
+    monkeypatch.setattr(ArtifactStore, "remove_folder", first_is_denied)
+    with pytest.raises(StoreUnavailable):
+        sweep.remove_listed()
+    assert write(database, file_removals.oldest, 9) == ids[:1]
+    assert store.folders() == ids[:1]
+
+
+def test_a_store_that_is_not_mounted_keeps_the_list(
+    database: Database, store: ArtifactStore, sweep: StoreSweep, put: Callable[[str], Any], tmp_path: Path
+) -> None:
+    job_id = finished(database, put)
+    write(database, jobs.remove, job_id)
+    (tmp_path / "store").rename(tmp_path / "elsewhere")
+    for step in (sweep.remove_listed, sweep.sweep):
+        with pytest.raises(StoreUnavailable):
+            step()
+    (tmp_path / "elsewhere").rename(tmp_path / "store")
+    sweep.remove_listed()
+    assert (store.folders(), write(database, file_removals.oldest, 9)) == ([], [])

@@ -78,6 +78,7 @@ class Checkpointer:
         self.saved_at = time.monotonic()
         self.stored = stored
         self._last: Path | None = None
+        self._waited_for: Path | None = None
 
     def due(self) -> bool:
         """Whether `every_seconds` have passed since the last save, at least LEAST_SECONDS."""
@@ -95,7 +96,10 @@ class Checkpointer:
         every = self.requested.every_epochs
         if every is None or epoch % every != 0:
             return self.due()
-        deadline = time.monotonic() + STORING_SECONDS
+        # once for each checkpoint that takes long, not in each epoch that it takes
+        waits = self._last != self._waited_for
+        self._waited_for = self._last
+        deadline = time.monotonic() + (STORING_SECONDS if waits else 0.0)
         while self._is_being_stored() and time.monotonic() < deadline:
             time.sleep(0.002)
         return not self._is_being_stored()

@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 
 from api.changes.idempotency import EXTENSION
-from api.changes.kept_responses import HOUR, MOST_BYTES, KeptResponses
+from api.changes.kept_responses import HOUR, LEAST_BYTES, MOST_BYTES, KeptResponses
 from shared.errors import TooManyKeptResponses
 
 
 def test_each_owner_has_a_limit_of_their_own_and_it_is_free_again_after_a_day() -> None:
     now = [0.5 * HOUR]
-    kept = KeptResponses(800, lambda: now[0])
-    assert kept.limit == 100
+    kept = KeptResponses(None, lambda: now[0])
+    kept.limit = 100
     kept.check("anna")
     kept.add("anna", 60)
     now[0] += HOUR
@@ -31,7 +31,9 @@ def test_each_owner_has_a_limit_of_their_own_and_it_is_free_again_after_a_day() 
 
 
 def test_the_limit_follows_what_an_owner_may_store() -> None:
-    assert [KeptResponses(size).limit for size in (None, 1 << 60, 1 << 20)] == [MOST_BYTES, MOST_BYTES, 1 << 17]
+    assert [KeptResponses(size).limit for size in (None, 1 << 60, 1 << 31, 1)] == [
+        *(MOST_BYTES, MOST_BYTES, 1 << 28, LEAST_BYTES)
+    ]
 
 
 def test_beyond_it_a_request_with_a_new_key_changes_nothing_and_others_go_on(app, client, problem) -> None:
