@@ -171,3 +171,9 @@ def test_no_round_waits_for_an_answer():
         for _ in range(900):  # would take hours if a round waited
             watch.round(7)
         released.set()
+
+
+def test_an_address_that_this_machine_does_not_have_is_no_fault_of_the_process() -> None:
+    """A laptop that has left its network: the API still listens there, and a restart would not help."""
+    watch = AnswerWatch(("192.0.2.1", 80), pause_rounds=1, answer_rounds=1, failures=2)
+    assert [watch.round(pid=1) for _ in range(20)] == [None] * 20

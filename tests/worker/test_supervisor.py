@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -24,9 +25,10 @@ from shared.errors import StoreUnavailable
 from shared.jobs import joblog, jobs, queue, stored_bytes
 from shared.jobs.states import JobState
 from shared.spec.job_spec import GradientCheckSpec, JobSpec, WalkSpec, Work
-from worker import checkpoint_uploads, supervisor
+from worker import checkpoint_uploads, log_buffer, supervisor
 from worker.context import WorkerContext
 from worker.devices import CPU
+from worker.log_buffer import LogBuffer
 from worker.oom import OomKills
 from worker.plan import Plan
 from worker.supervisor import Supervisor
@@ -597,3 +599,85 @@ def test_a_deadline_holds_under_a_flood_of_checkpoints(supervise: Callable[..., 
     job = supervise(JobSpec.parse({"max_seconds": 0.5}), flood)
     assert job.status_reason is not None
     assert (job.state, job.status_reason["code"]) == ("failed", "deadline_exceeded")
+
+
+class Chatty(Scripted):
+    """Its trainers send more lines than the pipe takes, from a thread, until they are asked to stop or are done."""
+
+    def __init__(self, lines: int) -> None:
+        super().__init__()
+        self.lines, self.all_sent = lines, threading.Event()
+        self.may_send: Callable[[], object] = no_op
+
+    def start(self, plan: Plan) -> Any:
+        ours, theirs = Pipe(duplex=False)
+        stop = threading.Event()
+
+        def train() -> None:
+            self.may_send()
+            for step in range(1, self.lines + 1):
+                if stop.is_set():
+                    theirs.send(events.Stopped(step=step))
+                    break
+                theirs.send(events.Metric(series="batch", step=step, epoch=1, values={"batch_loss": 1.0}))
+            else:
+                theirs.send(finished())
+            self.all_sent.set()
+            theirs.close()
+
+        thread = threading.Thread(target=train, daemon=True)
+        thread.start()
+        calls = {"request_stop": stop.set, "kill": no_op, "end": lambda: (stop.set(), ours.close())}
+        return SimpleNamespace(pipe=ours, process=SimpleNamespace(exitcode=0), alive=thread.is_alive, **calls)
+
+
+def test_a_database_that_hangs_does_not_keep_the_supervisor_from_its_trainer(
+    supervise: Callable[..., Job], database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launcher, flush, hung, held = Chatty(5000), LogBuffer.flush, threading.Event(), []
+    launcher.may_send = lambda: hung.wait(30)
+
+    def hangs(buffer: LogBuffer) -> None:
+        hung.set()
+        if not launcher.all_sent.is_set():  # the trainer would wait with some 500 lines in its pipe
+            held.append(launcher.all_sent.wait(30))
+        flush(buffer)
+
+    monkeypatch.setattr(LogBuffer, "flush", hangs)
+    job = supervise(JobSpec.parse({}), launcher)
+    assert (job.state, held) == ("succeeded", [True])
+    with database.read() as session:
+        assert len(list(joblog.points_of(session, job.id))) == 5000
+
+
+def test_a_full_log_buffer_keeps_no_worker_from_ending(
+    supervise: Callable[..., Job], database: Database, context: WorkerContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log_buffer, "MOST_LINES", 100)
+    monkeypatch.setattr(LogBuffer, "flush", no_op)  # the database is away
+    launcher = Chatty(100_000)
+    threading.Timer(1.0, context.draining.set).start()
+    job = supervise(JobSpec.parse({}), launcher)
+    assert (job.state, outcomes(database, job)) == ("queued", ["drained"])
+
+
+def test_a_run_folder_that_became_read_only_costs_a_checkpoint_and_not_the_attempt(
+    supervise: Callable[..., Job], database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read_only(_: Path, missing_ok: bool = False) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    class Twice(Scripted):
+        def start(self, plan: Plan) -> Any:
+            for step in (1, 2):
+                Path(plan.folder, f"{step}.pt").write_text("x")
+            self.sent = tuple(
+                events.CheckpointSaved(path=str(Path(plan.folder, f"{step}.pt")), step=step, epoch=1) for step in (1, 2)
+            )
+            self.sent += (finished(),)
+            monkeypatch.setattr(Path, "unlink", read_only)
+            return super().start(plan)
+
+    job = supervise(JobSpec.parse({}), Twice())
+    monkeypatch.undo()
+    assert (job.state, outcomes(database, job)) == ("succeeded", ["succeeded"])
