@@ -139,14 +139,19 @@ def hold_streams() -> None:
                 os.close(opened)
             os.set_inheritable(fd, True)
     for fd, name in ((1, "stdout"), (2, "stderr")):
-        current = getattr(sys, name)
+        current, guard = getattr(sys, name), None
+        if hasattr(current, "unguarded"):  # the command line's, which escapes what it writes: it stays on top
+            current, guard = current.unguarded, current
         if isinstance(current, LogStream) or current is not getattr(sys, f"__{name}__"):
             continue
         if current is not None:
             with contextlib.suppress(OSError, ValueError):
                 current.flush()
         stream = LogStream(fd, getattr(current, "encoding", None) or "utf-8")
-        setattr(sys, name, stream)
+        if guard is None:
+            setattr(sys, name, stream)
+        else:
+            guard.unguarded = stream
         setattr(sys, f"__{name}__", stream)  # Celery writes there
 
 

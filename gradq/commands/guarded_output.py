@@ -31,13 +31,14 @@ class GuardedStream:
 
 @contextmanager
 def guarded_output() -> Iterator[None]:
-    """Guards sys.stdout and sys.stderr within the block."""
-    out, err = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = GuardedStream(out), GuardedStream(err)
+    """Guards sys.stdout and sys.stderr within the block. One that is closed, and so None, stays: `print` ignores it."""
+    for name in ("stdout", "stderr"):
+        if (stream := getattr(sys, name)) is not None:
+            setattr(sys, name, GuardedStream(stream))
     try:
         yield
-    finally:
-        sys.stdout, sys.stderr = out, err
+    finally:  # a verb of the service may have put another stream below the guard
+        sys.stdout, sys.stderr = unguarded(sys.stdout), unguarded(sys.stderr)
 
 
 def unguarded(stream: TextIO) -> TextIO:

@@ -183,7 +183,7 @@ def test_a_real_disk_that_is_full_and_has_room_again(tmp_path: Path):
 def test_lines_of_several_threads_and_of_signal_handlers_stay_whole(tmp_path: Path):
     with (tmp_path / "log").open("wb") as file:
         stream = LogStream(file.fileno())
-        signal.signal(signal.SIGALRM, lambda *_: print("signal", file=stream) and None)
+        signal.signal(signal.SIGALRM, lambda *_: stream.write("signal\n") and None)
         signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
         try:
             writers = [threading.Thread(target=_write_lines, args=(stream,)) for _ in range(4)]
