@@ -39,6 +39,6 @@ def command(settings: Settings, bind: str, processes: int = PROCESSES, threads: 
 
 def environment(env: Mapping[str, str]) -> dict[str, str]:
     """Each request has a thread of its own. A prediction with as many as there are cores took 20 times as long on a
-    busy machine, since OpenBLAS's threads spin while they wait. And glibc gives each thread an arena of memory, of which
-    little is returned: with some 200 threads, requests of every kind left hundreds of megabytes behind."""
+    busy machine, since OpenBLAS's threads spin while they wait. And glibc gives each thread an arena of memory, of
+    which little is returned: with some 200 threads, requests of every kind left hundreds of megabytes behind."""
     return own_packages.environment({"OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2", **env})
