@@ -32,7 +32,7 @@ def test_after_each_fault_no_job_is_lost_or_done_twice(place: list[str]) -> None
     print("seed", seed)
     run = subprocess.run(
         command,
-        env={**os.environ, "PYTHONPATH": str(TESTS)},
+        env={**os.environ, "PYTHONPATH": str(TESTS), "HEALTHZ_SECONDS": "5"},  # four test processes share the cores
         cwd=TESTS.parent,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
