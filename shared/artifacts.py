@@ -49,6 +49,7 @@ JOB_FOLDER = re.compile(r"job_[0-9a-f]{32}")
 BYTES = "application/octet-stream"
 MEDIA_TYPES = {".safetensors": BYTES, ".pt": BYTES, ".onnx": BYTES, ".csv": "text/csv", ".py": "text/x-python"}
 CHUNK = 1 << 20
+READ_AHEAD = 1 << 20  # bytes, of each open file of a store that is no folder; s3fs would read and hold 50 MiB
 PROBE, PROBE_BYTES = ".probe", 1 << 16  # the folder of the files that `probe` writes, and their size
 DATASETS = "datasets"  # the folder of all datasets
 NOT_OF_THE_STORE = (TypeError, AttributeError, AssertionError, MemoryError)  # s3fs raises ValueErrors, too
@@ -123,8 +124,9 @@ class ArtifactStore:
 
     def open(self, key: str) -> IO[bytes]:
         """A file for reading, seekable. Raises FileNotFoundError, and StoreUnavailable, also from its methods."""
+        ahead = {} if self.is_local else {"block_size": READ_AHEAD}
         with self._translated(key):
-            file: IO[bytes] = self.fs.open(self._path(key), "rb")
+            file: IO[bytes] = self.fs.open(self._path(key), "rb", **ahead)
         return file if self.is_local else io.BufferedReader(_RemoteFile(self, key, file), CHUNK)
 
     def check(self, file: StoredFile) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import shutil
@@ -201,10 +202,10 @@ class Settings(BaseSettings):
             lines = [f"{name}: {text.removeprefix('Value error, ')}" for name, text in wrong]
             raise ConfigurationError("; ".join(lines)) from None  # pydantic's message may contain the value
 
-    @property
+    @functools.cached_property
     def owner_bytes(self) -> int | None:
         """Bytes that one owner may store; None: any number. By default half of the disk that the state folder is on,
-        free or not."""
+        free or not, when this was first read."""
         if self.max_owner_bytes is not None:
             return self.max_owner_bytes if self.max_owner_bytes < UNLIMITED else None
         try:

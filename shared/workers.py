@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import delete, select
+from sqlalchemy import Select, delete, select
 from sqlalchemy.orm import Session
 
 from shared.db.database import upsert
@@ -48,8 +49,13 @@ def live_workers(session: Session, within_seconds: float) -> Sequence[Worker]:
 
     A heartbeat further than that in the future dates from before the clock was set back, and does not count.
     """
+    return session.scalars(_live(within_seconds)).all()
+
+
+@functools.cache
+def _live(within_seconds: float) -> Select[tuple[Worker]]:
     recent = Worker.seen_at.between(database_now(-within_seconds), database_now(within_seconds))
-    return session.scalars(select(Worker).where(recent).order_by(Worker.started_at)).all()
+    return select(Worker).where(recent).order_by(Worker.started_at)
 
 
 def clock(session: Session) -> datetime:
