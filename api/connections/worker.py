@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import itertools
 import json
+import math
 import mmap
 import selectors
 import socket
@@ -37,6 +38,7 @@ MAX_PROCESSES = 1024
 # how much later a process accepts the next connection, per connection that it has more than the process with the fewest
 HEAD_START_SECONDS = 0.001
 MAX_DELAY_SECONDS = 0.02
+NEVER = -math.inf
 
 REQUEST_SECONDS = 20.0  # from the first byte of a request, or from accept(), until its head and small body are complete
 MAX_INCOMING = 512  # requests that are incomplete; beyond it, the oldest of the address with the most is closed
@@ -88,7 +90,7 @@ class Worker(ThreadWorker):
         self.incoming: dict[Connection, None] = {}  # with an incomplete request, the oldest first
         self.incoming_by_address: Counter[str] = Counter()
         self.closing: dict[Connection, None] = {}  # the oldest first
-        self.accepts_at: float | None = None  # monotonic: end of the others' head start for the next connection
+        self.accepts_at = NEVER  # monotonic: end of the others' head start for the next connection
 
     def get_thread_pool(self) -> ThreadPoolExecutor:
         self.health_pool = ThreadPoolExecutor(HEALTH_THREADS, thread_name_prefix="health")
@@ -115,24 +117,25 @@ class Worker(ThreadWorker):
         _connections[self.number] = self.nr_conns
 
     def wait_for_and_dispatch_events(self, timeout: float) -> None:
-        if self.alive and not self._accepting and self.accepts_at is not None:
-            timeout = max(0.0, min(timeout, self.accepts_at - time.monotonic()))
+        if self.alive and not self._accepting and (left := self.accepts_at - time.monotonic()) > 0:
+            timeout = min(timeout, left)
         super().wait_for_and_dispatch_events(timeout)
 
     def set_accept_enabled(self, enabled: bool) -> None:
         """Called with True once per iteration of the worker's loop, unless the process has all its connections."""
-        if not enabled or self.accepts_at is None or time.monotonic() >= self.accepts_at:
+        if not enabled or time.monotonic() >= self.accepts_at:
             super().set_accept_enabled(enabled)
 
     # --- reading ------------------------------------------------------------------------------------------------------
 
     def accept(self, listener: Any) -> None:
         more = self.nr_conns - min(_connections[: self.cfg.workers])
-        if more > 0 and self.accepts_at is None:
-            self.accepts_at = time.monotonic() + min(more * HEAD_START_SECONDS, MAX_DELAY_SECONDS)
+        now = time.monotonic()
+        if more > 0 and now > self.accepts_at + MAX_DELAY_SECONDS:  # the head start before was another connection's
+            self.accepts_at = now + min(more * HEAD_START_SECONDS, MAX_DELAY_SECONDS)
             self.set_accept_enabled(False)
             return
-        self.accepts_at = None
+        self.accepts_at = NEVER
         if self.nr_conns >= self.worker_connections - 1:  # at this number the loop accepts no more
             self._make_room()
         try:

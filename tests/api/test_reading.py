@@ -315,6 +315,15 @@ class TestZip:
         answer = client.head(job["links"]["artifacts_zip"])
         assert (answer.status_code, answer.data, answer.content_length) == (200, b"", size)
 
+    def test_the_store_is_asked_once_for_all_files(self, client, job, services, monkeypatch):
+        """Each question to an object store takes a round trip before the first byte is sent."""
+        asked = []
+        keys_of = type(services.store).keys_of
+        monkeypatch.setattr(type(services.store), "keys_of", lambda *about: asked.append(about) or keys_of(*about))
+        monkeypatch.setattr(type(services.store), "has", lambda *_: pytest.fail("asked for one file"))
+        assert client.head(job["links"]["artifacts_zip"]).status_code == 200
+        assert len(asked) == 1
+
     def test_a_store_that_is_not_a_folder_works_too(self, app, client, hands, services, tmp_path):
         store = ArtifactStore(f"memory://{tmp_path.name}")
         app.extensions[EXTENSION] = replace(services, store=store)

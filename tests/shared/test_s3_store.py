@@ -114,6 +114,17 @@ def test_a_large_file_is_read_in_pieces_and_at_any_place(store: ArtifactStore, t
         assert b"".join(iter(lambda: file.read(100_000), b"")) == path.read_bytes()
 
 
+def test_no_more_is_read_ahead_than_a_piece(s3: S3, store: ArtifactStore, tmp_path: Path) -> None:
+    """Each open file holds what it has read ahead: 50 MiB, if s3fs decides."""
+    path = tmp_path / "large"
+    path.write_bytes(bytes(16 * CHUNK))
+    store.put(f"{JOB}/1/large", path)
+    before = s3.cable.forwarded
+    with store.open(f"{JOB}/1/large") as file:
+        file.read(1)
+        assert CHUNK <= s3.cable.forwarded - before < 3 * CHUNK
+
+
 def test_files_that_another_process_has_written_are_listed(s3: S3, store: ArtifactStore, source: Path) -> None:
     """fsspec keeps listings for ever unless it is told otherwise."""
     assert store.keys_of(JOB) == [KEY]

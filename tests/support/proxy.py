@@ -14,13 +14,14 @@ RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close with RST, as a peer that doe
 
 class Cable:
     """Forwards bytes both ways. While it is cut nothing is forwarded, and neither end sees a closed connection.
-    `port`: 0 for one that the kernel chooses."""
+    `port`: 0 for one that the kernel chooses. `forwarded`: how many bytes, both ways."""
 
     def __init__(self, connect: Callable[[], socket.socket], port: int = 0) -> None:
         self._connect = connect
         self._whole = threading.Event()
         self._whole.set()
         self._ends: set[socket.socket] = set()
+        self.forwarded = 0
         self._lock = threading.Lock()
         self.port = port
         self._listen()
@@ -77,6 +78,8 @@ class Cable:
         with contextlib.suppress(OSError):  # either end may disconnect at any time
             while data := one.recv(CHUNK):
                 self._whole.wait()
+                with self._lock:
+                    self.forwarded += len(data)
                 other.sendall(data)
         self._whole.wait()
         for end in (one, other):

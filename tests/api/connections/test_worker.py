@@ -6,8 +6,10 @@ import errno
 import os
 import select
 import socket
+import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
+from queue import SimpleQueue
 from typing import Any
 
 import pytest
@@ -145,6 +147,108 @@ class TestReading:
         clock[0] = module.STOPPING_SECONDS + 0.1
         process.worker.murder_pending()
         assert not process.worker.incoming
+
+
+class TestHeadStart:
+    """A process that has more connections than another lets it accept the next one."""
+
+    @pytest.fixture
+    def busier(self, process: Process, monkeypatch: pytest.MonkeyPatch) -> Process:
+        monkeypatch.setattr(module, "_connections", [0, 0])
+        process.worker.cfg.set("workers", 2)
+        process.worker.set_accept_enabled(True)
+        process.connect(GET)
+        process.finish(keep=True)
+        process.client = process.clients[0]
+        return process
+
+    def come(self, process: Process) -> socket.socket:
+        client = socket.create_connection(process.listener.getsockname())
+        process.clients.append(client)
+        process.poll()
+        return client
+
+    def loop(self, process: Process) -> None:
+        """As an iteration of the worker's loop."""
+        process.worker.set_accept_enabled(True)
+        process.poll()
+
+    def test_it_accepts_later_and_reads_meanwhile(self, busier, clock):
+        self.come(busier)
+        self.loop(busier)
+        assert busier.worker.nr_conns == 1
+        busier.client.sendall(GET)
+        self.loop(busier)
+        assert len(busier.requests) == 1, "the poller does not wait"
+        clock[0] += module.HEAD_START_SECONDS
+        self.loop(busier)
+        assert busier.worker.nr_conns == 2
+
+    def test_a_connection_that_another_has_accepted_costs_nothing(self, busier, clock):
+        self.come(busier)
+        busier.listener.accept()[0].close()
+        clock[0] += module.HEAD_START_SECONDS
+        self.loop(busier)
+        clock[0] += 1.0
+        self.come(busier)
+        self.loop(busier)
+        assert busier.worker.nr_conns == 1, "the next one has its own head start"
+        clock[0] += module.MAX_DELAY_SECONDS
+        self.loop(busier)
+        assert busier.worker.nr_conns == 2
+
+    def test_the_delay_has_an_end(self, busier, clock):
+        busier.worker.nr_conns += 1000
+        self.come(busier)
+        clock[0] += module.MAX_DELAY_SECONDS
+        self.loop(busier)
+        assert len(busier.worker.incoming) == 1
+
+    def test_a_process_that_stops_does_not_spin(self, busier, monkeypatch):
+        self.come(busier)
+        asked = []
+        monkeypatch.setattr(busier.worker.poller, "select", lambda timeout: asked.append(timeout) or [])
+        busier.worker.alive = False
+        busier.worker.set_accept_enabled(False)
+        busier.worker.wait_for_and_dispatch_events(1.0)
+        assert asked == [1.0]
+
+
+class TestThreads:
+    @pytest.fixture
+    def threads(self, process: Process) -> Iterator[Process]:
+        process.responded: SimpleQueue[str] = SimpleQueue()
+        process.go_on = threading.Event()
+        worker = process.worker
+        del worker.enqueue_req
+        worker.method_queue.init()
+        worker.tpool = worker.get_thread_pool()
+        worker.handle = lambda conn: self.handle(process, conn)
+        yield process
+        process.go_on.set()
+        for pool in (worker.tpool, worker.health_pool):
+            pool.shutdown()
+        worker.method_queue.close()
+
+    @staticmethod
+    def handle(process: Process, conn: Connection) -> bool:
+        path = next(conn.parser).path
+        if path != "/healthz":
+            process.go_on.wait()
+        process.responded.put(path)
+        return True
+
+    def test_a_health_check_waits_for_no_other_request(self, threads):
+        for _ in range(4):  # more than there are threads
+            threads.connect(b"GET /v1/jobs HTTP/1.1\r\nHost: h\r\n\r\n")
+        threads.connect(GET)
+        assert threads.responded.get(timeout=10) == "/healthz"
+        threads.go_on.set()
+        assert {threads.responded.get(timeout=10) for _ in range(4)} == {"/v1/jobs"}
+
+    def test_they_are_started_before_the_first_request(self, threads):
+        pool = threads.worker.tpool
+        assert sum(thread.name.startswith(pool._thread_name_prefix) for thread in threading.enumerate()) == 2
 
 
 class TestClosing:
