@@ -18,7 +18,6 @@ from api.access.auth import EXTENSION as AUTH
 from api.access.auth import AccessPolicy
 from api.connections.worker import Worker
 from api.monitoring import request_counts
-from api.monitoring.request_counts import child_exit
 from api.waiting.long_polling import EXTENSION as LONG_POLLS
 from api.waiting.long_polling import LongPolls
 from shared.config import Settings
@@ -92,6 +91,11 @@ worker_class = Worker
 
 def pre_fork(server: Any, worker: Worker) -> None:
     worker.take_number({other.number for other in server.WORKERS.values()})
+
+
+def child_exit(server: Any, worker: Worker) -> None:
+    worker.leave_number()
+    request_counts.child_exit(server, worker)
 
 
 def post_worker_init(worker: Worker) -> None:

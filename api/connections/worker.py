@@ -65,6 +65,9 @@ SERVER_ERRORS = (
 
 # number of connections per process, in memory shared by all processes
 _connections = memoryview(mmap.mmap(-1, 4 * MAX_PROCESSES)).cast("i")
+NO_PROCESS = -1
+for _number in range(MAX_PROCESSES):
+    _connections[_number] = NO_PROCESS
 
 
 class Connection(TConn):
@@ -111,6 +114,10 @@ class Worker(ThreadWorker):
         self.number = next(number for number in itertools.count() if number not in taken)
         _connections[self.number] = 0
 
+    def leave_number(self) -> None:
+        """Called in the parent process when this one has ended."""
+        _connections[self.number] = NO_PROCESS
+
     def notify(self) -> None:
         """Called once per iteration of the worker's loop."""
         super().notify()
@@ -129,7 +136,9 @@ class Worker(ThreadWorker):
     # --- reading ------------------------------------------------------------------------------------------------------
 
     def accept(self, listener: Any) -> None:
-        more = self.nr_conns - min(_connections[: self.cfg.workers])
+        # while a reload replaces the processes, there are twice as many
+        counts = (each for each in _connections[: 2 * self.cfg.workers] if each != NO_PROCESS)
+        more = self.nr_conns - min(counts, default=self.nr_conns)
         now = time.monotonic()
         if more > 0 and now > self.accepts_at + MAX_DELAY_SECONDS:  # the head start before was another connection's
             self.accepts_at = now + min(more * HEAD_START_SECONDS, MAX_DELAY_SECONDS)

@@ -154,7 +154,7 @@ class TestHeadStart:
 
     @pytest.fixture
     def busier(self, process: Process, monkeypatch: pytest.MonkeyPatch) -> Process:
-        monkeypatch.setattr(module, "_connections", [0, 0])
+        monkeypatch.setattr(module, "_connections", [0, 0, module.NO_PROCESS, module.NO_PROCESS])
         process.worker.cfg.set("workers", 2)
         process.worker.set_accept_enabled(True)
         process.connect(GET)
@@ -203,6 +203,13 @@ class TestHeadStart:
         clock[0] += module.MAX_DELAY_SECONDS
         self.loop(busier)
         assert len(busier.worker.incoming) == 1
+
+    def test_a_process_that_has_ended_gets_no_head_start(self, busier):
+        other = Worker(1, os.getppid(), [], None, 30, busier.worker.cfg, busier.worker.log)
+        other.take_number({busier.worker.number})
+        other.leave_number()
+        self.come(busier)
+        assert busier.worker.nr_conns == 2
 
     def test_a_process_that_stops_does_not_spin(self, busier, monkeypatch):
         self.come(busier)
