@@ -11,7 +11,7 @@ import io
 import mimetypes
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -171,11 +171,11 @@ class ArtifactStore:
             return []
         return [str(entry["name"]).removeprefix(root) for entry in found if entry["type"] == "directory"]
 
-    def keys_of(self, job_id: str) -> list[str]:
-        """The keys of all files under the job's folder, including partially written ones."""
+    def keys_of(self, folder: str) -> list[str]:
+        """The keys of all files under the folder of a job or dataset, including partially written ones."""
         root = self._path("")
-        with self._translated(job_id):
-            return [str(path).removeprefix(root) for path in self.fs.find(self._path(job_id))]
+        with self._translated(folder):
+            return [str(path).removeprefix(root) for path in self.fs.find(self._path(folder))]
 
     def has(self, key: str) -> bool:
         """Whether the file exists. Raises StoreUnavailable."""
@@ -184,6 +184,12 @@ class ArtifactStore:
             if not found:
                 self.check_root()
         return found
+
+    def missing(self, folder: str, keys: Iterable[str]) -> list[str]:
+        """Those of the keys below the folder that have no file. One request, for any number of files that exist.
+        Raises StoreUnavailable."""
+        there = set(self.keys_of(folder))
+        return [key for key in keys if key not in there and not self.has(key)]
 
     def local_path(self, key: str) -> Path | None:
         """The file's path if the store is a local folder, else None."""

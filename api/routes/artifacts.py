@@ -132,9 +132,9 @@ def download_all(job_id: str) -> Response:
 def _archive(job_id: str, rows: Sequence[ArtifactRow]) -> ZipStream:
     # of a store that is away this raises before the first byte is sent
     store = services().store
-    there = set(store.keys_of(job_id))  # one request to the store, for any number of files
-    if gone := [row.name for row in rows if row.key not in there and not store.has(row.key)]:
-        raise NotFound(f"files of job {job_id} have been removed: {', '.join(gone)}")
+    if gone := set(store.missing(job_id, (row.key for row in rows))):
+        names = (row.name for row in rows if row.key in gone)
+        raise NotFound(f"files of job {job_id} have been removed: {', '.join(names)}")
     archive = ZipStream(sized=True)
     for row in rows:
         archive.add(_content(store, row.key), f"{job_id}/{row.name}", size=row.size_bytes)

@@ -369,6 +369,26 @@ def test_a_service_elsewhere_is_asked_for_its_workers_and_datasets(doctor):
 
 
 @pytest.mark.parametrize(
+    ("used", "limit", "verdict", "words"),
+    [
+        (5_000_000, None, "ok", "5.0 MB stored, without a limit"),
+        (890_000_000, 10**9, "ok", "890.0 MB of 1.0 GB stored (89 %)"),
+        (900_000_000, 10**9, "warning", "900.0 MB of 1.0 GB stored (90 %)"),
+        (10**9, 10**9, "problem", "no further job or dataset is accepted"),
+    ],
+)
+def test_an_owner_who_stores_nearly_all_that_it_may_is_told(doctor, used, limit, verdict, words):
+    who = {"owner": "ann", "scopes": ["read"], "token_id": "tok_1"}
+    storage = {"used_bytes": used, "limit_bytes": limit, "artifacts": used}
+    with answering({**service(), "/v1/whoami": {**who, "storage": storage}}) as url:
+        found = doctor(URL=url)["storage"]
+    assert found["verdict"] == verdict
+    assert words in found["detail"]
+    assert found["facts"]["storage"] == storage
+    assert verdict == "ok" or "gradq rm" in found["mend"]
+
+
+@pytest.mark.parametrize(
     ("worker", "words"),
     [({"draining": True}, "all are draining"), ({"version": "0.0.9"}, "w1@gpu1 is gradq 0.0.9")],
 )

@@ -18,6 +18,7 @@ CHECKS: dict[str, Callable[[Targets], Finding]] = {
     "datasets": datasets.datasets,
     "api": service.api,
     "token": service.token,
+    "storage": service.storage,
     "port": service.port,
     "workers": service.workers,
     "clock": service.clock,

@@ -51,8 +51,8 @@ def lost_uploads(targets: Targets) -> dict[str, list[str]]:
                 rows = dataset_store.list_visible(session)
         finally:
             database.close()
-        missing = {row.id: [name for name in row.files if not store.has(f"{row.folder}/{name}")] for row in rows}
-        return {name: files for name, files in missing.items() if files}
+        found = {row.id: store.missing(row.folder, (f"{row.folder}/{name}" for name in row.files)) for row in rows}
+        return {name: [key.rpartition("/")[2] for key in keys] for name, keys in found.items() if keys}
     return {}
 
 

@@ -1,4 +1,4 @@
-"""Checks of the service at the URL: its answer, token, port, workers and clock."""
+"""Checks of the service at the URL: its answer, token, storage, port, workers and clock."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from gradq.commands.checkups.finding import Finding, ok, problem, warning, worst
 from gradq.commands.checkups.targets import Targets
+from gradq.commands.formatting import size
 from shared import heartbeat
 from shared.db.database import Database
 from shared.db.tables import database_now
@@ -22,6 +23,7 @@ from shared.heartbeat import SILENT_SECONDS
 from shared.version import VERSION
 from shared.workers import live_workers
 
+NEARLY_FULL = 0.9
 SKEW_SECONDS = 3.0  # a Date header has whole seconds
 
 
@@ -83,6 +85,24 @@ def token(targets: Targets) -> Finding:
     if who.body["owner"] is None:
         return ok(f"{targets.url} requires none", **facts)
     return ok(f"valid: owner {who.body['owner']}, scopes {', '.join(who.body['scopes'])}", **facts)
+
+
+def storage(targets: Targets) -> Finding:
+    """How much of what it may store the caller's owner does."""
+    used = targets.who.body.get("storage") if targets.who is not None and targets.who.status == 200 else None
+    if used is None:  # no service, or one of version 0.2
+        return ok("unknown: the service does not answer")
+    facts, stored = {"storage": used}, size(used["used_bytes"])
+    if used["limit_bytes"] is None:
+        return ok(f"{stored} stored, without a limit", **facts)
+    share = used["used_bytes"] / used["limit_bytes"]
+    detail = f"{stored} of {size(used['limit_bytes'])} stored ({100 * share:.0f} %)"
+    if share < NEARLY_FULL:
+        return ok(detail, **facts)
+    mend = "Delete ended jobs with `gradq rm`, datasets with `gradq datasets rm`; or set GRADQ_MAX_OWNER_BYTES on the service's machine."
+    if share < 1:
+        return warning(f"{detail}; beyond that limit no job and no dataset is accepted", mend, **facts)
+    return problem(f"{detail}; no further job or dataset is accepted", mend, **facts)
 
 
 def port(targets: Targets) -> Finding:
