@@ -99,7 +99,10 @@ def storage(targets: Targets) -> Finding:
     detail = f"{stored} of {size(used['limit_bytes'])} stored ({100 * share:.0f} %)"
     if share < NEARLY_FULL:
         return ok(detail, **facts)
-    mend = "Delete ended jobs with `gradq rm`, datasets with `gradq datasets rm`; or set GRADQ_MAX_OWNER_BYTES on the service's machine."
+    mend = (
+        "Delete ended jobs with `gradq rm`, datasets with `gradq datasets rm`; or set GRADQ_MAX_OWNER_BYTES on the "
+        "service's machine."
+    )
     if share < 1:
         return warning(f"{detail}; beyond that limit no job and no dataset is accepted", mend, **facts)
     return problem(f"{detail}; no further job or dataset is accepted", mend, **facts)
