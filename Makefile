@@ -88,7 +88,7 @@ fuzz: $(DEV)
 	@GRADQ_FUZZ=full GRADQ_FUZZ_SEED=$(SEED) $(PY) -m pytest tests/fuzz -s
 
 bench: $(RUNTIME)
-	@for script in $$(grep -l '__main__' benchmarks/*.py); do \
+	@for script in $$(grep -l '__main__' benchmarks/*.py | grep -v against); do \
 		$(PY) -m benchmarks.$$(basename $$script .py) || exit 1; \
 	done
 
