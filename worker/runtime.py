@@ -20,6 +20,7 @@ from shared.db.tables import Job
 from shared.errors import DatabaseAway, SchemaMismatch
 from shared.jobs import queue
 from shared.version import VERSION
+from worker.claims import Claims
 from worker.context import WorkerContext
 from worker.devices import Slot, SlotPool, find_slots, threads_per_slot
 from worker.launcher import Launcher
@@ -47,6 +48,7 @@ class Runtime:
             draining=self.draining,
         )
         self.row = worker_row(settings, self.pool, socket.gethostname(), os.getpid(), VERSION)
+        self.claims = Claims(self.database, self.row.id, settings.lease_seconds, settings.max_running_jobs)
         self.broker = Broker(settings.broker_url)
         self.prober = StorageProber(self.context.storage, self._poll_again)
         self.reconciler = Reconciler(self.context, self.broker, self.pool, self.row, self.poll)
@@ -93,9 +95,7 @@ class Runtime:
 
     def _claim(self, slot: Slot) -> Job | None:
         try:
-            with self.database.write() as session:
-                lease_seconds, limit = self.settings.lease_seconds, self.settings.max_running_jobs
-                return queue.claim(session, self.row.id, slot.name, slot.fits, lease_seconds, limit)
+            return self.claims.claim(slot)
         except DatabaseAway as error:
             log.warning("no job claimed", error=str(error))
             return None
@@ -107,6 +107,7 @@ class Runtime:
             return
         with self.database.read() as session:
             waiting = queue.waiting(session, self.pool.fits, free, self.settings.max_running_jobs)
+        waiting = min(free, waiting + self.claims.unanswered)
         with self._polling:
             self._threads = [thread for thread in self._threads if thread.is_alive()]
             for _ in range(waiting):

@@ -29,6 +29,8 @@ class Process:
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.clients: list[socket.socket] = []
         self.requests: list[Connection] = []
+        self.responded: SimpleQueue[str] = SimpleQueue()  # paths, where a test has threads
+        self.go_on = threading.Event()
         config = Config()
         config.set("threads", 2)
         config.set("worker_connections", 12)
@@ -159,7 +161,6 @@ class TestHeadStart:
         process.worker.set_accept_enabled(True)
         process.connect(GET)
         process.finish(keep=True)
-        process.client = process.clients[0]
         return process
 
     def come(self, process: Process) -> socket.socket:
@@ -177,7 +178,7 @@ class TestHeadStart:
         self.come(busier)
         self.loop(busier)
         assert busier.worker.nr_conns == 1
-        busier.client.sendall(GET)
+        busier.clients[0].sendall(GET)
         self.loop(busier)
         assert len(busier.requests) == 1, "the poller does not wait"
         clock[0] += module.HEAD_START_SECONDS
@@ -224,8 +225,6 @@ class TestHeadStart:
 class TestThreads:
     @pytest.fixture
     def threads(self, process: Process) -> Iterator[Process]:
-        process.responded: SimpleQueue[str] = SimpleQueue()
-        process.go_on = threading.Event()
         worker = process.worker
         del worker.enqueue_req
         worker.method_queue.init()
