@@ -38,17 +38,23 @@ def main() -> None:
     options.add_argument("benchmark", help="the name of a file here, such as polling")
     options.add_argument("--rounds", type=int, default=3)
     options.add_argument("--save", action="store_true", help="also write benchmarks/results/against-<today>.json")
-    options.add_argument("given", nargs="*", metavar="-- options of the benchmark")
-    asked = options.parse_args()
+    own, _, given = partition(sys.argv[1:], "--")
+    asked = options.parse_args(own)
     with tempfile.TemporaryDirectory(prefix="gradq-bench-") as folder:
         commit = check_out(asked.revision, Path(folder))
-        rounds = [one_round(Path(folder), asked.benchmark, asked.given, i % 2 == 1) for i in range(asked.rounds)]
+        rounds = [one_round(Path(folder), asked.benchmark, given, i % 2 == 1) for i in range(asked.rounds)]
     figures = compared(rounds)
     width = max(map(len, figures), default=0)
     for name, each in figures.items():
         say(f"{name:{width}}  {each['before']:12.4g}  {each['after']:12.4g}  {each['ratio']:.3f}")
-    title = {"of": asked.benchmark, "options": asked.given, "revision": commit, "rounds": asked.rounds}
+    title = {"of": asked.benchmark, "options": given, "revision": commit, "rounds": asked.rounds}
     publish("against", CLAIM, {**title, "figures": figures}, asked.save)
+
+
+def partition(words: list[str], separator: str) -> tuple[list[str], list[str], list[str]]:
+    """As `str.partition`."""
+    place = words.index(separator) if separator in words else len(words)
+    return words[:place], words[place : place + 1], words[place + 1 :]
 
 
 def check_out(revision: str, folder: Path) -> str:

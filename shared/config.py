@@ -202,14 +202,14 @@ class Settings(BaseSettings):
             lines = [f"{name}: {text.removeprefix('Value error, ')}" for name, text in wrong]
             raise ConfigurationError("; ".join(lines)) from None  # pydantic's message may contain the value
 
-    @functools.cached_property
+    @property
     def owner_bytes(self) -> int | None:
         """Bytes that one owner may store; None: any number. By default half of the disk that the state folder is on,
-        free or not, when this was first read."""
+        free or not."""
         if self.max_owner_bytes is not None:
             return self.max_owner_bytes if self.max_owner_bytes < UNLIMITED else None
         try:
-            return shutil.disk_usage(_nearest_folder(self.state_dir)).total // 2
+            return _half_of_disk(self.state_dir)
         except OSError:
             return None
 
@@ -277,6 +277,12 @@ class Settings(BaseSettings):
 def _nearest_folder(path: Path) -> Path:
     """`path`, or the first of the folders above it that exists."""
     return next((folder for folder in (path, *path.parents) if folder.exists()), Path("/"))
+
+
+@functools.cache
+def _half_of_disk(state_dir: Path) -> int:
+    """Half of the bytes of the disk that the folder is on, or will be. An error is not kept."""
+    return shutil.disk_usage(_nearest_folder(state_dir)).total // 2
 
 
 def _values_from_files() -> dict[str, str]:

@@ -1,21 +1,24 @@
-"""Claims jobs for the slots of one worker, each at most once, also if the commit of a claim gets no answer.
+"""Claims jobs for the slots of one worker, and gives back those whose claim got no answer.
 
-Whether such a claim was committed is unknown. If it was, the job runs on nobody until its lease expires, and the
-attempt counts. So the next claim for that slot looks for it first, and continues with it.
+If the connection to the database breaks during the commit, nobody knows whether the claim was made. If it was, the job
+would run on nobody until its lease expires, and the attempt would count.
 """
 
 from __future__ import annotations
 
 import threading
+import time
 
-from sqlalchemy.orm import Session
+import structlog
 
 from shared.db.database import Database
 from shared.db.tables import Job
-from shared.errors import DatabaseAway, LeaseLost
+from shared.errors import LeaseLost
 from shared.jobs import queue
 from shared.jobs.queue import Lease
 from worker.devices import Slot
+
+log = structlog.get_logger()
 
 
 class Claims:
@@ -23,47 +26,39 @@ class Claims:
         """`running_limit`: how many jobs one owner may have running; None: any number."""
         self.database, self.worker = database, worker
         self.lease_seconds, self.running_limit = lease_seconds, running_limit
-        self._unanswered: list[tuple[Slot, Lease]] = []
+        self._unanswered: dict[Lease, float] = {}  # and the monotonic time of the claim
         self._lock = threading.Lock()
-
-    @property
-    def unanswered(self) -> int:
-        """How many claims may have been committed and are not looked for yet."""
-        return len(self._unanswered)
 
     def claim(self, slot: Slot) -> Job | None:
         """The job that this slot runs next, with a lease; None if none is queued. Raises DatabaseAway."""
-        lease = self._take(slot)
+        self.give_back()
+        lease = None
         try:
             with self.database.write() as session:
-                job = self._renewed(session, lease)
-                if job is None:
-                    lease = None
-                    limit = self.running_limit
-                    job = queue.claim(session, self.worker, slot.name, slot.fits, self.lease_seconds, limit)
+                limit = self.running_limit
+                job = queue.claim(session, self.worker, slot.name, slot.fits, self.lease_seconds, limit)
                 if job is not None:
                     lease = queue.lease_of(job)
-        except DatabaseAway:
+        except Exception:
             if lease is not None:
-                with self._lock:
-                    self._unanswered.append((slot, lease))
+                self._unanswered[lease] = time.monotonic()
             raise
         return job
 
-    def _renewed(self, session: Session, lease: Lease | None) -> Job | None:
-        """The job of a claim that was committed, if it was and no other worker has it now."""
-        if lease is None:
-            return None
-        try:
-            queue.renew(session, lease, self.lease_seconds)
-        except LeaseLost:
-            return None
-        return session.get(Job, lease.job_id)
+    def give_back(self) -> None:
+        """Release the jobs whose claims got no answer and were made; the attempts do not count. Raises DatabaseAway.
 
-    def _take(self, slot: Slot) -> Lease | None:
+        A claim that is not found may still be made, as long as PostgreSQL commits for a connection that is gone. It is
+        looked for again until a lease has passed.
+        """
         with self._lock:
-            for found in self._unanswered:
-                if found[0] == slot:
-                    self._unanswered.remove(found)
-                    return found[1]
-        return None
+            for lease, claimed_at in list(self._unanswered.items()):
+                try:
+                    with self.database.write() as session:
+                        queue.release(session, lease, "requeued: the database did not answer when it was claimed")
+                except LeaseLost:
+                    if time.monotonic() - claimed_at < self.lease_seconds:
+                        continue
+                else:
+                    log.info("job given back, whose claim got no answer", job_id=lease.job_id)
+                del self._unanswered[lease]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
+from contextlib import suppress
 
 import structlog
 
@@ -101,13 +102,13 @@ class Runtime:
             return None
 
     def poll(self) -> None:
-        """Start a thread that runs jobs, once per pair of a free slot and a queued job."""
+        """Start a thread that runs jobs, once per pair of a free slot and a queued job. Raises DatabaseAway."""
+        self.claims.give_back()
         free = self.pool.free
         if not free or not self._may_claim():
             return
         with self.database.read() as session:
             waiting = queue.waiting(session, self.pool.fits, free, self.settings.max_running_jobs)
-        waiting = min(free, waiting + self.claims.unanswered)
         with self._polling:
             self._threads = [thread for thread in self._threads if thread.is_alive()]
             for _ in range(waiting):
@@ -133,6 +134,8 @@ class Runtime:
             thread.join()
         self.prober.stop()
         self.sweep.stop()
+        with suppress(DatabaseAway):
+            self.claims.give_back()
         if self.reconciler.ident is not None:  # it was started
             self.reconciler.stop()
             self.broker.ring()

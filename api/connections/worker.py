@@ -65,7 +65,8 @@ SERVER_ERRORS = (
 
 # number of connections per process, in memory shared by all processes
 _connections = memoryview(mmap.mmap(-1, 4 * MAX_PROCESSES)).cast("i")
-NO_PROCESS = -1
+NO_PROCESS = -1  # or one that does not accept
+MOST_NUMBERS = 64  # of processes that are looked at
 for _number in range(MAX_PROCESSES):
     _connections[_number] = NO_PROCESS
 
@@ -110,9 +111,10 @@ class Worker(ThreadWorker):
         future.add_done_callback(lambda done: self.method_queue.defer(self.finish_request, conn, done))
 
     def take_number(self, taken: set[int]) -> None:
-        """Choose an index that no other process has."""
+        """Choose an index that no other process has. The process counts from the first iteration of its loop on, until
+        it stops accepting."""
         self.number = next(number for number in itertools.count() if number not in taken)
-        _connections[self.number] = 0
+        _connections[self.number] = NO_PROCESS
 
     def leave_number(self) -> None:
         """Called in the parent process when this one has ended."""
@@ -121,12 +123,15 @@ class Worker(ThreadWorker):
     def notify(self) -> None:
         """Called once per iteration of the worker's loop."""
         super().notify()
-        _connections[self.number] = self.nr_conns
+        _connections[self.number] = self.nr_conns if self.alive else NO_PROCESS
 
     def wait_for_and_dispatch_events(self, timeout: float) -> None:
         if self.alive and not self._accepting and (left := self.accepts_at - time.monotonic()) > 0:
             timeout = min(timeout, left)
+        listened, accepts_at = self._accepting, self.accepts_at
         super().wait_for_and_dispatch_events(timeout)
+        if listened and self.accepts_at == accepts_at:  # another process has accepted the connection
+            self.accepts_at = NEVER
 
     def set_accept_enabled(self, enabled: bool) -> None:
         """Called with True once per iteration of the worker's loop, unless the process has all its connections."""
@@ -136,12 +141,10 @@ class Worker(ThreadWorker):
     # --- reading ------------------------------------------------------------------------------------------------------
 
     def accept(self, listener: Any) -> None:
-        # while a reload replaces the processes, there are twice as many
-        counts = (each for each in _connections[: 2 * self.cfg.workers] if each != NO_PROCESS)
+        counts = (each for each in _connections[:MOST_NUMBERS] if each != NO_PROCESS)
         more = self.nr_conns - min(counts, default=self.nr_conns)
-        now = time.monotonic()
-        if more > 0 and now > self.accepts_at + MAX_DELAY_SECONDS:  # the head start before was another connection's
-            self.accepts_at = now + min(more * HEAD_START_SECONDS, MAX_DELAY_SECONDS)
+        if more > 0 and self.accepts_at == NEVER:
+            self.accepts_at = time.monotonic() + min(more * HEAD_START_SECONDS, MAX_DELAY_SECONDS)
             self.set_accept_enabled(False)
             return
         self.accepts_at = NEVER

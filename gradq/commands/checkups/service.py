@@ -90,8 +90,8 @@ def token(targets: Targets) -> Finding:
 def storage(targets: Targets) -> Finding:
     """How much of what it may store the caller's owner does."""
     used = targets.who.body.get("storage") if targets.who is not None and targets.who.status == 200 else None
-    if used is None:  # no service, or one of version 0.2
-        return ok("unknown: the service does not answer")
+    if used is None:  # no service, one of version 0.2, or one that does not accept the token
+        return ok("unknown: the service does not say")
     facts, stored = {"storage": used}, size(used["used_bytes"])
     if used["limit_bytes"] is None:
         return ok(f"{stored} stored, without a limit", **facts)

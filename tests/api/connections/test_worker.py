@@ -18,6 +18,8 @@ from gunicorn.glogging import Logger
 
 from api.connections import worker as module
 from api.connections.worker import CLOSING_SECONDS, REQUEST_SECONDS, Connection, Worker
+from api.monitoring import request_counts
+from api.server import child_exit
 
 GET = b"GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n"
 
@@ -205,11 +207,36 @@ class TestHeadStart:
         self.loop(busier)
         assert len(busier.worker.incoming) == 1
 
-    def test_a_process_that_has_ended_gets_no_head_start(self, busier):
+    def test_a_process_that_has_ended_gets_no_head_start(self, busier, monkeypatch):
+        monkeypatch.setattr(request_counts, "child_exit", lambda *_: None)
         other = Worker(1, os.getppid(), [], None, 30, busier.worker.cfg, busier.worker.log)
         other.take_number({busier.worker.number})
-        other.leave_number()
+        module._connections[other.number] = 0
+        child_exit(None, other)
         self.come(busier)
+        assert busier.worker.nr_conns == 2
+        other.tmp.close()
+
+    def test_nor_does_one_that_starts_or_stops(self, busier, clock):
+        other = Worker(1, os.getppid(), [], None, 30, busier.worker.cfg, busier.worker.log)
+        other.take_number({busier.worker.number})
+        self.come(busier)
+        assert busier.worker.nr_conns == 2, "it has no loop yet"
+        other.notify()
+        self.come(busier)
+        assert busier.worker.nr_conns == 2, "it accepts"
+        other.alive = False
+        other.notify()
+        clock[0] += module.MAX_DELAY_SECONDS
+        self.loop(busier)
+        self.come(busier)
+        assert busier.worker.nr_conns == 4
+        other.tmp.close()
+
+    def test_a_process_that_is_late_accepts_in_its_turn(self, busier, clock):
+        self.come(busier)
+        clock[0] += 10 * module.MAX_DELAY_SECONDS
+        self.loop(busier)
         assert busier.worker.nr_conns == 2
 
     def test_a_process_that_stops_does_not_spin(self, busier, monkeypatch):
