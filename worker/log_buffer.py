@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from functools import partial
 
 import structlog
+from sqlalchemy.orm import Session
 
 from shared import events
 from shared.errors import DatabaseAway, LeaseLost
@@ -55,17 +56,18 @@ class Thinning:
 
 class LogBuffer:
     """The lines of one attempt, repeated ones thinned. While the database is away they wait; a lost lease sets
-    `keeper.lost`."""
+    `keeper.lost`. If a commit gets no answer, whether it was made is looked for before the same lines are written."""
 
     def __init__(self, keeper: LeaseKeeper) -> None:
         self.keeper = keeper
         self._lines: list[joblog.Line] = []
+        self._tried = 0  # how many of them a transaction has tried to write without an answer
         self._thinning = Thinning()
         self._writing = threading.Lock()
 
     def append(self, line: joblog.Line) -> None:
-        """Add a line at the end. May be called by several threads."""
-        self._lines += self._thinning.of(line)
+        """Add a line at the end, with the time of now unless it has one. May be called by several threads."""
+        self._lines += [replace(each, at=each.at or joblog.now()) for each in self._thinning.of(line)]
 
     def thinned(self, line: joblog.Line) -> Sequence[joblog.Line]:
         """What to write for a line that is written in another transaction: it may be left out."""
@@ -83,25 +85,40 @@ class LogBuffer:
         supervisor never waits for a database that is away or hangs."""
         lease = self.keeper.lease
         with self._writing:
-            if not (lines := self._lines[:BATCH_LINES]):
+            if not (lines := self._batch()):
                 return
             try:
                 with self.keeper.database.write() as session:
-                    queue.append(session, lease, lines)
+                    self._write(session, lines)
             except DatabaseAway as error:
                 waiting = len(self._lines)
                 log.warning("log lines wait for the database", job_id=lease.job_id, lines=waiting, error=str(error))
             except LeaseLost:
                 self.keeper.lost.set()
             else:
-                del self._lines[: len(lines)]
+                self._remove(lines)
 
     def flush_all(self) -> None:
         """Write all lines, retrying until the database is back. Raises LeaseLost."""
         with self._writing:
-            while lines := self._lines[:BATCH_LINES]:
-                self.keeper.write(partial(queue.append, lease=self.keeper.lease, lines=lines))
-                del self._lines[: len(lines)]
+            while lines := self._batch():
+                self.keeper.write(partial(self._write, lines=lines))
+                self._remove(lines)
+
+    def _batch(self) -> list[joblog.Line]:
+        return self._lines[: self._tried or BATCH_LINES]
+
+    def _write(self, session: Session, lines: list[joblog.Line]) -> None:
+        """In the transaction of the caller, who may try again. Raises LeaseLost."""
+        lease, tried, self._tried = self.keeper.lease, self._tried, len(lines)
+        last = next((line for line in reversed(lines) if line.series is None), None)  # points have no duplicates
+        if tried and last is not None and joblog.has_line(session, lease.job_id, lease.attempt, last):
+            return
+        queue.append(session, lease, lines)
+
+    def _remove(self, written: list[joblog.Line]) -> None:
+        del self._lines[: len(written)]
+        self._tried = 0
 
 
 def line_of(event: events.Metric | events.Log) -> joblog.Line:

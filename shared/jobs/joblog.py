@@ -108,6 +108,13 @@ def insert_lines(session: Session, job_id: str, attempt: int, first_seq: int, li
     session.execute(statement, rows)
 
 
+def has_line(session: Session, job_id: str, attempt: int, line: Line) -> bool:
+    """Whether the log has this line of the attempt, with its time. Reads the whole log of the job."""
+    same = (EventRow.type == line.type, EventRow.message == line.message, EventRow.created_at == line.at)
+    query = select(EventRow.seq).where(EventRow.job_id == job_id, EventRow.attempt == attempt, *same).limit(1)
+    return session.scalar(query) is not None
+
+
 def _row(job_id: str, attempt: int, seq: int, line: Line) -> dict[str, Any]:
     return {
         "job_id": job_id,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -20,10 +21,10 @@ from worker.log_buffer import SAME_LINES, LogBuffer, Thinning, line_of
 
 
 class Away:
-    """A database whose next `failures` transactions fail."""
+    """A database whose next `failures` transactions fail, and of whose next `unanswered` commits the answer is lost."""
 
     def __init__(self, database: Database) -> None:
-        self.database, self.failures = database, 0
+        self.database, self.failures, self.unanswered = database, 0, 0
 
     @contextmanager
     def write(self) -> Iterator[Any]:
@@ -32,6 +33,9 @@ class Away:
             raise DatabaseAway("gone")
         with self.database.write() as session:
             yield session
+        if self.unanswered:
+            self.unanswered -= 1
+            raise DatabaseAway("gone")
 
 
 @pytest.fixture
@@ -67,6 +71,47 @@ def test_lines_wait_in_order_while_the_database_is_away(
     buffer.flush()
     assert written() == [("log", "first"), ("metric", "step 1: train_loss 0.25"), ("warning", "third")]
     assert not keeper.lost.is_set()
+
+
+@pytest.mark.parametrize("flush", [LogBuffer.flush, LogBuffer.flush_all])
+def test_lines_of_a_commit_without_an_answer_are_not_written_again(
+    away: Away,
+    keeper: LeaseKeeper,
+    written: Callable[[], list[tuple[str, str]]],
+    monkeypatch: pytest.MonkeyPatch,
+    flush: Callable[[LogBuffer], None],
+) -> None:
+    monkeypatch.setattr("worker.lease.RETRY_SECONDS", 0.01)
+    buffer = LogBuffer(keeper)
+    buffer.say("first")
+    buffer.say("again")
+    buffer.append(line_of(events.Metric(series="epoch", step=1, epoch=1, values={"train_loss": 0.25})))
+    away.unanswered = 1
+    buffer.flush()
+    buffer.say("again")
+    away.failures = 1
+    buffer.flush()
+    for _ in range(2):
+        flush(buffer)
+    point = ("metric", "step 1: train_loss 0.25")
+    assert written() == [("log", "first"), ("log", "again"), point, ("log", "again")]
+    away.unanswered = 2
+    buffer.say("last")
+    buffer.flush_all()
+    assert written()[4:] == [("log", "last")]
+
+
+def test_a_line_has_the_time_at_which_it_was_said(
+    away: Away, keeper: LeaseKeeper, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    buffer = LogBuffer(keeper)
+    said = datetime(2026, 1, 2, 3, 4, 5, 678, UTC)
+    monkeypatch.setattr("shared.jobs.joblog.now", lambda: said)
+    buffer.say("first")
+    monkeypatch.undo()
+    buffer.flush()
+    [line] = [line for line in lines_of(database, keeper.lease.job_id) if line.message == "first"]
+    assert line.created_at == said
 
 
 def test_flush_all_retries_until_the_database_is_back(
