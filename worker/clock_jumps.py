@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
@@ -9,15 +10,23 @@ from datetime import datetime, timedelta
 import structlog
 
 JUMP_SECONDS = 1.0  # what a clock may gain or lose between two checks
+SETTLED_SECONDS = 600.0
 
 log = structlog.get_logger()
 
 
 class ClockWatch:
-    """Compares the database's clock with this process's monotonic clock."""
+    """Compares the database's clock with this process's monotonic clock.
 
-    def __init__(self, quiet_seconds: float) -> None:
-        self.quiet_seconds = quiet_seconds  # after a jump; by then every live worker has renewed its leases
+    Whether it is right when this process starts, nobody knows: leases are renewed every third of their length, so that
+    after half of it those of all live workers end by the clock that there is now.
+    """
+
+    def __init__(self, lease_seconds: float, settled_seconds: float = SETTLED_SECONDS) -> None:
+        self.quiet_seconds = lease_seconds  # after a jump; by then every live worker has renewed its leases
+        self.first_seconds = lease_seconds / 2
+        self.settled_seconds = settled_seconds
+        self._settled_from = math.inf
         self._offset: tuple[float, float] | None = None  # database minus monotonic, seconds: (least, most)
         self._trusted_from = 0.0
         self._began: tuple[datetime, float] | None = None  # the first check: the database's time, and ours
@@ -26,7 +35,11 @@ class ClockWatch:
         """Compare the clocks once; `query` returns the database's time."""
         before = time.monotonic()
         found = query()
-        self._began = self._began or (found, time.monotonic())
+        if self._began is None:
+            now = time.monotonic()
+            self._began = found, now
+            self._trusted_from = max(self._trusted_from, now + self.first_seconds)
+            self._settled_from = now + self.settled_seconds
         self._now = found
         theirs = found.timestamp()
         least, most = theirs - time.monotonic(), theirs - before  # how long the query took bounds the error
@@ -34,7 +47,8 @@ class ClockWatch:
             least_before, most_before = self._offset
             if least > most_before + JUMP_SECONDS or most < least_before - JUMP_SECONDS:
                 log.warning("the database's clock jumped", seconds=round(most - most_before, 1))
-                self._trusted_from = time.monotonic() + self.quiet_seconds
+                now = time.monotonic()
+                self._trusted_from, self._settled_from = now + self.quiet_seconds, now + self.settled_seconds
         self._offset = least, most
 
     def distrust(self) -> None:
@@ -51,5 +65,11 @@ class ClockWatch:
 
     @property
     def steady(self) -> bool:
-        """Whether `quiet_seconds` have passed since the last jump."""
+        """Whether leases that have run out by this clock have: some time has passed since the first check and the last
+        jump."""
         return time.monotonic() >= self._trusted_from
+
+    @property
+    def settled(self) -> bool:
+        """Whether rows that are old by this clock may be deleted: `settled_seconds` have passed since both."""
+        return time.monotonic() >= self._settled_from

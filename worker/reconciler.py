@@ -49,7 +49,7 @@ class Reconciler(MaintenanceThread):
         super().__init__("reconciler", pause=context.settings.reconcile_seconds)
         self.context, self.settings, self.database = context, context.settings, context.database
         self.broker, self.pool, self.row, self.poll = broker, pool, row, poll
-        self.clock = ClockWatch(quiet_seconds=self.settings.lease_seconds)
+        self.clock = ClockWatch(self.settings.lease_seconds)
         self.schema = SchemaCheck(self.database)
         self._mismatch: str | None = None
         self.schema_fits = False  # known from the first round on; until then the worker claims no job
@@ -170,10 +170,11 @@ class Reconciler(MaintenanceThread):
         return min(longest, (expiry - now).total_seconds() + SHORTEST_WAIT_SECONDS)
 
     def delete_old_rows(self) -> None:
-        """Delete what is old by a clock that has not jumped: one that is a year ahead for a moment deletes nothing."""
+        """Delete what is old by a clock that has not jumped for minutes: one that is a year ahead for a moment, perhaps
+        when this worker starts, deletes nothing."""
         now = self.clock.latest_plausible()
         with self.database.write() as session:
-            if now is not None and self.clock.steady:
+            if now is not None and self.clock.settled:
                 workers.sweep_workers(session, now - timedelta(seconds=FORGET_WORKERS_SECONDS))
                 idempotency.sweep(session, now)
                 audit.sweep(session, self.settings.audit_days, now)

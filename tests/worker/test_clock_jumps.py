@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from worker import clock_jumps
-from worker.clock_jumps import ClockWatch
+from worker.clock_jumps import SETTLED_SECONDS, ClockWatch
 
 
 class Clocks:
@@ -37,9 +37,38 @@ def clocks(monkeypatch: pytest.MonkeyPatch) -> Clocks:
     return clocks
 
 
+def watch_of(clocks: Clocks) -> ClockWatch:
+    """A watch whose first check was some time ago; its lease is 15 s."""
+    watch = ClockWatch(15)
+    watch.check(clocks.query)
+    clocks.advance(SETTLED_SECONDS)
+    return watch
+
+
+def test_a_clock_is_not_trusted_at_once_when_the_process_starts(clocks: Clocks) -> None:
+    """It may be wrong: the workers that live have renewed their leases by it after half of a lease."""
+    watch = ClockWatch(15)
+    watch.check(clocks.query)
+    for seconds, steady, settled in ((0.0, False, False), (7.0, False, False), (0.5, True, False), (592.5, True, True)):
+        clocks.advance(seconds)
+        watch.check(clocks.query)
+        assert (watch.steady, watch.settled) == (steady, settled)
+    clocks.advance(1, 3600.0)
+    watch.check(clocks.query)
+    assert (watch.steady, watch.settled) == (False, False)
+
+
+def test_an_outage_at_the_start_is_waited_for_as_any(clocks: Clocks) -> None:
+    watch = ClockWatch(15)
+    watch.distrust()
+    watch.check(clocks.query)
+    clocks.advance(14)
+    assert not watch.steady
+
+
 @pytest.mark.parametrize("jump", [3600.0, -3600.0, 2.0, -2.0])
 def test_after_a_jump_the_clock_is_not_trusted_until_every_lease_has_been_renewed(clocks: Clocks, jump: float) -> None:
-    watch = ClockWatch(quiet_seconds=15)
+    watch = watch_of(clocks)
     watch.check(clocks.query)
     clocks.advance(2)
     watch.check(clocks.query)
@@ -54,14 +83,14 @@ def test_after_a_jump_the_clock_is_not_trusted_until_every_lease_has_been_renewe
 
 
 def test_a_slow_query_is_not_a_jump(clocks: Clocks) -> None:
-    watch = ClockWatch(quiet_seconds=15)
+    watch = watch_of(clocks)
     for clocks.query_seconds in (0.0, 30.0, 0.0, 5.0):
         watch.check(clocks.query)
         assert watch.steady
 
 
 def test_a_clock_that_is_slewed_is_not_a_jump(clocks: Clocks) -> None:
-    watch = ClockWatch(quiet_seconds=15)
+    watch = watch_of(clocks)
     for _ in range(20):
         watch.check(clocks.query)
         clocks.advance(2, 0.1)

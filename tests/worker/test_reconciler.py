@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from shared.db.database import Database
 from shared.db.schema_check import SchemaCheck
 from shared.db.tables import AuditRow, Job, database_now
 from shared.errors import DatabaseAway
+from shared.jobs import queue
 from shared.spec.job_spec import KINDS
 from worker.context import WorkerContext
 from worker.devices import CPU, SlotPool
@@ -44,7 +45,9 @@ def reconciler(settings: Settings, database: Database, polled: list[bool]) -> Ca
         pool, store = SlotPool([CPU]), ArtifactStore(settings.artifacts)
         context = WorkerContext(settings, database, store, None, 1, threading.Event())  # type: ignore[arg-type]
         row, broker = worker_row(settings, pool, host, 1, "0"), Broker("redis+socket:///missing.sock")
-        return Reconciler(context, broker, pool, row, lambda: polled.append(True))
+        made = Reconciler(context, broker, pool, row, lambda: polled.append(True))
+        made.clock.first_seconds = made.clock.settled_seconds = 0  # as if it ran for some minutes
+        return made
 
     return reconciler
 
@@ -142,10 +145,29 @@ def test_a_clock_that_is_far_ahead_for_a_moment_deletes_no_old_rows(
     for days in (400, 400, 0):  # twice: also if it stays for longer than a lease period
         monkeypatch.setattr(workers, "clock", lambda session, days=days: right(session) + timedelta(days=days))
         leader.tick()
-        leader.clock._trusted_from = 0
+        leader.clock._trusted_from = leader.clock._settled_from = 0
         leader.tick()
     assert len(read(database, audit.page, audit.AuditFilter(), 9)) == 1
     assert isinstance(write(database, idempotency.claim, "key", "fingerprint"), idempotency.Settled)
+
+
+def test_a_worker_that_starts_while_the_clock_is_far_ahead_takes_no_job_and_deletes_nothing(
+    reconciler: Callable[[str], Reconciler], database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(database, audit.note, HOST, "jobs.submit", "job_1", 202)
+    lease = running(database, seconds=60)
+    monkeypatch.setattr(workers, "clock", lambda session: datetime.now(UTC) + timedelta(days=400))
+    monkeypatch.setattr(queue, "expired_leases", lambda *_: {lease: datetime.now(UTC) + timedelta(days=399)})
+    leader = reconciler("a")
+    leader.clock.first_seconds, leader.clock.settled_seconds = 7.5, 600
+    leader.tick()
+    assert leader.leads
+    assert job_of(database, lease.job_id).state == "running"
+    assert len(read(database, audit.page, audit.AuditFilter(), 9)) == 1
+    leader.clock._trusted_from = leader.clock._settled_from = 0
+    leader.tick()
+    assert job_of(database, lease.job_id).state == "queued", "this clock is what there is"
+    assert read(database, audit.page, audit.AuditFilter(), 9) == []
 
 
 def test_old_rows_are_deleted_by_a_clock_that_runs_steadily(
