@@ -6,17 +6,11 @@ import hashlib
 import io
 import signal
 import zipfile
-from functools import partial
 from pathlib import PurePath
 from typing import Any
 
 import pytest
-from sqlalchemy import func, select, update
 from support.service import PATIENCE, Service, assert_whole_curve
-from support.waiting import wait_for
-
-from shared.db.database import Database
-from shared.db.tables import IdempotencyKey, database_now
 
 pytestmark = pytest.mark.long
 
@@ -144,23 +138,6 @@ def test_a_finished_job_s_files_come_as_one_zip_with_the_hashes_of_the_list(
     with zipfile.ZipFile(io.BytesIO(answer.content)) as archive:
         found = {PurePath(name).name: hashlib.sha256(archive.read(name)).hexdigest() for name in archive.namelist()}
     assert found == {name: file["sha256"] for name, file in steady.artifacts(unbroken["id"]).items()}
-
-
-def test_the_leader_deletes_expired_idempotent_answers(steady: Service) -> None:
-    headers = {"Idempotency-Key": "an old one"}
-    dry_run = partial(steady.http.post, "/v1/jobs?dry_run=true", json={}, headers=headers)
-    assert dry_run().status_code == 200
-    database = Database(f"sqlite:///{steady.state / 'gradq.db'}")
-    with database.write() as session:
-        session.execute(update(IdempotencyKey).values(until=database_now(-1)))
-
-    def left() -> int:
-        with database.read() as session:
-            return session.scalar(select(func.count()).select_from(IdempotencyKey)) or 0
-
-    wait_for(lambda: left() == 0, 20, "the sweep")
-    database.close()
-    assert "Idempotent-Replayed" not in dry_run().headers
 
 
 def test_a_trainer_that_does_not_stop_is_killed_for_a_pause_and_starts_over(steady: Service) -> None:

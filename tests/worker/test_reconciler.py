@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import structlog
-from sqlalchemy import text, update
+from sqlalchemy import func, select, text, update
 from sqlalchemy.orm import Session
 from support.store import OVER, claim, claim_again, job_of, lines_of, read, running, submit, write
 from support.waiting import wait_for
@@ -23,7 +23,7 @@ from shared.config import Settings
 from shared.db import migrate
 from shared.db.database import Database
 from shared.db.schema_check import SchemaCheck
-from shared.db.tables import AuditRow, Job, database_now
+from shared.db.tables import AuditRow, IdempotencyKey, Job, database_now
 from shared.errors import DatabaseAway
 from shared.jobs import queue
 from shared.spec.job_spec import KINDS
@@ -177,8 +177,14 @@ def test_old_rows_are_deleted_by_a_clock_that_runs_steadily(
     write(database, audit.note, HOST, "jobs.submit", "job_1", 202)
     old = update(AuditRow).values(at=database_now(-(settings.audit_days + 1) * 24 * 3600))
     write(database, lambda session: session.execute(old.execution_options(synchronize_session=False)))
+    held = write(database, idempotency.claim, "key", "fingerprint")
+    assert isinstance(held, idempotency.Claim)
+    write(database, idempotency.settle, held, idempotency.Settled(202, {}, "{}"))
+    expired = update(IdempotencyKey).values(until=database_now(-1)).execution_options(synchronize_session=False)
+    write(database, lambda session: session.execute(expired))
     leader.tick()
     assert read(database, audit.page, audit.AuditFilter(), 9) == []
+    assert read(database, lambda session: session.scalar(select(func.count()).select_from(IdempotencyKey))) == 0
 
 
 def test_the_run_folders_of_this_worker_s_own_jobs_are_left_to_their_supervisors(
