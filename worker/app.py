@@ -6,9 +6,11 @@ import contextlib
 import functools
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+import celery.apps.worker
 import structlog
 from celery import Celery, signals
 from kombu.asynchronous import get_event_loop
@@ -89,9 +91,17 @@ def _errors_end_the_process() -> Iterator[None]:
         raise SystemExit(1) from error
 
 
+def _say(text: str, stream: Any = None) -> None:
+    """Celery's own writes its banner and "Warm shutdown" with os.write(), the latter in the handler of SIGTERM: with a
+    pipe that is full and not read the worker would never stop."""
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.write(f"{text}\n")
+
+
 @signals.celeryd_init.connect
 def _begin(conf: Any, **_: Any) -> None:
     logs.configure(settings.log_level, settings.secrets)
+    celery.apps.worker.safe_say = _say
     with _errors_end_the_process():
         launcher = Launcher()
         launcher.begin()  # it imports torch while this process imports the rest

@@ -7,7 +7,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import httpx2
@@ -35,10 +35,25 @@ def without_reader() -> int:
     return write
 
 
+def without_reading() -> int:
+    """A full pipe whose other end stays open, as that of a log collector that hangs."""
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    with suppress(BlockingIOError):
+        while True:
+            os.write(write, bytes(1 << 16))
+    os.set_blocking(write, True)
+    OPEN.append(read)
+    return write
+
+
+OPEN: list[int] = []  # ends of pipes
 Start = Callable[..., subprocess.Popen[bytes]]
 
 
-@pytest.fixture(params=[full, without_reader, None], ids=["full", "without reader", "closed"])
+@pytest.fixture(
+    params=[full, without_reader, without_reading, None], ids=["full", "without reader", "without reading", "closed"]
+)
 def start(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Start]:
     """start("api"): a verb whose standard output and error are such a stream."""
     plain = {name: value for name, value in os.environ.items() if not name.startswith("GRADQ_")}
@@ -62,6 +77,8 @@ def start(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Start]:
         if process.poll() is None:
             process.kill()
         process.wait()
+    while OPEN:
+        os.close(OPEN.pop())
 
 
 def test_no_part_dies_of_its_log(start: Start, tmp_path: Path) -> None:
