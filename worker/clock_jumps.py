@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 import structlog
 
 JUMP_SECONDS = 1.0  # what a clock may gain or lose between two checks
-SETTLED_SECONDS = 600.0
+SETTLED_SECONDS = 600.0  # without a jump, before rows are deleted by age: nothing needs that sooner
 
 log = structlog.get_logger()
 
@@ -22,10 +22,10 @@ class ClockWatch:
     after half of it those of all live workers end by the clock that there is now.
     """
 
-    def __init__(self, lease_seconds: float, settled_seconds: float = SETTLED_SECONDS) -> None:
+    def __init__(self, lease_seconds: float) -> None:
         self.quiet_seconds = lease_seconds  # after a jump; by then every live worker has renewed its leases
         self.first_seconds = lease_seconds / 2
-        self.settled_seconds = settled_seconds
+        self.settled_seconds = SETTLED_SECONDS
         self._settled_from = math.inf
         self._offset: tuple[float, float] | None = None  # database minus monotonic, seconds: (least, most)
         self._trusted_from = 0.0

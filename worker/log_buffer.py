@@ -67,7 +67,7 @@ class LogBuffer:
 
     def append(self, line: joblog.Line) -> None:
         """Add a line at the end, with the time of now unless it has one. May be called by several threads."""
-        self._lines += [replace(each, at=each.at or joblog.now()) for each in self._thinning.of(line)]
+        self._lines += [each if each.at else replace(each, at=joblog.now()) for each in self._thinning.of(line)]
 
     def thinned(self, line: joblog.Line) -> Sequence[joblog.Line]:
         """What to write for a line that is written in another transaction: it may be left out."""
