@@ -24,9 +24,10 @@ BUSY_TIMEOUT_MS = 10_000
 SILENCE_MS = 10_000
 LONG_SILENCE_MS = 60_000  # for transactions that also read or write files, which can take 10 s on a busy disk
 WAL_RETRY_SECONDS = 0.01
+SQLITE_IN_USE = ("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_PROTOCOL")
 NETWORK_FILESYSTEMS = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.sshfs", "fuse.s3fs", "glusterfs", "ceph")
 READ_ONLY = "25006"  # PostgreSQL's SQLSTATE during a failover, or of a managed server whose disk is full
-SQLITE_AWAY = ("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_CANTOPEN", "SQLITE_IOERR", "SQLITE_FULL", "SQLITE_READONLY")
+SQLITE_AWAY = (*SQLITE_IN_USE, "SQLITE_CANTOPEN", "SQLITE_IOERR", "SQLITE_FULL", "SQLITE_READONLY")
 
 
 class Database:
@@ -191,13 +192,14 @@ def _on_connect(connection: sqlite3.Connection, _record: Any) -> None:
 
 
 def _enter_wal_mode(connection: sqlite3.Connection) -> None:
-    """Retry until the file is in WAL mode: the busy timeout does not apply while another process converts it."""
+    """Retry until the file is in WAL mode: the busy timeout does not apply while another process converts it. Other
+    errors, of a full disk for example, are raised at once."""
     deadline = time.monotonic() + BUSY_TIMEOUT_MS / 1000
     while True:
         try:
             connection.execute("PRAGMA journal_mode=WAL")
-        except sqlite3.OperationalError:
-            if time.monotonic() > deadline:
+        except sqlite3.OperationalError as error:
+            if not _code_of(error).startswith(SQLITE_IN_USE) or time.monotonic() > deadline:
                 raise
             time.sleep(WAL_RETRY_SECONDS)
         else:
@@ -243,6 +245,11 @@ def _is_away(error: DBAPIError) -> bool:
     """Whether the database is unavailable. For SQLite the driver's error code decides, since it raises OperationalError
     for a missing table too."""
     if isinstance(error.orig, sqlite3.Error):
-        return getattr(error.orig, "sqlite_errorname", "").startswith(SQLITE_AWAY)
+        return _code_of(error.orig).startswith(SQLITE_AWAY)
     read_only = getattr(error.orig, "sqlstate", None) == READ_ONLY
     return read_only or isinstance(error, OperationalError | InterfaceError)
+
+
+def _code_of(error: sqlite3.Error) -> str:
+    """SQLite's name of the error, as SQLITE_BUSY_RECOVERY; empty for an error of the driver itself."""
+    return getattr(error, "sqlite_errorname", "")

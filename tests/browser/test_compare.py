@@ -280,6 +280,7 @@ class TestChoice:
         expect(rows(page)).to_have_count(2)
         assert swatch.get_attribute("style") == before
 
+    @pytest.mark.long
     def test_at_most_twelve_jobs_are_compared(self, page: Page, service: Service, shot) -> None:
         jobs = [service.submit(**SHORT, lr=0.02 * (i + 1), seed=i, name=f"rate {i}") for i in range(13)]
         for job in jobs:

@@ -41,7 +41,7 @@ def refused(part: Part) -> str:
     return part.said()
 
 
-@pytest.mark.parametrize("revision", ["0001", "0099"])
+@pytest.mark.parametrize("revision", ["0001", pytest.param("0099", marks=pytest.mark.long)])
 def test_api_and_worker_do_not_start_on_the_schema_of_another_version(folder: Service, revision: str) -> None:
     at(folder, revision)
     for part in (folder._gradq("api", "--port", "0"), folder._gradq("worker")):

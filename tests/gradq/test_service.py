@@ -273,6 +273,7 @@ def test_a_full_disk_is_named_with_the_path(full: SmallDisk, monkeypatch):
     state = full.path / "state"
     monkeypatch.setenv("GRADQ_STATE_DIR", str(state))
     monkeypatch.delenv("GRADQ_DATABASE_URL", raising=False)
+    monkeypatch.setattr("shared.db.database.WAL_RETRY_SECONDS", "no retry")  # time.sleep raises a TypeError
     verbs = ((["migrate"], "gradq.db"), (["up", "--port", "0"], "up.lock"), (["token", "create", "a"], "gradq.db"))
     for verb, file in verbs:
         result = CliRunner().invoke(app, verb)

@@ -224,6 +224,7 @@ def test_a_part_that_cannot_start_ends_the_attempt_with_its_log(up):
     assert "keeps dying" in service.output.read_text()
 
 
+@pytest.mark.long
 def test_the_demo_trains_both_ways_and_cleans_up(tmp_path: Path):
     env = {name: value for name, value in os.environ.items() if not name.startswith("GRADQ_")}
     env |= {"GRADQ_DATA_DIR": str(tmp_path), "COLUMNS": "100"}

@@ -134,6 +134,7 @@ def test_a_backup_that_was_cut_short_anywhere_is_refused(target: Place, backup: 
         refused(target, backup[:end], "truncated|damaged")
 
 
+@pytest.mark.long
 def test_a_flipped_bit_is_found_or_harms_nothing(target: Place, source: Place, backup: bytes) -> None:
     """At any position. A changed bit in a field or padding that tar does not read leaves the backup unchanged."""
     chance = random.Random(7)

@@ -57,7 +57,12 @@ def test_a_step_gets_as_many_threads_as_it_is_worth_and_no_more_than_there_are()
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("given", "policy", "spins"),
-    [({}, "PASSIVE", "5000"), ({"OMP_WAIT_POLICY": "active", "GOMP_SPINCOUNT": "300000"}, "ACTIVE", "300000")],
+    [
+        ({}, "PASSIVE", "5000"),
+        pytest.param(
+            {"OMP_WAIT_POLICY": "active", "GOMP_SPINCOUNT": "300000"}, "ACTIVE", "300000", marks=pytest.mark.long
+        ),
+    ],
 )
 def test_threads_that_wait_spin_for_a_moment_and_then_sleep(given, policy, spins):
     """OpenMP reads the settings once, when torch is loaded; it prints what it uses. An operator's own settings hold."""

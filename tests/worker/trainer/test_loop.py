@@ -459,7 +459,7 @@ def test_a_last_batch_of_one_example_ends_no_run_with_batch_norm(training, gradi
     assert [len(labels) for _, labels in job.data.train.epoch(1)] == [1454, 1]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_net_of_torchvision_s_trains_on_digits(training):
     job = training(architecture={"type": "torchvision", "name": "resnet18"}, batch_size=728, epochs=1, lr=0.05)
     outcome = job.run()

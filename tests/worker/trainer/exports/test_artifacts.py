@@ -90,7 +90,9 @@ def test_every_artifact_of_the_contract_is_there(manual, tmp_path):
     assert {path.name for path in folder.iterdir()} <= set(artifacts.KINDS)  # each has a kind in the store
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize(
+    "architecture", [name if name == "mlp" else pytest.param(name, marks=pytest.mark.long) for name in ARCHITECTURES]
+)
 def test_two_files_rebuild_the_net_in_plain_torch_with_the_same_accuracy(tmp_path, architecture):
     result = finished(tmp_path / "run", architecture=ARCHITECTURES[architecture])
     plain = tmp_path / "plain"
