@@ -34,6 +34,7 @@ GROWTH_BYTES = 30_000_000
 SECONDS = 3000 if FULL else 200  # until all of them have been trained
 HONEST = {"diverged", "deadline_exceeded", "data_error", "out_of_memory_host"}  # failures caused by the spec
 SHOWN = 10
+PROGRESS = 2500  # bodies between two lines about them
 
 
 def _is_a_refusal(answer: Answer) -> bool:
@@ -50,7 +51,7 @@ class Run:
     takes: bool = True  # whether a success makes a job or a dataset
     sent: int = 0
     answers: Counter[int | None] = field(default_factory=Counter)
-    taken: list[str] = field(default_factory=list)  # ids of jobs or datasets
+    taken: dict[str, None] = field(default_factory=dict)  # ids of jobs or datasets, in their order
     wrong: list[str] = field(default_factory=list)
     sizes: list[int] = field(default_factory=list)  # memory of the API process, in bytes
 
@@ -62,6 +63,8 @@ class Run:
             self.wrong.append(f"{complaint}\n    {message}")
         if self.sent % 25 == 0:
             self.sizes.append(self._size())
+        if self.sent % PROGRESS == 0:
+            print(f"{self.sent} bodies, {len(self.wrong)} wrong answers, API {self.sizes[-1] / 1e6:.0f} MB", flush=True)
 
     def _complaint(self, message: Message, answer: Answer | None) -> str | None:
         if answer is None:
@@ -77,8 +80,7 @@ class Run:
             return None if told else f"{answer.status} is not a problem with a detail: {answer.body[:500]!r}"
         if answer.status not in (200, 201, 202):
             return f"an answer of {answer.status}"
-        if (made := answer.json()["id"]) not in self.taken:
-            self.taken.append(made)
+        self.taken[answer.json()["id"]] = None
         return None
 
     def _size(self) -> int:
@@ -148,12 +150,12 @@ def test_no_body_causes_a_5xx_and_accepted_jobs_can_run(service: Service, seed: 
     jobs, datasets = Run(service, url), Run(service, url)
     fuzz(jobs, job_messages(), JOBS, seed)
     fuzz(datasets, upload_messages(), UPLOADS, seed)
-    assert_nothing_lies_about(service, datasets.taken)
+    assert_nothing_lies_about(service, list(datasets.taken))
     chosen = random.Random(seed)
-    kept = [job for job in some(jobs.taken, 2 * TRAINED_JOBS, chosen) if can_be_afforded(service, job)]
+    kept = [job for job in some(list(jobs.taken), 2 * TRAINED_JOBS, chosen) if can_be_afforded(service, job)]
     for job_id in set(jobs.taken) - set(kept):
         service.cancel(job_id)
-    sets = some(datasets.taken, TRAINED_SETS, chosen)
+    sets = some(list(datasets.taken), TRAINED_SETS, chosen)
     kept += [service.submit(dataset=dataset, epochs=1, max_seconds=20)["id"] for dataset in sets]
     assert len(kept) >= TRAINED_JOBS + TRAINED_SETS
     service.start_worker()
