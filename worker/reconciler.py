@@ -35,6 +35,7 @@ from worker.devices import SlotPool, memory
 
 LEADER_ROLE = "reconciler"
 FORGET_WORKERS_SECONDS = 3600.0
+COUNT_AUDIT_SECONDS = 3600.0  # between two counts of the audit log, which read it all
 SHORTEST_WAIT_SECONDS = 0.05
 
 log = structlog.get_logger()
@@ -56,6 +57,7 @@ class Reconciler(MaintenanceThread):
         self.leads = False
         self._away = False  # whether the database was, in the last round
         self._outage_ended: datetime | None = None  # on the database's clock
+        self._audit_count_due = 0.0  # time.monotonic()
 
     def round(self) -> float:
         """One round, with a heartbeat for this host, also while the database is away. Returns the seconds until the
@@ -180,6 +182,10 @@ class Reconciler(MaintenanceThread):
                 audit.sweep(session, self.settings.audit_days, now)
             counters.fold(session)
             stored_bytes.fold(session)
+            if is_due := time.monotonic() >= self._audit_count_due:
+                stored_bytes.recount(session, ("audit",))
+        if is_due:
+            self._audit_count_due = time.monotonic() + COUNT_AUDIT_SECONDS
         self.database.checkpoint_wal()
 
     def remove_abandoned_runs(self) -> None:

@@ -14,7 +14,7 @@ from itertools import islice
 from queue import SimpleQueue
 
 import structlog
-from sqlalchemy import select
+from sqlalchemy import select, union
 from sqlalchemy.orm import Session
 
 from shared import file_removals
@@ -171,12 +171,12 @@ class StoreSweep(MaintenanceThread):
             log.error("files of these rows are missing in the store", count=len(missing), keys=missing[:NAMED])
 
     def _report_lost_folders(self, folders: set[str]) -> None:
-        """Log the jobs with artifacts that have no folder in the store at all."""
+        """Log the jobs with artifacts or checkpoints that have no folder in the store at all."""
         last, lost = "", []
         while not self.stopped.is_set():
-            wanted = select(ArtifactRow.job_id).where(ArtifactRow.job_id > last).distinct()
+            each = union(*(select(table.job_id).where(table.job_id > last) for table in (ArtifactRow, CheckpointRow)))
             with self.database.read() as session:
-                some = session.scalars(wanted.order_by(ArtifactRow.job_id).limit(ROWS)).all()
+                some = session.scalars(each.order_by("job_id").limit(ROWS)).all()
             if not some:
                 break
             last = some[-1]

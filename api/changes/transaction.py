@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 from api.changes import audit_log
 from api.changes.idempotency import settle
 from api.services import services
+from shared.jobs import joblog
 
 
 def change(
@@ -21,7 +22,8 @@ def change(
     header to the object's path; `rings`: notify the workers."""
     with services().database.write() as session:
         body = work(session)
-        audit_log.note(session, body["id"], status)
+        if created or joblog.has_changed(session, body["id"]):  # to cancel a cancelled job changes nothing
+            audit_log.note(session, body["id"], status)
         response = jsonify(body)
         response.status_code = status
         if created:

@@ -69,7 +69,7 @@ EXAMPLES: dict[str, Members] = {  # the members beside the title; without an ent
         "or datasets (GRADQ_MAX_OWNER_BYTES)",
         "used_bytes": 20_000_000_000,
         "limit_bytes": 20_000_000_000,
-        "used": {"artifacts": 14_000_000_000, "checkpoints": 0, "datasets": 6_000_000_000, "logs": 0},
+        "used": {"artifacts": 14_000_000_000, "checkpoints": 0, "datasets": 6_000_000_000, "logs": 0, "audit": 0},
     },
     "too_many_uploads": {
         "detail": "alice has 2 uploads under way and may have 2; wait for the end of one (GRADQ_MAX_OWNER_UPLOADS)",

@@ -603,7 +603,8 @@ class Readiness(Answer):
 
 class OwnerStorage(Answer):
     """What an owner stores, and may store; `limit_bytes` is null without a limit. A dataset counts for each owner who
-    uploaded it; `logs` are the rows and logs of jobs that have ended, by the number of lines."""
+    uploaded it; `logs` are the rows and logs of jobs, `audit` is the part of the audit log about the owner's calls,
+    which is counted every hour."""
 
     used_bytes: int
     limit_bytes: int | None
@@ -611,6 +612,7 @@ class OwnerStorage(Answer):
     checkpoints: int
     datasets: int
     logs: int
+    audit: int
 
 
 class WhoAmI(Answer):

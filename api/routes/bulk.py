@@ -22,7 +22,7 @@ from api.routes.steering import queue_again, queue_paused
 from api.services import services
 from shared.db.tables import Job
 from shared.errors import FieldError, GradqError, InvalidBody
-from shared.jobs import jobs
+from shared.jobs import joblog, jobs
 from shared.jobs.states import ALLOWED_ACTIONS
 
 MOST = 1000  # jobs per call
@@ -71,7 +71,8 @@ def bulk() -> Response:
         response = _answer(asked.action, outcomes, has_more)
         done = [job_id for job_id, outcome in by_id.items() if outcome["ok"]]
         for job_id in done:
-            audit_log.note(session, job_id, response.status_code, f"bulk.{asked.action}")
+            if asked.action == "delete" or joblog.has_changed(session, job_id):
+                audit_log.note(session, job_id, response.status_code, f"bulk.{asked.action}")
         settle(session, response)
     if asked.action == "delete":
         response = _answer(asked.action, outcomes, has_more, freed=remove_files(done))

@@ -16,6 +16,7 @@ from shared.db.tables import EventRow, Job
 from shared.events import Level
 from shared.jobs.states import JobState
 
+CHANGED = "gradq-changed-jobs"
 READ_LINES = 5000  # lines whose points are read in one query
 
 
@@ -98,6 +99,12 @@ def add_line(session: Session, job_id: str, line: Line, attempt: int | None = No
         .execution_options(synchronize_session=False)
     ).one()
     session.execute(insert(EventRow), [_row(job_id, current if attempt is None else attempt, last, line)])
+    session.info.setdefault(CHANGED, set()).add(job_id)
+
+
+def has_changed(session: Session, job_id: str) -> bool:
+    """Whether `add_line` was called for this job in this session. Every change of a job adds a line to its log."""
+    return job_id in session.info.get(CHANGED, ())
 
 
 def insert_lines(session: Session, job_id: str, attempt: int, first_seq: int, lines: Sequence[Line]) -> None:

@@ -22,6 +22,10 @@ from shared.jobs.joblog import Line, add_line, insert_lines, now, status_line
 from shared.jobs.states import ALLOWED_ACTIONS, TERMINAL, JobState, shown_status
 from shared.spec.job_spec import JobSpec, Work
 
+MOST_CHANGE_BYTES = 4096  # of a line about changed fields
+CHANGE_WIDTHS = (512, 64, 16)  # characters of a label and its name in it: the first of these that makes it short enough
+LARGE_LABELS = 2000  # characters; jobs with more are counted when they are submitted
+
 ENDED = {JobState.FAILED: "the job failed", JobState.CANCELLED: "the job was cancelled"}
 
 
@@ -51,6 +55,8 @@ def create(session: Session, spec: Work, reproduces: str | None = None, owner: s
     session.add(job)
     session.flush()
     insert_lines(session, job.id, 0, 1, [status_line(JobState.QUEUED, "job queued")])
+    if sum(len(name) + len(value) for name, value in spec.labels.items()) > LARGE_LABELS:
+        stored_bytes.count_log(session, job.id)
     return job
 
 
@@ -174,13 +180,32 @@ def edit(session: Session, job: Job, wanted: dict[str, Any]) -> None:
     changed = {name: (old, new) for name, new in wanted.items() if (old := getattr(job, name)) != new}
     if not changed:
         return
+    before = stored_bytes.row_text(session, job.id)
     for name, (_, new) in changed.items():
         setattr(job, name, new)
     job.spec = {**job.spec, **{name: new for name, (_, new) in changed.items()}}
-    message = "; ".join(f"{name} changed from {_text(old)} to {_text(new)}" for name, (old, new) in changed.items())
-    data = {name: {"from": old, "to": new} for name, (old, new) in changed.items()}
-    add_line(session, job.id, Line("log", message, {"changed": data}))
+    session.flush()
+    add_line(session, job.id, _line_about(changed))
+    stored_bytes.count_row_again(session, job.id, before)
     stored_bytes.count_log(session, job.id)
+
+
+def _line_about(changed: dict[str, tuple[Any, Any]]) -> Line:
+    """Line of a job's log with the old and new values. Long labels are cut, so that a page of a log of changes stays
+    small."""
+    for width in CHANGE_WIDTHS:
+        pairs = {name: {"from": _cut(old, width), "to": _cut(new, width)} for name, (old, new) in changed.items()}
+        if len(json.dumps(pairs)) <= MOST_CHANGE_BYTES:
+            break
+    said = (f"{name} changed from {_text(pair['from'])} to {_text(pair['to'])}" for name, pair in pairs.items())
+    return Line("log", _cut("; ".join(said), MOST_CHANGE_BYTES // 4), {"changed": pairs})
+
+
+def _cut(value: Any, width: int) -> Any:
+    """A text, or texts and names of labels, of at most `width` characters."""
+    if isinstance(value, dict):
+        return {_cut(name, width): _cut(text, width) for name, text in value.items()}
+    return f"{value[: width - 1]}…" if isinstance(value, str) and len(value) > width else value
 
 
 def _text(value: Any) -> str:

@@ -390,6 +390,7 @@ def _leave(session: Session, lease: Lease, state: JobState, line: Line, outcome:
     assert state in ALLOWED_MOVES[JobState.RUNNING] - TERMINAL
     append(session, lease, [line])
     _fenced(session, lease, update(Job).values(state=state, lease_token=None, lease_until=None, worker=None, **values))
+    stored_bytes.count_log(session, lease.job_id)
     _end_attempt(session, lease, outcome)
 
 

@@ -79,7 +79,7 @@ def test_an_owner_at_the_limit_submits_nothing_and_others_do(
     use(services, "alice", LIMIT)
     body = problem(alice.post(f"/v1/{path}", json={}), 409, "owner_storage_full")
     assert (body["used_bytes"], body["limit_bytes"]) == (LIMIT, LIMIT)
-    assert body["used"] == {"artifacts": LIMIT, "checkpoints": 0, "datasets": 0, "logs": 0}
+    assert body["used"] == {"artifacts": LIMIT, "checkpoints": 0, "datasets": 0, "logs": 0, "audit": 0}
     assert bob.post(f"/v1/{path}", json={}).status_code == 202
     assert client.post(f"/v1/{path}", json={}).status_code == 202  # anonymous use is another owner
     use(services, None, LIMIT)
@@ -117,7 +117,7 @@ def test_an_owner_sees_what_they_store_and_may_store_and_room_comes_back_with_a_
     made = upload(alice, npz()).json
     assert stored(alice) == {
         **{"used_bytes": made["size_bytes"], "limit_bytes": LIMIT, "datasets": made["size_bytes"]},
-        **{"artifacts": 0, "checkpoints": 0, "logs": 0},
+        **{"artifacts": 0, "checkpoints": 0, "logs": 0, "audit": 0},
     }
     assert stored(bob)["used_bytes"] == 0
     use(services, "alice", LIMIT - made["size_bytes"])

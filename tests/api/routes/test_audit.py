@@ -86,6 +86,19 @@ def test_what_changes_nothing_leaves_none(client: FlaskClient, entries: Get) -> 
     assert compact(entries()) == [("jobs.submit", first, 202)]
 
 
+def test_calls_that_are_accepted_and_change_nothing_leave_none(client: FlaskClient, entries: Get) -> None:
+    job = client.post("/v1/jobs", json={"name": "n"}).json["id"]
+    client.post(f"/v1/jobs/{job}/cancel")
+    before = entries()
+    assert client.post(f"/v1/jobs/{job}/cancel").status_code == 202
+    for body in ({}, {"name": "n"}, {"labels": {}}):
+        assert client.patch(f"/v1/jobs/{job}", json=body).status_code == 200
+    bulk = client.post("/v1/jobs/bulk", json={"action": "cancel", "ids": [job] * 3}).json
+    assert [outcome["ok"] for outcome in bulk["data"]] == [True] * 3
+    assert entries() == before
+    assert len(before) == 2
+
+
 def test_a_change_whose_entry_cannot_be_written_is_rolled_back(
     client: FlaskClient, services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from datetime import timedelta
 from itertools import pairwise
@@ -689,6 +690,22 @@ def test_a_change_is_made_in_the_row_and_in_its_spec_and_is_logged_once(database
         'name changed from "old" to "née"; priority changed from 50 to 90; labels changed from {"a": "1"} to {"b": "2"}'
     )
     assert line.data["changed"]["priority"] == {"from": 50, "to": 90}
+
+
+@pytest.mark.parametrize("text", ["a", '"', "\U0001f600"])
+def test_a_line_about_a_change_of_long_labels_is_short(database: Database, text: str) -> None:
+    def labels(first: int) -> dict[str, str]:
+        return {f"{first + i}{text * 60}": text * 512 for i in range(16)}
+
+    job_id = submit(database, name=text * 128, labels=labels(0))
+    with database.write() as session:
+        jobs.edit(session, jobs.lock_job(session, job_id), {"name": "new", "labels": labels(20)})
+    (line,) = lines_of(database, job_id, "log")
+    assert line.message.startswith("name changed from ")
+    assert len(line.message) <= 1024
+    assert line.data["changed"]["name"]["to"] == "new"
+    assert len(json.dumps(line.data)) < 16_000
+    assert job_of(database, job_id).labels == labels(20)
 
 
 def test_a_change_and_a_claim_at_the_same_moment_lose_neither(database: Database) -> None:

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 from sqlalchemy import func, select, text
 from support.store import claim, read, stored, write
 
+from shared import audit
+from shared.audit import Actor
 from shared.datasets import dataset_store
 from shared.datasets.catalog import DATASETS
 from shared.db.database import Database
 from shared.db.tables import StoredBytes
 from shared.errors import OwnerStorageFull
 from shared.jobs import jobs, queue, stored_bytes
+from shared.jobs.joblog import Line, now
 from shared.jobs.queue import Lease
 from shared.jobs.states import JobState
-from shared.jobs.stored_bytes import JOB_BYTES, LINE_BYTES
+from shared.jobs.stored_bytes import AUDIT_BYTES, JOB_BYTES, LINE_BYTES, LINE_TEXT
 from shared.spec.job_spec import JobSpec
 
 
@@ -107,6 +111,59 @@ def test_changes_of_a_job_count_by_the_lines_that_they_add(database: Database) -
     for i in range(10):
         rename(f"again {i}")
     assert used(database, "alice")["logs"] == once + 10 * LINE_BYTES
+
+
+WIDE = "\U0001f600"  # four bytes, and twelve in the JSON of SQLite
+
+
+def text_of(database: Database, job_id: str) -> int:
+    """Bytes of the texts of a job's row and log, as they are stored."""
+    with database.read() as session:
+        dialect = session.get_bind().dialect.name
+        octets = "octet_length({}::text)" if dialect == "postgresql" else "length(CAST({} AS BLOB))"
+        row = " + ".join(map(octets.format, ("spec", "labels", "name")))
+        line = " + ".join(map(octets.format, ("message", "data")))
+        texts = (f"SELECT {row} FROM jobs WHERE id = :id", f"SELECT sum({line}) FROM events WHERE job_id = :id")
+        return sum(session.scalar(text(query), {"id": job_id}) for query in texts)
+
+
+def test_long_labels_count_by_their_bytes_when_they_are_submitted_and_changed(database: Database) -> None:
+    labels = {f"{i}{WIDE * 60}": WIDE * 512 for i in range(16)}
+    job_id = submit(database, "alice", labels=labels)
+    assert used(database, "alice")["logs"] >= text_of(database, job_id) > 40_000
+    for size in (500, 400, 1):
+        with database.write() as session:
+            changed = dict.fromkeys(labels, WIDE * size)
+            jobs.edit(session, jobs.lock_job(session, job_id), {"labels": changed})
+        assert used(database, "alice")["logs"] >= text_of(database, job_id)
+    before = used(database, "alice")
+    write(database, stored_bytes.recount)
+    assert used(database, "alice") == before
+    write(database, jobs.request_cancel, job_id)
+    write(database, jobs.remove, job_id)
+    assert used(database, "alice") == {}
+
+
+def test_long_messages_of_a_log_count_by_their_bytes(database: Database) -> None:
+    lease = running(database, "alice")
+    write(database, queue.append, lease, [Line("log", WIDE * 1000, {}), Line("log", "short", {"text": "a" * 3000})])
+    write(database, queue.finish, lease, JobState.FAILED, "no", {"code": "diverged", "detail": "nan"})
+    texts = 4 * 1000 + len(json.dumps({"text": "a" * 3000})) - 2 * LINE_TEXT
+    assert used(database, "alice")["logs"] == log_of(database, lease.job_id) + texts + len("{}") + len("short")
+    write(database, jobs.remove, lease.job_id)
+    assert used(database, "alice") == {}
+
+
+def test_the_audit_log_counts_for_who_called_and_stays_when_the_job_is_deleted(database: Database) -> None:
+    for owner, rows in (("alice", 3), (None, 2)):
+        for _ in range(rows):
+            write(database, audit.note, Actor(owner), "jobs.submit", "job_1")
+    write(database, stored_bytes.recount, ("audit",))
+    assert used(database, "alice") == {"audit": 3 * AUDIT_BYTES}
+    assert used(database, None) == {"audit": 2 * AUDIT_BYTES}
+    write(database, audit.sweep, 0, now())
+    write(database, stored_bytes.recount, ("audit",))
+    assert used(database, "alice") == used(database, None) == {}
 
 
 def test_a_job_that_is_retried_is_counted_once(database: Database) -> None:

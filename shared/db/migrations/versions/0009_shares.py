@@ -21,11 +21,21 @@ INSERT INTO stored_bytes (owner, kind, size_bytes)
 SELECT coalesce(jobs.owner, ''), '{table}', sum({table}.size_bytes)
 FROM {table} JOIN jobs ON jobs.id = {table}.job_id GROUP BY coalesce(jobs.owner, '')
 """
-OF_LOGS = f"""
+AUDIT_BYTES, LINE_TEXT, JOB_TEXT = 400, 200, 2000
+LONG_JOB = "CASE WHEN {job} > {job_text} THEN {job} - {job_text} ELSE 0 END"
+LONG_LINES = """
+coalesce((SELECT sum(CASE WHEN {line} > {line_text} THEN {line} - {line_text} ELSE 0 END)
+          FROM events WHERE events.job_id = jobs.id AND events.seq <= jobs.counted_lines), 0)
+"""
+OF_LOGS = """
 INSERT INTO stored_bytes (owner, kind, size_bytes)
-SELECT coalesce(owner, ''), 'logs', sum({JOB_BYTES} + {LINE_BYTES} * counted_lines)
+SELECT coalesce(owner, ''), 'logs', sum({job_bytes} + {line_bytes} * counted_lines + {long_job} + {long_lines})
 FROM jobs WHERE counted_lines > 0 GROUP BY coalesce(owner, '')
-"""  # constants of this file  # nosec B608
+"""
+OF_AUDIT = """
+INSERT INTO stored_bytes (owner, kind, size_bytes)
+SELECT coalesce(owner, ''), 'audit', {audit_bytes} * count(*) FROM audit GROUP BY coalesce(owner, '')
+"""
 
 
 def upgrade() -> None:
@@ -46,7 +56,7 @@ def upgrade() -> None:
     op.execute("UPDATE jobs SET counted_lines = last_seq WHERE state IN ('succeeded', 'failed', 'cancelled')")
     for table in ("artifacts", "checkpoints"):
         op.execute(OF_JOBS.format(table=table))
-    op.execute(OF_LOGS)
+    _count_logs()
     _count_datasets()
 
 
@@ -57,6 +67,18 @@ def downgrade() -> None:
     op.drop_column("tokens", "max_priority")
     op.drop_column("jobs", "counted_lines")
     op.drop_table("stored_bytes")
+
+
+def _count_logs() -> None:
+    """Of ended jobs, and of the audit log, as shared/jobs/stored_bytes.py counts them."""
+    octets = "octet_length({}::text)" if op.get_bind().dialect.name == "postgresql" else "length(CAST({} AS BLOB))"
+    job = " + ".join(octets.format(f"jobs.{column}") for column in ("spec", "labels", "name"))
+    line = " + ".join(octets.format(f"events.{column}") for column in ("message", "data"))
+    long_job = LONG_JOB.format(job=f"({job})", job_text=JOB_TEXT)
+    long_lines = LONG_LINES.format(line=f"({line})", line_text=LINE_TEXT)
+    sizes = {"job_bytes": JOB_BYTES, "line_bytes": LINE_BYTES, "long_job": long_job, "long_lines": long_lines}
+    op.execute(OF_LOGS.format(**sizes))
+    op.execute(OF_AUDIT.format(audit_bytes=AUDIT_BYTES))
 
 
 def _count_datasets() -> None:
