@@ -25,7 +25,6 @@ from sqlalchemy import (
     delete,
     func,
     insert,
-    inspect,
     literal,
     select,
     update,
@@ -203,7 +202,9 @@ def _counts(dialect: str) -> dict[str, Any]:
     def inserted(size: ColumnElement[int]) -> Any:
         values = select(of_owner, literal("logs"), cast(size, BigInteger())).where(one)
         # into the table: the ORM takes parameters of an INSERT for values of its columns
-        return insert(inspect(StoredBytes).local_table).from_select(["owner", "kind", "size_bytes"], values)
+        return insert(StoredBytes.metadata.tables[StoredBytes.__tablename__]).from_select(
+            ["owner", "kind", "size_bytes"], values
+        )
 
     return {
         "uncounted": inserted(uncounted),
