@@ -9,7 +9,7 @@ from pathlib import Path
 from shared.artifacts import MODEL, ArtifactStore, sha256_of
 from shared.datasets.catalog import DATASETS
 from shared.db.tables import CheckpointRow, Job
-from shared.disks import disk_is_full
+from shared.disks import disk_is_unusable
 from shared.errors import DataError, NotFound
 from shared.jobs import jobs, queue
 from shared.spec.job_spec import JobSpec
@@ -34,7 +34,7 @@ class Inputs:
         """Bring the files of this attempt into `folder`; an uploaded dataset goes to the cache.
 
         Raises DataError when the dataset or the weights are gone or damaged, StoreUnavailable, OSError when the disk
-        is full, LeaseLost. A checkpoint that cannot be read is skipped, with a warning in the log.
+        cannot be used, LeaseLost. A checkpoint that cannot be read is skipped, with a warning in the log.
         """
         dataset = _dataset_folder(job.spec["dataset"], context)
         resume, reported_step = None, -1
@@ -70,7 +70,7 @@ def _fetch_checkpoint(row: CheckpointRow, path: Path, store: ArtifactStore, log_
     try:
         store.get(row.key, path)
     except OSError as error:  # not StoreUnavailable: the checkpoint itself may be intact, and the next attempt reads it
-        if disk_is_full(error):
+        if disk_is_unusable(error):
             raise
         log_buffer.say(f"the checkpoint at step {row.step} cannot be read: {error}", "warning")
         return False

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from multiprocessing import Pipe
 from pathlib import Path
 from types import SimpleNamespace
@@ -332,6 +334,70 @@ def test_a_trainer_on_a_full_disk_is_retried_and_that_costs_no_attempt(
     assert job.not_before is not None
     assert reason_of_loss(database, job)["detail"].startswith("the disk is full: ")
     assert context.storage.outage == "disk_full"
+
+
+BROKEN = (errno.ENOSPC, errno.EROFS, errno.EIO, errno.ESTALE, errno.ENOTCONN)
+
+
+@pytest.mark.parametrize("number", BROKEN)
+def test_a_run_folder_that_cannot_be_made_costs_no_attempt(
+    supervise: Callable[..., Job],
+    database: Database,
+    context: WorkerContext,
+    monkeypatch: pytest.MonkeyPatch,
+    number: int,
+) -> None:
+    def broken(path: Path, *_: Any, **__: Any) -> None:
+        raise OSError(number, os.strerror(number), str(path))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "mkdir", broken)
+        job = supervise(JobSpec.parse({"max_attempts": 1}), Scripted(finished()))
+    assert (job.state, job.failures, outcomes(database, job)) == ("queued", 0, ["disk_full"])
+    detail = reason_of_loss(database, job)["detail"]
+    assert os.strerror(number) in detail
+    assert str(context.settings.runs_dir) in detail
+    assert context.storage.outage == "disk_full"
+
+
+@pytest.mark.parametrize("number", BROKEN)
+def test_a_checkpoint_that_cannot_be_read_for_storing_is_left_out(
+    supervise: Callable[..., Job],
+    database: Database,
+    context: WorkerContext,
+    monkeypatch: pytest.MonkeyPatch,
+    number: int,
+) -> None:
+    def broken(*_: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    patch = partial(monkeypatch.setattr, ArtifactStore, "put", broken)
+    job = supervise(JobSpec.parse({}), Checkpointing(1, 2, before_last=patch))
+    assert (job.state, outcomes(database, job)) == ("queued", ["trainer_died"])
+    assert steps_of(database, job) == [1]
+    (warning,) = warnings(database, job)
+    assert warning.startswith("the checkpoint at step 2 could not be stored: the disk ")
+    assert context.storage.outage == "disk_full"
+
+
+@pytest.mark.parametrize("folder", [None, "data"])
+def test_the_folder_that_took_no_file_is_probed_until_it_does(
+    supervise: Callable[..., Job], context: WorkerContext, tmp_path: Path, folder: str | None
+) -> None:
+    data = {} if folder is None else {"folder": str(tmp_path / folder)}
+    supervise(JobSpec.parse({}), Scripted(events.Failed(code="disk_full", message="full", data=data)))
+    assert context.storage.probe()
+    assert (tmp_path / "data").is_dir() == (folder is not None)
+
+
+def test_a_mirror_that_is_away_costs_no_attempt_and_keeps_no_other_job_waiting(
+    supervise: Callable[..., Job], database: Database, context: WorkerContext
+) -> None:
+    away = events.Failed(code="store_unavailable", message="the mirror of kmnist is not available")
+    job = supervise(JobSpec.parse({"max_attempts": 1}), Scripted(away))
+    assert (job.state, job.failures, outcomes(database, job)) == ("queued", 0, ["store_unavailable"])
+    assert reason_of_loss(database, job)["detail"] == away.message
+    assert context.storage.outage is None
 
 
 class Away:

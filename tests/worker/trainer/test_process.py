@@ -1,5 +1,6 @@
 """The process of one job, forked by the real launcher: its start, how it ends, and that it ends with its supervisor."""
 
+import errno
 import json
 import os
 import subprocess
@@ -16,12 +17,12 @@ import pytest
 import torch
 from support.waiting import wait_for
 
-from shared.errors import GradientCheckFailed
+from shared.errors import DataError, GradientCheckFailed
 from shared.events import CheckpointSaved, Failed, Finished, Log, Metric, Stopped
 from shared.spec.job_spec import GradientCheckSpec, JobSpec, Linear
 from worker.launcher import Launcher, enter
 from worker.plan import Plan
-from worker.trainer import checkpoint
+from worker.trainer import checkpoint, process
 from worker.trainer.process import code_of, outcome_of
 
 if not os.path.isdir("/proc/self/task"):
@@ -255,6 +256,25 @@ def test_running_out_of_memory_has_a_code_of_its_own():
     with pytest.raises(RuntimeError) as refused:
         torch.empty(2**60, dtype=torch.uint8)  # more than any host has: torch has no exception class for it
     assert code_of(refused.value) == "out_of_memory_host"
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EIO, errno.ESTALE, errno.ENODEV, errno.ENXIO])
+@pytest.mark.parametrize("wrapped", [False, True], ids=["raised", "in a TrainingError"])
+def test_a_disk_that_cannot_be_used_is_no_fault_of_the_job(tmp_path, monkeypatch, number, wrapped):
+    def broken(*_, **__):
+        try:
+            raise OSError(number, os.strerror(number))
+        except OSError as error:
+            if wrapped:
+                raise DataError("train_images.npy cannot be read") from error
+            raise
+
+    monkeypatch.setattr(process, "run_job", broken)
+    failed = outcome_of(JobSpec.parse({}), Plan(**plan(tmp_path)), threading.Event(), SimpleNamespace(send=None))
+    assert isinstance(failed, Failed)
+    assert failed.code == "disk_full"
+    if not wrapped:
+        assert failed.message == f"OSError: [Errno {number}] {os.strerror(number)}, in {tmp_path}"
 
 
 # --- the supervisor's side --------------------------------------------------------------------------------------------
