@@ -10,12 +10,15 @@ import hashlib
 import os
 import shutil
 import tarfile
+import threading
 import time
 import urllib.error
 import urllib.request
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, wait
 from errno import EROFS
+from functools import partial
 from http.client import HTTPException
 from io import BufferedIOBase
 from pathlib import Path
@@ -30,7 +33,7 @@ CHUNK = 1 << 16
 SILENT_SECONDS = 15.0  # without a byte from a mirror, after which it counts as away
 SLOWEST = 1024  # bytes per second, in each SILENT_SECONDS
 TRIES = 2  # of a file that arrives with another checksum
-LOCK_PAUSE_SECONDS = 0.2
+PAUSE_SECONDS = 0.2  # between two looks at whether the job is asked to stop
 AWAY = frozenset({408, 425, 429, *range(500, 600)})  # the statuses that another request may not get
 
 CheckStop = Callable[[], None]  # raises StopRequested if the job is asked to stop
@@ -83,7 +86,7 @@ def _lock(name: str, data_dir: Path, check_stop: CheckStop) -> Iterator[None]:
     try:
         while not _taken(lock):
             check_stop()
-            time.sleep(LOCK_PAUSE_SECONDS)
+            time.sleep(PAUSE_SECONDS)
         yield
     finally:
         os.close(lock)
@@ -186,33 +189,49 @@ def _download(urls: Sequence[str], md5: str, path: Path, check_stop: CheckStop) 
 def _download_checked(url: str, md5: str, path: Path, check_stop: CheckStop) -> None:
     """A file that arrives with another checksum is requested once more before that is believed."""
     for _ in range(TRIES):
-        if (received := _receive(url, path, check_stop)) == md5:
+        with path.open("wb") as file:
+            received = _in_thread(partial(_receive, url, file), check_stop)
+        if received == md5:
             return
     raise _Refused(f"its md5 is {received}, and should be {md5}")
 
 
-def _receive(url: str, path: Path, check_stop: CheckStop) -> str:
-    """Write the response to `path` and return its md5. Raises _Away, _Refused, OSError of the disk."""
+def _in_thread(work: Callable[[], str], check_stop: CheckStop) -> str:
+    """The result of `work`, or its exception. It may wait for a name server or a mirror, which no signal ends: if the
+    job is asked to stop, its thread is left behind, and ends with the process."""
+    future = Future[str]()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, name="download", daemon=True).start()
+    while not wait([future], timeout=PAUSE_SECONDS).done:
+        check_stop()
+    return future.result()
+
+
+def _receive(url: str, file: IO[bytes]) -> str:
+    """Write the response to `file` and return its md5. Raises _Away, _Refused, OSError of the disk."""
     request = urllib.request.Request(url, headers={"User-Agent": f"gradq/{VERSION}"})
-    digest = hashlib.md5(usedforsecurity=False)
+    digest, size = hashlib.md5(usedforsecurity=False), 0
     with contextlib.ExitStack() as stack:
         with _translated():
             # the URLs are torchvision's, and no client's
             response = stack.enter_context(urllib.request.urlopen(request, timeout=SILENT_SECONDS))  # nosec B310
-        expected = response.length
-        file = stack.enter_context(path.open("wb"))
-        pace = _Pace()
+        expected, pace = response.length, _Pace()
         while True:
-            check_stop()
             with _translated():
                 chunk = response.read1(CHUNK)  # what has arrived; `read` would wait for all of CHUNK
                 pace.add(len(chunk))
             if not chunk:
                 break
             digest.update(chunk)
-            file.write(chunk)
-    if expected is not None and path.stat().st_size != expected:
-        raise _Away(f"the connection ended after {path.stat().st_size} of {expected} bytes")
+            size += file.write(chunk)
+    if expected is not None and size != expected:
+        raise _Away(f"the connection ended after {size} of {expected} bytes")
     return digest.hexdigest()
 
 

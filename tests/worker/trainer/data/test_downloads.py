@@ -24,6 +24,10 @@ from support.postgres import free_port, part_missing
 from shared.datasets.catalog import DATASETS, IDX_FILES
 from shared.disks import disk_is_unusable
 from shared.errors import DataError
+from shared.spec.job_spec import JobSpec
+from worker.attempt_outcome import RELEASED, Failed, Lost, StopReason, decide
+from worker.plan import Plan
+from worker.trainer import process
 from worker.trainer.data import datasets, downloads
 from worker.trainer.nets import import_torchvision
 from worker.trainer.run import StopRequested
@@ -205,7 +209,13 @@ def test_another_mirror_is_asked_before_that(tmp_path: Path, mirror: Mirror) -> 
     downloads.fetch_missing(KMNIST, tmp_path, no_stop)
 
 
-def test_a_job_that_is_asked_to_stop_leaves_a_download(tmp_path: Path, mirror: Mirror) -> None:
+@pytest.mark.parametrize("fault", ["silent", "slow"])
+def test_a_job_that_is_asked_to_stop_waits_for_no_mirror(
+    tmp_path: Path, mirror: Mirror, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    monkeypatch.setattr(downloads, "SILENT_SECONDS", 3600.0)
+    mirror.faults[next(iter(FILES))] = [fault]
+
     def stop() -> None:
         if mirror.asked:
             raise StopRequested(0)
@@ -263,6 +273,51 @@ def test_what_a_killed_job_left_is_removed(tmp_path: Path, mirror: Mirror, name:
     (tmp_path / f".download-{name}" / "half").write_bytes(b"half")
     downloads.fetch_missing(KMNIST, tmp_path, no_stop)
     assert not list(tmp_path.glob(".download-*/"))
+
+
+# --- how such a job ends ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fault", ["stop", "mirror", "disk", "read-only disk", "checksum"])
+def test_only_what_another_attempt_cannot_mend_ends_the_job(
+    tmp_path: Path, mirror: Mirror, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    stop, data = threading.Event(), tmp_path / "data"
+    if fault == "stop":
+        mirror.faults[LAST], _ = ["silent"], stop.set()
+    elif fault == "mirror":
+        mirror.faults[LAST] = [503]
+    elif fault == "checksum":
+        mirror.faults[LAST] = [b"", b""]
+    else:
+        break_disk(monkeypatch, errno.EROFS if fault == "read-only disk" else errno.ENOSPC)
+    spec = JobSpec.parse({"dataset": "kmnist"})
+    plan = Plan(
+        kind="training",
+        spec=spec.to_json(),
+        folder=str(tmp_path / "run"),
+        data_dir=str(data),
+        download=True,
+        device="cpu",
+        gpu_uuid=None,
+        threads=1,
+    )
+    ended = process.outcome_of(spec, plan, stop, SimpleNamespace(send=lambda _: None))  # type: ignore[arg-type]
+    reason = StopReason.CANCEL if fault == "stop" else None
+    outcome = decide(ended, reason, 0, False)  # type: ignore[arg-type]
+    match fault:
+        case "stop":
+            assert outcome == RELEASED[StopReason.CANCEL]
+        case "mirror":
+            assert isinstance(outcome, Lost)
+            assert (outcome.cause, outcome.folder, outcome.elsewhere) == ("store_unavailable", None, True)
+        case "disk":
+            assert isinstance(outcome, Lost)
+            assert (outcome.cause, outcome.folder, outcome.elsewhere) == ("disk_full", data, False)
+            assert outcome.detail.startswith("the disk is full: kmnist could not be stored: OSError: [Errno 28]")
+        case _:
+            assert isinstance(outcome, Failed)
+            assert outcome.error.code == "data_error"
 
 
 # --- the disk ---------------------------------------------------------------------------------------------------------
