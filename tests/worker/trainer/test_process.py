@@ -15,6 +15,8 @@ from unittest.mock import ANY
 import psutil
 import pytest
 import torch
+from support.disk import SmallDisk, why_no_disks
+from support.postgres import part_missing
 from support.waiting import wait_for
 
 from shared.errors import DataError, GradientCheckFailed
@@ -275,6 +277,27 @@ def test_a_disk_that_cannot_be_used_is_no_fault_of_the_job(tmp_path, monkeypatch
     assert failed.code == "disk_full"
     if not wrapped:
         assert failed.message == f"OSError: [Errno {number}] {os.strerror(number)}, in {tmp_path}"
+
+
+def test_a_run_folder_that_becomes_read_only_costs_checkpoints_and_then_the_attempt(tmp_path):
+    if (why := why_no_disks()) is not None:
+        part_missing(why)
+    disk, sent = SmallDisk(tmp_path / "disk", 1), []
+    try:
+        for name in ("checkpoints", "artifacts"):  # what is met first is a file, and not its folder
+            (disk.path / name).mkdir()
+        assert disk.try_to_protect()
+        spec = JobSpec.parse({"epochs": 1, "checkpoint": {"every_epochs": 1}})
+        failed = outcome_of(spec, Plan(**plan(disk.path)), threading.Event(), SimpleNamespace(send=sent.append))
+    finally:
+        disk.unmount()
+    (warning,) = [event.message for event in sent if isinstance(event, Log) and event.level == "warning"]
+    why = f"the disk cannot be used: OSError: [Errno 30] Read-only file system: '{disk.path}/checkpoints/"
+    assert warning.startswith("the checkpoint at step 23 could not be written: " + why)
+    assert isinstance(failed, Failed)
+    assert failed.code == "disk_full"
+    assert "Read-only file system (os error 30)" in failed.message  # safetensors' text
+    assert str(disk.path) in failed.message
 
 
 # --- the supervisor's side --------------------------------------------------------------------------------------------
