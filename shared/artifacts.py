@@ -122,6 +122,30 @@ class ArtifactStore:
         with self._translated(key, fetches=True):
             self.fs.get_file(self._path(key), str(path))
 
+    @property
+    def reads(self) -> int:
+        """How often a file is read whose content differs from the record before that is believed: once from a local
+        folder, and twice over a network, where the transfer may have damaged it."""
+        return 1 if self.is_local else 2
+
+    def get_checked(self, key: str, path: Path, sha256: str) -> bool:
+        """Fetch a file. Returns whether it has this sha256, in the last of `reads` tries. Raises as `get`."""
+        for _ in range(self.reads):
+            self.get(key, path)
+            if sha256_of(path) == sha256:
+                return True
+        return False
+
+    def read_checked(self, key: str, sha256: str) -> bytes:
+        """The content of a file, which has this sha256. Raises FileNotFoundError, and StoreUnavailable, also if the
+        content is another one in each of `reads` tries."""
+        for _ in range(self.reads):
+            with self.open(key) as file:
+                content = file.read()
+            if hashlib.sha256(content).hexdigest() == sha256:
+                return content
+        raise StoreUnavailable(f"{key}: the content differs from what was stored")
+
     def open(self, key: str) -> IO[bytes]:
         """A file for reading, seekable. Raises FileNotFoundError, and StoreUnavailable, also from its methods."""
         ahead = {} if self.is_local else {"block_size": READ_AHEAD}
@@ -130,14 +154,17 @@ class ArtifactStore:
         return file if self.is_local else io.BufferedReader(_RemoteFile(self, key, file), CHUNK)
 
     def check(self, file: StoredFile) -> None:
-        """Read a file back and compare its sha256. Raises StoreUnavailable if it differs or cannot be read."""
-        try:
-            with self.open(file.key) as stored:
-                found = hashlib.file_digest(stored, "sha256").hexdigest()  # type: ignore[arg-type]  # any binary file
-        except OSError as error:
-            raise StoreUnavailable(f"{file.key} cannot be read back: {error}") from error
-        if found != file.sha256:
-            raise StoreUnavailable(f"{file.key}: the stored content differs from what was written")
+        """Read a file back and compare its sha256. Raises StoreUnavailable if it differs, in each of `reads` tries, or
+        cannot be read."""
+        for _ in range(self.reads):
+            try:
+                with self.open(file.key) as stored:
+                    found = hashlib.file_digest(stored, "sha256").hexdigest()  # type: ignore[arg-type]  # any binary file
+            except OSError as error:
+                raise StoreUnavailable(f"{file.key} cannot be read back: {error}") from error
+            if found == file.sha256:
+                return
+        raise StoreUnavailable(f"{file.key}: the stored content differs from what was written")
 
     def probe(self) -> None:
         """Write a file of PROBE_BYTES and remove it. Raises StoreUnavailable."""

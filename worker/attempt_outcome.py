@@ -5,9 +5,11 @@ from __future__ import annotations
 import signal
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
 from shared import events
+from shared.disks import disk_outage
 from shared.jobs.retry_backoff import Cause
 
 OUT_OF_MEMORY = (
@@ -61,10 +63,16 @@ class Released:
 
 @dataclass(frozen=True)
 class Lost:
-    """The attempt failed and the job did not: `queue.mark_lost` requeues the job, up to its `max_attempts`."""
+    """The attempt failed and the job did not: `queue.mark_lost` requeues the job, up to its `max_attempts`.
+
+    `folder`: the one whose disk took no file, if it is not the run folder. `elsewhere`: the outage is not of this
+    worker's store or disks, and does not keep it from other jobs.
+    """
 
     detail: str
     cause: Cause
+    folder: Path | None = None
+    elsewhere: bool = False
 
 
 @dataclass(frozen=True)
@@ -97,7 +105,10 @@ def decide(ended: LastEvent | None, stop: StopReason | None, exit_code: int | No
         case events.Finished():
             return Succeeded(ended.result)
         case events.Failed(code="disk_full"):
-            return Lost(f"the disk is full: {ended.message}", "disk_full")
+            folder = ended.data.get("folder")
+            return Lost(disk_outage(ended.message), "disk_full", Path(folder) if folder else None)
+        case events.Failed(code="store_unavailable"):  # the store is the supervisor's: the trainer's are the mirrors
+            return Lost(ended.message, "store_unavailable", elsewhere=True)
         case events.Failed():
             return Failed(ended)
     if stop is StopReason.DEADLINE:

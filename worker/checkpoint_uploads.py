@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 from shared import events
 from shared.artifacts import checkpoint_key
 from shared.db.tables import CheckpointRow, Job
+from shared.disks import disk_error, disk_is_unusable, disk_outage
 from shared.errors import LeaseLost, StoreUnavailable
 from shared.jobs import jobs, queue, stored_bytes
 from worker.context import WorkerContext
@@ -84,8 +85,13 @@ class CheckpointUploads:
             except LeaseLost:
                 self.keeper.lost.set()
             except Exception as error:
-                log.exception("checkpoint not stored", job_id=self.keeper.lease.job_id, step=event.step)
-                self.error = error
+                if isinstance(error, OSError) and disk_is_unusable(error):  # the run folder's; the store's are not
+                    why = disk_outage(disk_error(error, event.path))
+                    self.context.storage.report("disk_full", why)
+                    self._tell(event, why)
+                else:
+                    log.exception("checkpoint not stored", job_id=self.keeper.lease.job_id, step=event.step)
+                    self.error = error
             finally:
                 _remove(event)  # the run folder needs the room for the next one
                 with self._changed:
@@ -153,7 +159,7 @@ class CheckpointUploads:
         self.log_buffer.say(f"the checkpoint at step {step} is not stored: {why}", "warning")
         return 0
 
-    def _tell(self, event: events.CheckpointSaved, error: StoreUnavailable) -> None:
+    def _tell(self, event: events.CheckpointSaved, error: StoreUnavailable | str) -> None:
         """Log the first of a row of checkpoints that cannot be stored."""
         if not self._failing:
             self._failing = True

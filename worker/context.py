@@ -30,4 +30,4 @@ class WorkerContext:
     running: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "storage", StorageWatch(self.store, self.settings.runs_dir))
+        object.__setattr__(self, "storage", StorageWatch(self.store, self.settings.runs_dir, self.settings.cache_dir))

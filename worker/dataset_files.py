@@ -7,12 +7,12 @@ import secrets
 import shutil
 from pathlib import Path
 
-from shared.artifacts import ArtifactStore, sha256_of
+from shared.artifacts import ArtifactStore
 from shared.config import Settings
 from shared.datasets import dataset_store
 from shared.db.database import Database
 from shared.db.tables import DatasetRow
-from shared.errors import DataError, GradqError
+from shared.errors import DataError, StoreUnavailable
 
 
 def local_folder(dataset_id: str, settings: Settings, database: Database, store: ArtifactStore) -> Path:
@@ -45,10 +45,10 @@ def fetch(row: DatasetRow, cached: Path, store: ArtifactStore) -> None:
     try:
         for name, file in row.files.items():
             try:
-                store.get(f"{row.folder}/{name}", part / name)
+                whole = store.get_checked(f"{row.folder}/{name}", part / name, file["sha256"])
             except FileNotFoundError as error:
                 raise DataError(f"{name} of the dataset {row.id} is no longer in the store") from error
-            if sha256_of(part / name) != file["sha256"]:
+            if not whole:
                 raise DamagedInTransit(f"{name} of the dataset {row.id} was fetched with another sha256 than stored")
         part.rename(cached)
     except OSError:
@@ -58,10 +58,8 @@ def fetch(row: DatasetRow, cached: Path, store: ArtifactStore) -> None:
         shutil.rmtree(part, ignore_errors=True)
 
 
-class DamagedInTransit(GradqError):
+class DamagedInTransit(StoreUnavailable):
     """The file in the store may be intact: another attempt fetches it again."""
-
-    code = "damaged_in_transit"
 
 
 def forget_deleted(cache: Path, database: Database) -> None:

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from shared.artifacts import MODEL, ArtifactStore, sha256_of
+from shared.artifacts import MODEL, ArtifactStore
 from shared.datasets.catalog import DATASETS
 from shared.db.tables import CheckpointRow, Job
-from shared.disks import disk_is_full
+from shared.disks import disk_is_unusable
 from shared.errors import DataError, NotFound
 from shared.jobs import jobs, queue
 from shared.spec.job_spec import JobSpec
@@ -34,7 +34,7 @@ class Inputs:
         """Bring the files of this attempt into `folder`; an uploaded dataset goes to the cache.
 
         Raises DataError when the dataset or the weights are gone or damaged, StoreUnavailable, OSError when the disk
-        is full, LeaseLost. A checkpoint that cannot be read is skipped, with a warning in the log.
+        cannot be used, LeaseLost. A checkpoint that cannot be read is skipped, with a warning in the log.
         """
         dataset = _dataset_folder(job.spec["dataset"], context)
         resume, reported_step = None, -1
@@ -68,16 +68,15 @@ def _newest_readable(
 def _fetch_checkpoint(row: CheckpointRow, path: Path, store: ArtifactStore, log_buffer: LogBuffer) -> bool:
     """Whether `path` now holds the checkpoint as it was stored."""
     try:
-        store.get(row.key, path)
+        whole = store.get_checked(row.key, path, row.sha256)
     except OSError as error:  # not StoreUnavailable: the checkpoint itself may be intact, and the next attempt reads it
-        if disk_is_full(error):
+        if disk_is_unusable(error):
             raise
         log_buffer.say(f"the checkpoint at step {row.step} cannot be read: {error}", "warning")
         return False
-    if sha256_of(path) != row.sha256:
+    if not whole:
         log_buffer.say(f"the checkpoint at step {row.step} is damaged; trying the one before", "warning")
-        return False
-    return True
+    return whole
 
 
 def _weights_of(job_id: str, folder: Path, store: ArtifactStore, keeper: LeaseKeeper) -> Path:
@@ -85,10 +84,10 @@ def _weights_of(job_id: str, folder: Path, store: ArtifactStore, keeper: LeaseKe
     path = folder / "init_from.safetensors"
     try:
         row = keeper.read(partial(jobs.artifact, job_id=job_id, name=MODEL))
-        store.get(row.key, path)
+        whole = store.get_checked(row.key, path, row.sha256)
     except (NotFound, FileNotFoundError) as error:
         detail = f"init_from: {job_id} or its {MODEL} has been deleted since this job was submitted"
         raise DataError(detail, job=job_id) from error
-    if sha256_of(path) != row.sha256:
+    if not whole:
         raise DataError(f"init_from: the {MODEL} of {job_id} is damaged: its sha256 is not the stored one")
     return path

@@ -1,11 +1,12 @@
-"""Whether this worker can store anything: the artifact store and the disk of the run folders.
+"""Whether this worker can store anything: the artifact store, and the disks of its folders.
 
-A supervisor that meets an outage reports it. The worker then claims no job until a probe of both has succeeded, so that
+A supervisor that meets an outage reports it. The worker then claims no job until a probe of all has succeeded, so that
 an outage does not end one queued job after the other; running jobs continue.
 """
 
 from __future__ import annotations
 
+import errno
 import secrets
 import threading
 import time
@@ -24,24 +25,31 @@ Outage = Literal["store_unavailable", "disk_full"]
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 15.0  # between two probes
 # a probe is small: what a job stores may fail again. The pauses start anew once nothing was reported for this long
 CALM_SECONDS = 60.0
+FORBIDDEN = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 log = structlog.get_logger()
 
 
 class StorageWatch:
-    """`outage` is None while nothing is known to be wrong. `probe` is called by the thread of `StorageProber`."""
+    """`outage` is None while nothing is known to be wrong. `probe` is called by the thread of `StorageProber`.
 
-    def __init__(self, store: ArtifactStore, runs: Path) -> None:
-        self.store, self.runs = store, runs
+    `runs`: the run folders. `cache`: a folder that is probed too if it exists.
+    """
+
+    def __init__(self, store: ArtifactStore, runs: Path, cache: Path | None = None) -> None:
+        self.store, self.runs, self.cache = store, runs, cache
         self.outage: Outage | None = None
         self.reported = threading.Event()
         self._lock = threading.Lock()
+        self._folders: set[Path] = set()  # others that took no files
         self._pause = FIRST_PAUSE_SECONDS
         self._last_report = -CALM_SECONDS
 
-    def report(self, outage: Outage, detail: str) -> None:
-        """Note that something could not be stored."""
+    def report(self, outage: Outage, detail: str, folder: Path | None = None) -> None:
+        """Note that something could not be stored. `folder`: one that took no file, to be probed beside the others."""
         with self._lock:
+            if folder is not None:
+                self._folders.add(folder)
             now = time.monotonic()
             if now - self._last_report > CALM_SECONDS:
                 self._pause = FIRST_PAUSE_SECONDS
@@ -58,11 +66,14 @@ class StorageWatch:
         return pause
 
     def probe(self) -> bool:
-        """Write to both places. Returns whether both took it, and ends the outage then."""
+        """Write to all places. Returns whether all took it, and ends the outage then."""
         self.reported.clear()
         try:
             self.store.probe()
-            self._probe_runs()
+            _probe(self.runs)
+            if self.cache is not None and self.cache.is_dir():
+                _probe(self.cache)
+            self._probe_reported()
         except StoreUnavailable as error:
             self.report("store_unavailable", error.detail)
         except OSError as error:
@@ -73,13 +84,28 @@ class StorageWatch:
                     self.outage = None
         return self.outage is None
 
-    def _probe_runs(self) -> None:
-        self.runs.mkdir(parents=True, exist_ok=True)
-        path = self.runs / f".probe-{secrets.token_hex(4)}"
-        try:
-            path.write_bytes(bytes(PROBE_BYTES))
-        finally:
-            path.unlink(missing_ok=True)
+    def _probe_reported(self) -> None:
+        """Write to each folder that was reported, and forget those that take files again. A folder that may not be
+        written is forgotten too: the datasets' may be read-only on purpose, and must not keep other jobs waiting."""
+        with self._lock:
+            folders = list(self._folders)
+        for folder in folders:
+            try:
+                _probe(folder)
+            except OSError as error:
+                if error.errno not in FORBIDDEN:
+                    raise
+            with self._lock:
+                self._folders.discard(folder)
+
+
+def _probe(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f".probe-{secrets.token_hex(4)}"
+    try:
+        path.write_bytes(bytes(PROBE_BYTES))
+    finally:
+        path.unlink(missing_ok=True)
 
 
 class StorageProber(MaintenanceThread):

@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session
 from shared import events
 from shared.artifacts import StoredFile, artifact_key
 from shared.db.tables import Job
-from shared.disks import disk_is_full
+from shared.disks import disk_error, disk_is_unusable, disk_outage
 from shared.errors import DatabaseAway, LeaseLost, NotFound, StoreUnavailable, TrainingError
 from shared.jobs import joblog, jobs, queue
 from shared.jobs.retry_backoff import Cause
@@ -133,8 +133,8 @@ class Supervisor:
                 self._mark_lost(f"the artifact store is not available: {error.detail}", "store_unavailable")
             elif isinstance(error, DatabaseAway):
                 self._mark_lost(f"the database was away: {error.detail}", "database_away")
-            elif disk_is_full(error):
-                self._mark_lost(f"the disk is full: {detail}", "disk_full")
+            elif disk_is_unusable(error):
+                self._mark_lost(disk_outage(disk_error(error, self.folder)), "disk_full")
             else:
                 self.log.exception("supervisor failed")
                 self._mark_lost(detail, "internal_error")
@@ -263,8 +263,8 @@ class Supervisor:
                 self._finish(JobState.FAILED, detail, {"code": "deadline_exceeded", "detail": detail})
             case Released():
                 self._release(outcome)
-            case Lost(detail, cause):
-                self._mark_lost(detail, cause)
+            case Lost(detail, cause, folder, elsewhere):
+                self._mark_lost(detail, cause, folder, elsewhere)
 
     def _finish_checkpoints(self) -> None:
         """Wait until the last checkpoint is stored.
@@ -290,9 +290,9 @@ class Supervisor:
         state = self.keeper.write(lambda session: queue.release(session, self.lease, message, outcome, progress))
         self.log.info("job ended" if state is JobState.CANCELLED else "job released", state=state.value)
 
-    def _mark_lost(self, detail: str, cause: Cause) -> None:
-        if cause == "disk_full" or cause == "store_unavailable":
-            self.context.storage.report(cause, detail)
+    def _mark_lost(self, detail: str, cause: Cause, folder: Path | None = None, elsewhere: bool = False) -> None:
+        if (cause == "disk_full" or cause == "store_unavailable") and not elsewhere:
+            self.context.storage.report(cause, detail, folder)
         state = self.keeper.write(lambda session: queue.mark_lost(session, self.lease, detail, cause))
         self.log.warning("attempt lost", cause=cause, detail=detail, state=state.value)
 

@@ -11,9 +11,10 @@ from werkzeug.exceptions import HTTPException, InternalServerError
 
 from api.services import services
 from shared import logs
-from shared.disks import disk_is_full
+from shared.disks import disk_is_full, disk_is_unusable
 from shared.errors import (
     MAX_DETAIL,
+    BadRequest,
     DatabaseAway,
     DiskFull,
     FieldError,
@@ -30,6 +31,8 @@ from shared.errors import (
 PROBLEM = "application/problem+json"
 BEARER = 'Bearer realm="gradq"'
 RETRY_SECONDS = 2  # Retry-After while the database is unreachable
+NO_ROOM = "there is no room for this request at the moment; retry later, or make room there"
+NO_DISK = "the disk for this request cannot be used at the moment; retry later. The API's log has its error"
 
 CODES = {
     400: "bad_request",
@@ -77,9 +80,10 @@ def render_error(error: Exception) -> Response:
         response = problem(error.status, error.code, error.title, detail)
         response.headers["Retry-After"] = str(error.retry_after_seconds)
         return response
-    if _is_for_lack_of_room(error):
-        log.error("disk full", error=str(error), request_id=request_id())
-        error = DiskFull("there is no room for this request at the moment; retry later, or make room there")
+    if _is_of_the_disk(error):
+        full = disk_is_full(error)
+        log.error("disk full" if full else "disk unusable", error=str(error), request_id=request_id())
+        error = DiskFull(NO_ROOM if full else NO_DISK)
     if isinstance(error, GradqError) and error.status != GradqError.status:
         response = problem(error.status, title=error.title, **members(error))
         if error.retry_after_seconds is not None:
@@ -94,11 +98,11 @@ def render_error(error: Exception) -> Response:
     return problem(500, GradqError.code, GradqError.title, "the API's log has the details under this request_id")
 
 
-def _is_for_lack_of_room(error: Exception) -> bool:
-    """Whether a full disk raised it, also through an error that takes the file for truncated. Its own text does
-    not count, since that may quote the client."""
+def _is_of_the_disk(error: Exception) -> bool:
+    """Whether a disk that cannot be used raised it, also through an error that takes the file for truncated. Its own
+    text does not count, since that may quote the client, nor the connection of a body that ends too early."""
     cause = error if isinstance(error, OSError) else error.__cause__ or error.__context__
-    return isinstance(cause, OSError) and disk_is_full(cause)
+    return isinstance(cause, OSError) and disk_is_unusable(cause) and not isinstance(error, BadRequest)
 
 
 def _schema_mismatch() -> DatabaseAway | None:

@@ -20,7 +20,7 @@ from shared.workers import job_kinds_of, live_workers
 REQUESTED_DEVICES = ("auto", "cpu", "cuda")
 OUTAGES = {
     "store_unavailable": "the artifact store is not available; it starts once the store takes files again",
-    "disk_full": "the workers' disk is full; it starts once there is room",
+    "disk_full": "the workers' disk is full or cannot be used; it starts once the disk takes files again",
 }
 NO_JOBS = (0, None, 0, None, 0, 0, None)
 IN_QUEUES = (JobState.QUEUED, JobState.RUNNING, JobState.PAUSED)

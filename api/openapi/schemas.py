@@ -445,7 +445,7 @@ class Worker(Answer):
     free_slots: int
     draining: bool
     outage: Literal["store_unavailable", "disk_full"] | None = Field(
-        description="why it claims no job until a probe succeeds: the artifact store, or the disk of its run folders"
+        description="why it claims no job until a probe succeeds: the artifact store, or the disk of one of its folders"
     )
     devices: Devices
     broker: WorkerBroker | None = None

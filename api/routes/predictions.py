@@ -161,8 +161,7 @@ def _load(description: ArtifactRow, weights: ArtifactRow) -> Model:
 
 def _bytes_of(row: ArtifactRow) -> bytes:
     try:
-        with services().store.open(row.key) as file:
-            return file.read()
+        return services().store.read_checked(row.key, row.sha256)
     except FileNotFoundError as error:
         raise NotFound(f"the file {row.name} of job {row.job_id} has been removed") from error
 

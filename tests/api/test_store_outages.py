@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +16,9 @@ from structlog.testing import capture_logs
 from support.disk import SmallDisk, why_no_disks
 from support.postgres import part_missing
 
+from api.http import errors
 from shared import file_removals
+from shared.errors import BadRequest
 
 HOST = "secret-host.internal"
 
@@ -95,6 +100,29 @@ def test_a_data_set_can_be_deleted_and_its_files_are_removed_later(client, servi
     with services.database.read() as session:
         (key,) = file_removals.oldest(session, 9)
     assert key.startswith(f"datasets/{dataset['id']}/")
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EIO, errno.ESTALE, errno.ENODEV, errno.ENOTCONN, errno.ENXIO])
+def test_an_upload_to_a_disk_that_cannot_be_used_is_a_503(client, settings, problem, monkeypatch, number: int) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number), str(settings.uploads_dir))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "mkdir", broken)
+        answer = client.post("/v1/datasets", data={"file": (io.BytesIO(npz()), "a.npz")})
+    body = problem(answer, 503, "disk_full")
+    assert answer.headers["Retry-After"] == "10"
+    assert str(settings.state_dir) not in body["detail"]
+    assert client.post("/v1/datasets", data={"file": (io.BytesIO(npz()), "a.npz")}).status_code == 201
+
+
+def test_a_connection_that_is_gone_is_not_a_disk_that_is_gone() -> None:
+    with pytest.raises(BadRequest) as raised:
+        try:
+            raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))
+        except OSError as error:
+            raise BadRequest("the connection ended in the middle of the body") from error
+    assert not errors._is_of_the_disk(raised.value)
 
 
 def test_an_upload_to_a_full_disk_is_a_503_and_the_next_one_succeeds(client, settings, problem) -> None:

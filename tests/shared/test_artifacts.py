@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from support.transfers import Transfers
 
 from shared.artifacts import KINDS, ArtifactStore, artifact_key, checkpoint_key, media_type, sha256_of
 from shared.errors import StoreUnavailable
@@ -50,6 +52,27 @@ def test_what_is_put_comes_back_byte_for_byte(store: ArtifactStore, source: Path
         assert opened.read() == CONTENT
     assert lying(store) == [key]  # and nothing else
     assert source.exists()
+
+
+@pytest.mark.parametrize("damaged", [0, 1, 2])
+def test_a_file_that_differs_is_read_once_more_over_a_network(
+    store: ArtifactStore, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damaged: int
+) -> None:
+    """And not from a local folder, where it would be the same."""
+    source.write_bytes(b"a\x80")
+    file = store.put("job_1/1/a", source)
+    whole, count = damaged < store.reads, min(damaged + 1, store.reads)
+    assert store.reads == (1 if store.is_local else 2)
+    with monkeypatch.context() as patched:
+        transfers = Transfers(patched, damaged)
+        assert store.get_checked(file.key, tmp_path / "back", file.sha256) == whole
+        assert transfers.count == count
+    for read in (lambda: store.read_checked(file.key, file.sha256), lambda: store.check(file)):
+        with monkeypatch.context() as patched:
+            transfers = Transfers(patched, damaged)
+            with contextlib.nullcontext() if whole else pytest.raises(StoreUnavailable, match="differs"):
+                assert read() in (source.read_bytes(), None)
+            assert transfers.count == count
 
 
 def test_what_is_put_again_takes_the_place_of_the_first(store: ArtifactStore, source: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import product
+from pathlib import Path
 from typing import get_args
 
 import pytest
@@ -83,6 +84,10 @@ def test_outcomes_carry_what_the_trainer_reported() -> None:
     assert decide(failed, StopReason.CANCEL, 0, False) == Failed(failed)
     full = decide(LAST_EVENTS["disk_full"], None, 0, False)
     assert full == Lost("the disk is full: No space left on device", "disk_full")
+    gone = events.Failed(code="disk_full", message="OSError: [Errno 5] Input/output error", data={"folder": "/data"})
+    assert decide(gone, None, 0, False) == Lost(f"the disk cannot be used: {gone.message}", "disk_full", Path("/data"))
+    mirror = events.Failed(code="store_unavailable", message="the mirror is away")
+    assert decide(mirror, None, 0, False) == Lost("the mirror is away", "store_unavailable", elsewhere=True)
 
 
 @pytest.mark.parametrize(

@@ -8,13 +8,14 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from support.transfers import Transfers
 
 from shared.artifacts import ArtifactStore, dataset_folder
 from shared.config import Settings
 from shared.datasets import dataset_store
 from shared.datasets.catalog import DatasetInfo
 from shared.db.database import Database
-from shared.errors import DataError
+from shared.errors import DataError, StoreUnavailable
 from worker.dataset_files import DamagedInTransit, local_folder
 
 PETS, BIRDS = "ds_" + "1" * 32, "ds_" + "2" * 32
@@ -91,6 +92,26 @@ def test_a_damaged_file_is_not_cached(settings, database, remote, tmp_path: Path
     with pytest.raises(DamagedInTransit, match=r"train_images\.npy"):
         local_folder(PETS, settings, database, remote)
     assert list(settings.cache_dir.iterdir()) == []
+
+
+def test_a_file_that_was_damaged_once_is_fetched_again(
+    settings, database, remote, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload(database, remote, tmp_path)
+    transfers = Transfers(monkeypatch, damaged=1)
+    assert contents(local_folder(PETS, settings, database, remote)) == CONTENT
+    assert transfers.count == len(CONTENT) + 1
+
+
+def test_a_dataset_that_is_damaged_on_its_way_is_a_store_that_is_not_available(
+    settings, database, remote, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload(database, remote, tmp_path)
+    transfers = Transfers(monkeypatch, damaged=2)
+    with pytest.raises(StoreUnavailable, match="another sha256"):
+        local_folder(PETS, settings, database, remote)
+    assert transfers.count == 2
+    assert contents(local_folder(PETS, settings, database, remote)) == CONTENT
 
 
 def test_a_file_missing_in_the_store_is_a_data_error(settings, database, remote, tmp_path: Path) -> None:

@@ -83,6 +83,43 @@ def test_a_full_disk_of_either_place_is_seen_by_the_probe(disk: SmallDisk, tmp_p
     assert watch.probe()
 
 
+@pytest.mark.parametrize("place", ["reported", "cache"])
+def test_other_folders_of_this_worker_are_probed_too(disk: SmallDisk, tmp_path: Path, place: str) -> None:
+    folder = disk.path / place
+    folder.mkdir()
+    watch = StorageWatch(ArtifactStore(f"file://{tmp_path}/store"), tmp_path / "runs", disk.path / "cache")
+    disk.fill()
+    if place == "reported":
+        watch.report("disk_full", "no room for kmnist", folder)
+    assert not watch.probe()
+    assert watch.outage == "disk_full"
+    disk.free()
+    assert watch.probe()
+    assert list(folder.iterdir()) == []
+    disk.fill()
+    assert watch.probe() == (place == "reported"), "a reported folder is forgotten once it took a file"
+
+
+def test_a_reported_folder_that_is_read_only_keeps_no_job_waiting(disk: SmallDisk, watch: StorageWatch) -> None:
+    watch.report("disk_full", "no room for kmnist", disk.path)
+    assert disk.try_to_protect()
+    assert watch.probe()
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ENXIO])
+def test_a_disk_of_the_run_folders_that_is_broken_is_seen_by_the_probe(
+    watch: StorageWatch, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def broken(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "write_bytes", broken)
+        assert not watch.probe()
+        assert watch.outage == "disk_full"
+    assert watch.probe()
+
+
 def test_the_prober_probes_until_the_outage_is_over_and_says_so_once(
     watch: StorageWatch, monkeypatch: pytest.MonkeyPatch
 ) -> None:

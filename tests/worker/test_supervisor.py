@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import errno
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from multiprocessing import Pipe
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from sqlalchemy.orm import Session
 from support.store import write
+from support.transfers import Transfers
 from support.waiting import wait_for
 
 from shared import events
-from shared.artifacts import ArtifactStore
+from shared.artifacts import ArtifactStore, dataset_folder
 from shared.config import Settings
+from shared.datasets import dataset_store
+from shared.datasets.catalog import DatasetInfo
 from shared.db.database import Database
 from shared.db.tables import Job
 from shared.errors import StoreUnavailable
@@ -219,6 +225,97 @@ def test_initial_weights_are_fetched_and_damage_is_detected(
     assert len(launcher.plans) == 1  # the other two attempts started no trainer
 
 
+@pytest.fixture
+def remote(context: WorkerContext) -> Iterator[ArtifactStore]:
+    """A store of the worker that is not a local folder."""
+    store = ArtifactStore(f"memory:///{uuid4().hex}")
+    object.__setattr__(context, "store", store)
+    context.storage.store = store
+    yield store
+    if store.fs.exists(store.root):
+        store.fs.rm(store.root, recursive=True)
+
+
+@pytest.mark.parametrize(("damaged", "state"), [(1, "succeeded"), (2, "failed")])
+def test_initial_weights_are_fetched_again_before_they_count_as_damaged(
+    supervise: Callable[..., Job], remote: ArtifactStore, monkeypatch: pytest.MonkeyPatch, damaged: int, state: str
+) -> None:
+    origin = supervise(JobSpec.parse({}), Scripted(finished(), files={"model.safetensors": "weights"}))
+    transfers = Transfers(monkeypatch, damaged)
+    job = supervise(JobSpec.parse({"init_from": {"job": origin.id}}), Scripted(finished()))
+    assert (job.state, transfers.count) == (state, 2)
+
+
+@pytest.mark.parametrize(("damaged", "resumed"), [(0, "2.pt"), (1, "2.pt"), (2, "1.pt")])
+def test_a_checkpoint_is_fetched_again_before_the_one_before_is_taken(
+    supervise: Callable[..., Job],
+    context: WorkerContext,
+    database: Database,
+    remote: ArtifactStore,
+    monkeypatch: pytest.MonkeyPatch,
+    damaged: int,
+    resumed: str,
+) -> None:
+    job = supervise(JobSpec.parse({}), Checkpointing(1, 2))
+    assert steps_of(database, job) == [2, 1]
+    Transfers(monkeypatch, damaged)
+    with database.write() as session:
+        again = queue.claim(session, "w", "cpu", ["auto", "cpu"], 30)
+    assert again is not None
+    launcher = Resumes(finished())
+    object.__setattr__(context, "launcher", launcher)
+    Supervisor(context, again, CPU).run()
+    assert launcher.content == f"step {resumed[0]}"
+    assert len(warnings(database, job)) == (damaged == 2)
+
+
+@pytest.mark.parametrize(("damaged", "state"), [(1, "succeeded"), (2, "queued")])
+def test_a_dataset_that_is_damaged_on_its_way_costs_no_attempt(
+    supervise: Callable[..., Job],
+    context: WorkerContext,
+    database: Database,
+    remote: ArtifactStore,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    damaged: int,
+    state: str,
+) -> None:
+    dataset, key = f"ds_{'1' * 32}", dataset_folder(f"ds_{'1' * 32}")
+    (tmp_path / "a.npy").write_bytes(b"images")
+    file = remote.put(f"{key}/a.npy", tmp_path / "a.npy")
+    info = DatasetInfo("pets", "", (1, 6, 6), ("cats", "dogs"), 9, 1, source="upload")
+    with database.write() as session:
+        dataset_store.add(session, dataset, info, "f" * 64, {}, key, [file])
+    Transfers(monkeypatch, damaged)
+    spec = JobSpec.parse({"max_attempts": 1}).model_copy(update={"dataset": dataset})
+    job = supervise(spec, Scripted(finished()))
+    assert (job.state, job.failures) == (state, 0)
+    assert outcomes(database, job) == ["succeeded" if damaged == 1 else "store_unavailable"]
+    assert context.storage.outage == (None if damaged == 1 else "store_unavailable")
+
+
+class Resumes(Scripted):
+    """`content` is that of the checkpoint that its trainer resumes from."""
+
+    def start(self, plan: Plan) -> Any:
+        assert plan.resume is not None
+        self.content = Path(plan.resume).read_text()
+        return super().start(plan)
+
+
+@pytest.mark.parametrize("damaged", [1, 2])
+def test_a_checkpoint_that_is_read_back_damaged_is_read_again(
+    supervise: Callable[..., Job],
+    database: Database,
+    remote: ArtifactStore,
+    monkeypatch: pytest.MonkeyPatch,
+    damaged: int,
+) -> None:
+    patch = partial(Transfers, monkeypatch, damaged)
+    job = supervise(JobSpec.parse({}), Checkpointing(1, 2, before_last=patch))
+    assert steps_of(database, job) == ([2, 1] if damaged == 1 else [1])
+
+
 # --- attempts that are stopped ----------------------------------------------------------------------------------------
 
 
@@ -332,6 +429,70 @@ def test_a_trainer_on_a_full_disk_is_retried_and_that_costs_no_attempt(
     assert job.not_before is not None
     assert reason_of_loss(database, job)["detail"].startswith("the disk is full: ")
     assert context.storage.outage == "disk_full"
+
+
+BROKEN = (errno.ENOSPC, errno.EROFS, errno.EIO, errno.ESTALE, errno.ENOTCONN)
+
+
+@pytest.mark.parametrize("number", BROKEN)
+def test_a_run_folder_that_cannot_be_made_costs_no_attempt(
+    supervise: Callable[..., Job],
+    database: Database,
+    context: WorkerContext,
+    monkeypatch: pytest.MonkeyPatch,
+    number: int,
+) -> None:
+    def broken(path: Path, *_: Any, **__: Any) -> None:
+        raise OSError(number, os.strerror(number), str(path))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "mkdir", broken)
+        job = supervise(JobSpec.parse({"max_attempts": 1}), Scripted(finished()))
+    assert (job.state, job.failures, outcomes(database, job)) == ("queued", 0, ["disk_full"])
+    detail = reason_of_loss(database, job)["detail"]
+    assert os.strerror(number) in detail
+    assert str(context.settings.runs_dir) in detail
+    assert context.storage.outage == "disk_full"
+
+
+@pytest.mark.parametrize("number", BROKEN)
+def test_a_checkpoint_that_cannot_be_read_for_storing_is_left_out(
+    supervise: Callable[..., Job],
+    database: Database,
+    context: WorkerContext,
+    monkeypatch: pytest.MonkeyPatch,
+    number: int,
+) -> None:
+    def broken(*_: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    patch = partial(monkeypatch.setattr, ArtifactStore, "put", broken)
+    job = supervise(JobSpec.parse({}), Checkpointing(1, 2, before_last=patch))
+    assert (job.state, outcomes(database, job)) == ("queued", ["trainer_died"])
+    assert steps_of(database, job) == [1]
+    (warning,) = warnings(database, job)
+    assert warning.startswith("the checkpoint at step 2 could not be stored: the disk ")
+    assert context.storage.outage == "disk_full"
+
+
+@pytest.mark.parametrize("folder", [None, "data"])
+def test_the_folder_that_took_no_file_is_probed_until_it_does(
+    supervise: Callable[..., Job], context: WorkerContext, tmp_path: Path, folder: str | None
+) -> None:
+    data = {} if folder is None else {"folder": str(tmp_path / folder)}
+    supervise(JobSpec.parse({}), Scripted(events.Failed(code="disk_full", message="full", data=data)))
+    assert context.storage.probe()
+    assert (tmp_path / "data").is_dir() == (folder is not None)
+
+
+def test_a_mirror_that_is_away_costs_no_attempt_and_keeps_no_other_job_waiting(
+    supervise: Callable[..., Job], database: Database, context: WorkerContext
+) -> None:
+    away = events.Failed(code="store_unavailable", message="the mirror of kmnist is not available")
+    job = supervise(JobSpec.parse({"max_attempts": 1}), Scripted(away))
+    assert (job.state, job.failures, outcomes(database, job)) == ("queued", 0, ["store_unavailable"])
+    assert reason_of_loss(database, job)["detail"] == away.message
+    assert context.storage.outage is None
 
 
 class Away:

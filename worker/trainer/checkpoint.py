@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from shared.disks import disk_is_full
+from shared.disks import disk_error, disk_is_unusable, disk_outage
 from shared.errors import TrainingError
 from shared.events import CheckpointSaved, Log, Report
 from shared.spec.job_spec import Checkpointing
@@ -105,19 +105,26 @@ class Checkpointer:
         return not self._is_being_stored()
 
     def _is_being_stored(self) -> bool:
-        return self.stored and self._last is not None and self._last.exists()
+        if not self.stored or self._last is None:
+            return False
+        try:
+            return self._last.exists()
+        except OSError:
+            return True  # a disk that is gone takes no other checkpoint either
 
     def save(self, state: State) -> None:
-        """Save and report the checkpoint. A full disk does not fail the training: a warning is logged instead."""
+        """Save and report the checkpoint. A disk that cannot be used does not fail the training: a warning is logged
+        instead."""
         path = self.folder / f"{state.step}.pt"
         self.saved_at = time.monotonic()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             save(path, state, self.spec)
         except Exception as error:
-            if not disk_is_full(error):
+            if not disk_is_unusable(error):
                 raise
-            message = f"the checkpoint at step {state.step} could not be written: the disk is full"
+            why = disk_outage(disk_error(error, path))
+            message = f"the checkpoint at step {state.step} could not be written: {why}"
             self.report(Log(message=message, data={"step": state.step}, level="warning"))
         else:
             self._last = path

@@ -39,7 +39,7 @@ def run_check(
     """
     where = device.choose(spec.device)
     device.set_up(spec.seed, where, threads)
-    prepared = datasets.prepare(spec, data_dir, download, where, uploaded)
+    prepared = datasets.prepare(spec, data_dir, download, where, uploaded, check_stop=run.check_stop)
     model = build_model(spec.architecture, prepared.info.shape, len(prepared.info.classes))
     initialize(model, spec.init, seeds.generator(spec.seed, "init"))
     model.to(where)

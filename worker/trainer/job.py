@@ -36,7 +36,7 @@ def run_job(
     where = device.choose(spec.device)
     streams = seeds.STREAMS if run.resume is None else checkpoint.streams_of(run.resume)
     device.set_up(spec.seed, where, threads, spec.deterministic, streams)
-    prepared = datasets.prepare(spec, data_dir, download, where, uploaded, streams)
+    prepared = datasets.prepare(spec, data_dir, download, where, uploaded, streams, run.check_stop)
     if run.resume is None:
         for warning in prepared.warnings:
             report(Log(message=warning, level="warning"))

@@ -26,7 +26,7 @@ import matplotlib.figure
 import torch
 import torch._inductor  # torch.optim and use_deterministic_algorithms() import it at their first use
 
-from shared.disks import disk_is_full
+from shared.disks import disk_error, disk_is_unusable
 from shared.errors import TrainingError
 from shared.events import Event, Failed, Finished, Log, Stopped
 from shared.spec.job_spec import KINDS, GradientCheckSpec, JobSpec, WalkSpec, Work
@@ -94,11 +94,14 @@ def outcome_of(spec: Work, plan: Plan, stop: threading.Event, pipe: connection.C
     except StopRequested as stopped:
         return Stopped(step=stopped.step)
     except TrainingError as error:
-        return Failed(code=error.code, message=error.detail, data=error.data)
+        # what cannot be read is not damaged if the disk cannot be used
+        code = "disk_full" if disk_is_unusable(error.__cause__) else error.code
+        return Failed(code=code, message=error.detail, data=error.data)
     except BrokenPipeError:
         raise
     except Exception as error:
-        message = f"{type(error).__name__}: {error}"
+        unusable = code_of(error) == "disk_full"
+        message = disk_error(error, plan.folder) if unusable else f"{type(error).__name__}: {error}"
         return Failed(code=code_of(error), message=message, traceback=traceback.format_exc())
     return Finished(result=result)
 
@@ -118,7 +121,7 @@ def code_of(error: Exception) -> str:
         return "out_of_memory_gpu"
     if isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error):  # torch has no exception class for it
         return "out_of_memory_host"
-    return "disk_full" if disk_is_full(error) else "internal_error"
+    return "disk_full" if disk_is_unusable(error) else "internal_error"
 
 
 def hide_other_gpus(plan: Plan) -> None:

@@ -30,6 +30,11 @@ class Run:
     init_from: Path | None = None  # initial weights, unused if the run resumes from a checkpoint
     supervised: bool = False  # another process stores each reported checkpoint and deletes its file
 
+    def check_stop(self) -> None:
+        """Raises StopRequested, before the first step, if a stop is requested."""
+        if self.stop_requested():
+            raise StopRequested(0)
+
 
 @dataclass(frozen=True)
 class Outcome:

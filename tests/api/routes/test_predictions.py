@@ -16,6 +16,7 @@ from gunicorn.http.errors import InvalidChunkSize
 from PIL import Image
 from safetensors.numpy import save
 from support.images import npy_that_says
+from support.transfers import Transfers
 
 from api.predictions import allowance, images
 from api.routes import predictions
@@ -411,6 +412,13 @@ class TestModelCache:
         for _ in range(3):
             assert classes(client.post(path, json={"images": DARK})) == ["dark"]
         assert len(opened) == 2  # description and weights
+
+    def test_a_model_that_was_damaged_on_its_way_is_not_kept(self, client, path, services, problem, monkeypatch):
+        with monkeypatch.context() as patched:
+            Transfers(patched, damaged=1)
+            problem(client.post(path, json={"images": DARK}), 503, "store_unavailable")
+        assert classes(client.post(path, json={"images": DARK})) == ["dark"]
+        assert len(predictions._models._models) == 1
 
     def test_the_ones_used_last_stay_within_the_bytes(self):
         cache = ModelCache(2 * self.model(100).size_bytes)

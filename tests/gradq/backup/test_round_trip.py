@@ -9,6 +9,7 @@ import pytest
 from sqlalchemy import text
 from support.place import Place, full
 from support.store import claim, job_of, lines_of, read, running, submit, write
+from support.transfers import Transfers
 
 from gradq.backup import NOT_SAVED, NothingToBackUp
 from shared import idempotency
@@ -231,3 +232,13 @@ def test_a_store_that_is_no_folder_is_saved_as_well(target: Place, other_target:
     other_target.restore(sqlite_place.save()[1])
     saved, _ = other_target.save()
     assert (saved.whole, saved.files) == (True, 7)
+
+
+@pytest.mark.parametrize(("damaged", "whole"), [(1, True), (2, False)])
+def test_a_transfer_that_was_damaged_once_is_made_again(
+    other_target: Place, sqlite_place: Place, monkeypatch: pytest.MonkeyPatch, damaged: int, whole: bool
+) -> None:
+    sqlite_place.finished("model.json")
+    other_target.restore(sqlite_place.save()[1])
+    Transfers(monkeypatch, damaged)
+    assert other_target.save()[0].whole == whole

@@ -3,6 +3,7 @@
 import errno
 import os
 import pickle
+from pathlib import Path
 
 import pytest
 import torch
@@ -74,22 +75,36 @@ def test_a_file_is_on_the_disk_before_it_gets_its_name(tmp_path, state, monkeypa
     assert synced[0] == ["2.pt.part"]
 
 
-def test_a_full_disk_costs_the_checkpoint_and_not_the_training(tmp_path, state, monkeypatch):
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.ENOTCONN])
+def test_a_disk_that_cannot_be_used_costs_the_checkpoint_and_not_the_training(tmp_path, state, monkeypatch, number):
     def no_room(_):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        raise OSError(number, os.strerror(number))
 
     said = []
     checkpoints = Checkpointer(Checkpointing(), {}, tmp_path, said.append)
     with monkeypatch.context() as patched:
         patched.setattr(os, "fsync", no_room)
         checkpoints.save(state)
-    assert (said[-1].level, said[-1].message) == (
-        "warning",
-        "the checkpoint at step 0 could not be written: the disk is full",
-    )
+    what = "is full" if number in (errno.ENOSPC, errno.EDQUOT) else "cannot be used"
+    why = f"the disk {what}: OSError: [Errno {number}] {os.strerror(number)}, in {tmp_path / '0.pt'}"
+    assert (said[-1].level, said[-1].message) == ("warning", f"the checkpoint at step 0 could not be written: {why}")
     assert os.listdir(tmp_path) == []  # half a file would keep the disk full
     checkpoints.save(state)
     assert isinstance(said[-1], CheckpointSaved)
+
+
+def test_no_checkpoint_is_due_while_the_disk_of_the_last_one_gives_no_answer(tmp_path, state, monkeypatch):
+    checkpoints = Checkpointer(Checkpointing(every_seconds=1e-9), {}, tmp_path, [].append, stored=True)
+    monkeypatch.setattr(checkpoint, "LEAST_SECONDS", 0.0)
+    checkpoints.save(state)
+    (tmp_path / "0.pt").unlink()
+    assert checkpoints.due()
+
+    def gone(_):
+        raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))
+
+    monkeypatch.setattr(Path, "exists", gone)
+    assert not checkpoints.due()
 
 
 @pytest.mark.parametrize("length", [0, 10, 0.5, -1])

@@ -1,5 +1,6 @@
 """The process of one job, forked by the real launcher: its start, how it ends, and that it ends with its supervisor."""
 
+import errno
 import json
 import os
 import subprocess
@@ -14,14 +15,16 @@ from unittest.mock import ANY
 import psutil
 import pytest
 import torch
+from support.disk import SmallDisk, why_no_disks
+from support.postgres import part_missing
 from support.waiting import wait_for
 
-from shared.errors import GradientCheckFailed
+from shared.errors import DataError, GradientCheckFailed
 from shared.events import CheckpointSaved, Failed, Finished, Log, Metric, Stopped
 from shared.spec.job_spec import GradientCheckSpec, JobSpec, Linear
 from worker.launcher import Launcher, enter
 from worker.plan import Plan
-from worker.trainer import checkpoint
+from worker.trainer import checkpoint, process
 from worker.trainer.process import code_of, outcome_of
 
 if not os.path.isdir("/proc/self/task"):
@@ -255,6 +258,46 @@ def test_running_out_of_memory_has_a_code_of_its_own():
     with pytest.raises(RuntimeError) as refused:
         torch.empty(2**60, dtype=torch.uint8)  # more than any host has: torch has no exception class for it
     assert code_of(refused.value) == "out_of_memory_host"
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EIO, errno.ESTALE, errno.ENODEV, errno.ENXIO])
+@pytest.mark.parametrize("wrapped", [False, True], ids=["raised", "in a TrainingError"])
+def test_a_disk_that_cannot_be_used_is_no_fault_of_the_job(tmp_path, monkeypatch, number, wrapped):
+    def broken(*_, **__):
+        try:
+            raise OSError(number, os.strerror(number))
+        except OSError as error:
+            if wrapped:
+                raise DataError("train_images.npy cannot be read") from error
+            raise
+
+    monkeypatch.setattr(process, "run_job", broken)
+    failed = outcome_of(JobSpec.parse({}), Plan(**plan(tmp_path)), threading.Event(), SimpleNamespace(send=None))
+    assert isinstance(failed, Failed)
+    assert failed.code == "disk_full"
+    if not wrapped:
+        assert failed.message == f"OSError: [Errno {number}] {os.strerror(number)}, in {tmp_path}"
+
+
+def test_a_run_folder_that_becomes_read_only_costs_checkpoints_and_then_the_attempt(tmp_path):
+    if (why := why_no_disks()) is not None:
+        part_missing(why)
+    disk, sent = SmallDisk(tmp_path / "disk", 1), []
+    try:
+        for name in ("checkpoints", "artifacts"):  # what is met first is a file, and not its folder
+            (disk.path / name).mkdir()
+        assert disk.try_to_protect()
+        spec = JobSpec.parse({"epochs": 1, "checkpoint": {"every_epochs": 1}})
+        failed = outcome_of(spec, Plan(**plan(disk.path)), threading.Event(), SimpleNamespace(send=sent.append))
+    finally:
+        disk.unmount()
+    (warning,) = [event.message for event in sent if isinstance(event, Log) and event.level == "warning"]
+    why = f"the disk cannot be used: OSError: [Errno 30] Read-only file system: '{disk.path}/checkpoints/"
+    assert warning.startswith("the checkpoint at step 23 could not be written: " + why)
+    assert isinstance(failed, Failed)
+    assert failed.code == "disk_full"
+    assert "Read-only file system (os error 30)" in failed.message  # safetensors' text
+    assert str(disk.path) in failed.message
 
 
 # --- the supervisor's side --------------------------------------------------------------------------------------------

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import gzip
 import importlib.util
-import os
 import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,9 +16,10 @@ from shared.datasets.catalog import DATASETS, DatasetInfo
 from shared.errors import DataError
 from shared.spec.job_spec import Fraction, GradientCheckSpec, JobSpec, WalkSpec
 from worker.trainer import seeds
-from worker.trainer.data import cifar, memmap
+from worker.trainer.data import cifar, downloads, memmap
 from worker.trainer.data.augment import Augmenter
 from worker.trainer.data.batches import ShuffledBatches, TrainingBatches, training_batches
+from worker.trainer.data.downloads import CheckStop
 from worker.trainer.data.memmap import Images, MappedBatches, MappedDataset, NormalizedImages
 from worker.trainer.data.normalization import Normalization, measure
 from worker.trainer.data.split_methods import RANDOM, STRATIFIED, TEST
@@ -67,11 +64,13 @@ def prepare(
     device: torch.device,
     uploaded: Path | None = None,
     streams: int = seeds.STREAMS,
+    check_stop: CheckStop = lambda: None,
 ) -> Data:
     """Load, normalize and split the spec's dataset; `uploaded` is the folder of one that is not built in.
 
-    `download` allows to fetch a built-in dataset; `streams` is the version of the random streams. Raises DataError
-    if files are missing or damaged, or no example can be held out.
+    `download` allows to fetch a built-in dataset, and calls `check_stop` meanwhile; `streams` is the version of the
+    random streams. Raises DataError if files are missing or damaged, or no example can be held out; as
+    `downloads.fetch_missing`.
     """
     if uploaded is not None:
         info = memmap.read_info(uploaded)
@@ -82,7 +81,7 @@ def prepare(
         if spec.dataset not in DATASETS:
             raise DataError(f"{spec.dataset} is not a built-in dataset, and no folder was given for it")
         info = DATASETS[spec.dataset]
-        pixels = load(info, data_dir, download)
+        pixels = load(info, data_dir, download, check_stop)
     normalization = measure(pixels.train_images, pixels.white)
     images = normalization.apply(pixels.train_images)
     test_images, test_labels = normalization.apply(pixels.test_images).to(device), pixels.test_labels.to(device)
@@ -157,12 +156,13 @@ def augmenter(spec: AnySpec, normalization: Normalization, device: torch.device,
     return Augmenter(spec.augment, spec.seed, black.to(device), streams)
 
 
-def load(info: DatasetInfo, data_dir: Path, download: bool) -> Pixels:
-    """A built-in dataset. Raises DataError if its files are missing (and not downloaded) or damaged."""
+def load(info: DatasetInfo, data_dir: Path, download: bool, check_stop: CheckStop = lambda: None) -> Pixels:
+    """A built-in dataset. Raises DataError if its files are missing (and not downloaded) or damaged; as
+    `downloads.fetch_missing`."""
     if info.name == "digits":
         return load_digits()
-    with _complete_folder(info, data_dir, download) as folder:
-        return load_cifar(info, folder) if info.name == "cifar10" else load_idx(info, folder)
+    folder = _complete_folder(info, data_dir, download, check_stop)
+    return load_cifar(info, folder) if info.name == "cifar10" else load_idx(info, folder)
 
 
 def load_uploaded(info: DatasetInfo, folder: Path) -> Pixels:
@@ -221,47 +221,25 @@ def _checked(pixels: Pixels, info: DatasetInfo, folder: Path) -> Pixels:
 # --- files that may be downloaded -------------------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def _complete_folder(info: DatasetInfo, data_dir: Path, download: bool) -> Iterator[Path]:
+def _complete_folder(info: DatasetInfo, data_dir: Path, download: bool, check_stop: CheckStop) -> Path:
     """The dataset's folder, with all of its files, downloaded if they are missing and that is allowed."""
     if missing := info.missing_files(data_dir):
+        absent = [str(path) for path in missing]
         if not download:
             raise DataError(
                 f"{missing[0].name} (or .gz) is missing in {missing[0].parent}; put the files there and set "
                 "GRADQ_DATA_DIR, or allow the download with GRADQ_DOWNLOAD=true",
-                missing=[str(path) for path in missing],
+                missing=absent,
             )
         try:
-            with _download_lock(data_dir):
-                if info.missing_files(data_dir):  # else another job downloaded them while this one waited
-                    _download(info, data_dir)
-        except Exception as error:
-            raise DataError(
-                f"{missing[0].name} is missing in {missing[0].parent} and could not be downloaded: {error}; "
+            downloads.fetch_missing(info, data_dir, check_stop)
+        except (DataError, downloads.MirrorAway) as error:
+            raise type(error)(
+                f"{missing[0].name} is missing in {missing[0].parent}: {error.detail}; "
                 f"put the files into {missing[0].parent}",
-                missing=[str(path) for path in missing],
-            ) from error
-    yield data_dir / (info.folder or "")
-
-
-@contextlib.contextmanager
-def _download_lock(data_dir: Path) -> Iterator[None]:
-    """Hold the download lock: one job downloads at a time, since the others could see its half-written files."""
-    data_dir.mkdir(parents=True, exist_ok=True)
-    lock = os.open(data_dir / ".download.lock", os.O_CREAT | os.O_RDWR, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(lock)
-
-
-def _download(info: DatasetInfo, data_dir: Path) -> None:
-    from worker.trainer.nets import import_torchvision
-
-    import_torchvision.download(info.name, data_dir)
-    if missing := info.missing_files(data_dir):
-        raise DataError(f"torchvision did not write {missing[0].name}")
+                missing=absent,
+            ) from None
+    return data_dir / (info.folder or "")
 
 
 def read_file(path: Path) -> bytes:

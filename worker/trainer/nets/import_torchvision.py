@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -29,13 +28,12 @@ def import_torchvision() -> ModuleType:
     return importlib.import_module("torchvision")
 
 
-def download(name: str, data_dir: Path) -> None:
-    """Download a built-in dataset in torchvision's layout; torchvision checks the md5."""
+def sources(name: str) -> list[tuple[str, tuple[str, ...], str]]:
+    """The files of a built-in dataset as torchvision knows them: name, URLs of the mirrors, md5. The IDX files are
+    gzipped one by one; CIFAR-10 is one archive, which torchvision itself would unpickle."""
     datasets = import_torchvision().datasets
     if name in IDX_CLASSES:
-        getattr(datasets, IDX_CLASSES[name])(root=str(data_dir), download=True)
-    else:
-        # the archive only: torchvision would unpickle its content to make a CIFAR10 object
-        kind = datasets.CIFAR10
-        fetch = datasets.utils.download_and_extract_archive
-        fetch(kind.url, str(data_dir), filename=kind.filename, md5=kind.tgz_md5)
+        kind = getattr(datasets, IDX_CLASSES[name])
+        return [(file, tuple(f"{mirror}{file}" for mirror in kind.mirrors), md5) for file, md5 in kind.resources]
+    kind = datasets.CIFAR10
+    return [(kind.filename, (kind.url,), kind.tgz_md5)]

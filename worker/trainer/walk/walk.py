@@ -30,7 +30,7 @@ from worker.trainer.gradients.gradient_errors import SMALLEST_SCALE
 from worker.trainer.nets.architectures import build_model, count_parameters, initialize
 from worker.trainer.nets.losses import build_loss
 from worker.trainer.nets.weights import load_weights
-from worker.trainer.run import Run, StopRequested
+from worker.trainer.run import Run
 from worker.trainer.walk.formulas import formulas_of
 from worker.trainer.walk.stages import AXES, Tensors, by_autograd, by_hand, weights
 from worker.trainer.walk.view import Batch, Numbers, Stage, Tiles, Walk
@@ -57,14 +57,13 @@ def run_walk(
     """
     where = device.choose(spec.device)
     device.set_up(spec.seed, where, threads)
-    prepared = datasets.prepare(spec, data_dir, download, where, uploaded)
+    prepared = datasets.prepare(spec, data_dir, download, where, uploaded, check_stop=run.check_stop)
     model = build_model(spec.architecture, prepared.info.shape, len(prepared.info.classes))
     initialize(model, spec.init, seeds.generator(spec.seed, "init"))
     if run.init_from is not None:
         load_weights(model, run.init_from)
         report(Log(message="starts with the weights of another job"))
-    if run.stop_requested():
-        raise StopRequested(0)
+    run.check_stop()
     page = walk(spec, prepared, model.to(where).double())
     folder = run.folder / "artifacts"
     folder.mkdir(parents=True, exist_ok=True)

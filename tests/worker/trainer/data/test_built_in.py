@@ -1,4 +1,4 @@
-"""The built-in datasets besides MNIST: read from small files in the original layout, downloaded if allowed."""
+"""The built-in datasets besides MNIST: read from small files in the original layout."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import io
 import pickle
 import struct
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -154,76 +153,17 @@ def test_what_is_missing_is_named_with_its_folder(tmp_path: Path, name: str) -> 
     assert len(error.value.data["missing"]) == len(info.files)
 
 
-# --- downloaded by torchvision ----------------------------------------------------------------------------------------
-
-
-class Torchvision:
-    """A fake of torchvision.datasets: writes the files that the real one would download."""
-
-    def __init__(self) -> None:
-        self.calls: list[Any] = []
-        self.utils = SimpleNamespace(download_and_extract_archive=self.fetch)
-        self.CIFAR10 = SimpleNamespace(url="http://there/cifar.tar.gz", filename="cifar.tar.gz", tgz_md5="c58f")
-
-    def __getattr__(self, kind: str) -> Any:
-        def make(root: str, download: bool) -> None:
-            self.calls.append((kind, root, download))
-            name = {"MNIST": "mnist", "FashionMNIST": "fashion_mnist", "KMNIST": "kmnist"}[kind]
-            idx_files(Path(root), name)
-
-        return make
-
-    def fetch(self, url: str, root: str, filename: str, md5: str) -> None:
-        self.calls.append((url, root, filename, md5))
-        cifar_files(Path(root))
-
-
-@pytest.fixture
-def torchvision(monkeypatch: pytest.MonkeyPatch) -> Torchvision:
-    fake = Torchvision()
-    monkeypatch.setattr(import_torchvision, "import_torchvision", lambda: SimpleNamespace(datasets=fake))
-    return fake
-
-
-@pytest.mark.parametrize(
-    ("name", "kind"), [("mnist", "MNIST"), ("fashion_mnist", "FashionMNIST"), ("kmnist", "KMNIST")]
-)
-def test_missing_files_are_fetched_once_where_that_is_allowed(tmp_path: Path, torchvision, name, kind) -> None:
-    for _ in range(2):
-        assert len(datasets.load(DATASETS[name], tmp_path / "data", True).train_labels) == 20
-    assert torchvision.calls == [(kind, str(tmp_path / "data"), True)]
-
-
-def test_cifar10_is_fetched_without_having_torchvision_unpickle_it(tmp_path: Path, torchvision) -> None:
-    assert len(datasets.load(CIFAR, tmp_path, True).train_labels) == 50
-    assert torchvision.calls == [("http://there/cifar.tar.gz", str(tmp_path), "cifar.tar.gz", "c58f")]
-
-
-def test_a_download_that_fails_names_the_file_and_the_reason(tmp_path: Path, torchvision) -> None:
-    def fail(*_, **__):
-        raise OSError("no route to host")
-
-    torchvision.utils.download_and_extract_archive = fail
-    with pytest.raises(
-        DataError,
-        match=r"data_batch_1 is missing in .*cifar-10-batches-py .*no route to host; put the files into .*py$",
-    ):
-        datasets.load(CIFAR, tmp_path, True)
-
-
-def test_a_download_that_leaves_files_out_is_told(tmp_path: Path, torchvision) -> None:
-    torchvision.utils.download_and_extract_archive = lambda *_, **__: None
-    with pytest.raises(DataError, match="torchvision did not write data_batch_1"):
-        datasets.load(CIFAR, tmp_path, True)
-
-
 def test_torchvision_still_has_what_is_asked_of_it() -> None:
     datasets = import_torchvision.import_torchvision().datasets
     assert all(hasattr(datasets, kind) for kind in import_torchvision.IDX_CLASSES.values())
     assert datasets.CIFAR10.base_folder == CIFAR.folder
     assert [name for name, _ in datasets.CIFAR10.train_list + datasets.CIFAR10.test_list] == list(CIFAR.files)
-    assert callable(datasets.utils.download_and_extract_archive)
+    ((name, urls, md5),) = import_torchvision.sources("cifar10")
+    assert (name, len(md5), urls[0].rpartition("/")[2]) == ("cifar-10-python.tar.gz", 32, name)
     for name in ("fashion_mnist", "kmnist"):
         kind = getattr(datasets, import_torchvision.IDX_CLASSES[name])
         assert tuple(kind.classes) == DATASETS[name].classes
-        assert [file.removesuffix(".gz") for file, _ in kind.resources] == list(IDX_FILES)
+    for name in import_torchvision.IDX_CLASSES:
+        facts = import_torchvision.sources(name)
+        assert [file.removesuffix(".gz") for file, _, _ in facts] == list(IDX_FILES)
+        assert all(urls and url.startswith("http") and url.endswith(file) for file, urls, _ in facts for url in urls)
