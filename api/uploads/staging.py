@@ -9,6 +9,7 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from pathlib import Path
 from shared.errors import TooManyUploads
 
 LOCK = ".lock"
+OURS = re.compile(r"(new-)?[0-9a-f]{16}-[0-9a-f]{16}")  # an earlier version named a folder new-… until it was locked
 
 
 @contextlib.contextmanager
@@ -51,7 +53,8 @@ def _is_left(folder: Path) -> bool:
     try:
         lock = os.open(folder / LOCK, os.O_RDWR)
     except FileNotFoundError:
-        return True  # its process died while it made or removed the folder, or is removing it
+        # its process died while it made or removed the folder, or is removing it; or it is a lost+found, for example
+        return OURS.fullmatch(folder.name) is not None
     except OSError:
         return False  # another user's
     try:
@@ -113,12 +116,12 @@ def _make(folder: Path) -> int:
 
 
 def _remove_empty(uploads: Path) -> None:
-    """Remove `uploads` if there is no other upload."""
+    """Remove `uploads`, with its lock, if there is no other upload. A disk that is mounted there stays."""
     with contextlib.suppress(OSError):
         if not uploads.is_dir():
             return
         with _alone(uploads):
-            if os.listdir(uploads) == [LOCK]:
+            if not any(map(OURS.fullmatch, os.listdir(uploads))):
                 (uploads / LOCK).unlink()
                 uploads.rmdir()
 

@@ -80,17 +80,25 @@ LEFT: dict[str, Callable[[Path], None]] = {  # by where the process was killed
 @pytest.mark.parametrize("name", ["new-", ""])
 @pytest.mark.parametrize("moment", LEFT)
 def test_what_a_killed_process_left_goes_with_the_next_upload_and_takes_no_place(uploads, name, moment) -> None:
-    """`new-`: as an earlier version named a folder until it was locked."""
     with staging(uploads, "alice") as folder:
         prefix = folder.name.split("-")[0]
         for number in range(3):
-            left = uploads / f"{name}{prefix}-{number}"
+            left = uploads / f"{name}{prefix}-{number:016x}"
             left.mkdir()
             LEFT[moment](left)
         with staging(uploads, "alice", 2) as second:
             assert {path for path in uploads.iterdir() if path.is_dir()} == {folder, second}
         assert folder.is_dir()
     assert not uploads.exists()
+
+
+def test_what_is_not_of_an_upload_stays_and_no_lock_beside_it(uploads) -> None:
+    """The folder may be a disk of its own, which has a lost+found, and others may write to it."""
+    (uploads / "lost+found").mkdir(parents=True)
+    (uploads / "filler").write_bytes(b"x")
+    for _ in range(2):
+        enter(uploads, "alice", 1)
+        assert sorted(os.listdir(uploads)) == ["filler", "lost+found"]
 
 
 @pytest.mark.parametrize("others", [0, 1, 2])
