@@ -3,6 +3,10 @@
 The key is first claimed, in a transaction of its own and for a limited time. Then the view runs, and its response is
 stored in the transaction of the change, so both are committed or neither. An error releases the key, since nothing has
 changed.
+
+A view that may be executed again does not store its response itself: a dry run, and an upload, whose repetition is the
+same dataset. Its response is stored afterwards. If it is too large, the key is released instead, and the request is
+executed again when it is repeated.
 """
 
 from __future__ import annotations
@@ -45,6 +49,7 @@ def once(view: Callable[..., ResponseReturnValue]) -> Callable[..., Response]:
 
 def answer_once(content: Callable[[], bytes], view: Callable[[], ResponseReturnValue]) -> Response:
     """The stored response to this request's key, or else that of `view`. `content`: the bytes that identify the body.
+    A view whose change must not be made twice calls `settle` in the transaction of the change.
     Raises IdempotencyInProgress and IdempotencyKeyReused."""
     key = idempotency_key()
     if key is None:
@@ -60,12 +65,21 @@ def answer_once(content: Callable[[], bytes], view: Callable[[], ResponseReturnV
         _kept().check(owner)
         response = make_response(view())
         if "claim" in g:  # the view has not settled it: its change, if any, may be repeated
-            with services().database.write() as session:
-                settle(session, response)
+            _settle_or_release(found, response)
     except Exception:
         _release(found)
         raise
     return response
+
+
+def _settle_or_release(claim: Claim, response: Response) -> None:
+    """Store the response, or release the key if it is too large: to refuse it would hide a change that is made."""
+    if _size(response) > MAX_KEPT_BYTES:
+        g.pop("claim")
+        _release(claim)
+        return
+    with services().database.write() as session:
+        settle(session, response)
 
 
 def settle(session: Session, response: Response) -> None:
@@ -74,16 +88,20 @@ def settle(session: Session, response: Response) -> None:
     claim: Claim | None = g.pop("claim", None)
     if claim is None:
         return
-    body = response.get_data(as_text=True)
-    if len(body) > MAX_KEPT_BYTES:
-        detail = f"the response would have {len(body)} bytes, and at most {MAX_KEPT_BYTES} are stored for a key"
+    size = _size(response)
+    if size > MAX_KEPT_BYTES:
+        detail = f"the response would have {size} bytes, and at most {MAX_KEPT_BYTES} are stored for a key"
         raise PayloadTooLarge(f"{detail}; nothing was changed. Send fewer ids per call, or no Idempotency-Key")
     g.settled = claim
     headers = {name: response.headers[name] for name in KEPT_HEADERS if name in response.headers}
-    answer = Settled(response.status_code, headers, body)
+    answer = Settled(response.status_code, headers, response.get_data(as_text=True))
     if not idempotency.settle(session, claim, answer):
         raise IdempotencyInProgress("this request took too long, and another one with the same key has replaced it")
-    _kept().add(claim.owner, len(body))
+    _kept().add(claim.owner, size)
+
+
+def _size(response: Response) -> int:
+    return len(response.get_data())
 
 
 def _kept() -> KeptResponses:

@@ -99,6 +99,7 @@ def _add(upload: Upload, folder: Path) -> tuple[Response, int, dict[str, str]]:
     dataset_id = id_of(sha256, fields)
     name, owner = fields.name or name_of(upload), principal().owner or dataset_store.ANONYMOUS
     with services().database.write() as session:
+        limits.lock_storage(session, owner)  # before the dataset's row, as in `_store`
         created = dataset_store.take(session, dataset_id, owner, name)
         if created:
             _check_storage(session, owner, more=0)

@@ -19,6 +19,8 @@ from shared.errors import UnusableUpload
 # zipfile reads the whole directory into memory, where an entry has some 700 bytes
 MAX_DIRECTORY_BYTES, MAX_ENTRIES = 32 << 20, 200_000
 LONGEST_PATH, DEEPEST_PATH = 8192, 64  # characters of an entry's name; folders in folders
+# characters of one folder's or file's name, as in most file systems; to compose marks takes the square of their number
+LONGEST_PART = 255
 ENTRY, CHUNK = b"PK\x01\x02", 1 << 20  # the start of an entry in the directory; bytes that are searched at once
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 ENCRYPTED, UTF8 = 0x1, 0x800  # bits of an entry's flags
@@ -40,7 +42,6 @@ def opened(path: Path) -> Iterator[zipfile.ZipFile]:
             raise UnusableUpload("unreadable_file", f"the zip cannot be read: {error}; is it truncated?") from error
         with archive:
             for entry in archive.infolist():
-                refuse_long_path(entry.filename)
                 entry.filename = decoded_name(entry)
                 refuse_unsafe(entry)
             yield archive
@@ -65,14 +66,6 @@ def refuse_many_entries(file: IO[bytes]) -> None:
         raise UnusableUpload("unpacks_too_large", detail)
 
 
-def refuse_long_path(name: str) -> None:
-    """Refuse a path that is longer or deeper than those of file systems, before it is divided. Raises
-    UnusableUpload."""
-    if len(name) > LONGEST_PATH or name.count("/") + name.count("\\") > DEEPEST_PATH:
-        detail = f"{name[:80]!r}… is {len(name)} characters long, or in more than {DEEPEST_PATH} folders"
-        raise UnusableUpload("unsafe_path", f"{detail}; pack the folder again, with fewer folders in one another")
-
-
 def decoded_name(entry: zipfile.ZipInfo) -> str:
     """The entry's name: UTF-8 if its bytes are valid UTF-8, with or without the flag that announces it, else cp437.
 
@@ -92,17 +85,20 @@ def _unicode_path(extra: bytes, raw: bytes) -> str | None:
 
     https://pkware.cachefly.net/webdocs/casestudies/APPNOTE.TXT, 4.6.9. Raises UnicodeDecodeError.
     """
-    while len(extra) >= 4:
-        kind, size = struct.unpack_from("<HH", extra)
-        value, extra = extra[4 : 4 + size], extra[4 + size :]
+    at = 0  # no copy of what follows: an entry may have 16 000 fields
+    while at + 4 <= len(extra):
+        kind, size = struct.unpack_from("<HH", extra, at)
+        value, at = extra[at + 4 : at + 4 + size], at + 4 + size
         if kind == UNICODE_PATH and len(value) > 5 and struct.unpack_from("<BI", value) == (1, zlib.crc32(raw)):
             return value[5:].decode("utf-8").partition("\0")[0] or None
     return None
 
 
 def refuse_unsafe(entry: zipfile.ZipInfo) -> None:
-    """Refuse paths that leave the archive and links, although no entry is opened by its path. Raises UnusableUpload."""
+    """Refuse paths that are too long or leave the archive, and links, although no entry is opened by its path.
+    `entry.filename` must be the decoded name, which is used from here on. Raises UnusableUpload."""
     name = entry.filename.replace("\\", "/")
+    _refuse_long_path(name)
     drive = len(name) > 1 and name[1] == ":" and name[0].isalpha()
     if name.startswith("/") or drive or ".." in name.split("/"):
         raise UnusableUpload(
@@ -113,6 +109,17 @@ def refuse_unsafe(entry: zipfile.ZipInfo) -> None:
         raise UnusableUpload("unsafe_path", detail, name=name)
     if stat.S_ISLNK(entry.external_attr >> 16):
         raise UnusableUpload("unsafe_path", f"{entry.filename!r} is a link; pack the file that it points to", name=name)
+
+
+def _refuse_long_path(name: str) -> None:
+    """Refuse a path that is longer or deeper than those of file systems. Raises UnusableUpload."""
+    # counted before the path is divided
+    if len(name) > LONGEST_PATH or name.count("/") > DEEPEST_PATH:
+        detail = f"{name[:80]!r}… is {len(name)} characters long, or in more than {DEEPEST_PATH} folders"
+        raise UnusableUpload("unsafe_path", f"{detail}; pack the folder again, with fewer folders in one another")
+    if (longest := max(map(len, name.split("/")))) > LONGEST_PART:
+        detail = f"{name[:80]!r}… has a folder or file whose name has {longest} characters; at most {LONGEST_PART} are"
+        raise UnusableUpload("unsafe_path", f"{detail} accepted. Rename it and pack the folder again")
 
 
 def user_entries(archive: zipfile.ZipFile) -> list[tuple[Parts, zipfile.ZipInfo]]:

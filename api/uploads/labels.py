@@ -14,6 +14,7 @@ from shared.plain_text import refusal
 
 LEAST_TO_TRAIN, LEAST_TO_TEST = 8, 1
 LONGEST_NAME = 128
+MOST_MARKS = 4  # characters that one composed character is made of, at most
 MOST_CLASSES = 1000  # as ImageNet; the confusion matrix, which is stored and displayed, grows with their square
 
 
@@ -58,7 +59,7 @@ def check_classes(train: Array, test: Array | None, names: Sequence[str] | None)
         raise UnusableUpload(
             "bad_labels", f"the largest label is {n - 1}, but there are names for {len(names)} classes only"
         )
-    names = [unicodedata.normalize("NFC", name) for name in names]  # so that equal names have equal characters
+    names = [_composed(name) for name in names]  # so that equal names have equal characters
     check_names(names)
     if len(names) < 2:
         what = f"the only class is '{names[0]}'" if names else "there are no classes"
@@ -70,6 +71,12 @@ def check_classes(train: Array, test: Array | None, names: Sequence[str] | None)
         detail = f"the class '{names[empty[0]]}' has no image to train on; add images, or leave the class out"
         raise UnusableUpload("empty_class", detail, classes=[names[i] for i in empty[:100]])
     return tuple(names)
+
+
+def _composed(name: str) -> str:
+    """The name in Unicode's composed form. One that is too long in any form is returned as it is: to compose marks
+    takes the square of their number."""
+    return name if len(name) > MOST_MARKS * LONGEST_NAME else unicodedata.normalize("NFC", name)
 
 
 def check_names(names: Sequence[str]) -> None:

@@ -9,6 +9,7 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -16,62 +17,119 @@ from pathlib import Path
 
 from shared.errors import TooManyUploads
 
-LOCK, NEW, TRIES = ".lock", "new-", 10
+LOCK = ".lock"
+OURS = re.compile(r"(new-)?[0-9a-f]{16}-[0-9a-f]{16}")  # an earlier version named a folder new-… until it was locked
 
 
 @contextlib.contextmanager
 def staging(uploads: Path, owner: str = "", most: int | None = None) -> Iterator[Path]:
     """Context manager: a new folder below `uploads`. It is locked until it is removed or the process ends: see
-    `sweep`. Raises TooManyUploads if the owner then has more than `most`."""
-    sweep(uploads)
+    `sweep`. Raises TooManyUploads if the owner has `most` already."""
     prefix = hashlib.sha256(owner.encode()).hexdigest()[:16]
-    new = _make(uploads, prefix)
-    folder = new.with_name(new.name.removeprefix(NEW))
-    lock = os.open(new / LOCK, os.O_CREAT | os.O_RDWR, 0o600)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        new.rename(folder)  # from here on, `sweep` of another process checks its lock
-        _check_number(owner, len(list(uploads.glob(f"{prefix}-*"))), most)
-        yield folder
+        with _alone(uploads):
+            sweep(uploads)
+            _check_number(owner, len(list(uploads.glob(f"{prefix}-*"))), most)
+            folder = uploads / f"{prefix}-{secrets.token_hex(8)}"
+            lock = _make(folder)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+            os.close(lock)  # what could not be removed is removed by the next `sweep`
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        os.close(lock)
-        with contextlib.suppress(OSError):
-            uploads.rmdir()  # fails if there is another upload
+        _remove_empty(uploads)
 
 
 def sweep(uploads: Path) -> None:
-    """Remove the folders of processes that have died, whose locks the kernel has released."""
-    for folder in uploads.glob("[!n]*"):  # not `new-…`, which is not locked yet
-        try:
-            lock = os.open(folder / LOCK, os.O_RDWR)
-        except OSError:
-            continue  # it is being removed
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            continue  # in use
-        else:
+    """Remove the folders of processes that have died, whose locks the kernel has released. Called by one at a time, so
+    no other process is about to lock a folder."""
+    for folder in uploads.iterdir():
+        if folder.is_dir() and _is_left(folder):
             shutil.rmtree(folder, ignore_errors=True)
-        finally:
+
+
+def _is_left(folder: Path) -> bool:
+    try:
+        lock = os.open(folder / LOCK, os.O_RDWR)
+    except FileNotFoundError:
+        # its process died while it made or removed the folder, or is removing it; or it is a lost+found, for example
+        return OURS.fullmatch(folder.name) is not None
+    except OSError:
+        return False  # another user's
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False  # in use
+    finally:
+        os.close(lock)
+    return True
+
+
+@contextlib.contextmanager
+def _alone(uploads: Path) -> Iterator[None]:
+    """Context manager: makes `uploads`, and is entered by one thread of one process at a time, for milliseconds."""
+    while (lock := _locked(uploads)) is None:
+        pass
+    try:
+        yield
+    finally:
+        os.close(lock)
+
+
+def _locked(uploads: Path) -> int | None:
+    """The lock of `uploads`; None if the end of another upload has removed it, or `uploads`, meanwhile."""
+    uploads.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path = uploads / LOCK
+    try:
+        lock = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if os.path.samestat(os.fstat(lock), path.stat()):
+            return lock
+    except FileNotFoundError:
+        pass
+    except BaseException:
+        os.close(lock)
+        raise
+    os.close(lock)
+    return None
+
+
+def _make(folder: Path) -> int:
+    """Make and lock the folder; return the lock. Nothing is left if that fails."""
+    folder.mkdir(mode=0o700)
+    lock = None
+    try:
+        lock = os.open(folder / LOCK, os.O_CREAT | os.O_RDWR, 0o600)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+    except BaseException:
+        if lock is not None:
             os.close(lock)
+        with contextlib.suppress(OSError):  # without `rmtree`, which opens the folder: too many files may be open
+            (folder / LOCK).unlink(missing_ok=True)
+            folder.rmdir()
+        raise
+    return lock
+
+
+def _remove_empty(uploads: Path) -> None:
+    """Remove `uploads`, with its lock, if there is no other upload. A disk that is mounted there stays."""
+    with contextlib.suppress(OSError):
+        if not uploads.is_dir():
+            return
+        with _alone(uploads):
+            if not any(map(OURS.fullmatch, os.listdir(uploads))):
+                (uploads / LOCK).unlink()
+                uploads.rmdir()
 
 
 def _check_number(owner: str, there: int, most: int | None) -> None:
-    if most is not None and there > most:
+    if most is not None and there >= most:
         detail = (
-            f"{owner or 'anonymous use'} has {there - 1} uploads under way and may have {most}; wait for the end of "
+            f"{owner or 'anonymous use'} has {there} uploads under way and may have {most}; wait for the end of "
             "one (GRADQ_MAX_OWNER_UPLOADS)"
         )
-        raise TooManyUploads(detail, uploads=there - 1, limit=most)
-
-
-def _make(uploads: Path, prefix: str) -> Path:
-    folder = uploads / f"{NEW}{prefix}-{secrets.token_hex(8)}"
-    for _ in range(TRIES):  # the end of another upload may remove the parent in between
-        with contextlib.suppress(FileNotFoundError):
-            uploads.mkdir(mode=0o700, parents=True, exist_ok=True)
-            folder.mkdir(mode=0o700)
-            return folder
-    folder.mkdir(mode=0o700, parents=True)
-    return folder
+        raise TooManyUploads(detail, uploads=there, limit=most)

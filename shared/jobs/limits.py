@@ -47,7 +47,7 @@ def lock_claims(session: Session, limit: int | None) -> None:
 
 def lock_storage(session: Session, owner: str) -> None:
     """Serialize what is added to an owner's datasets until the transaction ends, so that concurrent uploads cannot
-    exceed the limit together."""
+    exceed the limit together. Taken before the row of a dataset is locked, so that no two wait for each other."""
     _lock(session, STORED, owner)
 
 

@@ -15,6 +15,7 @@ from botocore.exceptions import EndpointConnectionError
 from structlog.testing import capture_logs
 from support.disk import SmallDisk, why_no_disks
 from support.postgres import part_missing
+from werkzeug.test import TestResponse
 
 from api.http import errors
 from shared import file_removals
@@ -145,3 +146,28 @@ def test_an_upload_to_a_full_disk_is_a_503_and_the_next_one_succeeds(client, set
         disk.unmount()
     answer = client.post("/v1/datasets", data={"file": (io.BytesIO(packed.getvalue()), "a.npz")})
     assert answer.status_code == 201, answer.text
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+@pytest.mark.parametrize(
+    "where", ["api.uploads.staging._make", "api.uploads.multipart._Receiver._begin_file", "api.uploads.ingest.ingest"]
+)
+def test_without_room_for_an_upload_nothing_of_it_is_kept_and_all_else_works(
+    client, settings, problem, monkeypatch, where, number
+) -> None:
+    def fail(*_: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    def upload() -> TestResponse:
+        form = {"file": (io.BytesIO(npz()), "a.npz")}
+        return client.post("/v1/datasets", data=form, headers={"Idempotency-Key": "k"})
+
+    with monkeypatch.context() as full:
+        full.setattr(where, fail)
+        answer = upload()
+        problem(answer, 503, "disk_full")
+        assert answer.headers["Retry-After"] == "10"
+        assert not settings.uploads_dir.exists()
+        assert not [row for row in client.get("/v1/datasets").json["data"] if row["source"] == "upload"]
+        assert client.post("/v1/jobs", json={}).status_code == 202
+    assert upload().status_code == 201, "the key is free"

@@ -148,6 +148,60 @@ def test_an_upload_that_is_sent_again_is_answered_as_before(send) -> None:
     assert upload(name="two").json["code"] == "idempotency_key_reused"
 
 
+def test_an_upload_whose_response_is_too_large_to_be_stored_is_answered_with_its_dataset_each_time(
+    send, client, monkeypatch
+) -> None:
+    def upload(key: str, **fields: str) -> TestResponse:
+        content = npz(**small(classes=[sign * 60 for sign in "🐈🐕🐁🐎"]))
+        form = {"file": (io.BytesIO(content), "a.npz"), **fields}
+        return send("/v1/datasets", key, data=form, json=None, content_type="multipart/form-data")
+
+    monkeypatch.setattr(idempotency_of_requests, "MAX_KEPT_BYTES", 2000)
+    first, again, other = upload("k"), upload("k"), upload("l")
+    assert [answer.status_code for answer in (first, again, other)] == [201, 200, 200], first.text
+    assert len(first.data) > 2000
+    assert first.json == again.json == other.json
+    assert first.headers["Location"] == again.headers["Location"] == first.json["links"]["self"]
+    assert "Idempotent-Replayed" not in again.headers
+    uploaded = [row for row in client.get("/v1/datasets").json["data"] if row["source"] == "upload"]
+    assert [row["id"] for row in uploaded] == [first.json["id"]]
+    assert upload("k", seed="2").status_code == 201, "the key is free"
+    monkeypatch.setattr(idempotency_of_requests, "MAX_KEPT_BYTES", len(again.data))
+    kept = upload("m")
+    assert_replayed(upload("m"), kept)
+
+
+def test_a_dry_run_whose_response_is_too_large_to_be_stored_is_made_again(send, database, monkeypatch) -> None:
+    monkeypatch.setattr(idempotency_of_requests, "MAX_KEPT_BYTES", 100)
+    answers = [send("/v1/jobs?dry_run=true") for _ in range(2)]
+    assert [answer.status_code for answer in answers] == [200, 200]
+    assert all("Idempotent-Replayed" not in answer.headers for answer in answers)
+    assert count(database) == 0
+
+
+@pytest.mark.parametrize("path", ["/v1/walks", "pause", "resume", "retry", "reproduce"])
+def test_a_change_whose_response_is_too_large_to_be_stored_is_not_made(
+    send, client, hands, problem, database, monkeypatch, path
+) -> None:
+    if not path.startswith("/"):
+        me = hands.submit()["links"]["self"]
+        if path == "pause":
+            hands.start()
+        elif path == "resume":
+            lease = hands.start()
+            client.post(f"{me}/pause")
+            hands.release(lease)
+        elif path in ("retry", "reproduce"):
+            hands.finish(hands.start(), JobState.FAILED if path == "retry" else JobState.SUCCEEDED)
+        path = f"{me}/{path}"
+    before = client.get("/v1/jobs").json["data"]
+    with monkeypatch.context() as patch:
+        patch.setattr(idempotency_of_requests, "MAX_KEPT_BYTES", 100)
+        assert "nothing was changed" in problem(send(path), 413, "payload_too_large")["detail"]
+        assert client.get("/v1/jobs").json["data"] == before
+    assert send(path).status_code == 202, "the key is free"
+
+
 def test_every_post_takes_a_key_and_says_so(app, send) -> None:
     posts = [rule.rule for rule in app.url_map.iter_rules() if "POST" in rule.methods and rule.rule != "/session"]
     assert len(posts) == 11

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import struct
+import sys
 import unicodedata
 import zipfile
 import zlib
 from pathlib import Path
 
+import numpy as np
 import pytest
 from support.costs import cpu_seconds
 from support.images import npy, pixels
 
 from api.uploads import archive as zips
-from api.uploads import npz
+from api.uploads import labels, npz
 from api.uploads.budget import Budget
 from api.uploads.labels import check_names
 from api.uploads.layout import (
@@ -59,8 +61,48 @@ def refusal(found):
     return read
 
 
+class Raw(zipfile.ZipInfo):
+    """An entry whose name is written in this encoding, without the flag for UTF-8."""
+
+    encoding = "utf-8"
+
+    def _encodeFilenameFlags(self) -> tuple[bytes, int]:  # zipfile's name
+        return self.filename.encode(self.encoding), self.flag_bits & ~0x800
+
+
+def raw(name: str, encoding: str = "utf-8") -> Raw:
+    entry = Raw(name)
+    entry.encoding = encoding
+    return entry
+
+
+def renamed(name: str, content: bytes) -> zipfile.ZipInfo:
+    """An entry with another name in Info-ZIP's field for names in UTF-8."""
+    entry = Raw(name)
+    value = struct.pack("<BI", 1, zlib.crc32(name.encode())) + content
+    entry.extra = struct.pack("<HH", 0x7075, len(value)) + value
+    return entry
+
+
 def tree(*tops: str, inner: tuple[str, ...] = ("0", "1"), n: int = 2) -> list[str]:
     return [f"{top}/{folder}/{i}.png" for top in tops for folder in inner for i in range(n)]
+
+
+TOO_LONG = [
+    *("a/" * 65 + "1.png", "a\\" * 70 + "1.png", "a\\b/" * 33 + "1.png"),
+    *("x" * 8193, "b/" + "y" * 9000 + "/1.png", "b/" + "y" * 256 + "/1.png", "b/" + "e\u0301\u0323" * 100 + ".png"),
+]
+
+
+class Counted(bytes):
+    """Bytes that count those that are copied out of them."""
+
+    copied = 0
+
+    def __getitem__(self, index):
+        part = super().__getitem__(index)
+        self.copied += len(part)
+        return Counted(part)
 
 
 class TestDeepPaths:
@@ -90,14 +132,52 @@ class TestDeepPaths:
         ]
         assert found("a/note.txt", "a/cats/1.png", "a/dogs/1.png", "a/birds/").classes == ["birds", "cats", "dogs"]
 
-    @pytest.mark.parametrize(
-        "name", ["a/" * 65 + "1.png", "a\\" * 70 + "1.png", "x" * 8193, "b/" + "y" * 9000 + "/1.png"]
-    )
+    @pytest.mark.parametrize("name", TOO_LONG)
     def test_a_path_that_no_file_system_has_is_refused(self, found, name):
         with pytest.raises(UnusableUpload) as refused:
             found(name, "cats/1.png", "dogs/1.png")
         assert refused.value.code == "unsafe_path"
         assert len(refused.value.detail) < 300
+
+    @pytest.mark.parametrize("name", [*TOO_LONG, "../1.png", "a\n/1.png", "a/" * 31_000 + "1.png"])
+    def test_so_is_one_that_only_the_field_for_unicode_names_has(self, found, name):
+        with pytest.raises(UnusableUpload) as refused:
+            found(renamed("a.png", name.encode()), "cats/1.png", "dogs/1.png")
+        assert refused.value.code == "unsafe_path"
+        assert len(refused.value.detail) < 300
+
+    def test_the_longest_accepted_paths_are_read_from_each_source_of_a_name(self, found):
+        for top, name in (("a/" * 63, "cats/1.png"), ("", f"{'ä' * 255}/{'ö' * 251}.png")):
+            path = top + name
+            for entry in (path, raw(path), renamed("a.png", path.encode())):
+                assert found(entry, f"{top}dogs/1.png").classes == sorted([name.split("/")[0], "dogs"])
+
+    def test_the_fields_of_an_entry_are_read_without_a_copy_of_those_that_follow(self):
+        def read(fields: int) -> int:
+            """Bytes that are copied."""
+            extra = Counted((struct.pack("<HH", 0x1234, 4) + b"abcd") * fields)
+            assert zips._unicode_path(extra, b"a.png") is None
+            return extra.copied
+
+        assert read(400) == 4 * read(100) == 1600
+
+    @pytest.mark.parametrize("name", ["e" + "\u0301\u0323" * 300, "한" * 600, "x" * 513])
+    def test_a_name_that_is_too_long_in_any_form_is_refused_without_composing_it(self, monkeypatch, name):
+        composed: list[int] = []
+        monkeypatch.setattr(unicodedata, "normalize", lambda form, text: composed.append(len(text)) or text)
+        numbers = np.arange(2)
+        with pytest.raises(UnusableUpload) as refused:
+            labels.check_classes(numbers, None, ["a", name])
+        assert refused.value.code == "bad_labels"
+        assert composed == [1]
+
+    def test_the_longest_name_may_be_sent_in_parts(self):
+        name = "ΐ" * 128  # of three characters each, and no letter of Unicode is made of more than four
+        sent = unicodedata.normalize("NFD", name)
+        assert len(sent) == 384
+        assert labels.check_classes(np.arange(2), None, ["a", sent]) == ("a", name)
+        every = [chr(code) for code in range(sys.maxunicode + 1) if not 0xD800 <= code < 0xE000]
+        assert max(len(unicodedata.normalize("NFD", sign)) for sign in every) == labels.MOST_MARKS
 
     def test_too_many_entries_are_refused_before_they_are_read(self, tmp_path, monkeypatch):
         path = packed(tmp_path, [f"a/{i}.png" for i in range(40)])
@@ -267,7 +347,7 @@ class TestSplits:
     def test_the_order_of_classes_does_not_hang_on_the_process(self, found):
         names = [f"{c}/1.png" for c in ("1", "01", "10", "2", "001")]
         assert found(*names).classes == ["001", "01", "1", "2", "10"]
-        assert found("9" * 5000 + "/1.png", "1/1.png").classes == ["1", "9" * 5000]
+        assert found("9" * 255 + "/1.png", "1/1.png").classes == ["1", "9" * 255]
 
     def test_words_that_all_names_share_have_no_role(self):
         assert roles_of(["test_a", "test_b"]) == {"test_a": None, "test_b": None}
@@ -341,21 +421,6 @@ class TestSystemFiles:
             (tmp_path / "scratch").mkdir()
             arrays = npz.read(archive, tmp_path / "scratch", Budget(1 << 20))
         assert sorted(arrays) == ["x", "y"]
-
-
-class Raw(zipfile.ZipInfo):
-    """An entry whose name is written in this encoding, without the flag for UTF-8."""
-
-    encoding = "utf-8"
-
-    def _encodeFilenameFlags(self) -> tuple[bytes, int]:  # zipfile's name
-        return self.filename.encode(self.encoding), self.flag_bits & ~0x800
-
-
-def raw(name: str, encoding: str = "utf-8") -> Raw:
-    entry = Raw(name)
-    entry.encoding = encoding
-    return entry
 
 
 class TestNames:
