@@ -16,7 +16,7 @@ from api.http.requests import Query, read_body
 from api.openapi import schemas
 from api.openapi.endpoint import JSON, endpoint
 from api.openapi.problems import STORE
-from api.predictions.allowance import MAX_ANSWER_BYTES, MAX_IMAGES, check_file_name
+from api.predictions.allowance import MAX_ANSWER_BYTES, MAX_IMAGES, check_file_name, check_model
 from api.predictions.images import Reader, batches, kind_of
 from api.predictions.models import ModelCache
 from api.predictions.places import PredictionPlaces
@@ -139,9 +139,11 @@ def _load(description: ArtifactRow, weights: ArtifactRow) -> Model:
     from safetensors.numpy import load
 
     try:
-        return Model(json.loads(_bytes_of(description)), load(_bytes_of(weights)))
+        model = Model(json.loads(_bytes_of(description)), load(_bytes_of(weights)))
     except inference.Refused as error:
         raise NotBuilt([FieldError("", "not_built", str(error))]) from error
+    check_model(model)
+    return model
 
 
 def _bytes_of(row: ArtifactRow) -> bytes:
