@@ -21,7 +21,7 @@ import sys
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -29,7 +29,10 @@ from numpy.lib.stride_tricks import sliding_window_view
 Array = np.ndarray[Any, Any]
 Weights = dict[str, Array]
 
-CHUNK_FLOATS = 1 << 24  # 64 MB: limit of the temporary arrays of one layer
+CHUNK_FLOATS = 1 << 24  # 64 MB: limit of what is held for the images that are computed together
+BLOCK = (
+    1 << 16
+)  # numbers of which a function of single numbers is computed at once: its temporary arrays have up to 6 MB
 BAND_PIXELS = 1 << 20  # of a picture that become floats at once: its channels and their sums have 20 bytes per pixel
 MAX_PIXELS = 1 << 25  # a PNG of 5792 x 5792
 SHOWN_CLASSES = 3
@@ -49,26 +52,48 @@ class Refused(ValueError):
 
 def linear(arguments: dict[str, Any], weights: Weights, x: Array) -> Array:
     """out (N,O) = x (N,I) @ weight.T (I,O) + bias (O)"""
-    return x @ weights["weight"].T + weights["bias"]
+    out: Array = x @ weights["weight"].T
+    out += weights["bias"]
+    return out
 
 
 def conv2d(arguments: dict[str, Any], weights: Weights, x: Array) -> Array:
-    """out (N,O,H,W): the K x K patches of a band of rows become the columns of one matrix product (im2col)"""
-    weight, bias = weights["weight"], weights["bias"][:, None, None]  # (O,C,K,K), (O,1,1)
-    n, _, height, width = x.shape
-    out_channels, _, kernel, _ = weight.shape
-    edge = kernel // 2
-    padded = np.pad(x, ((0, 0), (0, 0), (edge, edge), (edge, edge)))
-    patches = sliding_window_view(padded, (kernel, kernel), axis=(2, 3))  # (N,C,H,W,K,K), a view
-    matrix = weight.reshape(out_channels, -1)  # (O,CKK)
-    out = np.empty((n, out_channels, height, width), np.float32)
-    band = max(1, CHUNK_FLOATS // (n * matrix.shape[1] * width))
+    """out (N,O,H,W) = the K x K patches of x, each times all weights (O,C,K,K), + bias (O)"""
+    weight = weights["weight"]
+    edge = weight.shape[2] // 2
+    out = multiplied(weight, windows(x, weight.shape[2], edge))
+    out += weights["bias"][:, None, None]
+    return out
+
+
+def windows(x: Array, kernel: int, edge: int, stride: int = 1, outside: float = 0) -> Array:
+    """The K x K patches (N,C,h,w,K,K) of x (N,C,H,W) with `edge` more rows and columns on each side: a view"""
+    if edge:
+        x = np.pad(x, ((0, 0), (0, 0), (edge, edge), (edge, edge)), constant_values=outside)
+    return sliding_window_view(x, (kernel, kernel), axis=(2, 3))[:, :, ::stride, ::stride]
+
+
+def multiplied(weight: Array, patches: Array) -> Array:
+    """out (N,O,h,w): the patches (N,C,h,w,K,K) of a band of rows become the columns of one matrix product (im2col)"""
+    matrix = weight.reshape(len(weight), -1)  # (O,CKK)
+    n, _, height, width = patches.shape[:4]
+    band = rows_at_once(n, matrix.shape, width)
+
+    def product(some: Array) -> Array:  # (N,C,rows,w,K,K) -> (N,O,rows,w)
+        columns = some.transpose(0, 1, 4, 5, 2, 3).reshape(n, matrix.shape[1], -1)  # (N,CKK,rows*w)
+        return (matrix @ columns).reshape(n, len(matrix), -1, width)
+
+    if band >= height:
+        return product(patches)
+    out = np.empty((n, len(matrix), height, width), np.float32)
     for top in range(0, height, band):
-        columns = patches[:, :, top : top + band].transpose(0, 1, 4, 5, 2, 3)  # (N,C,K,K,rows,W)
-        rows = columns.shape[4]
-        product = matrix @ columns.reshape(n, matrix.shape[1], rows * width)  # (N,O,rows*W)
-        out[:, :, top : top + band] = product.reshape(n, out_channels, rows, width)
-    return out + bias
+        out[:, :, top : top + band] = product(patches[:, :, top : top + band])
+    return out
+
+
+def rows_at_once(n: int, matrix: tuple[int, ...], width: int) -> int:
+    """How many rows of n images a convolution computes at once: with their columns and products in CHUNK_FLOATS."""
+    return max(1, CHUNK_FLOATS // (n * sum(matrix) * width))
 
 
 def batch_norm(arguments: dict[str, Any], weights: Weights, x: Array) -> Array:
@@ -76,7 +101,9 @@ def batch_norm(arguments: dict[str, Any], weights: Weights, x: Array) -> Array:
     scale = weights["weight"] / np.sqrt(weights["running_var"] + np.float32(arguments.get("eps", 1e-5)))
     shift = weights["bias"] - weights["running_mean"] * scale
     shape = (-1, *[1] * (x.ndim - 2))
-    return x * scale.reshape(shape) + shift.reshape(shape)
+    out: Array = x * scale.reshape(shape)
+    out += shift.reshape(shape)
+    return out
 
 
 def max_pool(arguments: dict[str, Any], weights: Weights, x: Array) -> Array:
@@ -94,14 +121,32 @@ def tanh(arguments: dict[str, Any], weights: Weights, x: Array) -> Array:
     return np.tanh(x)
 
 
-def sigmoid(arguments: dict[str, Any], weights: Weights, x: Array) -> Array:
+def in_blocks(function: Callable[[Array], Array]) -> Callable[[dict[str, Any], Weights, Array], Array]:
+    """The layer that computes a function of single numbers, BLOCK of them at a time."""
+
+    def computed(arguments: dict[str, Any], weights: Weights, x: Array) -> Array:
+        out, flat = np.empty(x.shape, np.float32), x.reshape(-1)
+        blocks = out.reshape(-1)  # a view
+        for first in range(0, flat.size, BLOCK):
+            blocks[first : first + BLOCK] = function(flat[first : first + BLOCK])
+        return out
+
+    return computed
+
+
+def logistic(x: Array) -> Array:
+    """out = 1 / (1 + exp(-x))"""
     small = np.exp(-np.abs(x))  # at most 1: no overflow
-    return np.where(x >= 0, np.float32(1), small) / (1 + small)
+    out: Array = np.where(x >= 0, np.float32(1), small) / (1 + small)
+    return out
 
 
-def gelu(arguments: dict[str, Any], weights: Weights, x: Array) -> Array:
+def gaussian_linear(x: Array) -> Array:
     """out = x Φ(x), where Φ is the cumulative distribution function of N(0, 1), computed with erf"""
-    return (x * (0.5 * (1 + erf(x * math.sqrt(0.5))))).astype(np.float32)
+    return x * (0.5 * (1 + erf(x * math.sqrt(0.5))))
+
+
+sigmoid, gelu = in_blocks(logistic), in_blocks(gaussian_linear)
 
 
 def flatten(arguments: dict[str, Any], weights: Weights, x: Array) -> Array:
@@ -135,34 +180,24 @@ LAYERS: dict[str, Callable[[dict[str, Any], Weights, Array], Array]] = {
 
 def convolution(arguments: dict[str, Any], weights: Weights, x: Array) -> Array:
     """out (N,O,h,w): as conv2d, of any stride and padding; or each channel by itself (weights (C,1,K,K))"""
-    weight, stride, edge = weights["weight"], arguments["stride"], arguments["padding"]
-    kernel = weight.shape[2]
-    x = np.pad(x, ((0, 0), (0, 0), (edge, edge), (edge, edge))) if edge else x
-    patches = sliding_window_view(x, (kernel, kernel), axis=(2, 3))[:, :, ::stride, ::stride]  # (N,C,h,w,K,K), a view
-    n, channels, height, width = patches.shape[:4]
+    weight = weights["weight"]
+    patches = windows(x, weight.shape[2], arguments["padding"], arguments["stride"])
     if arguments["depthwise"]:
-        out = np.zeros((n, channels, height, width), np.float32)
-        for i in range(kernel):
-            for j in range(kernel):
-                out += patches[..., i, j] * weight[:, 0, i, j, None, None]
+        out = np.zeros(patches.shape[:4], np.float32)
+        for i, j in np.ndindex(weight.shape[2:]):
+            out += patches[..., i, j] * weight[:, 0, i, j, None, None]
     else:
-        matrix = weight.reshape(len(weight), -1)  # (O,CKK)
-        out = np.empty((n, len(weight), height, width), np.float32)
-        band = max(1, CHUNK_FLOATS // (n * matrix.shape[1] * width))
-        for top in range(0, height, band):
-            columns = patches[:, :, top : top + band].transpose(0, 1, 4, 5, 2, 3)  # (N,C,K,K,rows,w)
-            rows = columns.shape[4]
-            product = matrix @ columns.reshape(n, matrix.shape[1], rows * width)  # (N,O,rows*w)
-            out[:, :, top : top + band] = product.reshape(n, len(weight), rows, width)
-    return out + weights["bias"][:, None, None] if "bias" in weights else out
+        out = multiplied(weight, patches)
+    if "bias" in weights:
+        out += weights["bias"][:, None, None]
+    return out
 
 
 def pool(arguments: dict[str, Any], weights: Weights, x: Array) -> Array:
     """out (N,C,h,w): the maximum of each window of kernel_size, at steps of `stride`"""
     kernel, stride, edge = (int(arguments[name]) for name in ("kernel_size", "stride", "padding"))
-    x = np.pad(x, ((0, 0), (0, 0), (edge, edge), (edge, edge)), constant_values=-np.inf)
-    windows = sliding_window_view(x, (kernel, kernel), axis=(2, 3))[:, :, ::stride, ::stride]
-    return functools.reduce(np.maximum, [windows[..., i, j] for i in range(kernel) for j in range(kernel)])
+    patches = windows(x, kernel, edge, stride, -np.inf)
+    return functools.reduce(np.maximum, [patches[..., i, j] for i in range(kernel) for j in range(kernel)])
 
 
 def layer_norm(arguments: dict[str, Any], weights: Weights, x: Array) -> Array:
@@ -186,9 +221,10 @@ def attention(arguments: dict[str, Any], weights: Weights, x: Array) -> Array:
     return joined @ weights["out_proj.weight"].T + weights["out_proj.bias"]
 
 
-def hard_sigmoid(arguments: dict[str, Any], weights: Weights, x: Array) -> Array:
+def hard_logistic(x: Array) -> Array:
     """out = x / 6 + 1/2, from 0 to 1"""
-    return np.clip(x + np.float32(3), 0, 6) / np.float32(6)
+    out: Array = np.clip(x + np.float32(3), 0, 6) / np.float32(6)
+    return out
 
 
 def enlarge(arguments: dict[str, Any], weights: Weights, x: Array) -> Array:
@@ -214,9 +250,9 @@ OPERATIONS: dict[str, Callable[..., Array]] = {
     "ReLU": relu,
     "Sigmoid": sigmoid,
     "GELU": gelu,
-    "SiLU": lambda arguments, weights, x: x * sigmoid(arguments, weights, x),
-    "Hardsigmoid": hard_sigmoid,
-    "Hardswish": lambda arguments, weights, x: x * hard_sigmoid(arguments, weights, x),
+    "SiLU": in_blocks(lambda x: x * logistic(x)),
+    "Hardsigmoid": in_blocks(hard_logistic),
+    "Hardswish": in_blocks(lambda x: x * hard_logistic(x)),
     "Enlarge": enlarge,
     "Flatten": flatten,
     "Mean": lambda arguments, weights, x: x.mean((2, 3), keepdims=arguments["keep"]),
@@ -253,15 +289,38 @@ class Operations:
                 del values[place]
         return values[len(self.steps)]
 
-    def cost(self, shape: tuple[int, ...]) -> tuple[int, int]:
-        """The multiplications for one example, and the most floats that are held for it at once, approximately."""
+    def cost(self, shape: tuple[int, ...]) -> Cost:
+        """What one example costs, approximately."""
         sizes = [math.prod(shape), *(step["size"] for step in self.steps)]
-        most = 3 * max(sizes)
-        for step, own, size in zip(self.steps, self.weights, sizes[1:], strict=True):
-            if step["op"] == "Conv2d" and not step["arguments"]["depthwise"]:
-                out_channels = len(own["weight"])
-                most = max(most, (own["weight"][0].size + 2 * out_channels) * size // out_channels)
-        return sum(step["multiplications"] for step in self.steps), most
+        held, found = sizes[0], Cost(0, sizes[0], sizes[0])
+        for number, (step, own) in enumerate(zip(self.steps, self.weights, strict=True)):
+            held += step["size"]
+            among_others, alone = _temporary(step, own, sizes[step["inputs"][0]] if step["inputs"] else 0)
+            found = found.with_layer(step["multiplications"], held + among_others, held + alone)
+            held -= sum(sizes[place] for place in self._unused[number])
+        return found
+
+
+def _temporary(step: dict[str, Any], own: Weights, size_in: int) -> tuple[int, int]:
+    """How many numbers an operation holds for one example beside its inputs and its output: of one among others, and
+    of one alone. Of images whose sides are unknown, they are taken as equal."""
+    arguments, size = step["arguments"], step["size"]
+    if step["op"] == "Conv2d":
+        out_channels, per_group, kernel, _ = own["weight"].shape
+        channels = out_channels if arguments["depthwise"] else per_group
+        padded = padded_size((channels, *[math.isqrt(size_in // channels - 1) + 1] * 2), arguments["padding"])
+        if arguments["depthwise"]:
+            return padded + size, padded + size
+        positions = size // out_channels
+        columns = column_sizes((out_channels, per_group * kernel**2), positions, math.isqrt(positions - 1) + 1)
+        return padded + columns[0], padded + columns[1]
+    if step["op"] == "MultiheadAttention":
+        width = len(own["out_proj.bias"])
+        tokens = size // width
+        most = 3 * arguments["heads"] * tokens**2 + 7 * tokens * width
+    else:
+        most = {"LayerNorm": 2 * size, "MaxPool2d": 2 * size_in + size, "Enlarge": size}.get(step["op"], 0)
+    return most, most
 
 
 def _below(prefix: str | None, weights: Weights) -> Weights:
@@ -299,6 +358,62 @@ def softmax(logits: Array) -> Array:
     return powers / powers.sum(1, keepdims=True)
 
 
+# --- what one example costs -------------------------------------------------------------------------------------------
+
+
+class Cost(NamedTuple):
+    """`multiplications` of one example; and the most numbers that are held for it at once, beside its pixels: `floats`
+    if it is one of several, and `floats_alone`, which are fewer if a convolution is divided into bands of rows."""
+
+    multiplications: int
+    floats: int
+    floats_alone: int
+
+    def with_layer(self, multiplications: int, floats: int, floats_alone: int) -> Cost:
+        return Cost(
+            self.multiplications + multiplications, max(self.floats, floats), max(self.floats_alone, floats_alone)
+        )
+
+
+def padded_size(shape: tuple[int, ...], edge: int) -> int:
+    """The numbers of an image (C,H,W) with `edge` more rows and columns on each side; 0 if it is not copied."""
+    return shape[0] * (shape[1] + 2 * edge) * (shape[2] + 2 * edge) if edge else 0
+
+
+def column_sizes(matrix: tuple[int, int], positions: int, width: int) -> tuple[int, int]:
+    """The columns of a convolution (O,CKK) at so many positions, in rows of `width`, with the products of a band: of
+    one image among others, and of one alone."""
+    columns = matrix[1] * positions
+    rows = rows_at_once(1, matrix, width)
+    return columns, columns if rows * width >= positions else sum(matrix) * rows * width
+
+
+def _cost(layers: list[dict[str, Any]], weights: list[Weights], shape: tuple[int, ...]) -> Cost:
+    """What one example costs: the input and the output of a layer, and what it holds beside them."""
+    size = math.prod(shape)
+    cost = Cost(0, size, size)
+    for layer, own in zip(layers, weights, strict=True):
+        multiplications, beside, alone = 0, 0, 0
+        if layer["type"] == "Conv2d":
+            out_channels, channels, kernel, _ = own["weight"].shape
+            positions = shape[1] * shape[2]
+            multiplications = own["weight"].size * positions
+            padded = padded_size(shape, kernel // 2)
+            columns = column_sizes((out_channels, channels * kernel**2), positions, shape[2])
+            beside, alone = padded + columns[0], padded + columns[1]
+            shape = (out_channels, *shape[1:])
+        elif layer["type"] == "MaxPool2d":
+            k = layer["arguments"]["kernel_size"]
+            shape = (shape[0], shape[1] // k, shape[2] // k)
+            beside = alone = math.prod(shape)
+        elif layer["type"] == "Linear":
+            multiplications = own["weight"].size
+            shape = (len(own["weight"]),)
+        both, size = size + math.prod(shape), math.prod(shape)
+        cost = cost.with_layer(multiplications, both + beside, both + alone)
+    return cost
+
+
 # --- the model --------------------------------------------------------------------------------------------------------
 
 
@@ -334,9 +449,9 @@ class Model:
         # trained on pixels of which most are 0 or 1 of a much larger white, as in a binary image stored for white 255
         self.dim = self.white > 1 and bool(((mean**2 + std**2) * self.white**2 <= 1 + 1e-6).all())
         if self.operations is None:
-            self.multiplications, self._floats = _cost(self.layers, self.weights, self.shape)
+            self.cost = _cost(self.layers, self.weights, self.shape)
         else:
-            self.multiplications, self._floats = self.operations.cost(self.shape)
+            self.cost = self.operations.cost(self.shape)
 
     @property
     def size_bytes(self) -> int:
@@ -344,17 +459,19 @@ class Model:
         return own + (self.operations.size_bytes if self.operations else 0)
 
     def logits(self, pixels: Array) -> Array:
-        """Pixels (N,C,H,W) in [0, 1] -> logits (N,K); in chunks, which bound the memory of a convolution's patches."""
-        chunk = self.images_within(CHUNK_FLOATS)
+        """Pixels (N,C,H,W) in [0, 1] -> logits (N,K); in chunks, which bound the memory."""
+        chunk = self.images_at_once
         parts = [self._forward(pixels[i : i + chunk]) for i in range(0, len(pixels), chunk)]
         return np.concatenate(parts) if parts else np.empty((0, len(self.classes)), np.float32)
 
-    def images_within(self, floats: int) -> int:
-        """How many images are computed at once with temporary arrays of about `floats` numbers; at least 1."""
-        return max(1, floats // self._floats)
+    @property
+    def images_at_once(self) -> int:
+        """How many images are computed together: as many as hold CHUNK_FLOATS numbers, and at least 1."""
+        return max(1, CHUNK_FLOATS // self.cost.floats)
 
     def _forward(self, pixels: Array) -> Array:
-        x: Array = (pixels.astype(np.float32) - self.mean) / self.std
+        x: Array = pixels.astype(np.float32, copy=False) - self.mean
+        x /= self.std
         if self.operations is not None:
             return self.operations(x)
         for layer, weights in zip(self.layers, self.weights, strict=True):
@@ -386,26 +503,6 @@ class Model:
             {"label": label, "class": self.classes[label], "probabilities": row}
             for label, row in zip(labels, rounded, strict=True)
         ]
-
-
-def _cost(layers: list[dict[str, Any]], weights: list[Weights], shape: tuple[int, ...]) -> tuple[int, int]:
-    """The multiplications for one example, and the largest number of floats that a layer holds for it at once."""
-    multiplications, most = 0, math.prod(shape)
-    for layer, own in zip(layers, weights, strict=True):
-        if layer["type"] == "Conv2d":
-            out_channels, channels, kernel, _ = own["weight"].shape
-            places = shape[1] * shape[2]
-            multiplications += own["weight"].size * places
-            most = max(most, (channels * kernel * kernel + 2 * out_channels) * places)
-            shape = (out_channels, *shape[1:])
-        elif layer["type"] == "MaxPool2d":
-            k = layer["arguments"]["kernel_size"]
-            shape = (shape[0], shape[1] // k, shape[2] // k)
-        elif layer["type"] == "Linear":
-            multiplications += own["weight"].size
-            shape = (len(own["weight"]),)
-            most = max(most, shape[0])
-    return multiplications, most
 
 
 def load(folder: str | Path, weights: str = "model.safetensors") -> Model:

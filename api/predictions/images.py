@@ -62,7 +62,7 @@ class Reader:
         self.allowance, self.pixels = Allowance(model), PixelBudget()
         # as many as the model computes at once, of which a product's last bits depend, and no more than fit as pixels
         most = max(1, BATCH_FLOATS // math.prod(model.shape))
-        self.step = min(model.images_within(inference.CHUNK_FLOATS), most)
+        self.step = min(model.images_at_once, most)
 
     def of_json(self, body: bytes) -> Parts:
         """Parts of a JSON body. Raises BadRequest and InvalidImages, as all of these do."""

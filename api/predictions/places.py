@@ -1,4 +1,5 @@
-"""Places for predictions: how many are computed at once, and how many bytes of bodies are in memory."""
+"""Places for predictions: how many are computed and how many models read at once, and how many bytes of bodies are in
+memory."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ from api.connections.places import Places
 from shared.config import Settings
 from shared.errors import TooManyPredictions
 
-AT_ONCE = 2
+AT_ONCE = 2  # computations; and, apart from them, models that are read from the store
 WAITING, SECONDS = 8, 5.0
 BODIES = 4  # of the largest size
 
@@ -19,6 +20,7 @@ class PredictionPlaces:
 
     def __init__(self, settings: Settings) -> None:
         self.computing = Places(AT_ONCE, WAITING, SECONDS)
+        self.loading = Places(AT_ONCE, WAITING, SECONDS)
         self.bytes = Places(BODIES * settings.predict_bytes)
 
     @contextmanager

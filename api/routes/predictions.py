@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import threading
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 
 from flask import Blueprint, Response, current_app, jsonify, request
@@ -18,8 +16,9 @@ from api.http.requests import Query, read_body
 from api.openapi import schemas
 from api.openapi.endpoint import JSON, endpoint
 from api.openapi.problems import STORE
-from api.predictions.allowance import MAX_ANSWER_BYTES, MAX_IMAGES, check_file_name
+from api.predictions.allowance import MAX_ANSWER_BYTES, MAX_IMAGES, check_file_name, check_model
 from api.predictions.images import Reader, batches, kind_of
+from api.predictions.models import ModelCache
 from api.predictions.places import PredictionPlaces
 from api.services import services
 from shared import inference
@@ -88,9 +87,9 @@ def predict(job_id: str, query: PredictQuery) -> Response:
     size = request.content_length if request.content_length is not None else services().settings.predict_bytes
     with places.taken(places.bytes, owner, size):
         sent = Sent(query.invert)
-        model = load()  # from a store that may be slow
+        load()  # before there is a place to compute: a store may be slow. Not kept: many may wait, each for its own
         with places.taken(places.computing, owner):
-            answers = []
+            model, answers = load(), []  # read again only if others have taken its place in the cache
             reader = Reader(model, sent.invert)
             for pixels, names in batches(sent.parts(reader), reader.step):
                 for answer, name in zip(model.answer(pixels), names, strict=True):
@@ -108,31 +107,6 @@ def _places() -> PredictionPlaces:
 # --- the model --------------------------------------------------------------------------------------------------------
 
 
-class ModelCache:
-    """LRU cache of models by the SHA-256 of their files, up to `limit_bytes` in all."""
-
-    def __init__(self, limit_bytes: int) -> None:
-        self.limit_bytes = limit_bytes
-        self._models: OrderedDict[str, Model] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def get(self, key: str, load: Callable[[], Model]) -> Model:
-        with self._lock:
-            if key in self._models:
-                self._models.move_to_end(key)
-                return self._models[key]
-        model = load()  # without the lock: two requests may load the same file at once
-        with self._lock:
-            self._models[key] = model
-            while len(self._models) > 1 and self.size_bytes > self.limit_bytes:
-                self._models.popitem(last=False)
-        return model
-
-    @property
-    def size_bytes(self) -> int:
-        return sum(model.size_bytes for model in self._models.values())
-
-
 _models = ModelCache(MAX_MODEL_BYTES)
 
 
@@ -147,16 +121,29 @@ def find_model(job_id: str) -> Callable[[], Model]:
     if weights.size_bytes > MAX_MODEL_BYTES:
         detail = f"the model has {weights.size_bytes} bytes; models of at most {MAX_MODEL_BYTES} bytes are served"
         raise NotBuilt([FieldError("", "model_too_large", f"{detail}; download it and run its predict.py")])
-    return lambda: _models.get(weights.sha256 + description.sha256, lambda: _load(description, weights))
+    return lambda: _loaded(description, weights)
+
+
+def _loaded(description: ArtifactRow, weights: ArtifactRow) -> Model:
+    """The model in the cache, read into it if it is not there, in one of the few places for that. Raises NotBuilt,
+    NotFound and TooManyPredictions."""
+    key = weights.sha256 + description.sha256
+    if (model := _models.find(key)) is not None:
+        return model
+    places = _places()
+    with places.taken(places.loading, principal().owner):
+        return _models.get(key, lambda: _load(description, weights))
 
 
 def _load(description: ArtifactRow, weights: ArtifactRow) -> Model:
     from safetensors.numpy import load
 
     try:
-        return Model(json.loads(_bytes_of(description)), load(_bytes_of(weights)))
+        model = Model(json.loads(_bytes_of(description)), load(_bytes_of(weights)))
     except inference.Refused as error:
         raise NotBuilt([FieldError("", "not_built", str(error))]) from error
+    check_model(model)
+    return model
 
 
 def _bytes_of(row: ArtifactRow) -> bytes:

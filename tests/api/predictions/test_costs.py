@@ -15,6 +15,7 @@ from safetensors.numpy import save
 from sqlalchemy import func, select
 from support.costs import cpu_seconds, peak_bytes
 
+from api.http.errors import NotBuilt
 from api.predictions import allowance
 from api.predictions import images as formats
 from api.predictions.images import PixelBudget, Reader, batches, read_picture
@@ -271,6 +272,170 @@ def test_an_array_in_fortrans_order_is_read_up_to_a_size(monkeypatch):
     assert len(next(Reader(model(), False).of_file(body, None))) == 5
     monkeypatch.setattr(formats, "MAX_COLUMNS_FIRST_BYTES", 19)
     assert "ascontiguousarray" in refusal(lambda: list(Reader(model(), False).of_file(body, None)))
+
+
+# --- the cost of one image --------------------------------------------------------------------------------------------
+
+
+def cnn(
+    channels: list[int],
+    shape: tuple[int, int, int] = (1, 16, 16),
+    kernel: int = 3,
+    activation: str = "ReLU",
+    hidden: tuple[int, ...] = (),
+    norm: bool = False,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """model.json and weights of a network such as the trainer's, with weights that take no memory."""
+    layers: list[dict[str, Any]] = []
+    found: dict[str, Any] = {}
+
+    def add(kind: str, arguments: dict[str, Any], **tensors: tuple[int, ...]) -> None:
+        found.update(
+            {f"{len(layers)}.{name}": np.broadcast_to(np.float32(0.1), size) for name, size in tensors.items()}
+        )
+        layers.append({"type": kind, "arguments": arguments})
+
+    before, height, width = shape
+    for out in channels:
+        add("Conv2d", {}, weight=(out, before, kernel, kernel), bias=(out,))
+        if norm:
+            add(
+                "BatchNorm2d", {"eps": 1e-5}, **dict.fromkeys(("weight", "bias", "running_mean", "running_var"), (out,))
+            )
+        add(activation, {})
+        add("MaxPool2d", {"kernel_size": 2})
+        before, height, width = out, height // 2, width // 2
+    add("Flatten", {})
+    before *= height * width
+    for out in (*hidden, 3):
+        add("Linear", {}, weight=(out, before), bias=(out,))
+        if out != 3:
+            add(activation, {})
+        before = out
+    told = description(1, 3) | {"layers": layers, "input_shape": list(shape)}
+    told["normalization"] = {"mean": [0.1] * shape[0], "std": [0.3] * shape[0], "white": 255.0}
+    return told, found
+
+
+NETWORKS: list[dict[str, Any]] = [
+    {"channels": [64], "shape": (1, 64, 64)},
+    {"channels": [64], "shape": (3, 64, 64), "kernel": 1, "norm": True},
+    {"channels": [8, 64], "shape": (3, 50, 64), "kernel": 5, "hidden": (30,)},
+    {"channels": [4], "shape": (3, 64, 80), "kernel": 7, "norm": True},
+    {"channels": [90, 90], "shape": (3, 32, 32)},
+    {"channels": [1], "shape": (1, 64, 64), "kernel": 1, "hidden": (1000, 4000)},
+]
+
+
+@pytest.mark.parametrize("network", NETWORKS, ids=str)
+@pytest.mark.parametrize("activation", ["ReLU", "GELU", "Sigmoid", "Tanh"])
+def test_computing_holds_no_more_numbers_than_are_counted(network, activation, monkeypatch):
+    """The count, of one image and of those that are computed together, is also how many these are."""
+    monkeypatch.setattr(inference, "BLOCK", 1 << 10)
+    few = 13 * inference.BLOCK * 4 + 20_000  # of a block, and objects of Python
+    inference.erf(np.zeros(1))  # its table is made once
+    for chunk in (1 << 17, 1 << 20):  # in bands of rows, and several images at once
+        monkeypatch.setattr(inference, "CHUNK_FLOATS", chunk)
+        told, tensors = cnn(activation=activation, **network)
+        of = Model(told, {name: array.copy() for name, array in tensors.items()})
+        n = of.images_at_once
+        assert n == 1 or n * of.cost.floats <= chunk
+        for images in {1, n}:
+            pixels = np.zeros((images, *of.shape), np.float32)
+            counted = of.cost.floats_alone if images == n == 1 else images * of.cost.floats
+            peak = peak_bytes(lambda of=of, pixels=pixels: of.logits(pixels))
+            assert peak < 1.02 * 4 * counted + few
+        assert of.cost.floats_alone <= of.cost.floats + chunk
+
+
+def test_images_one_by_one_and_in_bands_are_answered_as_at_once(monkeypatch):
+    told, tensors = cnn([8, 16], (3, 20, 24), hidden=(9,), activation="GELU", norm=True)
+    rng = np.random.default_rng(5)
+    of = Model(told, {name: rng.random(array.shape, np.float32) for name, array in tensors.items()})
+    pixels = rng.random((5, 3, 20, 24), np.float32)
+    whole = of.logits(pixels)
+    monkeypatch.setattr(inference, "CHUNK_FLOATS", 3_000)
+    monkeypatch.setattr(inference, "BLOCK", 7)
+    np.testing.assert_allclose(of.logits(pixels), whole, rtol=1e-4)
+
+
+LARGE = (3, 224, 224)  # of which a network is small on the disk and large in memory
+
+
+@pytest.mark.parametrize(
+    ("network", "words"),
+    [
+        ({"channels": [2048, 2048], "shape": LARGE}, "multiplications"),
+        ({"channels": [2048], "shape": LARGE}, "bytes of memory"),
+        ({"channels": [2048], "shape": LARGE, "kernel": 1}, "bytes of memory"),
+        ({"channels": [700], "shape": LARGE, "activation": "GELU"}, "bytes of memory"),
+        ({"channels": [64, 2048, 1024], "shape": LARGE, "kernel": 7}, "multiplications"),
+        ({"channels": [1024, 8], "shape": (1, 256, 256), "norm": True}, "bytes of memory"),
+        ({"channels": [64], "shape": (1, 1200, 1200)}, "bytes of memory"),
+    ],
+    ids=str,
+)
+def test_a_model_of_which_one_image_costs_more_than_a_request_may_is_refused(network, words):
+    of = Model(*cnn(**network))
+    assert sum(4 * array.size for layer in of.weights for array in layer.values()) <= predictions.MAX_MODEL_BYTES
+    told = refused_model(of)
+    assert words in told
+    assert "run its model.onnx" in told
+
+
+def refused_model(of: Model) -> str:
+    with pytest.raises(NotBuilt) as refused:
+        allowance.check_model(of)
+    (error,) = refused.value.errors
+    assert error.code == "model_too_large"
+    return error.detail
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        {"channels": [512], "shape": LARGE},
+        {"channels": [64, 128, 256, 512, 512], "shape": LARGE, "hidden": (4096, 4096)},
+        {"channels": [16, 32], "shape": (1, 28, 28), "hidden": (64,)},
+        {"channels": [256, 256], "shape": (3, 96, 96), "kernel": 7, "activation": "GELU"},
+        {"channels": [1], "shape": (1, 64, 64), "hidden": (16_384,) * 2},
+    ],
+    ids=str,
+)
+def test_other_models_are_computed(network):
+    of = Model(*cnn(**network))
+    allowance.check_model(of)
+    allowance.Allowance(of).spend(1)
+
+
+def test_the_largest_model_that_is_computed_is_the_one_at_the_limit(monkeypatch):
+    of = Model(*cnn([4]))
+    for name, cost in (("MAX_MULTIPLICATIONS", of.cost.multiplications), ("MAX_FLOATS", of.cost.floats_alone)):
+        monkeypatch.setattr(allowance, name, cost)
+        allowance.check_model(of)
+        monkeypatch.setattr(allowance, name, cost - 1)
+        assert str(cost - 1 if name != "MAX_FLOATS" else 4 * (cost - 1)) in refused_model(of)
+        monkeypatch.undo()
+
+
+@pytest.mark.parametrize("limit", ["MAX_MULTIPLICATIONS", "MAX_FLOATS"])
+def test_every_kind_of_body_has_the_same_refusal_of_a_model_that_is_too_large(
+    client, predict, problem, limit, monkeypatch
+):
+    monkeypatch.setattr(allowance, limit, 7)  # a Linear layer of 4 x 2 has 8 multiplications
+    path = predict()
+    image = picture("L", 2)
+    bodies: list[dict[str, Any]] = [
+        {"json": {"images": [[0, 1], [1, 0]]}},
+        {"json": {"images": [[[0, 1], [1, 0]]] * 3}},
+        {"data": image, "content_type": "image/png"},
+        {"data": npz(np.zeros((2, 2, 2), np.uint8)), "content_type": "application/zip"},
+        {"data": {"files": [(io.BytesIO(image), "a.png"), (io.BytesIO(image), "b.png")]}},
+        {"data": {"files": (io.BytesIO(npz(np.zeros((1, 2, 2)))), "a.npz"), "white": "1"}},
+    ]
+    told = [problem(client.post(path, **body), 422, "not_built")["errors"] for body in bodies]
+    assert told[1:] == told[:-1]
+    monkeypatch.undo()
 
 
 # --- the answer -------------------------------------------------------------------------------------------------------

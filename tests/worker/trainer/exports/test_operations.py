@@ -74,7 +74,7 @@ def assert_agrees(net, shape, n=3):
 def test_numpy_answers_as_torch_does(name, shape):
     """Enlarged and not, of one channel and of three, square and not, a resnet as for CIFAR and as for ImageNet."""
     model = assert_agrees(with_weights(torchvision_nets.build(name, shape, 10)).eval(), shape)
-    assert model.multiplications > 1e6
+    assert model.cost.multiplications > 1e6
 
 
 class Net(nn.Module):
