@@ -296,7 +296,8 @@ class Operations:
         for number, (step, own) in enumerate(zip(self.steps, self.weights, strict=True)):
             held += step["size"]
             among_others, alone = _temporary(step, own, sizes[step["inputs"][0]] if step["inputs"] else 0)
-            found = found.with_layer(step["multiplications"], held + among_others, held + alone)
+            work = step["multiplications"] + NUMBER_COST * step["size"]
+            found = found.with_layer(work, held + among_others, held + alone)
             held -= sum(sizes[place] for place in self._unused[number])
         return found
 
@@ -361,9 +362,13 @@ def softmax(logits: Array) -> Array:
 # --- what one example costs -------------------------------------------------------------------------------------------
 
 
+NUMBER_COST = 50  # multiplications that a number of a layer's output counts as: GELU takes some 7 ns for one
+
+
 class Cost(NamedTuple):
-    """`multiplications` of one example; and the most numbers that are held for it at once, beside its pixels: `floats`
-    if it is one of several, and `floats_alone`, which are fewer if a convolution is divided into bands of rows."""
+    """`multiplications` of one example, with NUMBER_COST for each number that a layer computes; and the most numbers
+    that are held for it at once, beside its pixels: `floats` if it is one of several, and `floats_alone`, which are
+    fewer if a convolution is divided into bands of rows."""
 
     multiplications: int
     floats: int
@@ -410,7 +415,7 @@ def _cost(layers: list[dict[str, Any]], weights: list[Weights], shape: tuple[int
             multiplications = own["weight"].size
             shape = (len(own["weight"]),)
         both, size = size + math.prod(shape), math.prod(shape)
-        cost = cost.with_layer(multiplications, both + beside, both + alone)
+        cost = cost.with_layer(multiplications + NUMBER_COST * size, both + beside, both + alone)
     return cost
 
 

@@ -4,8 +4,8 @@ sum.
 Anonymous use is one owner. A dataset counts for each owner who uploaded it. Rows and log of a job are counted by the
 number of lines and their texts, with each checkpoint, when a client changes the job, and when it ends; until then the
 limit on queued jobs bounds them, which anonymous use does not have. As in shared/jobs/counters.py, each change is
-inserted as a row in the transaction that it counts, and the leader folds the rows of an owner and kind into one. Rows of
-the audit log, which stay when a job is deleted, are counted by the leader every hour.
+inserted as a row in the transaction that it counts, and the leader folds the rows of an owner and kind into one. Rows
+of the audit log, which stay when a job is deleted, are counted by the leader every hour.
 """
 
 from __future__ import annotations

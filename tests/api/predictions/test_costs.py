@@ -408,6 +408,12 @@ def test_other_models_are_computed(network):
     allowance.Allowance(of).spend(1)
 
 
+def test_activations_count_as_work_where_there_is_little_else():
+    """A GELU takes as long as some 50 multiplications: a convolution with one channel and a kernel of 1 has few."""
+    of = Model(*cnn(channels=[700], kernel=1, shape=(1, 224, 224), activation="GELU"))
+    assert of.cost.multiplications > 2 * 700 * 224**2 * inference.NUMBER_COST > 10 * 700 * 224**2
+
+
 def test_the_largest_model_that_is_computed_is_the_one_at_the_limit(monkeypatch):
     of = Model(*cnn([4]))
     for name, cost in (("MAX_MULTIPLICATIONS", of.cost.multiplications), ("MAX_FLOATS", of.cost.floats_alone)):
