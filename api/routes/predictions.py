@@ -22,6 +22,7 @@ from api.predictions.allowance import MAX_ANSWER_BYTES, MAX_IMAGES, check_file_n
 from api.predictions.images import Reader, batches, kind_of
 from api.predictions.places import PredictionPlaces
 from api.services import services
+from api.waiting import transfers
 from shared import inference
 from shared.db.tables import ArtifactRow
 from shared.errors import FieldError, NotFound, WrongState
@@ -153,6 +154,7 @@ def find_model(job_id: str) -> Callable[[], Model]:
 def _load(description: ArtifactRow, weights: ArtifactRow) -> Model:
     from safetensors.numpy import load
 
+    transfers.will_use_store()
     try:
         return Model(json.loads(_bytes_of(description)), load(_bytes_of(weights)))
     except inference.Refused as error:
