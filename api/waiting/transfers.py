@@ -3,8 +3,10 @@ machine. How many there may be, in total and per owner.
 
 A body that has not arrived with its head, and a response that is larger than a socket's buffer, need a place before
 they begin: without a free one the answer is a 503. Whatever else turns out to wait for its client takes one then; the
-connection is closed if there is none. A store on another machine may be slow or not answer, so whatever asks it takes
-a place before: reads, uploads, predictions, and the removal of files, which is left for later without one.
+connection is closed if there is none. A request has its place until it ends, a stream until the write has ended.
+
+A store on another machine may be slow or not answer, so whatever asks it takes a place before: reads, uploads,
+predictions, and the removal of files, which is left for later without one.
 """
 
 from __future__ import annotations

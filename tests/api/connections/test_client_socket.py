@@ -93,6 +93,34 @@ class TestPlaces:
         connection.end_request()
         assert places.enter("carl") is not None
 
+    def test_a_stream_has_one_during_each_write_that_waits(self, pair):
+        connection, client = pair
+        places, seen = Places(1), []
+        waiting(connection, places).leaves_after_write = True
+
+        def read() -> float:
+            seen.append(places.in_use)
+            client.read(1 << 20)
+            return 1.0
+
+        client.acts = read
+        for _ in range(2):
+            connection.sendall(LARGE)
+            assert places.in_use == 0
+        assert set(seen) == {1}
+        places.enter("bert")
+        with pytest.raises(ClientTooSlow, match="no place"):
+            connection.sendall(LARGE)
+
+    def test_the_next_request_of_its_connection_is_none(self, pair):
+        connection, client = pair
+        places = Places(1)
+        connection.leaves_after_write = True
+        connection.end_request()
+        client.acts = lambda: client.read(1 << 20) or 1.0
+        waiting(connection, places).sendall(LARGE)
+        assert places.in_use == 1
+
     def test_setting_it_to_blocking_has_no_effect(self, pair):
         connection, _ = pair
         connection.setblocking(True)

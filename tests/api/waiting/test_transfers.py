@@ -73,7 +73,8 @@ def places(app: Any) -> Places:
 
 @pytest.fixture
 def connection() -> Iterator[Callable[..., ClientSocket]]:
-    """connection(is_body_incoming=False): the server's end of a new connection."""
+    """connection(is_body_incoming=False): the server's end of a new connection; connection.read(ours, size): receive at
+    the other end."""
     ends: list[socket.socket] = []
 
     def new(is_body_incoming: bool = False) -> ClientSocket:
@@ -82,6 +83,12 @@ def connection() -> Iterator[Callable[..., ClientSocket]]:
         client.is_body_incoming = is_body_incoming
         return client
 
+    def read(client: ClientSocket, size: int) -> None:
+        theirs = ends[ends.index(client) + 1]
+        while size > 0 and (received := theirs.recv(size)):
+            size -= len(received)
+
+    new.read = read  # type: ignore[attr-defined]
     yield new
     for end in ends:
         end.close()
@@ -304,6 +311,31 @@ class TestStore:
             for sender in senders:
                 sender.join()
         assert early + [answers.get() for _ in range(2)] == [200 if kind == "deletions" else 503] * 6
+
+
+@pytest.mark.parametrize("path", ["events", "/"])
+def test_a_stream_that_has_waited_for_its_client_goes_on_without_a_place(client, connection, hands, places, path):
+    """Not so a download; of a stream, only the write that waits has a place."""
+    stream, download = connection(), connection()
+    path = hands.submit()["links"]["events"] if path == "events" else path
+    answer = ask(client, stream, "GET", path, headers={"Accept": "text/event-stream"})
+    assert answer.mimetype == "text/event-stream"
+    ask(client, download, "GET", "/v1/jobs")
+    for ours, expected in ((stream, 0), (download, 1)):
+        reader = threading.Thread(target=connection.read, args=(ours, 1 << 23), daemon=True)
+        reader.start()
+        ours.sendall(bytes(1 << 23))  # more than the buffers take
+        reader.join()
+        assert places.in_use == expected
+    answer.close()
+
+
+def test_the_response_to_a_long_poll_is_no_stream(client, connection, hands, places):
+    ours = connection()
+    assert ask(client, ours, "GET", f"{hands.submit()['links']['self']}?wait=0.01").status_code == 200
+    assert ours.enter()
+    ours.sendall(b"its head")
+    assert places.in_use == 1
 
 
 def test_the_end_of_a_request_leaves_its_place(client, connection, places):
