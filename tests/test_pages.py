@@ -8,6 +8,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from api import server
+from api.connections import client_socket, incoming, worker
+from api.waiting import long_polling, transfers
+from shared import artifacts
 from shared.config import Settings
 
 ROOT = Path(__file__).parents[1]
@@ -30,6 +34,33 @@ def test_each_promise_of_the_security_page_names_existing_tests() -> None:
     assert len(rows) > 15
     assert all(re.search(r"`(tests/|make )", row.rpartition(" | ")[2]) for row in rows)
     assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
+
+
+@pytest.mark.parametrize(
+    ("resource", "numbers"),
+    [
+        ("threads that wait for slow clients", f"{Settings.model_fields['transfers'].default} per API process"),
+        ("held requests", f"{Settings.model_fields['held_requests'].default} per API process"),
+        ("rate of a client", f"{client_socket.MIN_BYTES >> 10} KiB in each {client_socket.PATIENCE_SECONDS:.0f} s"),
+        ("incomplete requests", f"up to {incoming.MAX_BODY_BYTES >> 10} KiB"),
+        ("incomplete requests", f"{worker.REQUEST_SECONDS:.0f} s each, {worker.MAX_INCOMING} per API process"),
+        (
+            "head of a request",
+            f"{incoming.MAX_HEAD_BYTES >> 10} KiB, its lines {(server.limit_request_line + 2) >> 10} KiB",
+        ),
+        ("threads for `/healthz`", f"{worker.HEALTH_THREADS} per API process"),
+        ("what is read ahead", f"{(artifacts.READ_AHEAD + artifacts.CHUNK) >> 20} MiB"),
+        (
+            "unsent bytes",
+            f"{client_socket.UNSENT_BYTES >> 10} KiB, for at most {client_socket.UNACKNOWLEDGED_MS // 1000} s",
+        ),
+    ],
+)
+def test_limits_of_the_security_page_are_those_of_the_code(resource: str, numbers: str) -> None:
+    """Their tests set lower ones."""
+    assert (long_polling.SHARE, transfers.SHARE, transfers.STRANGERS_SHARE) == (0.75, 0.5, 0.25), "in words there"
+    [row] = [line for line in (DOCS / "security.md").read_text().splitlines() if line.startswith(f"| {resource}")]
+    assert numbers in row
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

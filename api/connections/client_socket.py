@@ -57,6 +57,8 @@ class ClientSocket(socket.socket):
                     self.setsockopt(socket.IPPROTO_TCP, name, value)
         self.is_body_incoming = False  # whether a part of the request's body was not received when its thread started
         self.take_place: Callable[[], Leave | None] | None = None  # set per request; None: it must not wait
+        # whether it is left after each write: a stream, which lasts for hours, waits for its client now and then only
+        self.leaves_after_write = False
         self._leave: Leave | None = None
         self._bytes, self._waited = 0, 0.0  # since the first wait after the last check
 
@@ -76,8 +78,12 @@ class ClientSocket(socket.socket):
 
     def end_request(self) -> None:
         """Leave the request's place. Until the next request sets `take_place`, no call waits for the client."""
-        self.take_place, leave, self._leave = None, self._leave, None
+        self._leave_place()
+        self.take_place, self.leaves_after_write = None, False
         self._bytes, self._waited = 0, 0.0
+
+    def _leave_place(self) -> None:
+        leave, self._leave = self._leave, None
         if leave is not None:
             leave()
 
@@ -109,6 +115,8 @@ class ClientSocket(socket.socket):
                 continue
             self._bytes += sent
             if sent == len(left):
+                if self.leaves_after_write:
+                    self._leave_place()
                 return
             left = memoryview(left)[sent:]
 

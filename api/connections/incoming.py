@@ -28,13 +28,16 @@ class IncomingRequest:
         self.received = bytearray()
         self.is_ready = False
         self._max_line = max_line
+        self._head: int | None = None  # length of the head; None while it is incomplete
         self._end: int | None = None  # length of head and body; None while the head is incomplete
         self._is_chunked = False
 
     @property
     def is_too_large(self) -> bool:
-        """Whether the head is larger than MAX_HEAD_BYTES, and still incomplete."""
-        return not self.is_ready and self._end is None and len(self.received) > MAX_HEAD_BYTES
+        """Whether the head is larger than MAX_HEAD_BYTES. A malformed one, of which a thread tells why, is not."""
+        if self._head is None:
+            return not self.is_ready and len(self.received) > MAX_HEAD_BYTES
+        return self._head > MAX_HEAD_BYTES
 
     @property
     def is_body_incoming(self) -> bool:
@@ -68,7 +71,7 @@ class IncomingRequest:
 
     def _read_framing(self, head: int) -> None:
         """How long the body is, as far as that decides who receives it; gunicorn's parser checks the headers."""
-        body = 0
+        body, self._head = 0, head
         if self.received.startswith(WITHOUT_BODY):
             self._end = head  # if there is a body nevertheless, a thread waits for it as for a larger one
             return

@@ -209,11 +209,13 @@ class Worker(ThreadWorker):
             conn.incoming.add(data)
         else:
             conn.incoming.end()
-        if conn.incoming.is_ready:
-            return self._hand_over
-        if not data:
-            return self._close
-        return self._refuse_head if conn.incoming.is_too_large else None
+        return self._after(conn) or (None if data else self._close)
+
+    def _after(self, conn: Connection) -> Callable[[Connection], None] | None:
+        """What happens to the connection after what has been received of its request; None: it is incomplete."""
+        if conn.incoming.is_too_large:
+            return self._refuse_head
+        return self._hand_over if conn.incoming.is_ready else None
 
     def _refuse_head(self, conn: Connection) -> None:
         self._refuse(conn, errors.LimitRequestHeaders(f"the request's head exceeds {MAX_HEAD_BYTES} bytes"))
@@ -272,10 +274,7 @@ class Worker(ThreadWorker):
         if ahead := conn.parser.unreader.take_buffered():  # the beginning of the next request
             conn.since = time.monotonic()
             conn.incoming.add(ahead)
-            if conn.incoming.is_ready:
-                self._hand_over(conn)
-            else:
-                self._await(conn)
+            (self._after(conn) or self._await)(conn)
             return
         conn.set_timeout()
         if not self.alive:

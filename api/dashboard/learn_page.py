@@ -137,7 +137,7 @@ def _can_be_walked(architecture: View) -> bool:
 
 
 def _content(file: ArtifactRow) -> View:
-    transfers.will_read(file.size_bytes)
+    transfers.will_use_store(file.size_bytes)
     try:
         with services().store.open(file.key) as stored:
             content: View = json.load(stored)

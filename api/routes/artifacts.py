@@ -57,19 +57,23 @@ def download(job_id: str, name: str) -> Response:
     with services().database.read() as session:
         jobs.get(session, job_id)
         row = jobs.artifact(session, job_id, name)
-    served = _request()
-    if request.method == "GET" and not request.if_none_match:
-        transfers.will_read(_number_of_bytes(served, row.size_bytes))
-    try:
-        file = services().store.open(row.key)
-    except FileNotFoundError as error:
-        raise NotFound(f"the file {name} of job {job_id} has been removed") from error
-    response = Response(wrap_file(request.environ, file), mimetype=row.media_type, direct_passthrough=True)
-    response.call_on_close(file.close)
+    response = Response(mimetype=row.media_type, direct_passthrough=True)
+    response.accept_ranges = "bytes"
     response.content_length = row.size_bytes
     response.last_modified = row.created_at
     response.set_etag(row.sha256)
     response.headers.set("Content-Disposition", "attachment", filename=row.name)
+    response.make_conditional(request)  # without its Range, which comes after (RFC 9110, section 13.2.2)
+    if response.status_code != 200:
+        return response  # a 304 needs the row only
+    served = _request()
+    transfers.will_use_store(_number_of_bytes(served, row.size_bytes) if request.method == "GET" else 0)
+    try:
+        file = services().store.open(row.key)
+    except FileNotFoundError as error:
+        raise NotFound(f"the file {name} of job {job_id} has been removed") from error
+    response.response = wrap_file(request.environ, file)
+    response.call_on_close(file.close)
     try:
         response.make_conditional(served, accept_ranges=True, complete_length=row.size_bytes)
     except HTTPException:  # 416
@@ -120,9 +124,8 @@ def download_all(job_id: str) -> Response:
     response.set_etag(_etag(rows), weak=True)  # the zip's bytes also depend on the time at which it is made
     response.headers.set("Content-Disposition", "attachment", filename=f"{job_id}.zip")
     response.make_conditional(request)
-    if response.status_code != 304:
-        if request.method == "GET":
-            transfers.will_read(sum(row.size_bytes for row in rows))
+    if response.status_code == 200:
+        transfers.will_use_store(sum(row.size_bytes for row in rows) if request.method == "GET" else 0)
         archive = _archive(job_id, rows)
         response.content_length = len(archive)
         response.response = archive

@@ -106,6 +106,7 @@ def _add(upload: Upload, folder: Path) -> tuple[Response, int, dict[str, str]]:
         if created is not None:
             audit_log.note(session, dataset_id, 201 if created else 200)
     if created is None:
+        transfers.will_use_store()  # before the work of decoding
         decoded = folder / "decoded"
         info, options = ingest(upload.files, fields, name, decoded, services().settings.max_unpacked_bytes)
         created = _store(decoded, dataset_id, info, sha256, {**options, "files": upload.digests}, owner, name)
@@ -140,31 +141,36 @@ def show_samples(dataset_id: str) -> Response:
     The dataset's `links.samples` is null if there are none: of `cifar10`, of built-in datasets whose files are missing,
     and of uploads to versions up to 0.2.0.
     """
-    if (info := DATASETS.get(dataset_id)) is not None:
-        from api.uploads.built_in_samples import built_in_sheet  # imports NumPy and Pillow
+    if (info := DATASETS.get(dataset_id)) is None:
+        return _stored_samples(dataset_id)
+    from api.uploads.built_in_samples import built_in_sheet  # imports NumPy and Pillow
 
-        content = built_in_sheet(info, services().settings.datasets_dir)
-    else:
-        content = _stored_samples(dataset_id)
-    response = Response(content, mimetype=PNG)
+    response = Response(built_in_sheet(info, services().settings.datasets_dir), mimetype=PNG)
     response.add_etag()
     response.make_conditional(request)
     return response
 
 
-def _stored_samples(dataset_id: str) -> bytes:
+def _stored_samples(dataset_id: str) -> Response:
+    """The response with the sample images of an uploaded dataset; the ETag is their SHA-256, which the row has."""
     with services().database.read() as session:
         row = dataset_store.get(session, dataset_id, owner_filter())
     if SAMPLES not in row.files:
         raise NotFound(
             f"{dataset_id} was uploaded to an earlier version, which stored no sample images; upload it again"
         )
-    transfers.will_read(0)
+    response = Response(mimetype=PNG)
+    response.set_etag(row.files[SAMPLES]["sha256"])
+    response.make_conditional(request)
+    if response.status_code != 200:
+        return response
+    transfers.will_use_store()
     try:
         with services().store.open(f"{row.folder}/{SAMPLES}") as file:
-            return file.read()
+            response.set_data(file.read())
     except FileNotFoundError as error:
         raise NotFound(f"the sample images of {dataset_id} have been removed from the store") from error
+    return response
 
 
 @bp.delete("/v1/datasets/<dataset_id>")

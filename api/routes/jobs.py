@@ -26,6 +26,7 @@ from api.openapi import schemas
 from api.openapi.endpoint import SPEC_BYTES, endpoint
 from api.openapi.problems import QUEUES
 from api.services import services
+from api.waiting import transfers
 from shared import workers
 from shared.datasets import dataset_store
 from shared.datasets.catalog import DatasetInfo
@@ -180,8 +181,8 @@ def show(job_id: str, query: JobQuery) -> Response:
 def delete(job_id: str) -> Response:
     """Delete a job that has ended, with its log, files and checkpoints
 
-    `freed_bytes` is the disk space freed, over all attempts. While the artifact store is not available it is 0, and the
-    files are removed once it is.
+    `freed_bytes` is the disk space freed, over all attempts. While the artifact store is not available, or as many
+    requests wait for it as may, it is 0, and the files are removed later.
     """
     with services().database.write() as session:
         jobs.remove(session, job_id)
@@ -191,8 +192,11 @@ def delete(job_id: str) -> Response:
 
 def remove_files(keys: Sequence[str]) -> int:
     """Remove the folders of deleted jobs or datasets; return the bytes freed. Called after the rows are deleted, so
-    that no row refers to a missing file. The deletion has listed the folders: the leader removes those that remain."""
+    that no row refers to a missing file. The deletion has listed the folders: the leader removes those that remain, and
+    all of them where this request may not wait for the store."""
     freed = 0
+    if not transfers.may_use_store():
+        return freed
     try:
         for key in keys:
             freed += services().store.remove_folder(key)

@@ -21,6 +21,7 @@ from api.predictions.images import Reader, batches, kind_of
 from api.predictions.models import ModelCache
 from api.predictions.places import PredictionPlaces
 from api.services import services
+from api.waiting import transfers
 from shared import inference
 from shared.db.tables import ArtifactRow
 from shared.errors import FieldError, NotFound, WrongState
@@ -138,6 +139,7 @@ def _loaded(description: ArtifactRow, weights: ArtifactRow) -> Model:
 def _load(description: ArtifactRow, weights: ArtifactRow) -> Model:
     from safetensors.numpy import load
 
+    transfers.will_use_store()
     try:
         model = Model(json.loads(_bytes_of(description)), load(_bytes_of(weights)))
     except inference.Refused as error:

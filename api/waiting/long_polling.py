@@ -12,6 +12,7 @@ from flask import Response, current_app, request
 from pydantic import Field
 
 from api.access import auth
+from api.connections.client_socket import ClientSocket
 from api.connections.places import Places
 from api.http.requests import Query
 from api.waiting import disconnects
@@ -64,7 +65,8 @@ class LongPolls:
 
 
 class Place:
-    """The place of one held request. `token_is_valid` checks the request's token; None if it has none that can end."""
+    """The place of one held request, which has a place of a transfer only during writes that wait for the client.
+    `token_is_valid` checks the request's token; None if it has none that can end."""
 
     def __init__(
         self,
@@ -73,11 +75,19 @@ class Place:
         client: socket.socket | None,
         token_is_valid: Callable[[], bool] | None,
     ) -> None:
-        self.leave = leave
+        self._leave = leave
         self._notifier, self._client, self._token_is_valid = notifier, client, token_is_valid
         self._check_token_at = time.monotonic() + TOKEN_SECONDS
         if client is not None:
             disconnects.set_user_timeout(client)
+        if isinstance(client, ClientSocket):
+            client.leaves_after_write = True
+
+    def leave(self) -> None:
+        """Called once. The response to a long poll, which is sent after that, has a transfer's place until its end."""
+        if isinstance(self._client, ClientSocket):
+            self._client.leaves_after_write = False
+        self._leave()
 
     def wait(self, job_id: str, predicate: Predicate, seconds: float) -> None:
         """As `ChangeNotifier.wait`, interrupted every TOKEN_SECONDS to check the token."""

@@ -1,8 +1,12 @@
-"""Transfers: requests whose thread waits for data from or to a client. How many there may be, in total and per owner.
+"""Transfers: requests whose thread waits for data from or to a client, or for a store that is not a folder of this
+machine. How many there may be, in total and per owner.
 
 A body that has not arrived with its head, and a response that is larger than a socket's buffer, need a place before
 they begin: without a free one the answer is a 503. Whatever else turns out to wait for its client takes one then; the
-connection is closed if there is none.
+connection is closed if there is none. A request has its place until it ends, a stream until the write has ended.
+
+A store on another machine may be slow or not answer, so whatever asks it takes a place before: reads, uploads,
+predictions, and the removal of files, which is left for later without one.
 """
 
 from __future__ import annotations
@@ -32,11 +36,20 @@ def register(app: Flask, settings: Settings) -> None:
     app.after_request(_refuse_large)
 
 
-def will_read(size: int) -> None:
-    """Take a place for this request before it reads `size` bytes from the store: if they are many, or the store is not
-    a folder of this machine and may be slow. Raises TooManyTransfers."""
-    if size > SMALL_BYTES or services().store.local_path("") is None:
+def will_use_store(size: int = 0) -> None:
+    """Take a place for this request before it asks the store, or sends `size` bytes from it: if they are many, or the
+    store is not a folder of this machine and may be slow. Raises TooManyTransfers."""
+    if size > SMALL_BYTES or _may_be_slow():
         _need()
+
+
+def may_use_store() -> bool:
+    """As `will_use_store()`, for what can be done later. Returns False where that raises."""
+    return not _may_be_slow() or _has_place()
+
+
+def _may_be_slow() -> bool:
+    return services().store.local_path("") is None
 
 
 def _begin() -> None:
@@ -57,12 +70,17 @@ def _share() -> tuple[str | None, float]:
 
 
 def _need() -> None:
-    client = disconnects.of_this_request()
-    if isinstance(client, ClientSocket) and not client.enter():
+    if not _has_place():
         raise TooManyTransfers(
-            "too many uploads and downloads of this owner, or of all, are in progress; retry in "
-            f"{TooManyTransfers.retry_after_seconds} s (GRADQ_TRANSFERS)"
+            "too many uploads, downloads and other requests that wait for the store are in progress, of this owner or "
+            f"of all; retry in {TooManyTransfers.retry_after_seconds} s (GRADQ_TRANSFERS)"
         )
+
+
+def _has_place() -> bool:
+    """Whether this request has a place, if need be after taking one. Without gunicorn nothing is limited."""
+    client = disconnects.of_this_request()
+    return not isinstance(client, ClientSocket) or client.enter()
 
 
 def _refuse_large(response: Response) -> Response:

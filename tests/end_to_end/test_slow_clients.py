@@ -9,6 +9,7 @@ import select
 import socket
 from collections.abc import Iterator
 from http.client import HTTPResponse
+from pathlib import Path
 
 import httpx2
 import psutil
@@ -212,3 +213,41 @@ def test_a_header_does_not_replace_the_path(api: Api, name: str) -> None:
 def test_a_process_may_open_as_many_files_as_its_connections_need(api: Api) -> None:
     soft, hard = psutil.Process(api.part.process.pid).rlimit(psutil.RLIMIT_NOFILE)
     assert soft >= min(hard, 8192)
+
+
+@pytest.fixture
+def silent_store(tmp_path: Path) -> Iterator[Api]:
+    """An API whose object store accepts connections and does not answer."""
+    with socket.create_server(("127.0.0.1", 0), backlog=100) as store:
+        settings = {
+            "GRADQ_TRANSFERS": str(TRANSFERS),
+            "GRADQ_HELD_REQUESTS": "0",
+            "GRADQ_ARTIFACTS_URL": "s3://bucket/store",
+            "GRADQ_REDIS_URL": f"redis+socket://{tmp_path}/b",
+            "GRADQ_RATE_CHANGES": "none",
+            "AWS_ACCESS_KEY_ID": "test",
+            "AWS_SECRET_ACCESS_KEY": "test",
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{store.getsockname()[1]}",
+        }
+        api = Api(tmp_path, "--workers", "1", "--threads", str(THREADS), **settings)
+        yield api
+        api.close()
+
+
+@pytest.mark.long
+def test_deletions_from_a_store_that_does_not_answer_take_the_places_of_transfers_alone(silent_store: Api) -> None:
+    api, connections = silent_store, []
+    for _ in range(MANY):
+        job = api.http.post("/v1/jobs", json={}).json()["links"]["self"]
+        assert api.http.post(f"{job}/cancel").json()["status"] == "cancelled"
+        connections.append(api.connect())
+        connections[-1].sendall(f"DELETE {job} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+
+    def answered() -> list[socket.socket]:
+        return select.select(connections, [], [], 0)[0]
+
+    wait_for(lambda: len(answered()) == MANY - TRANSFERS, 10, "answers to those that have no place")
+    for response in map(answer, answered()):
+        assert (response.status, json.loads(response.read())["freed_bytes"]) == (200, 0)
+    assert_others_are_served(api)

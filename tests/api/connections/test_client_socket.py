@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import fcntl
 import select
 import socket
+import struct
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from support.postgres import part_missing
 
 from api.connections import client_socket
-from api.connections.client_socket import MIN_BYTES, PATIENCE_SECONDS, ClientSocket, ClientTooSlow
+from api.connections.client_socket import MIN_BYTES, PATIENCE_SECONDS, UNSENT_BYTES, ClientSocket, ClientTooSlow
 from api.connections.places import Places
 
 LARGE = bytes(range(256)) * 8192  # 2 MiB: more than the buffers of a pair of sockets
+SIOCOUTQNSD = 0x894B  # see linux/sockios.h
 
 
 class Client:
@@ -93,6 +98,34 @@ class TestPlaces:
         connection.end_request()
         assert places.enter("carl") is not None
 
+    def test_a_stream_has_one_during_each_write_that_waits(self, pair):
+        connection, client = pair
+        places, seen = Places(1), []
+        waiting(connection, places).leaves_after_write = True
+
+        def read() -> float:
+            seen.append(places.in_use)
+            client.read(1 << 20)
+            return 1.0
+
+        client.acts = read
+        for _ in range(2):
+            connection.sendall(LARGE)
+            assert places.in_use == 0
+        assert set(seen) == {1}
+        places.enter("bert")
+        with pytest.raises(ClientTooSlow, match="no place"):
+            connection.sendall(LARGE)
+
+    def test_the_next_request_of_its_connection_is_none(self, pair):
+        connection, client = pair
+        places = Places(1)
+        connection.leaves_after_write = True
+        connection.end_request()
+        client.acts = lambda: client.read(1 << 20) or 1.0
+        waiting(connection, places).sendall(LARGE)
+        assert places.in_use == 1
+
     def test_setting_it_to_blocking_has_no_effect(self, pair):
         connection, _ = pair
         connection.setblocking(True)
@@ -100,6 +133,35 @@ class TestPlaces:
         with pytest.raises(BlockingIOError):
             connection.recv(1, socket.MSG_DONTWAIT)
         assert connection.gettimeout() == 0
+
+
+@pytest.fixture
+def accepted() -> Iterator[ClientSocket]:
+    """The server's end of a TCP connection."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        client = socket.create_connection(listener.getsockname())
+        connection = ClientSocket(listener.accept()[0])
+        yield connection
+        connection.close()
+        client.close()
+
+
+@pytest.mark.parametrize(("name", "value"), [("TCP_USER_TIMEOUT", 30_000), ("TCP_NOTSENT_LOWAT", 256 << 10)])
+def test_the_kernel_has_the_limits_of_what_it_stores(accepted: ClientSocket, name: str, value: int) -> None:
+    """Milliseconds without an acknowledgement, and unsent bytes."""
+    if not hasattr(socket, name):
+        part_missing(f"this system has no {name}")
+    assert accepted.getsockopt(socket.IPPROTO_TCP, getattr(socket, name)) == value
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux how many bytes are unsent")
+def test_what_a_client_does_not_read_stays_with_the_sender(accepted: ClientSocket) -> None:
+    """Although the kernel's buffer for the connection could grow to 4 MiB; one segment may exceed the limit."""
+    with pytest.raises(ClientTooSlow, match="no place"):
+        for _ in range(1000):
+            accepted.sendall(bytes(64 << 10))
+    [unsent] = struct.unpack("i", fcntl.ioctl(accepted, SIOCOUTQNSD, bytes(4)))
+    assert 0 < unsent <= UNSENT_BYTES + (128 << 10)
 
 
 def run(connection: ClientSocket, call: str, folder: Path) -> object:

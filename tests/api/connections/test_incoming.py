@@ -66,7 +66,21 @@ def test_pieces_make_no_difference(case: Case) -> None:
 def test_a_head_has_a_limit_and_a_body_that_is_collected_too() -> None:
     assert not request_of(GET[:-2] + b"X: y\r\n" * 100).is_too_large
     assert request_of(GET[:-2] + b"X: y\r\n" * (MAX_HEAD_BYTES // 6)).is_too_large
-    assert not request_of(POST + b"Content-Length: 9\r\nX: " + b"y" * MAX_HEAD_BYTES + b"\r\n\r\n").is_too_large
+
+
+@pytest.mark.parametrize("more", [-1, 0, 1, 16 << 10])
+@pytest.mark.parametrize("begin", [GET[:-2], POST + b"Content-Length: 9\r\n", POST + b"Transfer-Encoding: chunked\r\n"])
+@pytest.mark.parametrize("after", [b"", b"{", GET], ids=["nothing", "body", "next request"])
+def test_that_limit_is_exact(begin: bytes, more: int, after: bytes) -> None:
+    """Whether the end of the head comes with its other bytes or alone."""
+    head = begin + b"X: " + b"y" * (MAX_HEAD_BYTES + more - len(begin) - len("X: \r\n\r\n")) + b"\r\n\r\n"
+    assert len(head) == MAX_HEAD_BYTES + more
+    assert request_of(head + after).is_too_large is (more > 0)
+    assert request_of(head[:-1], head[-1:] + after).is_too_large is (more > 0)
+
+
+def test_a_body_does_not_count_as_head() -> None:
+    assert not request_of(POST + b"Content-Length: %d\r\n\r\n" % MAX_BODY_BYTES + bytes(MAX_BODY_BYTES)).is_too_large
 
 
 @pytest.mark.parametrize("received", [POST + b"Content-Length: 9\r\n\r\n{", GET[:-2], b""])

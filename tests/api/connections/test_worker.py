@@ -16,6 +16,7 @@ import pytest
 from gunicorn.config import Config
 from gunicorn.glogging import Logger
 
+from api.connections import incoming
 from api.connections import worker as module
 from api.connections.worker import CLOSING_SECONDS, REQUEST_SECONDS, Connection, Worker
 from api.monitoring import request_counts
@@ -124,6 +125,15 @@ class TestReading:
         process.poll()
         assert (process.worker.nr_conns, len(process.worker.incoming), len(process.requests)) == (0, 0, 0)
         assert not process.worker.incoming_by_address
+
+    @pytest.mark.parametrize("ahead", [b"", GET], ids=["first", "after another"])
+    def test_a_head_that_is_too_large_is_refused_though_it_is_complete(self, process, monkeypatch, ahead):
+        monkeypatch.setattr(incoming, "MAX_HEAD_BYTES", 1000)
+        client = process.connect(ahead + GET[:-2] + b"X: " + b"y" * 1000 + b"\r\n\r\n")
+        if ahead:
+            process.finish(keep=True)
+        assert client.recv(100).startswith(b"HTTP/1.1 431 ")
+        assert (process.requests, len(process.worker.closing)) == ([], 1)
 
     def test_an_incomplete_request_is_refused_in_time(self, process, clock):
         begun, silent = process.connect(GET[:10]), process.connect()
