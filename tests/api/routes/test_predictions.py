@@ -384,10 +384,11 @@ class TestRefused:
         assert classes(client.post(finished(zoo), json={"images": [BRIGHT, DARK]})) == ["bright", "dark"]
 
     def test_more_images_than_the_service_computes_for_one_request(self, client, path, problem, monkeypatch):
-        monkeypatch.setattr(allowance, "MAX_MULTIPLICATIONS", 17)  # of 8 for each image
+        each = Model(DESCRIPTION, WEIGHTS).cost.multiplications
+        monkeypatch.setattr(allowance, "MAX_MULTIPLICATIONS", 2 * each + 1)
         assert len(classes(client.post(path, json={"images": [DARK] * 2}))) == 2
         detail = problem(client.post(path, json={"images": [DARK] * 3}), 422, "invalid_images")["detail"]
-        assert "3 images, of 8 multiplications each" in detail
+        assert f"3 images, of {each} multiplications each" in detail
         assert "send at most 2 per request" in detail
 
     def test_a_model_that_is_too_large_to_keep(self, client, path, problem, monkeypatch):
@@ -418,7 +419,7 @@ class TestModelCache:
             Transfers(patched, damaged=1)
             problem(client.post(path, json={"images": DARK}), 503, "store_unavailable")
         assert classes(client.post(path, json={"images": DARK})) == ["dark"]
-        assert len(predictions._models._models) == 1
+        assert len(predictions._models._held) == 1
 
     def test_the_ones_used_last_stay_within_the_bytes(self):
         cache = ModelCache(2 * self.model(100).size_bytes)
