@@ -152,7 +152,9 @@ def test_of_an_archive_only_the_dataset_s_files_are_unpacked(tmp_path: Path, mir
 
 
 @pytest.mark.parametrize(
-    "content", [archive("other"), archive(names=CIFAR.files[:-1]), b"no archive", archive()[:-200]]
+    "content",
+    [archive("other"), archive(names=CIFAR.files[:-1]), b"no archive", archive()[:-200]],
+    ids=["other folder", "file missing", "no archive", "cut"],
 )
 def test_an_archive_without_the_files_is_a_data_error(tmp_path: Path, mirror: Mirror, monkeypatch, content) -> None:
     mirror.files["cifar.tar.gz"] = content
@@ -187,7 +189,9 @@ def test_a_mirror_that_takes_no_connection_is_away(tmp_path: Path, mirror: Mirro
         downloads.fetch_missing(KMNIST, tmp_path, no_stop)
 
 
-@pytest.mark.parametrize("fault", [404, 403, 410, b"<html>moved</html>", FILES[LAST][:-1]], ids=repr)
+@pytest.mark.parametrize(
+    "fault", [404, 403, 410, b"<html>moved</html>", FILES[LAST][:-1]], ids=["404", "403", "410", "page", "cut"]
+)
 def test_a_mirror_that_has_another_file_or_none_is_a_data_error(tmp_path: Path, mirror: Mirror, fault) -> None:
     mirror.faults[LAST] = [fault] * downloads.TRIES
     with pytest.raises(DataError, match=r"put the files into .*raw$") as error:
