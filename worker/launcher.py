@@ -94,8 +94,11 @@ class Launcher:
         pipe.close()
 
     def start(self, plan: Plan) -> Trainer:
-        """Fork a trainer that runs `plan`. Raises EOFError, OSError or RuntimeError when no trainer server can be started,
-        and psutil.NoSuchProcess for a trainer that is gone at once."""
+        """Fork a trainer that runs `plan`.
+
+        Raises EOFError, OSError or RuntimeError when no trainer server can be started, and psutil.NoSuchProcess for a
+        trainer that is gone at once.
+        """
         process, pipe = self._start("run", plan)
         assert process.pid is not None
         try:

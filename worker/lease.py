@@ -6,7 +6,6 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from types import TracebackType
 from typing import Any, TypeVar
 
 import structlog
@@ -46,13 +45,12 @@ class LeaseKeeper(MaintenanceThread):
         self._failing_from: float | None = None
         self._renewed = time.monotonic()
 
-    def __enter__(self) -> LeaseKeeper:
-        self.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
+    def stop(self) -> None:
+        """End the thread, if it was started, and all that still waits for the database to be back."""
         self.stopped.set()
-        self.join()
+        if self.ident is not None:
+            self.join()
+        self.lost.set()
 
     def first_wait(self) -> float:
         return self.pause

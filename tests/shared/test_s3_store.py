@@ -89,7 +89,7 @@ LARGE = 16 << 20  # bytes; more than the kernel's buffers take
 def test_a_server_that_stops_reading_a_body_is_away_after_a_bounded_time(
     s3: S3, monkeypatch: pytest.MonkeyPatch, source: Path, how: str
 ) -> None:
-    """Frozen: the kernel acknowledges for a process that reads nothing. Without a limit the call ends when that does."""
+    """Frozen: the kernel acknowledges for a process that reads nothing. Without a limit the put waits for its end."""
     assert s3.process is not None
     process = psutil.Process(s3.process.pid)
     for name, value in s3.environment_through(s3.port if how == "frozen" else s3.cable.port).items():
