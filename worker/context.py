@@ -18,7 +18,7 @@ from worker.storage_watch import StorageWatch
 class WorkerContext:
     """`threads`: CPU threads per slot. `draining`: set when the worker shuts down and takes no more jobs. `running`:
     names of the run folders that this worker's supervisors use. `lost_attempts`: job and number of attempts of dead
-    workers, and of this one's with a store that is no folder, whose files without a row `StoreSweep` removes."""
+    workers, and of this one's with a store that is not a folder, whose files without a row `StoreSweep` removes."""
 
     settings: Settings
     database: Database
