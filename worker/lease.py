@@ -40,6 +40,7 @@ class LeaseKeeper(MaintenanceThread):
         self.lost = threading.Event()
         self.cancel_requested, self.pause_requested = threading.Event(), threading.Event()
         self.progress: dict[str, Any] | None = None  # the newest, written with the next renewal
+        self.first: Callable[[], None] = lambda: None  # called before each round, also while the database is away
         self.each_round: Callable[[], None] = lambda: None  # called after each renewal and each read of the requests
         self._draining = draining or threading.Event()
         self._failing_from: float | None = None
@@ -56,6 +57,7 @@ class LeaseKeeper(MaintenanceThread):
         return self.pause
 
     def round(self) -> float:
+        self.first()
         self._poll()
         self._failing_from = None
         self.each_round()
@@ -64,8 +66,7 @@ class LeaseKeeper(MaintenanceThread):
     def failed(self, error: Exception) -> float | None:
         """Retry: while the database is away, however long that takes; after any other error for a lease period."""
         if isinstance(error, LeaseLost):
-            self.lost.set()
-            return None
+            return self._lose()
         if isinstance(error, DatabaseAway):
             self._failing_from = None
             log.warning("lease not renewed", job_id=self.lease.job_id, error=str(error))
@@ -73,9 +74,12 @@ class LeaseKeeper(MaintenanceThread):
         log.error("lease keeper failed", job_id=self.lease.job_id, exc_info=error)
         self._failing_from = self._failing_from or time.monotonic()
         if time.monotonic() - self._failing_from > self.seconds:
-            self.lost.set()
-            return None
+            return self._lose()
         return self.pause
+
+    def _lose(self) -> None:
+        self.lost.set()
+        self.first()  # there is no further round
 
     def is_lost(self) -> bool:
         return self.lost.is_set()

@@ -71,6 +71,8 @@ class Watch:
     kill_at: float = float("inf")
     stop_by: float | None = None  # the end of the grace period, once the trainer was asked to stop
     last_progress: dict[str, Any] | None = None
+    receiving_from: float | None = None  # when an event began that has not arrived as a whole
+    kill_stuck_at: float | None = None
     asked_at: float | None = None  # when the job was seen to be asked to stop, while its results are stored
 
 
@@ -97,6 +99,9 @@ class Supervisor:
         self.keeper = LeaseKeeper(context.database, self.lease, self.settings, context.draining)
         self.log_buffer = LogBuffer(self.keeper)
         self.keeper.each_round = self.log_buffer.flush
+        self.keeper.first = self._kill_if_stuck
+        self.trainer: Trainer | None = None
+        self.deadline = float("inf")
         self.transfers = TransferThread(f"transfers-{job.id}")
         self.uploads = CheckpointUploads(context, self.keeper, self.log_buffer, job, self.transfers)
         self.folder = self.settings.runs_dir / run_name(job.id, job.attempt)
@@ -123,14 +128,14 @@ class Supervisor:
 
     def _attempt(self) -> None:
         started = time.monotonic()
-        deadline = started + self.job.spec["max_seconds"]
+        deadline = self.deadline = started + self.job.spec["max_seconds"]
         self._start_threads()
         try:
             inputs = self._fetch_inputs(deadline)
         except TrainingError as error:
             self._fail(events.Failed(code=error.code, message=error.detail, data=error.data))
             return
-        trainer = self._start_trainer(inputs)
+        trainer = self.trainer = self._start_trainer(inputs)
         try:
             self._follow(trainer, deadline)
         finally:
@@ -262,12 +267,30 @@ class Supervisor:
             try:
                 if not trainer.pipe.poll():
                     return True
+                self.watch.receiving_from = time.monotonic()
                 event = trainer.pipe.recv()
             except (EOFError, OSError):
                 return False
+            finally:
+                self.watch.receiving_from = self.watch.kill_stuck_at = None
             self._note(event)
             self._listen(trainer, deadline)  # between any two events: some trainers always have another one
         return True
+
+    def _kill_if_stuck(self) -> None:
+        """Kill a trainer that has to stop and is frozen in the middle of an event, which its pipe took a part of.
+
+        The supervisor waits for the rest and sees no request, so the lease keeper's thread calls this.
+        """
+        watch, now, reason = self.watch, time.monotonic(), self._stop_reason(self.deadline)
+        if self.trainer is None or watch.receiving_from is None or reason is None:
+            return
+        if reason is not StopReason.LOST:
+            if watch.kill_stuck_at is None:
+                watch.kill_stuck_at = min(watch.kill_at, now + self.settings.grace_seconds)
+            if now - watch.receiving_from < TICK_SECONDS or now < watch.kill_stuck_at:
+                return
+        self.trainer.kill()
 
     def _listen(self, trainer: Trainer, deadline: float) -> None:
         self._apply_stop_requests(trainer, deadline)

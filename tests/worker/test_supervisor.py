@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import os
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -803,6 +805,41 @@ def test_a_slot_lists_no_files_of_a_store_that_is_no_folder(
     job = supervise(JobSpec.parse({}), Scripted(finished(), files={"a": "first"}))
     assert job.state == "succeeded"
     assert context.lost_attempts.get(timeout=30) == (job.id, 1)
+
+
+class Frozen(Scripted):
+    """Its trainers freeze in the middle of an event, until they are killed."""
+
+    def __init__(self, asks: Callable[[str], object]) -> None:
+        super().__init__(exitcode=-9)
+        self.asks, self.killed, self.late = asks, threading.Event(), threading.Event()
+
+    def start(self, plan: Plan) -> Any:
+        ours, theirs = Pipe(duplex=False)
+        os.write(theirs.fileno(), struct.pack("!i", 100_000) + b"the first of 100 000 bytes")
+        self.asks(Path(plan.folder).name.rpartition("-")[0])
+
+        def end() -> None:
+            if not self.killed.wait(30):
+                self.late.set()  # the supervisor waits for the rest
+            theirs.close()
+
+        threading.Thread(target=end, daemon=True).start()
+        calls = {"request_stop": no_op, "kill": self.killed.set, "end": ours.close}
+        process = SimpleNamespace(exitcode=-9)
+        return SimpleNamespace(pipe=ours, process=process, alive=lambda: not self.killed.is_set(), **calls)
+
+
+@pytest.mark.parametrize("how", ENDS)
+def test_a_trainer_that_is_frozen_in_the_middle_of_an_event_can_be_stopped(
+    supervise: Callable[..., Job], database: Database, context: WorkerContext, how: str
+) -> None:
+    launcher = Frozen(lambda job_id: ask(context, how, job_id))
+    job = supervise(JobSpec.parse({"max_seconds": 0.2 if how == "deadline" else 60}), launcher)
+    state, outcome, failures = ENDS[how]
+    assert (job.state, outcomes(database, job), job.failures) == (state, [outcome], failures)
+    assert launcher.killed.is_set()
+    assert not launcher.late.is_set()
 
 
 # --- attempts that cannot be started ----------------------------------------------------------------------------------
