@@ -66,7 +66,8 @@ class LeaseKeeper(MaintenanceThread):
     def failed(self, error: Exception) -> float | None:
         """Retry: while the database is away, however long that takes; after any other error for a lease period."""
         if isinstance(error, LeaseLost):
-            return self._lose()
+            self._lose()
+            return None
         if isinstance(error, DatabaseAway):
             self._failing_from = None
             log.warning("lease not renewed", job_id=self.lease.job_id, error=str(error))
@@ -74,7 +75,8 @@ class LeaseKeeper(MaintenanceThread):
         log.error("lease keeper failed", job_id=self.lease.job_id, exc_info=error)
         self._failing_from = self._failing_from or time.monotonic()
         if time.monotonic() - self._failing_from > self.seconds:
-            return self._lose()
+            self._lose()
+            return None
         return self.pause
 
     def _lose(self) -> None:
