@@ -11,8 +11,10 @@ import io
 import mimetypes
 import re
 import secrets
+import socket
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -74,9 +76,9 @@ class StoredFile:
 class ArtifactStore:
     """Reads and writes files below one root: `file://` or `s3://`, or whatever else fsspec has a filesystem for.
 
-    `answer_seconds`: how long a request to S3 may take until its response begins. Whatever the filesystem's library
-    raises because the store is away, full or refuses is a StoreUnavailable. A missing file is a FileNotFoundError, but
-    only where the root is there: a folder that is not mounted has no files either.
+    `answer_seconds`: how long S3 may take no byte of a request, or send none of its response. Whatever the filesystem's
+    library raises because the store is away, full or refuses is a StoreUnavailable. A missing file is a
+    FileNotFoundError, but only where the root is there: a folder that is not mounted has no files either.
     """
 
     def __init__(self, url: str, answer_seconds: float = 60.0) -> None:
@@ -384,8 +386,22 @@ def _options(url: str, answer_seconds: float) -> dict[str, Any]:
             "connect_timeout": CONNECT_SECONDS,
             "read_timeout": answer_seconds,
             "retries": {"total_max_attempts": 1, "mode": "standard"},
+            "connector_args": {"socket_factory": partial(_s3_socket, seconds=answer_seconds)},
         }
     return options
+
+
+def _s3_socket(address: tuple[Any, ...], seconds: float) -> socket.socket:
+    """A socket for one of getaddrinfo's addresses, whose connection ends if the server takes no byte for `seconds`.
+
+    aiohttp limits the time until the response only once the body is sent, and the time to send it not at all. The
+    kernel's limit holds for a host that is gone, and for a frozen process that acknowledges and reads nothing.
+    """
+    family, kind, protocol, *_ = address
+    made = socket.socket(family, kind, protocol)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux
+        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, max(1, round(1000 * seconds)))
+    return made
 
 
 def _s3_session() -> Any:

@@ -1,4 +1,4 @@
-"""Stores a job's checkpoints in a thread of its own: its supervisor keeps listening, however slow the store is."""
+"""Stores a job's checkpoints in the attempt's transfer thread, so that its supervisor goes on meanwhile."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from shared.jobs import jobs, queue, stored_bytes
 from worker.context import WorkerContext
 from worker.lease import LeaseKeeper
 from worker.log_buffer import LogBuffer
+from worker.transfer_thread import TransferThread
 
 RETRY_SECONDS = 1.0  # between two tries to store the last checkpoint
 
@@ -34,28 +35,28 @@ class CheckpointUploads:
     owner may store no more, the newest checkpoint replaces the others.
     """
 
-    def __init__(self, context: WorkerContext, keeper: LeaseKeeper, log_buffer: LogBuffer, job: Job) -> None:
+    def __init__(
+        self, context: WorkerContext, keeper: LeaseKeeper, log_buffer: LogBuffer, job: Job, transfers: TransferThread
+    ) -> None:
         self.context, self.keeper, self.log_buffer, self.owner = context, keeper, log_buffer, job.owner
+        self.transfers = transfers
         # kinds without checkpoints have no such field
         self.keep_last: int = job.spec.get("checkpoint", {}).get("keep_last", 1)
         self.error: Exception | None = None  # of gradq itself: the supervisor raises it
         self._waiting: events.CheckpointSaved | None = None
         self._changed = threading.Condition()
-        self._busy = self._closed = self._failing = False
+        self._busy = self._failing = False
         self._retry_until = 0.0
-        self._thread: threading.Thread | None = None
 
     def add(self, event: events.CheckpointSaved) -> None:
         """Store this checkpoint next, in place of one that waits."""
         with self._changed:
-            if self._waiting is not None:
-                _remove(self._waiting)
-            self._waiting = event
+            replaced, self._waiting = self._waiting, event
             self._changed.notify_all()
-        if self._thread is None:
-            name = f"checkpoints-{self.keeper.lease.job_id}"
-            self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-            self._thread.start()
+        if replaced is not None:
+            _remove(replaced)  # the call that was to store it will store this one
+        else:
+            self.transfers.submit(self._store_next)
 
     def retry_for(self, seconds: float) -> None:
         """From now on, retry a checkpoint that cannot be stored for this long: the trainer has written its last one."""
@@ -68,42 +69,35 @@ class CheckpointUploads:
         with self._changed:
             return self._changed.wait_for(lambda: self._waiting is None and not self._busy, timeout)
 
-    def close(self, seconds: float) -> bool:
-        """Give up what waits, and wait up to `seconds` for the one that is being stored. Returns whether none is."""
+    def close(self) -> None:
+        """Give up what waits, and retry nothing."""
         with self._changed:
-            self._closed, self._waiting, self._retry_until = True, None, 0.0
+            self._waiting, self._retry_until = None, 0.0
             self._changed.notify_all()
-        if self._thread is None:
-            return True
-        self._thread.join(seconds)
-        return not self._thread.is_alive()
 
-    def _run(self) -> None:
-        while (event := self._next()) is not None:
-            try:
-                self._store(event)
-            except LeaseLost:
-                self.keeper.lost.set()
-            except Exception as error:
-                if isinstance(error, OSError) and disk_is_unusable(error):  # the run folder's; the store's are not
-                    why = disk_outage(disk_error(error, event.path))
-                    self.context.storage.report("disk_full", why)
-                    self._tell(event, why)
-                else:
-                    log.exception("checkpoint not stored", job_id=self.keeper.lease.job_id, step=event.step)
-                    self.error = error
-            finally:
-                _remove(event)  # the run folder needs the room for the next one
-                with self._changed:
-                    self._busy = False
-                    self._changed.notify_all()
-
-    def _next(self) -> events.CheckpointSaved | None:
+    def _store_next(self) -> None:
         with self._changed:
-            self._changed.wait_for(lambda: self._waiting is not None or self._closed)
             event, self._waiting = self._waiting, None
             self._busy = event is not None
-            return event
+        if event is None:  # it was given up
+            return
+        try:
+            self._store(event)
+        except LeaseLost:
+            self.keeper.lost.set()
+        except Exception as error:
+            if isinstance(error, OSError) and disk_is_unusable(error):  # the run folder's; the store's are not
+                why = disk_outage(disk_error(error, event.path))
+                self.context.storage.report("disk_full", why)
+                self._tell(event, why)
+            else:
+                log.exception("checkpoint not stored", job_id=self.keeper.lease.job_id, step=event.step)
+                self.error = error
+        finally:
+            _remove(event)  # the run folder needs the room for the next one
+            with self._changed:
+                self._busy = False
+                self._changed.notify_all()
 
     def _store(self, event: events.CheckpointSaved) -> None:
         store, lease = self.context.store, self.keeper.lease

@@ -10,9 +10,10 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from multiprocessing import forkserver
+from multiprocessing import forkserver, util
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -27,6 +28,7 @@ FORK_SECONDS = 30.0  # a fork takes 10 ms; a server that hangs is replaced
 FORK_TRIES = 3
 DYING_SECONDS = 0.1
 REAP_SECONDS = 5.0
+UNREACHABLE = (FileNotFoundError, ConnectionRefusedError)  # the server's socket is gone, or it listens no more
 
 log = structlog.get_logger()
 
@@ -92,10 +94,18 @@ class Launcher:
         pipe.close()
 
     def start(self, plan: Plan) -> Trainer:
-        """Fork a trainer that runs `plan`. Raises EOFError or OSError when no trainer server can be started."""
+        """Fork a trainer that runs `plan`.
+
+        Raises EOFError, OSError or RuntimeError when no trainer server can be started, and psutil.NoSuchProcess for a
+        trainer that is gone at once.
+        """
         process, pipe = self._start("run", plan)
         assert process.pid is not None
-        return Trainer(process, pipe, psutil.Process(process.pid))
+        try:
+            return Trainer(process, pipe, psutil.Process(process.pid))
+        except psutil.Error:
+            pipe.close()
+            raise
 
     def _start(self, entry: str, plan: Plan | None = None) -> tuple[BaseProcess, Connection]:
         ours, theirs = self._context.Pipe(duplex=False)
@@ -106,6 +116,9 @@ class Launcher:
                     return self._fork(arguments), ours
                 except (EOFError, OSError) as error:
                     log.warning("the trainer server is gone; starting another", error=str(error))
+                    if isinstance(error, UNREACHABLE):
+                        _kill_server("has no address")  # multiprocessing replaces a server that is dead, and no other
+                        Path(util.get_temp_dir()).mkdir(mode=0o700, exist_ok=True)  # what cleans /tmp takes this, too
                     time.sleep(DYING_SECONDS)  # its end of the pipe closes before the kernel reports it as dead
             return self._fork(arguments), ours
         finally:
@@ -127,7 +140,7 @@ def server_answers_within(seconds: float) -> Iterator[None]:
 
     Trainers that it has forked before keep running.
     """
-    timer = threading.Timer(seconds, _kill_server)
+    timer = threading.Timer(seconds, _kill_server, ["did not respond"])
     timer.daemon = True
     timer.start()
     try:
@@ -136,12 +149,12 @@ def server_answers_within(seconds: float) -> Iterator[None]:
         timer.cancel()
 
 
-def _kill_server() -> None:
+def _kill_server(why: str) -> None:
     pid = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]  # its pid has no public accessor
     if pid is not None:
         with contextlib.suppress(ProcessLookupError):  # it has ended meanwhile
             os.kill(pid, signal.SIGKILL)
-        log.error("the trainer server did not respond and was killed", pid=pid)
+        log.error(f"the trainer server {why} and was killed", pid=pid)
 
 
 def enter(entry: str, pipe: Connection, plan: Plan | None = None) -> None:

@@ -6,7 +6,6 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from types import TracebackType
 from typing import Any, TypeVar
 
 import structlog
@@ -41,23 +40,24 @@ class LeaseKeeper(MaintenanceThread):
         self.lost = threading.Event()
         self.cancel_requested, self.pause_requested = threading.Event(), threading.Event()
         self.progress: dict[str, Any] | None = None  # the newest, written with the next renewal
+        self.first: Callable[[], None] = lambda: None  # called before each round, also while the database is away
         self.each_round: Callable[[], None] = lambda: None  # called after each renewal and each read of the requests
         self._draining = draining or threading.Event()
         self._failing_from: float | None = None
         self._renewed = time.monotonic()
 
-    def __enter__(self) -> LeaseKeeper:
-        self.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
+    def stop(self) -> None:
+        """End the thread, if it was started, and all that still waits for the database to be back."""
         self.stopped.set()
-        self.join()
+        if self.ident is not None:
+            self.join()
+        self.lost.set()
 
     def first_wait(self) -> float:
         return self.pause
 
     def round(self) -> float:
+        self.first()
         self._poll()
         self._failing_from = None
         self.each_round()
@@ -66,7 +66,7 @@ class LeaseKeeper(MaintenanceThread):
     def failed(self, error: Exception) -> float | None:
         """Retry: while the database is away, however long that takes; after any other error for a lease period."""
         if isinstance(error, LeaseLost):
-            self.lost.set()
+            self._lose()
             return None
         if isinstance(error, DatabaseAway):
             self._failing_from = None
@@ -75,9 +75,13 @@ class LeaseKeeper(MaintenanceThread):
         log.error("lease keeper failed", job_id=self.lease.job_id, exc_info=error)
         self._failing_from = self._failing_from or time.monotonic()
         if time.monotonic() - self._failing_from > self.seconds:
-            self.lost.set()
+            self._lose()
             return None
         return self.pause
+
+    def _lose(self) -> None:
+        self.lost.set()
+        self.first()  # there is no further round
 
     def is_lost(self) -> bool:
         return self.lost.is_set()

@@ -40,7 +40,11 @@ def _counters() -> Iterator[Path]:
 
     Each group is tried at its own path and at the root: a container sees its own group as the root.
     """
-    for line in OWN_CGROUPS.read_text().splitlines() if OWN_CGROUPS.exists() else []:
+    try:
+        lines = OWN_CGROUPS.read_text(errors="replace").splitlines()
+    except OSError:
+        lines = []
+    for line in lines:
         _, controllers, group = line.split(":", 2)
         if controllers == "":
             yield from (CGROUPS / name / "memory.events" for name in (group.lstrip("/"), ""))

@@ -84,7 +84,8 @@ class Runtime:
 
     def run_queued_jobs(self) -> None:
         """Claim and run jobs on a free slot until none is queued. Returns at once without a free slot or a job, and
-        while the store or the disk takes no files or the database has the schema of another version."""
+        while the store or the disk takes no files, the database has the schema of another version, or one could not be
+        started."""
         while self._may_claim():
             with self.pool.take() as slot:
                 if slot is None or (job := self._claim(slot)) is None:
@@ -92,7 +93,13 @@ class Runtime:
                 Supervisor(self.context, job, slot).run()
 
     def _may_claim(self) -> bool:
-        return self.reconciler.schema_fits and not self.draining.is_set() and self.context.storage.outage is None
+        context = self.context
+        return (
+            self.reconciler.schema_fits
+            and not self.draining.is_set()
+            and context.storage.outage is None
+            and not context.start_failures.pausing
+        )
 
     def _claim(self, slot: Slot) -> Job | None:
         try:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import secrets
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
@@ -19,12 +18,10 @@ import structlog
 from shared.artifacts import PROBE_BYTES, ArtifactStore
 from shared.errors import StoreUnavailable
 from shared.maintenance import MaintenanceThread
+from worker.pauses import FIRST_PAUSE_SECONDS, GrowingPauses
 
 Outage = Literal["store_unavailable", "disk_full"]
 
-FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 15.0  # between two probes
-# a probe is small: what a job stores may fail again. The pauses start anew once nothing was reported for this long
-CALM_SECONDS = 60.0
 FORBIDDEN = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 log = structlog.get_logger()
@@ -42,28 +39,23 @@ class StorageWatch:
         self.reported = threading.Event()
         self._lock = threading.Lock()
         self._folders: set[Path] = set()  # others that took no files
-        self._pause = FIRST_PAUSE_SECONDS
-        self._last_report = -CALM_SECONDS
+        self._pauses = GrowingPauses()  # a probe is small: what a job stores may fail again
 
     def report(self, outage: Outage, detail: str, folder: Path | None = None) -> None:
         """Note that something could not be stored. `folder`: one that took no file, to be probed beside the others."""
         with self._lock:
             if folder is not None:
                 self._folders.add(folder)
-            now = time.monotonic()
-            if now - self._last_report > CALM_SECONDS:
-                self._pause = FIRST_PAUSE_SECONDS
-            self._last_report = now
+            self._pauses.failed()
             first, self.outage = self.outage is None, outage
             self.reported.set()
         if first:
             log.warning("no job is claimed until a probe succeeds", outage=outage, error=detail)
 
     def next_pause(self) -> float:
-        """Seconds to wait before the next probe; each is twice the one before, up to LONGEST_PAUSE_SECONDS."""
+        """Seconds to wait before the next probe; they grow."""
         with self._lock:
-            pause, self._pause = self._pause, min(2 * self._pause, LONGEST_PAUSE_SECONDS)
-        return pause
+            return self._pauses.next()
 
     def probe(self) -> bool:
         """Write to all places. Returns whether all took it, and ends the outage then."""

@@ -2,17 +2,20 @@
 
 The trainer has no access to the database: the supervisor is the only writer for its attempt, and every write names the
 lease. It has a thread of its own, and two others beside it, so that it reads events and requests to stop however slow
-database and store are: one renews the lease, one stores checkpoints.
+database and store are: one renews the lease, one fetches and stores files.
 """
 
 from __future__ import annotations
 
 import shutil
 import time
+from concurrent.futures import Future, wait
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psutil
 import structlog
 from sqlalchemy.orm import Session
 
@@ -47,11 +50,14 @@ from worker.log_buffer import LogBuffer, at, line_of
 from worker.oom import OomKills
 from worker.orphaned_files import remove_orphaned_files
 from worker.plan import Plan
+from worker.start_failures import is_exhausted
+from worker.transfer_thread import TransferThread
 
 TICK_SECONDS = 0.25
 STORE_RETRY_SECONDS = 1.0  # between two tries to store a result
 LATE_SECONDS = 5.0  # after the grace period, for what is being stored; `gradq up` kills a worker after 10
-CLOSE_SECONDS = 5.0  # for an upload whose checkpoint is no longer needed
+CLOSE_SECONDS = 5.0  # for a transfer whose file is no longer needed
+HURRY_SECONDS = 1.0  # for each result that is being stored when the job is asked to stop
 
 log = structlog.get_logger()
 
@@ -65,95 +71,156 @@ class Watch:
     kill_at: float = float("inf")
     stop_by: float | None = None  # the end of the grace period, once the trainer was asked to stop
     last_progress: dict[str, Any] | None = None
+    receiving_from: float | None = None  # when an event began that has not arrived as a whole
+    kill_stuck_at: float | None = None
+    asked_at: float | None = None  # when the job was seen to be asked to stop, while its results are stored
 
 
-class StoringInterrupted(Exception):
-    """The job is asked to stop while its results wait for the store."""
+class Interrupted(Exception):
+    """The job is asked to stop while its files are fetched, or its results stored: no trainer runs."""
 
     def __init__(self, reason: StopReason) -> None:
         super().__init__(reason.value)
         self.reason = reason
 
 
+class NotStarted(Exception):
+    """This worker could not start the job's threads or its trainer."""
+
+
 class Supervisor:
+    oom_kills: OomKills  # from the start of the attempt on
+
     def __init__(self, context: WorkerContext, job: Job, slot: Slot) -> None:
+        """Takes nothing of the system that may be used up: what fails is to be met by `run`, which writes it down."""
         self.context, self.job, self.slot = context, job, slot
         self.settings, self.store = context.settings, context.store
         self.lease = queue.lease_of(job)
         self.keeper = LeaseKeeper(context.database, self.lease, self.settings, context.draining)
         self.log_buffer = LogBuffer(self.keeper)
         self.keeper.each_round = self.log_buffer.flush
-        self.uploads = CheckpointUploads(context, self.keeper, self.log_buffer, job)
+        self.keeper.first = self._kill_if_stuck
+        self.trainer: Trainer | None = None
+        self.deadline = float("inf")
+        self.transfers = TransferThread(f"transfers-{job.id}")
+        self.uploads = CheckpointUploads(context, self.keeper, self.log_buffer, job, self.transfers)
         self.folder = self.settings.runs_dir / run_name(job.id, job.attempt)
         self.watch = Watch()
-        self.oom_kills = OomKills()
         self.log = log.bind(job_id=job.id, attempt=job.attempt)
 
     def run(self) -> None:
         """Run the attempt from the claim until the row says how it ended, or the lease is lost. Does not raise."""
         self.context.running.add(self.folder.name)
-        with self.keeper:
+        try:
+            self._attempt()
+        except LeaseLost:
+            self._leave_to_others()
+        except Exception as error:
             try:
-                self._attempt()
+                self._end_early(error)
             except LeaseLost:
-                self.log.warning("lease lost; this attempt writes nothing more")
-            except StoringInterrupted as interrupted:
-                self._end_interrupted(interrupted.reason)
-            except Exception as error:
-                self._give_up(error)
+                self._leave_to_others()
+        finally:
+            try:
+                self._clean_up()
             finally:
-                # a file that is stored after the orphans are removed would be another
-                done = self.uploads.close(CLOSE_SECONDS) and not self.keeper.is_lost()
-                shutil.rmtree(self.folder, ignore_errors=True)
-                self.context.running.discard(self.folder.name)
-                if done and self.context.storage.outage is None:
-                    remove_orphaned_files(self.store, self.context.database, self.job.id, self.job.attempt)
-                else:  # a slot must not wait for a store that is away
-                    self.context.lost_attempts.put((self.job.id, self.job.attempt))
+                self.keeper.stop()
 
     def _attempt(self) -> None:
         started = time.monotonic()
+        deadline = self.deadline = started + self.job.spec["max_seconds"]
+        self._start_threads()
         try:
-            inputs = self._fetch_inputs()
+            inputs = self._fetch_inputs(deadline)
         except TrainingError as error:
             self._fail(events.Failed(code=error.code, message=error.detail, data=error.data))
             return
-        trainer = self.context.launcher.start(self._plan(inputs))
+        trainer = self.trainer = self._start_trainer(inputs)
         try:
-            self._follow(trainer, deadline=started + self.job.spec["max_seconds"])
+            self._follow(trainer, deadline)
         finally:
             trainer.end()
         self._conclude(trainer, time.monotonic() - started)
 
-    def _give_up(self, error: Exception) -> None:
-        """Requeue the job after an error that is not its own."""
-        detail = f"{type(error).__name__}: {error}"
-        try:
-            if isinstance(error, StoreUnavailable):
-                self._mark_lost(f"the artifact store is not available: {error.detail}", "store_unavailable")
-            elif isinstance(error, DatabaseAway):
-                self._mark_lost(f"the database was away: {error.detail}", "database_away")
-            elif disk_is_unusable(error):
-                self._mark_lost(disk_outage(disk_error(error, self.folder)), "disk_full")
+    def _end_early(self, error: Exception) -> None:
+        """End an attempt that raised something. Raises LeaseLost."""
+        if isinstance(error, Interrupted):
+            if error.reason is StopReason.DEADLINE:
+                self._exceed_deadline()
             else:
-                self.log.exception("supervisor failed")
-                self._mark_lost(detail, "internal_error")
-        except LeaseLost:
-            self.log.warning("lease lost; this attempt writes nothing more")
+                self._release(RELEASED[error.reason])
+        elif isinstance(error, NotStarted) and not disk_is_unusable(error):
+            self.context.start_failures.report(str(error))
+            self._release(Released(f"handed back: the worker could not start it: {error}", "drained"))
+        else:
+            self._give_up(error)
 
-    def _end_interrupted(self, reason: StopReason) -> None:
-        """End an attempt whose results wait for the store, since it is asked to stop. Its last checkpoint is stored."""
-        try:
-            self._release(RELEASED[reason])
-        except LeaseLost:
-            self.log.warning("lease lost; this attempt writes nothing more")
+    def _leave_to_others(self) -> None:
+        self.log.warning("lease lost; this attempt writes nothing more")
+
+    def _clean_up(self) -> None:
+        """End the threads and remove the run folder, and the attempt's files in the store that no row names.
+
+        Those are found once nothing more is stored. A slot does not wait for a store that is not a folder, or is away.
+        """
+        self.uploads.close()
+        ended = self.transfers.close(HURRY_SECONDS if self.context.draining.is_set() else CLOSE_SECONDS)
+        quick = self.store.is_local and self.context.storage.outage is None and not self.keeper.is_lost()
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.context.running.discard(self.folder.name)
+        if ended and quick:
+            remove_orphaned_files(self.store, self.context.database, self.job.id, self.job.attempt)
+        else:
+            self.transfers.ended.add_done_callback(self._hand_over)  # at once, or in the thread that is left behind
+
+    def _hand_over(self, _: Future[None]) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)  # the last transfer may have made it anew
+        self.context.lost_attempts.put((self.job.id, self.job.attempt))
+
+    def _give_up(self, error: Exception) -> None:
+        """Requeue the job after an error that is not its own. Raises LeaseLost."""
+        detail = f"{type(error).__name__}: {error}"
+        if isinstance(error, StoreUnavailable):
+            self._mark_lost(f"the artifact store is not available: {error.detail}", "store_unavailable")
+        elif isinstance(error, DatabaseAway):
+            self._mark_lost(f"the database was away: {error.detail}", "database_away")
+        elif disk_is_unusable(error):
+            self._mark_lost(disk_outage(disk_error(error, self.folder)), "disk_full")
+        else:
+            self.log.error("supervisor failed", exc_info=error)
+            self._mark_lost(detail, "internal_error")
 
     # --- start --------------------------------------------------------------------------------------------------------
 
-    def _fetch_inputs(self) -> Inputs:
+    def _start_threads(self) -> None:
+        try:
+            self.oom_kills = OomKills()
+            self.keeper.start()
+            self.transfers.start()
+        except (OSError, RuntimeError, MemoryError) as error:
+            raise NotStarted(f"{type(error).__name__}: {error}") from error
+
+    def _fetch_inputs(self, deadline: float) -> Inputs:
+        """Raises Interrupted, LeaseLost, and what `Inputs.fetch` does."""
         shutil.rmtree(self.folder, ignore_errors=True)
-        self.folder.mkdir(parents=True)
-        return Inputs.fetch(self.job, self.folder, self.context, self.keeper, self.log_buffer)
+        try:
+            self.folder.mkdir(parents=True)
+            fetch = partial(Inputs.fetch, self.job, self.folder, self.context, self.keeper, self.log_buffer)
+            inputs = self.transfers.submit(fetch)
+            while not is_done(inputs, TICK_SECONDS):
+                if reason := self._stop_reason(deadline):
+                    raise LeaseLost(self.job.id) if reason is StopReason.LOST else Interrupted(reason)
+            return inputs.result()
+        except Exception as error:
+            if is_exhausted(error):
+                raise NotStarted(f"{type(error).__name__}: {error}") from error
+            raise
+
+    def _start_trainer(self, inputs: Inputs) -> Trainer:
+        try:
+            return self.context.launcher.start(self._plan(inputs))
+        except (OSError, EOFError, RuntimeError, MemoryError, psutil.Error) as error:
+            raise NotStarted(f"no trainer could be started: {type(error).__name__}: {error}") from error
 
     def _plan(self, inputs: Inputs) -> Plan:
         device = self.slot.device_for(self.job.device)
@@ -179,25 +246,51 @@ class Supervisor:
         running = True
         while running:
             self.oom_kills.poll()
-            if self.log_buffer.is_full() and self.watch.stop is None and not self.keeper.is_lost():
+            if self._must_hold_back():
                 self.keeper.lost.wait(TICK_SECONDS)  # the pipe fills up, and the trainer waits for the database too
             else:
                 running = self._receive(trainer, deadline) if trainer.pipe.poll(TICK_SECONDS) else trainer.alive()
             self._listen(trainer, deadline)
         # drain the pipe once more: the trainer may have sent its last event between the poll and the liveness check
-        self._receive(trainer, deadline)
+        self._receive(trainer, deadline, all_of_it=True)
 
-    def _receive(self, trainer: Trainer, deadline: float) -> bool:
-        """Take the events in the pipe. False at its end, which is the trainer's: no other process holds it open."""
-        while True:
+    def _must_hold_back(self) -> bool:
+        """Whether to take no event now, since as many lines as may wait for the database do."""
+        return self.log_buffer.is_full() and self.watch.stop is None and not self.keeper.is_lost()
+
+    def _receive(self, trainer: Trainer, deadline: float, all_of_it: bool = False) -> bool:
+        """Take the events in the pipe. False at its end, which is the trainer's: no other process holds it open.
+
+        `all_of_it`: also those that a full log buffer has no room for: the trainer is gone, and the pipe has little.
+        """
+        while all_of_it or not self._must_hold_back():
             try:
                 if not trainer.pipe.poll():
                     return True
+                self.watch.receiving_from = time.monotonic()
                 event = trainer.pipe.recv()
             except (EOFError, OSError):
                 return False
+            finally:
+                self.watch.receiving_from = self.watch.kill_stuck_at = None
             self._note(event)
             self._listen(trainer, deadline)  # between any two events: some trainers always have another one
+        return True
+
+    def _kill_if_stuck(self) -> None:
+        """Kill a trainer that has to stop and is frozen in the middle of an event, which its pipe took a part of.
+
+        The supervisor waits for the rest and sees no request, so the lease keeper's thread calls this.
+        """
+        watch, now, reason = self.watch, time.monotonic(), self._stop_reason(self.deadline)
+        if self.trainer is None or watch.receiving_from is None or reason is None:
+            return
+        if reason is not StopReason.LOST:
+            if watch.kill_stuck_at is None:
+                watch.kill_stuck_at = min(watch.kill_at, now + self.settings.grace_seconds)
+            if now - watch.receiving_from < TICK_SECONDS or now < watch.kill_stuck_at:
+                return
+        self.trainer.kill()
 
     def _listen(self, trainer: Trainer, deadline: float) -> None:
         self._apply_stop_requests(trainer, deadline)
@@ -259,8 +352,7 @@ class Supervisor:
             case Failed(error):
                 self._fail(error)
             case DeadlineExceeded():
-                detail = f"not done after max_seconds = {self.job.spec['max_seconds']:g}"
-                self._finish(JobState.FAILED, detail, {"code": "deadline_exceeded", "detail": detail})
+                self._exceed_deadline()
             case Released():
                 self._release(outcome)
             case Lost(detail, cause, folder, elsewhere):
@@ -289,6 +381,10 @@ class Supervisor:
         message, outcome, progress = released.message, released.attempt_outcome, self.watch.last_progress
         state = self.keeper.write(lambda session: queue.release(session, self.lease, message, outcome, progress))
         self.log.info("job ended" if state is JobState.CANCELLED else "job released", state=state.value)
+
+    def _exceed_deadline(self) -> None:
+        detail = f"not done after max_seconds = {self.job.spec['max_seconds']:g}"
+        self._finish(JobState.FAILED, detail, {"code": "deadline_exceeded", "detail": detail})
 
     def _mark_lost(self, detail: str, cause: Cause, folder: Path | None = None, elsewhere: bool = False) -> None:
         if (cause == "disk_full" or cause == "store_unavailable") and not elsewhere:
@@ -323,12 +419,17 @@ class Supervisor:
     def _store_artifact(self, path: Path) -> StoredFile:
         """Store one result, retried until the store takes it: the training is done, and must not be lost.
 
-        Raises LeaseLost, and StoringInterrupted if the store is not available and the job is asked to stop.
+        Raises LeaseLost, and Interrupted if the job is asked to stop and the store is not available, or slow.
         """
         key, told = artifact_key(self.job.id, self.job.attempt, path.name), False
         while True:
+            began = time.monotonic()
+            self._heed_stop(began)
             try:
-                return self.store.put(key, path)
+                stored = self.transfers.submit(partial(self.store.put, key, path))
+                while not is_done(stored, TICK_SECONDS):
+                    self._heed_stop(began)
+                return stored.result()
             except StoreUnavailable as error:
                 self.context.storage.report("store_unavailable", error.detail)
                 if not told:
@@ -336,7 +437,23 @@ class Supervisor:
                     self.log_buffer.say(f"the results are ready and wait for the artifact store: {error}", "warning")
             self.keeper.lost.wait(STORE_RETRY_SECONDS)
             if reason := self._stop_reason(deadline=float("inf")):
-                raise LeaseLost(self.job.id) if reason is StopReason.LOST else StoringInterrupted(reason)
+                raise LeaseLost(self.job.id) if reason is StopReason.LOST else Interrupted(reason)
+
+    def _heed_stop(self, began: float) -> None:
+        """Between two looks at a result that is being stored since `began`, on the monotonic clock.
+
+        A store that works takes the results of a job that is asked to stop, in HURRY_SECONDS each, and all of them in
+        the grace period. The job's `max_seconds` do not count: the training is done. Raises Interrupted, LeaseLost.
+        """
+        reason, now = self._stop_reason(deadline=float("inf")), time.monotonic()
+        if reason is StopReason.LOST:
+            raise LeaseLost(self.job.id)
+        if reason is None:
+            self.watch.asked_at = None
+            return
+        asked_at = self.watch.asked_at = self.watch.asked_at or now
+        if now - max(began, asked_at) > HURRY_SECONDS or now - asked_at > self.settings.grace_seconds:
+            raise Interrupted(reason)
 
     def _fail(self, failed: events.Failed) -> None:
         """End the job as failed. A failed gradient check keeps its measurements and its files."""
@@ -369,6 +486,11 @@ class Supervisor:
 
 def run_name(job_id: str, attempt: int) -> str:
     return f"{job_id}-{attempt}"
+
+
+def is_done(transfer: Future[Any], seconds: float) -> bool:
+    """Wait up to `seconds`; returns whether the transfer has ended, in whatever way."""
+    return bool(wait([transfer], seconds).done)
 
 
 def text_of(path: Path | None) -> str | None:

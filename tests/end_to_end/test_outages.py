@@ -119,6 +119,49 @@ def test_a_cancel_is_heeded_while_a_checkpoint_takes_half_a_minute_to_store(with
     assert len(written) <= 2, "checkpoints queue up"
 
 
+@pytest.mark.parametrize("moment", ["fetch", "store"])
+def test_a_worker_that_is_told_to_stop_does_not_wait_for_a_silent_store(
+    with_s3: Service, s3: S3, store: ArtifactStore, moment: str
+) -> None:
+    """Nor does a job that is cancelled; the job of the worker is handed back, and is not lost."""
+    origin = with_s3.wait(with_s3.submit(epochs=1)["id"])
+    if moment == "fetch":
+        s3.cable.cut()
+    else:
+        s3.faults(write_seconds=120)
+    body: dict[str, Any] = {"epochs": 1, "max_attempts": 1, "init_from": {"job": origin["id"]}}
+
+    def waits_for_the_store() -> bool:
+        run = with_s3.state / "runs" / f"{job['id']}-1"
+        if moment == "fetch":
+            return run.is_dir()
+        no_trainer = len(with_s3.worker.handle.children(recursive=True)) == 2  # its server and the resource tracker
+        return no_trainer and (run / "artifacts").is_dir()
+
+    job = with_s3.submit(**body)
+    wait_for(waits_for_the_store, 60, "the transfer")
+    with_s3.cancel(job["id"])
+    asked = time.monotonic()
+    assert with_s3.wait(job["id"])["status"] == "cancelled"
+    assert time.monotonic() - asked < 20, "it waited for the store"
+    s3.faults()
+    s3.cable.mend(reset=True)
+    wait_for(lambda: with_s3.live_workers()[0]["free_slots"] == 1, PATIENCE, "the slot")
+    if moment == "fetch":
+        s3.cable.cut()
+    else:
+        s3.faults(write_seconds=120)
+    job = with_s3.submit(**body)
+    wait_for(waits_for_the_store, 60, "the transfer")
+    with_s3.worker.stop(seconds=25)
+    (attempt,) = with_s3.job(job["id"])["attempts"]
+    assert (with_s3.job(job["id"])["status"], attempt["outcome"]) == ("queued", "drained")
+    s3.faults()
+    s3.cable.mend(reset=True)
+    with_s3.start_worker()
+    assert with_s3.wait(job["id"])["status"] == "succeeded"
+
+
 def test_a_small_full_disk_of_the_store_costs_no_job_an_attempt(tmp_path: Path) -> None:
     if (why := why_no_disks()) is not None:
         part_missing(why)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from support.s3 import S3
+from support.waiting import wait_for
 
 from shared.artifacts import CHUNK, PROBE, ArtifactStore, sha256_of
 from shared.errors import StoreUnavailable
@@ -76,6 +80,40 @@ def test_a_server_that_is_away_or_silent_is_one_error_after_a_bounded_time(
     assert time.monotonic() - began < 20, "it waits for a server that does not answer"
     s3.cable.mend(reset=True)
     CALLS[call](store, source)  # the next one succeeds
+
+
+LARGE = 16 << 20  # bytes; more than the kernel's buffers take
+
+
+@pytest.mark.parametrize("how", ["frozen", "cut"])
+def test_a_server_that_stops_reading_a_body_is_away_after_a_bounded_time(
+    s3: S3, monkeypatch: pytest.MonkeyPatch, source: Path, how: str
+) -> None:
+    """Frozen: the kernel acknowledges for a process that reads nothing. Without a limit the put waits for its end."""
+    assert s3.process is not None
+    process = psutil.Process(s3.process.pid)
+    for name, value in s3.environment_through(s3.port if how == "frozen" else s3.cable.port).items():
+        monkeypatch.setenv(name, value)
+    store = ArtifactStore(s3.url, 1.0)
+    wait_for(lambda: _stored(store, source), 60, "the bucket")
+    source.write_bytes(bytes(LARGE))
+    stop, go_on = (process.suspend, process.resume) if how == "frozen" else (s3.cable.cut, s3.cable.mend)
+    late = threading.Timer(40, go_on)
+    stop()
+    late.start()
+    try:
+        with pytest.raises(StoreUnavailable):
+            store.put(f"{JOB}/1/large", source)
+        assert late.is_alive(), "it waits until the server reads again"
+    finally:
+        late.cancel()
+        go_on()
+
+
+def _stored(store: ArtifactStore, path: Path) -> bool:
+    with suppress(StoreUnavailable):  # on a busy machine
+        return bool(store.put(KEY, path))
+    return False
 
 
 def test_a_full_server_takes_no_file_and_gives_those_that_it_has(s3: S3, store: ArtifactStore, source: Path) -> None:

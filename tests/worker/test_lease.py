@@ -54,9 +54,11 @@ def keeper(faulty: FaultyDatabase, settings: Settings) -> Iterator[LeaseKeeper]:
     """The keeper of a running job with a lease of LEASE_SECONDS."""
     lease = running(faulty.database, seconds=LEASE_SECONDS, max_attempts=5)
     short = settings.model_copy(update={"lease_seconds": LEASE_SECONDS})
-    with LeaseKeeper(faulty, lease, short) as keeper:  # type: ignore[arg-type]
-        yield keeper
-        faulty.fault = lambda: None
+    keeper = LeaseKeeper(faulty, lease, short)  # type: ignore[arg-type]
+    keeper.start()
+    yield keeper
+    faulty.fault = lambda: None
+    keeper.stop()
 
 
 def raising(error: Exception) -> Callable[[], object]:

@@ -15,8 +15,9 @@ from support.waiting import wait_for
 
 from shared.artifacts import ArtifactStore
 from shared.errors import StoreUnavailable
-from worker import storage_watch
-from worker.storage_watch import LONGEST_PAUSE_SECONDS, StorageProber, StorageWatch
+from worker import pauses
+from worker.pauses import LONGEST_PAUSE_SECONDS
+from worker.storage_watch import StorageProber, StorageWatch
 
 
 @pytest.fixture
@@ -51,7 +52,7 @@ def test_the_pauses_between_probes_grow_and_start_anew_after_a_calm_time(
     assert watch.probe()
     watch.report("store_unavailable", "a large file does not fit, although the probe did")
     assert watch.next_pause() == LONGEST_PAUSE_SECONDS
-    monkeypatch.setattr(storage_watch, "CALM_SECONDS", -1.0)
+    monkeypatch.setattr(pauses, "CALM_SECONDS", -1.0)
     watch.report("store_unavailable", "away")
     assert watch.next_pause() == 1
 
@@ -123,7 +124,7 @@ def test_a_disk_of_the_run_folders_that_is_broken_is_seen_by_the_probe(
 def test_the_prober_probes_until_the_outage_is_over_and_says_so_once(
     watch: StorageWatch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(storage_watch, "FIRST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(pauses, "FIRST_PAUSE_SECONDS", 0.01)
     failures: list[Callable[[], None]] = [_full, _unknown, _full]
 
     def probe(self: ArtifactStore) -> None:
@@ -135,7 +136,6 @@ def test_the_prober_probes_until_the_outage_is_over_and_says_so_once(
     prober = StorageProber(watch, lambda: recovered.append(threading.current_thread()))
     prober.start()
     try:
-        watch._last_report = -1e9
         watch.report("store_unavailable", "away")
         wait_for(lambda: recovered, 30, "the end of the outage")
         assert (failures, watch.outage, recovered) == ([], None, [prober])

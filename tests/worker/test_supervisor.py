@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
+import psutil
 import pytest
 from sqlalchemy.orm import Session
 from support.store import write
@@ -814,12 +816,251 @@ def test_a_database_that_hangs_does_not_keep_the_supervisor_from_its_trainer(
 def test_a_full_log_buffer_keeps_no_worker_from_ending(
     supervise: Callable[..., Job], database: Database, context: WorkerContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Nor do more lines wait than may, of a trainer that always has another one."""
     monkeypatch.setattr(log_buffer, "MOST_LINES", 100)
     monkeypatch.setattr(LogBuffer, "flush", no_op)  # the database is away
+    append, waiting = LogBuffer.append, [0]
+
+    def counted(buffer: LogBuffer, line: joblog.Line) -> None:
+        append(buffer, line)
+        if not context.draining.is_set():
+            waiting.append(len(buffer._lines))
+
+    monkeypatch.setattr(LogBuffer, "append", counted)
     launcher = Chatty(100_000)
-    threading.Timer(1.0, context.draining.set).start()
+    timer = threading.Timer(1.0, context.draining.set)
+    launcher.may_send = timer.start
     job = supervise(JobSpec.parse({}), launcher)
     assert (job.state, outcomes(database, job)) == ("queued", ["drained"])
+    assert max(waiting) == 100
+
+
+# --- a supervisor heeds requests while files are fetched and stored ---------------------------------------------------
+
+
+class Stuck:
+    """Makes calls of the store's `method` wait until `go_on`. `at_first` is called in the first one."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, method: str, at_first: Callable[[Path], object]) -> None:
+        self.go_on, self.ends, self.calls = threading.Event(), threading.Event(), 0
+        right = getattr(ArtifactStore, method)
+
+        def call(store: ArtifactStore, key: str, path: Path) -> Any:
+            self.calls += 1
+            if self.calls == 1:
+                at_first(path)
+            if not self.go_on.wait(30):
+                self.ends.set()  # the supervisor waited for it
+            return right(store, key, path)
+
+        monkeypatch.setattr(ArtifactStore, method, call)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "CLOSE_SECONDS", 0.0)
+    monkeypatch.setattr(supervisor, "HURRY_SECONDS", 0.1)
+    monkeypatch.setattr(supervisor, "TICK_SECONDS", 0.02)
+
+
+def ask(context: WorkerContext, how: str, job_id: str) -> None:
+    """Ask a job to stop, each in its way."""
+    database = context.database
+    if how == "drain":
+        context.draining.set()
+    elif how == "lose":
+        with database.read() as session:
+            lease = queue.lease_of(jobs.get(session, job_id))
+        write(database, queue.mark_lost, lease, "its lease ran out")
+    elif how != "deadline":
+        write(database, jobs.request_cancel if how == "cancel" else jobs.request_pause, job_id)
+
+
+def handed_over(context: WorkerContext) -> list[str]:
+    """The jobs whose files the sweep is to look for, and which it was not told before."""
+    found = []
+    while not context.lost_attempts.empty():
+        found.append(context.lost_attempts.get()[0])
+    return found
+
+
+ENDS = {
+    "cancel": ("cancelled", "cancelled", 0),
+    "pause": ("paused", "paused", 0),
+    "drain": ("queued", "drained", 0),
+    "lose": ("queued", "worker_lost", 1),
+    "deadline": ("failed", "failed", 0),
+}
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("how", ENDS)
+def test_a_request_to_stop_is_heeded_while_inputs_are_fetched(
+    supervise: Callable[..., Job],
+    database: Database,
+    context: WorkerContext,
+    monkeypatch: pytest.MonkeyPatch,
+    how: str,
+) -> None:
+    origin = supervise(JobSpec.parse({}), Scripted(finished(), files={"model.safetensors": "w"}))
+    folders: list[Path] = []
+
+    def at_first(path: Path) -> None:
+        folders.append(path.parent)
+        ask(context, how, path.parent.name.rpartition("-")[0])
+
+    stuck, launcher = Stuck(monkeypatch, "get", at_first), Scripted(finished())
+    seconds = 0.5 if how == "deadline" else 60
+    job = supervise(JobSpec.parse({"init_from": {"job": origin.id}, "max_seconds": seconds}), launcher)
+    state, outcome, failures = ENDS[how]
+    assert (job.state, outcomes(database, job), job.failures) == (state, [outcome], failures)
+    assert (launcher.plans, stuck.ends.is_set(), context.running) == ([], False, set())
+    if how == "deadline":
+        assert (job.status_reason or {})["code"] == "deadline_exceeded"
+    assert job.id not in handed_over(context), "its files are looked for before the transfer has ended"
+    stuck.go_on.set()
+    wait_for(lambda: job.id in handed_over(context), 30, "the end of the transfer")
+    assert not folders[0].exists(), "what was fetched late stays"
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("how", ["cancel", "pause", "drain", "lose"])
+def test_a_request_to_stop_is_heeded_while_a_result_is_stored(
+    supervise: Callable[..., Job],
+    database: Database,
+    context: WorkerContext,
+    monkeypatch: pytest.MonkeyPatch,
+    how: str,
+) -> None:
+    stuck = Stuck(monkeypatch, "put", lambda path: ask(context, how, path.parents[1].name.rpartition("-")[0]))
+    job = supervise(JobSpec.parse({}), Scripted(finished(), files={"a": "first", "b": "second"}))
+    state, outcome, failures = ENDS[how]
+    assert (job.state, outcomes(database, job), job.failures) == (state, [outcome], failures)
+    assert (stuck.calls, stuck.ends.is_set(), files_of(database, job)) == (1, False, [])
+    stuck.go_on.set()
+    assert context.lost_attempts.get(timeout=30) == (job.id, 1)
+    assert stuck.calls == 1, "the thread that is left behind goes on storing"
+
+
+@pytest.mark.parametrize("how", ["cancel", "pause", "drain"])
+def test_a_store_that_works_takes_the_results_of_a_job_that_is_asked_to_stop(
+    supervise: Callable[..., Job],
+    database: Database,
+    context: WorkerContext,
+    monkeypatch: pytest.MonkeyPatch,
+    how: str,
+) -> None:
+    stuck = Stuck(monkeypatch, "put", lambda path: ask(context, how, path.parents[1].name.rpartition("-")[0]))
+    stuck.go_on.set()
+    job = supervise(JobSpec.parse({}), Scripted(finished(), files={"a": "first", "b": "second"}))
+    assert (job.state, files_of(database, job)) == ("succeeded", ["a", "b"])
+
+
+def test_a_slot_lists_no_files_of_a_store_that_is_no_folder(
+    supervise: Callable[..., Job], context: WorkerContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A listing takes minutes if the store has just gone away."""
+    object.__setattr__(context, "store", ArtifactStore(f"memory://{id(context)}"))
+    monkeypatch.setattr(ArtifactStore, "keys_of", no_op)
+    job = supervise(JobSpec.parse({}), Scripted(finished(), files={"a": "first"}))
+    assert job.state == "succeeded"
+    assert context.lost_attempts.get(timeout=30) == (job.id, 1)
+
+
+class Frozen(Scripted):
+    """Its trainers freeze in the middle of an event, until they are killed."""
+
+    def __init__(self, asks: Callable[[str], object]) -> None:
+        super().__init__(exitcode=-9)
+        self.asks, self.killed, self.late = asks, threading.Event(), threading.Event()
+
+    def start(self, plan: Plan) -> Any:
+        ours, theirs = Pipe(duplex=False)
+        os.write(theirs.fileno(), struct.pack("!i", 100_000) + b"the first of 100 000 bytes")
+        self.asks(Path(plan.folder).name.rpartition("-")[0])
+
+        def end() -> None:
+            if not self.killed.wait(30):
+                self.late.set()  # the supervisor waits for the rest
+            theirs.close()
+
+        threading.Thread(target=end, daemon=True).start()
+        calls = {"request_stop": no_op, "kill": self.killed.set, "end": ours.close}
+        process = SimpleNamespace(exitcode=-9)
+        return SimpleNamespace(pipe=ours, process=process, alive=lambda: not self.killed.is_set(), **calls)
+
+
+@pytest.mark.parametrize("how", ENDS)
+def test_a_trainer_that_is_frozen_in_the_middle_of_an_event_can_be_stopped(
+    supervise: Callable[..., Job], database: Database, context: WorkerContext, how: str
+) -> None:
+    launcher = Frozen(lambda job_id: ask(context, how, job_id))
+    job = supervise(JobSpec.parse({"max_seconds": 0.2 if how == "deadline" else 60}), launcher)
+    state, outcome, failures = ENDS[how]
+    assert (job.state, outcomes(database, job), job.failures) == (state, [outcome], failures)
+    assert launcher.killed.is_set()
+    assert not launcher.late.is_set()
+
+
+# --- attempts that cannot be started ----------------------------------------------------------------------------------
+
+
+class NoTrainers(Scripted):
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error = error
+
+    def start(self, plan: Plan) -> Any:
+        raise self.error
+
+
+NO_THREAD = RuntimeError("can't start new thread")
+NO_FILE = OSError(errno.EMFILE, "Too many open files")
+
+
+@pytest.mark.parametrize(
+    ("where", "error"),
+    [
+        ("launcher", BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")),
+        ("launcher", NO_FILE),
+        ("launcher", OSError(errno.ENOMEM, "Cannot allocate memory")),
+        ("launcher", FileNotFoundError(errno.ENOENT, "No such file or directory")),
+        ("launcher", EOFError()),
+        ("launcher", NO_THREAD),
+        ("launcher", psutil.NoSuchProcess(1)),
+        ("worker.lease.LeaseKeeper.start", NO_THREAD),
+        ("worker.supervisor.TransferThread.start", NO_THREAD),
+        ("worker.supervisor.OomKills", NO_FILE),
+        ("worker.supervisor.Inputs.fetch", NO_FILE),
+        ("worker.supervisor.Inputs.fetch", NO_THREAD),
+    ],
+    ids=repr,
+)
+def test_a_job_that_its_worker_cannot_start_is_handed_back_and_costs_no_attempt(
+    supervise: Callable[..., Job],
+    database: Database,
+    context: WorkerContext,
+    monkeypatch: pytest.MonkeyPatch,
+    where: str,
+    error: Exception,
+) -> None:
+    def fails(*_: object) -> None:
+        raise error
+
+    if where != "launcher":
+        monkeypatch.setattr(where, fails)
+    job = supervise(JobSpec.parse({"max_attempts": 1}), NoTrainers(error))
+    assert (job.state, job.failures, outcomes(database, job)) == ("queued", 0, ["drained"])
+    assert last_line(database, job).startswith("handed back: the worker could not start it: ")
+    assert str(error) in last_line(database, job)
+    assert context.start_failures.pausing
+    assert context.running == set()
+
+
+def test_an_error_of_gradq_itself_before_the_start_counts(supervise: Callable[..., Job], database: Database) -> None:
+    """Or a job that no worker can start would be claimed for ever."""
+    job = supervise(JobSpec.parse({}), NoTrainers(TypeError("cannot pickle")))
+    assert (job.state, job.failures, outcomes(database, job)) == ("queued", 1, ["internal_error"])
 
 
 def test_a_run_folder_that_became_read_only_costs_a_checkpoint_and_not_the_attempt(
