@@ -12,6 +12,7 @@ import json
 import math
 import mmap
 import selectors
+import signal
 import socket
 import threading
 import time
@@ -95,6 +96,11 @@ class Worker(ThreadWorker):
         self.incoming_by_address: Counter[str] = Counter()
         self.closing: dict[Connection, None] = {}  # the oldest first
         self.accepts_at = NEVER  # monotonic: end of the others' head start for the next connection
+
+    def init_signals(self) -> None:
+        super().init_signals()
+        # a terminal that is closed sends it to all processes; the parent acts on it
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
     def get_thread_pool(self) -> ThreadPoolExecutor:
         self.health_pool = ThreadPoolExecutor(HEALTH_THREADS, thread_name_prefix="health")
