@@ -53,8 +53,17 @@ class CheckpointUploads:
             self._changed.notify_all()
         if self._thread is None:
             name = f"checkpoints-{self.keeper.lease.job_id}"
-            self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._run, name=name, daemon=True)
+            try:
+                thread.start()
+            except RuntimeError as error:  # the system starts no further one; the next checkpoint tries again
+                with self._changed:
+                    self._waiting = None
+                    self._changed.notify_all()
+                _remove(event)
+                self._tell(event, error)
+                return
+            self._thread = thread
 
     def retry_for(self, seconds: float) -> None:
         """From now on, retry a checkpoint that cannot be stored for this long: the trainer has written its last one."""
@@ -153,7 +162,7 @@ class CheckpointUploads:
         self.log_buffer.say(f"the checkpoint at step {step} is not stored: {why}", "warning")
         return 0
 
-    def _tell(self, event: events.CheckpointSaved, error: StoreUnavailable) -> None:
+    def _tell(self, event: events.CheckpointSaved, error: StoreUnavailable | RuntimeError) -> None:
         """Log the first of a row of checkpoints that cannot be stored."""
         if not self._failing:
             self._failing = True

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -92,8 +93,9 @@ class Supervisor:
     def run(self) -> None:
         """Run the attempt from the claim until the row says how it ended, or the lease is lost. Does not raise."""
         self.context.running.add(self.folder.name)
-        with self.keeper:
+        with ExitStack() as stack:
             try:
+                stack.enter_context(self.keeper)  # raises RuntimeError if the system starts no further thread
                 self._attempt()
             except LeaseLost:
                 self.log.warning("lease lost; this attempt writes nothing more")

@@ -681,3 +681,53 @@ def test_a_run_folder_that_became_read_only_costs_a_checkpoint_and_not_the_attem
     job = supervise(JobSpec.parse({}), Twice())
     monkeypatch.undo()
     assert (job.state, outcomes(database, job)) == ("succeeded", ["succeeded"])
+
+
+# --- the system starts no further thread ------------------------------------------------------------------------------
+
+
+def refuse_threads(monkeypatch: pytest.MonkeyPatch, prefix: str, times: int = 1 << 30) -> list[str]:
+    """Refuse to start threads whose names begin with `prefix`, so many times. Returns the names of those refused."""
+    refused: list[str] = []
+    start = threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name.startswith(prefix) and len(refused) < times:
+            refused.append(thread.name)
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    return refused
+
+
+def test_a_job_whose_lease_no_thread_renews_is_retried_and_nothing_is_left(
+    supervise: Callable[..., Job], database: Database, context: WorkerContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not context.running
+    refused = refuse_threads(monkeypatch, "lease-")
+    launcher = Scripted(finished())
+    job = supervise(JobSpec.parse({}), launcher)
+    assert len(refused) == 1
+    assert (job.state, outcomes(database, job), launcher.plans) == ("queued", ["internal_error"], [])
+    assert not context.running
+    assert not context.settings.runs_dir.exists() or not list(context.settings.runs_dir.iterdir())
+
+
+@pytest.mark.parametrize(("times", "stored"), [(1, [2, 3]), (2, [3]), (1 << 30, [])])
+def test_checkpoints_that_no_thread_stores_are_left_out_and_the_next_one_tries_again(
+    supervise: Callable[..., Job],
+    database: Database,
+    context: WorkerContext,
+    monkeypatch: pytest.MonkeyPatch,
+    times: int,
+    stored: list[int],
+) -> None:
+    refuse_threads(monkeypatch, "checkpoints-", times)
+    job = supervise(JobSpec.parse({"checkpoint": {"keep_last": 3}}), Checkpointing(1, 2, 3))
+    assert outcomes(database, job) == ["trainer_died"]
+    assert sorted(steps_of(database, job)) == stored
+    assert len(warnings(database, job)) == 1
+    assert "can't start new thread" in warnings(database, job)[0]
+    assert not context.running
+    assert not list(context.settings.runs_dir.iterdir())
