@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
 import sys
 from typing import Any
@@ -34,6 +35,7 @@ __all__ = [
     "on_starting",
     "post_worker_init",
     "pre_fork",
+    "when_ready",
     "worker_class",
     "worker_exit",
 ]
@@ -54,12 +56,23 @@ def on_starting(server: Any) -> None:
 
     After the folder of the request counts is made, since the app imports prometheus_client.
     """
+    server.ignores_hangups = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN  # as under nohup
     _require_schema(server)
     _raise_limit_of_files()
     request_counts.on_starting(server)
     import celery.app.base  # noqa: F401
 
     import api.app  # noqa: F401
+
+
+def when_ready(server: Any) -> None:
+    """SIGHUP, which a terminal that is closed sends, stops the API as SIGTERM does, unless it was ignored from the
+    start. gunicorn would start its processes again: with the same settings, which are in the environment."""
+
+    def stop(_signal: int, frame: Any) -> None:
+        server.signal(signal.SIGTERM, frame)
+
+    signal.signal(signal.SIGHUP, signal.SIG_IGN if server.ignores_hangups else stop)
 
 
 def _raise_limit_of_files() -> None:

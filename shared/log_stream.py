@@ -10,13 +10,13 @@ import contextlib
 import io
 import json
 import os
-import select
-import stat
 import sys
 import threading
 import time
 from collections.abc import Iterable
 from datetime import UTC, datetime
+
+from shared.descriptor_writer import DescriptorWriter
 
 HIDDEN = "***"
 SHORTEST_SECRET = 4  # characters; shorter ones are in ordinary words
@@ -36,10 +36,7 @@ class LogStream(io.TextIOBase):
         self._reason = ""
         self.secrets: tuple[str, ...] = ()  # longest first
         self._uncounted = 0  # lines dropped since the last call of `take_dropped`
-        with contextlib.suppress(OSError):
-            self._regular = stat.S_ISREG(os.fstat(fd).st_mode)
-
-    _regular = False
+        self._writer = DescriptorWriter(fd)
 
     @property
     def encoding(self) -> str:  # type: ignore[override]  # read-only here
@@ -104,26 +101,19 @@ class LogStream(io.TextIOBase):
         return json.dumps({**entry, "level": "warning", "timestamp": datetime.now(UTC).isoformat()}) + "\n"
 
     def _send(self, text: str) -> None:
-        """Raises OSError."""
+        """Raises OSError, and RuntimeError if a thread is needed and cannot be started."""
         data = memoryview((("\n" if self._torn else "") + text).encode(self._encoding, "backslashreplace"))
-        piece = len(data) if self._regular else select.PIPE_BUF  # a pipe that is ready takes this much without blocking
-        begun, deadline = False, time.monotonic() + (0.0 if self._untold else READER_SECONDS)
+        begun, now = False, time.monotonic()
         try:
             while data:
-                if not self._regular:
-                    self._wait_for_reader(deadline)
-                data = data[os.write(self._fd, data[:piece]) :]
+                # a reader that has taken the beginning is waited for, or it would get many beginnings
+                deadline = now if self._untold and not begun else now + READER_SECONDS
+                data = data[self._writer.write(data, deadline) :]
                 begun = True
             self._torn = False
-        except OSError:
+        except Exception:
             self._torn = self._torn or begun
             raise
-
-    def _wait_for_reader(self, deadline: float) -> None:
-        poller = select.poll()
-        poller.register(self._fd, select.POLLOUT)
-        if not poller.poll(max(0.0, deadline - time.monotonic()) * 1000):
-            raise OSError("its reader does not read")
 
 
 def hold_streams() -> None:

@@ -63,7 +63,28 @@ def create_app(settings: Settings) -> Celery:
             "polling_interval": POLL_SECONDS,
         },
     )
+    app.Worker = app.subclass_with_self(Worker)
     return app
+
+
+class Worker(celery.apps.worker.Worker):
+    """Celery's worker, of which every end drains the jobs first, and which a SIGHUP stops as a SIGTERM does."""
+
+    def install_platform_tweaks(self, worker: Any) -> None:
+        """A terminal that is closed sends SIGHUP, which would end the process at once; without a terminal Celery would
+        start another program in its place. A SIGHUP that was ignored from the start, as under nohup, stays ignored."""
+        before = signal.getsignal(signal.SIGHUP)
+        super().install_platform_tweaks(worker)
+        signal.signal(signal.SIGHUP, before if before == signal.SIG_IGN else signal.getsignal(signal.SIGTERM))
+
+    def stop(self, *arguments: Any, **named: Any) -> None:
+        _drain()
+        super().stop(*arguments, **named)
+
+    def terminate(self, in_sighandler: bool = False) -> None:
+        """Called instead of `stop` after SIGQUIT and the like. Celery's would not wait for the jobs, nor send
+        `worker_shutdown`; a stop takes little longer than the grace period of the jobs."""
+        self.stop(in_sighandler)
 
 
 settings = Settings.from_env()
@@ -138,7 +159,9 @@ def _wake_up_pipe() -> tuple[int, int]:
 
 @signals.worker_shutting_down.connect
 def _drain(**_: Any) -> None:
-    runtime().drain()
+    """Called before Celery waits for its threads, which run jobs; after a failed start too, without a runtime."""
+    for started in _runtimes:
+        started.drain()
 
 
 @signals.worker_shutdown.connect

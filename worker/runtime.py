@@ -117,6 +117,8 @@ class Runtime:
         with self.database.read() as session:
             waiting = queue.waiting(session, self.pool.fits, free, self.settings.max_running_jobs)
         with self._polling:
+            if self.draining.is_set():  # `stop` does not know of further threads
+                return
             self._threads = [thread for thread in self._threads if thread.is_alive()]
             for _ in range(waiting):
                 thread = threading.Thread(target=self.run_queued_jobs, name="polled-jobs", daemon=True)
@@ -132,12 +134,17 @@ class Runtime:
 
     def drain(self) -> None:
         """Take no more jobs. Supervisors stop theirs at a checkpoint and release them."""
-        log.info("draining", worker=self.row.id)
+        if self.reconciler.ident is not None and not self.draining.is_set():  # it was started
+            log.info("draining", worker=self.row.id)
         self.draining.set()
 
     def stop(self) -> None:
-        """Wait for the threads that run jobs (Celery's have ended), deregister, and notify workers of released jobs."""
-        for thread in self._threads:
+        """Drain: wait for the threads that run jobs (Celery's have ended), deregister, and notify workers of released
+        jobs."""
+        self.drain()
+        with self._polling:
+            threads = self._threads
+        for thread in threads:
             thread.join()
         self.prober.stop()
         self.sweep.stop()

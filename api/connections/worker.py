@@ -12,6 +12,7 @@ import json
 import math
 import mmap
 import selectors
+import signal
 import socket
 import threading
 import time
@@ -96,8 +97,14 @@ class Worker(ThreadWorker):
         self.closing: dict[Connection, None] = {}  # the oldest first
         self.accepts_at = NEVER  # monotonic: end of the others' head start for the next connection
 
+    def init_signals(self) -> None:
+        super().init_signals()
+        # a terminal that is closed sends it to all processes; the parent acts on it
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
     def get_thread_pool(self) -> ThreadPoolExecutor:
         self.health_pool = ThreadPoolExecutor(HEALTH_THREADS, thread_name_prefix="health")
+        _start_threads(self.health_pool, HEALTH_THREADS)
         pool: ThreadPoolExecutor = super().get_thread_pool()
         _start_threads(pool, min(self.cfg.threads, MAX_THREADS_AT_START))
         return pool
@@ -352,10 +359,15 @@ class Worker(ThreadWorker):
 
 def _start_threads(pool: ThreadPoolExecutor, number: int) -> None:
     """Start threads of a new pool, which by itself starts one per request: the poller would wait for each until it has
-    had the interpreter, while a hundred others want it. Takes 0.1 ms and 20 KB each."""
+    had the interpreter, while a hundred others want it. Takes 0.1 ms and 20 KB each. Raises RuntimeError if the system
+    starts fewer; those that have started end with the pool."""
     started = threading.Barrier(number + 1)
-    for _ in range(number):
-        pool.submit(started.wait)
+    try:
+        for _ in range(number):
+            pool.submit(started.wait)
+    except RuntimeError:
+        started.abort()
+        raise
     started.wait()
 
 

@@ -46,26 +46,37 @@ class ChangeNotifier:
 
     def wait(self, job_id: str, predicate: Predicate, seconds: float, client: socket.socket | None = None) -> bool:
         """Sleep until `predicate` holds for the job's fingerprint. Returns False after `seconds`; True also when the
-        client disconnects, the database is unreachable or the process shuts down."""
+        client disconnects, the database is unreachable, the thread cannot be started or the process shuts down."""
         if self.stopping():
             return True
         waiter = Waiter(predicate, client)
-        with self._changed:
-            self._waiters.setdefault(job_id, set()).add(waiter)
-            self._changed.notify()
-            self._start_thread()
         try:
+            with self._changed:
+                polled = self._start_thread()
+                self._waiters.setdefault(job_id, set()).add(waiter)
+                self._changed.notify()
+            if not polled:  # the request queries by itself, after a pause
+                waiter.woken.wait(min(seconds, ERROR_PAUSE_SECONDS))
+                return True
             return waiter.woken.wait(seconds)
         finally:
             with self._changed:
-                self._waiters[job_id].discard(waiter)
-                if not self._waiters[job_id]:
-                    del self._waiters[job_id]
+                waiters = self._waiters.get(job_id, set())
+                waiters.discard(waiter)
+                if not waiters:
+                    self._waiters.pop(job_id, None)
 
-    def _start_thread(self) -> None:
+    def _start_thread(self) -> bool:
+        """Returns whether the thread runs; if the system starts no further one, the next waiter tries again."""
         if self._thread is None:
-            self._thread = PollThread(self)
-            self._thread.start()
+            thread = PollThread(self)
+            try:
+                thread.start()
+            except RuntimeError as error:
+                log.error("cannot poll for changes of jobs", error=str(error))
+                return False
+            self._thread = thread
+        return True
 
     def round(self) -> float:
         """Wait for a waiter, and notify those whose jobs have changed. Returns the seconds until the next round."""

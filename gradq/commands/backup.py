@@ -177,8 +177,10 @@ def _fsync_folder(folder: Path) -> None:
 @contextmanager
 def _ended_in_order(outcome: str) -> Iterator[None]:
     """SIGTERM and SIGHUP unwind the stack as Ctrl-C does, removing partial files. Raises NotEnded for an OSError, and
-    for what the library of an artifact store raises; each has errors of its own."""
-    before = {number: signal.signal(number, _leave) for number in (signal.SIGTERM, signal.SIGHUP)}
+    for what the library of an artifact store raises; each has errors of its own. Under nohup SIGHUP stays ignored."""
+    hangups = signal.getsignal(signal.SIGHUP) != signal.SIG_IGN
+    signals = (signal.SIGTERM, *([signal.SIGHUP] if hangups else []))
+    before = {number: signal.signal(number, _leave) for number in signals}
     try:
         yield
     except OSError as error:

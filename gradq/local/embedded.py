@@ -281,7 +281,9 @@ def _pipe(stack: ExitStack) -> tuple[int, int]:
 
 @contextmanager
 def _signals_to(stop: Stop) -> Iterator[None]:
-    signals = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    """Until the end of the block. A SIGHUP that was ignored from the start, as under nohup, stays ignored."""
+    hangups = signal.getsignal(signal.SIGHUP) != signal.SIG_IGN
+    signals = (signal.SIGTERM, signal.SIGINT, *([signal.SIGHUP] if hangups else []))
     before = {number: signal.signal(number, stop.note) for number in signals}
     try:
         yield

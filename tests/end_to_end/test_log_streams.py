@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pty
 import sqlite3
 import subprocess
 import sys
@@ -47,12 +48,25 @@ def without_reading() -> int:
     return write
 
 
-OPEN: list[int] = []  # ends of pipes
+def unread_terminal() -> int:
+    """A full terminal whose other end stays open, as that of a connection that hangs."""
+    read, write = pty.openpty()
+    os.set_blocking(write, False)
+    with suppress(BlockingIOError):
+        while True:
+            os.write(write, bytes(1 << 10))
+    os.set_blocking(write, True)
+    OPEN.append(read)
+    return write
+
+
+OPEN: list[int] = []  # ends of pipes and terminals
 Start = Callable[..., subprocess.Popen[bytes]]
 
 
 @pytest.fixture(
-    params=[full, without_reader, without_reading, None], ids=["full", "without reader", "without reading", "closed"]
+    params=[full, without_reader, without_reading, unread_terminal, None],
+    ids=["full", "without reader", "without reading", "unread terminal", "closed"],
 )
 def start(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Start]:
     """start("api"): a verb whose standard output and error are such a stream."""

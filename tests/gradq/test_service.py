@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -17,8 +19,10 @@ from support.place import sqlite_place_in
 from typer.testing import CliRunner, Result
 
 from gradq.cli import app
+from gradq.commands.backup import _ended_in_order
 from gradq.commands.up import _say_json
 from gradq.local import folders
+from gradq.local.embedded import Stop, _signals_to
 from gradq.local.folders import for_sockets, private
 from gradq.local.instance import AlreadyRunning, only_one
 from gradq.local.listener import address_of, listen
@@ -296,3 +300,17 @@ def test_a_folder_in_the_place_of_a_file_is_named(verb: str, folder: str, monkey
     assert result.exit_code in (1, 2)
     assert result.stderr.startswith("gradq: ")
     assert f"{name}/{folder}" in result.stderr
+
+
+@pytest.mark.parametrize("handling", [lambda: _signals_to(Stop()), lambda: _ended_in_order("ended")])
+@pytest.mark.parametrize("ignored", [True, False])
+def test_a_hangup_that_is_ignored_from_the_start_stays_ignored(
+    handling: Callable[[], AbstractContextManager[None]], ignored: bool
+):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)
+    try:
+        with handling():
+            assert (signal.getsignal(signal.SIGHUP) == signal.SIG_IGN) == ignored
+            assert callable(signal.getsignal(signal.SIGTERM))
+    finally:
+        signal.signal(signal.SIGHUP, before)

@@ -216,11 +216,12 @@ def test_a_long_line_reaches_a_slow_reader_whole():
     reader = threading.Thread(target=receive)
     reader.start()
     print(line, file=stream)
+    assert stream.take_dropped() == 0
+    del stream  # it has a descriptor of its own
     os.close(write)
     reader.join()
     os.close(read)
     assert b"".join(received).decode() == line + "\n"
-    assert stream.take_dropped() == 0
 
 
 def test_streams_that_a_program_has_replaced_stay():

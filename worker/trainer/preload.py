@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import signal
 
 import structlog
 
@@ -20,6 +21,8 @@ SOME_CURVE: curves.Series = {
 }
 
 hold_streams()  # the trainers inherit them
+# a terminal that is closed sends it to all processes that it started; the worker alone acts on it
+signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 try:
     curves.draw(

@@ -8,7 +8,7 @@ import select
 import socket
 import threading
 from collections.abc import Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from queue import SimpleQueue
 from typing import Any
 
@@ -18,7 +18,7 @@ from gunicorn.glogging import Logger
 
 from api.connections import incoming
 from api.connections import worker as module
-from api.connections.worker import CLOSING_SECONDS, REQUEST_SECONDS, Connection, Worker
+from api.connections.worker import CLOSING_SECONDS, REQUEST_SECONDS, Connection, Worker, _start_threads
 from api.monitoring import request_counts
 from api.server import child_exit
 
@@ -364,3 +364,22 @@ class TestRoom:
 
         with pytest.raises(OSError, match="not a listener"):
             process.worker.accept(Broken())
+
+
+def test_threads_that_have_started_end_when_the_system_starts_no_further_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    start, tries = threading.Thread.start, iter(range(100))
+
+    def refuse(thread: threading.Thread) -> None:
+        if next(tries) == 3:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    pool = ThreadPoolExecutor(8)
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            _start_threads(pool, 8)
+    ended = threading.Thread(target=pool.shutdown, daemon=True)
+    ended.start()
+    ended.join(20)
+    assert not ended.is_alive()
