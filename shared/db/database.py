@@ -43,7 +43,7 @@ class Database:
         self.url = url
         self.is_sqlite = make_url(url).get_backend_name() == "sqlite"
         self.engine = _sqlite_engine(url) if self.is_sqlite else _postgresql_engine(url)
-        self._write_lock = _WriteLock() if self.is_sqlite else contextlib.nullcontext()
+        self._write_lock = _WriteLock() if self.is_sqlite else None
         self._file = make_url(url).database or "" if self.is_sqlite else ""
 
     @contextlib.contextmanager
@@ -59,15 +59,21 @@ class Database:
             yield connection
 
     @contextlib.contextmanager
-    def write(self) -> Iterator[Session]:
-        """A session with one transaction: committed at the end of the block, rolled back by an exception."""
-        engine = self.engine.execution_options(gradq_writes=True)
+    def write(self, wait_seconds: float | None = None) -> Iterator[Session]:
+        """A session with one transaction: committed at the end of the block, rolled back by an exception.
+
+        `wait_seconds`: how long to wait for other writers, by default `BUSY_TIMEOUT_MS` or `LOCK_MS`. For what may as
+        well be written later, or not at all.
+        """
+        engine = self.engine.execution_options(gradq_writes=True, gradq_wait_seconds=wait_seconds)
         with (
-            self._write_lock,
+            self._write_lock.held(wait_seconds) if self._write_lock else contextlib.nullcontext(),
             _raise_database_away(self._file),
             Session(engine, expire_on_commit=False) as session,
             session.begin(),
         ):
+            if wait_seconds is not None and not self.is_sqlite:
+                session.execute(text(f"SET LOCAL lock_timeout = {round(wait_seconds * 1000)}"))
             yield session
 
     @contextlib.contextmanager
@@ -120,12 +126,15 @@ class _WriteLock:
     def __init__(self) -> None:
         self._lock = threading.Lock()
 
-    def __enter__(self) -> None:
-        if not self._lock.acquire(timeout=BUSY_TIMEOUT_MS / 1000):
+    @contextlib.contextmanager
+    def held(self, wait_seconds: float | None) -> Iterator[None]:
+        """Raises DatabaseAway after `wait_seconds`, by default `BUSY_TIMEOUT_MS`."""
+        if not self._lock.acquire(timeout=BUSY_TIMEOUT_MS / 1000 if wait_seconds is None else wait_seconds):
             raise DatabaseAway("other threads of this process held the write lock for too long")
-
-    def __exit__(self, *_: object) -> None:
-        self._lock.release()
+        try:
+            yield
+        finally:
+            self._lock.release()
 
 
 def upsert(session: Session, table: Any, keys: set[str], values: dict[str, Any], where: Any = None) -> bool:
@@ -237,8 +246,18 @@ def _enter_wal_mode(connection: sqlite3.Connection) -> None:
 def _on_begin(connection: Any) -> None:
     # a deferred transaction that reads and then writes fails at once, despite the busy timeout, if another connection
     # has written in between
-    writes = connection.get_execution_options().get("gradq_writes", False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+    options = connection.get_execution_options()
+    if not options.get("gradq_writes", False):
+        connection.exec_driver_sql("BEGIN")
+    elif (wait_seconds := options.get("gradq_wait_seconds")) is None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+    else:
+        driver = connection.connection.driver_connection
+        driver.execute(f"PRAGMA busy_timeout={round(wait_seconds * 1000)}")
+        try:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+        finally:
+            driver.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}")
 
 
 def filesystem_of(path: Path) -> str:
