@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 import structlog
 from kombu.exceptions import OperationalError
 from redis import Redis
+from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, ConnectionError, ResponseError, TimeoutError
+from redis.retry import Retry
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -57,7 +59,10 @@ class Broker:
     def _app(self) -> Celery:
         from celery import Celery  # takes as long as all else that `gradq up` imports, and a ping needs none of it
 
+        from shared.redis_deadline import BrokerConnection  # imports kombu's transport
+
         app = Celery("gradq-bell", broker=self.url, set_as_current=False)
+        app.amqp.Connection = BrokerConnection
         app.conf.update(
             task_default_queue=QUEUE,
             task_ignore_result=True,
@@ -109,9 +114,11 @@ class Broker:
         return None if responses[0] is True and all(isinstance(count, int) for count in responses) else NO_REDIS
 
     def _client(self) -> Redis:
-        return Redis.from_url(
-            redis_url(self.url), socket_connect_timeout=CONNECT_SECONDS, socket_timeout=ANSWER_SECONDS
-        )
+        """One connection, for one call: there is nothing to retry."""
+        from shared.redis_deadline import pool
+
+        timeouts = {"socket_connect_timeout": CONNECT_SECONDS, "socket_timeout": ANSWER_SECONDS}
+        return Redis.from_pool(pool(redis_url(self.url), retry=Retry(NoBackoff(), 0), **timeouts))
 
 
 def explain(error: BaseException) -> str:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, TypeVar
 
 import structlog
@@ -101,9 +101,25 @@ class LeaseKeeper(MaintenanceThread):
                 with transaction() as session:
                     return work(session)
             except DatabaseAway:
-                too_long = self._draining.is_set() and time.monotonic() - began > self.seconds
-                if self.lost.wait(RETRY_SECONDS) or too_long:
+                if self.lost.wait(RETRY_SECONDS) or self._ends_waiting(began):
                     raise LeaseLost(self.lease.job_id) from None
+
+    @contextmanager
+    def holding(self, lock: threading.Lock) -> Iterator[None]:
+        """Hold a lock that another thread may hold while it waits for the database, which is waited for as `read` and
+        `write` do. Raises LeaseLost."""
+        began = time.monotonic()
+        while not lock.acquire(timeout=RETRY_SECONDS):
+            if self.lost.is_set() or self._ends_waiting(began):
+                raise LeaseLost(self.lease.job_id)
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _ends_waiting(self, began: float) -> bool:
+        """Whether the worker shuts down and the database was waited for long enough."""
+        return self._draining.is_set() and time.monotonic() - began > self.seconds
 
     def _poll(self) -> None:
         progress = self.progress

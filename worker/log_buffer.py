@@ -99,8 +99,9 @@ class LogBuffer:
                 self._remove(lines)
 
     def flush_all(self) -> None:
-        """Write all lines, retrying until the database is back. Raises LeaseLost."""
-        with self._writing:
+        """Write all lines, retrying until the database is back. Raises LeaseLost, also if the thread that writes hangs
+        when the worker shuts down."""
+        with self.keeper.holding(self._writing):
             while lines := self._batch():
                 self.keeper.write(partial(self._write, lines=lines))
                 self._remove(lines)

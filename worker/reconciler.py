@@ -32,6 +32,7 @@ from worker.broker_state import STATE
 from worker.clock_jumps import ClockWatch
 from worker.context import WorkerContext
 from worker.devices import SlotPool, memory
+from worker.freezes import FreezeWatch
 
 LEADER_ROLE = "reconciler"
 FORGET_WORKERS_SECONDS = 3600.0
@@ -51,19 +52,28 @@ class Reconciler(MaintenanceThread):
         self.context, self.settings, self.database = context, context.settings, context.database
         self.broker, self.pool, self.row, self.poll = broker, pool, row, poll
         self.clock = ClockWatch(self.settings.lease_seconds)
+        self.freezes = FreezeWatch(self.settings.lease_seconds / 2)  # a lease is renewed when a third of it has passed
         self.schema = SchemaCheck(self.database)
         self._mismatch: str | None = None
         self.schema_fits = False  # known from the first round on; until then the worker claims no job
         self.leads = False
-        self._away = False  # whether the database was, in the last round
+        self._away = False  # whether the database was, in the last round, or one of the two was frozen
+        self._wait = 0.0  # seconds until this round, as planned
         self._outage_ended: datetime | None = None  # on the database's clock
         self._audit_count_due = 0.0  # time.monotonic()
+
+    def first_wait(self) -> float:
+        self.freezes.step()  # the worker has started other things since this was made
+        return 0.0
 
     def round(self) -> float:
         """One round, with a heartbeat for this host, also while the database is away. Returns the seconds until the
         next."""
         heartbeat.beat(",".join(self.pool.describe()["kinds"]))
-        return self.tick()
+        self.watch(planned=self._wait)
+        self._wait = self.pause  # unless the round ends
+        self._wait = self.tick()
+        return self._wait
 
     def failed(self, error: Exception) -> float:
         """The next round may succeed; without heartbeats the worker would count as gone."""
@@ -90,17 +100,19 @@ class Reconciler(MaintenanceThread):
                 self.heartbeat()
             return self.settings.reconcile_seconds
         self.heartbeat()
-        if self._away:
-            self.note_outage()
+        self.watch()
         self.remove_abandoned_runs()
+        self.watch()
         with self.database.write() as session:
             self.leads = leadership.acquire_leadership(
                 session, LEADER_ROLE, self.row.id, 3 * self.settings.reconcile_seconds
             )
+        self.watch()
         expired = self.expired_leases()
         if self.leads:
             self.requeue(expired)
             self.delete_old_rows()
+            self.watch()
         self.poll()
         return self.seconds_to_next() if self.leads else self.settings.reconcile_seconds
 
@@ -127,6 +139,13 @@ class Reconciler(MaintenanceThread):
         with self.database.write() as session:
             workers.heartbeat(session, self.row)
 
+    def watch(self, planned: float = 0.0) -> None:
+        """Called after each step: remember that it took as long as only a freeze does, of this process or of a database
+        that kept the connection open. `planned`: seconds of it that were a wait."""
+        if self.freezes.step(planned):
+            log.warning("a step of the reconciler was frozen", seconds=self.freezes.seconds)
+            self._away = True
+
     def note_outage(self) -> None:
         """The database is back: leave workers a lease period to renew theirs, which all look as if they had run out."""
         with self.database.read() as session:
@@ -135,11 +154,14 @@ class Reconciler(MaintenanceThread):
         self._away = False
 
     def expired_leases(self) -> dict[Lease, datetime]:
-        """Leases that ran out, and when; none while the database's clock is not trusted. It is checked after the
-        query."""
+        """Leases that ran out, and when; none while the database's clock is not trusted, or after an outage. Both are
+        checked after the query, which may itself have been frozen."""
         with self.database.read() as session:
             expired = queue.expired_leases(session, self.settings.lease_seconds)
             self.clock.check(lambda: workers.clock(session))
+        self.watch()
+        if self._away:
+            self.note_outage()
         return expired if self.clock.steady else {}
 
     def requeue(self, expired: dict[Lease, datetime]) -> None:
@@ -147,6 +169,7 @@ class Reconciler(MaintenanceThread):
 
         A lease that ran out while the database was away is no fault of its job's, and costs it no attempt.
         """
+        queued = False
         for lease, until in expired.items():
             cause: Cause = "worker_lost"
             detail = f"its worker did not renew the lease for {self.settings.lease_seconds:g} s"
@@ -154,13 +177,16 @@ class Reconciler(MaintenanceThread):
                 cause, detail = "database_away", "its lease ran out while the database was away"
             try:
                 with self.database.write() as session:
-                    state = queue.mark_lost(session, lease, detail, cause)
+                    state = queue.mark_expired(session, lease, self.settings.lease_seconds, detail, cause)
             except LeaseLost:
-                continue  # its supervisor ended the attempt in between
+                continue  # its supervisor ended the attempt or renewed the lease in between, or is about to
+            finally:
+                self.watch()
             log.warning("lease ran out", job_id=lease.job_id, attempt=lease.attempt, state=state.value)
             self.context.lost_attempts.put((lease.job_id, lease.attempt))  # a store may take minutes
-            if state is JobState.QUEUED:
-                self.broker.ring()
+            queued = queued or state is JobState.QUEUED
+        if queued:  # one message, since a broker that hangs takes a moment for each; workers also poll
+            self.broker.ring()
 
     def seconds_to_next(self) -> float:
         """The length of a round, or less when a lease runs out before its end."""
@@ -176,6 +202,7 @@ class Reconciler(MaintenanceThread):
         when this worker starts, deletes nothing."""
         now = self.clock.latest_plausible()
         with self.database.write() as session:
+            self.database.allow_long_statements(session)  # after a change of GRADQ_AUDIT_DAYS there are many
             if now is not None and self.clock.settled:
                 workers.sweep_workers(session, now - timedelta(seconds=FORGET_WORKERS_SECONDS))
                 idempotency.sweep(session, now)

@@ -19,6 +19,7 @@ from sqlalchemy import Connection, bindparam, select
 from sqlalchemy.exc import DBAPIError
 
 from api.access import auth_throttle
+from api.access.token_uses import RecentTokens, TokenUses
 from api.services import services
 from shared import tokens
 from shared.config import Settings
@@ -34,6 +35,7 @@ from shared.errors import (
     NotFound,
     TokenInvalid,
     TokenMissing,
+    Unauthenticated,
     UnknownHost,
 )
 from shared.loopback import is_loopback_name
@@ -41,6 +43,7 @@ from shared.tokens import SCOPES, Scope
 
 EXTENSION = "gradq.auth"
 COOKIE = "gradq_token"
+USE_WAIT_SECONDS = 0.1  # for other writers, before a request goes on without having recorded that its token was used
 ADMIN, ADMIN_TOKEN_ID = "admin", "tok_admin"  # owner and id of GRADQ_ADMIN_TOKEN, which has no row
 
 View = TypeVar("View", bound=Callable[..., object])
@@ -77,11 +80,13 @@ UNIDENTIFIED = Principal(None, frozenset())  # the route requires no token
 
 
 class AccessPolicy:
-    """Whether this app requires tokens, and the host names that it accepts without one."""
+    """Whether this app requires tokens, the host names that it accepts without one, and what it remembers of tokens."""
 
     def __init__(self, settings: Settings) -> None:
         self._anonymous, self._hosts = settings.allow_anonymous, settings.allowed_hosts
         self._admin = settings.admin_token
+        self.uses = TokenUses(tokens.USED_EVERY.total_seconds())
+        self.recent: RecentTokens[Principal] = RecentTokens()  # of the views that `accept_recent_tokens` decorates
         self.on_loopback = False  # whether the API is reachable from this machine only; set by the server
 
     @property
@@ -142,6 +147,18 @@ def needs(scope: Scope | None) -> Callable[[View], View]:
         return view
 
     return decorate
+
+
+def accept_recent_tokens(view: View) -> View:
+    """Decorator of a view that tells whether the database is away: while it is, a token is accepted that this view has
+    been called with, and found valid, within the last hour. `without_database` is then True."""
+    view.accepts_recent_tokens = True  # type: ignore[attr-defined]
+    return view
+
+
+def without_database() -> bool:
+    """Whether the caller of this request was found in memory, since the database is away."""
+    return bool(g.get("without_database", False))
 
 
 def complete(app: Flask) -> None:
@@ -211,11 +228,29 @@ def _sent_token() -> tuple[str, bool]:
 
 
 def authenticate(text: str) -> Principal:
-    """The owner and scopes of a token. Raises TokenInvalid, TokenExpired or TokenRevoked."""
+    """The owner and scopes of a token. Raises TokenInvalid, TokenExpired or TokenRevoked, and DatabaseAway."""
     if access_policy().is_admin_token(text):
         return Principal(ADMIN, frozenset(SCOPES), ADMIN_TOKEN_ID)
+    if request.endpoint is None or not hasattr(current_app.view_functions[request.endpoint], "accepts_recent_tokens"):
+        return _in_database(text)
+    recent = access_policy().recent
+    try:
+        caller = _in_database(text)
+    except DatabaseAway:
+        if (known := recent.find(text)) is None:
+            raise
+        g.without_database = True
+        return known
+    except Unauthenticated:
+        recent.forget(text)
+        raise
+    recent.remember(text, caller)
+    return caller
+
+
+def _in_database(text: str) -> Principal:
     found = _query(lambda connection: tokens.find(connection, text))
-    if found.stale:
+    if found.stale and access_policy().uses.is_due(found.id):
         _note_use(found.id)
     scopes = frozenset(SCOPES[: SCOPES.index(found.scope) + 1])
     return Principal(found.owner, scopes, found.id, found.max_priority)
@@ -245,7 +280,7 @@ def _query(run: Callable[[Connection], T]) -> T:
 
 def _note_use(token_id: str) -> None:
     try:
-        with services().database.write() as session:
+        with services().database.write(USE_WAIT_SECONDS) as session:
             tokens.note_use(session, token_id)
     except DatabaseAway as error:
         log.warning("the last use of a token was not recorded", token_id=token_id, error=error.detail)

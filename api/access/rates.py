@@ -19,6 +19,7 @@ from api.http.render import seconds_until
 from shared.broker import redis_url
 from shared.config import Settings
 from shared.errors import RateLimited
+from shared.redis_deadline import pool
 
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 NONE = "none"
@@ -32,6 +33,7 @@ def register(app: Flask, settings: Settings) -> None:
         "socket_timeout": REDIS_SECONDS,
         "retry": Retry(NoBackoff(), 0),
     }
+    storage: dict[str, Any] = {"connection_pool": pool(redis_url(settings.broker_url), **options)}
     limits = [
         ApplicationLimit(settings.rate_reads, exempt_when=_changes, scope="reads"),
         ApplicationLimit(settings.rate_changes, exempt_when=_reads, scope="changes"),
@@ -40,7 +42,7 @@ def register(app: Flask, settings: Settings) -> None:
         _caller,
         application_limits=[limit for limit in limits if limit.limit_provider != NONE],
         storage_uri=redis_url(settings.broker_url).replace("unix://", "redis+unix://", 1),
-        storage_options=options,
+        storage_options=storage,
         in_memory_fallback_enabled=True,
         swallow_errors=True,  # of Redis, in a thread that was there when another began to use the fallback
         on_breach=_refusal,

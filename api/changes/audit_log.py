@@ -25,6 +25,7 @@ from shared.errors import DatabaseAway
 EXTENSION = "gradq.refusals"
 REFUSALS = RateLimitItemPerHour(100)  # entries of their own, per token and API process
 MORE_REFUSALS = "more_refusals"  # the action of the entry that counts the others
+REFUSAL_WAIT_SECONDS = 1.0  # for other writers; a refusal that cannot be recorded by then is in the log alone
 OBJECT = re.compile(r"[a-z0-9_]{1,64}")  # ids, and names of built-in datasets
 
 log = structlog.get_logger()
@@ -72,7 +73,7 @@ def note_refusal() -> None:
     refusals: Refusals = current_app.extensions[EXTENSION]
     alone = refusals.may_have_entry(token_id)
     try:
-        with services().database.write() as session:
+        with services().database.write(REFUSAL_WAIT_SECONDS) as session:
             if alone:
                 audit.note(session, _actor(), _route(), _object_of_path(), 403)
             else:

@@ -27,6 +27,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 from sqlalchemy.exc import SQLAlchemyError
 
+from api.access.auth import accept_recent_tokens, without_database
 from api.monitoring import service_stats
 from api.monitoring.service_stats import UNFINISHED, ServiceStats
 from api.openapi.endpoint import endpoint, openapi_path
@@ -63,15 +64,16 @@ DROPPED = Counter(
 
 
 @bp.get("/metrics")
+@accept_recent_tokens
 @endpoint(None, scope="read", media=(MEDIA,), name="scrape_metrics")
 def metrics() -> Response:
     """Export metrics for Prometheus
 
     Text format 0.0.4. While the database is unreachable, `gradq_database_up` is 0 and the metrics that are read from it
-    are left out.
+    are left out. A token that this call has seen within the last hour is accepted then.
     """
     registry = CollectorRegistry()
-    registry.register(ServiceCollector(services()))
+    registry.register(ServiceCollector(None if without_database() else services()))
     text = generate_latest(registry) + generate_latest(_requests())
     return Response(text, content_type=CONTENT_TYPE_PLAIN_0_0_4)
 
@@ -100,7 +102,10 @@ def _requests() -> CollectorRegistry:
 
 
 class ServiceCollector(Collector):
-    def __init__(self, services: Services) -> None:
+    """`services`: None if the database is known to be away. It is not asked again then: that may take longer than a
+    scrape may."""
+
+    def __init__(self, services: Services | None) -> None:
         self.services = services
 
     def collect(self) -> Iterator[Metric]:
@@ -108,6 +113,8 @@ class ServiceCollector(Collector):
             "gradq_build", "Version of gradq and of Python.", {"version": VERSION, "python": platform.python_version()}
         )
         try:
+            if self.services is None:
+                raise DatabaseAway("the token could not be looked up")
             with self.services.database.read() as session:
                 found = service_stats.take(session, self.services.settings.lease_seconds)
         except (DatabaseAway, SQLAlchemyError) as error:  # SQLAlchemyError: reachable, but without tables yet

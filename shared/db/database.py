@@ -21,7 +21,9 @@ from shared.db import migrate
 from shared.errors import ConfigurationError, DatabaseAway
 
 BUSY_TIMEOUT_MS = 10_000
+CONNECT_SECONDS = 5
 SILENCE_MS = 10_000
+LOCK_MS = 8_000  # for a lock on a row or a table; less than the silence, so that the server ends the statement
 LONG_SILENCE_MS = 60_000  # for transactions that also read or write files, which can take 10 s on a busy disk
 WAL_RETRY_SECONDS = 0.01
 SQLITE_IN_USE = ("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_PROTOCOL")
@@ -33,14 +35,15 @@ SQLITE_AWAY = (*SQLITE_IN_USE, "SQLITE_CANTOPEN", "SQLITE_IOERR", "SQLITE_FULL",
 class Database:
     """Opens sessions. Connects on first use.
 
-    All methods raise DatabaseAway if the database cannot be reached or stays locked for `BUSY_TIMEOUT_MS`.
+    All methods raise DatabaseAway if the database cannot be reached, stays locked for `BUSY_TIMEOUT_MS`, or sends
+    nothing for `SILENCE_MS` during a statement.
     """
 
     def __init__(self, url: str) -> None:
         self.url = url
         self.is_sqlite = make_url(url).get_backend_name() == "sqlite"
         self.engine = _sqlite_engine(url) if self.is_sqlite else _postgresql_engine(url)
-        self._write_lock = _WriteLock() if self.is_sqlite else contextlib.nullcontext()
+        self._write_lock = _WriteLock() if self.is_sqlite else None
         self._file = make_url(url).database or "" if self.is_sqlite else ""
 
     @contextlib.contextmanager
@@ -56,15 +59,21 @@ class Database:
             yield connection
 
     @contextlib.contextmanager
-    def write(self) -> Iterator[Session]:
-        """A session with one transaction: committed at the end of the block, rolled back by an exception."""
-        engine = self.engine.execution_options(gradq_writes=True)
+    def write(self, wait_seconds: float | None = None) -> Iterator[Session]:
+        """A session with one transaction: committed at the end of the block, rolled back by an exception.
+
+        `wait_seconds`: how long to wait for other writers, by default `BUSY_TIMEOUT_MS` or `LOCK_MS`. For what may as
+        well be written later, or not at all.
+        """
+        engine = self.engine.execution_options(gradq_writes=True, gradq_wait_seconds=wait_seconds)
         with (
-            self._write_lock,
+            self._write_lock.held(wait_seconds) if self._write_lock else contextlib.nullcontext(),
             _raise_database_away(self._file),
             Session(engine, expire_on_commit=False) as session,
             session.begin(),
         ):
+            if wait_seconds is not None and not self.is_sqlite:
+                session.execute(text(f"SET LOCAL lock_timeout = {round(wait_seconds * 1000)}"))
             yield session
 
     @contextlib.contextmanager
@@ -74,7 +83,7 @@ class Database:
         engine = self.engine if self.is_sqlite else self.engine.execution_options(**options)
         with _raise_database_away(self._file), engine.connect() as connection, connection.begin():
             if not self.is_sqlite:
-                _allow_long_silence(connection)
+                _allow_long_silence(connection, None)
             yield connection
 
     def migrate(self, to: str = migrate.NEWEST) -> str:
@@ -89,8 +98,14 @@ class Database:
     def lock_schema(self, connection: Connection) -> None:
         """Lock the schema against other migrations and restores until the transaction ends."""
         if not self.is_sqlite:  # SQLite: BEGIN IMMEDIATE is the lock
-            _allow_long_silence(connection)
+            _allow_long_silence(connection, None)
             connection.execute(text("SELECT pg_advisory_xact_lock(7470001)"))
+
+    def allow_long_statements(self, session: Session) -> None:
+        """Let the statements of this transaction take `LONG_SILENCE_MS` each: those that delete many rows, for which no
+        request waits."""
+        if not self.is_sqlite:
+            _allow_long_silence(session.connection(), LONG_SILENCE_MS)
 
     def checkpoint_wal(self) -> None:
         """Copy SQLite's write-ahead log into the database file. Only the leader calls this: see `_on_connect`."""
@@ -111,12 +126,15 @@ class _WriteLock:
     def __init__(self) -> None:
         self._lock = threading.Lock()
 
-    def __enter__(self) -> None:
-        if not self._lock.acquire(timeout=BUSY_TIMEOUT_MS / 1000):
+    @contextlib.contextmanager
+    def held(self, wait_seconds: float | None) -> Iterator[None]:
+        """Raises DatabaseAway after `wait_seconds`, by default `BUSY_TIMEOUT_MS`."""
+        if not self._lock.acquire(timeout=BUSY_TIMEOUT_MS / 1000 if wait_seconds is None else wait_seconds):
             raise DatabaseAway("other threads of this process held the write lock for too long")
-
-    def __exit__(self, *_: object) -> None:
-        self._lock.release()
+        try:
+            yield
+        finally:
+            self._lock.release()
 
 
 def upsert(session: Session, table: Any, keys: set[str], values: dict[str, Any], where: Any = None) -> bool:
@@ -132,30 +150,49 @@ def upsert(session: Session, table: Any, keys: set[str], values: dict[str, Any],
 def _postgresql_engine(url: str) -> Engine:
     """An engine whose connections detect an unresponsive peer within about 10 s, at both ends.
 
-    By default libpq waits for hours, and a client that is stopped (SIGSTOP) inside a transaction keeps its locks until
-    it is continued.
+    By default libpq waits for hours, and for ever for a server that is stopped or for a lock; and a client that is
+    stopped (SIGSTOP) inside a transaction keeps its locks until it is continued.
     """
     silence = {
-        "connect_timeout": 5,
+        "connect_timeout": CONNECT_SECONDS,
         "keepalives_idle": 5,
         "keepalives_interval": 2,
         "keepalives_count": 3,
         "tcp_user_timeout": SILENCE_MS,
     }
     engine = create_engine(url, pool_pre_ping=True, pool_size=8, max_overflow=24, connect_args=silence)
+    event.listen(engine, "do_connect", _connect_to_postgresql)
     event.listen(engine, "connect", _on_postgresql_connect)
+    event.listen(engine, "checkin", _limit_silence)
     return engine
 
 
-def _on_postgresql_connect(connection: Any, _record: Any) -> None:
+def _connect_to_postgresql(_dialect: Any, _record: Any, arguments: Any, options: Any) -> Any:
+    from shared.db.silence_limit import LimitedConnection  # imports psycopg, which SQLite does not need
+
+    return LimitedConnection.connect(*arguments, **options)
+
+
+def _on_postgresql_connect(connection: Any, record: Any) -> None:
+    _limit_silence(connection, record)
     connection.autocommit = True
-    connection.execute(f"SET idle_in_transaction_session_timeout = {SILENCE_MS}")
+    connection.execute(f"SET idle_in_transaction_session_timeout = {SILENCE_MS}; SET lock_timeout = {LOCK_MS}")
     connection.autocommit = False
 
 
-def _allow_long_silence(connection: Connection) -> None:
-    """Raise PostgreSQL's idle timeout for this transaction, a migration or a snapshot, for which no request waits."""
+def _limit_silence(connection: Any, _record: Any) -> None:
+    """The limit of each transaction but those of `_allow_long_silence`. `connection` None: it was invalidated."""
+    if connection is not None:
+        connection.silence_seconds = SILENCE_MS / 1000
+
+
+def _allow_long_silence(connection: Connection, statement_ms: int | None) -> None:
+    """Raise the limits for this transaction, for which no request waits: PostgreSQL's idle timeout, and how long a
+    statement may take or wait for a lock. None: without a limit."""
     connection.execute(text(f"SET LOCAL idle_in_transaction_session_timeout = {LONG_SILENCE_MS}"))
+    connection.execute(text(f"SET LOCAL lock_timeout = {statement_ms or 0}"))
+    raised = None if statement_ms is None else statement_ms / 1000
+    connection.connection.dbapi_connection.silence_seconds = raised  # type: ignore[union-attr]
 
 
 def _sqlite_engine(url: str) -> Engine:
@@ -209,8 +246,18 @@ def _enter_wal_mode(connection: sqlite3.Connection) -> None:
 def _on_begin(connection: Any) -> None:
     # a deferred transaction that reads and then writes fails at once, despite the busy timeout, if another connection
     # has written in between
-    writes = connection.get_execution_options().get("gradq_writes", False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+    options = connection.get_execution_options()
+    if not options.get("gradq_writes", False):
+        connection.exec_driver_sql("BEGIN")
+    elif (wait_seconds := options.get("gradq_wait_seconds")) is None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+    else:
+        driver = connection.connection.driver_connection
+        driver.execute(f"PRAGMA busy_timeout={round(wait_seconds * 1000)}")
+        try:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+        finally:
+            driver.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}")
 
 
 def filesystem_of(path: Path) -> str:

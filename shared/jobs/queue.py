@@ -349,14 +349,24 @@ def mark_lost(session: Session, lease: Lease, detail: str, cause: Cause = "worke
     return state
 
 
+def mark_expired(
+    session: Session, lease: Lease, lease_seconds: float, detail: str, cause: Cause = "worker_lost"
+) -> JobState:
+    """End an attempt as `mark_lost` does, if its lease is one of `expired_leases` still, and its row is not locked: its
+    worker may be about to renew it, as all are that waited for the same lock or the same server. Raises LeaseLost."""
+    row = select(Job.id).where(*_holds(lease), _is_over(lease_seconds)).with_for_update(skip_locked=True)
+    if session.scalar(row) is None:
+        raise LeaseLost(f"job {lease.job_id}, attempt {lease.attempt}")
+    return mark_lost(session, lease, detail, cause)
+
+
 def expired_leases(session: Session, lease_seconds: float = 3600.0) -> dict[Lease, datetime]:
     """The leases that have expired, and when: their workers are dead or cannot reach the database.
 
     A lease that ends more than ten times `lease_seconds` from now dates from before the database's clock was set back
     and counts as expired. If its worker is alive it will renew soon; callers should allow for that after a clock jump.
     """
-    over = or_(Job.lease_until < database_now(), Job.lease_until > database_now(10 * lease_seconds))
-    found = session.scalars(select(Job).where(Job.state == JobState.RUNNING, over))
+    found = session.scalars(select(Job).where(Job.state == JobState.RUNNING, _is_over(lease_seconds)))
     return {lease_of(job): job.lease_until for job in found if job.lease_until is not None}
 
 
@@ -375,6 +385,11 @@ def _holds(lease: Lease) -> tuple[Any, ...]:
         Job.lease_token == lease.token,
         Job.state == JobState.RUNNING,
     )
+
+
+def _is_over(lease_seconds: float) -> ColumnElement[bool]:
+    """Condition for a row whose lease has expired, or has an end that `expired_leases` does not believe."""
+    return or_(Job.lease_until < database_now(), Job.lease_until > database_now(10 * lease_seconds))
 
 
 def _locked(session: Session, lease: Lease) -> Job:

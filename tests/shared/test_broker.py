@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import signal
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from support.broker_faults import FAULTS, RESPONSES, lying_server
+from support.broker_faults import FAULTS, RESPONSES, lying_server, trickling_server
 from support.postgres import free_port
 from support.redis_server import Server, redis_server
 from support.waiting import wait_for
@@ -143,3 +144,16 @@ def test_a_broker_opens_no_connection_before_the_first_ring(server: Server) -> N
 def test_one_address_is_spelt_for_both_libraries() -> None:
     assert redis_url("redis+socket:///run/b.sock") == "unix:///run/b.sock"
     assert redis_url("redis://h:6379/1") == "redis://h:6379/1"
+
+
+@pytest.mark.parametrize("piece", [b"+", b"$9", b"-", b"*1\r\n", b">", b"+x\r\n"])
+@pytest.mark.parametrize("call", [Broker.ring, Broker.ping, Broker.fault])
+def test_a_server_that_sends_a_byte_now_and_then_holds_no_call(piece: bytes, call: Callable[[Broker], object]) -> None:
+    """Each read ended in time, and there was always another one."""
+    answers: list[object] = []
+    with trickling_server(piece, 0.1) as url:
+        # in a daemon thread, so that a call that hangs fails the test and not the run
+        thread = threading.Thread(target=lambda: answers.append(call(Broker(url))), daemon=True)
+        thread.start()
+        thread.join(30)
+        assert len(answers) == 1

@@ -93,12 +93,39 @@ RESPONSES = {
 @contextmanager
 def lying_server(response: bytes) -> Iterator[str]:
     """The URL of a server that sends `response` for whatever it receives."""
+
+    def respond(connection: socket.socket) -> None:
+        while connection.recv(65536):
+            connection.sendall(response)
+
+    with _serving(respond) as url:
+        yield url
+
+
+@contextmanager
+def trickling_server(piece: bytes, every_seconds: float) -> Iterator[str]:
+    """The URL of a server that sends `piece` again and again from the first command on."""
+    closing = threading.Event()
+
+    def trickle(connection: socket.socket) -> None:
+        connection.recv(65536)
+        while not closing.wait(every_seconds):
+            connection.sendall(piece)
+
+    with _serving(trickle) as url:
+        try:
+            yield url
+        finally:
+            closing.set()
+
+
+@contextmanager
+def _serving(handle: Callable[[socket.socket], None]) -> Iterator[str]:
     connections: list[socket.socket] = []
 
     def respond(connection: socket.socket) -> None:
         with suppress(OSError):
-            while connection.recv(65536):
-                connection.sendall(response)
+            handle(connection)
 
     def accept() -> None:
         with suppress(OSError):

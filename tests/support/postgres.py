@@ -15,7 +15,8 @@ import shutil
 import socket
 import subprocess
 import tempfile
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from glob import glob
 from pathlib import Path
 from types import TracebackType
@@ -151,6 +152,23 @@ class Postgres:
                 continue
         self.process.wait()
         psutil.wait_procs(processes[1:], timeout=STOP_SECONDS)  # the shared memory is freed with the last of them
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """All of its processes are stopped (SIGSTOP) in the block: connections stay open, and nothing is answered."""
+        assert self.process is not None
+        family = psutil.Process(self.process.pid)
+        family.suspend()  # first, so that it starts no others
+        stopped = [family, *family.children(recursive=True)]
+        try:
+            for process in stopped[1:]:
+                with suppress(psutil.NoSuchProcess):
+                    process.suspend()
+            yield
+        finally:
+            for process in reversed(stopped):
+                with suppress(psutil.NoSuchProcess):
+                    process.resume()
 
     def close(self) -> None:
         """Stop the server and remove the folder."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -176,3 +177,35 @@ def test_the_log_that_is_written_is_thinned(keeper: LeaseKeeper, written: Callab
         "warning",
         "the checkpoint at step 999 could not be stored (9 such lines before it are left out)",
     )
+
+
+def test_flushing_all_ends_with_a_drain_although_the_other_thread_hangs_in_the_database(
+    keeper: LeaseKeeper,
+) -> None:
+    """The lease keeper's thread has the lock while it writes, and SIGTERM waited for it without end."""
+    buffer = LogBuffer(keeper)
+    buffer.say("a line")
+    keeper.seconds = 0.1
+    keeper._draining.set()
+    with (
+        buffer._writing,
+        ThreadPoolExecutor(1) as pool,
+        pytest.raises(LeaseLost),
+    ):  # the other thread has it
+        pool.submit(buffer.flush_all).result(60)
+
+
+def test_flushing_all_ends_when_the_lease_is_lost_and_waits_for_the_other_thread_otherwise(
+    keeper: LeaseKeeper, written: Callable[[], list[tuple[str, str]]]
+) -> None:
+    buffer = LogBuffer(keeper)
+    buffer.say("a line")
+    with ThreadPoolExecutor(1) as pool:
+        with buffer._writing:
+            waits = pool.submit(buffer.flush_all)
+        waits.result(60)
+        assert written() == [("log", "a line")]
+        buffer.say("another")
+        keeper.lost.set()
+        with buffer._writing, pytest.raises(LeaseLost):
+            pool.submit(buffer.flush_all).result(60)

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import structlog
 from sqlalchemy import func, select, text, update
 from sqlalchemy.orm import Session
+from support.postgres import Postgres
 from support.store import OVER, claim, claim_again, job_of, lines_of, read, running, submit, write
 from support.waiting import wait_for
 
@@ -20,15 +24,19 @@ from shared.artifacts import ArtifactStore
 from shared.audit import HOST
 from shared.broker import Broker
 from shared.config import Settings
+from shared.db import database as database_module
 from shared.db import migrate
 from shared.db.database import Database
 from shared.db.schema_check import SchemaCheck
 from shared.db.tables import AuditRow, IdempotencyKey, Job, database_now
 from shared.errors import DatabaseAway
-from shared.jobs import queue
+from shared.jobs import jobs, queue
 from shared.spec.job_spec import KINDS
+from worker import clock_jumps, freezes, leadership
+from worker.clock_jumps import ClockWatch
 from worker.context import WorkerContext
 from worker.devices import CPU, SlotPool
+from worker.lease import LeaseKeeper
 from worker.reconciler import Reconciler, worker_row
 
 
@@ -132,6 +140,166 @@ def test_a_database_that_was_away_costs_no_job_its_attempt(
     assert job_of(database, lease.job_id).state == "failed", "a lease that ran out later is lost as ever"
 
 
+class Frozen:
+    """The monotonic clock as the reconciler reads it. `during`: 20 s have passed when that function returns."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.lost = 0.0
+        self._monkeypatch = monkeypatch
+        now = lambda: time.monotonic() + self.lost
+        monkeypatch.setattr(freezes, "time", SimpleNamespace(monotonic=now))
+        monkeypatch.setattr(clock_jumps, "time", SimpleNamespace(monotonic=now))
+
+    def during(self, owner: Any, name: str) -> None:
+        real = getattr(owner, name)
+
+        def frozen(*arguments: Any, **named: Any) -> Any:
+            found = real(*arguments, **named)
+            self._monkeypatch.setattr(owner, name, real)
+            self.lost += 20.0
+            return found
+
+        self._monkeypatch.setattr(owner, name, frozen)
+
+
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [
+        (workers, "heartbeat"),
+        (leadership, "acquire_leadership"),
+        (queue, "expired_leases"),
+        (queue, "mark_expired"),
+        (queue, "next_expiry"),
+        (idempotency, "sweep"),
+        (heartbeat, "beat"),
+    ],
+)
+def test_a_database_or_a_worker_that_is_frozen_and_goes_on_costs_no_job_its_attempt(
+    reconciler: Callable[[str], Reconciler], database: Database, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str
+) -> None:
+    """No error is raised then: a statement, or whatever the worker did, took longer than a lease."""
+    leader = reconciler("a")
+    leader.clock.check(lambda: datetime.now(UTC))
+    leader.clock._settled_from = 0
+    if name == "mark_expired":
+        dead = running(database, seconds=OVER)
+    frozen = Frozen(monkeypatch)
+    frozen.during(owner, name)
+    monkeypatch.setattr(workers, "clock", lambda session: datetime.now(UTC) + timedelta(seconds=frozen.lost))
+    if name in ("heartbeat", "acquire_leadership", "expired_leases"):  # it is noticed in the same round
+        lease = running(database, seconds=OVER, max_attempts=1)  # nobody could renew it
+        leader.round()
+    else:
+        leader.round()
+        if name == "mark_expired":
+            assert job_of(database, dead.job_id).state == "queued", "it was lost before"
+            write(database, jobs.request_cancel, dead.job_id)
+        lease = running(database, seconds=OVER, max_attempts=1)
+        leader.round()
+    assert job_of(database, lease.job_id).state == "running", "its worker has a lease period to renew it"
+    frozen.lost += 16
+    leader.freezes.step()
+    leader.tick()
+    job = job_of(database, lease.job_id)
+    assert (job.state, job.failures) == ("queued", 0), "it did not"
+
+
+@pytest.mark.long  # 15 s: two freezes, each followed by two lease periods
+@pytest.mark.parametrize("silence_ms", [10_000, 500])  # the freeze ends before an error is raised, or after it
+@pytest.mark.parametrize("database_kind", [pytest.param("postgresql", marks=pytest.mark.postgres)])
+def test_postgresql_that_is_stopped_for_longer_than_a_lease_costs_no_job_its_attempt(
+    reconciler: Callable[[str], Reconciler],
+    database: Database,
+    postgres: Postgres,
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    silence_ms: int,
+) -> None:
+    monkeypatch.setattr(database_module, "SILENCE_MS", silence_ms)
+    monkeypatch.setattr(database_module, "CONNECT_SECONDS", 2)
+    database.close()  # new connections have that limit
+    hasty = settings.model_copy(update={"lease_seconds": 1.5, "reconcile_seconds": 0.2})
+    leases = [running(database, seconds=1.5, max_attempts=1) for _ in range(5)]
+    leader = reconciler("a")
+    leader.settings, leader.pause = hasty, 0.2
+    leader.clock, leader.freezes = ClockWatch(1.5), freezes.FreezeWatch(0.75)
+    with ExitStack() as stack:
+        keepers = [stack.enter_context(LeaseKeeper(database, lease, hasty)) for lease in leases]
+        stack.callback(leader.stop)
+        leader.start()
+        wait_for(lambda: leader.leads and leader.clock.steady, 60, "the leader to requeue what has run out")
+        with postgres.frozen():
+            until = time.monotonic() + 3
+            wait_for(lambda: time.monotonic() > until, 10, "two lease periods")
+        wait_for(lambda: leader.leads and not leader._away and leader.clock.steady, 60, "the leader to trust leases")
+        until = time.monotonic() + 1
+        wait_for(lambda: time.monotonic() > until, 10, "some rounds more")
+        assert [keeper.is_lost() for keeper in keepers] == [False] * 5
+    jobs_now = [job_of(database, lease.job_id) for lease in leases]
+    assert [(job.state, job.attempt, job.failures) for job in jobs_now] == [("running", 1, 0)] * 5
+
+
+def test_rounds_with_much_to_do_are_no_freeze_and_jobs_of_dead_workers_are_queued_again(
+    reconciler: Callable[[str], Reconciler], database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leader = reconciler("a")
+    frozen = Frozen(monkeypatch)
+    for owner, name in ((workers, "heartbeat"), (leadership, "acquire_leadership"), (queue, "expired_leases")):
+        real = getattr(owner, name)
+
+        def slow(*arguments: Any, real: Callable[..., Any] = real, **named: Any) -> Any:
+            frozen.lost += 5.0
+            return real(*arguments, **named)
+
+        monkeypatch.setattr(owner, name, slow)
+    lease = running(database, seconds=OVER)
+    monkeypatch.setattr(workers, "clock", lambda session: datetime.now(UTC) + timedelta(seconds=frozen.lost))
+    leader.round()
+    assert job_of(database, lease.job_id).state == "queued"
+
+
+def test_a_lease_that_is_renewed_between_the_query_and_the_requeue_is_kept(
+    reconciler: Callable[[str], Reconciler], database: Database
+) -> None:
+    leader = reconciler("a")
+    lease = running(database, seconds=OVER)
+    expired = leader.expired_leases()
+    assert list(expired) == [lease]
+    write(database, queue.renew, lease, 60)
+    leader.requeue(expired)
+    assert job_of(database, lease.job_id).state == "running"
+
+
+@pytest.mark.parametrize("database_kind", [pytest.param("postgresql", marks=pytest.mark.postgres)])
+def test_a_lease_whose_row_is_locked_is_left_to_the_next_round(
+    reconciler: Callable[[str], Reconciler], database: Database
+) -> None:
+    """Its worker may wait for the same lock, to renew it."""
+    leader = reconciler("a")
+    lease = running(database, seconds=OVER)
+    with database.write() as session:
+        session.execute(select(Job.id).with_for_update())
+        leader.tick()
+    assert job_of(database, lease.job_id).state == "running"
+    leader.tick()
+    assert job_of(database, lease.job_id).state == "queued"
+
+
+def test_one_message_is_sent_for_all_jobs_that_are_queued_again(
+    reconciler: Callable[[str], Reconciler], database: Database
+) -> None:
+    """A broker that hangs takes a second for each."""
+    leader = reconciler("a")
+    rung: list[bool] = []
+    leader.broker.ring = lambda: rung.append(True) or True  # type: ignore[method-assign, func-returns-value]
+    leader.tick()
+    assert rung == []
+    leases = [running(database, seconds=OVER) for _ in range(3)]
+    leader.tick()
+    assert [job_of(database, lease.job_id).state for lease in leases] == ["queued"] * 3
+    assert rung == [True]
+
+
 def test_a_clock_that_is_far_ahead_for_a_moment_deletes_no_old_rows(
     reconciler: Callable[[str], Reconciler], database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -157,7 +325,7 @@ def test_a_worker_that_starts_while_the_clock_is_far_ahead_takes_no_job_and_dele
     write(database, audit.note, HOST, "jobs.submit", "job_1", 202)
     lease = running(database, seconds=60)
     monkeypatch.setattr(workers, "clock", lambda session: datetime.now(UTC) + timedelta(days=400))
-    monkeypatch.setattr(queue, "expired_leases", lambda *_: {lease: datetime.now(UTC) + timedelta(days=399)})
+    monkeypatch.setattr(queue, "_is_over", lambda _: Job.lease_until.is_not(None))  # as by that clock
     leader = reconciler("a")
     leader.clock.first_seconds, leader.clock.settled_seconds = 7.5, 600
     leader.tick()

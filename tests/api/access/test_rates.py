@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Callable, Iterator
 
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 from redis.exceptions import ResponseError
-from support.broker_faults import FAULTS, RESPONSES, lying_server
+from support.broker_faults import FAULTS, RESPONSES, lying_server, trickling_server
 from support.postgres import free_port
 from support.redis_server import Server, redis_server
 
@@ -129,6 +130,21 @@ def test_a_server_that_is_not_a_redis_fails_no_call(settings: Settings, new_sqli
         assert client.post("/v1/jobs", json={}, headers=alice).status_code == 202
         assert statuses(client, 3, alice) == [200] * 3
         assert client.get("/readyz", headers=alice).json["broker"] == "away"
+
+
+def test_a_server_that_sends_a_byte_now_and_then_holds_no_request(settings: Settings, new_sqlite) -> None:
+    new_sqlite(settings.database).close()
+    answers: list[int] = []
+    with trickling_server(b"+", 0.1) as url:
+        app = create_app(settings.model_copy(update={"redis_url": type(settings.redis_url)(url)}))
+        with app.extensions[EXTENSION].database.write() as session:
+            _, text = tokens.create(session, "alice", "alice", "submit", None)
+        alice = {"Authorization": f"Bearer {text}"}
+        post = lambda: answers.append(app.test_client().post("/v1/jobs", json={}, headers=alice).status_code)
+        thread = threading.Thread(target=post, daemon=True)  # a request that hangs fails the test and not the run
+        thread.start()
+        thread.join(60)
+        assert answers == [202]
 
 
 def test_an_error_of_redis_while_another_thread_begins_to_count_here_fails_no_call(app: Flask, bearer) -> None:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import re
+from contextlib import contextmanager
 
 import pytest
 from sqlalchemy import event
 from support.promtool import ROOT, check, samples, value
 
+from api.access import token_uses
 from api.app import create_app
+from api.monitoring import service_stats
 from api.services import EXTENSION
+from shared import tokens
 from shared.config import Settings
 from shared.jobs.states import JobState
 
@@ -179,3 +183,72 @@ def test_without_a_database_requests_are_still_counted(tmp_path):
     assert "gradq_build_info" in text
     assert "gradq_workers" not in text
     check("metrics", text=text)
+
+
+# --- with a token, while the database is away -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def away(services, settings):
+    """A folder is in the place of the database's file until the end of the block."""
+
+    @contextmanager
+    def away():
+        services.database.close()
+        file = settings.state_dir / "gradq.db"
+        file.rename(settings.state_dir / "elsewhere")
+        file.mkdir()
+        yield
+        file.rmdir()
+        (settings.state_dir / "elsewhere").rename(file)
+
+    return away
+
+
+@pytest.fixture
+def of_token(client, services):
+    """of_token(): headers with a new token of the scope `read`, as for Prometheus."""
+
+    def of_token(name: str = "prometheus") -> dict[str, str]:
+        with services.database.write() as session:
+            _, text = tokens.create(session, name, "ops", "read", None)
+        return {"Authorization": f"Bearer {text}"}
+
+    return of_token
+
+
+def test_while_the_database_is_away_a_token_that_was_used_here_gets_database_up_0(client, of_token, away, monkeypatch):
+    """Else the alert GradqDatabaseAway could not fire, and the API would count as down."""
+    headers = of_token()
+    assert value(client.get("/metrics", headers=headers).text, "gradq_database_up") == 1
+    asked = []
+    monkeypatch.setattr(service_stats, "take", lambda *_: asked.append(1))
+    with away():
+        for _ in range(2):
+            answer = client.get("/metrics", headers=headers)
+            assert answer.status_code == 200
+            assert value(answer.text, "gradq_database_up") == 0
+            assert "gradq_http_requests" in answer.text
+        assert client.get("/v1/jobs", headers=headers).status_code == 503, "on no other route"
+        assert client.get("/v1/whoami", headers=headers).status_code == 503
+    assert asked == [], "a database that hangs is not waited for twice"
+    monkeypatch.undo()
+    assert value(client.get("/metrics", headers=headers).text, "gradq_database_up") == 1
+
+
+def test_while_the_database_is_away_no_other_token_is_accepted(client, of_token, away, services, monkeypatch):
+    used, elsewhere, revoked = of_token(), of_token("elsewhere"), of_token("revoked")
+    for headers in (used, revoked):
+        assert client.get("/metrics", headers=headers).status_code == 200
+    assert client.get("/v1/jobs", headers=elsewhere).status_code == 200
+    with services.database.write() as session:
+        tokens.revoke(session, "revoked")
+    assert client.get("/metrics", headers=revoked).status_code == 401
+    never = of_token("never")
+    wrong = {"Authorization": used["Authorization"] + "x"}
+    with away():
+        for headers in (elsewhere, revoked, never, wrong, {"Authorization": "Bearer gq_a_b"}):
+            assert client.get("/metrics", headers=headers).status_code == 503
+        assert client.get("/metrics", headers=used).status_code == 200
+        monkeypatch.setattr(token_uses, "RECENT_SECONDS", -1.0)  # as if an hour had passed
+        assert client.get("/metrics", headers=used).status_code == 503

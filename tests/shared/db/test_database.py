@@ -5,7 +5,9 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -434,3 +436,97 @@ def test_a_migration_and_a_snapshot_may_be_silent_for_longer(postgres: Postgres)
     with database.look() as connection:
         assert connection.scalar(allowed) == "10s"
     database.close()
+
+
+# --- a server that is frozen, or locked -------------------------------------------------------------------------------
+
+SILENCE_SECONDS = 0.4
+
+
+@pytest.fixture
+def impatient(postgres: Postgres, monkeypatch: pytest.MonkeyPatch) -> Iterator[Database]:
+    """A database without tables whose connections allow a silence of 0.4 s."""
+    monkeypatch.setattr(module, "SILENCE_MS", int(SILENCE_SECONDS * 1000))
+    monkeypatch.setattr(module, "CONNECT_SECONDS", 2)
+    database = Database(postgres.url)
+    yield database
+    database.close()
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize(
+    "way",
+    [
+        *("read", "look", "write", "commit"),
+        pytest.param("ping", marks=pytest.mark.long),  # these two wait for a new connection, 2 s at least
+        pytest.param("connect", marks=pytest.mark.long),
+    ],
+)
+def test_a_frozen_server_is_away_and_is_found_again_when_it_goes_on(
+    impatient: Database, postgres: Postgres, way: str
+) -> None:
+    """SIGSTOP: all connections stay open, and the kernel answers for the server. A session waited without end."""
+    one = text("SELECT 1")
+    if way == "connect":
+        impatient.close()  # the pool is empty
+    session_of = {"read": impatient.read, "look": impatient.look}.get(way, impatient.write)
+    with ExitStack() as stack, pytest.raises(DatabaseAway, match="silent|timeout"):
+        if way in ("ping", "connect"):
+            stack.enter_context(postgres.frozen())
+        with session_of() as session:
+            session.execute(one)
+            stack.enter_context(postgres.frozen())
+            if way != "commit":
+                session.execute(one)
+    with impatient.read() as session:
+        assert session.scalar(one) == 1
+
+
+@pytest.mark.postgres
+def test_a_table_that_stays_locked_is_away_and_leaves_no_statement_waiting_on_the_server(
+    postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LOCK_MS", 100)
+    database = Database(postgres.url)
+    with database.write() as session:
+        session.execute(text("CREATE TABLE IF NOT EXISTS held (name text)"))
+    with database.write() as holder:
+        holder.execute(text("LOCK TABLE held IN ACCESS EXCLUSIVE MODE"))
+        for statement in ("SELECT * FROM held", "INSERT INTO held VALUES ('a')", "DELETE FROM held"):
+            with pytest.raises(DatabaseAway, match="lock timeout"), database.write() as session:
+                session.execute(text(statement))
+        waiting = (
+            "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        )
+        assert holder.scalar(text(waiting)) == 0
+    database.close()
+
+
+@pytest.mark.postgres
+def test_rows_that_keep_arriving_may_take_longer_than_the_silence(impatient: Database) -> None:
+    """As for a long list, or one that a slow network delays: each row is sent when it is there."""
+    slow = (
+        "SELECT repeat('x', 9000), pg_sleep(0.1) FROM generate_series(1, 10)"  # more than PostgreSQL's buffer of 8 KB
+    )
+    began = time.monotonic()
+    with impatient.read() as session:
+        assert len(session.execute(text(slow)).all()) == 10
+    assert time.monotonic() - began > 2 * SILENCE_SECONDS
+
+
+@pytest.mark.postgres
+def test_snapshots_migrations_and_sweeps_may_be_silent_for_longer_and_the_next_transaction_may_not(
+    impatient: Database,
+) -> None:
+    slow = text("SELECT pg_sleep(0.6)")
+    with impatient.snapshot() as connection:
+        connection.execute(slow)
+    with impatient.write() as session:
+        impatient.lock_schema(session.connection())
+        session.execute(slow)
+    with impatient.write() as session:
+        impatient.allow_long_statements(session)
+        session.execute(slow)
+    assert impatient.engine.pool.checkedin() == 1, "the same connection"  # type: ignore[attr-defined]
+    with pytest.raises(DatabaseAway), impatient.read() as session:
+        session.execute(slow)
