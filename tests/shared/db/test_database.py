@@ -6,8 +6,8 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import event, inspect, text
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
 from support.postgres import Postgres, free_port
 
 from shared.db import database as module
@@ -469,7 +470,9 @@ def test_a_frozen_server_is_away_and_is_found_again_when_it_goes_on(
     one = text("SELECT 1")
     if way == "connect":
         impatient.close()  # the pool is empty
-    session_of = {"read": impatient.read, "look": impatient.look}.get(way, impatient.write)
+    session_of: Callable[[], AbstractContextManager[Session]] = {"read": impatient.read, "look": impatient.look}.get(
+        way, impatient.write
+    )
     with ExitStack() as stack, pytest.raises(DatabaseAway, match="silent|timeout"):
         if way in ("ping", "connect"):
             stack.enter_context(postgres.frozen())
