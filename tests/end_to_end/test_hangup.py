@@ -17,6 +17,7 @@ import psutil
 import pytest
 from support.postgres import free_port
 from support.service import GRADQ, PATIENCE, Service
+from support.signals import default_hangup
 from support.waiting import wait_for
 
 pytestmark = pytest.mark.long
@@ -56,7 +57,7 @@ def start(service: Service) -> Iterator[Start]:
     started: list[subprocess.Popen[bytes]] = []
 
     def start(*command: str) -> subprocess.Popen[bytes]:
-        with (service.folder / "hung-up.log").open("ab") as log:
+        with (service.folder / "hung-up.log").open("ab") as log, default_hangup():
             process = subprocess.Popen(command, env=service.env, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         started.append(process)
         return process

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from support.signals import default_hangup
 from support.waiting import wait_for
 from typer.testing import CliRunner, Result
 
@@ -210,7 +211,8 @@ def test_what_is_no_backup_is_a_sentence(tmp_path: Path, content: bytes | None) 
 
 
 def process(*arguments: str, **more: Any) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, "-m", "gradq", *arguments], stderr=subprocess.PIPE, **more)
+    with default_hangup():
+        return subprocess.Popen([sys.executable, "-m", "gradq", *arguments], stderr=subprocess.PIPE, **more)
 
 
 def test_a_backup_goes_through_a_pipe(served: Any, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from shared.db import migrate
 from shared.db.tables import Leader, Worker
 from shared.jobs import counters, jobs, queue, stored_bytes
 from shared.jobs.states import JobState
+from shared.jobs.stored_bytes import LINE_BYTES
 
 FIRST, *LATER = migrate.known()[:-1]
 OLD = [FIRST, *(pytest.param(revision, marks=pytest.mark.long) for revision in LATER)]
@@ -35,12 +36,15 @@ def test_everything_comes_back_in_either_database_and_another_store(place: Place
     before, after = place.rows(), other_target.rows()
     assert after.keys() == before.keys()
     ran = ids["running"]
+    (requeued,) = after.pop("stored_bytes")[len(before.pop("stored_bytes")) :]
+    assert (requeued["kind"], requeued["size_bytes"]) == ("logs", LINE_BYTES)
     for table in before:
         named = "id" if table in ("jobs", "datasets") else "job_id"
         others = [[row for row in rows[table] if row.get(named) != ran] for rows in (before, after)]
         assert others[1] == others[0], table
     assert after["checkpoints"] == before["checkpoints"]
-    assert other_target.save()[0].rows == {**saved.rows, "events": saved.rows["events"] + 1}
+    more = {table: saved.rows[table] + 1 for table in ("events", "stored_bytes")}
+    assert other_target.save()[0].rows == {**saved.rows, **more}
 
 
 def test_a_job_that_ran_waits_at_the_place_where_it_was(place: Place, target: Place) -> None:
