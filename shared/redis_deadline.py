@@ -76,7 +76,7 @@ class BrokerConnection(kombu.Connection):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         found = self.get_transport_cls()
-        if issubclass(found, Transport):
+        if issubclass(found, Transport) and not getattr(found, "has_deadline", False):  # as that of a clone
             self.transport_cls = _transport_with_deadline(found)  # which the pool's connections are given, too
 
 
@@ -87,4 +87,4 @@ def _transport_with_deadline(transport: type[Any]) -> type[Any]:
             found = super()._connparams(*arguments, **options)
             return {**found, "connection_class": with_deadline(found["connection_class"])}
 
-    return type("Transport", (transport,), {"Channel": Channel})
+    return type("Transport", (transport,), {"Channel": Channel, "has_deadline": True})

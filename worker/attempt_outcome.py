@@ -59,6 +59,7 @@ class Released:
 
     message: str
     attempt_outcome: str
+    wait_seconds: float = 0.0  # until the job may be claimed again
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ class CheckpointUploads:
         self.error: Exception | None = None  # of gradq itself: the supervisor raises it
         self._waiting: events.CheckpointSaved | None = None
         self._changed = threading.Condition()
-        self._busy = self._failing = False
+        self._busy = self._failing = self._closed = False
         self._retry_until = 0.0
 
     def add(self, event: events.CheckpointSaved) -> None:
@@ -70,9 +70,9 @@ class CheckpointUploads:
             return self._changed.wait_for(lambda: self._waiting is None and not self._busy, timeout)
 
     def close(self) -> None:
-        """Give up what waits, and retry nothing."""
+        """Give up what waits, retry nothing, and report nothing more: the run folder is about to be removed."""
         with self._changed:
-            self._waiting, self._retry_until = None, 0.0
+            self._closed, self._waiting, self._retry_until = True, None, 0.0
             self._changed.notify_all()
 
     def _store_next(self) -> None:
@@ -86,7 +86,9 @@ class CheckpointUploads:
         except LeaseLost:
             self.keeper.lost.set()
         except Exception as error:
-            if isinstance(error, OSError) and disk_is_unusable(error):  # the run folder's; the store's are not
+            if self._closed:
+                log.info("checkpoint given up", job_id=self.keeper.lease.job_id, step=event.step, error=str(error))
+            elif isinstance(error, OSError) and disk_is_unusable(error):  # the run folder's; the store's are not
                 why = disk_outage(disk_error(error, event.path))
                 self.context.storage.report("disk_full", why)
                 self._tell(event, why)
@@ -111,6 +113,8 @@ class CheckpointUploads:
                 store.check(file)
                 break
             except StoreUnavailable as error:
+                if self._closed:
+                    raise
                 self.context.storage.report("store_unavailable", error.detail)
                 self._tell(event, error)
                 if not self._may_retry():

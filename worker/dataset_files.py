@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import secrets
 import shutil
+import time
 from pathlib import Path
 
 from shared.artifacts import ArtifactStore
@@ -13,6 +15,8 @@ from shared.datasets import dataset_store
 from shared.db.database import Database
 from shared.db.tables import DatasetRow
 from shared.errors import DataError, StoreUnavailable
+
+PART_SECONDS = 24 * 3600.0  # after which nobody fetches into a temporary folder any more
 
 
 def local_folder(dataset_id: str, settings: Settings, database: Database, store: ArtifactStore) -> Path:
@@ -63,7 +67,11 @@ class DamagedInTransit(StoreUnavailable):
 
 
 def forget_deleted(cache: Path, database: Database) -> None:
-    """Remove cached datasets whose row has been deleted."""
+    """Remove cached datasets whose row has been deleted, and what a process that ended meanwhile has fetched of one."""
+    for part in cache.glob(".ds_*"):
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - part.stat().st_mtime > PART_SECONDS:
+                shutil.rmtree(part, ignore_errors=True)
     cached = {folder.name: folder for folder in cache.glob("ds_*")}
     with database.read() as session:
         known = dataset_store.known_among(session, [name.partition("-")[0] for name in cached])

@@ -18,6 +18,7 @@ from worker.context import WorkerContext
 from worker.dataset_files import local_folder
 from worker.lease import LeaseKeeper
 from worker.log_buffer import LogBuffer
+from worker.start_failures import is_exhausted
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def _fetch_checkpoint(row: CheckpointRow, path: Path, store: ArtifactStore, log_
     try:
         whole = store.get_checked(row.key, path, row.sha256)
     except OSError as error:  # not StoreUnavailable: the checkpoint itself may be intact, and the next attempt reads it
-        if disk_is_unusable(error):
+        if disk_is_unusable(error) or is_exhausted(error):
             raise
         log_buffer.say(f"the checkpoint at step {row.step} cannot be read: {error}", "warning")
         return False

@@ -38,6 +38,7 @@ LEADER_ROLE = "reconciler"
 FORGET_WORKERS_SECONDS = 3600.0
 COUNT_AUDIT_SECONDS = 3600.0  # between two counts of the audit log, which read it all
 SHORTEST_WAIT_SECONDS = 0.05
+SHORTEST_FREEZE = 0.6  # of a lease: they are renewed when a third has passed, so that longer freezes let one run out
 
 log = structlog.get_logger()
 
@@ -52,7 +53,7 @@ class Reconciler(MaintenanceThread):
         self.context, self.settings, self.database = context, context.settings, context.database
         self.broker, self.pool, self.row, self.poll = broker, pool, row, poll
         self.clock = ClockWatch(self.settings.lease_seconds)
-        self.freezes = FreezeWatch(self.settings.lease_seconds / 2)  # a lease is renewed when a third of it has passed
+        self.freezes = FreezeWatch(SHORTEST_FREEZE * self.settings.lease_seconds)
         self.schema = SchemaCheck(self.database)
         self._mismatch: str | None = None
         self.schema_fits = False  # known from the first round on; until then the worker claims no job

@@ -62,6 +62,7 @@ class Runtime:
             settings.sweep_seconds,
         )
         self._polling = threading.Lock()
+        self._drains = False
         self._threads: list[threading.Thread] = []  # that run jobs and are not Celery's
 
     def start(self) -> None:
@@ -134,7 +135,10 @@ class Runtime:
 
     def drain(self) -> None:
         """Take no more jobs. Supervisors stop theirs at a checkpoint and release them."""
-        if self.reconciler.ident is not None and not self.draining.is_set():  # it was started
+        if self._drains:  # a second signal, perhaps while the first one's handler holds the lock of the event
+            return
+        self._drains = True
+        if self.reconciler.ident is not None:  # it was started
             log.info("draining", worker=self.row.id)
         self.draining.set()
 

@@ -58,6 +58,7 @@ STORE_RETRY_SECONDS = 1.0  # between two tries to store a result
 LATE_SECONDS = 5.0  # after the grace period, for what is being stored; `gradq up` kills a worker after 10
 CLOSE_SECONDS = 5.0  # for a transfer whose file is no longer needed
 HURRY_SECONDS = 1.0  # for each result that is being stored when the job is asked to stop
+HANDED_BACK_SECONDS = 5.0  # until a job that this worker could not start may be claimed again: others come first
 
 log = structlog.get_logger()
 
@@ -151,7 +152,8 @@ class Supervisor:
                 self._release(RELEASED[error.reason])
         elif isinstance(error, NotStarted) and not disk_is_unusable(error):
             self.context.start_failures.report(str(error))
-            self._release(Released(f"handed back: the worker could not start it: {error}", "drained"))
+            message = f"handed back: the worker could not start it: {error}"
+            self._release(Released(message, "drained", HANDED_BACK_SECONDS))
         else:
             self._give_up(error)
 
@@ -283,12 +285,13 @@ class Supervisor:
         The supervisor waits for the rest and sees no request, so the lease keeper's thread calls this.
         """
         watch, now, reason = self.watch, time.monotonic(), self._stop_reason(self.deadline)
-        if self.trainer is None or watch.receiving_from is None or reason is None:
+        receiving_from, kill_stuck_at = watch.receiving_from, watch.kill_stuck_at  # which the supervisor may clear
+        if self.trainer is None or receiving_from is None or reason is None:
             return
         if reason is not StopReason.LOST:
-            if watch.kill_stuck_at is None:
-                watch.kill_stuck_at = min(watch.kill_at, now + self.settings.grace_seconds)
-            if now - watch.receiving_from < TICK_SECONDS or now < watch.kill_stuck_at:
+            if kill_stuck_at is None:
+                watch.kill_stuck_at = kill_stuck_at = min(watch.kill_at, now + self.settings.grace_seconds)
+            if now - receiving_from < TICK_SECONDS or now < kill_stuck_at:
                 return
         self.trainer.kill()
 
@@ -379,7 +382,8 @@ class Supervisor:
     def _release(self, released: Released) -> None:
         self.log_buffer.flush_all()
         message, outcome, progress = released.message, released.attempt_outcome, self.watch.last_progress
-        state = self.keeper.write(lambda session: queue.release(session, self.lease, message, outcome, progress))
+        wait = released.wait_seconds
+        state = self.keeper.write(lambda session: queue.release(session, self.lease, message, outcome, progress, wait))
         self.log.info("job ended" if state is JobState.CANCELLED else "job released", state=state.value)
 
     def _exceed_deadline(self) -> None:
@@ -389,6 +393,7 @@ class Supervisor:
     def _mark_lost(self, detail: str, cause: Cause, folder: Path | None = None, elsewhere: bool = False) -> None:
         if (cause == "disk_full" or cause == "store_unavailable") and not elsewhere:
             self.context.storage.report(cause, detail, folder)
+        self.log_buffer.flush_all()
         state = self.keeper.write(lambda session: queue.mark_lost(session, self.lease, detail, cause))
         self.log.warning("attempt lost", cause=cause, detail=detail, state=state.value)
 

@@ -59,13 +59,13 @@ def download(job_id: str, name: str) -> Response:
         row = jobs.artifact(session, job_id, name)
     response = Response(mimetype=row.media_type, direct_passthrough=True)
     response.accept_ranges = "bytes"
-    response.content_length = row.size_bytes
     response.last_modified = row.created_at
     response.set_etag(row.sha256)
     response.headers.set("Content-Disposition", "attachment", filename=row.name)
     response.make_conditional(request)  # without its Range, which comes after (RFC 9110, section 13.2.2)
     if response.status_code != 200:
-        return response  # a 304 needs the row only
+        return response  # a 304 or a 412 needs the row only
+    response.content_length = row.size_bytes
     served = _request()
     transfers.will_use_store(_number_of_bytes(served, row.size_bytes) if request.method == "GET" else 0)
     try:

@@ -85,11 +85,14 @@ def _unicode_path(extra: bytes, raw: bytes) -> str | None:
 
     https://pkware.cachefly.net/webdocs/casestudies/APPNOTE.TXT, 4.6.9. Raises UnicodeDecodeError.
     """
-    at = 0  # no copy of what follows: an entry may have 16 000 fields
+    at, checksum = 0, None  # no copy of what follows, and one checksum: an entry may have 16 000 fields
     while at + 4 <= len(extra):
         kind, size = struct.unpack_from("<HH", extra, at)
         value, at = extra[at + 4 : at + 4 + size], at + 4 + size
-        if kind == UNICODE_PATH and len(value) > 5 and struct.unpack_from("<BI", value) == (1, zlib.crc32(raw)):
+        if kind != UNICODE_PATH or len(value) <= 5:
+            continue
+        checksum = zlib.crc32(raw) if checksum is None else checksum
+        if struct.unpack_from("<BI", value) == (1, checksum):
             return value[5:].decode("utf-8").partition("\0")[0] or None
     return None
 

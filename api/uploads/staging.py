@@ -18,7 +18,8 @@ from pathlib import Path
 from shared.errors import TooManyUploads
 
 LOCK = ".lock"
-OURS = re.compile(r"(new-)?[0-9a-f]{16}-[0-9a-f]{16}")  # an earlier version named a folder new-… until it was locked
+# an earlier version named a folder new-… until it was locked
+OURS = re.compile(r"(new-)?[0-9a-f]{16}-[0-9a-f]{16}|left-[0-9a-f]{32}")
 
 
 @contextlib.contextmanager
@@ -26,12 +27,17 @@ def staging(uploads: Path, owner: str = "", most: int | None = None) -> Iterator
     """Context manager: a new folder below `uploads`. It is locked until it is removed or the process ends: see
     `sweep`. Raises TooManyUploads if the owner has `most` already."""
     prefix = hashlib.sha256(owner.encode()).hexdigest()[:16]
+    left: list[Path] = []
     try:
-        with _alone(uploads):
-            sweep(uploads)
-            _check_number(owner, len(list(uploads.glob(f"{prefix}-*"))), most)
-            folder = uploads / f"{prefix}-{secrets.token_hex(8)}"
-            lock = _make(folder)
+        try:
+            with _alone(uploads):
+                left = sweep(uploads)
+                _check_number(owner, len(list(uploads.glob(f"{prefix}-*"))), most)
+                folder = uploads / f"{prefix}-{secrets.token_hex(8)}"
+                lock = _make(folder)
+        finally:
+            for other in left:  # which may take seconds
+                shutil.rmtree(other, ignore_errors=True)
         try:
             yield folder
         finally:
@@ -41,12 +47,15 @@ def staging(uploads: Path, owner: str = "", most: int | None = None) -> Iterator
         _remove_empty(uploads)
 
 
-def sweep(uploads: Path) -> None:
-    """Remove the folders of processes that have died, whose locks the kernel has released. Called by one at a time, so
-    no other process is about to lock a folder."""
-    for folder in uploads.iterdir():
+def sweep(uploads: Path) -> list[Path]:
+    """Rename the folders of processes that have died, whose locks the kernel has released, so that they do not count;
+    returns those that the caller is to remove. Called by one at a time, so no other process is about to lock one."""
+    left = []
+    for folder in list(uploads.iterdir()):
         if folder.is_dir() and _is_left(folder):
-            shutil.rmtree(folder, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                left.append(folder.rename(uploads / f"left-{secrets.token_hex(16)}"))
+    return left
 
 
 def _is_left(folder: Path) -> bool:
@@ -79,7 +88,12 @@ def _alone(uploads: Path) -> Iterator[None]:
 
 def _locked(uploads: Path) -> int | None:
     """The lock of `uploads`; None if the end of another upload has removed it, or `uploads`, meanwhile."""
-    uploads.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        uploads.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except FileExistsError:
+        if uploads.exists():  # a file
+            raise
+        return None
     path = uploads / LOCK
     try:
         lock = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)

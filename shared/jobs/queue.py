@@ -302,8 +302,10 @@ def release(
     message: str,
     outcome: str = "drained",
     progress: dict[str, Any] | None = None,  # written if a cancel request ends the job here
+    wait_seconds: float = 0.0,
 ) -> JobState:
-    """End an attempt that stopped at a checkpoint on request; it does not count towards `max_attempts`.
+    """End an attempt that stopped at a checkpoint on request; it does not count towards `max_attempts`. A job that is
+    queued is not claimed for `wait_seconds`.
 
     Returns the job's new state. It is decided from the locked row, since a request may have been made or withdrawn
     meanwhile: `cancelled` if a cancel is requested, else `paused` if a pause is requested, else `queued`.
@@ -316,7 +318,8 @@ def release(
     if job.pause_requested_at is not None:
         _leave(session, lease, JobState.PAUSED, status_line(JobState.PAUSED, "paused"), "paused")
         return JobState.PAUSED
-    _leave(session, lease, JobState.QUEUED, status_line(JobState.QUEUED, message), outcome)
+    wait = {"not_before": database_now(wait_seconds)} if wait_seconds else {}
+    _leave(session, lease, JobState.QUEUED, status_line(JobState.QUEUED, message), outcome, **wait)
     return JobState.QUEUED
 
 

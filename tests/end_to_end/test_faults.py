@@ -18,6 +18,9 @@ from support.waiting import wait_for
 
 pytestmark = pytest.mark.long
 
+# of an attempt whose worker is gone; the second, which is not counted, if the other worker had no time for seconds
+LOST = ("worker_lost", "database_away")
+
 # about 3 s of training on digits, a checkpoint every 0.3 s
 LONG: dict[str, Any] = {
     "architecture": "mlp",
@@ -97,7 +100,7 @@ def test_another_worker_takes_over_from_a_killed_one(service: Service, unbroken:
     victim = next(w for w in service.live_workers() if w["id"] == running)
     psutil.Process(victim["pid"]).kill()
     ended = assert_resumed(service, job["id"], unbroken)  # how soon: tests/faults/test_takeover.py
-    assert [a["outcome"] for a in ended["attempts"]] == ["worker_lost", "succeeded"]
+    assert [a["outcome"] in LOST for a in ended["attempts"]] == [True, False]
     assert ended["attempts"][1]["worker"] != running
 
 
@@ -139,7 +142,7 @@ def test_a_suspended_worker_writes_nothing_when_it_is_resumed(service: Service, 
         old_trainer.resume()
     wait_for(lambda: not old_trainer.is_running(), 30, "the end of the stale trainer")
     ended = assert_resumed(service, job["id"], unbroken)
-    assert [a["outcome"] for a in ended["attempts"]] == ["worker_lost", "succeeded"]
+    assert [a["outcome"] in LOST for a in ended["attempts"]] == [True, False]
     assert not [
         e for e in service.events(job["id"]) if e["attempt"] == 1 and e["seq"] > _seq_of_attempt_2(service, job)
     ]

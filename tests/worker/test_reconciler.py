@@ -224,7 +224,10 @@ def test_postgresql_that_is_stopped_for_longer_than_a_lease_costs_no_job_its_att
     leader.settings, leader.pause = hasty, 0.2
     leader.clock, leader.freezes = ClockWatch(1.5), freezes.FreezeWatch(0.75)
     with ExitStack() as stack:
-        keepers = [stack.enter_context(LeaseKeeper(database, lease, hasty)) for lease in leases]
+        keepers = [LeaseKeeper(database, lease, hasty) for lease in leases]
+        for keeper in keepers:
+            keeper.start()
+            stack.callback(keeper.stop)
         stack.callback(leader.stop)
         leader.start()
         wait_for(lambda: leader.leads and leader.clock.steady, 60, "the leader to requeue what has run out")
@@ -234,7 +237,7 @@ def test_postgresql_that_is_stopped_for_longer_than_a_lease_costs_no_job_its_att
         wait_for(lambda: leader.leads and not leader._away and leader.clock.steady, 60, "the leader to trust leases")
         until = time.monotonic() + 1
         wait_for(lambda: time.monotonic() > until, 10, "some rounds more")
-        assert [keeper.is_lost() for keeper in keepers] == [False] * 5
+        assert [keeper.is_lost() for keeper in keepers] == [False] * 5  # `stop` sets it
     jobs_now = [job_of(database, lease.job_id) for lease in leases]
     assert [(job.state, job.attempt, job.failures) for job in jobs_now] == [("running", 1, 0)] * 5
 

@@ -271,6 +271,14 @@ class TestStore:
                 answer = call(method, links[name], headers={"If-None-Match": etag, **more})
                 assert (answer.status_code, answer.data, answer.headers["ETag"]) == (304, b"", etag), name
 
+    @pytest.mark.parametrize("tag", ['"other"', "*", 'W/"other"'])
+    def test_a_file_that_the_client_does_not_want_is_no_body_and_no_length(self, call, links, tag):
+        """A length without a body keeps the client waiting for it."""
+        for name in ("file", "zip", "samples"):
+            answer = call("GET", links[name], headers={"If-Match": tag})
+            assert int(answer.headers.get("Content-Length", 0)) == len(answer.data), name
+            assert answer.status_code in (200, 412), name
+
     @pytest.mark.parametrize(("kind", "most"), [("predictions", 1), ("deletions", 2)])
     def test_one_that_does_not_answer_keeps_an_owner_s_share_of_threads(
         self, app, client, hands, links, anna, connection, places, services, kind, most

@@ -17,7 +17,7 @@ import urllib.request
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, wait
-from errno import EROFS
+from errno import ENOLCK, EOPNOTSUPP, EROFS
 from functools import partial
 from http.client import HTTPException
 from io import BufferedIOBase
@@ -35,6 +35,9 @@ SLOWEST = 1024  # bytes per second, in each SILENT_SECONDS
 TRIES = 2  # of a file that arrives with another checksum
 PAUSE_SECONDS = 0.2  # between two looks at whether the job is asked to stop
 AWAY = frozenset({408, 425, 429, *range(500, 600)})  # the statuses that another request may not get
+
+# of a network filesystem without locks, where two jobs may download the same: the files are renamed when complete
+NO_LOCKS = (ENOLCK, EOPNOTSUPP)
 
 CheckStop = Callable[[], None]  # raises StopRequested if the job is asked to stop
 
@@ -97,6 +100,9 @@ def _taken(lock: int) -> bool:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
     return True
 
 
