@@ -14,6 +14,7 @@ import mmap
 import selectors
 import signal
 import socket
+import sys
 import threading
 import time
 import uuid
@@ -56,6 +57,7 @@ NO_DESCRIPTOR_SECONDS = 0.01
 HEALTH_CHECKS = (b"GET /healthz ", b"HEAD /healthz ")
 HEALTH_THREADS = 2
 MAX_THREADS_AT_START = 256
+NEXT_PROCESS_SECONDS = 1.0  # after one that could not start its threads
 
 # not caused by the request
 SERVER_ERRORS = (
@@ -104,9 +106,14 @@ class Worker(ThreadWorker):
 
     def get_thread_pool(self) -> ThreadPoolExecutor:
         self.health_pool = ThreadPoolExecutor(HEALTH_THREADS, thread_name_prefix="health")
-        _start_threads(self.health_pool, HEALTH_THREADS)
         pool: ThreadPoolExecutor = super().get_thread_pool()
-        _start_threads(pool, min(self.cfg.threads, MAX_THREADS_AT_START))
+        try:
+            _start_threads(self.health_pool, HEALTH_THREADS)
+            _start_threads(pool, min(self.cfg.threads, MAX_THREADS_AT_START))
+        except RuntimeError as error:
+            self.log.error("this process cannot start its threads, and another one is started: %s", error)
+            time.sleep(NEXT_PROCESS_SECONDS)
+            sys.exit(1)  # any other error before the first request ends the parent, with the processes that serve
         return pool
 
     def enqueue_req(self, conn: Connection) -> None:

@@ -383,3 +383,16 @@ def test_threads_that_have_started_end_when_the_system_starts_no_further_one(mon
     ended.start()
     ended.join(20)
     assert not ended.is_alive()
+
+
+def test_a_process_without_threads_ends_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """gunicorn ends with exit code 3 of a process, and starts another after any other."""
+
+    def refuse(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(module, "_start_threads", refuse)
+    monkeypatch.setattr(module, "NEXT_PROCESS_SECONDS", 0)
+    with pytest.raises(SystemExit) as ended:
+        Process().worker.get_thread_pool()
+    assert ended.value.code == 1
