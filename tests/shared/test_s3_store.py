@@ -67,7 +67,9 @@ CALLS: dict[str, Callable[[ArtifactStore, Path], Any]] = {
 }
 
 
-@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize(
+    "call", [name if name in ("put", "open") else pytest.param(name, marks=pytest.mark.long) for name in CALLS]
+)
 @pytest.mark.parametrize("how", ["refuse", "cut"])
 def test_a_server_that_is_away_or_silent_is_one_error_after_a_bounded_time(
     s3: S3, store: ArtifactStore, source: Path, how: str, call: str

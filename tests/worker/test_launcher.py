@@ -48,7 +48,7 @@ def test_a_server_that_responds_in_time_is_kept(launcher: Launcher) -> None:
     assert servers() == before
 
 
-@pytest.mark.parametrize("what", ["socket", "folder"])
+@pytest.mark.parametrize("what", ["socket", pytest.param("folder", marks=pytest.mark.long)])
 def test_a_server_that_lives_and_has_lost_its_socket_is_killed_and_replaced(launcher: Launcher, what: str) -> None:
     """As after a clean-up of /tmp: no job could start until the worker does."""
     (old,) = servers()

@@ -54,15 +54,10 @@ def test_a_step_gets_as_many_threads_as_it_is_worth_and_no_more_than_there_are()
     assert device.threads_for(1e12, most=8) == 8
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("given", "policy", "spins"),
-    [
-        ({}, "PASSIVE", "5000"),
-        pytest.param(
-            {"OMP_WAIT_POLICY": "active", "GOMP_SPINCOUNT": "300000"}, "ACTIVE", "300000", marks=pytest.mark.long
-        ),
-    ],
+    [({}, "PASSIVE", "5000"), ({"OMP_WAIT_POLICY": "active", "GOMP_SPINCOUNT": "300000"}, "ACTIVE", "300000")],
 )
 def test_threads_that_wait_spin_for_a_moment_and_then_sleep(given, policy, spins):
     """OpenMP reads the settings once, when torch is loaded; it prints what it uses. An operator's own settings hold."""

@@ -208,6 +208,7 @@ def test_a_run_without_its_data_leaves_no_artifact(tmp_path):
     assert not (tmp_path / "artifacts").exists()
 
 
+@pytest.mark.long
 def test_a_spec_is_trained_from_the_command_line_too(tmp_path, command_line, capsys):
     (tmp_path / "spec.json").write_text(json.dumps({"epochs": 1, "seed": 7, "gradients": "manual"}))
     command = [

@@ -4,6 +4,8 @@ import subprocess
 import sys
 import textwrap
 
+import pytest
+
 SCRIPT = textwrap.dedent(
     """
     import sys
@@ -24,5 +26,6 @@ SCRIPT = textwrap.dedent(
 )
 
 
+@pytest.mark.long
 def test_torchvision_transforms_and_runs_a_model_in_a_fresh_process():
     subprocess.run([sys.executable, "-c", SCRIPT], check=True, timeout=150)

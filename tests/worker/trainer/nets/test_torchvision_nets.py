@@ -146,7 +146,12 @@ def test_a_resnet_begins_as_for_cifar_up_to_64_pixels():
 
 
 @pytest.mark.parametrize(
-    "init", [job_spec.NormalInit(std=0.5), job_spec.KaimingInit(), job_spec.XavierInit()], ids=lambda i: i.type
+    "init",
+    [
+        job_spec.NormalInit(std=0.5),
+        *(pytest.param(init, marks=pytest.mark.long) for init in (job_spec.KaimingInit(), job_spec.XavierInit())),
+    ],
+    ids=lambda init: init.type,
 )
 def test_other_inits_fill_the_linear_and_convolutional_weights_and_leave_batch_norm_fresh(init):
     model, again, plain = (net(SMALLEST, MNIST, init=wanted) for wanted in (init, init, None))
