@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
 
@@ -27,6 +28,7 @@ def main(*arguments: str) -> None:
     settings.make_state_dir()
     heartbeat.start(settings.state_dir)
     tmp = own_tmp(settings.state_dir)
+    atexit.register(remove, tmp)  # after multiprocessing, imported later, has removed its folder in it
     os.environ["OPENBLAS_NUM_THREADS"] = "1"  # OpenBLAS would start its threads before the fork of the trainers
     os.environ["TMPDIR"] = str(tmp)
     os.environ.setdefault("MPLCONFIGDIR", str(private(settings.state_dir / "matplotlib")))
@@ -34,7 +36,6 @@ def main(*arguments: str) -> None:
         program.run("worker", *arguments)
     finally:
         heartbeat.end()
-        remove(tmp)
 
 
 if __name__ == "__main__":

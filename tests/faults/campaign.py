@@ -94,7 +94,7 @@ class Campaign:
             for until, struck in list(active):
                 struck.look()
                 if struck.hinders:
-                    field.hindered_at = now
+                    field.hindered_at = time.monotonic()  # after a part that `tend` has started
                 if now >= until and struck.done():
                     struck.mend()
                     if struck.target == API:
