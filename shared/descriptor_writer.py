@@ -1,6 +1,6 @@
 """Writes to a file descriptor, whatever it is, that wait a limited time for its reader.
 
-`poll` does not tell enough: a terminal is ready with room for one byte, and a write of a line returns only once all of
+`poll` is not enough: a terminal is ready with room for one byte, and a write of a line returns only once all of
 it fits; a pipe that is ready may be filled by another process before the write. So pipes and terminals are opened once
 more for writes that never block, sockets are sent to without waiting, and a terminal that cannot be opened again is
 written to in a thread.
@@ -20,9 +20,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 PIECE = select.PIPE_BUF  # bytes of one write; a pipe takes as much whole, without another process's bytes in between
-PAUSE_SECONDS = (
-    0.005  # before a further try at what is ready and takes nothing, as a terminal with room for half an end
-)
+PAUSE_SECONDS = 0.005  # before another write to a descriptor that `poll` calls ready and that accepted no byte
 THREAD_SECONDS = 0.1  # the least that a write in a thread is waited for
 
 NOT_READ = "its reader does not read"

@@ -1,7 +1,7 @@
 """Connections to Redis with a deadline for each response.
 
 redis-py's `socket_timeout` limits each read from the socket: a server that sends a byte now and then, and never the end
-of a line, holds the caller for ever.
+of a line, blocks the caller without a timeout.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Stores a job's checkpoints in the attempt's transfer thread, so that its supervisor goes on meanwhile."""
+"""Stores a job's checkpoints in the attempt's transfer thread, so that its supervisor is not blocked."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from shared.db.database import Database
 from shared.db.tables import DatasetRow
 from shared.errors import DataError, StoreUnavailable
 
-PART_SECONDS = 24 * 3600.0  # after which nobody fetches into a temporary folder any more
+PART_SECONDS = 24 * 3600.0  # a fetch takes less: an older temporary folder is of a process that ended
 
 
 def local_folder(dataset_id: str, settings: Settings, database: Database, store: ArtifactStore) -> Path:

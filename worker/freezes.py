@@ -1,6 +1,6 @@
 """Detects that a worker's maintenance loop, or the database it waits for, did nothing for a while and then went on.
 
-The database's clock goes on meanwhile, so that all leases which nobody could renew look as if they had run out.
+The database's clock runs meanwhile, so that leases which no worker could renew look expired.
 """
 
 from __future__ import annotations

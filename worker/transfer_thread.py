@@ -1,4 +1,7 @@
-"""The thread in which one attempt's files go to and from the store, so that its supervisor goes on meanwhile."""
+"""The thread in which one attempt's files go to and from the store, so that its supervisor is not blocked.
+
+Not a ThreadPoolExecutor: a process that ends waits for the threads of one, also for a store that does not answer.
+"""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ from shared.tokens import SCOPES, Scope
 
 EXTENSION = "gradq.auth"
 COOKIE = "gradq_token"
-USE_WAIT_SECONDS = 0.1  # for other writers, before a request goes on without having recorded that its token was used
+USE_WAIT_SECONDS = 0.1  # for other writers, after which a request does not record that its token was used
 ADMIN, ADMIN_TOKEN_ID = "admin", "tok_admin"  # owner and id of GRADQ_ADMIN_TOKEN, which has no row
 
 View = TypeVar("View", bound=Callable[..., object])
@@ -150,8 +150,8 @@ def needs(scope: Scope | None) -> Callable[[View], View]:
 
 
 def accept_recent_tokens(view: View) -> View:
-    """Decorator of a view that tells whether the database is away: while it is, a token is accepted that this view has
-    been called with, and found valid, within the last hour. `without_database` is then True."""
+    """Decorator of a view that reports whether the database is away: while it is, a token is accepted with which this
+    view was called, and which was valid, within the last hour. `without_database` is then True."""
     view.accepts_recent_tokens = True  # type: ignore[attr-defined]
     return view
 

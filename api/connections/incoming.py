@@ -34,7 +34,7 @@ class IncomingRequest:
 
     @property
     def is_too_large(self) -> bool:
-        """Whether the head is larger than MAX_HEAD_BYTES. A malformed one, of which a thread tells why, is not."""
+        """Whether the head is larger than MAX_HEAD_BYTES. False for a malformed one, which a thread refuses."""
         if self._head is None:
             return not self.is_ready and len(self.received) > MAX_HEAD_BYTES
         return self._head > MAX_HEAD_BYTES

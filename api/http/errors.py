@@ -31,8 +31,8 @@ from shared.errors import (
 PROBLEM = "application/problem+json"
 BEARER = 'Bearer realm="gradq"'
 RETRY_SECONDS = 2  # Retry-After while the database is unreachable
-NO_ROOM = "there is no room for this request at the moment; retry later, or make room there"
-NO_DISK = "the disk for this request cannot be used at the moment; retry later. The API's log has its error"
+NO_ROOM = "the disk has no room for this request; retry later, or free some space"
+NO_DISK = "the disk for this request cannot be used; retry later. The API's log has its error"
 
 CODES = {
     400: "bad_request",
