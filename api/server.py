@@ -7,6 +7,7 @@ spread evenly over the processes, or one would run out of places for held reques
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import signal
 import socket
@@ -64,6 +65,8 @@ def on_starting(server: Any) -> None:
 
     import api.app  # noqa: F401
 
+    gc.freeze()  # the processes share this memory while no collection writes to it
+
 
 def when_ready(server: Any) -> None:
     """SIGHUP, which a terminal that is closed sends, stops the API as SIGTERM does, unless it was ignored from the
@@ -120,6 +123,7 @@ def post_worker_init(worker: Worker) -> None:
     long_polls: LongPolls = extensions[LONG_POLLS]
     long_polls.notifier.stopping = lambda: not worker.alive
     sys.setswitchinterval(SWITCH_SECONDS)
+    gc.freeze()  # a full collection looks at what requests have left, not at every module: 1 ms instead of 100
 
 
 def _is_private(listener: Any) -> bool:

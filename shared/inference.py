@@ -29,7 +29,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 Array = np.ndarray[Any, Any]
 Weights = dict[str, Array]
 
-CHUNK_FLOATS = 1 << 24  # 64 MB: limit of what is held for the images that are computed together
+CHUNK_FLOATS = 1 << 20  # 4 MB: limit of what is held for the images that are computed together; more is slower, too
 BLOCK = (
     1 << 16
 )  # numbers of which a function of single numbers is computed at once: its temporary arrays have up to 6 MB

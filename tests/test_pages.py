@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from api import server
-from api.connections import client_socket, incoming, worker
+from api.connections import client_socket, incoming, turns, worker
 from api.waiting import long_polling, transfers
 from shared import artifacts
 from shared.config import Settings
@@ -48,6 +48,11 @@ def test_each_promise_of_the_security_page_names_existing_tests() -> None:
             "head of a request",
             f"{incoming.MAX_HEAD_BYTES >> 10} KiB, its lines {(server.limit_request_line + 2) >> 10} KiB",
         ),
+        (
+            "requests that are served at once",
+            f"{turns.AT_ONCE} per API process, {turns.AT_ONCE * turns.SHARE:.0f} of one client",
+        ),
+        ("requests that are served at once", f"longer than {turns.LONGEST_SECONDS:g} s"),
         ("threads for `/healthz`", f"{worker.HEALTH_THREADS} per API process"),
         ("what is read ahead", f"{(artifacts.READ_AHEAD + artifacts.CHUNK) >> 20} MiB"),
         (

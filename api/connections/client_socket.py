@@ -59,6 +59,7 @@ class ClientSocket(socket.socket):
         self.take_place: Callable[[], Leave | None] | None = None  # set per request; None: it must not wait
         # whether it is left after each write: a stream, which lasts for hours, waits for its client now and then only
         self.leaves_after_write = False
+        self.on_waiting: Callable[[], object] | None = None  # set per request, for `begin_to_wait`
         self._leave: Leave | None = None
         self._bytes, self._waited = 0, 0.0  # since the first wait after the last check
 
@@ -74,7 +75,16 @@ class ClientSocket(socket.socket):
         """Take a place for this request, unless it has one. Returns whether it has one now."""
         if self._leave is None and self.take_place is not None:
             self._leave = self.take_place()
+            if self._leave is not None:
+                self.begin_to_wait()
         return self._leave is not None
+
+    def begin_to_wait(self) -> None:
+        """Called for a request that from now on may wait for something other than the interpreter, in one of the places
+        for that: its turn ends. Without effect after the first time."""
+        on_waiting, self.on_waiting = self.on_waiting, None
+        if on_waiting is not None:
+            on_waiting()
 
     def end_request(self) -> None:
         """Leave the request's place. Until the next request sets `take_place`, no call waits for the client."""

@@ -11,6 +11,7 @@ FRAMING = re.compile(
     rb"\r\n(?:content-length:[ \t]*(?P<length>\d+)[ \t]*(?=\r)|transfer-encoding:(?P<coding>)|expect:(?P<expect>))",
     re.IGNORECASE,
 )
+CREDENTIALS = (b"uthorization: ", b"ookie: ")  # after a capital or a small letter
 WITHOUT_BODY = (b"GET ", b"HEAD ")
 LAST_CHUNK = b"0\r\n\r\n"
 MAX_DIGITS = 12  # of a Content-Length that is read here
@@ -45,6 +46,15 @@ class IncomingRequest:
         if self._is_chunked:
             return not self.received.endswith(LAST_CHUNK)
         return self._end is not None and len(self.received) < self._end
+
+    @property
+    def credentials(self) -> bytes:
+        """The header by which the client says who it is, unverified; empty if there is none, or it is written in
+        another way than libraries and browsers write it."""
+        for name in CREDENTIALS:
+            if (start := self.received.find(name, 0, self._head or 0)) >= 0:
+                return bytes(self.received[start : self.received.find(b"\r", start)])
+        return b""
 
     def add(self, data: bytes) -> None:
         start = len(self.received)

@@ -15,12 +15,10 @@ import selectors
 import signal
 import socket
 import sys
-import threading
 import time
 import uuid
 from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from http import HTTPStatus
@@ -32,6 +30,8 @@ from gunicorn.workers.gthread import TConn, ThreadWorker
 
 from api.connections.client_socket import ClientSocket, ClientTooSlow
 from api.connections.incoming import MAX_HEAD_BYTES, IncomingRequest
+from api.connections.threads import Threads
+from api.connections.turns import Turns
 from api.http.errors import PROBLEM
 from api.http.security_headers import HEADERS
 from shared.logs import LONGEST_PATH
@@ -56,7 +56,6 @@ OF_THE_CLIENT = (
 NO_DESCRIPTOR_SECONDS = 0.01
 HEALTH_CHECKS = (b"GET /healthz ", b"HEAD /healthz ")
 HEALTH_THREADS = 2
-MAX_THREADS_AT_START = 256
 NEXT_PROCESS_SECONDS = 1.0  # after one that could not start its threads
 
 # not caused by the request
@@ -97,6 +96,7 @@ class Worker(ThreadWorker):
         self.incoming: dict[Connection, None] = {}  # with an incomplete request, the oldest first
         self.incoming_by_address: Counter[str] = Counter()
         self.closing: dict[Connection, None] = {}  # the oldest first
+        self.turns: Turns[Connection] = Turns()  # requests that are complete, and wait for a thread
         self.accepts_at = NEVER  # monotonic: end of the others' head start for the next connection
 
     def init_signals(self) -> None:
@@ -104,25 +104,34 @@ class Worker(ThreadWorker):
         # a terminal that is closed sends it to all processes; the parent acts on it
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
-    def get_thread_pool(self) -> ThreadPoolExecutor:
-        self.health_pool = ThreadPoolExecutor(HEALTH_THREADS, thread_name_prefix="health")
-        pool: ThreadPoolExecutor = super().get_thread_pool()
+    def get_thread_pool(self) -> Threads:
+        """Start all threads: the poller would wait for each that starts later until it has had the interpreter. Takes
+        0.1 ms and 20 KB each."""
         try:
-            _start_threads(self.health_pool, HEALTH_THREADS)
-            _start_threads(pool, min(self.cfg.threads, MAX_THREADS_AT_START))
+            self.health_threads = Threads(HEALTH_THREADS, "health")
+            return Threads(self.cfg.threads, "request")
         except RuntimeError as error:
             self.log.error("this process cannot start its threads, and another one is started: %s", error)
             time.sleep(NEXT_PROCESS_SECONDS)
             sys.exit(1)  # any other error before the first request ends the parent, with the processes that serve
-        return pool
 
     def enqueue_req(self, conn: Connection) -> None:
         """Health checks have threads of their own. If a hundred requests arrive at once, each of their threads waits
         for the interpreter before it takes the next request, and the last one waits for over a second; whoever asks
         for the health of this process might end it."""
-        pool = self.health_pool if conn.incoming.received.startswith(HEALTH_CHECKS) else self.tpool
-        future = pool.submit(self.handle, conn)
-        future.add_done_callback(lambda done: self.method_queue.defer(self.finish_request, conn, done))
+        if conn.incoming.received.startswith(HEALTH_CHECKS):
+            self._submit(self.health_threads, conn)
+        else:
+            self.turns.add(conn.incoming.credentials or conn.address, conn)
+            self._take_turns()
+
+    def _take_turns(self) -> None:
+        while (conn := self.turns.take(time.monotonic())) is not None:
+            self._submit(self.tpool, conn)
+
+    def _submit(self, threads: Threads, conn: Connection) -> None:
+        conn.sock.on_waiting = partial(self.method_queue.defer, self.turns.end, conn)
+        threads.submit(partial(self._serve, conn))
 
     def take_number(self, taken: set[int]) -> None:
         """Choose an index that no other process has. The process counts from the first iteration of its loop on, until
@@ -143,7 +152,8 @@ class Worker(ThreadWorker):
         if self.alive and not self._accepting and (left := self.accepts_at - time.monotonic()) > 0:
             timeout = min(timeout, left)
         listened, accepts_at = self._accepting, self.accepts_at
-        super().wait_for_and_dispatch_events(timeout)
+        super().wait_for_and_dispatch_events(min(timeout, self.turns.seconds_left(time.monotonic())))
+        self._take_turns()
         if listened and self.accepts_at == accepts_at:  # another process has accepted the connection
             self.accepts_at = NEVER
 
@@ -248,6 +258,15 @@ class Worker(ThreadWorker):
 
     # --- in a thread --------------------------------------------------------------------------------------------------
 
+    def _serve(self, conn: Connection) -> None:
+        keep = False
+        try:
+            keep = self.handle(conn)
+        except Exception:
+            self.log.exception("a thread's request failed outside the app")
+        finally:
+            self.method_queue.defer(self.finish_request, conn, keep)
+
     def handle(self, conn: Connection) -> Any:
         try:
             return super().handle(conn)
@@ -274,13 +293,9 @@ class Worker(ThreadWorker):
 
     # --- after a request ----------------------------------------------------------------------------------------------
 
-    def finish_request(self, conn: Connection, fs: Future[Any]) -> None:
-        """Called in the poller's thread when a thread has responded."""
-        try:
-            keep = not fs.cancelled() and fs.result()
-        except Exception:
-            self._close(conn)
-            return
+    def finish_request(self, conn: Connection, keep: bool) -> None:
+        """Called in the poller's thread when a thread has responded. `keep`: the client may send another request."""
+        self.turns.end(conn)
         if not keep:
             self._close_slowly(conn)
             return
@@ -362,20 +377,6 @@ class Worker(ThreadWorker):
             idle = self.keepalived_conns.popleft()
             self.poller.unregister(idle.sock)
             self._close(idle)
-
-
-def _start_threads(pool: ThreadPoolExecutor, number: int) -> None:
-    """Start threads of a new pool, which by itself starts one per request: the poller would wait for each until it has
-    had the interpreter, while a hundred others want it. Takes 0.1 ms and 20 KB each. Raises RuntimeError if the system
-    starts fewer; those that have started end with the pool."""
-    started = threading.Barrier(number + 1)
-    try:
-        for _ in range(number):
-            pool.submit(started.wait)
-    except RuntimeError:
-        started.abort()
-        raise
-    started.wait()
 
 
 class RequestTooSlow(errors.ParseException):

@@ -29,8 +29,6 @@ MAX_PICTURE_PIXELS = 1 << 24  # of one PNG or JPEG: 4096 x 4096
 MAX_REQUEST_PIXELS = 1 << 26  # of all PNGs and JPEGs of a request
 MAX_UNPACKED_BYTES = 1 << 28  # of the array in an npz
 MAX_COLUMNS_FIRST_BYTES = 1 << 25  # of an array in Fortran's order, which is read at once
-OBJECT_BYTES = 32  # of a number as an object of Python
-BATCH_FLOATS = 1 << 22  # 16 MB: the pixels of the images that are computed at once
 
 MAGIC = {"png": b"\x89PNG\r\n\x1a\n", "jpeg": b"\xff\xd8\xff", "npz": b"PK\x03\x04"}
 ARRAYS = ("images", "x")  # names of the array in an npz
@@ -60,9 +58,8 @@ class Reader:
     def __init__(self, model: Model, invert: bool) -> None:
         self.model, self.invert = model, invert
         self.allowance, self.pixels = Allowance(model), PixelBudget()
-        # as many as the model computes at once, of which a product's last bits depend, and no more than fit as pixels
-        most = max(1, BATCH_FLOATS // math.prod(model.shape))
-        self.step = min(model.images_at_once, most)
+        # as many as the model computes at once: a product's last bits depend on it, and memory on nothing else
+        self.step = model.images_at_once
 
     def of_json(self, body: bytes) -> Parts:
         """Parts of a JSON body. Raises BadRequest and InvalidImages, as all of these do."""
@@ -83,9 +80,8 @@ class Reader:
             yield from self._array(whole, invert, sent.white)
             return
         self.allowance.spend(len(images))
-        step = max(1, self.step // OBJECT_BYTES)
-        for first in range(0, len(images), step):
-            some = list(images.decoded(first, first + step))
+        for first in range(0, len(images), self.step):
+            some = list(images.decoded(first, first + self.step))
             yield self._pixels(some, invert, sent.white, first)
 
     def of_file(self, content: bytes, white: float | None, name: str | None = None) -> Parts:
@@ -138,9 +134,8 @@ class Reader:
                 if fortran or shape in (self.model.shape, self.model.shape[1:]):  # columns first; or one image
                     yield from self._at_once(file, shape, fortran, dtype, white)
                     return
-                step = max(1, self.step // dtype.itemsize)
-                for first in range(0, len(form), step):
-                    some = (min(step, len(form) - first), *shape[1:])
+                for first in range(0, len(form), self.step):
+                    some = (min(self.step, len(form) - first), *shape[1:])
                     yield self._pixels(_next(file, some, dtype), self.invert, white, first, "")
                 _end(file)
         except InvalidImages:

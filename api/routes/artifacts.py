@@ -19,12 +19,13 @@ from api.openapi.endpoint import endpoint
 from api.openapi.problems import STORE
 from api.services import services
 from api.waiting import transfers
-from shared.artifacts import CHUNK, ArtifactStore, media_types
+from shared.artifacts import ArtifactStore, media_types
 from shared.db.tables import ArtifactRow
 from shared.errors import NoArtifacts, NotFound
 from shared.jobs import jobs
 
 ZIP = "application/zip"
+CHUNK = 128 << 10  # bytes of a file in a zip, which a thread holds while its client reads
 SERVED_RANGE = re.compile(r"bytes=\s*(?:(\d{1,18})-(\d{0,18})|-\d{1,18})\s*")  # more digits are beyond any file
 
 bp = Blueprint("artifacts", __name__)

@@ -87,6 +87,7 @@ def predict(job_id: str, query: PredictQuery) -> Response:
     owner, places = principal().owner, _places()
     size = request.content_length if request.content_length is not None else services().settings.predict_bytes
     with places.taken(places.bytes, owner, size):
+        transfers.begin_to_wait()
         sent = Sent(query.invert)
         load()  # before there is a place to compute: a store may be slow. Not kept: many may wait, each for its own
         with places.taken(places.computing, owner):

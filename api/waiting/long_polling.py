@@ -82,6 +82,7 @@ class Place:
             disconnects.set_user_timeout(client)
         if isinstance(client, ClientSocket):
             client.leaves_after_write = True
+            client.begin_to_wait()
 
     def leave(self) -> None:
         """Called once. The response to a long poll, which is sent after that, has a transfer's place until its end."""

@@ -48,6 +48,13 @@ def may_use_store() -> bool:
     return not _may_be_slow() or _has_place()
 
 
+def begin_to_wait() -> None:
+    """End the turn of this request, which has a place of another kind, where it may wait or compute for long."""
+    client = disconnects.of_this_request()
+    if isinstance(client, ClientSocket):
+        client.begin_to_wait()
+
+
 def _may_be_slow() -> bool:
     return services().store.local_path("") is None
 

@@ -160,7 +160,9 @@ def _postgresql_engine(url: str) -> Engine:
         "keepalives_count": 3,
         "tcp_user_timeout": SILENCE_MS,
     }
-    engine = create_engine(url, pool_pre_ping=True, pool_size=8, max_overflow=24, connect_args=silence)
+    engine = create_engine(
+        url, pool_pre_ping=True, pool_size=8, max_overflow=24, pool_use_lifo=True, connect_args=silence
+    )
     event.listen(engine, "do_connect", _connect_to_postgresql)
     event.listen(engine, "connect", _on_postgresql_connect)
     event.listen(engine, "checkin", _limit_silence)
@@ -208,7 +210,7 @@ def _sqlite_engine(url: str) -> Engine:
         )
     folder.mkdir(parents=True, exist_ok=True)
     wait = {"timeout": BUSY_TIMEOUT_MS / 1000, "check_same_thread": False}
-    engine = create_engine(url, pool_size=8, max_overflow=56, connect_args=wait)
+    engine = create_engine(url, pool_size=8, max_overflow=56, pool_use_lifo=True, connect_args=wait)
     event.listen(engine, "connect", _on_connect)
     event.listen(engine, "begin", _on_begin)
     return engine

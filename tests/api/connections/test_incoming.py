@@ -63,6 +63,26 @@ def test_pieces_make_no_difference(case: Case) -> None:
     assert request.received == case.received
 
 
+@pytest.mark.parametrize(
+    ("header", "found"),
+    [
+        (b"Authorization: Bearer %d", True),
+        (b"authorization: Bearer %d", True),
+        (b"Cookie: gradq_session=%d", True),
+        (b"Accept: text/%d", False),
+    ],
+)
+def test_clients_are_told_apart_by_their_credentials(header: bytes, found: bool) -> None:
+    one, same, other = (request_of(GET[:-2] + header % number + b"\r\n\r\n") for number in (1, 1, 2))
+    assert one.credentials == same.credentials
+    assert (one.credentials != b"", one.credentials != other.credentials) == (found, found)
+
+
+def test_credentials_in_a_body_are_none() -> None:
+    body = b"Authorization: Bearer a\r\n"
+    assert request_of(POST + b"Content-Length: %d\r\n\r\n" % len(body) + body).credentials == b""
+
+
 def test_a_head_has_a_limit_and_a_body_that_is_collected_too() -> None:
     assert not request_of(GET[:-2] + b"X: y\r\n" * 100).is_too_large
     assert request_of(GET[:-2] + b"X: y\r\n" * (MAX_HEAD_BYTES // 6)).is_too_large

@@ -8,17 +8,17 @@ import select
 import socket
 import threading
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from queue import SimpleQueue
 from typing import Any
 
 import pytest
 from gunicorn.config import Config
 from gunicorn.glogging import Logger
+from support.waiting import wait_for
 
-from api.connections import incoming
+from api.connections import incoming, turns
 from api.connections import worker as module
-from api.connections.worker import CLOSING_SECONDS, REQUEST_SECONDS, Connection, Worker, _start_threads
+from api.connections.worker import CLOSING_SECONDS, REQUEST_SECONDS, Connection, Worker
 from api.monitoring import request_counts
 from api.server import child_exit
 
@@ -32,7 +32,8 @@ class Process:
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.clients: list[socket.socket] = []
         self.requests: list[Connection] = []
-        self.responded: SimpleQueue[str] = SimpleQueue()  # paths, where a test has threads
+        self.begun: SimpleQueue[str] = SimpleQueue()  # paths, where a test has threads
+        self.responded: SimpleQueue[str] = SimpleQueue()
         self.go_on = threading.Event()
         config = Config()
         config.set("threads", 2)
@@ -56,11 +57,9 @@ class Process:
 
     def finish(self, keep: bool) -> None:
         """The thread has responded."""
-        future: Future[bool] = Future()
-        future.set_result(keep)
         conn = self.requests.pop()
         next(conn.parser)
-        self.worker.finish_request(conn, future)
+        self.worker.finish_request(conn, keep)
 
     def close(self) -> None:
         for end in (*self.clients, self.listener, *(conn.sock for conn in self.requests)):
@@ -269,13 +268,14 @@ class TestThreads:
         worker.handle = lambda conn: self.handle(process, conn)
         yield process
         process.go_on.set()
-        for pool in (worker.tpool, worker.health_pool):
-            pool.shutdown()
+        for threads in (worker.tpool, worker.health_threads):
+            threads.shutdown()
         worker.method_queue.close()
 
     @staticmethod
     def handle(process: Process, conn: Connection) -> bool:
         path = next(conn.parser).path
+        process.begun.put(path)
         if path != "/healthz":
             process.go_on.wait()
         process.responded.put(path)
@@ -289,9 +289,43 @@ class TestThreads:
         threads.go_on.set()
         assert {threads.responded.get(timeout=10) for _ in range(4)} == {"/v1/jobs"}
 
-    def test_they_are_started_before_the_first_request(self, threads):
-        pool = threads.worker.tpool
-        assert sum(thread.name.startswith(pool._thread_name_prefix) for thread in threading.enumerate()) == 2
+    def test_one_client_with_many_requests_stops_no_other_one(self, threads, monkeypatch):
+        """More threads than may be served of one client."""
+        monkeypatch.setattr(turns, "AT_ONCE", 2)
+        get = b"GET /v1/%s HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer %s\r\n\r\n"
+        for _ in range(5):
+            threads.connect(get % (b"many", b"greedy"))
+        wait_for(lambda: threads.begun.qsize() == 1, 10, "the first request")
+        threads.connect(get % (b"other", b"other"))
+        assert [threads.begun.get(timeout=10) for _ in range(2)] == ["/v1/many", "/v1/other"]
+        assert threads.begun.empty()
+
+    def test_a_request_that_begins_to_wait_leaves_its_turn(self, threads, monkeypatch):
+        monkeypatch.setattr(turns, "AT_ONCE", 2)
+        for _ in range(2):
+            threads.connect(b"GET /v1/jobs HTTP/1.1\r\nHost: h\r\n\r\n")
+        threads.begun.get(timeout=10)
+        [first] = threads.worker.turns._served
+        first.sock.begin_to_wait()
+        first.sock.begin_to_wait()  # again: without effect
+        for _ in range(2):
+            threads.worker.method_queue.run_callbacks(None)
+            threads.poll()
+        assert threads.begun.get(timeout=10) == "/v1/jobs"
+
+    def test_a_request_that_fails_outside_the_app_is_logged_and_closed(self, threads, monkeypatch):
+        def fail(conn: Connection) -> bool:
+            raise ValueError("not foreseen")
+
+        threads.worker.handle = fail
+        client = threads.connect(GET)
+
+        def is_closing() -> bool:
+            threads.worker.method_queue.run_callbacks(None)
+            return bool(threads.worker.closing)
+
+        wait_for(is_closing, 10, "the end of the request")
+        assert client.recv(1) == b""
 
 
 class TestClosing:
@@ -366,32 +400,13 @@ class TestRoom:
             process.worker.accept(Broken())
 
 
-def test_threads_that_have_started_end_when_the_system_starts_no_further_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    start, tries = threading.Thread.start, iter(range(100))
-
-    def refuse(thread: threading.Thread) -> None:
-        if next(tries) == 3:
-            raise RuntimeError("can't start new thread")
-        start(thread)
-
-    pool = ThreadPoolExecutor(8)
-    with monkeypatch.context() as patched:
-        patched.setattr(threading.Thread, "start", refuse)
-        with pytest.raises(RuntimeError, match="can't start new thread"):
-            _start_threads(pool, 8)
-    ended = threading.Thread(target=pool.shutdown, daemon=True)
-    ended.start()
-    ended.join(20)
-    assert not ended.is_alive()
-
-
 def test_a_process_without_threads_ends_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """gunicorn ends with exit code 3 of a process, and starts another after any other."""
 
     def refuse(*_: object) -> None:
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(module, "_start_threads", refuse)
+    monkeypatch.setattr(module, "Threads", refuse)
     monkeypatch.setattr(module, "NEXT_PROCESS_SECONDS", 0)
     with pytest.raises(SystemExit) as ended:
         Process().worker.get_thread_pool()

@@ -21,6 +21,7 @@ from shared.errors import TooManyPredictions
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "security.md"
 MIB = 1 << 20
+NUMBER_BYTES = 32  # of a float in a list of Python: 24, and 8 to refer to it
 
 
 def documented(resource: str) -> str:
@@ -130,6 +131,6 @@ def test_the_document_has_the_memory_of_a_prediction():
     decoding = (2 * len("RGBA") + 4) * formats.MAX_PICTURE_PIXELS + 24 * MIB
     columns_first = 2 * formats.MAX_COLUMNS_FIRST_BYTES
     assert max(computing, together + blocks, decoding, columns_first) <= 256 * MIB
-    pixels = 2 * 4 * formats.BATCH_FLOATS  # as they arrive, and joined
+    pixels = inference.CHUNK_FLOATS * NUMBER_BYTES  # of images that are computed together, as they arrive in JSON
     assert pixels == 32 * MIB
     assert documented("memory of a prediction").startswith("256 MiB to decode a picture or to compute, and 32 MiB of")

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from support.people import bearer, token_for
+from support.waiting import wait_for
 
 from api.connections.client_socket import ClientSocket
 from api.connections.places import Places
@@ -328,8 +329,13 @@ def test_a_stream_that_has_waited_for_its_client_goes_on_without_a_place(client,
     answer = ask(client, stream, "GET", path, headers={"Accept": "text/event-stream"})
     assert answer.mimetype == "text/event-stream"
     ask(client, download, "GET", "/v1/jobs")
+
+    def read(ours: ClientSocket) -> None:
+        wait_for(lambda: places.in_use, 30, "a write that waits")
+        connection.read(ours, 1 << 23)
+
     for ours, expected in ((stream, 0), (download, 1)):
-        reader = threading.Thread(target=connection.read, args=(ours, 1 << 23), daemon=True)
+        reader = threading.Thread(target=read, args=(ours,), daemon=True)
         reader.start()
         ours.sendall(bytes(1 << 23))  # more than the buffers take
         reader.join()
