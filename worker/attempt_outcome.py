@@ -30,6 +30,14 @@ class StopReason(StrEnum):
     LOST = "lost"
 
 
+class Interrupted(Exception):
+    """The job is asked to stop while its files are fetched, or its results stored: no trainer runs."""
+
+    def __init__(self, reason: StopReason) -> None:
+        super().__init__(reason.value)
+        self.reason = reason
+
+
 @dataclass(frozen=True)
 class Succeeded:
     """The job is done."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from concurrent.futures import Future, wait
+from concurrent.futures import Future
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ import structlog
 from sqlalchemy.orm import Session
 
 from shared import events
-from shared.artifacts import StoredFile, artifact_key
+from shared.artifacts import StoredFile
 from shared.db.tables import Job
 from shared.disks import disk_error, disk_is_unusable, disk_outage
 from shared.errors import DatabaseAway, LeaseLost, NotFound, StoreUnavailable, TrainingError
@@ -32,6 +32,7 @@ from worker.attempt_outcome import (
     RELEASED,
     DeadlineExceeded,
     Failed,
+    Interrupted,
     LastEvent,
     LeaseGone,
     Lost,
@@ -50,14 +51,13 @@ from worker.log_buffer import LogBuffer, at, line_of
 from worker.oom import OomKills
 from worker.orphaned_files import remove_orphaned_files
 from worker.plan import Plan
+from worker.result_uploads import HURRY_SECONDS, ResultUploads
 from worker.start_failures import is_exhausted
-from worker.transfer_thread import TransferThread
+from worker.transfer_thread import TransferThread, is_done
 
 TICK_SECONDS = 0.25
-STORE_RETRY_SECONDS = 1.0  # between two tries to store a result
 LATE_SECONDS = 5.0  # after the grace period, for what is being stored; `gradq up` kills a worker after 10
 CLOSE_SECONDS = 5.0  # for a transfer whose file is no longer needed
-HURRY_SECONDS = 1.0  # for each result that is being stored when the job is asked to stop
 HANDED_BACK_SECONDS = 5.0  # until a job that this worker could not start may be claimed again: others come first
 
 log = structlog.get_logger()
@@ -74,15 +74,6 @@ class Watch:
     last_progress: dict[str, Any] | None = None
     receiving_from: float | None = None  # when an event began that has not arrived as a whole
     kill_stuck_at: float | None = None
-    asked_at: float | None = None  # when the job was seen to be asked to stop, while its results are stored
-
-
-class Interrupted(Exception):
-    """The job is asked to stop while its files are fetched, or its results stored: no trainer runs."""
-
-    def __init__(self, reason: StopReason) -> None:
-        super().__init__(reason.value)
-        self.reason = reason
 
 
 class NotStarted(Exception):
@@ -105,6 +96,8 @@ class Supervisor:
         self.deadline = float("inf")
         self.transfers = TransferThread(f"transfers-{job.id}")
         self.uploads = CheckpointUploads(context, self.keeper, self.log_buffer, job, self.transfers)
+        stop_reason = partial(self._stop_reason, float("inf"))
+        self.results = ResultUploads(context, self.keeper, self.log_buffer, job, self.transfers, stop_reason)
         self.folder = self.settings.runs_dir / run_name(job.id, job.attempt)
         self.watch = Watch()
         self.log = log.bind(job_id=job.id, attempt=job.attempt)
@@ -401,7 +394,7 @@ class Supervisor:
         result = {**result, "duration_seconds": seconds}
         if self.job.reproduces is not None:
             result["reproduction"] = self._reproduction(self.job.reproduces, result)
-        self._finish(JobState.SUCCEEDED, f"succeeded: {headline(result)}", result=result, files=self._store_artifacts())
+        self._finish(JobState.SUCCEEDED, f"succeeded: {headline(result)}", result=result, files=self._store_results())
 
     def _reproduction(self, of: str, result: dict[str, Any]) -> dict[str, Any]:
         """Compare this run with the original. The log buffer is flushed, so the log holds this run's whole curve."""
@@ -417,48 +410,8 @@ class Supervisor:
         me = self.job.id
         return self.keeper.read(compare)
 
-    def _store_artifacts(self) -> list[StoredFile]:
-        folder = self.folder / "artifacts"
-        return [self._store_artifact(path) for path in sorted(folder.iterdir())] if folder.is_dir() else []
-
-    def _store_artifact(self, path: Path) -> StoredFile:
-        """Store one result, retried until the store takes it: the training is done, and must not be lost.
-
-        Raises LeaseLost, and Interrupted if the job is asked to stop and the store is not available, or slow.
-        """
-        key, told = artifact_key(self.job.id, self.job.attempt, path.name), False
-        while True:
-            began = time.monotonic()
-            self._heed_stop(began)
-            try:
-                stored = self.transfers.submit(partial(self.store.put, key, path))
-                while not is_done(stored, TICK_SECONDS):
-                    self._heed_stop(began)
-                return stored.result()
-            except StoreUnavailable as error:
-                self.context.storage.report("store_unavailable", error.detail)
-                if not told:
-                    told = True
-                    self.log_buffer.say(f"the results are ready and wait for the artifact store: {error}", "warning")
-            self.keeper.lost.wait(STORE_RETRY_SECONDS)
-            if reason := self._stop_reason(deadline=float("inf")):
-                raise LeaseLost(self.job.id) if reason is StopReason.LOST else Interrupted(reason)
-
-    def _heed_stop(self, began: float) -> None:
-        """Between two looks at a result that is being stored since `began`, on the monotonic clock.
-
-        A store that works takes the results of a job that is asked to stop, in HURRY_SECONDS each, and all of them in
-        the grace period. The job's `max_seconds` do not count: the training is done. Raises Interrupted, LeaseLost.
-        """
-        reason, now = self._stop_reason(deadline=float("inf")), time.monotonic()
-        if reason is StopReason.LOST:
-            raise LeaseLost(self.job.id)
-        if reason is None:
-            self.watch.asked_at = None
-            return
-        asked_at = self.watch.asked_at = self.watch.asked_at or now
-        if now - max(began, asked_at) > HURRY_SECONDS or now - asked_at > self.settings.grace_seconds:
-            raise Interrupted(reason)
+    def _store_results(self) -> list[StoredFile]:
+        return self.results.store(self.folder / "artifacts")
 
     def _fail(self, failed: events.Failed) -> None:
         """End the job as failed. A failed gradient check keeps its measurements and its files."""
@@ -468,7 +421,7 @@ class Supervisor:
         self.log_buffer.flush_all()
         result, files = None, None
         if table := failed.data.get("gradient_check"):
-            result, files = {"passed": False, "gradient_check": table}, self._store_artifacts()
+            result, files = {"passed": False, "gradient_check": table}, self._store_results()
         reason = {"code": failed.code, "detail": failed.message}
         self._finish(JobState.FAILED, failed.message, reason, result, files)
 
@@ -491,11 +444,6 @@ class Supervisor:
 
 def run_name(job_id: str, attempt: int) -> str:
     return f"{job_id}-{attempt}"
-
-
-def is_done(transfer: Future[Any], seconds: float) -> bool:
-    """Wait up to `seconds`; returns whether the transfer has ended, in whatever way."""
-    return bool(wait([transfer], seconds).done)
 
 
 def text_of(path: Path | None) -> str | None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
@@ -55,3 +55,8 @@ class TransferThread:
             except BaseException as error:
                 future.set_exception(error)
         self.ended.set_result(None)
+
+
+def is_done(transfer: Future[Any], seconds: float) -> bool:
+    """Wait up to `seconds`; returns whether the transfer has ended, in whatever way."""
+    return bool(wait([transfer], seconds).done)

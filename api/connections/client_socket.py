@@ -60,6 +60,7 @@ class ClientSocket(socket.socket):
         # whether it is left after each write: a stream, which lasts for hours, waits for its client now and then only
         self.leaves_after_write = False
         self.on_waiting: Callable[[], object] | None = None  # set per request, for `begin_to_wait`
+        self.owner: str | None = None  # of the last request whose token was checked
         self._leave: Leave | None = None
         self._bytes, self._waited = 0, 0.0  # since the first wait after the last check
 
@@ -89,7 +90,8 @@ class ClientSocket(socket.socket):
     def end_request(self) -> None:
         """Leave the request's place. Until the next request sets `take_place`, no call waits for the client."""
         self._leave_place()
-        self.take_place, self.leaves_after_write = None, False
+        self.take_place = self.on_waiting = None
+        self.leaves_after_write = False
         self._bytes, self._waited = 0, 0.0
 
     def _leave_place(self) -> None:

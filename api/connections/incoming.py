@@ -11,7 +11,7 @@ FRAMING = re.compile(
     rb"\r\n(?:content-length:[ \t]*(?P<length>\d+)[ \t]*(?=\r)|transfer-encoding:(?P<coding>)|expect:(?P<expect>))",
     re.IGNORECASE,
 )
-CREDENTIALS = (b"uthorization: ", b"ookie: ")  # after a capital or a small letter
+CREDENTIALS = (b"\r\nAuthorization: ", b"\r\nauthorization: ", b"\r\nCookie: ", b"\r\ncookie: ")
 WITHOUT_BODY = (b"GET ", b"HEAD ")
 LAST_CHUNK = b"0\r\n\r\n"
 MAX_DIGITS = 12  # of a Content-Length that is read here
@@ -49,10 +49,11 @@ class IncomingRequest:
 
     @property
     def credentials(self) -> bytes:
-        """The header by which the client says who it is, unverified; empty if there is none, or it is written in
-        another way than libraries and browsers write it."""
+        """The value of the header by which the client says who it is, unverified; empty if there is none, or its name
+        is written in another way than libraries and browsers write it."""
         for name in CREDENTIALS:
-            if (start := self.received.find(name, 0, self._head or 0)) >= 0:
+            if (found := self.received.find(name, 0, self._head or 0)) >= 0:
+                start = found + len(name)
                 return bytes(self.received[start : self.received.find(b"\r", start)])
         return b""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 
 Task = Callable[[], object]
 
@@ -21,11 +22,11 @@ class _Thread:
 
 
 class Threads:
-    """`number` threads, which run tasks that raise nothing. Raises RuntimeError if the system starts fewer; those that
-    have started end."""
+    """`number` threads for tasks, which log their errors themselves. Raises RuntimeError if the system starts fewer;
+    those that have started end."""
 
     def __init__(self, number: int, name: str) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal's handler may call `shutdown` within `submit`
         self._idle: list[_Thread] = []  # the one that became idle last is last
         self._tasks: deque[Task] = deque()  # for which no thread was idle
         self._is_shut_down = False
@@ -37,6 +38,11 @@ class Threads:
         except RuntimeError:
             self.shutdown()
             raise
+
+    @property
+    def is_full(self) -> bool:
+        """Whether a task waits for a thread; no longer when the next one has ended."""
+        return bool(self._tasks)
 
     def submit(self, task: Task) -> None:
         """Run the task in a thread: at once if one is idle."""
@@ -62,7 +68,9 @@ class Threads:
         thread.wake.acquire()
         task, thread.task = thread.task, None
         while task is not None:
-            task()
+            with suppress(BaseException):  # the thread goes on; a library may raise SystemExit, or panic
+                task()
+            task = None  # an idle thread keeps no request in memory
             task = self._next(thread)
 
     def _next(self, thread: _Thread) -> Task | None:

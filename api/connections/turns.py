@@ -2,7 +2,7 @@
 
 If a hundred requests arrive together and each gets a thread, all of them share the interpreter, and each takes as long
 as all: who asks for little waits for who asks for much, and the poller for both. So only some are served at once, and
-each client has its turn, and not more than its share.
+each client has its turn, and its share.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Hashable
 from typing import Generic, TypeVar
 
 AT_ONCE = 8  # requests that are served at once
-SHARE = 0.5  # of them, at most, for one client
+SHARE = 0.5  # of them, at most, for one client while others wait; without others, all but one
 # Most requests end within a few milliseconds. One that does not after so long waits for something, such as a database,
 # and is counted no more: any number of them would otherwise stop all others.
 LONGEST_SECONDS = 0.5
@@ -40,8 +40,9 @@ class Turns(Generic[Request]):
             self.end(self._oldest()[0])
         if len(self._served) >= AT_ONCE:
             return None
+        most = AT_ONCE - 1 if len(self._waiting) == 1 else SHARE * AT_ONCE
         for client, requests in self._waiting.items():
-            if self._shares.get(client, 0) < SHARE * AT_ONCE:
+            if self._shares.get(client, 0) < most:
                 return self._serve(client, requests, now)
         return None
 

@@ -18,7 +18,7 @@ import sys
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from contextlib import suppress
 from functools import partial
 from http import HTTPStatus
@@ -29,6 +29,7 @@ from gunicorn.http import errors
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
 from api.connections.client_socket import ClientSocket, ClientTooSlow
+from api.connections.clients import Clients
 from api.connections.incoming import MAX_HEAD_BYTES, IncomingRequest
 from api.connections.threads import Threads
 from api.connections.turns import Turns
@@ -81,6 +82,7 @@ class Connection(TConn):
         super().__init__(cfg, sock, client, server)
         self.data_ready = True  # no thread waits for the first byte
         self.address = client[0] if isinstance(client, tuple) else ""
+        self.client_key: Hashable = None  # for which the request is counted
         self.incoming = IncomingRequest(cfg.limit_request_line)
         self.since = time.monotonic()  # of the incomplete request, or of closing
         self.discarded = 0  # bytes received while closing
@@ -96,6 +98,7 @@ class Worker(ThreadWorker):
         self.incoming: dict[Connection, None] = {}  # with an incomplete request, the oldest first
         self.incoming_by_address: Counter[str] = Counter()
         self.closing: dict[Connection, None] = {}  # the oldest first
+        self.clients = Clients()
         self.turns: Turns[Connection] = Turns()  # requests that are complete, and wait for a thread
         self.accepts_at = NEVER  # monotonic: end of the others' head start for the next connection
 
@@ -120,18 +123,16 @@ class Worker(ThreadWorker):
         for the interpreter before it takes the next request, and the last one waits for over a second; whoever asks
         for the health of this process might end it."""
         if conn.incoming.received.startswith(HEALTH_CHECKS):
-            self._submit(self.health_threads, conn)
+            self.health_threads.submit(partial(self._serve, conn))
         else:
-            self.turns.add(conn.incoming.credentials or conn.address, conn)
+            conn.client_key = self.clients.find(conn.incoming.credentials, conn.address)
+            self.turns.add(conn.client_key, conn)
             self._take_turns()
 
     def _take_turns(self) -> None:
-        while (conn := self.turns.take(time.monotonic())) is not None:
-            self._submit(self.tpool, conn)
-
-    def _submit(self, threads: Threads, conn: Connection) -> None:
-        conn.sock.on_waiting = partial(self.method_queue.defer, self.turns.end, conn)
-        threads.submit(partial(self._serve, conn))
+        while not self.tpool.is_full and (conn := self.turns.take(time.monotonic())) is not None:
+            conn.sock.on_waiting = partial(self.method_queue.defer, self.turns.end, conn)
+            self.tpool.submit(partial(self._serve, conn))
 
     def take_number(self, taken: set[int]) -> None:
         """Choose an index that no other process has. The process counts from the first iteration of its loop on, until
@@ -262,8 +263,8 @@ class Worker(ThreadWorker):
         keep = False
         try:
             keep = self.handle(conn)
-        except Exception:
-            self.log.exception("a thread's request failed outside the app")
+        except BaseException:
+            self.log.exception("a request failed outside the app")
         finally:
             self.method_queue.defer(self.finish_request, conn, keep)
 
@@ -296,6 +297,8 @@ class Worker(ThreadWorker):
     def finish_request(self, conn: Connection, keep: bool) -> None:
         """Called in the poller's thread when a thread has responded. `keep`: the client may send another request."""
         self.turns.end(conn)
+        if conn.sock.owner is not None and conn.client_key == conn.address:
+            self.clients.learn(conn.incoming.credentials, conn.sock.owner)
         if not keep:
             self._close_slowly(conn)
             return

@@ -65,6 +65,7 @@ def _begin() -> None:
     if isinstance(client, ClientSocket):
         places: Places = current_app.extensions[EXTENSION]
         client.take_place = functools.partial(places.enter, *_share())
+        client.owner = principal().owner
         if client.is_body_incoming:
             _need()
 

@@ -33,7 +33,7 @@ from shared.errors import StoreUnavailable
 from shared.jobs import joblog, jobs, queue, stored_bytes
 from shared.jobs.states import JobState
 from shared.spec.job_spec import GradientCheckSpec, JobSpec, WalkSpec, Work
-from worker import checkpoint_uploads, log_buffer, supervisor
+from worker import checkpoint_uploads, log_buffer, result_uploads, supervisor
 from worker.context import WorkerContext
 from worker.devices import CPU
 from worker.log_buffer import LogBuffer
@@ -517,7 +517,7 @@ class Away:
 def test_results_wait_for_a_store_that_is_away_and_the_job_succeeds(
     supervise: Callable[..., Job], database: Database, context: WorkerContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(supervisor, "STORE_RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(result_uploads, "RETRY_SECONDS", 0.01)
     away = Away(monkeypatch, "put", failures=3)
     job = supervise(JobSpec.parse({"max_attempts": 1}), Scripted(finished(), files={"a": "first", "b": "second"}))
     assert (job.state, job.attempt, files_of(database, job)) == ("succeeded", 1, ["a", "b"])
@@ -539,7 +539,7 @@ def test_a_job_whose_results_wait_for_the_store_can_be_stopped(
     state: str,
     outcome: str,
 ) -> None:
-    monkeypatch.setattr(supervisor, "STORE_RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(result_uploads, "RETRY_SECONDS", 0.01)
     Away(monkeypatch, "put")
 
     class Asks(Scripted):
@@ -859,8 +859,9 @@ class Stuck:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervisor, "CLOSE_SECONDS", 0.0)
-    monkeypatch.setattr(supervisor, "HURRY_SECONDS", 0.1)
-    monkeypatch.setattr(supervisor, "TICK_SECONDS", 0.02)
+    for module in (result_uploads, supervisor):
+        monkeypatch.setattr(module, "HURRY_SECONDS", 0.1)
+        monkeypatch.setattr(module, "TICK_SECONDS", 0.02)
 
 
 def ask(context: WorkerContext, how: str, job_id: str) -> None:

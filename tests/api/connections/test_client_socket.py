@@ -233,3 +233,21 @@ class TestRate:
         while piece := client.end.recv(1 << 20):
             client.received += piece
         assert client.received == expected
+
+
+def test_a_request_that_gets_a_place_ends_its_turn_once(pair):
+    connection, _ = pair
+    places, ends = Places(1), []
+    waiting(connection, places)
+    connection.on_waiting = lambda: ends.append(places.in_use)
+    assert [connection.enter(), connection.enter()] == [True, True]
+    assert ends == [1]
+    connection.end_request()
+    assert connection.on_waiting is None
+
+
+def test_a_request_without_a_place_keeps_its_turn(pair):
+    connection, _ = pair
+    waiting(connection, Places(0))
+    connection.on_waiting = lambda: pytest.fail("it waits for nothing")
+    assert not connection.enter()

@@ -69,6 +69,7 @@ def test_pieces_make_no_difference(case: Case) -> None:
         (b"Authorization: Bearer %d", True),
         (b"authorization: Bearer %d", True),
         (b"Cookie: gradq_session=%d", True),
+        (b"X-Authorization: Bearer %d", False),
         (b"Accept: text/%d", False),
     ],
 )

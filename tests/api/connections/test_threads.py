@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from queue import SimpleQueue
 
@@ -63,6 +64,47 @@ def test_requests_at_the_same_time_have_a_thread_each_and_the_others_wait(made):
     go_on.set()
     assert {begun.get(timeout=PATIENCE) for _ in range(2)} == {3, 4}
     wait_for(lambda: len(pool._idle) == 3, PATIENCE, "idle threads")
+
+
+def test_a_thread_survives_what_a_task_raises(made):
+    pool = made(1)
+    names: SimpleQueue[str] = SimpleQueue()
+
+    def end() -> None:
+        raise SystemExit
+
+    pool.submit(end)
+    pool.submit(lambda: names.put("served"))
+    assert names.get(timeout=PATIENCE) == "served"
+
+
+def test_an_idle_thread_keeps_no_task(made):
+    class Task:
+        def __call__(self) -> None:
+            pass
+
+    pool = made(1)
+    task = Task()
+    kept = weakref.ref(task)
+    pool.submit(task)
+    del task
+    wait_for(lambda: kept() is None, PATIENCE, "the task to be forgotten")
+
+
+def test_it_is_full_while_a_task_waits_for_a_thread(made):
+    pool, go_on = made(1), threading.Event()
+    pool.submit(lambda: go_on.wait(PATIENCE))
+    assert not pool.is_full
+    pool.submit(lambda: None)
+    assert pool.is_full
+    go_on.set()
+    wait_for(lambda: not pool.is_full, PATIENCE, "the second task")
+
+
+def test_shutdown_may_be_called_by_a_signal_that_arrives_within_submit(made):
+    pool = made(1)
+    with pool._lock:
+        pool.shutdown()
 
 
 def test_shutdown_ends_idle_threads_now_and_the_others_after_their_tasks(made):

@@ -9,7 +9,7 @@ import pytest
 
 from api.connections.turns import AT_ONCE, LONGEST_SECONDS, SHARE, Turns
 
-MOST = int(SHARE * AT_ONCE)  # of one client
+MOST = int(SHARE * AT_ONCE)  # of one client, if others wait
 
 
 def turns_of(requests: Iterable[str]) -> Turns[str]:
@@ -35,11 +35,21 @@ def test_requests_are_served_in_their_order_while_they_are_few():
     assert taken(turns_of(["a0", "b0", "a1"])) == ["a0", "b0", "a1"]
 
 
-def test_a_client_with_many_requests_leaves_turns_to_others():
-    turns = turns_of([*many("a", 100), "b0", "b1"])
-    assert taken(turns) == ["a0", "b0", "a1", "b1", *many("a", MOST)[2:]]
-    turns.add("c", "c0")
-    assert taken(turns) == ["c0"]
+def test_a_client_has_its_share_while_others_wait():
+    turns = turns_of([*many("a", 100), *many("b", 100)])
+    assert sorted(taken(turns)) == [*many("a", MOST), *many("b", MOST)]
+
+
+def test_a_client_alone_leaves_a_turn_to_the_next_one():
+    turns = turns_of(many("a", 100))
+    assert taken(turns) == many("a", AT_ONCE - 1)
+    turns.add("b", "b0")
+    turns.add("b", "b1")
+    assert taken(turns) == ["b0"]
+    turns.end("a0")
+    assert taken(turns) == ["b1"]
+    turns.end("a1")
+    assert taken(turns) == [f"a{AT_ONCE - 1}"]
 
 
 def test_all_clients_together_are_limited_too():
@@ -51,22 +61,12 @@ def test_all_clients_together_are_limited_too():
     assert taken(turns) == []
 
 
-def test_the_next_one_is_served_when_one_of_its_client_ends():
-    turns = turns_of(many("a", MOST + 2))
-    assert len(taken(turns)) == MOST
-    turns.end("a1")
-    assert taken(turns) == [f"a{MOST}"]
-
-
 def test_requests_that_take_long_are_counted_no_more():
-    turns = turns_of(many("a", MOST + 1))
-    assert len(taken(turns, now=1.0)) == MOST
+    turns = turns_of(many("a", AT_ONCE))
+    assert len(taken(turns, now=1.0)) == AT_ONCE - 1
     assert taken(turns, now=1.0 + 0.9 * LONGEST_SECONDS) == []
     assert turns.seconds_left(1.0 + 0.9 * LONGEST_SECONDS) == pytest.approx(0.1 * LONGEST_SECONDS)
-    assert taken(turns, now=1.0 + LONGEST_SECONDS) == [f"a{MOST}"]
-    for i in range(MOST + 1):
-        turns.end(f"a{i}")
-    assert taken(turns_of(many("a", MOST))) == many("a", MOST)
+    assert taken(turns, now=1.0 + LONGEST_SECONDS) == [f"a{AT_ONCE - 1}"]
 
 
 def test_nobody_has_to_look_again_while_none_waits():

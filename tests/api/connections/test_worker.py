@@ -14,15 +14,17 @@ from typing import Any
 import pytest
 from gunicorn.config import Config
 from gunicorn.glogging import Logger
-from support.waiting import wait_for
 
 from api.connections import incoming, turns
 from api.connections import worker as module
+from api.connections.threads import Threads
+from api.connections.turns import LONGEST_SECONDS
 from api.connections.worker import CLOSING_SECONDS, REQUEST_SECONDS, Connection, Worker
 from api.monitoring import request_counts
 from api.server import child_exit
 
 GET = b"GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n"
+GET_JOBS = b"GET /v1/jobs HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer %s\r\n\r\n"
 
 
 class Process:
@@ -35,12 +37,14 @@ class Process:
         self.begun: SimpleQueue[str] = SimpleQueue()  # paths, where a test has threads
         self.responded: SimpleQueue[str] = SimpleQueue()
         self.go_on = threading.Event()
+        self.handle = self.respond  # in a thread
         config = Config()
         config.set("threads", 2)
         config.set("worker_connections", 12)
         self.worker = Worker(1, os.getppid(), [self.listener], None, 30, config, Logger(config))
         self.worker.take_number(set())
         self.worker.poller = module.selectors.DefaultSelector()
+        self.worker.tpool = Threads(0, "none")
         self.worker.enqueue_req = self.requests.append
 
     def connect(self, sent: bytes = b"") -> socket.socket:
@@ -51,6 +55,14 @@ class Process:
         client.sendall(sent)
         self.worker.accept(self.listener)
         return client
+
+    def respond(self, conn: Connection) -> bool:
+        path = next(conn.parser).path
+        self.begun.put(path)
+        if path != "/healthz":
+            self.go_on.wait()
+        self.responded.put(path)
+        return True
 
     def poll(self) -> None:
         self.worker.wait_for_and_dispatch_events(0.0)
@@ -265,67 +277,98 @@ class TestThreads:
         del worker.enqueue_req
         worker.method_queue.init()
         worker.tpool = worker.get_thread_pool()
-        worker.handle = lambda conn: self.handle(process, conn)
+        worker.handle = lambda conn: process.handle(conn)
         yield process
         process.go_on.set()
         for threads in (worker.tpool, worker.health_threads):
             threads.shutdown()
         worker.method_queue.close()
 
-    @staticmethod
-    def handle(process: Process, conn: Connection) -> bool:
-        path = next(conn.parser).path
-        process.begun.put(path)
-        if path != "/healthz":
-            process.go_on.wait()
-        process.responded.put(path)
-        return True
+    @pytest.fixture
+    def few(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Two requests at once, and one of each client."""
+        monkeypatch.setattr(turns, "AT_ONCE", 2)
 
     def test_a_health_check_waits_for_no_other_request(self, threads):
-        for _ in range(4):  # more than there are threads
+        for _ in range(3):  # more than there are threads
             threads.connect(b"GET /v1/jobs HTTP/1.1\r\nHost: h\r\n\r\n")
         threads.connect(GET)
         assert threads.responded.get(timeout=10) == "/healthz"
         threads.go_on.set()
-        assert {threads.responded.get(timeout=10) for _ in range(4)} == {"/v1/jobs"}
+        assert {threads.responded.get(timeout=10) for _ in range(3)} == {"/v1/jobs"}
 
-    def test_one_client_with_many_requests_stops_no_other_one(self, threads, monkeypatch):
-        """More threads than may be served of one client."""
-        monkeypatch.setattr(turns, "AT_ONCE", 2)
-        get = b"GET /v1/%s HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer %s\r\n\r\n"
-        for _ in range(5):
-            threads.connect(get % (b"many", b"greedy"))
-        wait_for(lambda: threads.begun.qsize() == 1, 10, "the first request")
-        threads.connect(get % (b"other", b"other"))
-        assert [threads.begun.get(timeout=10) for _ in range(2)] == ["/v1/many", "/v1/other"]
+    def test_one_client_with_many_requests_stops_no_other_one(self, threads, few):
+        threads.worker.clients.learn(b"Bearer greedy", "greedy")
+        for _ in range(3):
+            threads.connect(GET_JOBS % b"greedy")
+        assert threads.begun.get(timeout=10) == "/v1/jobs"
+        threads.connect(GET.replace(b"healthz", b"v1/queues"))
+        assert threads.begun.get(timeout=10) == "/v1/queues"
         assert threads.begun.empty()
 
-    def test_a_request_that_begins_to_wait_leaves_its_turn(self, threads, monkeypatch):
-        monkeypatch.setattr(turns, "AT_ONCE", 2)
+    def test_the_next_request_is_served_when_one_ends(self, threads, few):
         for _ in range(2):
-            threads.connect(b"GET /v1/jobs HTTP/1.1\r\nHost: h\r\n\r\n")
-        threads.begun.get(timeout=10)
+            threads.connect(GET_JOBS % b"greedy")
+        assert threads.begun.get(timeout=10) == "/v1/jobs"
+        assert threads.begun.empty()
+        threads.go_on.set()
+        assert threads.responded.get(timeout=10) == "/v1/jobs"
+        self.run_callbacks(threads)
+        assert threads.begun.get(timeout=10) == "/v1/jobs"
+
+    def test_the_next_request_is_served_when_one_begins_to_wait(self, threads, few):
+        for _ in range(2):
+            threads.connect(GET_JOBS % b"greedy")
+        assert threads.begun.get(timeout=10) == "/v1/jobs"
         [first] = threads.worker.turns._served
         first.sock.begin_to_wait()
         first.sock.begin_to_wait()  # again: without effect
-        for _ in range(2):
-            threads.worker.method_queue.run_callbacks(None)
-            threads.poll()
+        self.run_callbacks(threads)
         assert threads.begun.get(timeout=10) == "/v1/jobs"
 
+    def test_the_next_request_is_served_when_one_takes_long(self, threads, few, clock, monkeypatch):
+        for _ in range(2):
+            threads.connect(GET_JOBS % b"greedy")
+        assert threads.begun.get(timeout=10) == "/v1/jobs"
+        asked: list[float] = []
+        monkeypatch.setattr(threads.worker.poller, "select", lambda timeout: asked.append(timeout) or [])
+        threads.worker.wait_for_and_dispatch_events(1.0)
+        assert asked == [LONGEST_SECONDS]
+        clock[0] = LONGEST_SECONDS
+        threads.poll()
+        assert threads.begun.get(timeout=10) == "/v1/jobs"
+
+    def test_requests_are_counted_for_their_owner_once_it_is_known(self, threads, few):
+        def identify(conn: Connection) -> bool:
+            conn.sock.owner = "anna"
+            return False
+
+        threads.handle = identify
+        threads.connect(GET_JOBS % b"of-anna")
+        self.run_callbacks(threads)
+        assert threads.worker.clients.find(b"Bearer of-anna", "an address") == ("anna",)
+
     def test_a_request_that_fails_outside_the_app_is_logged_and_closed(self, threads, monkeypatch):
+        logged: list[str] = []
+        monkeypatch.setattr(threads.worker.log, "exception", logged.append)
+
         def fail(conn: Connection) -> bool:
-            raise ValueError("not foreseen")
+            raise SystemExit("not foreseen")
 
-        threads.worker.handle = fail
-        client = threads.connect(GET)
-
-        def is_closing() -> bool:
-            threads.worker.method_queue.run_callbacks(None)
-            return bool(threads.worker.closing)
-
-        wait_for(is_closing, 10, "the end of the request")
+        threads.handle = fail
+        client = threads.connect(GET_JOBS % b"anna")
+        self.run_callbacks(threads)
+        assert threads.worker.closing
         assert client.recv(1) == b""
+        assert not threads.worker.turns._served
+        assert len(logged) == 1
+
+    @staticmethod
+    def run_callbacks(process: Process) -> None:
+        """What a thread has deferred, once it has."""
+        select.select([process.worker.method_queue.fileno()], [], [], 10)
+        process.worker.method_queue.run_callbacks(None)
+        process.poll()
 
 
 class TestClosing:

@@ -101,6 +101,39 @@ def ask(client: Any, ours: ClientSocket, method: str, path: str, **options: Any)
 
 
 @pytest.fixture
+def anna(client, services) -> dict[str, str]:
+    """Her token, with which `client` and `hands` call too."""
+    found = bearer(token_for(services.database, "anna", "submit"))
+    client.environ_base["HTTP_AUTHORIZATION"] = found["Authorization"]
+    return found
+
+
+@pytest.fixture
+def links(anna, client, hands) -> dict[str, str]:
+    """Paths of an ended job with small files, of an ended walk, and of an uploaded dataset; ids of two jobs."""
+    jobs = []
+    for _ in range(2):
+        jobs.append(hands.submit())
+        lease = hands.start()
+        hands.finish(lease, files=[hands.store(lease, name, b"{}") for name in ("model.json", "model.safetensors")])
+    job, other = jobs
+    walk = client.post("/v1/walks", json={}).json
+    lease = hands.start()
+    hands.finish(lease, files=[hands.store(lease, "walk.json", b"{}")])
+    dataset = client.post("/v1/datasets", data={"file": (npz(), "a.npz")}).json
+    return {
+        "id": job["id"],
+        "other": other["id"],
+        "job": job["links"]["self"],
+        "file": f"{job['links']['artifacts']}/model.json",
+        "zip": job["links"]["artifacts_zip"],
+        "walk": f"/learn?job={walk['id']}",
+        "dataset": dataset["links"]["self"],
+        "samples": dataset["links"]["samples"],
+    }
+
+
+@pytest.fixture
 def call(client: Any, connection: Callable[..., ClientSocket]) -> Callable[..., Any]:
     """call(method, path, …): a request on a new connection, which keeps its place: it is not answered by gunicorn."""
 
@@ -166,37 +199,6 @@ def test_small_responses_are_those_that_the_kernel_takes(client):
 
 class TestStore:
     """A store that is not a folder of this machine may be slow or not answer: whatever asks it needs a place."""
-
-    @pytest.fixture
-    def anna(self, client, services) -> dict[str, str]:
-        """Her token, with which `client` and `hands` call too."""
-        found = bearer(token_for(services.database, "anna", "submit"))
-        client.environ_base["HTTP_AUTHORIZATION"] = found["Authorization"]
-        return found
-
-    @pytest.fixture
-    def links(self, anna, client, hands) -> dict[str, str]:
-        """Paths of an ended job with small files, of an ended walk, and of an uploaded dataset; ids of two jobs."""
-        jobs = []
-        for _ in range(2):
-            jobs.append(hands.submit())
-            lease = hands.start()
-            hands.finish(lease, files=[hands.store(lease, name, b"{}") for name in ("model.json", "model.safetensors")])
-        job, other = jobs
-        walk = client.post("/v1/walks", json={}).json
-        lease = hands.start()
-        hands.finish(lease, files=[hands.store(lease, "walk.json", b"{}")])
-        dataset = client.post("/v1/datasets", data={"file": (npz(), "a.npz")}).json
-        return {
-            "id": job["id"],
-            "other": other["id"],
-            "job": job["links"]["self"],
-            "file": f"{job['links']['artifacts']}/model.json",
-            "zip": job["links"]["artifacts_zip"],
-            "walk": f"/learn?job={walk['id']}",
-            "dataset": dataset["links"]["self"],
-            "samples": dataset["links"]["samples"],
-        }
 
     @pytest.fixture
     def asked(self, links, services) -> list[str]:
@@ -360,3 +362,29 @@ def test_the_end_of_a_request_leaves_its_place(client, connection, places):
 
 def test_without_gunicorn_nothing_is_limited(client):
     assert {client.get(LARGE).status_code for _ in range(6)} == {200}
+
+
+@pytest.mark.parametrize(
+    ("kind", "ends"), [("a job", 0), ("a long poll", 1), ("a stream", 1), ("a prediction", 1), ("an upload", 1)]
+)
+def test_requests_that_may_wait_end_their_turns(client, connection, hands, links, kind, ends):
+    ours = connection(is_body_incoming=kind == "an upload")
+    ended: list[str] = []
+    ours.on_waiting = lambda: ended.append(kind)
+    job = hands.submit()["links"]
+    method, path, options = {
+        "a job": ("GET", job["self"], {}),
+        "a long poll": ("GET", f"{job['self']}?wait=0.01", {}),
+        "a stream": ("GET", job["events"], {"headers": {"Accept": "text/event-stream"}}),
+        "a prediction": ("POST", f"{links['job']}/predict", {"json": IMAGES}),
+        "an upload": ("POST", "/v1/jobs", {"json": {}}),
+    }[kind]
+    answer = ask(client, ours, method, path, **options)
+    answer.close()
+    assert len(ended) == ends
+
+
+def test_the_owner_of_a_request_is_told_to_its_connection(client, connection, anna):
+    ours = connection()
+    assert ask(client, ours, "GET", "/v1/jobs", headers=anna).status_code == 200
+    assert ours.owner == "anna"
