@@ -42,6 +42,7 @@ MAX_PROCESSES = 1024
 HEAD_START_SECONDS = 0.001
 MAX_DELAY_SECONDS = 0.02
 NEVER = -math.inf
+NOTIFY_SECONDS = 0.2  # between two signs of life for the parent process, which waits for a minute
 
 REQUEST_SECONDS = 20.0  # from the first byte of a request, or from accept(), until its head and small body are complete
 MAX_INCOMING = 512  # requests that are incomplete; beyond it, the oldest of the address with the most is closed
@@ -98,6 +99,7 @@ class Worker(ThreadWorker):
         self.incoming: dict[Connection, None] = {}  # with an incomplete request, the oldest first
         self.incoming_by_address: Counter[str] = Counter()
         self.closing: dict[Connection, None] = {}  # the oldest first
+        self.notify_at = NEVER  # monotonic
         self.clients = Clients()
         self.turns: Turns[Connection] = Turns()  # requests that are complete, and wait for a thread
         self.accepts_at = NEVER  # monotonic: end of the others' head start for the next connection
@@ -146,7 +148,9 @@ class Worker(ThreadWorker):
 
     def notify(self) -> None:
         """Called once per iteration of the worker's loop."""
-        super().notify()
+        if (now := time.monotonic()) >= self.notify_at:
+            super().notify()
+            self.notify_at = now + NOTIFY_SECONDS
         _connections[self.number] = self.nr_conns if self.alive else NO_PROCESS
 
     def wait_for_and_dispatch_events(self, timeout: float) -> None:
