@@ -60,7 +60,7 @@ class ClientSocket(socket.socket):
         # whether it is left after each write: a stream, which lasts for hours, waits for its client now and then only
         self.leaves_after_write = False
         self.on_waiting: Callable[[], object] | None = None  # set per request, for `begin_to_wait`
-        self.owner: str | None = None  # of the last request whose token was checked
+        self.owner: str | None = None  # of the request, once its token has been checked
         self._leave: Leave | None = None
         self._bytes, self._waited = 0, 0.0  # since the first wait after the last check
 

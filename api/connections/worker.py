@@ -133,6 +133,7 @@ class Worker(ThreadWorker):
 
     def _take_turns(self) -> None:
         while not self.tpool.is_full and (conn := self.turns.take(time.monotonic())) is not None:
+            conn.sock.owner = None
             conn.sock.on_waiting = partial(self.method_queue.defer, self.turns.end, conn)
             self.tpool.submit(partial(self._serve, conn))
 
@@ -156,8 +157,10 @@ class Worker(ThreadWorker):
     def wait_for_and_dispatch_events(self, timeout: float) -> None:
         if self.alive and not self._accepting and (left := self.accepts_at - time.monotonic()) > 0:
             timeout = min(timeout, left)
+        if not self.tpool.is_full:  # else a thread that becomes free leads here again
+            timeout = min(timeout, self.turns.seconds_left(time.monotonic()))
         listened, accepts_at = self._accepting, self.accepts_at
-        super().wait_for_and_dispatch_events(min(timeout, self.turns.seconds_left(time.monotonic())))
+        super().wait_for_and_dispatch_events(timeout)
         self._take_turns()
         if listened and self.accepts_at == accepts_at:  # another process has accepted the connection
             self.accepts_at = NEVER

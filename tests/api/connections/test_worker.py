@@ -348,6 +348,33 @@ class TestThreads:
         self.run_callbacks(threads)
         assert threads.worker.clients.find(b"Bearer of-anna", "an address") == ("anna",)
 
+    def test_an_owner_is_not_that_of_the_request_before_on_the_same_connection(self, threads, few):
+        owners = iter(["anna", None])
+
+        def identify(conn: Connection) -> bool:
+            next(conn.parser)
+            conn.sock.owner = next(owners) or conn.sock.owner
+            return True
+
+        threads.handle = identify
+        client = threads.connect(GET_JOBS % b"of-anna")
+        self.run_callbacks(threads)
+        client.sendall(GET_JOBS % b"of-nobody")
+        threads.poll()
+        self.run_callbacks(threads)
+        found = [threads.worker.clients.find(name, "address") for name in (b"Bearer of-anna", b"Bearer of-nobody")]
+        assert found == [("anna",), "address"]
+
+    def test_the_poller_sleeps_while_all_threads_are_busy(self, threads, clock, monkeypatch):
+        for i in range(6):  # two are served, one waits for a thread, and the others for their turns
+            threads.connect(GET_JOBS % b"%d" % i)
+        assert threads.worker.tpool.is_full
+        clock[0] = 2 * LONGEST_SECONDS
+        asked: list[float] = []
+        monkeypatch.setattr(threads.worker.poller, "select", lambda timeout: asked.append(timeout) or [])
+        threads.worker.wait_for_and_dispatch_events(1.0)
+        assert asked == [1.0]
+
     def test_a_request_that_fails_outside_the_app_is_logged_and_closed(self, threads, monkeypatch):
         logged: list[str] = []
         monkeypatch.setattr(threads.worker.log, "exception", logged.append)
