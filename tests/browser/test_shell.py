@@ -39,8 +39,20 @@ def test_keys_navigate_between_pages_and_a_question_mark_lists_them(page: Page) 
     expect(page).to_have_url("/system")
 
 
-def test_the_first_stop_of_the_tab_key_skips_the_navigation(page: Page) -> None:
-    page.goto("/")
+@pytest.mark.parametrize("path", ["/system", "/learn"])
+def test_on_a_phone_the_navigation_shows_the_current_page(page: Page, path: str) -> None:
+    page.set_viewport_size({"width": 320, "height": 600})
+    page.goto(path)
+    nav, link = (page.locator(selector).bounding_box() for selector in ("nav", "nav [aria-current=page]"))
+    assert nav is not None
+    assert link is not None
+    assert nav["x"] <= link["x"]
+    assert link["x"] + link["width"] <= nav["x"] + nav["width"] + 0.5
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_the_first_stop_of_the_tab_key_skips_the_navigation(page: Page, path: str) -> None:
+    page.goto(path)
     page.keyboard.press("Tab")
     expect(page.locator(":focus")).to_have_text("Skip to the content")
     page.keyboard.press("Enter")
