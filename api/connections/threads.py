@@ -39,11 +39,6 @@ class Threads:
             self.shutdown()
             raise
 
-    @property
-    def is_full(self) -> bool:
-        """Whether a task waits for a thread; no longer when the next one has ended."""
-        return bool(self._tasks)
-
     def submit(self, task: Task) -> None:
         """Run the task in a thread: at once if one is idle."""
         with self._lock:

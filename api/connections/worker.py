@@ -102,6 +102,7 @@ class Worker(ThreadWorker):
         self.notify_at = NEVER  # monotonic
         self.clients = Clients()
         self.turns: Turns[Connection] = Turns()  # requests that are complete, and wait for a thread
+        self.submitted: set[Connection] = set()  # with a request that a thread has or gets, but for health checks
         self.accepts_at = NEVER  # monotonic: end of the others' head start for the next connection
 
     def init_signals(self) -> None:
@@ -124,6 +125,7 @@ class Worker(ThreadWorker):
         """Health checks have threads of their own. If a hundred requests arrive at once, each of their threads waits
         for the interpreter before it takes the next request, and the last one waits for over a second; whoever asks
         for the health of this process might end it."""
+        conn.sock.owner = None
         if conn.incoming.received.startswith(HEALTH_CHECKS):
             self.health_threads.submit(partial(self._serve, conn))
         else:
@@ -132,10 +134,15 @@ class Worker(ThreadWorker):
             self._take_turns()
 
     def _take_turns(self) -> None:
-        while not self.tpool.is_full and (conn := self.turns.take(time.monotonic())) is not None:
-            conn.sock.owner = None
+        while self._has_thread and (conn := self.turns.take(time.monotonic())) is not None:
+            self.submitted.add(conn)
             conn.sock.on_waiting = partial(self.method_queue.defer, self.turns.end, conn)
             self.tpool.submit(partial(self._serve, conn))
+
+    @property
+    def _has_thread(self) -> bool:
+        """Whether a thread is free, or will be in a moment: its request is answered."""
+        return len(self.submitted) < self.cfg.threads
 
     def take_number(self, taken: set[int]) -> None:
         """Choose an index that no other process has. The process counts from the first iteration of its loop on, until
@@ -157,7 +164,7 @@ class Worker(ThreadWorker):
     def wait_for_and_dispatch_events(self, timeout: float) -> None:
         if self.alive and not self._accepting and (left := self.accepts_at - time.monotonic()) > 0:
             timeout = min(timeout, left)
-        if not self.tpool.is_full:  # else a thread that becomes free leads here again
+        if self._has_thread:  # else the next response leads here again
             timeout = min(timeout, self.turns.seconds_left(time.monotonic()))
         listened, accepts_at = self._accepting, self.accepts_at
         super().wait_for_and_dispatch_events(timeout)
@@ -304,6 +311,7 @@ class Worker(ThreadWorker):
     def finish_request(self, conn: Connection, keep: bool) -> None:
         """Called in the poller's thread when a thread has responded. `keep`: the client may send another request."""
         self.turns.end(conn)
+        self.submitted.discard(conn)
         if conn.sock.owner is not None and conn.client_key == conn.address:
             self.clients.learn(conn.incoming.credentials, conn.sock.owner)
         if not keep:

@@ -185,7 +185,8 @@ class Greedy:
             self.usage.others.add(jobs[-1])
             if len(jobs) > KEPT_JOBS:
                 with suppress(httpx2.HTTPError):
-                    http.delete(f"/v1/jobs/{jobs.popleft()}")
+                    if http.delete(f"/v1/jobs/{jobs[0]}").status_code != 409:  # it has not ended
+                        jobs.popleft()
 
         jobs: deque[str] = deque()
         self.submits = Latencies(lambda: http.post("/v1/jobs", json=spec), SUBMIT_SECONDS, tidy)

@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 import pytest
 
-from api.connections.incoming import MAX_BODY_BYTES, MAX_HEAD_BYTES, IncomingRequest
+from api.access.auth import COOKIE
+from api.connections.incoming import CREDENTIALS, MAX_BODY_BYTES, MAX_HEAD_BYTES, IncomingRequest
 
 LINE = 8190
 GET = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
@@ -68,7 +69,9 @@ def test_pieces_make_no_difference(case: Case) -> None:
     [
         (b"Authorization: Bearer %d", True),
         (b"authorization: Bearer %d", True),
-        (b"Cookie: gradq_session=%d", True),
+        (b"Cookie: gradq_token=%d", True),
+        (b"cookie: theme=dark; gradq_token=%d; last=1", True),
+        (b"Cookie: gradq_theme=%d", False),
         (b"X-Authorization: Bearer %d", False),
         (b"Accept: text/%d", False),
     ],
@@ -77,6 +80,12 @@ def test_clients_are_told_apart_by_their_credentials(header: bytes, found: bool)
     one, same, other = (request_of(GET[:-2] + header % number + b"\r\n\r\n") for number in (1, 1, 2))
     assert one.credentials == same.credentials
     assert (one.credentials != b"", one.credentials != other.credentials) == (found, found)
+
+
+def test_of_cookies_only_the_session_s_counts() -> None:
+    one, other = (request_of(GET[:-2] + b"Cookie: gradq_token=a; seen=%d\r\n\r\n" % number) for number in (1, 2))
+    assert one.credentials == other.credentials == b"a"
+    assert CREDENTIALS[-1] == f" {COOKIE}=".encode()
 
 
 def test_credentials_in_a_body_are_none() -> None:

@@ -26,6 +26,7 @@ def made() -> Iterator[Callable[[int], Threads]]:
     yield make
     for pool in pools:
         pool.shutdown()
+    wait_for(lambda: alive() == 0, PATIENCE, "the threads to end")
 
 
 def alive() -> int:
@@ -89,16 +90,6 @@ def test_an_idle_thread_keeps_no_task(made):
     pool.submit(task)
     del task
     wait_for(lambda: kept() is None, PATIENCE, "the task to be forgotten")
-
-
-def test_it_is_full_while_a_task_waits_for_a_thread(made):
-    pool, go_on = made(1), threading.Event()
-    pool.submit(lambda: go_on.wait(PATIENCE))
-    assert not pool.is_full
-    pool.submit(lambda: None)
-    assert pool.is_full
-    go_on.set()
-    wait_for(lambda: not pool.is_full, PATIENCE, "the second task")
 
 
 def test_shutdown_may_be_called_by_a_signal_that_arrives_within_submit(made):
