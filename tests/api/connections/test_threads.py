@@ -90,12 +90,15 @@ def test_an_idle_thread_keeps_no_task(made):
     pool.submit(task)
     del task
     wait_for(lambda: kept() is None, PATIENCE, "the task to be forgotten")
+    assert alive() == 1
 
 
 def test_shutdown_may_be_called_by_a_signal_that_arrives_within_submit(made):
     pool = made(1)
     with pool._lock:
         pool.shutdown()
+    wait_for(lambda: alive() == 0, PATIENCE, "the thread to end")
+    assert not pool._idle
 
 
 def test_shutdown_ends_idle_threads_now_and_the_others_after_their_tasks(made):
