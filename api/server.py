@@ -127,7 +127,7 @@ def post_worker_init(worker: Worker) -> None:
     long_polls: LongPolls = extensions[LONG_POLLS]
     long_polls.notifier.stopping = lambda: not worker.alive
     sys.setswitchinterval(SWITCH_SECONDS)
-    gc.freeze()  # a full collection looks at what requests have left, not at every module: 1 ms instead of 100
+    gc.freeze()  # a full collection looks at what requests have left, not at every module, for some 50 ms
     gc.set_threshold(*COLLECT_AFTER)
 
 
