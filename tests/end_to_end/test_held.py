@@ -8,10 +8,9 @@ import select
 import socket
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from http.client import HTTPResponse
 from typing import Any
 
-from support.api_alone import Api, head_of
+from support.api_alone import Api, answer, head_of
 from support.service import Service
 from support.streams import ACCEPT, Sent, sent
 from support.waiting import wait_for
@@ -167,15 +166,9 @@ def test_malformed_http_is_a_problem_too(steady: Service) -> None:
         where = steady.http.base_url
         with socket.create_connection((where.host, where.port), timeout=20) as connection:
             connection.sendall(sent_bytes)
-            answer = read_answer(connection)
-        assert answer.status == status, sent_bytes[:80]
-        assert answer.headers["Content-Type"] == "application/problem+json"
-        body = json.loads(answer.read())
+            response = answer(connection)
+        assert response.status == status, sent_bytes[:80]
+        assert response.headers["Content-Type"] == "application/problem+json"
+        body = json.loads(response.read())
         assert (body["status"], body["code"]) == (status, code)
-        assert body["request_id"] == answer.headers["X-Request-Id"]
-
-
-def read_answer(connection: socket.socket) -> HTTPResponse:
-    answer = HTTPResponse(connection)
-    answer.begin()
-    return answer
+        assert body["request_id"] == response.headers["X-Request-Id"]

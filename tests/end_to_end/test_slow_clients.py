@@ -8,13 +8,12 @@ import json
 import select
 import socket
 from collections.abc import Iterator
-from http.client import HTTPResponse
 from pathlib import Path
 
 import httpx2
 import psutil
 import pytest
-from support.api_alone import Api, head_of
+from support.api_alone import Api, answer, head_of
 from support.waiting import wait_for
 
 THREADS, TRANSFERS = 2, 2
@@ -68,12 +67,6 @@ def assert_others_are_served(api: Api) -> None:
         with httpx2.Client(base_url=api.url, timeout=20) as other:
             assert other.get("/healthz").status_code == 200
             assert other.post("/v1/jobs", json={"name": "other"}).status_code == 202
-
-
-def answer(connection: socket.socket) -> HTTPResponse:
-    found = HTTPResponse(connection)
-    found.begin()
-    return found
 
 
 def stalled(api: Api, path: str = LARGE) -> socket.socket:
@@ -163,7 +156,8 @@ def test_head_requests_and_unchanged_files_need_no_place(api: Api) -> None:
 def test_requests_sent_at_once_are_answered_in_turn(api: Api) -> None:
     connection = api.connect()
     connection.sendall(HEALTH + b"\r\n" + WHOLE + HEALTH)
-    first, second = answer(connection), None
+    wait_for(lambda: connection.recv(9999, socket.MSG_PEEK).count(b"HTTP/1.1 ") == 2, 20, "two responses")
+    first = answer(connection)
     assert (first.status, first.read()) == (200, b'{"status":"ok"}\n')
     second = answer(connection)
     assert (second.status, json.loads(second.read())["name"]) == (202, "slow")
