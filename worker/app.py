@@ -20,6 +20,7 @@ from shared.broker import QUEUE
 from shared.config import Settings
 from shared.errors import GradqError
 from worker import transport
+from worker.consumer import Consumer
 from worker.launcher import Launcher
 
 if TYPE_CHECKING:
@@ -34,7 +35,8 @@ log = structlog.get_logger()
 
 
 def create_app(settings: Settings) -> Celery:
-    """The Celery app. Early acknowledgement, no prefetch: a message is a doorbell only, jobs are in the database."""
+    """The Celery app. Early acknowledgement: a message is a doorbell only, jobs are in the database. One thread for tasks,
+    which start the threads that run jobs; worker/consumer.py leaves messages to idle workers."""
     transport.register()
     app = Celery("gradq", broker=settings.broker_url, include=["worker.tasks"])
     app.conf.update(
@@ -44,8 +46,8 @@ def create_app(settings: Settings) -> Celery:
         task_serializer="json",
         accept_content=["json"],
         result_backend=None,
-        worker_disable_prefetch=True,  # a busy worker leaves the message to an idle one
         worker_pool="threads",
+        worker_concurrency=1,
         worker_consumer="worker.consumer:Consumer",
         worker_hijack_root_logger=False,
         worker_redirect_stdouts=False,
@@ -129,7 +131,8 @@ def _begin(conf: Any, **_: Any) -> None:
         from worker.runtime import Runtime
 
         _runtimes.append(Runtime(settings, launcher))
-        conf.worker_concurrency = len(runtime().pool.slots)
+        Consumer.takes_messages = staticmethod(runtime().takes_jobs)
+        runtime().pool.on_free = _wake_up
 
 
 @signals.celeryd_after_setup.connect
@@ -140,13 +143,19 @@ def _start(**_: Any) -> None:
 
 
 @signals.worker_ready.connect
-def _end_polls_at_signals(**_: Any) -> None:
-    """Let a signal end the event loop's poll: Python resumes an interrupted one, so that a SIGTERM would have to wait
-    up to a second for the loop. Called again after each reconnection, with a new loop or one without its readers."""
+def _let_polls_end(**_: Any) -> None:
+    """Let a signal, or a slot that has become free, end the event loop's poll: a SIGTERM and the next message would
+    wait for it up to a second. Python resumes a poll that a signal interrupts. Called again after each reconnection,
+    with a new loop or one without its readers."""
     if (hub := get_event_loop()) is not None:
         read, write = _wake_up_pipe()
         signal.set_wakeup_fd(write, warn_on_full_buffer=False)
         hub.add_reader(read, os.read, read, 4096)
+
+
+def _wake_up() -> None:
+    with contextlib.suppress(BlockingIOError):  # the pipe is full: the loop will wake up
+        os.write(_wake_up_pipe()[1], b"\0")
 
 
 @functools.cache
@@ -159,7 +168,7 @@ def _wake_up_pipe() -> tuple[int, int]:
 
 @signals.worker_shutting_down.connect
 def _drain(**_: Any) -> None:
-    """Called before Celery waits for its threads, which run jobs; after a failed start too, without a runtime."""
+    """Called before anything waits for the threads that run jobs; after a failed start too, without a runtime."""
     for started in _runtimes:
         started.drain()
 

@@ -109,10 +109,11 @@ def threads_per_slot(settings: Settings, n_slots: int) -> int:
 
 
 class SlotPool:
-    """The slots of one worker, each for one job at a time."""
+    """The slots of one worker, each for one job at a time. `on_free` is called after a slot has become free."""
 
     def __init__(self, slots: list[Slot]) -> None:
         self.slots = slots
+        self.on_free: Callable[[], object] = lambda: None
         self._free = list(slots)
         self._lock = threading.Lock()
 
@@ -127,6 +128,7 @@ class SlotPool:
             if slot is not None:
                 with self._lock:
                     self._free.append(slot)
+                self.on_free()
 
     @property
     def fits(self) -> frozenset[str]:

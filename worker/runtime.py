@@ -1,7 +1,7 @@
 """One worker process: its slots, trainer server and reconciler, and how it claims jobs.
 
 A doorbell message makes it claim jobs at once. The reconciler polls the database as well, since messages can be lost
-and the broker can be away for hours.
+and the broker can be away for hours. Either way jobs run in threads of the runtime's own, one per slot at most.
 """
 
 from __future__ import annotations
@@ -61,9 +61,9 @@ class Runtime:
             settings.reconcile_seconds,
             settings.sweep_seconds,
         )
-        self._polling = threading.Lock()
+        self._starting = threading.Lock()
         self._drains = False
-        self._threads: list[threading.Thread] = []  # that run jobs and are not Celery's
+        self._threads: list[threading.Thread] = []  # that run jobs
 
     def start(self) -> None:
         """Warm up the trainer server, then register the worker and start polling.
@@ -82,6 +82,16 @@ class Runtime:
         self.reconciler.start()
         self.sweep.start()
         log.info("worker ready", worker=self.row.id, slots=len(self.pool.slots), threads_per_slot=self.context.threads)
+
+    def answer_doorbell(self) -> None:
+        """Run queued jobs in a thread, until none is left. A message that came too late, since all slots have been
+        taken or no job may be claimed meanwhile, is sent again: it may be for another worker, or for later."""
+        if not self.takes_jobs() or not self._start_threads(1):
+            self.broker.ring()
+
+    def takes_jobs(self) -> bool:
+        """Whether a doorbell message would have a free slot and could claim a job: until then it is left to others."""
+        return self.pool.free > 0 and self._may_claim()
 
     def run_queued_jobs(self) -> None:
         """Claim and run jobs on a free slot until none is queued. Returns at once without a free slot or a job, and
@@ -117,14 +127,19 @@ class Runtime:
             return
         with self.database.read() as session:
             waiting = queue.waiting(session, self.pool.fits, free, self.settings.max_running_jobs)
-        with self._polling:
-            if self.draining.is_set():  # `stop` does not know of further threads
-                return
+        self._start_threads(waiting)
+
+    def _start_threads(self, number: int) -> bool:
+        """Start threads that run jobs. Returns False if the worker stops: `stop` would not know of them."""
+        with self._starting:
+            if self.draining.is_set():
+                return False
             self._threads = [thread for thread in self._threads if thread.is_alive()]
-            for _ in range(waiting):
-                thread = threading.Thread(target=self.run_queued_jobs, name="polled-jobs", daemon=True)
+            for _ in range(number):
+                thread = threading.Thread(target=self.run_queued_jobs, name="jobs", daemon=True)
                 thread.start()
                 self._threads.append(thread)
+            return True
 
     def _poll_again(self) -> None:
         """Run what has waited for the store, without waiting for the next round."""
@@ -143,10 +158,9 @@ class Runtime:
         self.draining.set()
 
     def stop(self) -> None:
-        """Drain: wait for the threads that run jobs (Celery's have ended), deregister, and notify workers of released
-        jobs."""
+        """Drain: wait for the threads that run jobs, deregister, and notify workers of released jobs."""
         self.drain()
-        with self._polling:
+        with self._starting:
             threads = self._threads
         for thread in threads:
             thread.join()

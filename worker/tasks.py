@@ -1,4 +1,5 @@
-"""The doorbell: the only task. It carries no job; the worker that receives it claims one in the database."""
+"""The doorbell: the only task. It carries no job; the worker that receives it claims one in the database, and runs it in
+a thread of its own, so that the next message is received meanwhile if there is a free slot for it."""
 
 from __future__ import annotations
 
@@ -8,4 +9,4 @@ from worker.app import app, runtime
 
 @app.task(name=DOORBELL)
 def doorbell() -> None:
-    runtime().run_queued_jobs()
+    runtime().answer_doorbell()
