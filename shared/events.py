@@ -10,6 +10,8 @@ from typing import Any, Literal
 Series = Literal["epoch", "batch", "final"]
 Level = Literal["info", "warning", "error"]
 
+UNDRAWN = "undrawn.npz"  # a file of a finished run: what its pictures show, until they are drawn
+
 
 @dataclass(frozen=True, kw_only=True)
 class Event:

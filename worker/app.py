@@ -35,8 +35,8 @@ log = structlog.get_logger()
 
 
 def create_app(settings: Settings) -> Celery:
-    """The Celery app. Early acknowledgement: a message is a doorbell only, jobs are in the database. One thread for tasks,
-    which start the threads that run jobs; worker/consumer.py leaves messages to idle workers."""
+    """The Celery app. Early acknowledgement: a message is a doorbell only, jobs are in the database. One thread for
+    tasks, which start the threads that run jobs; worker/consumer.py leaves messages to idle workers."""
     transport.register()
     app = Celery("gradq", broker=settings.broker_url, include=["worker.tasks"])
     app.conf.update(
@@ -132,7 +132,7 @@ def _begin(conf: Any, **_: Any) -> None:
 
         _runtimes.append(Runtime(settings, launcher))
         Consumer.takes_messages = staticmethod(runtime().takes_jobs)
-        runtime().pool.on_free = _wake_up
+        runtime().pool.on_free.append(_wake_up)
 
 
 @signals.celeryd_after_setup.connect

@@ -109,11 +109,11 @@ def threads_per_slot(settings: Settings, n_slots: int) -> int:
 
 
 class SlotPool:
-    """The slots of one worker, each for one job at a time. `on_free` is called after a slot has become free."""
+    """The slots of one worker, each for one job at a time. All of `on_free` are called after one has become free."""
 
     def __init__(self, slots: list[Slot]) -> None:
         self.slots = slots
-        self.on_free: Callable[[], object] = lambda: None
+        self.on_free: list[Callable[[], object]] = []
         self._free = list(slots)
         self._lock = threading.Lock()
 
@@ -128,7 +128,8 @@ class SlotPool:
             if slot is not None:
                 with self._lock:
                     self._free.append(slot)
-                self.on_free()
+                for call in self.on_free:
+                    call()
 
     @property
     def fits(self) -> frozenset[str]:

@@ -26,6 +26,7 @@ PRELOAD = "worker.trainer.preload"  # named, not imported: importing it would br
 WARM_UP_SECONDS = 120.0
 FORK_SECONDS = 30.0  # a fork takes 10 ms; a server that hangs is replaced
 FORK_TRIES = 3
+DRAW_SECONDS = 60.0  # the pictures of a job take a third of a second
 DYING_SECONDS = 0.1
 REAP_SECONDS = 5.0
 UNREACHABLE = (FileNotFoundError, ConnectionRefusedError)  # the server's socket is gone, or it listens no more
@@ -107,10 +108,31 @@ class Launcher:
             pipe.close()
             raise
 
-    def _start(self, entry: str, plan: Plan | None = None) -> tuple[BaseProcess, Connection]:
+    def draw(self, source: Path, folder: Path) -> list[Path]:
+        """Draw the pictures of the drawing in `source` into the folder, in a process of their own; this one has neither
+        numpy nor matplotlib. Returns their paths.
+
+        Raises EOFError, OSError or RuntimeError if no process can be started, and ValueError if it fails or takes more
+        than DRAW_SECONDS.
+        """
+        process, pipe = self._start("draw", source, folder)
+        try:
+            error = pipe.recv() if pipe.poll(DRAW_SECONDS) else f"not drawn after {DRAW_SECONDS:.0f} s"
+        except EOFError:
+            error = "the process that draws has died"
+        finally:
+            process.kill()
+            process.join(REAP_SECONDS)
+            pipe.close()
+        if error is not None:
+            raise ValueError(error)
+        return sorted(folder.iterdir())
+
+    def _start(self, entry: str, *given: Any) -> tuple[BaseProcess, Connection]:
+        """Fork a process that calls `entry` of worker/trainer/process.py with its end of a pipe and what is given."""
         ours, theirs = self._context.Pipe(duplex=False)
         try:
-            arguments = (entry, theirs) if plan is None else (entry, theirs, plan)
+            arguments = (entry, theirs, *given)
             for _ in range(FORK_TRIES - 1):
                 try:
                     return self._fork(arguments), ours
@@ -157,11 +179,8 @@ def _kill_server(why: str) -> None:
         log.error(f"the trainer server {why} and was killed", pid=pid)
 
 
-def enter(entry: str, pipe: Connection, plan: Plan | None = None) -> None:
+def enter(entry: str, pipe: Connection, *given: Any) -> None:
     """Entry of the forked process. The server has imported the trainer already: the import here takes no time."""
     from worker.trainer import process
 
-    if plan is None:
-        process.warm_up(pipe)
-    else:
-        process.run(pipe, plan)
+    getattr(process, entry)(pipe, *given)

@@ -11,12 +11,14 @@ from shared.db.database import Database
 from shared.errors import DatabaseAway, NotFound, StoreUnavailable
 from shared.jobs import jobs
 from shared.jobs.states import JobState
+from shared.pictures import undrawn
 
 log = structlog.get_logger()
 
 
 def remove_orphaned_files(store: ArtifactStore, database: Database, job_id: str, attempt: int) -> None:
-    """Delete the orphans of attempts up to `attempt`; nothing while the row says that this attempt is running.
+    """Delete the orphans of attempts up to `attempt`; nothing while the row says that this attempt is running, or the
+    job's pictures are not drawn yet: whoever draws them stores them before it writes their rows.
 
     Errors of the database or the store are logged and not raised: the leader's sweep of the store cleans up again.
     """
@@ -43,4 +45,5 @@ def _keys_to_keep(database: Database, job_id: str, attempt: int, found: set[str]
         except NotFound:
             return set()
         still_runs = job.state == JobState.RUNNING and job.attempt <= attempt
-        return found if still_runs else jobs.stored_keys(session, job_id)
+        is_drawn = undrawn.of_job(session, job_id) is None
+        return found if still_runs or not is_drawn else jobs.stored_keys(session, job_id)

@@ -25,6 +25,7 @@ from worker.claims import Claims
 from worker.context import WorkerContext
 from worker.devices import Slot, SlotPool, find_slots, threads_per_slot
 from worker.launcher import Launcher
+from worker.picture_drawing import PictureDrawing
 from worker.reconciler import Reconciler, worker_row
 from worker.storage_watch import StorageProber
 from worker.store_sweep import StoreSweep
@@ -61,6 +62,7 @@ class Runtime:
             settings.reconcile_seconds,
             settings.sweep_seconds,
         )
+        self.drawing = PictureDrawing(self.context, self.pool, self._may_claim)
         self._starting = threading.Lock()
         self._drains = False
         self._threads: list[threading.Thread] = []  # that run jobs
@@ -81,6 +83,7 @@ class Runtime:
         self.prober.start()
         self.reconciler.start()
         self.sweep.start()
+        self.drawing.start()
         log.info("worker ready", worker=self.row.id, slots=len(self.pool.slots), threads_per_slot=self.context.threads)
 
     def answer_doorbell(self) -> None:
@@ -166,6 +169,7 @@ class Runtime:
             thread.join()
         self.prober.stop()
         self.sweep.stop()
+        self.drawing.stop()
         with suppress(DatabaseAway):
             self.claims.give_back()
         if self.reconciler.ident is not None:  # it was started

@@ -25,6 +25,7 @@ from shared.errors import DatabaseAway, StoreUnavailable
 from shared.jobs import counters
 from shared.jobs.states import JobState
 from shared.maintenance import MaintenanceThread
+from shared.pictures import undrawn
 from worker.orphaned_files import remove_orphaned_files
 
 REMOVALS = 100  # per round
@@ -152,12 +153,13 @@ class StoreSweep(MaintenanceThread):
 
     def _sweep_jobs(self, job_ids: Sequence[str]) -> None:
         """The files are listed before the rows are read: a file that is written meanwhile is not in the list, and the
-        row of one that is has been written, unless its attempt still runs."""
+        row of one that is has been written, unless its attempt still runs or its pictures are being drawn."""
         files = {job_id: set(self.store.keys_of(job_id)) for job_id in job_ids}
         with self.database.read() as session:
-            running = set(session.scalars(select(Job.id).where(Job.id.in_(job_ids), Job.state == JobState.RUNNING)))
+            busy = set(session.scalars(select(Job.id).where(Job.id.in_(job_ids), Job.state == JobState.RUNNING)))
+            busy |= undrawn.among(session, job_ids)  # pictures are stored before their rows are written
             known = _keys_of_rows(session, job_ids)
-        settled = [job_id for job_id in job_ids if job_id not in running]
+        settled = [job_id for job_id in job_ids if job_id not in busy]
         orphans = [key for job_id in settled for key in sorted(files[job_id] - known)]
         for key in orphans:
             self.store.remove(key)

@@ -14,6 +14,7 @@ from api.dashboard.learn_page import learn_page
 from api.dashboard.sign_in import sign_in_page
 from api.http import errors
 from api.http.requests import check_path
+from api.jobs import files
 from api.services import services
 from shared.errors import TokenMissing
 
@@ -37,6 +38,7 @@ def no_job() -> AnyResponse:
 @needs("read")
 def job(job_id: str) -> Response:
     check_path({"job_id": job_id})
+    files.try_to_draw_pictures(job_id)
     with services().database.read() as session:
         found = job_page.gather(session, job_id)
     return page("job", **found)

@@ -42,10 +42,11 @@ DEFAULTS = {
 QUEUES = {409: ("owner_storage_full",), 429: ("rate_limited", "too_many_queued_jobs")}
 QUEUES_AGAIN = {**QUEUES, 409: ("wrong_state", "owner_storage_full"), 422: ("invalid_query", "invalid_spec")}
 STORE = {503: (*DEFAULTS[503], "store_unavailable")}  # of calls that read or write files
+DRAWS = {503: (*STORE[503], "disk_full")}  # of calls that may draw a job's pictures
 UPLOADS = {
     409: ("owner_storage_full",),
     429: ("rate_limited", "too_many_uploads"),
-    503: (*STORE[503], "disk_full"),
+    **DRAWS,
 }
 BODY_CODES = {422: ("invalid_query", "invalid_spec")}
 SCOPE = ("insufficient_scope",)

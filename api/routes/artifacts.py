@@ -14,15 +14,15 @@ from werkzeug.wsgi import wrap_file
 from zipstream import ZipStream
 
 from api.http.render import timestamp, whole_list
+from api.jobs import files
 from api.openapi import schemas
 from api.openapi.endpoint import endpoint
-from api.openapi.problems import STORE
+from api.openapi.problems import DRAWS
 from api.services import services
 from api.waiting import transfers
 from shared.artifacts import ArtifactStore, media_types
 from shared.db.tables import ArtifactRow
 from shared.errors import NoArtifacts, NotFound
-from shared.jobs import jobs
 
 ZIP = "application/zip"
 CHUNK = 128 << 10  # bytes of a file in a zip, which a thread holds while its client reads
@@ -32,13 +32,13 @@ bp = Blueprint("artifacts", __name__)
 
 
 @bp.get("/v1/jobs/<job_id>/artifacts")
-@endpoint(schemas.ArtifactList, scope="read", errors=(404, 503))
+@endpoint(schemas.ArtifactList, scope="read", errors=(404, 503), problems=DRAWS)
 def index(job_id: str) -> Response:
-    """List a job's files"""
-    with services().database.read() as session:
-        jobs.get(session, job_id)
-        rows = jobs.artifacts_of(session, job_id)
-    return jsonify(whole_list([_artifact(row) for row in rows]))
+    """List a job's files
+
+    Pictures are drawn when they are first asked for, unless a worker has done so: that takes a third of a second.
+    """
+    return jsonify(whole_list([_artifact(row) for row in files.files_of(job_id)]))
 
 
 @bp.get("/v1/jobs/<job_id>/artifacts/<name>")
@@ -47,7 +47,7 @@ def index(job_id: str) -> Response:
     scope="read",
     media=media_types(),
     errors=(404, 416, 503),
-    problems=STORE,
+    problems=DRAWS,
     conditional=True,
     ranges=True,
     headers=("Accept-Ranges", "Content-Disposition"),
@@ -55,9 +55,7 @@ def index(job_id: str) -> Response:
 )
 def download(job_id: str, name: str) -> Response:
     """Download a file; the ETag is its SHA-256, and range requests are supported"""
-    with services().database.read() as session:
-        jobs.get(session, job_id)
-        row = jobs.artifact(session, job_id, name)
+    row = files.file_of(job_id, name)
     response = Response(mimetype=row.media_type, direct_passthrough=True)
     response.accept_ranges = "bytes"
     response.last_modified = row.created_at
@@ -106,7 +104,7 @@ def _number_of_bytes(environ: dict[str, Any], size: int) -> int:
     scope="read",
     media=(ZIP,),
     errors=(404, 503),
-    problems={404: ("not_found", "no_artifacts"), **STORE},
+    problems={404: ("not_found", "no_artifacts"), **DRAWS},
     conditional=True,
     headers=("Content-Disposition",),
 )
@@ -116,9 +114,7 @@ def download_all(job_id: str) -> Response:
     The zip is streamed and not compressed, since most of it is weights, which do not compress. The ETag is derived from
     the files' SHA-256s.
     """
-    with services().database.read() as session:
-        jobs.get(session, job_id)
-        rows = jobs.artifacts_of(session, job_id)
+    rows = files.files_of(job_id)
     if not rows:
         raise NoArtifacts(f"job {job_id} has no files yet; they are stored when the job ends")
     response = Response(mimetype=ZIP)

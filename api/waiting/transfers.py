@@ -48,6 +48,11 @@ def may_use_store() -> bool:
     return not _may_be_slow() or _has_place()
 
 
+def take_place() -> None:
+    """Take a place for this request before it computes for as long as a transfer takes. Raises TooManyTransfers."""
+    _need()
+
+
 def begin_to_wait() -> None:
     """End the turn of this request, which has a place of another kind, where it may wait or compute for long."""
     client = disconnects.of_this_request()

@@ -19,6 +19,7 @@ from sqlalchemy import (
     TypeDecorator,
     UniqueConstraint,
     literal,
+    text,
 )
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
@@ -160,6 +161,16 @@ class ArtifactRow(Base):
     sha256: Mapped[str] = mapped_column(String(64))
     key: Mapped[str] = mapped_column(String(256))
     created_at: Mapped[datetime]
+
+    # the jobs whose pictures are not drawn yet
+    __table_args__ = (
+        Index(
+            "ix_artifacts_undrawn",
+            "job_id",
+            sqlite_where=text("name = 'undrawn.npz'"),
+            postgresql_where=text("name = 'undrawn.npz'"),
+        ),
+    )
 
 
 class CheckpointRow(Base):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import functools
 import io
+import threading
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -12,6 +13,8 @@ from shared.plain_text import escaped
 
 Point = tuple[int, int, float]  # (step, epoch, value)
 Series = dict[str, list[Point]]
+
+_drawing = threading.Lock()
 
 
 def to_series(points: Iterable[tuple[int, int, dict[str, float]]]) -> Series:
@@ -56,14 +59,14 @@ def to_csv(series: Series) -> str:
 def draw(series: Series, title: str, formats: Sequence[str], empty: str = "no points yet") -> list[bytes]:
     """Draw the loss curve (losses on the left axis, accuracy on the right, over steps); one file per format (png, svg).
 
-    Without any points the picture shows the text `empty`. Draws on a figure that the process reuses, so it is not
-    thread-safe.
+    Without any points the picture shows the text `empty`.
     """
     from matplotlib import rc_context
 
-    sheet = _sheet()
-    sheet.fill(series, title, empty)
-    with rc_context({"svg.hashsalt": "gradq"}):  # makes the ids inside an SVG, and so its bytes, reproducible
+    # one at a time: the figure is reused; and the salt makes the ids inside an SVG, and so its bytes, reproducible
+    with _drawing, rc_context({"svg.hashsalt": "gradq"}):
+        sheet = _sheet()
+        sheet.fill(series, title, empty)
         return [sheet.render(format) for format in formats]
 
 

@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 from shared import file_removals
 from shared.db.tables import ArtifactRow, Attempt, CheckpointRow, EventRow, Job
 from shared.errors import NotFound, WrongState
+from shared.events import UNDRAWN
 from shared.jobs import counters, stored_bytes
 from shared.jobs.joblog import Line, add_line, insert_lines, now, status_line
 from shared.jobs.states import ALLOWED_ACTIONS, TERMINAL, JobState, shown_status
@@ -105,12 +106,15 @@ def speeds_like(session: Session, spec: JobSpec, device: str, visible_to: str | 
 
 
 def artifacts_of(session: Session, job_id: str) -> Sequence[ArtifactRow]:
-    return session.scalars(select(ArtifactRow).where(ArtifactRow.job_id == job_id).order_by(ArtifactRow.name)).all()
+    """The files that clients see: without pictures that are not drawn yet (shared/pictures/undrawn.py)."""
+    shown = select(ArtifactRow).where(ArtifactRow.job_id == job_id, ArtifactRow.name != UNDRAWN)
+    return session.scalars(shown.order_by(ArtifactRow.name)).all()
 
 
 def artifact(session: Session, job_id: str, name: str) -> ArtifactRow:
+    """One of the files that clients see. Raises NotFound."""
     row = session.get(ArtifactRow, (job_id, name))
-    if row is None:
+    if row is None or name == UNDRAWN:
         raise NotFound(f"job {job_id} has no artifact {name}")
     return row
 

@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 from shared.artifacts import StoredFile
 from shared.db.tables import ArtifactRow, Attempt, CheckpointRow, EventRow, Job, database_now
 from shared.errors import LeaseLost
-from shared.events import Level
+from shared.events import UNDRAWN, Level
 from shared.jobs import counters, jobs, limits, stored_bytes
 from shared.jobs.joblog import Line, add_line, insert_lines, now, status_line
 from shared.jobs.retry_backoff import LONGEST_BACKOFF_SECONDS, MOST_OUTAGES, OUTAGES, Cause, backoff_seconds
@@ -277,7 +277,8 @@ def finish(
 ) -> None:
     """End the job: write artifacts, last log line and terminal state in one transaction. Raises LeaseLost."""
     assert state in ALLOWED_MOVES[JobState.RUNNING] & TERMINAL
-    lines = [Line("artifact", f"stored {f.name}", {"name": f.name, "size_bytes": f.size_bytes}) for f in files]
+    shown = [file for file in files if file.name != UNDRAWN]
+    lines = [Line("artifact", f"stored {f.name}", {"name": f.name, "size_bytes": f.size_bytes}) for f in shown]
     level: Level = "error" if state is JobState.FAILED else "info"
     append(session, lease, [*lines, Line("status", message, {"status": state.value, "reason": reason}, level)])
     values: dict[str, Any] = {"state": state, "status_reason": reason, "finished_at": now()}

@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from shared.events import Log, Report
+from shared.events import UNDRAWN, Log, Report
+from shared.pictures import files
 from shared.spec.estimate import TRAIN_PASSES, network_cost
 from shared.spec.job_spec import JobSpec
 from worker.trainer import checkpoint, device, seeds
@@ -30,6 +31,8 @@ def run_job(
 ) -> dict[str, Any]:
     """Train, write the artifacts into `run.folder`/artifacts and return the result (see `result_of`).
 
+    The pictures of a supervised run are drawn later, by the worker or the API.
+
     `threads` is the most that the run may use, `uploaded` the folder of a dataset that is not built in.
     Raises TrainingError (DataError, Diverged, GradientCheckFailed, …), or StopRequested once the checkpoint is written.
     """
@@ -44,5 +47,9 @@ def run_job(
     torch.set_num_threads(device.threads_for(flops, threads))
     outcome = train(spec, prepared, report, run)
     result = result_of(spec, prepared, outcome)
-    artifacts.write_all(run.folder / "artifacts", spec, prepared, outcome, result, report)
+    folder = run.folder / "artifacts"
+    artifacts.write_all(folder, spec, prepared, outcome, result, report)
+    if not run.supervised:
+        files.draw(folder / UNDRAWN, folder)
+        (folder / UNDRAWN).unlink()
     return result

@@ -29,6 +29,7 @@ import torch._inductor  # torch.optim and use_deterministic_algorithms() import 
 from shared.disks import disk_error, disk_is_unusable
 from shared.errors import TrainingError
 from shared.events import Event, Failed, Finished, Log, Stopped
+from shared.pictures import files
 from shared.spec.job_spec import KINDS, GradientCheckSpec, JobSpec, WalkSpec, Work
 from worker.plan import Plan
 from worker.trainer.job import run_job
@@ -42,6 +43,7 @@ RUNNERS = {
     WalkSpec.kind: ("worker.trainer.walk.walk", "run_walk"),
 }
 PRELOADED = (matplotlib, torch)
+LEAST_PRIORITY = 19
 OOM_SCORE_ADJ = "800"  # of 1000: when memory runs out, the kernel kills the trainer and not the worker
 
 
@@ -50,18 +52,35 @@ def warm_up(pipe: connection.Connection) -> None:
     pipe.send(os.getpid())
 
 
-def run(pipe: connection.Connection, plan: Plan) -> None:
-    """Entry of the trainer process. Sends events over the pipe; the last one is Finished, Stopped or Failed."""
-    threads_at_entry = len(os.listdir("/proc/self/task")) if os.path.isdir("/proc/self/task") else 1
+def draw(pipe: connection.Connection, source: Path, folder: Path) -> None:
+    """Entry of a process that draws a finished job's pictures; jobs come first. Sends None, or what was wrong."""
+    os.nice(LEAST_PRIORITY)
+    settle()
+    try:
+        files.draw(source, folder)
+    except Exception as error:
+        pipe.send(f"{type(error).__name__}: {error}")
+    else:
+        pipe.send(None)
+
+
+def settle() -> None:
+    """What each forked process does first: it ends with its worker, and before all others when memory runs out."""
     os.setsid()
     # keep the garbage collector off the objects of the server: to visit them would copy every shared page
     gc.freeze()
-    stop = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal reaches the service, which then sends SIGTERM
-    hide_other_gpus(plan)
     raise_oom_score()
     threading.Thread(target=end_with_supervisor, name="orphan-guard", daemon=True).start()
+
+
+def run(pipe: connection.Connection, plan: Plan) -> None:
+    """Entry of the trainer process. Sends events over the pipe; the last one is Finished, Stopped or Failed."""
+    threads_at_entry = len(os.listdir("/proc/self/task")) if os.path.isdir("/proc/self/task") else 1
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    hide_other_gpus(plan)
+    settle()
     spec = KINDS[plan.kind].stored(plan.spec)
     pipe.send(Log(message="trainer started", data={"pid": os.getpid(), "threads_at_entry": threads_at_entry}))
     try:

@@ -21,11 +21,10 @@ from worker.trainer.evaluate import CHUNK
 from worker.trainer.exports.model_files import name_of
 from worker.trainer.run import Outcome
 
-MOST_EXAMPLES = 10_000
 PACE = 15e9  # multiplications per second of numpy on one thread
-BUDGET_SECONDS = 0.02  # per form, at least: 10 000 images of MNIST through the default mlp
-SHARE_OF_TRAINING = 0.05  # of the training time, if that is more: a longer job checks the whole test split
 FEWEST_EXAMPLES = 20
+FEW_EXAMPLES, FEW_SECONDS = 200, 0.02  # per form: as many of them as this allows are checked in any case
+MOST_EXAMPLES, SHARE_OF_TRAINING = 10_000, 0.01  # a longer job checks the whole test split
 
 
 def measure(folder: Path, spec: JobSpec, data: Data, outcome: Outcome) -> dict[str, Any]:
@@ -34,8 +33,7 @@ def measure(folder: Path, spec: JobSpec, data: Data, outcome: Outcome) -> dict[s
     Loads model.pt into the model.
     """
     model = outcome.state.model
-    seconds = max(BUDGET_SECONDS, SHARE_OF_TRAINING * outcome.state.training_seconds)
-    chosen = sample(len(data.test_labels), multiplications_of(model, data), seconds)
+    chosen = sample(len(data.test_labels), multiplications_of(model, data), outcome.state.training_seconds)
     images = data.test_images[chosen.to(data.test_images.device)]
     if spec.precision == "fp32":
         reference = outcome.test.logits[chosen]  # the logits of the job's test accuracy
@@ -55,10 +53,13 @@ def measure(folder: Path, spec: JobSpec, data: Data, outcome: Outcome) -> dict[s
     }
 
 
-def sample(n: int, multiplications: int, seconds: float) -> Tensor:
-    """Indices of evenly spread test images, as many as `seconds` allow at `multiplications` per image."""
-    most = min(n, MOST_EXAMPLES)
-    size = min(most, max(FEWEST_EXAMPLES, int(seconds * PACE / max(1, multiplications))))
+def sample(n: int, multiplications: int, training_seconds: float) -> Tensor:
+    """Indices of evenly spread test images, of `n`: a few, or as many as a share of the training time allows at
+    `multiplications` per image."""
+    pace = PACE / max(1, multiplications)  # images per second
+    few = min(FEW_EXAMPLES, FEW_SECONDS * pace)
+    most = min(MOST_EXAMPLES, SHARE_OF_TRAINING * training_seconds * pace)
+    size = min(n, max(FEWEST_EXAMPLES, int(max(few, most))))
     return torch.arange(size) * n // size
 
 

@@ -14,11 +14,14 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 from torch import Tensor, nn
 
 from shared.errors import Diverged
 from shared.events import Log, Progress, Report
+from shared.pictures import sheets
+from shared.pictures.drawing import Array
 from shared.spec.job_spec import WalkSpec
 from worker.trainer import device, seeds
 from worker.trainer.data import datasets
@@ -112,7 +115,7 @@ def walk(spec: WalkSpec, prepared: Data, model: nn.Module) -> Walk:
 
 def batch_of(prepared: Data, images: Tensor, labels: Tensor, logits: Tensor) -> Batch:
     """The normalized images (N,C,H,W) as pictures, with their labels (N) and the predictions from logits (N,K)."""
-    shades = pictures.to_bytes(to_pixels(images, prepared.normalization))
+    shades = sheets.with_colours(pictures.to_bytes(to_pixels(images, prepared.normalization)))
     return {
         "size": len(labels),
         "image_shape": list(prepared.info.shape),
@@ -160,12 +163,12 @@ def tiles(name: str, values: Tensor, image: tuple[int, int, int]) -> Tiles:
         return {}
     rows = values[:TILES].cpu().view(-1, *image).mean(1)  # (rows,H,W): the mean of the channels
     shades = rows / max(rows.abs().max().item(), 1e-12)
-    return {"tiles": [png(tile) for tile in pictures.diverging(shades.numpy())]}
+    return {"tiles": [png(tile) for tile in sheets.diverging(shades.numpy())]}
 
 
-def png(pixels: pictures.Array) -> str:
+def png(pixels: Array) -> str:
     """(H,W,3) uint8 -> a PNG in base64, at most LARGEST_IMAGE dots to a side."""
-    picture = Image.fromarray(pixels)
+    picture = Image.fromarray(np.ascontiguousarray(pixels))
     picture.thumbnail((LARGEST_IMAGE, LARGEST_IMAGE), Image.Resampling.BOX)
     file = io.BytesIO()
     picture.save(file, "png")

@@ -1,0 +1,175 @@
+"""Pictures that are drawn after their job has ended: they take their place among its files once, whoever draws them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from queue import SimpleQueue
+
+import numpy as np
+import pytest
+from sqlalchemy.orm import Session
+from support.store import read, running, write
+
+from shared.artifacts import ArtifactStore, artifact_key
+from shared.db.database import Database
+from shared.db.tables import ArtifactRow
+from shared.errors import NotFound
+from shared.events import UNDRAWN
+from shared.jobs import joblog, jobs, queue, stored_bytes
+from shared.jobs.queue import Lease
+from shared.jobs.states import JobState
+from shared.pictures import files, undrawn
+from shared.pictures.drawing import Drawing, ShownImages
+from worker.orphaned_files import remove_orphaned_files
+from worker.store_sweep import StoreSweep
+
+PICTURES = ["confusion_matrix.png", "loss_curve.png", "loss_curve.svg", "mistakes.png", "predictions.png"]
+SHOWN = ShownImages(np.zeros((2, 8, 8, 1), np.uint8), [0, 1], [0, 0], [0.9, 0.8])
+DRAWING = Drawing("a job", {}, ["a", "b"], np.array([[1, 0], [1, 0]]), SHOWN, SHOWN, None)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ArtifactStore:
+    return ArtifactStore(f"file://{tmp_path}/store")
+
+
+def finished(database: Database, store: ArtifactStore, folder: Path, drawing: Drawing = DRAWING) -> Lease:
+    """A job that has succeeded, with a file and a drawing."""
+    lease = running(database)
+    (folder / "spec.json").write_text("{}")
+    drawing.save(folder / UNDRAWN)
+    stored = [
+        store.put(artifact_key(lease.job_id, lease.attempt, name), folder / name) for name in ("spec.json", UNDRAWN)
+    ]
+    write(database, queue.finish, lease, JobState.SUCCEEDED, "done", files=stored)
+    return lease
+
+
+def names(database: Database, job_id: str) -> list[str]:
+    return [row.name for row in read(database, jobs.artifacts_of, job_id)]
+
+
+def undrawn_row(database: Database, job_id: str) -> ArtifactRow:
+    row = read(database, undrawn.of_job, job_id)
+    assert row is not None
+    return row
+
+
+def used(session: Session) -> int:
+    return stored_bytes.used_by(session, None)["artifacts"]
+
+
+def test_pictures_take_the_place_of_their_drawing_among_the_files(
+    database: Database, store: ArtifactStore, tmp_path: Path
+) -> None:
+    job_id = finished(database, store, tmp_path).job_id
+    assert names(database, job_id) == ["spec.json"]
+    with pytest.raises(NotFound):
+        read(database, jobs.artifact, job_id, UNDRAWN)
+    told = [line.message for line in read(database, joblog.events_of, job_id, joblog.EventFilter(types=("artifact",)))]
+    assert told == ["stored spec.json"]
+    row = undrawn_row(database, job_id)
+    assert undrawn.draw_and_store(database, store, row, files.draw)
+    assert names(database, job_id) == sorted([*PICTURES, "spec.json"])
+    assert read(database, undrawn.of_job, job_id) is None
+    rows = read(database, jobs.artifacts_of, job_id)
+    for each in rows:
+        assert store.read_checked(each.key, each.sha256)
+    assert sorted(store.keys_of(job_id)) == sorted(each.key for each in rows), "nothing else is left in the store"
+    assert read(database, used) == sum(each.size_bytes for each in rows)
+    assert {each.kind for each in rows} == {"plot", "spec"}
+
+
+def test_of_two_that_draw_at_once_the_first_counts(database: Database, store: ArtifactStore, tmp_path: Path) -> None:
+    job_id = finished(database, store, tmp_path).job_id
+    row, both = undrawn_row(database, job_id), threading.Barrier(2, timeout=20)
+    won: list[bool] = []
+
+    def draw_another_way(source: Path, folder: Path) -> Sequence[Path]:
+        drawn = files.draw(source, folder)
+        drawn[0].write_bytes(threading.current_thread().name.encode())  # as with two versions of a library
+        both.wait()
+        return drawn
+
+    def run() -> None:
+        won.append(undrawn.draw_and_store(database, store, row, draw_another_way))
+
+    threads = [threading.Thread(target=run, name=name) for name in ("one", "two")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert sorted(won) == [False, True]
+    rows = read(database, jobs.artifacts_of, job_id)
+    for each in rows:
+        store.read_checked(each.key, each.sha256)
+    assert sorted(store.keys_of(job_id)) == sorted(each.key for each in rows)
+
+
+def test_a_job_that_is_deleted_meanwhile_stays_deleted(
+    database: Database, store: ArtifactStore, tmp_path: Path
+) -> None:
+    job_id = finished(database, store, tmp_path).job_id
+
+    def draw(source: Path, folder: Path) -> Sequence[Path]:
+        write(database, jobs.remove, job_id)
+        store.remove_folder(job_id)
+        return files.draw(source, folder)
+
+    assert not undrawn.draw_and_store(database, store, undrawn_row(database, job_id), draw)
+    assert (names(database, job_id), store.keys_of(job_id)) == ([], [])
+
+
+def test_pictures_without_rows_are_no_orphans_while_they_are_being_drawn(
+    database: Database, store: ArtifactStore, tmp_path: Path
+) -> None:
+    lease = finished(database, store, tmp_path)
+    sweep = StoreSweep(database, store, SimpleQueue(), lambda: True, 60.0, 60.0)
+    put = store.put
+
+    def put_and_sweep(key: str, path: Path) -> object:
+        stored = put(key, path)
+        sweep.sweep()
+        remove_orphaned_files(store, database, lease.job_id, lease.attempt)
+        return stored
+
+    store.put = put_and_sweep  # type: ignore[method-assign, assignment]
+    assert undrawn.draw_and_store(database, store, undrawn_row(database, lease.job_id), files.draw)
+    for each in read(database, jobs.artifacts_of, lease.job_id):
+        store.read_checked(each.key, each.sha256)
+    (stray := tmp_path / "stray").write_text("x")
+    put(artifact_key(lease.job_id, lease.attempt, "stray"), stray)
+    sweep.sweep()
+    assert not store.has(artifact_key(lease.job_id, lease.attempt, "stray")), "a file without a row is one afterwards"
+
+
+@pytest.mark.parametrize("damage", ["missing", "another content", "no drawing"])
+def test_a_drawing_that_cannot_be_used_is_said_to_be_none(
+    database: Database, store: ArtifactStore, tmp_path: Path, damage: str
+) -> None:
+    job_id = finished(database, store, tmp_path).job_id
+    row = undrawn_row(database, job_id)
+    path = store.local_path(row.key)
+    assert path is not None
+    if damage == "missing":
+        path.unlink()
+    elif damage == "another content":
+        path.write_bytes(b"another")
+    draw = (lambda *_: files.draw(tmp_path / "spec.json", tmp_path)) if damage == "no drawing" else files.draw
+    with pytest.raises(undrawn.NoDrawing):
+        undrawn.draw_and_store(database, store, row, draw)
+    assert names(database, job_id) == ["spec.json"]
+
+
+def test_a_job_whose_pictures_cannot_be_drawn_is_not_chosen_again(
+    database: Database, store: ArtifactStore, tmp_path: Path
+) -> None:
+    ids = [finished(database, store, tmp_path).job_id for _ in range(2)]
+    assert read(database, undrawn.among, [*ids, "job_other"]) == set(ids)
+    for first, second in (ids, ids[::-1]):
+        row = read(database, undrawn.one_of_the_newest, [first])
+        assert row is not None
+        assert row.job_id == second
+    assert read(database, undrawn.one_of_the_newest, ids) is None
