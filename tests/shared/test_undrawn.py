@@ -7,27 +7,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from queue import SimpleQueue
 
-import numpy as np
 import pytest
 from sqlalchemy.orm import Session
-from support.store import read, running, write
+from support.drawings import PICTURES, finished, undrawn_row
+from support.store import read, write
 
 from shared.artifacts import ArtifactStore, artifact_key
 from shared.db.database import Database
-from shared.db.tables import ArtifactRow
 from shared.errors import NotFound
 from shared.events import UNDRAWN
-from shared.jobs import joblog, jobs, queue, stored_bytes
-from shared.jobs.queue import Lease
-from shared.jobs.states import JobState
+from shared.jobs import joblog, jobs, stored_bytes
 from shared.pictures import files, undrawn
-from shared.pictures.drawing import Drawing, ShownImages
 from worker.orphaned_files import remove_orphaned_files
 from worker.store_sweep import StoreSweep
-
-PICTURES = ["confusion_matrix.png", "loss_curve.png", "loss_curve.svg", "mistakes.png", "predictions.png"]
-SHOWN = ShownImages(np.zeros((2, 8, 8, 1), np.uint8), [0, 1], [0, 0], [0.9, 0.8])
-DRAWING = Drawing("a job", {}, ["a", "b"], np.array([[1, 0], [1, 0]]), SHOWN, SHOWN, None)
 
 
 @pytest.fixture
@@ -35,26 +27,8 @@ def store(tmp_path: Path) -> ArtifactStore:
     return ArtifactStore(f"file://{tmp_path}/store")
 
 
-def finished(database: Database, store: ArtifactStore, folder: Path, drawing: Drawing = DRAWING) -> Lease:
-    """A job that has succeeded, with a file and a drawing."""
-    lease = running(database)
-    (folder / "spec.json").write_text("{}")
-    drawing.save(folder / UNDRAWN)
-    stored = [
-        store.put(artifact_key(lease.job_id, lease.attempt, name), folder / name) for name in ("spec.json", UNDRAWN)
-    ]
-    write(database, queue.finish, lease, JobState.SUCCEEDED, "done", files=stored)
-    return lease
-
-
 def names(database: Database, job_id: str) -> list[str]:
     return [row.name for row in read(database, jobs.artifacts_of, job_id)]
-
-
-def undrawn_row(database: Database, job_id: str) -> ArtifactRow:
-    row = read(database, undrawn.of_job, job_id)
-    assert row is not None
-    return row
 
 
 def used(session: Session) -> int:

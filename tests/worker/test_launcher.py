@@ -9,7 +9,9 @@ from pathlib import Path
 
 import psutil
 import pytest
+from support.drawings import DRAWING, PICTURES
 
+from shared.pictures import files
 from worker import launcher as launching
 from worker.launcher import Launcher
 
@@ -78,3 +80,28 @@ def test_a_server_whose_process_has_no_file_left_is_kept(launcher: Launcher, mon
     monkeypatch.setattr(forkserver, "connect_to_new_process", connect)
     launcher.warm_up()
     assert (servers(), failures) == (before, [])
+
+
+def test_pictures_are_drawn_in_a_process_of_their_own(launcher: Launcher, tmp_path: Path) -> None:
+    DRAWING.save(tmp_path / "undrawn.npz")
+    for folder in ("there", "here"):
+        (tmp_path / folder).mkdir()
+    drawn = launcher.draw(tmp_path / "undrawn.npz", tmp_path / "there")
+    assert [path.name for path in drawn] == PICTURES
+    for path in files.draw(tmp_path / "undrawn.npz", tmp_path / "here"):
+        assert path.read_bytes() == (tmp_path / "there" / path.name).read_bytes()
+
+
+def test_pictures_that_cannot_be_drawn_are_an_error(launcher: Launcher, tmp_path: Path) -> None:
+    (tmp_path / "undrawn.npz").write_bytes(b"no drawing")
+    with pytest.raises(ValueError, match=r".+"):
+        launcher.draw(tmp_path / "undrawn.npz", tmp_path)
+
+
+def test_a_process_that_draws_for_too_long_is_killed(
+    launcher: Launcher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launching, "DRAW_SECONDS", 0.0)
+    DRAWING.save(tmp_path / "undrawn.npz")
+    with pytest.raises(ValueError, match="not drawn after 0 s"):
+        launcher.draw(tmp_path / "undrawn.npz", tmp_path)
