@@ -16,6 +16,7 @@ from shared.db import migrate
 from shared.db.database import Database
 
 OLDER = [migrate.known()[0], *migrate.known()[-3:-1]]
+TOO_OLD = ["0001", "0006", "0008"]  # without columns or tables that requests read
 
 
 def at(database: Database, revision: str) -> None:
@@ -55,7 +56,7 @@ def test_an_api_whose_schema_has_changed_is_not_ready_and_names_the_revision(
     assert live.get("/readyz").json["database"] == "ok"
 
 
-@pytest.mark.parametrize("revision", OLDER)
+@pytest.mark.parametrize("revision", TOO_OLD)
 def test_a_query_that_fails_on_another_schema_is_a_503(
     live: FlaskClient, services: Services, problem: Callable[..., dict[str, Any]], revision: str
 ) -> None:
@@ -64,7 +65,7 @@ def test_a_query_that_fails_on_another_schema_is_a_503(
     answers += [live.get("/v1/datasets"), live.get("/v1/queues"), live.post("/v1/jobs/job_1/cancel")]
     assert {answer.status_code for answer in answers} <= {200, 202, 404, 503}
     failed = [answer for answer in answers if answer.status_code == 503]
-    assert failed, "the audit log is newer than all of them"
+    assert failed
     for answer in failed:
         assert f"revision {revision}" in problem(answer, 503, "database_away")["detail"]
         assert int(answer.headers["Retry-After"]) > 0
