@@ -132,9 +132,13 @@ class Supervisor:
         trainer = self.trainer = self._start_trainer(inputs)
         try:
             self._follow(trainer, deadline)
+            if self._has_finished:  # its files are written: to free its memory takes longer than to store them
+                trainer.kill()
+            else:
+                trainer.end()
+            self._conclude(trainer, time.monotonic() - started)
         finally:
-            trainer.end()
-        self._conclude(trainer, time.monotonic() - started)
+            trainer.end()  # before the slot is free
 
     def _end_early(self, error: Exception) -> None:
         """End an attempt that raised something. Raises LeaseLost."""
@@ -237,7 +241,7 @@ class Supervisor:
     # --- follow -------------------------------------------------------------------------------------------------------
 
     def _follow(self, trainer: Trainer, deadline: float) -> None:
-        """Pass events on until the trainer is gone and its pipe is empty."""
+        """Pass events on until the trainer has finished, or is gone and its pipe is empty."""
         running = True
         while running:
             self.oom_kills.poll()
@@ -246,19 +250,25 @@ class Supervisor:
             else:
                 running = self._receive(trainer, deadline) if trainer.pipe.poll(TICK_SECONDS) else trainer.alive()
             self._listen(trainer, deadline)
+            running = running and not self._has_finished
         # drain the pipe once more: the trainer may have sent its last event between the poll and the liveness check
         self._receive(trainer, deadline, all_of_it=True)
+
+    @property
+    def _has_finished(self) -> bool:
+        return isinstance(self.watch.ended, events.Finished)
 
     def _must_hold_back(self) -> bool:
         """Whether to take no event now, since as many lines as may wait for the database do."""
         return self.log_buffer.is_full() and self.watch.stop is None and not self.keeper.is_lost()
 
     def _receive(self, trainer: Trainer, deadline: float, all_of_it: bool = False) -> bool:
-        """Take the events in the pipe. False at its end, which is the trainer's: no other process holds it open.
+        """Take the events in the pipe. False after the last one of a trainer that has finished, and at the pipe's end,
+        which is the trainer's: no other process holds it open.
 
         `all_of_it`: also those that a full log buffer has no room for: the trainer is gone, and the pipe has little.
         """
-        while all_of_it or not self._must_hold_back():
+        while not self._has_finished and (all_of_it or not self._must_hold_back()):
             try:
                 if not trainer.pipe.poll():
                     return True
