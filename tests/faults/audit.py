@@ -21,6 +21,7 @@ from support.disk import FILLER
 from shared.artifacts import DATASETS, ArtifactStore
 from shared.db.database import Database
 from shared.db.tables import ArtifactRow, Attempt, AuditRow, CheckpointRow, DatasetRow, EventRow, IdempotencyKey, Job
+from shared.events import UNDRAWN
 from shared.jobs import joblog, jobs
 from shared.jobs.curves import to_series
 from shared.jobs.retry_backoff import OUTAGES
@@ -233,17 +234,19 @@ def _database_is_whole(database: Database) -> Iterator[str]:
 
 
 def leftovers(field: Field) -> list[str]:
-    """What is left when every job has ended and the service still runs: files without rows in the store; in each
-    host's folders whatever belongs to a job or to a request; trainers."""
+    """What is left when every job has ended and the service still runs: files without rows in the store; jobs whose
+    pictures are not drawn; in each host's folders whatever belongs to a job or to a request; trainers."""
     database = Database(field.address())
     try:
         with database.read() as session:
             strays = list(_strays(session, field.store()))
+            undrawn = session.scalars(select(ArtifactRow.job_id).where(ArtifactRow.name == UNDRAWN)).all()
             datasets = set(session.scalars(select(DatasetRow.id)))
     finally:
         database.close()
     return [
         *strays,
+        *(f"the pictures of {job_id} are not drawn" for job_id in undrawn),
         *(f"trainer {process.pid}" for process in field.trainers()),
         *(said for state in field.states for said in _in_folders(state, datasets)),
     ]
