@@ -12,8 +12,10 @@ import os
 import signal
 import socket
 import sys
+import threading
 from typing import Any
 
+import fsspec
 from sqlalchemy.exc import SQLAlchemyError
 
 from api.access.auth import EXTENSION as AUTH
@@ -22,6 +24,7 @@ from api.connections.worker import Worker
 from api.monitoring import request_counts
 from api.waiting.long_polling import EXTENSION as LONG_POLLS
 from api.waiting.long_polling import LongPolls
+from shared import lean_imports
 from shared.config import Settings
 from shared.db.schema_check import require_schema
 from shared.errors import ConfigurationError, DatabaseAway
@@ -57,7 +60,8 @@ COLLECT_AFTER = (10_000, 20, 20)
 
 
 def on_starting(server: Any) -> None:
-    """Import the app before the first fork, or each process would import it by itself, and Celery at its first submit.
+    """Import and make the app before the first fork, or each process would do it by itself, and import Celery at its
+    first submit.
 
     After the folder of the request counts is made, since the app imports prometheus_client.
     """
@@ -69,7 +73,20 @@ def on_starting(server: Any) -> None:
 
     import api.app  # noqa: F401
 
-    gc.freeze()  # the processes share this memory while no collection writes to it
+    _make_app(server)
+    lean_imports.end()  # the processes share this memory while no collection writes to it
+
+
+def _make_app(server: Any) -> None:
+    """Make the app, which all processes then share: one of its own would take 19 MB of each. Not with a store over the
+    network, whose library starts a thread, which a forked process does not have. After an error, each process tries it
+    itself and reports it."""
+    before = set(threading.enumerate())
+    with contextlib.suppress(Exception):
+        if fsspec.utils.get_protocol(Settings.from_env().artifacts) == "file":
+            server.app.wsgi()
+    for thread in set(threading.enumerate()) - before:
+        thread.join(1)  # the counters of requests have timers of 10 ms, which would be lost in a forked process
 
 
 def when_ready(server: Any) -> None:

@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 import platformdirs
 from pydantic import (
     AfterValidator,
+    BaseModel,
     BeforeValidator,
+    ConfigDict,
     Field,
     SecretStr,
     ValidationError,
     ValidationInfo,
     model_validator,
 )
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from shared.addresses import check_redis, has_password, is_local, secrets_of
 from shared.errors import ConfigurationError
@@ -137,12 +138,10 @@ def _or_unlimited(given: Any) -> Any:
 Rate = Annotated[str, Field(pattern=r"^(none|[1-9]\d{0,8}/(second|minute|hour|day))$")]
 
 
-class Settings(BaseSettings):
+class Settings(BaseModel):
     """Settings of a machine; settings of a job are in the job spec. docs/operations.md describes each."""
 
-    model_config = SettingsConfigDict(
-        env_prefix=PREFIX, env_ignore_empty=True, extra="ignore", frozen=True, hide_input_in_errors=True
-    )
+    model_config = ConfigDict(extra="ignore", frozen=True, hide_input_in_errors=True, validate_default=True)
 
     state_dir: Path = Field(default_factory=lambda: Path(platformdirs.user_data_dir("gradq")))
     data_dir: Path | None = None
@@ -163,7 +162,7 @@ class Settings(BaseSettings):
     max_upload_bytes: Annotated[int, Field(ge=1)] = 2 << 30
     max_unpacked_bytes: Annotated[int, Field(ge=1)] = 8 << 30
     allow_anonymous: bool | None = None  # None: only where the API listens on a loopback address
-    allowed_hosts: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_names)] = ()
+    allowed_hosts: Annotated[tuple[str, ...], BeforeValidator(_split_names)] = ()
     path_prefix: Annotated[str, AfterValidator(as_path_prefix)] = ""
     max_queued_jobs: Annotated[int, Field(ge=1)] = 10_000  # per owner; anonymous jobs have no limit
     max_running_jobs: Annotated[int, Field(ge=1)] | None = None
@@ -174,6 +173,15 @@ class Settings(BaseSettings):
     audit_days: Annotated[float, Field(ge=1, le=36_500)] = 365.0
     admin_token: Annotated[SecretStr, AfterValidator(_strong_enough)] | None = None
     log_level: Annotated[LogLevel, BeforeValidator(lambda value: str(value).upper())] = "INFO"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_environment(cls, given: dict[str, Any]) -> dict[str, Any]:
+        """Settings that are not given are those of the environment; an empty one counts as not set. pydantic-settings
+        would do this with 6 MB more in each process of the service, for sources that are not used here."""
+        environment = {name.upper(): value for name, value in os.environ.items() if value}
+        names = {field: f"{PREFIX}{field.upper()}" for field in cls.model_fields}
+        return {field: environment[name] for field, name in names.items() if name in environment} | given
 
     @model_validator(mode="after")
     def _fill_in(self) -> Self:

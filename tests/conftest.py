@@ -56,6 +56,7 @@ SLOW = (  # files that take seconds each, for processes, browsers, databases and
             "gradq/test_commands",
             "gradq/test_demo",
             "gradq/test_doctor",
+            "gradq/test_idle_imports",
             "gradq/test_own_packages",
             "gradq/test_start",
             "gradq/test_steering",

@@ -15,11 +15,11 @@ import structlog
 from celery import Celery, signals
 from kombu.asynchronous import get_event_loop
 
-from shared import logs
+from shared import lean_imports, logs
 from shared.broker import QUEUE
 from shared.config import Settings
 from shared.errors import GradqError
-from worker import transport
+from worker import startup, transport
 from worker.consumer import Consumer
 from worker.launcher import Launcher
 
@@ -78,6 +78,7 @@ class Worker(celery.apps.worker.Worker):
         before = signal.getsignal(signal.SIGHUP)
         super().install_platform_tweaks(worker)
         signal.signal(signal.SIGHUP, before if before == signal.SIG_IGN else signal.getsignal(signal.SIGTERM))
+        startup.reached(startup.Step.HANDLES_SIGNALS)
 
     def stop(self, *arguments: Any, **named: Any) -> None:
         _drain()
@@ -140,6 +141,7 @@ def _start(**_: Any) -> None:
     """Before the broker is connected: the worker polls the database, so it runs jobs also without a broker."""
     with _errors_end_the_process():
         runtime().start()
+    lean_imports.end()
 
 
 @signals.worker_ready.connect

@@ -27,7 +27,7 @@ from shared.jobs.retry_backoff import Cause
 from shared.jobs.states import JobState
 from shared.maintenance import MaintenanceThread
 from shared.spec.job_spec import KINDS
-from worker import leadership
+from worker import leadership, startup
 from worker.broker_state import STATE
 from worker.clock_jumps import ClockWatch
 from worker.context import WorkerContext
@@ -139,6 +139,7 @@ class Reconciler(MaintenanceThread):
         self.row.devices = workers.described(self.pool.describe(), memory(), STATE.describe(), sorted(KINDS))
         with self.database.write() as session:
             workers.heartbeat(session, self.row)
+        startup.reached(startup.Step.REGISTERED)
 
     def watch(self, planned: float = 0.0) -> None:
         """Called after each step: remember that it took as long as only a freeze does, of this process or of a database

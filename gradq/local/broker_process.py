@@ -6,6 +6,7 @@ import importlib.util
 import platform
 import re
 import shutil
+import socket
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,8 @@ from shared.errors import ConfigurationError
 ON_THE_PATH = ("redis-server", "valkey-server")
 OLDEST = (6, 2)  # has the commands that kombu uses
 SOCKET_NAME = "redis.sock"
+PONG = b"+PONG\r\n"
+ANSWER_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,17 @@ class BrokerServer:
             *("--dir", str(self.data), "--appendonly", "yes", "--save", "", "--maxmemory-policy", "noeviction"),
             *("--daemonize", "no", "--supervised", "no"),
         ]
+
+    def answers(self) -> bool:
+        """Whether it takes commands; it may answer with an error while it loads its data."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            connection.settimeout(ANSWER_SECONDS)
+            try:
+                connection.connect(str(self.socket))
+                connection.sendall(b"PING\r\n")
+                return connection.recv(len(PONG)) == PONG
+            except OSError:
+                return False
 
     def clear(self) -> None:
         """Deletes its files; the next start creates them again."""

@@ -1,23 +1,26 @@
-"""The embedded service: broker, migrations, API and one worker, supervised in the foreground until a signal comes.
+"""The embedded service: broker, API and one worker, supervised in the foreground until a signal comes.
 
-One thread, one loop. The worker starts first, since it imports PyTorch, which takes longer than all the rest. It does
-no more until the API answers: on two cores the import has one of them meanwhile. It stops first, too, so that it can
-checkpoint its jobs and queue them again; then API and broker stop. Parts that die are restarted with exponential
-backoff.
+One thread, one loop. The worker starts first, since its trainer server imports PyTorch, which takes longer than all the
+rest. It does no more until the API answers: on two cores the import has one of them meanwhile. The API's process
+migrates the database before it serves. The worker stops first, too, so that it can checkpoint its jobs and queue them
+again; then API and broker stop. Parts that die are restarted with exponential backoff.
+
+This process lives as long as the service, so it imports none of the libraries that the parts need: no SQLAlchemy, no
+Redis, no HTTP client. The parts tell it over pipes and sockets what it waits for.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
 
 from pydantic import SecretStr
 
@@ -28,15 +31,13 @@ from gradq.local.children import Child
 from gradq.local.folders import private
 from gradq.local.instance import only_one
 from gradq.local.listener import address_of, listen, local_address
-from gradq.local.liveness import AnswerWatch, HeartbeatWatch
+from gradq.local.liveness import SUCCESS, AnswerWatch, HeartbeatWatch, Request
 from shared import heartbeat
 from shared.config import Settings
-from shared.errors import DatabaseAway, GradqError
-
-if TYPE_CHECKING:
-    from shared.db.database import Database
+from shared.errors import GradqError
 
 TICK_SECONDS = 0.1
+START_TICK_SECONDS = 0.02
 BROKER_SECONDS = 15.0
 API_STOP_SECONDS, BROKER_STOP_SECONDS = 10.0, 5.0
 DEATHS_BEFORE_READY = 4
@@ -49,6 +50,16 @@ Say = Callable[[str], None]
 
 class PartFailed(GradqError):
     code, title = "part_failed", "A part of the service does not start"
+
+
+class MigrationFailed(GradqError):
+    """`code` is that of the error in the process that migrated."""
+
+    title = "The database was not migrated"
+
+    def __init__(self, code: str, detail: str) -> None:
+        super().__init__(detail)
+        self.code = code
 
 
 class Stop:
@@ -86,7 +97,7 @@ class EmbeddedService:
     def run(self, host: str, port: int) -> int:
         """Starts all parts, supervises them until a signal, stops them; returns the exit code of `gradq up`.
 
-        Raises AlreadyRunning, ConfigurationError, PartFailed.
+        Raises AlreadyRunning, ConfigurationError, MigrationFailed, PartFailed.
         """
         self.settings.make_state_dir()
         with ExitStack() as stack:
@@ -94,20 +105,24 @@ class EmbeddedService:
             listener = stack.enter_context(listen(host, port))
             url = address_of(listener)
             stack.enter_context(only_one(self.settings.state_dir, url))
-            waits, begins = _pipe(stack)
+            ours, theirs = (stack.enter_context(end) for end in socket.socketpair())
             stack.callback(self.end)
             self.say("starting broker and worker; the worker imports PyTorch, which takes some seconds")
             self._choose_broker()
-            worker = self._start("worker", worker_process.command(waits), self._environment(), waits)
+            worker = self._start(
+                "worker", worker_process.command(theirs.fileno()), self._environment(), theirs.fileno()
+            )
             self._start_broker()
             self.say("preparing the database")
-            self._migrate()
-            self.say("starting the API")
-            self._start_api(listener.fileno())
-            answers = self._until(lambda: _answers(url))
-            os.close(begins)
-            if answers:
-                self._until_ready(url, worker)
+            self._start_api(listener)
+            answers = Answers(local_address(listener))
+            if self._until(answers):
+                self._require_broker()
+                self.say("the API answers; waiting for the worker")
+            ours.shutdown(socket.SHUT_WR)  # the worker goes on
+            registered = Lines(lambda: ours.recv(1 << 10, socket.MSG_DONTWAIT))
+            self._until(lambda: str(worker.pid) in registered.read() and answers())
+            ours.close()
             if not self.stop.requested():
                 self.say(f"state   {self.settings.state_dir} (logs: {self.settings.state_dir / 'logs'})")
                 self.say(f"broker  {self.server.binary if self.server else 'the one that GRADQ_REDIS_URL names'}")
@@ -151,30 +166,36 @@ class EmbeddedService:
             self.settings = self.settings.model_copy(update={"redis_url": SecretStr(self.server.url)})
 
     def _start_broker(self) -> None:
-        server = self.server
-        if server is None:
+        if self.server is not None:
+            self._start("broker", self.server.command, dict(os.environ))
+
+    def _require_broker(self) -> None:
+        """Returns once the broker responds, which takes it milliseconds: it was started before the API. Raises
+        PartFailed after BROKER_SECONDS."""
+        if (server := self.server) is None:
             return
-        self._start("broker", server.command, dict(os.environ))
-        from shared.broker import Broker  # like the imports below, here so that the worker starts half a second earlier
+        deadline = time.monotonic() + BROKER_SECONDS
+        if self._until(lambda: server.answers() or time.monotonic() > deadline) and not server.answers():
+            raise PartFailed(f"{server.binary} does not answer.\n{self.parts[0].last_lines()}")
 
-        broker, deadline = Broker(server.url), time.monotonic() + BROKER_SECONDS
-        while not self.stop.requested() and not broker.ping():
-            self._tend()
-            if time.monotonic() > deadline:
-                raise PartFailed(f"{server.binary} does not answer.\n{self.parts[0].last_lines()}")
-            self.stop.wait(0.02)
-
-    def _migrate(self) -> None:
-        if self.stop.requested():
-            return
-        from shared.db.database import Database
-
-        with closing(Database(self.settings.database)) as database:
-            database.migrate()
-
-    def _start_api(self, socket: int) -> None:
-        command = api_process.command(self.settings, f"fd://{socket}")
-        self._start("api", command, api_process.environment(self._environment()), socket)
+    def _start_api(self, listener: socket.socket) -> None:
+        """Starts the API's process, and returns once it has migrated the database. Raises MigrationFailed."""
+        read, write = os.pipe()
+        os.set_blocking(read, False)
+        report, bind = Lines(lambda: os.read(read, 1 << 16)), f"fd://{listener.fileno()}"
+        try:
+            command = api_process.command(self.settings, bind, report=write)
+            environment = api_process.environment(self._environment())
+            api = self._start("api", command, environment, listener.fileno(), write)
+            self._until(lambda: bool(report.read()))
+            answer = report.read()
+        finally:
+            os.close(read)
+            os.close(write)
+        api.command, api.pass_fds = api_process.command(self.settings, bind), (listener.fileno(),)  # if it is restarted
+        if answer and (failure := json.loads(answer[0])):
+            raise MigrationFailed(failure["code"], failure["detail"])
+        self.say("starting the API")
 
     def _start(self, name: str, command: list[str], env: dict[str, str], *pass_fds: int) -> Child:
         child = Child(name, command, env, self._log(name), pass_fds)
@@ -223,17 +244,6 @@ class EmbeddedService:
             elif part.name == "api":
                 part.liveness = AnswerWatch(local_address(listener))
 
-    def _until_ready(self, url: str, worker: Child) -> None:
-        """Returns once our worker is live, and the API still answers. Raises PartFailed.
-
-        Reads the workers from the database: the API may require a token, which this process does not have.
-        """
-        from shared.db.database import Database
-
-        self.say("the API answers; waiting for the worker")
-        with closing(Database(self.settings.database)) as database:
-            self._until(lambda: _lives(database, self.settings, worker) and _answers(url))
-
     def _until(self, holds: Callable[[], bool]) -> bool:
         """True once it holds, False when a stop is requested. Raises PartFailed if a part keeps dying before."""
         slow_at = time.monotonic() + SLOW_SECONDS
@@ -247,36 +257,41 @@ class EmbeddedService:
             if time.monotonic() > slow_at:
                 slow_at = time.monotonic() + SLOW_SECONDS
                 self.say(f"still starting (logs: {self.settings.state_dir / 'logs'})")
-            self.stop.wait(TICK_SECONDS)
+            self.stop.wait(START_TICK_SECONDS)
         return False
 
 
-def _answers(url: str) -> bool:
-    import httpx2
+class Answers:
+    """Asks the API whether it serves, in calls that never wait; True with an answer of success."""
 
-    try:
-        return httpx2.get(f"{url}/healthz", timeout=ANSWER_SECONDS, trust_env=False).status_code == 200
-    except httpx2.TransportError:
-        return False
+    def __init__(self, address: tuple[str, int]) -> None:
+        self._address = address
+        self._request: Request | None = None
+        self._asked_at = 0.0
 
-
-def _lives(database: Database, settings: Settings, worker: Child) -> bool:
-    """Whether the worker of this run has registered; a row of an earlier run does not count."""
-    from shared import workers
-
-    try:
-        with database.read() as session:
-            live = workers.live_workers(session, settings.lease_seconds)
-    except DatabaseAway:
-        return False
-    return any((row.host, row.pid) == (socket.gethostname(), worker.pid) for row in live)
+    def __call__(self) -> bool:
+        if self._request is None:
+            self._request, self._asked_at = Request(self._address), time.monotonic()
+        answer = self._request.answer()
+        if answer is None and time.monotonic() < self._asked_at + ANSWER_SECONDS:
+            return False
+        self._request.close()
+        self._request = None
+        return answer == SUCCESS
 
 
-def _pipe(stack: ExitStack) -> tuple[int, int]:
-    """The ends of a pipe. `stack` closes the one to read from: a worker that is restarted inherits it as well."""
-    read, write = os.pipe()
-    stack.callback(os.close, read)
-    return read, write
+class Lines:
+    """Lines that come from another process. `receive` returns some bytes, or raises BlockingIOError if none are there;
+    none of them means that no more will come."""
+
+    def __init__(self, receive: Callable[[], bytes]) -> None:
+        self._receive, self._received = receive, b""
+
+    def read(self) -> list[str]:
+        """All complete lines so far."""
+        with suppress(BlockingIOError):
+            self._received += self._receive()
+        return self._received.decode().split("\n")[:-1]
 
 
 @contextmanager

@@ -20,6 +20,7 @@ ANSWER_ROUNDS = 100  # within which it answers
 FAILURES = 6  # in a row
 NOT_YET = (errno.EAGAIN, errno.EWOULDBLOCK, errno.ENOTCONN, errno.EALREADY, errno.EINPROGRESS)
 REQUEST = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nUser-Agent: gradq-up\r\nConnection: close\r\n\r\n"
+HTTP, SUCCESS = b"HTTP/1.", b"HTTP/1.1 200"
 
 
 class Liveness(Protocol):
@@ -44,6 +45,29 @@ class HeartbeatWatch:
         return "shows no heartbeat" if self._silent >= self.silent_rounds else None
 
 
+class Request:
+    """One `GET /healthz` to the API, which never waits."""
+
+    def __init__(self, address: tuple[str, int]) -> None:
+        self._socket = socket.socket(_family(address[0]), socket.SOCK_STREAM)
+        self._socket.setblocking(False)
+        self._socket.connect_ex(address)
+        self._sent = False
+
+    def answer(self) -> bytes | None:
+        """The beginning of the answer; empty if there will be none, None if there is none yet."""
+        try:
+            if not self._sent:
+                self._socket.send(REQUEST)
+                self._sent = True
+            return self._socket.recv(len(SUCCESS))
+        except OSError as error:
+            return None if error.errno in NOT_YET else b""
+
+    def close(self) -> None:
+        self._socket.close()
+
+
 @dataclass
 class AnswerWatch:
     """Sends requests to the API, without waiting in any round. An answer of any status will do."""
@@ -55,54 +79,44 @@ class AnswerWatch:
     _pid: int = 0
     _failed: int = 0
     _rounds: int = 0  # until the next request, or until an answer is too late
-    _socket: socket.socket | None = None
-    _sent: bool = False
+    _request: Request | None = None
 
     def round(self, pid: int) -> str | None:
         if pid != self._pid:
             self._pid, self._failed = pid, 0
             self._wait(self.pause_rounds)
         self._rounds -= 1
-        if self._socket is None:
+        if self._request is None:
             if self._rounds <= 0:
                 self._ask()
             return None
-        answered = self._answered()
-        if answered is None and self._rounds > 0:
+        answer = self._request.answer()
+        if answer is None and self._rounds > 0:
             return None
+        answered = answer is not None and answer.startswith(HTTP)
         self._failed = 0 if answered else self._failed + 1
         self._wait(self.pause_rounds if answered else self.answer_rounds)
         return "does not answer requests" if self._failed >= self.failures else None
 
     def _wait(self, rounds: int) -> None:
-        if self._socket is not None:
-            self._socket.close()
-        self._socket, self._sent, self._rounds = None, False, rounds
+        if self._request is not None:
+            self._request.close()
+        self._request, self._rounds = None, rounds
 
     def _ask(self) -> None:
-        family = socket.AF_INET6 if ":" in self.address[0] else socket.AF_INET
-        if not _is_here(family, self.address[0]):
+        if _is_here(self.address[0]):
+            self._request, self._rounds = Request(self.address), self.answer_rounds
+        else:
             self._wait(self.pause_rounds)  # a network that is gone says nothing of the process
-            return
-        self._socket, self._rounds = socket.socket(family, socket.SOCK_STREAM), self.answer_rounds
-        self._socket.setblocking(False)
-        self._socket.connect_ex(self.address)
-
-    def _answered(self) -> bool | None:
-        """None: not yet."""
-        assert self._socket is not None
-        try:
-            if not self._sent:
-                self._socket.send(REQUEST)
-                self._sent = True
-            return self._socket.recv(16).startswith(b"HTTP/1.")
-        except OSError as error:
-            return None if error.errno in NOT_YET else False
 
 
-def _is_here(family: socket.AddressFamily, host: str) -> bool:
+def _family(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
+
+
+def _is_here(host: str) -> bool:
     """Whether this machine has the address; not after a change of the network, for example."""
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
+    with socket.socket(_family(host), socket.SOCK_STREAM) as probe:
         try:
             probe.bind((host, 0))
         except OSError:

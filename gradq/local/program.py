@@ -14,12 +14,19 @@ from contextlib import suppress
 from gradq import own_packages
 
 
-def run(module: str, *arguments: str) -> None:
-    """Runs the module in this process, as its main program."""
+def prepare() -> None:
+    """To be called before the imports of a part of the service. The part calls `lean_imports.end` after them."""
     own_packages.prefer()
+    from shared import lean_imports
     from shared.log_stream import hold_streams
 
+    lean_imports.begin()
     hold_streams()  # before the module's own imports, which may keep the streams of now
+
+
+def run(module: str, *arguments: str) -> None:
+    """Runs the module in this process, as its main program."""
+    prepare()
     with suppress(FileNotFoundError):  # the current folder may have been deleted
         here = os.getcwd()
         sys.path += {here, os.environ.get("PWD", here)}  # the same folder by both of its names

@@ -1,4 +1,4 @@
-"""`python -P -m gradq.local.worker_process [FD]` is a worker with a TMPDIR of its own; see `worker.__main__` for FD."""
+"""`python -P -m gradq.local.worker_process [FD]` is a worker with a TMPDIR of its own; see `worker.startup` for FD."""
 
 from __future__ import annotations
 
@@ -13,17 +13,15 @@ from gradq.local.worker_tmp import own_tmp, remove
 
 
 def command(fd: int | None = None) -> list[str]:
-    """The command line of this module. `fd`: a pipe that the process inherits; it waits until the other end closes."""
+    """The command line of this module. `fd`: the socket of `worker.startup`, which the process inherits."""
     return own_packages.python("-m", __name__, *([] if fd is None else [str(fd)]))
 
 
 def main(*arguments: str) -> None:
-    own_packages.prefer()
+    program.prepare()
     from shared import heartbeat
     from shared.config import Settings
-    from shared.log_stream import hold_streams
 
-    hold_streams()
     settings = Settings.from_env()
     settings.make_state_dir()
     heartbeat.start(settings.state_dir)

@@ -17,7 +17,7 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
 
-from shared.db import migrate
+from shared.db.revision import NEWEST
 from shared.errors import ConfigurationError, DatabaseAway
 
 BUSY_TIMEOUT_MS = 10_000
@@ -86,11 +86,13 @@ class Database:
                 _allow_long_silence(connection, None)
             yield connection
 
-    def migrate(self, to: str = migrate.NEWEST) -> str:
+    def migrate(self, to: str = NEWEST) -> str:
         """Upgrade or downgrade the schema to a revision, by default the newest; return the revision.
 
         Idempotent, and safe to run in several processes at once.
         """
+        from shared.db import migrate  # imports Alembic, which no other method needs
+
         with _raise_database_away(self._file), self.engine.execution_options(gradq_writes=True).begin() as connection:
             self.lock_schema(connection)
             return migrate.move(connection, to)

@@ -12,11 +12,11 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, create_engine, inspect
 
+from shared.db.revision import NEWEST, VERSION_TABLE
 from shared.errors import ConfigurationError
 from shared.version import VERSION
 
 MIGRATIONS = Path(__file__).parent / "migrations"
-NEWEST, VERSION_TABLE = "head", "alembic_version"
 
 
 def alembic_config(connection: Any = None) -> Config:

@@ -8,7 +8,7 @@ from sqlalchemy import Connection, inspect, text
 from sqlalchemy.exc import DBAPIError
 
 from shared.db.database import Database
-from shared.db.migrate import VERSION_TABLE, mismatch
+from shared.db.revision import NEWEST_REVISION, VERSION_TABLE
 from shared.errors import ConfigurationError, SchemaMismatch
 
 CHECK_SECONDS = 3.0  # how long the last answer counts
@@ -29,7 +29,7 @@ class SchemaCheck:
         """
         found, until = self._found  # without a lock, since the database may take seconds to respond
         if fresh or time.monotonic() >= until:
-            found = mismatch(self.revision())
+            found = _mismatch(self.revision())
             self._found = (found, time.monotonic() + CHECK_SECONDS)
         return found
 
@@ -49,6 +49,14 @@ class SchemaCheck:
                 if _has_version_table(connection):
                     raise
             return None
+
+
+def _mismatch(revision: str | None) -> str | None:
+    if revision == NEWEST_REVISION:
+        return None
+    from shared.db.migrate import mismatch  # imports Alembic
+
+    return mismatch(revision)
 
 
 def require_schema(url: str) -> None:

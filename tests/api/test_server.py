@@ -1,14 +1,18 @@
-"""Whether the server's sockets are reachable from this machine only."""
+"""Whether the server's sockets are reachable from this machine only; how it starts and refuses requests."""
 
 from __future__ import annotations
 
 import socket
+import threading
 from pathlib import Path
 
 import pytest
 from gunicorn.http import errors
 
+from api import server
+from api.app import create_app
 from api.server import Worker, _is_private
+from shared.config import Settings
 
 
 @pytest.mark.parametrize(
@@ -31,6 +35,41 @@ def test_a_unix_socket_is_too(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / "s"))
         assert _is_private(listener)
+
+
+class Gunicorn:
+    """What `_make_app` needs of gunicorn's parent process."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.app, self.error, self.made = self, error, 0
+
+    def wsgi(self) -> object:
+        self.made += 1
+        if self.error is not None:
+            raise self.error
+        return create_app(Settings.from_env())
+
+
+@pytest.mark.parametrize(("store", "made"), [("", 1), ("file:///tmp/none", 1), ("memory://x", 0), ("s3://bucket", 0)])
+def test_the_app_is_made_before_the_fork_unless_its_store_has_threads(
+    store: str, made: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GRADQ_STATE_DIR", str(tmp_path))
+    monkeypatch.setenv("GRADQ_ALLOW_ANONYMOUS", "true")
+    monkeypatch.setenv("GRADQ_ARTIFACTS_URL", store)
+    gunicorn, before = Gunicorn(), set(threading.enumerate())
+    server._make_app(gunicorn)
+    assert gunicorn.made == made
+    assert set(threading.enumerate()) <= before
+
+
+def test_an_app_that_cannot_be_made_is_left_to_the_processes_which_say_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GRADQ_STATE_DIR", str(tmp_path))
+    gunicorn = Gunicorn(ValueError("a setting is wrong"))
+    server._make_app(gunicorn)
+    assert gunicorn.made == 1
 
 
 class Refusing:

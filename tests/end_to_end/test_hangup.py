@@ -20,6 +20,8 @@ from support.service import GRADQ, PATIENCE, Service
 from support.signals import default_hangup
 from support.waiting import wait_for
 
+from gradq.local.api_process import PROCESSES
+
 pytestmark = pytest.mark.long
 
 # minutes of training; stopped long before
@@ -128,6 +130,7 @@ def processes_of_api(port: int, api: subprocess.Popen[bytes]) -> list[psutil.Pro
 
     wait_for(answers, PATIENCE, "the API")
     parent = psutil.Process(api.pid)
+    wait_for(lambda: len(parent.children()) == PROCESSES, PATIENCE, "all processes of the API")
     return [parent, *parent.children(recursive=True)]
 
 

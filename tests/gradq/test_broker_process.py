@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import stat
+import threading
 from pathlib import Path
 
 import psutil
@@ -101,9 +103,11 @@ def test_the_server_starts_again_after_a_kill_and_stops(tmp_path: Path, binary):
     broker = Broker(server.url)
     child = Child("broker", server.command, {}, tmp_path / "broker.log")
     said: list[str] = []
+    assert not server.answers()
     child.start()
     try:
-        wait_for(broker.ping, 30, "the broker")
+        wait_for(server.answers, 30, "the broker")
+        assert broker.ping()
         assert stat.S_IMODE(server.socket.stat().st_mode) == 0o700
         assert not psutil.Process(child.pid).net_connections("inet"), "the socket is the only way in"
         assert broker.ring()
@@ -115,3 +119,15 @@ def test_the_server_starts_again_after_a_kill_and_stops(tmp_path: Path, binary):
         assert child.stop(10, lambda: False), "ends by itself on SIGTERM"
     assert not child.alive
     assert not broker.ping()
+    assert not server.answers()
+
+
+def test_a_program_that_accepts_connections_and_says_something_else_does_not_answer(tmp_path: Path):
+    server = BrokerServer("none", tmp_path / "s.sock", tmp_path)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as other:
+        other.bind(str(server.socket))
+        other.listen()
+        thread = threading.Thread(target=lambda: other.accept()[0].sendall(b"-LOADING\r\n"))
+        thread.start()
+        assert not server.answers()
+        thread.join()

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from support.waiting import wait_for
 
-from gradq.local.liveness import AnswerWatch, HeartbeatWatch
+from gradq.local.liveness import SUCCESS, AnswerWatch, HeartbeatWatch, Request
 from shared import heartbeat
 
 
@@ -99,11 +99,11 @@ def said(watch: AnswerWatch, pid: int, times: int) -> list[str]:
 
     def judge() -> bool:
         nonlocal judged
-        while watch._socket is None:
+        while watch._request is None:
             watch.round(pid)
         if (why := watch.round(pid)) is not None:
             found.append(why)
-        judged += watch._socket is None
+        judged += watch._request is None
         return judged >= times
 
     wait_for(judge, 30, f"{times} judgements")
@@ -177,3 +177,21 @@ def test_an_address_that_this_machine_does_not_have_is_no_fault_of_the_process()
     """A laptop that has left its network: the API still listens there, and a restart would not help."""
     watch = AnswerWatch(("192.0.2.1", 80), pause_rounds=1, answer_rounds=1, failures=2)
     assert [watch.round(pid=1) for _ in range(20)] == [None] * 20
+
+
+def test_a_request_has_the_beginning_of_the_answer_and_never_waits():
+    with server(answering("200 OK")) as address:
+        request = Request(address)
+        assert wait_for(request.answer, 30, "an answer") == SUCCESS
+        request.close()
+    with server(answering("503 Service Unavailable")) as address:
+        request = Request(address)
+        assert wait_for(request.answer, 30, "an answer") == b"HTTP/1.1 503"
+        request.close()
+    with server(None) as address:
+        request = Request(address)
+        assert [request.answer() for _ in range(3)] == [None, None, None]
+        request.close()
+    request = Request(address)  # where no program listens
+    assert wait_for(lambda: [request.answer()] != [None] and [request.answer()], 30, "a refusal") == [b""]
+    request.close()

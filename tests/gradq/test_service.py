@@ -289,7 +289,13 @@ def test_a_full_disk_is_named_with_the_path(full: SmallDisk, monkeypatch):
 
 @pytest.mark.parametrize(
     ("verb", "folder"),
-    [("up", "up.lock"), ("up", "broker/redis.sock"), ("migrate", "gradq.db"), ("up", "logs/worker.log")],
+    [
+        ("up", "up.lock"),
+        ("up", "gradq.db"),
+        ("up", "broker/redis.sock"),
+        ("migrate", "gradq.db"),
+        ("up", "logs/worker.log"),
+    ],
 )
 def test_a_folder_in_the_place_of_a_file_is_named(verb: str, folder: str, monkeypatch):
     with tempfile.TemporaryDirectory(prefix="gq-") as name:

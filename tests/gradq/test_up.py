@@ -14,11 +14,13 @@ from pathlib import Path
 import httpx2
 import psutil
 import pytest
+from sqlalchemy import text
 from support.disk import SmallDisk, why_no_disks
 from support.waiting import wait_for
 
 from gradq.client.blocking import Client
 from gradq.client.problems import Unreachable
+from shared.db.database import Database
 
 LONG_JOB = {"epochs": 10_000, "batch_size": 1, "architecture": "linear", "checkpoint": {"every_seconds": 1}}
 
@@ -217,11 +219,105 @@ def test_a_long_state_folder_works_and_leaves_nothing_elsewhere(up):
     assert not any(path.exists() for path in short)
 
 
+# --- the start --------------------------------------------------------------------------------------------------------
+
+
+def all_of(service: Up) -> list[psutil.Process]:
+    """All processes that have the service's state folder, whoever is their parent by now."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get("GRADQ_STATE_DIR") == str(service.state):
+                found.append(process)
+        except psutil.Error:
+            continue
+    return [process for process in found if process.status() != psutil.STATUS_ZOMBIE]
+
+
+def wait_until_it_says(service: Up, beginning: str) -> str:
+    def line() -> str | None:
+        return next((line for line in service.said() if line.startswith(beginning)), None)
+
+    return wait_for(line, 200, f"the line {beginning!r}", every=0.005)
+
+
+def has_part(service: Up, words: str) -> bool:
+    return any(words in " ".join(child.cmdline()) for child in psutil.Process(service.process.pid).children())
+
+
+def assert_failed(service: Up, code: int) -> list[str]:
+    """The parts that had been started meanwhile have ended, too. Returns what was said."""
+    assert service.process.wait(200) == code, service.output.read_text()
+    assert all_of(service) == []
+    assert not any(line.startswith("ready") for line in service.said())
+    return service.said()
+
+
 @pytest.mark.long
 def test_a_part_that_cannot_start_ends_the_attempt_with_its_log(up):
     service = up(GUNICORN_CMD_ARGS="--nonsense")
-    assert service.process.wait(200) == 1
-    assert "keeps dying" in service.output.read_text()
+    said = assert_failed(service, 1)
+    assert any("api keeps dying" in line for line in said)
+    assert any("--nonsense" in line for line in said)
+
+
+@pytest.mark.long
+def test_a_broker_that_does_not_answer_ends_the_attempt_although_all_other_parts_work(up, tmp_path):
+    fake = tmp_path / "bin" / "redis-server"
+    fake.parent.mkdir()
+    fake.write_text("#!/bin/sh\ncase $1 in --version) echo Redis server v=7.0.0;; *) exec sleep 1000;; esac\n")
+    fake.chmod(0o700)
+    service = up(PATH=f"{fake.parent}:{os.environ['PATH']}")
+    assert any(f"{fake} does not answer" in line for line in assert_failed(service, 1))
+
+
+@pytest.mark.long
+def test_a_database_of_a_newer_version_is_one_sentence_and_ends_the_attempt(up):
+    service = up()
+    service.wait_until_ready().close()
+    assert service.end() == 0
+    database = Database(f"sqlite:///{service.state / 'gradq.db'}")
+    with database.write() as session:
+        session.execute(text("UPDATE alembic_version SET version_num = '0099'"))
+    database.close()
+    again = up()
+    assert again.process.wait(200) == 2
+    assert all_of(again) == []
+    *_, last = again.said()
+    assert last.startswith("gradq: the database is at revision 0099, which gradq")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("beginning", ["preparing the database", "starting the API", "the API answers"])
+def test_a_sigterm_during_the_start_stops_what_has_been_started(up, beginning):
+    service = up()
+    wait_until_it_says(service, beginning)
+    assert service.end() == 0
+    assert all_of(service) == []
+    said = service.said()
+    assert said[-1] == "stopped"
+    assert not any(line.startswith("ready") for line in said)
+    assert list((service.state / "broker").glob("*")) == []
+    again = up()  # nothing is in its way
+    again.wait_until_ready().close()
+    assert again.end() == 0
+
+
+@pytest.mark.long
+def test_parts_that_die_during_the_start_are_started_again_and_ready_is_said_of_the_new_ones(up):
+    service = up()
+    wait_for(lambda: has_part(service, "api_process"), 200, "the API's process", every=0.005)
+    service.part("api_process").kill()
+    wait_until_it_says(service, "api restarted")
+    wait_until_it_says(service, "starting the API")
+    service.part("worker_process").kill()
+    with service.wait_until_ready() as client:
+        restarted = wait_until_it_says(service, "worker restarted, pid ")
+        [worker] = client.workers()
+        assert restarted.endswith(f" {worker['pid']}")
+        assert_takes_jobs(client)
+    assert service.end() == 0
+    assert all_of(service) == []
 
 
 @pytest.mark.long

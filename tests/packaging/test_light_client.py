@@ -14,7 +14,7 @@ from gradq.cli import VERBS
 
 pytestmark = pytest.mark.long
 SERVERS = ("torch", "torchvision", "celery", "kombu", "redis", "flask", "sqlalchemy", "alembic", "plotly")
-SERVERS += ("scikit-learn", "psycopg", "gunicorn", "matplotlib", "pillow", "numpy", "fsspec", "pydantic-settings")
+SERVERS += ("scikit-learn", "psycopg", "gunicorn", "matplotlib", "pillow", "numpy", "fsspec")
 NEEDS_SERVER = (
     *(("up",), ("api",), ("worker",), ("migrate",), ("doctor",), ("demo",)),
     *(("backup", "-"), ("restore", "/dev/null"), ("token", "list"), ("token", "create", "laptop")),

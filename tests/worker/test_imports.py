@@ -55,3 +55,35 @@ def test_importing_the_trainer_touches_no_gpu_and_starts_no_thread(module: str) 
     env = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
     run = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, timeout=150)
     assert run.returncode == 0, run.stderr
+
+
+RUNS = textwrap.dedent(
+    """
+    import os, sys
+    from pathlib import Path
+    from shared.spec.job_spec import GradientCheckSpec, JobSpec, WalkSpec
+    from worker.trainer import process
+    from worker.trainer.run import Run
+
+    def run(kind, spec, folder):
+        where = {"data_dir": Path("none"), "download": False, "threads": 1}
+        process.runner_of(kind)(spec, Run(Path(folder)), lambda event: None, **where)
+
+    momentum = {"type": "sgd", "momentum": 0.9}
+    for number, optimizer in enumerate(["basic", "sgd", momentum, "adam", "adamw"]):
+        for gradients in ("manual", "autograd"):
+            spec = {"dataset": "digits", "epochs": 2, "optimizer": optimizer, "gradients": gradients, "device": "cpu"}
+            run(JobSpec.kind, JobSpec.parse(spec), f"{number}-{gradients}")
+    run(JobSpec.kind, JobSpec.parse({"dataset": "digits", "architecture": "cnn", "epochs": 1, "device": "cpu"}), "cnn")
+    run(GradientCheckSpec.kind, GradientCheckSpec.parse({"dataset": "digits", "device": "cpu"}), "check")
+    run(WalkSpec.kind, WalkSpec.parse({"dataset": "digits", "device": "cpu"}), "walk")
+    print(sorted({"torch._dynamo", "torch._inductor", "sympy"} & sys.modules.keys()))
+    """
+)
+
+
+def test_no_job_on_our_own_networks_imports_the_compiler_of_torch(tmp_path: Path) -> None:
+    """It would take each job 0.6 s, unless the trainer server had it, and 70 MB, from the start on."""
+    run = subprocess.run([sys.executable, "-c", RUNS], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.splitlines()[-1] == "[]"

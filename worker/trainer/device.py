@@ -49,7 +49,7 @@ def set_up(
     np.random.seed(np.frombuffer(seeds.derive(seed, "numpy").to_bytes(8, "big"), ">u4"))
     torch.manual_seed(seeds.derive(seed, "torch"))  # also of the GPUs, whose generators use all of its bits
     torch.set_rng_state(seeds.generator(seed, "torch", streams=streams).get_state())
-    torch.use_deterministic_algorithms(deterministic)
+    torch.set_deterministic_debug_mode("error" if deterministic else "default")
     # the fill would cost a pass over memory
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     if device.type == "cuda":

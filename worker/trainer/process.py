@@ -23,8 +23,9 @@ from typing import Any
 import matplotlib.backends.backend_agg
 import matplotlib.backends.backend_svg
 import matplotlib.figure
+import numpy.random  # numpy imports it at its first use
 import torch
-import torch._inductor  # torch.optim and use_deterministic_algorithms() import it at their first use
+import torch.utils.serialization.config  # torch.save() imports it
 
 from shared.disks import disk_error, disk_is_unusable
 from shared.errors import TrainingError
@@ -42,7 +43,7 @@ RUNNERS = {
     GradientCheckSpec.kind: ("worker.trainer.gradient_check_job", "run_check"),
     WalkSpec.kind: ("worker.trainer.walk.walk", "run_walk"),
 }
-PRELOADED = (matplotlib, torch)
+PRELOADED = (matplotlib, numpy, torch)
 LEAST_PRIORITY = 19
 OOM_SCORE_ADJ = "800"  # of 1000: when memory runs out, the kernel kills the trainer and not the worker
 

@@ -7,6 +7,7 @@ from sqlalchemy import text
 
 from shared.db import migrate
 from shared.db.database import Database
+from shared.db.revision import NEWEST_REVISION
 from shared.db.schema_check import SchemaCheck, require_schema
 from shared.errors import ConfigurationError, DatabaseAway, SchemaMismatch
 
@@ -14,6 +15,10 @@ from shared.errors import ConfigurationError, DatabaseAway, SchemaMismatch
 def at(database: Database, revision: str) -> None:
     with database.write() as session:
         session.execute(text("UPDATE alembic_version SET version_num = :revision"), {"revision": revision})
+
+
+def test_the_revision_that_processes_look_for_is_the_newest() -> None:
+    assert migrate.known()[-1] == NEWEST_REVISION
 
 
 def test_the_newest_revision_is_accepted(database: Database) -> None:

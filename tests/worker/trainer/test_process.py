@@ -8,8 +8,10 @@ import sys
 import textwrap
 import threading
 from dataclasses import asdict
+from multiprocessing import forkserver
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 from unittest.mock import ANY
 
 import psutil
@@ -94,34 +96,41 @@ def test_a_trainer_begins_with_one_thread(start, tmp_path):
     assert first.data == {"pid": trainer.process.pid, "threads_at_entry": 1}
 
 
-def test_torch_and_all_that_a_job_imports_are_there_before_the_fork(launcher):
+def in_a_fork(launcher, code: str) -> Any:
+    """What `code`, in a process forked from the server, sends over `pipe`."""
     ours, theirs = launcher._context.Pipe(duplex=False)
-    names = [
-        "torch",
-        "torch._inductor",
-        "worker.trainer.process",
-        "matplotlib.figure",
-        "PIL.ImageFont",
-    ]
-    code = f"import sys; pipe.send([name for name in {names} if name not in sys.modules])"
     process = launcher._context.Process(target=exec, args=(code, {"pipe": theirs}))
     process.start()
     theirs.close()
     assert ours.poll(30)
-    assert ours.recv() == []
+    found = ours.recv()
     process.join()
+    return found
 
 
-def test_scikit_learn_is_not_imported_since_the_start_of_a_worker_would_wait_for_it(launcher):
-    ours, theirs = launcher._context.Pipe(duplex=False)
-    process = launcher._context.Process(
-        target=exec, args=("import sys; pipe.send('sklearn' in sys.modules)", {"pipe": theirs})
-    )
-    process.start()
-    theirs.close()
-    assert ours.poll(30)
-    assert ours.recv() is False
-    process.join()
+def test_torch_and_all_that_a_job_imports_are_there_before_the_fork(launcher):
+    names = ["torch", "worker.trainer.process", "matplotlib.figure", "numpy.random", "PIL.ImageFont"]
+    code = f"import sys; pipe.send([name for name in {names} if name not in sys.modules])"
+    assert in_a_fork(launcher, code) == []
+
+
+def test_the_server_has_nothing_that_no_job_or_only_few_jobs_import(launcher):
+    """The start of a worker would wait for it, and its memory would stay for as long as the worker lives."""
+    names = ["torch._dynamo", "torch._inductor", "sympy", "sklearn", "torchvision", "sqlalchemy", "celery"]
+    assert in_a_fork(launcher, f"import sys; pipe.send([name for name in {names} if name in sys.modules])") == []
+
+
+def test_the_collector_of_a_forked_process_works_and_leaves_what_the_server_has_imported(launcher):
+    enabled, frozen = in_a_fork(launcher, "import gc; pipe.send((gc.isenabled(), gc.get_freeze_count()))")
+    assert enabled
+    assert frozen > 100_000
+
+
+def test_the_server_holds_no_pages_of_program_code_that_only_its_start_has_read(launcher):
+    launcher.warm_up()
+    server = psutil.Process(forkserver._forkserver._forkserver_pid)  # type: ignore[attr-defined]
+    code = [region for region in server.memory_maps() if region.path.startswith("/")]
+    assert sum(region.rss - region.anonymous for region in code) < 40 << 20  # 90 MB before they are unmapped
 
 
 @pytest.mark.parametrize("code", [0, 1, 3, 7, 250])

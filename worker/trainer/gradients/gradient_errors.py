@@ -6,6 +6,7 @@ import math
 import sys
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Size, Tensor
 
@@ -42,7 +43,7 @@ class LargestError:
             self.manual, self.expected = manual[worst].item(), expected[worst].item()
 
     def to_json(self, shape: Size) -> ErrorFigures:
-        index = None if self.element is None else torch.unravel_index(torch.tensor(self.element), shape)
+        index = None if self.element is None else np.unravel_index(self.element, shape)
         return {
             "max_absolute_error": self.absolute,
             "max_relative_error": self.relative,
