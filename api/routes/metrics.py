@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection
 from typing import Annotated
 
 from flask import Blueprint, Response, jsonify, request
 from pydantic import Field
-from sqlalchemy import func, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from api.http.requests import CommaList, Query
+from api.jobs.whole_curve import WholeCurve
 from api.openapi import schemas
 from api.openapi.endpoint import JSON, endpoint
 from api.services import services
+from api.waiting import transfers
 from shared.db.tables import EventRow
 from shared.errors import FieldError, InvalidQuery
-from shared.jobs import curves, joblog, jobs
+from shared.jobs import curve_blocks, curves, jobs
 from shared.spec.job_spec import JobSpec
 from shared.validation_errors import did_you_mean
 from shared.version import VERSION
 
 CSV = "text/csv"
 PICTURES = {"png": "image/png", "svg": "image/svg+xml"}
+STREAMED_POINTS = 5000  # of a CSV with more
 JSON_POINTS = 1000  # default of max_points for JSON; CSV has all points by default
 NO_POINTS, NO_CURVE = "no points yet", "a {kind} has no loss curve"
 KNOWN = (
@@ -44,7 +48,8 @@ class MetricFilter(Query):
     keys: Annotated[tuple[Key, ...], CommaList] = Field((), description="only these metrics")
     max_points: Annotated[int, Field(ge=2, le=1_000_000)] | None = Field(
         None,
-        description="downsample each curve, keeping minima and maxima (default: 1000 for JSON, all points for CSV)",
+        description="downsample each curve to its first and last point and the minima and maxima of equal stretches; a "
+        "curve with no more points is complete (default: 1000 for JSON, all points for CSV)",
     )
 
 
@@ -62,32 +67,52 @@ class MetricFilter(Query):
 def show(job_id: str, query: MetricFilter) -> Response:
     """Read a job's metrics, as JSON or, with `Accept: text/csv`, as CSV"""
     as_csv = request.accept_mimetypes.best_match([JSON, CSV]) == CSV
-    limit = query.max_points or (None if as_csv else JSON_POINTS)
+    limit = query.max_points if as_csv else query.max_points or JSON_POINTS
     with services().database.read() as session:
         log_ends = jobs.get(session, job_id).last_seq  # points are lines of the log: its end identifies them
         etag = hashlib.sha256(f"{job_id} {log_ends} {as_csv} {limit} {query.keys} {VERSION}".encode()).hexdigest()
         known = request.if_none_match.contains_weak(etag)
-        series = {} if known else _series(session, job_id)
-    if known:
+        found = None if known else _read(session, job_id, query.keys, limit)
+    if found is None:
         response = Response(status=304)
+    elif as_csv:
+        response = _csv(job_id, found)
     else:
-        response = _written(job_id, _chosen(series, query.keys, limit), as_csv)
+        response = jsonify({"object": "metrics", "series": found})
     response.headers["Vary"] = "Accept"
     response.set_etag(etag)
     return response
 
 
-def _chosen(series: curves.Series, keys: tuple[str, ...], limit: int | None) -> curves.Series:
-    if keys:
-        _check_keys(keys, series)
-        series = {key: series.get(key, []) for key in keys}
-    return series if limit is None else {name: curves.thin(points, limit) for name, points in series.items()}
+def _read(session: Session, job_id: str, keys: tuple[str, ...], max_points: int | None) -> curves.Series | WholeCurve:
+    """The thinned curves of these metrics, of all without keys; without `max_points` what all points are read from.
+    Raises InvalidQuery for a key that is neither known nor one of the job's metrics."""
+    if max_points is None:
+        whole = WholeCurve.of(session, job_id)
+        _check_keys(set(keys) - {*KNOWN, *whole.names}, whole.names)
+        return whole.only(keys) if keys else whole
+    series = curve_blocks.thinned(session, job_id, max_points, keys)
+    if unknown := set(keys) - {*KNOWN, *series}:
+        _check_keys(unknown, WholeCurve.of(session, job_id).names)
+    return {key: series.get(key, []) for key in keys} if keys else series
 
 
-def _written(job_id: str, series: curves.Series, as_csv: bool) -> Response:
-    if not as_csv:
-        return jsonify({"object": "metrics", "series": series})
-    response = Response(curves.to_csv(series), mimetype=CSV)
+def _check_keys(unknown: Collection[str], names: Collection[str]) -> None:
+    if unknown:
+        wrong = min(unknown)
+        detail = f"unknown metric '{wrong}'{did_you_mean(wrong, sorted({*KNOWN, *names}))}"
+        raise InvalidQuery([FieldError("/keys", "unknown_metric", detail)])
+
+
+def _csv(job_id: str, found: curves.Series | WholeCurve) -> Response:
+    """As a file. Many points are read while they are sent."""
+    if isinstance(found, dict):
+        response = Response(curves.to_csv(found), mimetype=CSV)
+    elif found.points <= STREAMED_POINTS:
+        response = Response("".join(found.csv(services().database)), mimetype=CSV)
+    else:
+        transfers.will_stream()
+        response = Response(found.csv(services().database), mimetype=CSV)
     response.headers.set("Content-Disposition", "attachment", filename=f"{job_id}-metrics.csv")
     return response
 
@@ -111,11 +136,11 @@ def _picture(job_id: str, format: str) -> Response:
     with services().database.read() as session:
         job = jobs.get(session, job_id)
         is_metric = (EventRow.job_id == job_id, EventRow.type == "metric")
-        last = session.scalar(select(func.max(EventRow.seq)).where(*is_metric)) or 0
+        last = session.scalar(select(EventRow.seq).where(*is_metric).order_by(EventRow.seq.desc()).limit(1)) or 0
         version = f"{job_id} {last} {format} {VERSION} {job.name}"
         etag = hashlib.sha1(version.encode(), usedforsecurity=False).hexdigest()
         known = request.if_none_match.contains_weak(etag)
-        series = {} if known else _series(session, job_id)
+        series = {} if known else curve_blocks.thinned(session, job_id, curves.PICTURE_POINTS)
     response = Response(mimetype=PICTURES[format])
     if known:
         response.status_code = 304
@@ -124,15 +149,3 @@ def _picture(job_id: str, format: str) -> Response:
         response.set_data(curves.draw(series, job.name, [format], empty)[0])
     response.set_etag(etag)
     return response
-
-
-def _series(session: Session, job_id: str) -> curves.Series:
-    points = joblog.points_of(session, job_id)
-    return curves.to_series((point["step"], point["epoch"], point["metrics"]) for point in points)
-
-
-def _check_keys(keys: tuple[str, ...], series: curves.Series) -> None:
-    known = sorted({*KNOWN, *series})
-    if wrong := [key for key in keys if key not in known]:
-        detail = f"unknown metric '{wrong[0]}'{did_you_mean(wrong[0], known)}"
-        raise InvalidQuery([FieldError("/keys", "unknown_metric", detail)])

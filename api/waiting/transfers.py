@@ -43,6 +43,13 @@ def will_use_store(size: int = 0) -> None:
         _need()
 
 
+def will_stream() -> None:
+    """Take a place for this request before it sends a large response that is made while it is sent, whose size is not
+    known. Raises TooManyTransfers."""
+    if request.method == "GET":
+        _need()
+
+
 def may_use_store() -> bool:
     """As `will_use_store()`, for what can be done later. Returns False where that raises."""
     return not _may_be_slow() or _has_place()

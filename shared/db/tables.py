@@ -148,6 +148,19 @@ class EventRow(Base):
     __table_args__ = (UniqueConstraint("job_id", "series", "step", name="uq_events_point"),)
 
 
+class CurveBlock(Base):
+    """A block of a job's curve, or of one of its thinned levels: see shared/jobs/curve_blocks.py."""
+
+    __tablename__ = "curve_blocks"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    series: Mapped[str] = mapped_column(String(8), primary_key=True)
+    level: Mapped[int] = mapped_column(Integer, primary_key=True)
+    number: Mapped[int] = mapped_column(Integer, primary_key=True)
+    last_step: Mapped[int] = mapped_column(BigInteger)
+    curves: Mapped[str] = mapped_column(Text)  # JSON
+
+
 class ArtifactRow(Base):
     """One file of a finished job, stored under `key` in the artifact store."""
 

@@ -14,6 +14,9 @@ from shared.plain_text import escaped
 Point = tuple[int, int, float]  # (step, epoch, value)
 Series = dict[str, list[Point]]
 
+FACTOR = 5  # points of one level per point of the next
+PICTURE_POINTS = 2000  # drawn of each curve: a minimum and a maximum for each column of pixels, of which there are 806
+
 _drawing = threading.Lock()
 
 
@@ -27,18 +30,66 @@ def to_series(points: Iterable[tuple[int, int, dict[str, float]]]) -> Series:
 
 
 def thin(points: Sequence[Point], max_points: int) -> list[Point]:
-    """Reduce `points` to at most `max_points`: the first, the last, and the minimum and maximum of equal stretches."""
+    """Reduce `points` to at most `max_points`: the first, the last, and the minimum and maximum of equal stretches.
+
+    A long curve is first reduced to a level (see `level_of`), which shared/jobs/curve_blocks.py stores, so that both
+    choose the same points.
+    """
     if len(points) <= max_points:
         return list(points)
+    reduced = points
+    for _ in range(level_of(len(points), max_points)):
+        reduced = next_level(reduced)
+    return spread(points[0], reduced, points[-1], max_points)
+
+
+def level_of(count: int, max_points: int) -> int:
+    """The level from which `max_points` of `count` points are chosen: the highest that has so many.
+
+    Level 0 has all points, and each next one a fifth: the minimum and the maximum of each 10 points of the one before.
+    """
+    level = 0
+    while count // FACTOR ** (level + 1) >= max(max_points, 1):
+        level += 1
+    return level
+
+
+def next_level(points: Sequence[Point]) -> list[Point]:
+    """The minimum and the maximum of each 2 * FACTOR points, in order. Of equal points the first is the minimum and the
+    last the maximum, so that only a stretch of one point gives fewer than two."""
+    width = 2 * FACTOR
+    return [point for start in range(0, len(points), width) for point in extremes(points[start : start + width])]
+
+
+def spread(first: Point, reduced: Sequence[Point], last: Point, max_points: int) -> list[Point]:
+    """`thin` of a curve from `first` to `last` that is reduced to a level with at least `max_points` points."""
     if max_points < 4:
-        return [points[0], points[-1]][:max_points]
-    inner, stretches = points[1:-1], (max_points - 2) // 2
-    kept = [points[0]]
+        return [first, last][:max_points]
+    start = 1 if reduced[0][0] == first[0] else 0
+    end = len(reduced) - (1 if reduced[-1][0] == last[0] else 0)
+    count, stretches = end - start, (max_points - 2) // 2
+    kept = [first]
     for i in range(stretches):
-        stretch = inner[i * len(inner) // stretches : (i + 1) * len(inner) // stretches]
-        low, high = min(stretch, key=lambda p: p[2]), max(stretch, key=lambda p: p[2])
-        kept += sorted({low, high})
-    return [*kept, points[-1]]
+        kept += extremes(reduced[start + i * count // stretches : start + (i + 1) * count // stretches])
+    return [*kept, last]
+
+
+def extremes(points: Sequence[Point]) -> Sequence[Point]:
+    """The minimum and the maximum, in order; a NaN is neither unless there is nothing else."""
+    if len(points) <= 2:
+        return points
+    values = [point[2] for point in points]
+    low, high = min(values), max(values)
+    if low != low or high != high:  # a NaN that comes first is returned by min and max
+        finite = [value for value in values if value == value] or values
+        low, high = min(finite), max(finite)
+    end = len(points) - 1
+    if low != low:
+        return [points[0], points[end]]
+    lowest, highest = values.index(low), end - values[::-1].index(high)
+    if lowest == highest:  # the only one that is not NaN
+        highest = end if lowest != end else 0
+    return [points[min(lowest, highest)], points[max(lowest, highest)]]
 
 
 def to_csv(series: Series) -> str:
@@ -59,14 +110,14 @@ def to_csv(series: Series) -> str:
 def draw(series: Series, title: str, formats: Sequence[str], empty: str = "no points yet") -> list[bytes]:
     """Draw the loss curve (losses on the left axis, accuracy on the right, over steps); one file per format (png, svg).
 
-    Without any points the picture shows the text `empty`.
+    Each curve is thinned to `PICTURE_POINTS`. Without any points the picture shows the text `empty`.
     """
     from matplotlib import rc_context
 
     # one at a time: the figure is reused; and the salt makes the ids inside an SVG, and so its bytes, reproducible
     with _drawing, rc_context({"svg.hashsalt": "gradq"}):
         sheet = _sheet()
-        sheet.fill(series, title, empty)
+        sheet.fill({name: thin(points, PICTURE_POINTS) for name, points in series.items()}, title, empty)
         return [sheet.render(format) for format in formats]
 
 

@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 
 from shared.db.tables import EventRow, Job
 from shared.events import Level
+from shared.jobs import curve_blocks
 from shared.jobs.states import JobState
 
 CHANGED = "gradq-changed-jobs"
@@ -108,11 +109,17 @@ def has_changed(session: Session, job_id: str) -> bool:
 
 
 def insert_lines(session: Session, job_id: str, attempt: int, first_seq: int, lines: Sequence[Line]) -> None:
-    """Insert lines with consecutive `seq`; a point of the curve that the log already has is skipped."""
+    """Insert lines with consecutive `seq`; a point of the curve that the log already has is skipped. The caller holds
+    the lock of the job's row."""
     rows = [_row(job_id, attempt, first_seq + i, line) for i, line in enumerate(lines)]
     dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
     statement = dialect.insert(EventRow).on_conflict_do_nothing(index_elements=["job_id", "series", "step"])
     session.execute(statement, rows)
+    lowest: dict[str, int] = {}
+    for line in lines:
+        if line.series is not None and line.step is not None:
+            lowest[line.series] = min(line.step, lowest.get(line.series, line.step))
+    curve_blocks.extend(session, job_id, lowest)
 
 
 def has_line(session: Session, job_id: str, attempt: int, line: Line) -> bool:

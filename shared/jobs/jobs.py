@@ -15,7 +15,7 @@ from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
 from shared import file_removals
-from shared.db.tables import ArtifactRow, Attempt, CheckpointRow, EventRow, Job
+from shared.db.tables import ArtifactRow, Attempt, CheckpointRow, CurveBlock, EventRow, Job
 from shared.errors import NotFound, WrongState
 from shared.events import UNDRAWN
 from shared.jobs import counters, stored_bytes
@@ -236,7 +236,7 @@ def remove(session: Session, job_id: str) -> None:
     for table in (ArtifactRow, CheckpointRow):
         stored_bytes.add_of_job(session, job_id, table.__tablename__, -bytes_of(session, table, job_id))
     stored_bytes.remove_log(session, job_id)
-    for child in (EventRow, ArtifactRow, CheckpointRow, Attempt):
+    for child in (EventRow, CurveBlock, ArtifactRow, CheckpointRow, Attempt):
         session.execute(delete(child).where(child.job_id == job_id))
     session.delete(job)
     file_removals.add(session, job_id)

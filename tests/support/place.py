@@ -139,6 +139,7 @@ def full(place: Place) -> dict[str, str]:
     place.checkpoint(queue.lease_of(again), 30)
     place.checkpoint(queue.lease_of(again), 60)
     paused = running(place.database, labels={"team": "vision"})
+    write(place.database, queue.append, paused, [point("batch", step) for step in range(1, 1001)])  # in blocks, too
     write(place.database, jobs.request_pause, paused.job_id)
     write(place.database, queue.release, paused, "stopped")
     claimed = write(place.database, idempotency.claim, "my key", "f" * 64)

@@ -76,7 +76,13 @@ def stored(name: str = "model.json", size: int = 10, key: str = "") -> StoredFil
 
 
 def point(series: str, step: int, value: float = 1.0) -> Line:
-    return Line("metric", f"step {step}", {"step": step, "metrics": {"loss": value}}, series=series, step=step)
+    return Line(
+        "metric",
+        f"step {step}",
+        {"step": step, "epoch": 1, "series": series, "metrics": {"loss": value}},
+        series=series,
+        step=step,
+    )
 
 
 def standing(database: Database, job_id: str) -> Any:

@@ -16,7 +16,6 @@ from worker.trainer.data.datasets import Data
 from worker.trainer.data.normalization import to_pixels
 
 SHOWN, SHOWN_UNITS = 40, 60
-CURVE_POINTS = 2000  # of each series; the picture is 960 dots wide
 NO_IMAGES = np.zeros((0, 1, 1, 1), np.uint8)
 
 
@@ -39,7 +38,7 @@ def drawing_of(title: str, series: Series, data: Data, model: nn.Module, tested:
     """matrix (K,K): see `Drawing`."""
     return Drawing(
         title=title,
-        series={name: curves.thin(points, CURVE_POINTS) for name, points in series.items()},
+        series={name: curves.thin(points, curves.PICTURE_POINTS) for name, points in series.items()},
         classes=list(data.info.classes),
         matrix=matrix.numpy(),
         predictions=shown(data, balanced(tested.true, SHOWN), tested),

@@ -1,13 +1,13 @@
 """undrawn: an index of the jobs whose pictures are not drawn yet
 
-Revision: 0012, after 0009
+Revision: 0012, after 0011
 """
 
 import sqlalchemy as sa
 from alembic import op
 
 revision = "0012"
-down_revision = "0009"
+down_revision = "0011"
 branch_labels = None
 depends_on = None
 

@@ -230,7 +230,7 @@ def test_a_long_curve_is_thinned_in_a_drawing():
     tested = pictures.Tested(true, true, torch.ones(3))
     matrix = confusion.count_confusions(true, true, 10)
     made = pictures.drawing_of("long", {"batch_loss": points}, data, nn.Identity(), tested, matrix)
-    assert made.series["batch_loss"] == curves.thin(points, pictures.CURVE_POINTS)
+    assert made.series["batch_loss"] == curves.thin(points, curves.PICTURE_POINTS)
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"no zip at all", b"\x93NUMPY\x01\x00"])
