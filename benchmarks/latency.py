@@ -40,12 +40,13 @@ def one_job(client: Client, dataset: str) -> dict[str, float]:
     return {"posted": posted, "answered": answered, **milestones(client.job(job_id).events())}
 
 
-def fresh_interpreter() -> float:
+def fresh_interpreter(dataset: str) -> float:
     """Seconds from the start of `python -m worker.trainer` to its line about the first step."""
     with tempfile.TemporaryDirectory(prefix="gradq-bench-") as folder:
         spec = Path(folder) / "spec.json"
-        spec.write_text(json.dumps(SMALL_JOB))
-        command = [sys.executable, "-u", "-m", "worker.trainer", str(spec), "--out", f"{folder}/run"]
+        spec.write_text(json.dumps({**SMALL_JOB, "dataset": dataset}))
+        places = ["--out", f"{folder}/run", "--data", str(Settings.from_env().datasets_dir)]
+        command = [sys.executable, "-u", "-m", "worker.trainer", str(spec), *places]
         started = time.perf_counter()
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None
@@ -61,7 +62,7 @@ def main() -> None:
     options.add_argument("--slots", type=int, help="slots of the service; by default its own choice")
     options.add_argument("--dataset", default="digits", help="mnist: with its files below GRADQ_DATA_DIR")
     asked = options.parse_args()
-    scripts = [fresh_interpreter() for _ in range(SCRIPT_RUNS)]
+    scripts = [fresh_interpreter(asked.dataset) for _ in range(SCRIPT_RUNS)]
     say(f"a fresh interpreter: {min(scripts):.2f} to {max(scripts):.2f} s")
     slots = [] if asked.slots is None else ["--slots", str(asked.slots)]
     with service(*slots, GRADQ_DATA_DIR=str(Settings.from_env().datasets_dir)) as client:
