@@ -52,7 +52,7 @@ from shared.errors import DataError
 from shared.events import Event, Metric
 from shared.spec.job_spec import JobSpec
 from worker.trainer import device
-from worker.trainer.data import datasets
+from worker.trainer.data import built_in, datasets
 from worker.trainer.data.datasets import Data
 from worker.trainer.loop import train
 from worker.trainer.nets.import_torchvision import import_torchvision
@@ -245,7 +245,7 @@ def unpack(data_dir: Path, into: Path) -> None:
 def prepare_problem(settings: Settings, unpacked: Path) -> Problem:
     data_dir = settings.datasets_dir
     prepared = datasets.prepare(spec_of("manual", seed=0), data_dir, settings.download, torch.device("cpu"))
-    pixels = datasets.load(prepared.info, data_dir, download=False)
+    pixels = built_in.load(prepared.info, data_dir, download=False)
     x = prepared.normalization.apply(pixels.train_images).flatten(1)
     test_x = prepared.test_images.flatten(1)
     return Problem(prepared, x, pixels.train_labels, test_x, prepared.test_labels, unpacked)
@@ -303,7 +303,7 @@ def main() -> None:
     skipped = {} if importlib.util.find_spec("jax") else {"jax": "not installed"}
     settings = Settings.from_env()
     try:
-        datasets.load(DATASETS["mnist"], settings.datasets_dir, settings.download)
+        built_in.load(DATASETS["mnist"], settings.datasets_dir, settings.download)
     except DataError as error:
         say(error.detail)
         publish("epoch", CLAIM, {"skipped": {"all": "MNIST is not here"}}, save=False)

@@ -156,6 +156,7 @@ class Settings(BaseModel):
     reconcile_seconds: Annotated[float, Field(gt=0, le=DAY)] = 2.0
     sweep_seconds: Annotated[float, Field(gt=0, le=30 * DAY)] = 3600.0
     download: bool = True
+    cache_bytes: Annotated[int, Field(ge=0)] = 16 << 30
     held_requests: Annotated[int, Field(ge=0, le=4096)] = 64
     transfers: Annotated[int, Field(ge=1, le=4096)] = 64
     predict_bytes: Annotated[int, Field(ge=1024)] = 16 << 20
@@ -233,7 +234,7 @@ class Settings(BaseModel):
 
     @property
     def cache_dir(self) -> Path:
-        """Where a worker caches uploaded datasets if the artifact store is not a local folder."""
+        """Where the workers of a host cache datasets: decoded, or fetched from a store that is not a local folder."""
         return self.state_dir / "cache"
 
     @property

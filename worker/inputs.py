@@ -16,6 +16,7 @@ from shared.spec.job_spec import JobSpec
 from worker import leakage
 from worker.context import WorkerContext
 from worker.dataset_files import local_folder
+from worker.folder_cache import HeldFolder
 from worker.lease import LeaseKeeper
 from worker.log_buffer import LogBuffer
 from worker.start_failures import is_exhausted
@@ -23,7 +24,7 @@ from worker.start_failures import is_exhausted
 
 @dataclass(frozen=True)
 class Inputs:
-    dataset: Path | None  # the folder of an uploaded dataset; None: built in, found by its name
+    dataset: HeldFolder | None  # that of an uploaded dataset; None: built in, found by its name
     resume: Path | None  # the newest readable checkpoint; None: start at step 0
     reported_step: int  # the last step whose metrics the log holds; -1: none
     init_from: Path | None  # initial weights; None where `resume` is given or the spec names no job
@@ -50,7 +51,7 @@ class Inputs:
         return cls(dataset, resume, reported_step, init_from)
 
 
-def _dataset_folder(dataset_id: str, context: WorkerContext) -> Path | None:
+def _dataset_folder(dataset_id: str, context: WorkerContext) -> HeldFolder | None:
     if dataset_id in DATASETS:
         return None
     return local_folder(dataset_id, context.settings, context.database, context.store)

@@ -24,3 +24,5 @@ class Plan:
     kind: str = JobSpec.kind
     init_from: str | None = None  # a safetensors file with the initial weights
     dataset: str | None = None  # the folder of an uploaded dataset
+    cache_dir: str | None = None  # this host's cache; None: nothing is cached
+    cache_bytes: int = 0  # the most that may be in it

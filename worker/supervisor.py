@@ -44,6 +44,7 @@ from worker.attempt_outcome import (
 from worker.checkpoint_uploads import CheckpointUploads
 from worker.context import WorkerContext
 from worker.devices import Slot
+from worker.folder_cache import HeldFolder
 from worker.inputs import Inputs
 from worker.launcher import Trainer
 from worker.lease import LeaseKeeper
@@ -99,6 +100,7 @@ class Supervisor:
         stop_reason = partial(self._stop_reason, float("inf"))
         self.results = ResultUploads(context, self.keeper, self.log_buffer, job, self.transfers, stop_reason)
         self.folder = self.settings.runs_dir / run_name(job.id, job.attempt)
+        self.dataset: HeldFolder | None = None  # held in the cache until the attempt has ended
         self.watch = Watch()
         self.log = log.bind(job_id=job.id, attempt=job.attempt)
 
@@ -162,6 +164,8 @@ class Supervisor:
 
         Those are found once nothing more is stored. A slot does not wait for a store that is not a folder, or is away.
         """
+        if self.dataset is not None:
+            self.dataset.release()
         self.uploads.close()
         ended = self.transfers.close(HURRY_SECONDS if self.context.draining.is_set() else CLOSE_SECONDS)
         quick = self.store.is_local and self.context.storage.outage is None and not self.keeper.is_lost()
@@ -209,6 +213,7 @@ class Supervisor:
             while not is_done(inputs, TICK_SECONDS):
                 if reason := self._stop_reason(deadline):
                     raise LeaseLost(self.job.id) if reason is StopReason.LOST else Interrupted(reason)
+            self.dataset = inputs.result().dataset
             return inputs.result()
         except Exception as error:
             if is_exhausted(error):
@@ -235,7 +240,9 @@ class Supervisor:
             resume=text_of(inputs.resume),
             init_from=text_of(inputs.init_from),
             reported_step=inputs.reported_step,
-            dataset=text_of(inputs.dataset),
+            dataset=text_of(inputs.dataset.path if inputs.dataset is not None else None),
+            cache_dir=str(self.settings.cache_dir),
+            cache_bytes=self.settings.cache_bytes,
         )
 
     # --- follow -------------------------------------------------------------------------------------------------------

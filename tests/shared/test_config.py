@@ -34,6 +34,7 @@ def test_nothing_needs_to_be_set() -> None:
     assert settings.download is True
     assert (settings.max_upload_bytes, settings.max_unpacked_bytes) == (2 * 1024**3, 8 * 1024**3)
     assert (settings.uploads_dir, settings.cache_dir) == (state / "uploads", state / "cache")
+    assert settings.cache_bytes == 16 * 1024**3
     assert settings.allow_anonymous is None
     assert (settings.max_owner_bytes, settings.max_owner_uploads) == (None, 2)
 
@@ -135,6 +136,7 @@ def test_a_file_that_cannot_be_read_is_named_with_its_variable(
         ("GRADQ_LEASE_SECONDS", "nan"),
         ("GRADQ_GRACE_SECONDS", "0"),
         ("GRADQ_DOWNLOAD", "perhaps"),
+        ("GRADQ_CACHE_BYTES", "-1"),
         ("GRADQ_LOG_LEVEL", "CHATTY"),
         ("GRADQ_MAX_OWNER_BYTES", "0"),
         ("GRADQ_MAX_OWNER_BYTES", "20G"),

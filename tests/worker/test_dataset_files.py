@@ -17,6 +17,7 @@ from shared.datasets.catalog import DatasetInfo
 from shared.db.database import Database
 from shared.errors import DataError, StoreUnavailable
 from worker.dataset_files import DamagedInTransit, local_folder
+from worker.folder_cache import LOCK, MANIFEST, MUTEX, FolderCache
 
 PETS, BIRDS = "ds_" + "1" * 32, "ds_" + "2" * 32
 INFO = DatasetInfo("pets", "", (1, 6, 6), ("cats", "dogs"), 9, 1, source="upload")
@@ -50,13 +51,17 @@ def upload(database: Database, store: ArtifactStore, folder: Path, dataset_id: s
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name not in (LOCK, MANIFEST)}
+
+
+def cached(settings: Settings) -> list[Path]:
+    return [path for path in settings.cache_dir.iterdir() if path.name != MUTEX]
 
 
 def test_a_local_store_is_read_in_place(settings, database, tmp_path: Path) -> None:
     store = ArtifactStore(settings.artifacts)
     key = upload(database, store, tmp_path)
-    folder = local_folder(PETS, settings, database, store)
+    folder = local_folder(PETS, settings, database, store).path
     assert folder == settings.state_dir / "artifacts" / key
     assert contents(folder) == CONTENT
     assert not settings.cache_dir.exists()
@@ -78,11 +83,11 @@ def test_a_dataset_that_was_deleted_is_a_data_error(settings, database, remote) 
 
 def test_from_another_store_it_is_fetched_once(settings, database, remote, tmp_path: Path) -> None:
     key = upload(database, remote, tmp_path)
-    folder = local_folder(PETS, settings, database, remote)
+    folder = local_folder(PETS, settings, database, remote).path
     assert contents(folder) == CONTENT
     remote.remove_folder(key)
-    assert local_folder(PETS, settings, database, remote) == folder
-    assert [path.name for path in settings.cache_dir.iterdir()] == [folder.name]
+    assert local_folder(PETS, settings, database, remote).path == folder
+    assert cached(settings) == [folder]
 
 
 def test_a_damaged_file_is_not_cached(settings, database, remote, tmp_path: Path) -> None:
@@ -91,7 +96,7 @@ def test_a_damaged_file_is_not_cached(settings, database, remote, tmp_path: Path
     remote.put(f"{key}/train_images.npy", tmp_path / "other")
     with pytest.raises(DamagedInTransit, match=r"train_images\.npy"):
         local_folder(PETS, settings, database, remote)
-    assert list(settings.cache_dir.iterdir()) == []
+    assert cached(settings) == []
 
 
 def test_a_file_that_was_damaged_once_is_fetched_again(
@@ -99,7 +104,7 @@ def test_a_file_that_was_damaged_once_is_fetched_again(
 ) -> None:
     upload(database, remote, tmp_path)
     transfers = Transfers(monkeypatch, damaged=1)
-    assert contents(local_folder(PETS, settings, database, remote)) == CONTENT
+    assert contents(local_folder(PETS, settings, database, remote).path) == CONTENT
     assert transfers.count == len(CONTENT) + 1
 
 
@@ -111,14 +116,14 @@ def test_a_dataset_that_is_damaged_on_its_way_is_a_store_that_is_not_available(
     with pytest.raises(StoreUnavailable, match="another sha256"):
         local_folder(PETS, settings, database, remote)
     assert transfers.count == 2
-    assert contents(local_folder(PETS, settings, database, remote)) == CONTENT
+    assert contents(local_folder(PETS, settings, database, remote).path) == CONTENT
 
 
 def test_a_file_missing_in_the_store_is_a_data_error(settings, database, remote, tmp_path: Path) -> None:
     remote.remove_folder(upload(database, remote, tmp_path))
     with pytest.raises(DataError, match=r"train_images\.npy .* is no longer in the store"):
         local_folder(PETS, settings, database, remote)
-    assert list(settings.cache_dir.iterdir()) == []
+    assert cached(settings) == []
 
 
 def test_several_supervisors_at_once_get_the_same_whole_folder(
@@ -135,7 +140,7 @@ def test_several_supervisors_at_once_get_the_same_whole_folder(
 
     def look() -> None:
         barrier.wait()
-        found.append(local_folder(PETS, settings, database, remote))
+        found.append(local_folder(PETS, settings, database, remote).path)
 
     threads = [threading.Thread(target=look) for _ in range(4)]
     for thread in threads:
@@ -145,7 +150,7 @@ def test_several_supervisors_at_once_get_the_same_whole_folder(
     assert len(found) == 4
     assert len(set(found)) == 1
     assert contents(found[0]) == CONTENT
-    assert list(settings.cache_dir.iterdir()) == [found[0]]
+    assert cached(settings) == [found[0]]
 
 
 def test_the_cache_forgets_what_was_deleted(settings, database, remote, tmp_path: Path) -> None:
@@ -154,5 +159,45 @@ def test_the_cache_forgets_what_was_deleted(settings, database, remote, tmp_path
     with database.write() as session:
         dataset_store.remove(session, PETS)
     upload(database, remote, tmp_path, BIRDS)
-    folder = local_folder(BIRDS, settings, database, remote)
-    assert list(settings.cache_dir.iterdir()) == [folder]
+    folder = local_folder(BIRDS, settings, database, remote).path
+    assert cached(settings) == [folder]
+
+
+@pytest.mark.parametrize("damage", ["cut", "other bytes", "gone"])
+def test_a_cached_file_that_was_damaged_is_fetched_again(settings, database, remote, tmp_path: Path, damage) -> None:
+    upload(database, remote, tmp_path)
+    path = local_folder(PETS, settings, database, remote).path / "train_images.npy"
+    path.unlink() if damage == "gone" else path.write_bytes(b"" if damage == "cut" else b"imagEs" * 1000)
+    assert contents(local_folder(PETS, settings, database, remote).path) == CONTENT
+
+
+def test_a_dataset_is_fetched_also_if_the_cache_may_not_hold_so_much(settings, database, remote, tmp_path) -> None:
+    small = settings.model_copy(update={"cache_bytes": 1000})
+    upload(database, remote, tmp_path)
+    upload(database, remote, tmp_path, BIRDS)
+    pets = local_folder(PETS, small, database, remote)
+    birds = local_folder(BIRDS, small, database, remote)
+    assert contents(pets.path) == contents(birds.path) == CONTENT, "the other one is in use"
+    pets.release()
+    birds.release()
+    with database.write() as session:
+        dataset_store.remove(session, BIRDS)
+    upload(database, remote, tmp_path, "ds_" + "3" * 32)
+    third = local_folder("ds_" + "3" * 32, small, database, remote)
+    assert cached(settings) == [third.path]
+
+
+def test_what_was_measured_of_a_deleted_dataset_is_forgotten(settings, database, tmp_path: Path) -> None:
+    store = ArtifactStore(settings.artifacts)
+    cache = FolderCache(settings.cache_dir, 1 << 20)
+
+    def write(folder: Path) -> dict[str, str]:
+        (folder / "figures").write_bytes(b"1")
+        return {}
+
+    for dataset_id in (PETS, BIRDS):
+        cache.make(f"{dataset_id}-measured-1", 1, write)
+    upload(database, store, tmp_path, "ds_" + "3" * 32)
+    upload(database, store, tmp_path, BIRDS)
+    local_folder("ds_" + "3" * 32, settings, database, store)
+    assert [path.name for path in cached(settings)] == [f"{BIRDS}-measured-1"]

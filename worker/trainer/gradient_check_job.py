@@ -11,6 +11,7 @@ from typing import Any
 
 from shared.events import Log, Progress, Report
 from shared.spec.job_spec import GradientCheckSpec
+from worker.folder_cache import FolderCache
 from worker.trainer import device, seeds
 from worker.trainer.data import datasets
 from worker.trainer.gradients.gradient_check import Batch, Sampling, gradient_check, require_passed
@@ -31,15 +32,16 @@ def run_check(
     download: bool,
     threads: int,
     uploaded: Path | None = None,
+    cache: FolderCache | None = None,
 ) -> dict[str, Any]:
     """Check a network on batches of real data, write `gradient_check.json`, passed or not, and return the result.
 
-    `uploaded`: the folder of a dataset that is not built in. Raises GradientCheckFailed, Diverged, DataError, or
-    StopRequested between two batches or finite differences.
+    `uploaded`: the folder of a dataset that is not built in; `cache`: this host's. Raises GradientCheckFailed,
+    Diverged, DataError, or StopRequested between two batches or finite differences.
     """
     where = device.choose(spec.device)
     device.set_up(spec.seed, where, threads)
-    prepared = datasets.prepare(spec, data_dir, download, where, uploaded, check_stop=run.check_stop)
+    prepared = datasets.prepare(spec, data_dir, download, where, uploaded, check_stop=run.check_stop, cache=cache)
     model = build_model(spec.architecture, prepared.info.shape, len(prepared.info.classes))
     initialize(model, spec.init, seeds.generator(spec.seed, "init"))
     model.to(where)

@@ -13,7 +13,7 @@ from shared.spec.job_spec import JobSpec
 from worker.trainer import checkpoint
 from worker.trainer.checkpoint import Checkpointer
 from worker.trainer.data.datasets import Data
-from worker.trainer.evaluate import evaluate
+from worker.trainer.evaluate import Evaluation, evaluate
 from worker.trainer.gradients.gradient_check import verify_step
 from worker.trainer.gradients.table import Table
 from worker.trainer.meter import READ_EVERY
@@ -49,6 +49,7 @@ def train(spec: JobSpec, data: Data, report: Report, run: Run) -> Outcome:
     checkpoints = Checkpointer(spec.checkpoint, spec.to_json(), folder, report, stored=run.supervised)
     progress = ProgressReporter(spec, data, report)
 
+    validation = None
     with reporting_last_losses(state, report):
         while state.epoch <= spec.epochs and not has_stalled(spec.early_stopping, state.history):
             timer = EpochTimer(state)
@@ -72,14 +73,17 @@ def train(spec: JobSpec, data: Data, report: Report, run: Run) -> Outcome:
                 progress.report_if_due(state, timer)
             state.meter.flush(state.epoch, state.step)
             timer.pause()
-            end_epoch(spec, state, loss, rate(state.step - 1), data, report)
+            validation = end_epoch(spec, state, loss, rate(state.step - 1), data, report)
             if checkpoints.due_after_epoch(state.epoch - 1):
                 checkpoints.save(state)
 
         if stopped_early := state.epoch <= spec.epochs:
             report(Log(message=f"stopped early after epoch {state.epoch - 1}: {why_stopped(spec.early_stopping)}"))
         progress.report_end(state)
-        test = evaluate(state.model, loss, data.test_images, data.test_labels, spec.batch_size)
+        if validation is not None and data.read_val is None:  # of this split, with these weights
+            test = validation
+        else:
+            test = evaluate(state.model, loss, data.test_images, data.test_labels, spec.batch_size)
         require_finite(test.loss, "test", state)
         add_point(state, report, "final", epoch=state.epoch - 1, test_loss=test.loss, test_accuracy=test.accuracy)
     return Outcome(state, test, proof, stopped_early, untrained)
@@ -121,10 +125,10 @@ def resume(state: State, run: Run, report: Report) -> None:
         report(point)
 
 
-def end_epoch(spec: JobSpec, state: State, loss: Loss, lr: float, data: Data, report: Report) -> None:
+def end_epoch(spec: JobSpec, state: State, loss: Loss, lr: float, data: Data, report: Report) -> Evaluation:
     """Evaluate on the validation split, add the epoch's point to the curve, advance the state to the next epoch.
 
-    Raises Diverged if the validation loss is not finite.
+    Returns the evaluation. Raises Diverged if the validation loss is not finite.
     """
     validation = evaluate(state.model, loss, data.val_images, data.val_labels, spec.batch_size)
     require_finite(validation.loss, "validation", state)
@@ -142,6 +146,7 @@ def end_epoch(spec: JobSpec, state: State, loss: Loss, lr: float, data: Data, re
         state.best.update(state.epoch, validation.loss, validation.accuracy, state.model)
     state.order_sha256 = data.train.order.sha256(state.epoch, state.order_sha256)
     state.start_next_epoch()
+    return validation
 
 
 @contextmanager

@@ -32,6 +32,7 @@ from shared.errors import TrainingError
 from shared.events import Event, Failed, Finished, Log, Stopped
 from shared.pictures import files
 from shared.spec.job_spec import KINDS, GradientCheckSpec, JobSpec, WalkSpec, Work
+from worker.folder_cache import FolderCache
 from worker.plan import Plan
 from worker.trainer.job import run_job
 from worker.trainer.run import Run, StopRequested
@@ -110,6 +111,7 @@ def outcome_of(spec: Work, plan: Plan, stop: threading.Event, pipe: connection.C
             download=plan.download,
             threads=plan.threads,
             uploaded=Path(plan.dataset) if plan.dataset else None,
+            cache=FolderCache(Path(plan.cache_dir), plan.cache_bytes) if plan.cache_dir and plan.cache_bytes else None,
         )
     except StopRequested as stopped:
         return Stopped(step=stopped.step)

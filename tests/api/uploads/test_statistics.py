@@ -18,7 +18,7 @@ from api.uploads.samples import BACKGROUND, COLUMNS, GAP, MAX_ROWS, MAX_TILE, sh
 from api.uploads.statistics import measure
 from shared.datasets.catalog import DATASETS
 from shared.errors import NotFound
-from worker.trainer.data import datasets, normalization
+from worker.trainer.data import built_in, normalization
 
 LABELS = np.arange(50) % 3
 
@@ -64,7 +64,7 @@ def test_a_class_without_test_images_counts_0():
 def test_the_figures_of_built_in_datasets_are_measured(name, request):
     folder = request.getfixturevalue("mnist_dir") if name == "mnist" else Path("nowhere")
     info = DATASETS[name]
-    loaded = datasets.load(info, folder, False)
+    loaded = built_in.load(info, folder, False)
     used = normalization.measure(loaded.train_images, loaded.white)
     assert info.statistics == {
         "counts": {"train": loaded.train_labels.bincount().tolist(), "test": loaded.test_labels.bincount().tolist()},

@@ -10,12 +10,16 @@ import torch.nn.functional as F
 
 from shared.errors import Diverged, GradientCheckFailed
 from shared.events import CheckpointSaved, Log, Metric, Progress
-from worker.trainer import seeds
+from shared.spec.job_spec import JobSpec
+from worker.trainer import loop, seeds
+from worker.trainer.data import datasets
+from worker.trainer.evaluate import evaluate
 from worker.trainer.gradients.manual_and_autograd import autograd_gradients
 from worker.trainer.nets import layers
 from worker.trainer.nets.layers import Linear, linear_backward
-from worker.trainer.nets.losses import CrossEntropyLoss
+from worker.trainer.nets.losses import CrossEntropyLoss, build_loss
 from worker.trainer.results import weights_sha256
+from worker.trainer.run import Run
 from worker.trainer.step.state import State
 
 ARCHITECTURES = ["linear", "mlp", "cnn"]
@@ -465,3 +469,18 @@ def test_a_net_of_torchvision_s_trains_on_digits(training):
     outcome = job.run()
     assert 0 <= outcome.test.accuracy <= 1
     assert all(torch.isfinite(tensor).all() for tensor in outcome.state.model.state_dict().values())
+
+
+@pytest.mark.parametrize(("validation", "passes"), [("test", 2), ({"fraction": 0.1}, 3)], ids=str)
+def test_the_test_split_is_evaluated_once_after_an_epoch_that_validated_on_it(
+    tmp_path, monkeypatch, validation, passes
+):
+    spec = JobSpec.parse({"seed": 7, "epochs": 2, "validation": validation})
+    data = datasets.prepare(spec, Path("nowhere"), False, torch.device("cpu"))
+    seen = []
+    monkeypatch.setattr(loop, "evaluate", lambda *arguments: seen.append(1) or evaluate(*arguments))
+    outcome = loop.train(spec, data, lambda event: None, Run(tmp_path))
+    expected = evaluate(outcome.state.model, build_loss(spec.loss), data.test_images, data.test_labels, 64)
+    assert len(seen) == passes
+    assert torch.equal(outcome.test.logits, expected.logits)
+    assert outcome.test.accuracy == expected.accuracy

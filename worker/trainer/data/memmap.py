@@ -1,10 +1,11 @@
-"""Uploaded datasets: read as tensors if they fit into memory, else through memory maps, one batch at a time.
+"""Datasets in folders of arrays, mapped into memory; those too large for it are read one batch at a time.
 
 Both ways give the same batches in the same order, with the same bits: a batch is normalized as the whole would be.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
@@ -12,7 +13,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from multiprocessing import connection, parent_process
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import psutil
@@ -24,6 +25,7 @@ from shared.datasets.catalog import ARRAYS, FACTS, DatasetInfo
 from shared.errors import DataError
 from worker.trainer.data.batches import Augment, Batch, ShuffledBatches
 from worker.trainer.data.normalization import Normalization
+from worker.trainer.data.pixels import Pixels
 
 SHARE_OF_MEMORY = 0.25  # for one dataset as float32; a larger one stays on disk
 CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
@@ -52,10 +54,15 @@ def read_info(folder: Path) -> DatasetInfo:
         raise DataError(f"{folder} holds no dataset: {error}") from error
 
 
-def open_array(path: Path, n: int, dtype: str, shape: tuple[int, ...]) -> np.memmap[Any, Any]:
-    """A memory map of (n, *shape) values from an npy file. Raises DataError if the file has another shape or dtype."""
+def open_array(
+    path: Path, n: int, dtype: str, shape: tuple[int, ...], mode: Literal["r", "c"] = "r"
+) -> np.memmap[Any, Any]:
+    """A memory map of (n, *shape) values from an npy file; with mode `c`, what is written to it stays in this process.
+
+    Raises DataError if the file has another shape or dtype.
+    """
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        array = np.load(path, mmap_mode=mode, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise DataError(f"{path} cannot be read: {error}") from error
     if array.dtype != dtype or array.shape != (n, *shape):
@@ -68,6 +75,16 @@ def labels(folder: Path, info: DatasetInfo) -> tuple[Tensor, Tensor]:
     train = open_array(folder / ARRAYS[1], info.train_examples, "int64", ())
     test = open_array(folder / ARRAYS[3], info.test_examples, "int64", ())
     return torch.from_numpy(np.array(train)), torch.from_numpy(np.array(test))
+
+
+def mapped_pixels(info: DatasetInfo, folder: Path) -> Pixels:
+    """The dataset in `folder`, its images mapped: processes share their pages. Raises DataError if files do not match.
+
+    The kernel is asked to read them in order now, since batches are drawn at random.
+    """
+    train_labels, test_labels = labels(folder, info)
+    train_images, test_images = (stored.mapped() for stored in images(folder, info))
+    return Pixels(train_images, train_labels, test_images, test_labels, info.white)
 
 
 def images(folder: Path, info: DatasetInfo) -> tuple[StoredImages, StoredImages]:
@@ -109,6 +126,13 @@ class StoredImages:
     @functools.cached_property
     def array(self) -> np.memmap[Any, Any]:
         return open_array(self.path, self.n, self.dtype, self.shape[1:])
+
+    def mapped(self) -> Tensor:
+        """All of them, (N,C,H,W), as a map of the file. Raises DataError."""
+        if hasattr(os, "posix_fadvise"):  # not on macOS
+            with contextlib.suppress(OSError), self.path.open("rb") as file:
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
+        return torch.from_numpy(open_array(self.path, self.n, self.dtype, self.shape[1:], "c"))
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "array"}

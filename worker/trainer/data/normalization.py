@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -31,11 +32,24 @@ class Normalization:
     std: list[float]
     white: float
 
-    def apply(self, images: Tensor) -> Tensor:
-        """Pixels (N,C,H,W) from 0 to `white` -> float32 of mean 0 and standard deviation 1 on the training split."""
-        mean = torch.tensor(self.mean).mul_(self.white).view(1, -1, 1, 1)
-        std = torch.tensor(self.std).mul_(self.white).view(1, -1, 1, 1)
-        return images.to(torch.float32, copy=True).sub_(mean).div_(std)
+    def apply(self, images: Tensor, out: Tensor | None = None) -> Tensor:
+        """Pixels (N,C,H,W) from 0 to `white` -> float32 of mean 0 and standard deviation 1 on the training split.
+
+        `out`: a tensor for the result, which is else a new one. The bits of an image do not depend on the others.
+        """
+        mean, std = self._in_pixels
+        result = images.to(torch.float32, copy=True) if out is None else out.copy_(images)
+        return result.sub_(mean).div_(std)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the tensors, which would need shared memory on their way to a loader's worker."""
+        return {name: value for name, value in vars(self).items() if name != "_in_pixels"}
+
+    @functools.cached_property
+    def _in_pixels(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of pixels from 0 to `white`, (1,C,1,1) each."""
+        mean, std = (torch.tensor(values).mul_(self.white).view(1, -1, 1, 1) for values in (self.mean, self.std))
+        return mean, std
 
 
 def measure(images: Measurable, white: float) -> Normalization:

@@ -23,6 +23,7 @@ from shared.events import Log, Progress, Report
 from shared.pictures import sheets
 from shared.pictures.drawing import Array
 from shared.spec.job_spec import WalkSpec
+from worker.folder_cache import FolderCache
 from worker.trainer import device, seeds
 from worker.trainer.data import datasets
 from worker.trainer.data.datasets import Data
@@ -52,15 +53,17 @@ def run_walk(
     download: bool,
     threads: int,
     uploaded: Path | None = None,
+    cache: FolderCache | None = None,
 ) -> dict[str, Any]:
     """Write `walk.json` and return the result.
 
-    `uploaded`: the folder of a dataset that is not built in. Raises StopRequested if a stop is requested before the
-    forward pass, Diverged if a stage is not finite, DataError, or TrainingError if `run.init_from` does not fit.
+    `uploaded`: the folder of a dataset that is not built in; `cache`: this host's. Raises StopRequested if a stop is
+    requested before the forward pass, Diverged if a stage is not finite, DataError, or TrainingError if
+    `run.init_from` does not fit.
     """
     where = device.choose(spec.device)
     device.set_up(spec.seed, where, threads)
-    prepared = datasets.prepare(spec, data_dir, download, where, uploaded, check_stop=run.check_stop)
+    prepared = datasets.prepare(spec, data_dir, download, where, uploaded, check_stop=run.check_stop, cache=cache)
     model = build_model(spec.architecture, prepared.info.shape, len(prepared.info.classes))
     initialize(model, spec.init, seeds.generator(spec.seed, "init"))
     if run.init_from is not None:

@@ -16,7 +16,7 @@ from support.images import idx, pixels
 
 from shared.datasets.catalog import DATASETS, IDX_FILES
 from shared.errors import DataError
-from worker.trainer.data import datasets
+from worker.trainer.data import built_in
 from worker.trainer.data.cifar import ArraysOnly
 from worker.trainer.nets import import_torchvision
 
@@ -71,7 +71,7 @@ def idx_files(folder: Path, name: str) -> Path:
 
 @pytest.mark.parametrize("packed", [False, True])
 def test_cifar10_is_read_in_the_order_of_its_batches(tmp_path: Path, packed: bool) -> None:
-    loaded = datasets.load(CIFAR, cifar_files(tmp_path, packed), False)
+    loaded = built_in.load(CIFAR, cifar_files(tmp_path, packed), False)
     assert loaded.train_images.shape == (50, 3, 32, 32)
     assert loaded.train_images.dtype == torch.uint8
     wanted = np.concatenate([pixels(10, 3072, seed=seed) for seed in range(5)]).reshape(-1, 3, 32, 32)
@@ -106,7 +106,7 @@ def test_code_in_a_batch_is_refused_and_not_run(tmp_path: Path, monkeypatch, cod
     monkeypatch.chdir(tmp_path)
     folder = cifar_files(tmp_path, data_batch_3=pickle.dumps({"data": code, "labels": []}, 2))
     with pytest.raises(DataError, match=r"data_batch_3 is not a batch of cifar10: it refers to"):
-        datasets.load(CIFAR, folder, False)
+        built_in.load(CIFAR, folder, False)
     assert not (tmp_path / "evil").exists()
 
 
@@ -133,12 +133,12 @@ BROKEN = {
 @pytest.mark.parametrize("fault", BROKEN)
 def test_a_broken_batch_is_a_data_error(tmp_path: Path, fault: str) -> None:
     with pytest.raises(DataError, match=r"data_batch_2|cifar10 in"):
-        datasets.load(CIFAR, cifar_files(tmp_path, data_batch_2=BROKEN[fault]), False)
+        built_in.load(CIFAR, cifar_files(tmp_path, data_batch_2=BROKEN[fault]), False)
 
 
 @pytest.mark.parametrize("name", ["fashion_mnist", "kmnist"])
 def test_the_cousins_of_mnist_are_read_from_folders_of_their_own(tmp_path: Path, name: str) -> None:
-    loaded = datasets.load(DATASETS[name], idx_files(tmp_path, name), False)
+    loaded = built_in.load(DATASETS[name], idx_files(tmp_path, name), False)
     assert torch.equal(loaded.train_images[:, 0], torch.from_numpy(pixels(20, 28, 28)))
     assert loaded.test_labels.tolist() == [*range(10), *range(10)]
 
@@ -147,7 +147,7 @@ def test_the_cousins_of_mnist_are_read_from_folders_of_their_own(tmp_path: Path,
 def test_what_is_missing_is_named_with_its_folder(tmp_path: Path, name: str) -> None:
     info = DATASETS[name]
     with pytest.raises(DataError) as error:
-        datasets.load(info, tmp_path, False)
+        built_in.load(info, tmp_path, False)
     assert str(tmp_path / str(info.folder)) in error.value.detail
     assert info.files[0] in error.value.detail
     assert len(error.value.data["missing"]) == len(info.files)

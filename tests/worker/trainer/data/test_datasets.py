@@ -12,8 +12,9 @@ import torch
 from shared.datasets.catalog import DATASETS
 from shared.errors import DataError
 from shared.spec.job_spec import JobSpec
-from worker.trainer.data import datasets
-from worker.trainer.data.datasets import ShuffledBatches, read_idx
+from worker.trainer.data import built_in, datasets
+from worker.trainer.data.batches import ShuffledBatches
+from worker.trainer.data.built_in import read_idx
 from worker.trainer.data.normalization import measure
 from worker.trainer.data.splits import split
 
@@ -30,7 +31,7 @@ def prepared(folder=Path("nowhere"), **fields):
 
 
 def test_digits_are_1617_to_train_on_and_180_to_test_with():
-    pixels = datasets.load_digits()
+    pixels = built_in.load_digits()
     info = DATASETS["digits"]
     assert (
         (len(pixels.train_images), len(pixels.test_images)) == (info.train_examples, info.test_examples) == (1617, 180)
@@ -41,7 +42,7 @@ def test_digits_are_1617_to_train_on_and_180_to_test_with():
 
 
 def test_digits_splits_hold_an_equal_share_of_each_class():
-    pixels = datasets.load_digits()
+    pixels = built_in.load_digits()
     everyone = torch.cat([pixels.train_labels, pixels.test_labels]).bincount().double()
     for labels in (pixels.train_labels, pixels.test_labels):
         assert (labels.bincount().double() / everyone - len(labels) / 1797).abs().max() < 0.01
@@ -50,7 +51,7 @@ def test_digits_splits_hold_an_equal_share_of_each_class():
 def test_digits_splits_share_no_image_and_leave_none_out():
     from sklearn.datasets import load_digits
 
-    pixels = datasets.load_digits()
+    pixels = built_in.load_digits()
     both = torch.cat([pixels.train_images, pixels.test_images]).flatten(1).numpy()
     whole = load_digits().data.astype(np.float32)
     assert sorted(map(bytes, both)) == sorted(map(bytes, whole))
@@ -60,7 +61,7 @@ def test_digits_splits_share_no_image_and_leave_none_out():
 def test_digits_are_those_of_scikit_learn_with_their_labels():
     from sklearn.datasets import load_digits
 
-    bunch, pixels = load_digits(), datasets.load_digits()
+    bunch, pixels = load_digits(), built_in.load_digits()
     theirs = dict(zip(map(bytes, bunch.data.astype(np.float32)), bunch.target.tolist(), strict=True))
     for images, labels in ((pixels.train_images, pixels.train_labels), (pixels.test_images, pixels.test_labels)):
         assert (images.dtype, labels.dtype, images.shape[1:]) == (torch.float32, torch.int64, (1, 8, 8))
@@ -70,7 +71,7 @@ def test_digits_are_those_of_scikit_learn_with_their_labels():
 def test_digits_without_scikit_learn_are_an_error_that_names_it(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(DataError, match="scikit-learn, which is not installed"):
-        datasets.load_digits()
+        built_in.load_digits()
 
 
 # --- normalization ----------------------------------------------------------------------------------------------------
@@ -177,7 +178,7 @@ def same(some, others):
 
 def test_every_example_comes_once_an_epoch():
     loaded = prepared(batch_size=100)
-    held_out = split(datasets.load_digits().train_labels, 0.1, seed=7)[1].tolist()
+    held_out = split(built_in.load_digits().train_labels, 0.1, seed=7)[1].tolist()
     for epoch in (1, 2):
         order = loaded.train.order.order(epoch).tolist()
         assert sorted(order + held_out) == list(range(1617))
@@ -263,7 +264,7 @@ def mnist_files(folder, n=6, **replaced):
 
 
 def load_mnist(folder):
-    return datasets.load(MNIST, folder, False)
+    return built_in.load(MNIST, folder, False)
 
 
 def test_mnist_is_read_plain_and_gzipped(tmp_path):

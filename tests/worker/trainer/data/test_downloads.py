@@ -28,7 +28,7 @@ from shared.spec.job_spec import JobSpec
 from worker.attempt_outcome import RELEASED, Failed, Lost, StopReason, decide
 from worker.plan import Plan
 from worker.trainer import process
-from worker.trainer.data import datasets, downloads
+from worker.trainer.data import built_in, downloads
 from worker.trainer.nets import import_torchvision
 from worker.trainer.run import StopRequested
 
@@ -129,7 +129,7 @@ def remains(data_dir: Path) -> list[str]:
 
 def test_missing_files_are_fetched_once(tmp_path: Path, mirror: Mirror) -> None:
     for _ in range(2):
-        assert len(datasets.load(KMNIST, tmp_path / "data", True).train_labels) == 20
+        assert len(built_in.load(KMNIST, tmp_path / "data", True).train_labels) == 20
     assert mirror.asked == list(FILES)
     assert remains(tmp_path / "data") == ["KMNIST", "KMNIST/raw", *sorted(f"KMNIST/raw/{name}" for name in IDX_FILES)]
 
@@ -175,11 +175,11 @@ def test_a_mirror_that_is_away_ends_the_attempt_and_not_the_job(
     monkeypatch.setattr(downloads, "SILENT_SECONDS", 0.2)
     mirror.faults[LAST] = [fault]
     with pytest.raises(downloads.MirrorAway, match=r"put the files into .*raw$") as away:
-        datasets.load(KMNIST, tmp_path, True)
+        built_in.load(KMNIST, tmp_path, True)
     assert away.value.code == "store_unavailable"
     assert f"{mirror.url}{LAST}" in away.value.detail
     assert remains(tmp_path) == [], "no file is there before all are"
-    assert len(datasets.load(KMNIST, tmp_path, True).train_labels) == 20
+    assert len(built_in.load(KMNIST, tmp_path, True).train_labels) == 20
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "no-such-host.invalid"])
@@ -195,7 +195,7 @@ def test_a_mirror_that_takes_no_connection_is_away(tmp_path: Path, mirror: Mirro
 def test_a_mirror_that_has_another_file_or_none_is_a_data_error(tmp_path: Path, mirror: Mirror, fault) -> None:
     mirror.faults[LAST] = [fault] * downloads.TRIES
     with pytest.raises(DataError, match=r"put the files into .*raw$") as error:
-        datasets.load(KMNIST, tmp_path, True)
+        built_in.load(KMNIST, tmp_path, True)
     assert error.value.code == "data_error"
     assert len(error.value.data["missing"]) == len(IDX_FILES)
     assert ("md5" if isinstance(fault, bytes) else f"HTTP {fault}") in error.value.detail
@@ -334,12 +334,12 @@ def test_a_full_disk_ends_the_attempt_and_not_the_job_and_keeps_nothing(tmp_path
     try:
         disk.leave(3 << 12)
         with pytest.raises(downloads.NoRoom) as full:
-            datasets.load(KMNIST, disk.path, True)
+            built_in.load(KMNIST, disk.path, True)
         assert (full.value.code, full.value.data) == ("disk_full", {"folder": str(disk.path)})
         assert "No space left on device" in full.value.detail
         assert [name for name in remains(disk.path) if name.startswith((".download", "KMNIST/raw/"))] == []
         disk.free()
-        assert len(datasets.load(KMNIST, disk.path, True).train_labels) == 20
+        assert len(built_in.load(KMNIST, disk.path, True).train_labels) == 20
     finally:
         disk.unmount()
 
@@ -366,5 +366,5 @@ def test_a_data_folder_that_may_not_be_written_is_a_data_error(
     """It may be read-only on purpose: a worker that took that for an outage would take no job any more."""
     break_disk(monkeypatch, number)
     with pytest.raises(DataError, match=os.strerror(number)) as error:
-        datasets.load(KMNIST, tmp_path, True)
+        built_in.load(KMNIST, tmp_path, True)
     assert not disk_is_unusable(error.value.__cause__)

@@ -179,7 +179,7 @@ def test_every_form_labels_all_of_mnist_as_torch_does(exported, mnist_dir, net):
 
 
 def test_pixels_of_the_data_set_are_labelled_as_the_job_labelled_them(exported):
-    from worker.trainer.data.datasets import load_digits
+    from worker.trainer.data.built_in import load_digits
 
     made = exported("mlp")
     model = inference.load(made.folder)
