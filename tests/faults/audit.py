@@ -19,6 +19,7 @@ from sqlalchemy.orm import Session
 from support.disk import FILLER
 
 from shared.artifacts import DATASETS, ArtifactStore
+from shared.datasets.catalog import DATASETS as DATASETS_BUILT_IN
 from shared.db.database import Database
 from shared.db.tables import ArtifactRow, Attempt, AuditRow, CheckpointRow, DatasetRow, EventRow, IdempotencyKey, Job
 from shared.events import UNDRAWN
@@ -26,6 +27,7 @@ from shared.jobs import joblog, jobs
 from shared.jobs.curves import to_series
 from shared.jobs.retry_backoff import OUTAGES
 from shared.jobs.states import TERMINAL
+from worker.folder_cache import MUTEX
 
 LOST = {"worker_lost", "trainer_died"}  # outcomes of a lost attempt, which count towards `max_attempts`
 RELEASED = {"drained", *OUTAGES}  # outcomes of an attempt that does not count
@@ -277,8 +279,10 @@ def _in_folders(state: Path, datasets: Iterable[str]) -> Iterator[str]:
     for name, noun in (("runs", "run folder"), ("uploads", "upload")):
         for path in _entries(state / name):
             yield f"{noun} {path.name} in {state.name}"
+    # also temporary folders of processes that were killed, which go when the next one is made
+    known = {MUTEX, *(f"{dot}{name}" for dot in ("", ".") for name in (*datasets, *DATASETS_BUILT_IN))}
     for path in _entries(state / "cache"):
-        if path.name.partition("-")[0] not in datasets:
+        if path.name.partition("-")[0] not in known:
             yield f"cached {path.name} in {state.name}"
 
 

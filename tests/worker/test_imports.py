@@ -72,8 +72,9 @@ RUNS = textwrap.dedent(
     momentum = {"type": "sgd", "momentum": 0.9}
     for number, optimizer in enumerate(["basic", "sgd", momentum, "adam", "adamw"]):
         for gradients in ("manual", "autograd"):
-            spec = {"dataset": "digits", "epochs": 2, "optimizer": optimizer, "gradients": gradients, "device": "cpu"}
-            run(JobSpec.kind, JobSpec.parse(spec), f"{number}-{gradients}")
+            # with enough steps that they are repeated from a tape
+            spec = {"dataset": "digits", "epochs": 1, "batch_size": 8, "optimizer": optimizer, "gradients": gradients}
+            run(JobSpec.kind, JobSpec.parse({**spec, "device": "cpu"}), f"{number}-{gradients}")
     run(JobSpec.kind, JobSpec.parse({"dataset": "digits", "architecture": "cnn", "epochs": 1, "device": "cpu"}), "cnn")
     run(GradientCheckSpec.kind, GradientCheckSpec.parse({"dataset": "digits", "device": "cpu"}), "check")
     run(WalkSpec.kind, WalkSpec.parse({"dataset": "digits", "device": "cpu"}), "walk")

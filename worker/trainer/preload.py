@@ -16,7 +16,8 @@ from shared import lean_imports
 from shared.log_stream import hold_streams
 from worker.trainer import program_pages
 
-SOME_JOB = {"dataset": "digits", "gradients": "manual", "epochs": 1, "device": "cpu"}
+# with enough steps that they are repeated from a tape
+SOME_JOB = {"dataset": "digits", "gradients": "manual", "batch_size": 8, "epochs": 1, "device": "cpu"}
 
 
 def warm_up() -> None:

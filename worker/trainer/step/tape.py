@@ -78,6 +78,11 @@ class _Recorder(TorchDispatchMode):
         self._constants: set[int] = set()  # addresses whose content does not depend on the batch
         self._referenced: list[Any] = []
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """PyTorch's would wrap `__torch_dispatch__` to keep it out of torch.compile, and import torch._dynamo for that."""
+        return False
+
     def calls(self) -> list[Call]:
         """The calls in order, without those that write a constant which no operation changes."""
         return [call for call in self._calls if call.constant is None or call.constant in self._changed]
