@@ -213,7 +213,6 @@ def submitted_twice(field: Any) -> None:
         (left_in("runs/job_1-2"), "run folder job_1-2"),
         (left_in("uploads/new-1"), "upload new-1"),
         (left_in("cache/ds_2-0"), "cached ds_2-0"),
-        (left_in("cache/ds_2-0"), "cached ds_2-0"),
         (gone(AuditRow, AuditRow.action == "jobs.submit"), "was submitted once, but the audit log says so 0 times"),
         (gone(AuditRow, AuditRow.action == "jobs.delete"), "was deleted once, but the audit log says so 0 times"),
         (gone(IdempotencyKey), "the answer kept for the key key"),

@@ -80,7 +80,7 @@ class _Recorder(TorchDispatchMode):
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        """PyTorch's would wrap `__torch_dispatch__` to keep it out of torch.compile, and import torch._dynamo for that."""
+        """True, as by default, wraps `__torch_dispatch__` to keep it out of torch.compile, which imports torch._dynamo."""
         return False
 
     def calls(self) -> list[Call]:
