@@ -80,7 +80,7 @@ class _Recorder(TorchDispatchMode):
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        """True, as by default, wraps `__torch_dispatch__` to keep it out of torch.compile, which imports torch._dynamo."""
+        """True, as by default, wraps `__torch_dispatch__` to keep torch.compile out, by importing torch._dynamo."""
         return False
 
     def calls(self) -> list[Call]:
