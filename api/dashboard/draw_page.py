@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 from api.access.auth import owner_filter
 from api.dashboard.dataset_names import DatasetNames
 from api.dashboard.frame import page
-from api.dashboard.job_rows import owned_by
+from api.dashboard.job_rows import recently_succeeded
 from api.http.requests import Query, parse_query
 from api.services import services
 from shared.datasets import dataset_store
@@ -88,8 +88,7 @@ def _readers(session: Session, grey: dict[str, DatasetInfo]) -> list[Reader]:
     dataset = Job.spec["dataset"].as_string()
     wanted = select(Job).where(
         Job.kind == JobSpec.kind,
-        Job.state == JobState.SUCCEEDED,
-        *owned_by(owner_filter()),
+        *recently_succeeded(owner_filter()),
         dataset.in_(grey),
         Job.spec[("architecture", "type")].as_string() != "torchvision",  # POST …/predict does not compute these
     )

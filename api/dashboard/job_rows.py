@@ -8,20 +8,24 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, func, select
+from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import Session
 
 from api.access.auth import owner_filter
 from api.dashboard.dataset_names import dataset_names
 from api.dashboard.sparklines import Sparkline, sparklines_of
+from api.dashboard.words import number
+from api.jobs import job_list
 from api.jobs.job_object import page_to_json
+from api.openapi.schemas import JobFilter
 from api.services import services
 from api.waiting.job_fingerprint import Fingerprint, fingerprints_of
 from shared.db.tables import Job
-from shared.jobs.states import ALLOWED_ACTIONS
+from shared.jobs.states import ALLOWED_ACTIONS, JobState
 from shared.spec.job_spec import JobSpec
 
 WIDTH, HEIGHT = 96, 22  # of a sparkline, in its own units
+RECENT = 1000  # succeeded jobs from which a page offers some to choose from
 
 
 @dataclass(frozen=True)
@@ -76,15 +80,18 @@ def version_of(look: Fingerprint | None) -> str:
     return hashlib.sha256(repr(look).encode()).hexdigest()[:16]
 
 
-def counts(session: Session, wanted: Sequence[ColumnElement[bool]]) -> dict[str, int]:
-    """Number of the wanted jobs in each state; without a condition it is answered from an index alone."""
-    found = session.execute(select(Job.state, func.count()).where(*wanted).group_by(Job.state))
-    return dict(found.tuples().all())
+def counts(session: Session, wanted: JobFilter, visible_to: str | None) -> dict[str, int | str]:
+    """Number of the wanted jobs in each state; a text such as `10 000+` where there are at least as many."""
+    found = job_list.counts(session, wanted, visible_to)
+    return {state: f"{number(some.jobs)}+" if some.at_least else some.jobs for state, some in found.items()}
 
 
-def owned_by(visible_to: str | None) -> list[ColumnElement[bool]]:
-    """Conditions that limit a query to the jobs of one owner; empty for None, which sees all jobs."""
-    return [] if visible_to is None else [Job.owner == visible_to]
+def recently_succeeded(visible_to: str | None) -> list[ColumnElement[bool]]:
+    """Conditions that limit a query to the newest `RECENT` succeeded jobs of one owner, or of all for None. What a page
+    offers to choose from is looked for among these: to compare all jobs would take longer with each one."""
+    owned = [] if visible_to is None else [Job.owner == visible_to]
+    newest = select(Job.id).where(*owned, Job.state == JobState.SUCCEEDED).order_by(Job.id.desc()).limit(RECENT)
+    return [Job.id.in_(select(newest.subquery().c.id))]
 
 
 def _row(job: Job, shown: dict[str, Any], dataset: str, sparkline: Sparkline, look: Fingerprint | None) -> Row:

@@ -11,8 +11,6 @@ from urllib.parse import urlencode
 
 from flask import redirect, request
 from pydantic import Field
-from sqlalchemy import ColumnElement, Select, select
-from sqlalchemy.orm import Session
 from werkzeug.wrappers import Response
 
 from api.access.auth import owner_filter
@@ -20,10 +18,10 @@ from api.dashboard import jobs_stream
 from api.dashboard.frame import page
 from api.dashboard.job_rows import counts, rows_of
 from api.http.requests import LABELS, parse_query
-from api.jobs.job_filter import ListQuery, matching
+from api.jobs import job_list
+from api.jobs.job_filter import ListQuery
 from api.services import services
 from api.waiting import streams
-from shared.db.tables import Job
 from shared.errors import InvalidQuery
 
 SHOWN = 50
@@ -48,7 +46,8 @@ def answer() -> Response:
         view = parse_query(View)
         owner = owner_filter()
         return jobs_stream.answer(
-            lambda session: selection(session, view, owner), lambda session: counted(session, view, owner), view.limit
+            lambda session: job_list.newest(session, view, owner, view.limit),
+            lambda session: counts(session, all_counted(view), owner),
         )
     try:
         response = _page(parse_query(View), [])
@@ -58,22 +57,18 @@ def answer() -> Response:
     return response
 
 
-def selection(session: Session, view: View, owner: str | None) -> Select[tuple[Job]]:
-    return select(Job).where(*matching(session, view, owner)).order_by(Job.id.desc())
-
-
-def counted(session: Session, view: View, owner: str | None) -> list[ColumnElement[bool]]:
-    """Conditions for the jobs of all statuses and on all pages of the view."""
-    return matching(session, view.model_copy(update={"status": (), "after": None}), owner)
+def all_counted(view: View) -> View:
+    """What the numbers of the status filter count: the jobs of all statuses and on all pages of the view."""
+    return view.model_copy(update={"status": (), "after": None})
 
 
 def _page(view: View | None, wrong: list[dict[str, str]]) -> Response:
     """`view`: None where the query is not valid; `wrong` then holds the errors, and the status is 422."""
     with services().database.read() as session:
-        found = session.scalars(selection(session, view, owner_filter()).limit(view.limit + 1)).all() if view else []
-        shown = found[: view.limit] if view else []
-        wanted = counted(session, view or View(), owner_filter())
-        data: dict[str, Any] = {"rows": rows_of(session, shown), "counts": counts(session, wanted)}
+        found = job_list.newest(session, view, owner_filter(), view.limit + 1) if view else []
+        shown = job_list.jobs_of(session, found[: view.limit]) if view else []
+        numbers = counts(session, all_counted(view or View()), owner_filter())
+        data: dict[str, Any] = {"rows": rows_of(session, shown), "counts": numbers}
     given = request.args.to_dict()
     older = _address({**given, "after": shown[-1].id}) if view and len(found) > view.limit else None
     newest = _address({k: v for k, v in given.items() if k != "after"}) if "after" in given else None

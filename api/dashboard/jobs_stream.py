@@ -12,10 +12,10 @@ from typing import Any
 
 import structlog
 from flask import Response, current_app, render_template, stream_with_context
-from sqlalchemy import ColumnElement, Select, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from api.dashboard.job_rows import counts, fingerprints_by_id, rows_of, version_of
+from api.dashboard.job_rows import fingerprints_by_id, rows_of, version_of
 from api.http.render import json_of
 from api.services import services
 from api.waiting import streams
@@ -27,17 +27,17 @@ ROUND_SECONDS = 1.0  # shortest pause between two polls of the database
 LEISURE = 4  # the pause is at least this many times as long as the poll before it
 
 log = structlog.get_logger()
-Selection = Callable[[Session], Select[tuple[Job]]]
-Counted = Callable[[Session], list[ColumnElement[bool]]]
+Selected = Callable[[Session], list[str]]  # ids, newest first
+Counted = Callable[[Session], dict[str, int | str]]  # by state
 
 
-def answer(selection: Selection, counted: Counted, limit: int) -> Response:
-    """The stream of the selected rows, and of the numbers of jobs that meet the conditions `counted`. Raises
+def answer(selected: Selected, counted: Counted) -> Response:
+    """The stream of the rows of the selected jobs, and of the numbers of jobs in each state. Raises
     TooManyStreams (503) where this process already holds as many requests as it may."""
     place = long_polls().place()
     if place is None:
         raise TooManyStreams("no stream is free; the page retries by itself")
-    news = RowStream(selection, counted, limit)
+    news = RowStream(selected, counted)
     response = Response(stream_with_context(news.follow(place)), mimetype=streams.MEDIA_TYPE, headers=streams.HEADERS)
     response.call_on_close(place.leave)
     return response
@@ -46,8 +46,8 @@ def answer(selection: Selection, counted: Counted, limit: int) -> Response:
 class RowStream:
     """The events of one open page: remembers what was sent, and sends only what has changed."""
 
-    def __init__(self, selection: Selection, counted: Counted, limit: int) -> None:
-        self.selection, self.counted, self.limit = selection, counted, limit
+    def __init__(self, selected: Selected, counted: Counted) -> None:
+        self.selected, self.counted = selected, counted
         self.told: dict[str, str] = {}  # id -> version of the row that was sent last
         self.told_view: dict[str, Any] | None = None
 
@@ -68,11 +68,11 @@ class RowStream:
 
     def _look(self) -> str:
         with services().database.read() as session:
-            ids = list(session.scalars(self.selection(session).with_only_columns(Job.id).limit(self.limit)))
+            ids = self.selected(session)
             versions = {job_id: version_of(look) for job_id, look in fingerprints_by_id(session, ids).items()}
             new = [job_id for job_id in versions if self.told.get(job_id) != versions[job_id]]
             rows = rows_of(session, session.scalars(select(Job).where(Job.id.in_(new))).all()) if new else []
-            view = {"ids": ids, "counts": counts(session, self.counted(session))}
+            view = {"ids": ids, "counts": self.counted(session)}
         lines = [
             _event("row", {"id": row.job["id"], "html": render_template("_job_row.html", row=row)}) for row in rows
         ]

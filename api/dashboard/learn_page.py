@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from api.access.auth import owner_filter
 from api.dashboard.dataset_names import dataset_names
-from api.dashboard.job_rows import owned_by
+from api.dashboard.job_rows import recently_succeeded
 from api.services import services
 from api.waiting import transfers
 from shared.artifacts import MODEL
@@ -111,7 +111,7 @@ def _origins(session: Session) -> list[View]:
     wanted = (
         select(Job)
         .join(ArtifactRow, (ArtifactRow.job_id == Job.id) & (ArtifactRow.name == MODEL))
-        .where(Job.kind == JobSpec.kind, Job.state == JobState.SUCCEEDED, *owned_by(owner_filter()))
+        .where(Job.kind == JobSpec.kind, *recently_succeeded(owner_filter()))
         .where(Job.spec["architecture"]["type"].as_string().in_(("linear", "mlp")))
         .order_by(Job.id.desc())
         .limit(ORIGINS)

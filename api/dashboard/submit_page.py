@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from api.access.auth import owner_filter
 from api.dashboard.frame import page
-from api.dashboard.job_rows import owned_by
+from api.dashboard.job_rows import recently_succeeded
 from api.dashboard.spec_form import Choices, groups
 from api.http.requests import Query, from_json, parse_query
 from api.services import services
@@ -22,7 +22,6 @@ from shared.datasets.catalog import DATASETS
 from shared.db.tables import Job
 from shared.errors import FieldError, InvalidQuery, InvalidSpec, NotFound
 from shared.jobs import jobs
-from shared.jobs.states import JobState
 from shared.spec.job_spec import JobSpec
 from shared.spec.presets import PRESETS
 
@@ -135,6 +134,6 @@ def _datasets(session: Session) -> list[tuple[str, str]]:
 
 
 def _finished(session: Session) -> list[tuple[str, str]]:
-    succeeded = (Job.kind == JobSpec.kind, Job.state == JobState.SUCCEEDED, *owned_by(owner_filter()))
+    succeeded = (Job.kind == JobSpec.kind, *recently_succeeded(owner_filter()))
     wanted = select(Job.id, Job.name).where(*succeeded)
     return [(id, name) for id, name in session.execute(wanted.order_by(Job.id.desc()).limit(RECENT))]

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
-from sqlalchemy import ColumnElement, and_, exists, func, or_
-from sqlalchemy.orm import Session
+from sqlalchemy import ColumnElement, and_, exists, or_
+from sqlalchemy.sql.base import ReadOnlyColumnCollection
 
 from api.http.requests import LABELS, CommaList, Query
 from api.openapi import schemas
-from shared.db.tables import Job
+from shared.db.tables import JobLabel
 from shared.jobs.states import JobState
 from shared.spec.job_spec import LabelKey, LabelValue
 
@@ -32,6 +31,7 @@ def _compared_for_equality(key: str) -> str:
     return key
 
 
+Columns = ReadOnlyColumnCollection[str, Any]
 EqualKey = Annotated[LabelKey, AfterValidator(_compared_for_equality)]
 
 
@@ -41,56 +41,52 @@ class ListQuery(schemas.JobFilter, Query):
     limit: Annotated[int, Field(ge=1, le=100)] = 20
 
 
-def matching(session: Session, wanted: schemas.JobFilter, visible_to: str | None) -> list[ColumnElement[bool]]:
-    """Conditions for the jobs that match `wanted`. `visible_to`: only this owner's jobs; None: the jobs of all owners.
-
-    Ids begin with the time of creation, so lists are ordered by primary key, and a cursor stays valid when its job is
-    deleted.
+def conditions(job: Columns, wanted: schemas.JobFilter, visible_to: str | None) -> list[ColumnElement[bool]]:
+    """Conditions for the jobs that match `wanted`. `job`: columns of the table, or of a subquery of it. `visible_to`:
+    only this owner's jobs; None: the jobs of all owners.
     """
-    found = [_has_label(session, key, value) for key, value in wanted.labels.items()]
+    found: list[ColumnElement[bool]] = [
+        exists().where(JobLabel.key == key, JobLabel.value == value, JobLabel.job_id == job.id)
+        for key, value in wanted.labels.items()
+    ]
     if visible_to is not None:
-        found.append(Job.owner == visible_to)
+        found.append(job.owner == visible_to)
     if wanted.owner is not None:
-        found.append(Job.owner == wanted.owner)
+        found.append(job.owner == wanted.owner)
     if wanted.status:
-        found.append(shows_one_of(wanted.status))
+        found.append(or_(*(shows(job, status) for status in wanted.status)))
     if wanted.name is not None:
-        found.append(Job.name.ilike(_like(wanted.name), escape="\\"))
-    if wanted.created_after is not None:
-        found.append(Job.created_at > wanted.created_after)
-    if wanted.created_before is not None:
-        found.append(Job.created_at < wanted.created_before)
-    if wanted.after is not None:
-        found.append(Job.id < wanted.after)
-    return found
+        found.append(job.name.ilike(like(wanted.name), escape="\\"))
+    return [*found, *between(job.created_at, wanted), *after(job.id, wanted)]
 
 
-def shows_one_of(statuses: Iterable[str]) -> ColumnElement[bool]:
-    return or_(*(_shows(status) for status in statuses))
+def between(created_at: Any, wanted: schemas.JobFilter) -> list[ColumnElement[bool]]:
+    """Conditions for the time of creation."""
+    found = [] if wanted.created_after is None else [created_at > wanted.created_after]
+    return found if wanted.created_before is None else [*found, created_at < wanted.created_before]
 
 
-def _shows(status: str) -> ColumnElement[bool]:
+def after(job_id: Any, wanted: schemas.JobFilter) -> list[ColumnElement[bool]]:
+    """Conditions for the pages that follow the one before. Ids begin with the time of creation, so lists are in the
+    order of ids, and a cursor stays valid when its job is deleted."""
+    return [] if wanted.after is None else [job_id < wanted.after]
+
+
+def shows(job: Columns, status: str) -> ColumnElement[bool]:
     """Condition for the rows whose shown status, as of `shown_status`, is this one."""
-    cancel, pause = Job.cancel_requested_at, Job.pause_requested_at
+    cancel, pause = job.cancel_requested_at, job.pause_requested_at
     requested = {
         "cancelling": (cancel.is_not(None),),
         "pausing": (cancel.is_(None), pause.is_not(None)),
         "running": (cancel.is_(None), pause.is_(None)),
     }
     if status in requested:
-        return and_(Job.state == JobState.RUNNING, *requested[status])
-    return Job.state == status
+        return and_(job.state == JobState.RUNNING, *requested[status])
+    return job.state == status
 
 
-def _like(pattern: str) -> str:
+def like(pattern: str) -> str:
+    """SQL's pattern for a name's, in which `*` is any text; the escape character is a backslash."""
     for special in "\\%_":
         pattern = pattern.replace(special, "\\" + special)
     return pattern.replace("*", "%")
-
-
-def _has_label(session: Session, key: str, value: str) -> ColumnElement[bool]:
-    if session.get_bind().dialect.name == "postgresql":
-        return Job.labels[key].as_string() == value
-    # SQLite's JSON paths cannot address keys that JSON escapes, such as é or a quote
-    pair = func.json_each(Job.labels).table_valued("key", "value")
-    return exists().where(pair.c.key == key, pair.c.value == value)

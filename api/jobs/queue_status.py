@@ -14,7 +14,7 @@ from shared.db.tables import Job, Worker, database_now
 from shared.jobs import limits
 from shared.jobs.joblog import now
 from shared.jobs.queue import may_start, running_by_owner, running_of
-from shared.jobs.states import JobState
+from shared.jobs.states import UNFINISHED, JobState
 from shared.workers import job_kinds_of, live_workers
 
 REQUESTED_DEVICES = ("auto", "cpu", "cuda")
@@ -23,7 +23,6 @@ OUTAGES = {
     "disk_full": "the workers' disk is full or cannot be used; it starts once the disk takes files again",
 }
 NO_JOBS = (0, None, 0, None, 0, 0, None)
-IN_QUEUES = (JobState.QUEUED, JobState.RUNNING, JobState.PAUSED)
 
 
 _queued = Job.state == JobState.QUEUED
@@ -208,19 +207,19 @@ def queues(session: Session, live_within_seconds: float, running_limit: int | No
             func.count().filter(not_(known)),
             func.min(Job.kind).filter(not_(known)),
         )
-        .where(Job.state.in_(IN_QUEUES))
+        .where(Job.state.in_(UNFINISHED))
         .group_by(Job.device, Job.state)
     )
     counted = {(device, state): tuple(numbers) for device, state, *numbers in session.execute(query)}
     return [
         _queue(
             device,
-            {state: counted.get((device, state), NO_JOBS) for state in IN_QUEUES},
+            {state: counted.get((device, state), NO_JOBS) for state in UNFINISHED},
             workers,
             running_limit,
         )
         for device in REQUESTED_DEVICES
-        if _granting(device, workers) or any((device, state) in counted for state in IN_QUEUES)
+        if _granting(device, workers) or any((device, state) in counted for state in UNFINISHED)
     ]
 
 

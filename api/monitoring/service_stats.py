@@ -12,9 +12,7 @@ from shared import workers
 from shared.db.tables import Job, Worker
 from shared.jobs import counters
 from shared.jobs.joblog import now
-from shared.jobs.states import TERMINAL, JobState
-
-UNFINISHED = tuple(state for state in JobState if state not in TERMINAL)
+from shared.jobs.states import UNFINISHED, JobState
 
 
 @dataclass(frozen=True)

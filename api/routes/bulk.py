@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 from flask import Blueprint, Response, jsonify
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from api.access.auth import owner_filter
@@ -14,7 +13,7 @@ from api.changes import audit_log
 from api.changes.idempotency import amend, once, settle
 from api.http.errors import members
 from api.http.requests import parse_body
-from api.jobs.job_filter import matching, shows_one_of
+from api.jobs import job_list
 from api.openapi import schemas
 from api.openapi.endpoint import endpoint
 from api.routes.jobs import remove_files
@@ -89,12 +88,11 @@ def _found(session: Session, asked: schemas.BulkRequest) -> tuple[list[str], boo
         for status, actions in ALLOWED_ACTIONS.items()
         if asked.action in actions and status not in ALREADY_DONE.get(asked.action, ())
     ]
-    wanted = (
-        select(Job.id)
-        .where(*matching(session, asked.filter, owner_filter()), shows_one_of(suits))
-        .order_by(Job.id.desc())
-    )
-    found = list(session.scalars(wanted.limit(MOST + 1)))
+    status = [one for one in suits if one in asked.filter.status] if asked.filter.status else suits
+    if not status:
+        return [], False
+    wanted = asked.filter.model_copy(update={"status": tuple(status)})
+    found = job_list.newest(session, wanted, owner_filter(), MOST + 1)
     return found[:MOST], len(found) > MOST
 
 

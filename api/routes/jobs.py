@@ -9,7 +9,6 @@ from urllib.parse import urlencode
 import structlog
 from flask import Blueprint, Response, jsonify, request
 from pydantic import Field
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from api.access.auth import check_priority, owner_filter, principal
@@ -17,10 +16,10 @@ from api.changes import audit_log
 from api.changes.idempotency import once
 from api.changes.transaction import change
 from api.http.requests import Query, parse_json
-from api.jobs import job_answers
+from api.jobs import job_answers, job_list
 from api.jobs.init_from import check_init_from
 from api.jobs.job_answers import JobQuery
-from api.jobs.job_filter import ListQuery, matching
+from api.jobs.job_filter import ListQuery
 from api.jobs.job_object import page_to_json, to_json
 from api.openapi import schemas
 from api.openapi.endpoint import SPEC_BYTES, endpoint
@@ -30,7 +29,6 @@ from api.waiting import transfers
 from shared import workers
 from shared.datasets import dataset_store
 from shared.datasets.catalog import DatasetInfo
-from shared.db.tables import Job
 from shared.errors import StoreUnavailable
 from shared.jobs import jobs, limits, stored_bytes
 from shared.spec.estimate import estimate
@@ -145,9 +143,8 @@ def check_storage(session: Session, owner: str | None) -> None:
 def index(query: ListQuery) -> Response:
     """List jobs, newest first"""
     with services().database.read() as session:
-        wanted = select(Job).where(*matching(session, query, owner_filter())).order_by(Job.id.desc())
-        found = session.scalars(wanted.limit(query.limit + 1)).all()
-        page, has_more = found[: query.limit], len(found) > query.limit
+        found = job_list.newest(session, query, owner_filter(), query.limit + 1)
+        page, has_more = job_list.jobs_of(session, found[: query.limit]), len(found) > query.limit
         data = page_to_json(session, page)
     first, last = (page[0].id, page[-1].id) if page else (None, None)
     response = jsonify({"object": "list", "data": data, "first_id": first, "last_id": last, "has_more": has_more})

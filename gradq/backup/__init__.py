@@ -13,6 +13,7 @@ A file's sha256 is in the row that names it, a table's in the manifest. Nothing 
 from shared.errors import GradqError
 
 NOT_SAVED = {"workers", "leaders"}  # heartbeats and leadership hold for one place and time only
+DERIVED = {"job_names", "name_grams"}  # of jobs: rows without these are no service's
 WITH_FILES = ("checkpoints", "artifacts", "datasets")  # checkpoints first, since running jobs replace theirs
 
 

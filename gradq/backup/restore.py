@@ -13,7 +13,7 @@ from typing import IO
 from sqlalchemy import Connection, delete, func, select
 from sqlalchemy.orm import Session
 
-from gradq.backup import NOT_SAVED, NotEmpty, archive, rows
+from gradq.backup import DERIVED, NOT_SAVED, NotEmpty, archive, rows
 from gradq.backup.contents import Advance
 from gradq.backup.unpacked import Unpacked
 from shared import workers
@@ -74,7 +74,7 @@ def _refuse_unless_empty(session: Session, alive_seconds: float) -> None:
     names = migrate.tables_of(revision) if revision else set()
     if "workers" in names and workers.any_worker_alive(session, alive_seconds):
         raise NotEmpty(f"a worker uses this database; stop the service first, or {ELSEWHERE}")
-    for table in rows.reflected(connection, names - NOT_SAVED):
+    for table in rows.reflected(connection, names - NOT_SAVED - DERIVED):
         if connection.execute(select(table).limit(1)).first():
             raise NotEmpty(f"the database is not empty: there are rows in {table.name}; {ELSEWHERE}")
 

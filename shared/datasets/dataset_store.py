@@ -24,7 +24,7 @@ from shared.db.tables import DatasetRow, Job
 from shared.errors import DatasetInUse, FieldError, InvalidSpec, NotFound
 from shared.jobs import counters, stored_bytes
 from shared.jobs.joblog import now
-from shared.jobs.states import TERMINAL
+from shared.jobs.states import UNFINISHED
 
 UPLOADED = "ds_"
 ANONYMOUS = ""  # owner of datasets that were uploaded without a token
@@ -154,7 +154,7 @@ def _refuse_in_use(session: Session, dataset_id: str, visible_to: str | None, la
 
     Jobs of other owners (an admin's, for example) count only if this is the last reference, and are not named.
     """
-    wanted = select(Job.id, Job.owner).where(Job.state.not_in(TERMINAL), Job.spec["dataset"].as_string() == dataset_id)
+    wanted = select(Job.id, Job.owner).where(Job.state.in_(UNFINISHED), Job.spec["dataset"].as_string() == dataset_id)
     users = session.execute(wanted.order_by(Job.id)).all()
     named = [job_id for job_id, owner in users if visible_to is None or owner == visible_to]
     others = len(users) - len(named) if last else 0

@@ -111,7 +111,45 @@ class Job(Base):
         Index("ix_jobs_queue", "state", "priority", "created_at", "owner", "id"),
         Index("ix_jobs_created", "created_at", "id"),
         Index("ix_jobs_owner", "owner", "id"),
+        # of lists, newest first: each equality that a filter may ask for, then the id
+        Index("ix_jobs_state", "state", "id"),
+        Index("ix_jobs_owner_state", "owner", "state", "id"),
+        Index("ix_jobs_name", "name", "id"),
     )
+
+
+class JobLabel(Base):
+    """One label of a job, as its row has it in JSON: a list by label reads a range of the primary key, newest first.
+    shared/jobs/search_rows.py writes this table and the two below."""
+
+    __tablename__ = "job_labels"
+
+    key: Mapped[str] = mapped_column(String(64), primary_key=True)
+    value: Mapped[str] = mapped_column(String(512), primary_key=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+
+    __table_args__ = (Index("ix_job_labels_job", "job_id"),)
+
+
+class JobName(Base):
+    """One name that some job has, or a few of them."""
+
+    __tablename__ = "job_names"
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    name: Mapped[str] = mapped_column(String(128), unique=True)
+
+
+class NameGram(Base):
+    """Three characters in lower case that follow each other in a name; at its end, the last two and the last one."""
+
+    __tablename__ = "name_grams"
+
+    # compared by its bytes, so that the grams that begin with a text are one range of the primary key
+    gram: Mapped[str] = mapped_column(String(3).with_variant(String(3, collation="C"), "postgresql"), primary_key=True)
+    name_id: Mapped[int] = mapped_column(ForeignKey("job_names.id", ondelete="CASCADE"), primary_key=True)
+
+    __table_args__ = (Index("ix_name_grams_name", "name_id"),)
 
 
 class Attempt(Base):
@@ -311,6 +349,7 @@ class AuditRow(Base):
         Index("ix_audit_at", "at"),
         Index("ix_audit_object", "object_id", "id"),
         Index("ix_audit_owner", "owner", "id"),
+        Index("ix_audit_action", "action", "id"),
     )
 
 

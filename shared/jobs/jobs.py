@@ -15,10 +15,10 @@ from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
 from shared import file_removals
-from shared.db.tables import ArtifactRow, Attempt, CheckpointRow, CurveBlock, EventRow, Job
+from shared.db.tables import ArtifactRow, Attempt, CheckpointRow, CurveBlock, EventRow, Job, JobLabel
 from shared.errors import NotFound, WrongState
 from shared.events import UNDRAWN
-from shared.jobs import counters, stored_bytes
+from shared.jobs import counters, search_rows, stored_bytes
 from shared.jobs.joblog import Line, add_line, insert_lines, now, status_line
 from shared.jobs.states import ALLOWED_ACTIONS, TERMINAL, JobState, shown_status
 from shared.spec.job_spec import JobSpec, Work
@@ -55,6 +55,7 @@ def create(session: Session, spec: Work, reproduces: str | None = None, owner: s
     )
     session.add(job)
     session.flush()
+    search_rows.add(session, job.id, job.name, job.labels)
     insert_lines(session, job.id, 0, 1, [status_line(JobState.QUEUED, "job queued")])
     if sum(len(name) + len(value) for name, value in spec.labels.items()) > LARGE_LABELS:
         stored_bytes.count_log(session, job.id)
@@ -189,6 +190,10 @@ def edit(session: Session, job: Job, wanted: dict[str, Any]) -> None:
         setattr(job, name, new)
     job.spec = {**job.spec, **{name: new for name, (_, new) in changed.items()}}
     session.flush()
+    if "name" in changed:
+        search_rows.rename(session, *changed["name"])
+    if "labels" in changed:
+        search_rows.relabel(session, job.id, job.labels)
     add_line(session, job.id, _line_about(changed))
     stored_bytes.count_row_again(session, job.id, before)
     stored_bytes.count_log(session, job.id)
@@ -236,9 +241,11 @@ def remove(session: Session, job_id: str) -> None:
     for table in (ArtifactRow, CheckpointRow):
         stored_bytes.add_of_job(session, job_id, table.__tablename__, -bytes_of(session, table, job_id))
     stored_bytes.remove_log(session, job_id)
-    for child in (EventRow, CurveBlock, ArtifactRow, CheckpointRow, Attempt):
+    for child in (EventRow, CurveBlock, ArtifactRow, CheckpointRow, Attempt, JobLabel):
         session.execute(delete(child).where(child.job_id == job_id))
     session.delete(job)
+    session.flush()
+    search_rows.forget(session, job.name)
     file_removals.add(session, job_id)
 
 

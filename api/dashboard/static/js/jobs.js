@@ -72,8 +72,10 @@ function replace(old, row) {
 function keep(ids, counts) {
   const shown = new Set(ids);
   for (const row of rows()) if (!shown.has(row.id)) row.remove();
-  for (const label of document.querySelectorAll("[data-count]"))
-    label.textContent = number(counts[label.dataset.count] ?? 0);
+  for (const label of document.querySelectorAll("[data-count]")) {
+    const many = counts[label.dataset.count] ?? 0;
+    label.textContent = typeof many === "string" ? many : number(many); // a text is "10 000+"
+  }
   document.querySelector(".jobs").hidden = ids.length === 0;
   $("none").hidden = ids.length > 0;
   count();
@@ -84,7 +86,7 @@ async function readAnew() {
   const page = await read(location.href);
   const fresh = [...page.querySelectorAll("#rows > tr")];
   const counts = Object.fromEntries(
-    [...page.querySelectorAll("[data-count]")].map((label) => [label.dataset.count, countOf(label)]),
+    [...page.querySelectorAll("[data-count]")].map((label) => [label.dataset.count, label.textContent]),
   );
   return [
     ...fresh.map((row) => ({ type: "row", id: null, data: { id: row.id, html: row.outerHTML } })),
@@ -214,28 +216,28 @@ function focusAgain(id) {
 async function really(action, chosen) {
   if (action === "retry" && chosen.length === 1 && !everything) return true;
   const { action: word, text } = QUESTIONS[action];
-  const count = everything ? matching(action) : chosen.length;
-  const jobs = count === 1 ? "1 job" : `${number(count)} jobs`;
-  const all = count === 1 ? "the only job that matches" : `all ${jobs} that match`;
+  const counted = everything ? matching(action) : [];
+  const count = everything ? counted.reduce((sum, label) => sum + countOf(label), 0) : chosen.length;
+  const atLeast = counted.some((label) => label.textContent.endsWith("+")) ? "at least " : "";
+  const jobs = count === 1 && !atLeast ? "1 job" : `${atLeast}${number(count)} jobs`;
+  const all = count === 1 && !atLeast ? "the only job that matches" : `all ${jobs} that match`;
   const what = everything ? all : count === 1 ? chosen[0].dataset.name : jobs;
   const row = rows().find((one) => one.contains(document.activeElement));
   const yes = await confirm({
     title: `${word} ${what}?`,
     text,
-    action: `${word} ${count === 1 ? "the job" : jobs}`,
+    action: `${word} ${count === 1 && !atLeast ? "the job" : jobs}`,
     danger: action !== "retry",
   });
   if (row) focusAgain(row.id);
   return yes;
 }
 
-/** The number of jobs on all pages of the list that an action applies to. */
+/** The labels whose numbers are those of the jobs on all pages of the list that an action applies to. */
 function matching(action) {
   const labels = [...document.querySelectorAll("[data-count]")];
   const chosen = labels.filter((label) => label.closest("[aria-current]"));
-  return (chosen.length ? chosen : labels)
-    .filter((label) => STATES_OF[action].includes(label.dataset.count))
-    .reduce((sum, label) => sum + countOf(label), 0);
+  return (chosen.length ? chosen : labels).filter((label) => STATES_OF[action].includes(label.dataset.count));
 }
 
 const countOf = (label) => Number(label.textContent.replace(/\D/g, ""));

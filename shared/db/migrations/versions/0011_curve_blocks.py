@@ -2,7 +2,7 @@
 
 The blocks of curves that exist are made here, as shared/jobs/curve_blocks.py made them at this revision.
 
-Revision: 0011
+Revision: 0011, after 0010
 """
 
 import json
@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "0011"
-down_revision = "0009"
+down_revision = "0010"
 branch_labels = None
 depends_on = None
 
