@@ -24,7 +24,7 @@ from shared.datasets.catalog import DATASETS
 from shared.disks import disk_is_full
 from shared.events import Event, Log
 from shared.spec.job_spec import JobSpec
-from worker.trainer.data.batches import ResidentBatches
+from worker.trainer.data.batches import PixelBatches, ResidentBatches
 from worker.trainer.data.datasets import Data, prepare
 from worker.trainer.data.normalization import Normalization, to_pixels
 from worker.trainer.exports import model_files, onnx_export, parity
@@ -92,9 +92,10 @@ def trained(model: nn.Module, images: Tensor, labels: Tensor, steps: int, lr: fl
 
 
 def training_tensors(data: Data) -> tuple[Tensor, Tensor]:
-    assert isinstance(data.train, ResidentBatches)
+    assert isinstance(data.train, ResidentBatches | PixelBatches)
     order = data.train.order.order(1)
-    return data.train.images[order], data.train.labels[order]
+    images, labels = data.train.images[order], data.train.labels[order]
+    return images if isinstance(data.train, ResidentBatches) else data.normalization.apply(images), labels
 
 
 @pytest.fixture
