@@ -74,8 +74,8 @@ def _add_name(session: Session, name: str) -> None:
     while session.scalar(_known, {"name": name}) is None:  # again if another transaction deletes it in between
         number = session.scalar(new, {"name": name})
         if number is not None:
-            rows = [{"gram": gram, "name_id": number} for gram in sorted(grams(name))]
-            session.execute(insert(NameGram), rows)
+            if rows := [{"gram": gram, "name_id": number} for gram in sorted(grams(name))]:
+                session.execute(insert(NameGram), rows)
             return
 
 

@@ -1050,6 +1050,7 @@ def test_a_job_that_its_worker_cannot_start_is_handed_back_and_costs_no_attempt(
 
     if where != "launcher":
         monkeypatch.setattr(where, fails)
+    monkeypatch.setattr("worker.start_failures.time", SimpleNamespace(monotonic=lambda: 1000.0))  # the pause has no end
     job = supervise(JobSpec.parse({"max_attempts": 1}), NoTrainers(error))
     assert (job.state, job.failures, outcomes(database, job)) == ("queued", 0, ["drained"])
     assert last_line(database, job).startswith("handed back: the worker could not start it: ")

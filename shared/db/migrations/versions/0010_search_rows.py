@@ -87,8 +87,8 @@ def _copy_names(table: sa.Table, grams: sa.Table) -> None:
     for first in range(0, len(known), BATCH):
         numbered = list(enumerate(known[first : first + BATCH], first + 1))
         connection.execute(sa.insert(table), [{"id": number, "name": name} for number, name in numbered])
-        rows = [{"gram": gram, "name_id": number} for number, name in numbered for gram in _grams(name)]
-        connection.execute(sa.insert(grams), rows)
+        if rows := [{"gram": gram, "name_id": number} for number, name in numbered for gram in _grams(name)]:
+            connection.execute(sa.insert(grams), rows)
     if known and connection.dialect.name == "postgresql":
         op.execute("SELECT setval(pg_get_serial_sequence('job_names', 'id'), max(id)) FROM job_names")
 
