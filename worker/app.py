@@ -20,7 +20,6 @@ from shared.broker import QUEUE
 from shared.config import Settings
 from shared.errors import GradqError
 from worker import startup, transport
-from worker.consumer import Consumer
 from worker.launcher import Launcher
 
 if TYPE_CHECKING:
@@ -36,7 +35,7 @@ log = structlog.get_logger()
 
 def create_app(settings: Settings) -> Celery:
     """The Celery app. Early acknowledgement: a message is a doorbell only, jobs are in the database. One thread for
-    tasks, which start the threads that run jobs; worker/consumer.py leaves messages to idle workers."""
+    tasks, which start the threads that run jobs; worker/transport.py leaves messages to idle workers."""
     transport.register()
     app = Celery("gradq", broker=settings.broker_url, include=["worker.tasks"])
     app.conf.update(
@@ -132,7 +131,7 @@ def _begin(conf: Any, **_: Any) -> None:
         from worker.runtime import Runtime
 
         _runtimes.append(Runtime(settings, launcher))
-        Consumer.takes_messages = staticmethod(runtime().takes_jobs)
+        transport.Channel.takes_messages = staticmethod(runtime().takes_jobs)
         runtime().pool.on_free.append(_wake_up)
 
 

@@ -1,9 +1,5 @@
 """Celery's consumer, for a broker that may fail in any way: it connects again, and the worker continues without it.
 
-It receives a message only while this worker has a free slot for a job, and leaves it to others otherwise. Celery's own
-setting for this, `worker_disable_prefetch`, counts tasks; and it sees that one has ended when its event loop wakes up
-next, up to a second later.
-
 It accepts doorbell messages only. Messages of an unexpected shape would occupy a slot for good, or be counted as being
 processed, until no more are delivered. Only a client with the broker's password could send such a message.
 """
@@ -28,7 +24,6 @@ class Consumer(CeleryConsumer):
     """Restarts itself after every error, with pauses from 0.25 to 5 s."""
 
     pause_seconds = FIRST_PAUSE_SECONDS
-    takes_messages: Callable[[], bool] = staticmethod(lambda: True)  # called in the thread of the event loop
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -59,13 +54,6 @@ class Consumer(CeleryConsumer):
         while (left := until - time.monotonic()) > 0:
             maybe_shutdown()
             time.sleep(min(left, SIGNAL_SECONDS))
-
-    def register_with_event_loop(self, hub: Any) -> None:
-        """Called once per connection, when the channel for messages is there."""
-        super().register_with_event_loop(hub)
-        qos = self.task_consumer.channel.qos
-        has_room = qos.can_consume
-        qos.can_consume = lambda: self.takes_messages() and has_room()
 
     def create_task_handler(self, *arguments: Any, **options: Any) -> Callable[[Any], Any]:
         handle = super().create_task_handler(*arguments, **options)

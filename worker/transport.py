@@ -7,6 +7,7 @@ is not a message. Here each error of Redis is one of the connection, and an elem
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from queue import Empty
 from typing import Any
 
@@ -40,10 +41,22 @@ class Client(Redis):
 
 
 class Channel(kombu_redis.Channel):
-    """Takes elements out of the list, one per request."""
+    """Takes elements out of the list, one per request, and asks for none while `takes_messages` returns False: they are
+    left to other workers.
+
+    A request that is out already may get one nevertheless, and the task sends it again. Celery's own setting for this,
+    `worker_disable_prefetch`, would not read it until a task has ended; it also sees that one has ended when its event
+    loop wakes up next, up to a second later.
+    """
+
+    takes_messages: Callable[[], bool] = staticmethod(lambda: True)  # called in the thread of the event loop
 
     def _get_client(self) -> type[Redis]:
         return Client
+
+    def _brpop_start(self, *arguments: Any, **options: Any) -> None:
+        if self.takes_messages():
+            super()._brpop_start(*arguments, **options)
 
     def _brpop_read(self, **options: Any) -> Any:
         """Deliver the next message. Raises Empty if none came, and errors of Redis and of the connection."""

@@ -1,7 +1,8 @@
 """Copies files from the store into a backup, while the service adds and deletes files.
 
 A row whose file is gone is left out, and reported. A running job replaces its checkpoints; where those of the snapshot
-are gone, its newest one is saved instead: a checkpoint has the whole run so far and fits every older log.
+are gone, its newest one is saved instead: a checkpoint has the whole run so far and fits every older log. Pictures that
+have been drawn meanwhile are saved in place of what they were drawn from.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from gradq.backup.rows import File, Row, files_of
 from gradq.backup.snapshot import Snapshot
 from shared.artifacts import ArtifactStore
 from shared.db.database import Database
+from shared.events import UNDRAWN
 
 TRIES = 5  # to copy the newest checkpoint of a running job
 
@@ -48,10 +50,20 @@ class Copies:
                 yield from self._checkpoints(job_id, list(of_job))
             return
         for row in self.snapshot.rows(table):
-            if wrong := self._copy(files_of(table, row)):
-                self._leave_out(table, row, wrong)
-            else:
+            if (wrong := self._copy(files_of(table, row))) is None:
                 yield row
+            elif row.get("name") == UNDRAWN and (drawn := self._drawn_since(row)):
+                yield from drawn
+            else:
+                self._leave_out(table, row, wrong)
+
+    def _drawn_since(self, undrawn: Row) -> list[Row]:
+        """The rows of the pictures that took the place of `undrawn` since the snapshot, whose files were copied."""
+        table = self.snapshot.tables["artifacts"]
+        query = select(table).where(table.c.job_id == undrawn["job_id"], table.c.kind == "plot").order_by(table.c.name)
+        with self.database.read() as session:
+            found = list(rows.read(session.connection(), query))
+        return [row for row in found if self._copy(files_of("artifacts", row)) is None]
 
     def _checkpoints(self, job_id: str, of_job: list[Row]) -> list[Row]:
         """The rows of one job whose files were copied, else its newest checkpoint now."""

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
+from zipfile import ZIP_STORED, BadZipFile, ZipFile
 
 import numpy as np
 
@@ -76,9 +76,11 @@ class Drawing:
     @classmethod
     def load(cls, path: Path) -> Drawing:
         """Raises ValueError if this version of `save` has not written the file, and OSError if it cannot be read."""
-        if path.stat().st_size > LARGEST_BYTES:
-            raise ValueError(f"{path.name} has more than {LARGEST_BYTES} bytes")
         try:
+            with ZipFile(path) as members:  # `save` compresses none: what is not as large as it says may be a bomb
+                size = sum(member.file_size for member in members.infolist())
+                if size > LARGEST_BYTES or any(member.compress_type != ZIP_STORED for member in members.infolist()):
+                    raise ValueError(f"{path.name} is compressed, or has more than {LARGEST_BYTES} bytes")
             with np.load(path, allow_pickle=False) as arrays:
                 facts = json.loads(arrays["facts"].tobytes())
                 if facts["version"] != VERSION:

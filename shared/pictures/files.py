@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import threading
 from collections.abc import Iterator
@@ -19,14 +20,25 @@ _one_at_a_time = threading.Lock()  # fonts and figures are reused, and not threa
 
 
 def draw(source: Path, folder: Path) -> list[Path]:
-    """Draw all pictures of the `Drawing` in `source` into the folder. Raises ValueError if it is none, and OSError."""
+    """Draw the pictures of the `Drawing` in `source` into the folder. Raises OSError; ValueError if that cannot be."""
     drawing = Drawing.load(source)
     paths = []
-    with _one_at_a_time:
+    with _one_at_a_time, _errors_of_libraries():
         for name, content in _pictures(drawing):
             paths.append(folder / name)
             paths[-1].write_bytes(content)
     return paths
+
+
+@contextlib.contextmanager
+def _errors_of_libraries() -> Iterator[None]:
+    """Raises ValueError for what numpy, Pillow or matplotlib raise, as for a drawing with a label that has no class."""
+    try:
+        yield
+    except (OSError, MemoryError, ValueError):
+        raise
+    except Exception as error:
+        raise ValueError(f"{type(error).__name__}: {error}") from error
 
 
 def _pictures(drawing: Drawing) -> Iterator[tuple[str, bytes]]:

@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 from shared.artifacts import ArtifactStore, StoredFile, artifact_key, attempt_of, sha256_of
 from shared.db.database import Database
 from shared.db.tables import ArtifactRow
-from shared.errors import StoreUnavailable
+from shared.errors import NotFound, StoreUnavailable
 from shared.events import UNDRAWN
 from shared.jobs import joblog, jobs, stored_bytes
 
@@ -89,6 +89,10 @@ def _put(store: ArtifactStore, row: ArtifactRow, path: Path) -> StoredFile:
 
 
 def _replace(session: Session, row: ArtifactRow, files: Sequence[StoredFile]) -> bool:
+    try:
+        jobs.lock_job(session, row.job_id)  # before its artifacts, as a deletion does
+    except NotFound:
+        return False
     gone = delete(ArtifactRow).where(
         ArtifactRow.job_id == row.job_id, ArtifactRow.name == UNDRAWN, ArtifactRow.key == row.key
     )

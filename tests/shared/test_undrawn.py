@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from queue import SimpleQueue
 
 import pytest
 from sqlalchemy.orm import Session
-from support.drawings import PICTURES, finished, undrawn_row
+from support.drawings import DRAWING, PICTURES, finished, undrawn_row
 from support.store import read, write
+from support.waiting import wait_for
 
 from shared.artifacts import ArtifactStore, artifact_key
 from shared.db.database import Database
@@ -96,6 +98,32 @@ def test_a_job_that_is_deleted_meanwhile_stays_deleted(
     assert (names(database, job_id), store.keys_of(job_id)) == ([], [])
 
 
+def test_a_deletion_and_the_rows_of_pictures_lock_in_one_order(
+    database: Database, store: ArtifactStore, tmp_path: Path
+) -> None:
+    """The job's row first: in another order PostgreSQL would end one of them as a deadlock."""
+    job_id = finished(database, store, tmp_path).job_id
+    row, locked = undrawn_row(database, job_id), threading.Event()
+    drawn: list[bool] = []
+
+    def draw(source: Path, folder: Path) -> Sequence[Path]:
+        assert locked.wait(20)
+        return files.draw(source, folder)
+
+    def run() -> None:
+        drawn.append(undrawn.draw_and_store(database, store, row, draw))
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    with database.write() as session:
+        jobs.lock_job(session, job_id)
+        locked.set()
+        wait_for(lambda: len(store.keys_of(job_id)) == 2 + len(PICTURES), 20, "the pictures in the store")
+        jobs.remove(session, job_id)
+    thread.join(60)
+    assert drawn == [False]
+
+
 def test_pictures_without_rows_are_no_orphans_while_they_are_being_drawn(
     database: Database, store: ArtifactStore, tmp_path: Path
 ) -> None:
@@ -119,11 +147,13 @@ def test_pictures_without_rows_are_no_orphans_while_they_are_being_drawn(
     assert not store.has(artifact_key(lease.job_id, lease.attempt, "stray")), "a file without a row is one afterwards"
 
 
-@pytest.mark.parametrize("damage", ["missing", "another content", "no drawing"])
+@pytest.mark.parametrize("damage", ["missing", "another content", "a label without a class"])
 def test_a_drawing_that_cannot_be_used_is_said_to_be_none(
     database: Database, store: ArtifactStore, tmp_path: Path, damage: str
 ) -> None:
-    job_id = finished(database, store, tmp_path).job_id
+    wrong = replace(DRAWING, predictions=replace(DRAWING.predictions, true=[0, 7]))  # of two classes
+    drawing = wrong if damage == "a label without a class" else DRAWING
+    job_id = finished(database, store, tmp_path, drawing).job_id
     row = undrawn_row(database, job_id)
     path = store.local_path(row.key)
     assert path is not None
@@ -131,9 +161,8 @@ def test_a_drawing_that_cannot_be_used_is_said_to_be_none(
         path.unlink()
     elif damage == "another content":
         path.write_bytes(b"another")
-    draw = (lambda *_: files.draw(tmp_path / "spec.json", tmp_path)) if damage == "no drawing" else files.draw
     with pytest.raises(undrawn.NoDrawing):
-        undrawn.draw_and_store(database, store, row, draw)
+        undrawn.draw_and_store(database, store, row, files.draw)
     assert names(database, job_id) == ["spec.json"]
 
 

@@ -226,12 +226,13 @@ def maxpool2d_backward(layer: nn.MaxPool2d, dout: Tensor, cache: tuple[Tensor, T
     winners, x = cache
     dx = torch.zeros_like(x)  # with the strides of x: what comes before would otherwise mix two layouts
     # windows do not overlap: no index occurs twice
-    _by_pixel(dx).scatter_(1, _by_pixel(winners), _by_pixel(dout))
+    pixels = dx.permute(0, 2, 3, 1).view(len(dx), -1, dx.shape[1])  # (N,HW,C); raises where it would be a copy
+    pixels.scatter_(1, _by_pixel(winners), _by_pixel(dout))
     return dx
 
 
 def _by_pixel(images: Tensor) -> Tensor:
-    """(N,C,H,W) -> (N,HW,C); a view of images that are stored pixel by pixel (channels_last)"""
+    """(N,C,H,W) -> (N,HW,C)"""
     return images.permute(0, 2, 3, 1).flatten(1, 2)
 
 

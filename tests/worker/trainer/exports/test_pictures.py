@@ -240,6 +240,12 @@ def test_a_file_that_is_no_drawing_is_refused(tmp_path, content):
         files.draw(tmp_path / "undrawn.npz", tmp_path)
 
 
+def test_a_drawing_that_unpacks_to_more_than_it_says_is_refused(tmp_path):
+    np.savez_compressed(tmp_path / "undrawn.npz", predictions=np.zeros((1000, 88, 88, 1), np.uint8))
+    with pytest.raises(ValueError, match="is compressed"):
+        Drawing.load(tmp_path / "undrawn.npz")
+
+
 def test_a_drawing_of_another_version_is_refused(tmp_path, monkeypatch):
     data, true = toy(3, (1, 8, 8), DIGITS), torch.arange(3)
     drawing(data, true, true).save(tmp_path / "undrawn.npz")
