@@ -50,7 +50,7 @@ CALLS = {
     "name of no job": "/v1/jobs?name=*x*",
     "name of few jobs": "/v1/jobs?name=*3a7f*",
     "owner": "/v1/jobs?owner=ada",
-    "owner of no job": "/v1/jobs?owner=nobody",
+    "owner of no job": "/v1/jobs?owner=without-jobs",
     "owner and status": "/v1/jobs?owner=ada&status=failed",
     "label and status": "/v1/jobs?label.team=b&status=failed",
     "label and rare status": "/v1/jobs?label.team=b&status=paused",

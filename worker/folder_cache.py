@@ -5,7 +5,7 @@ a manifest with the sha256 of each file. Before each use sizes and times are com
 where those differ, and once after each boot of the host: nothing is flushed to the disk, so a host that loses power may
 leave a file of the right size with other content. A folder that is not whole is removed, and made anew.
 
-Who uses a folder has a lock on it, which ends with the process. Folders that nobody uses are removed when another
+A process that uses a folder has a lock on it, which ends with the process. Unused folders are removed when another
 version of the same name is made, or, the least recently used first, when there is no room.
 """
 
@@ -107,7 +107,7 @@ class FolderCache:
         return [path.name for path in self.root.glob(pattern) if not path.name.startswith(".") and path.is_dir()]
 
     def remove(self, name: str) -> None:
-        """Remove a folder that nobody uses."""
+        """Remove a folder unless it is in use."""
         with contextlib.suppress(OSError), self._mutex():
             self._remove_unused(self.root / name)
 
@@ -176,7 +176,7 @@ class FolderCache:
             raise OSError(ENOSPC, f"no room for {size_bytes} bytes in the cache", str(self.root))
 
     def _remove_unused(self, path: Path) -> bool:
-        """Whether the folder is gone: not if somebody uses it, or that cannot be known."""
+        """Whether the folder is gone: not if it is in use, or that cannot be known."""
         with contextlib.suppress(OSError):
             lock = _open(path / LOCK)
             try:

@@ -36,7 +36,7 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True)
 class Trainer:
-    """A running trainer: its process, the supervisor's end of its pipe, and a handle that detects a reused pid."""
+    """A process that the trainer server has forked, this end of its pipe, and a handle that detects a reused pid."""
 
     process: BaseProcess
     pipe: Connection
@@ -100,33 +100,33 @@ class Launcher:
         Raises EOFError, OSError or RuntimeError when no trainer server can be started, and psutil.NoSuchProcess for a
         trainer that is gone at once.
         """
-        process, pipe = self._start("run", plan)
+        return self._started("run", plan)
+
+    def draw(self, source: Path, folder: Path) -> list[Path]:
+        """Draw the pictures of the drawing in `source` into the folder, in a process of their own; this one has neither
+        numpy nor matplotlib. Returns their paths.
+
+        Raises what `start` does, and ValueError if the process fails, dies, or takes more than DRAW_SECONDS.
+        """
+        drawing = self._started("draw", source, folder)
+        try:
+            error = drawing.pipe.recv() if drawing.pipe.poll(DRAW_SECONDS) else f"not drawn after {DRAW_SECONDS:.0f} s"
+        except EOFError:
+            error = "the process that draws has died"
+        finally:
+            drawing.end()
+        if error is not None:
+            raise ValueError(error)
+        return sorted(folder.iterdir())
+
+    def _started(self, entry: str, *given: Any) -> Trainer:
+        process, pipe = self._start(entry, *given)
         assert process.pid is not None
         try:
             return Trainer(process, pipe, psutil.Process(process.pid))
         except psutil.Error:
             pipe.close()
             raise
-
-    def draw(self, source: Path, folder: Path) -> list[Path]:
-        """Draw the pictures of the drawing in `source` into the folder, in a process of their own; this one has neither
-        numpy nor matplotlib. Returns their paths.
-
-        Raises EOFError, OSError or RuntimeError if no process can be started, and ValueError if it fails or takes more
-        than DRAW_SECONDS.
-        """
-        process, pipe = self._start("draw", source, folder)
-        try:
-            error = pipe.recv() if pipe.poll(DRAW_SECONDS) else f"not drawn after {DRAW_SECONDS:.0f} s"
-        except EOFError:
-            error = "the process that draws has died"
-        finally:
-            process.kill()
-            process.join(REAP_SECONDS)
-            pipe.close()
-        if error is not None:
-            raise ValueError(error)
-        return sorted(folder.iterdir())
 
     def _start(self, entry: str, *given: Any) -> tuple[BaseProcess, Connection]:
         """Fork a process that calls `entry` of worker/trainer/process.py with its end of a pipe and what is given."""

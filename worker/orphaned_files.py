@@ -18,7 +18,7 @@ log = structlog.get_logger()
 
 def remove_orphaned_files(store: ArtifactStore, database: Database, job_id: str, attempt: int) -> None:
     """Delete the orphans of attempts up to `attempt`; nothing while the row says that this attempt is running, or the
-    job's pictures are not drawn yet: whoever draws them stores them before it writes their rows.
+    job's pictures are not drawn yet: they are stored before their rows are written.
 
     Errors of the database or the store are logged and not raised: the leader's sweep of the store cleans up again.
     """

@@ -1,6 +1,6 @@
 """Draws the pictures of finished jobs, while this worker and its queue have nothing else to do.
 
-Whoever asks for pictures before that has the API draw them (api/jobs/files.py).
+The API draws those that a client asks for before that (api/jobs/files.py).
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 
+import psutil
 import structlog
 
 from shared.errors import DatabaseAway, StoreUnavailable
@@ -53,7 +54,7 @@ class PictureDrawing(MaintenanceThread):
 
     def failed(self, error: Exception) -> float:
         """The next round may succeed."""
-        if isinstance(error, StoreUnavailable | DatabaseAway | OSError | EOFError | RuntimeError):
+        if isinstance(error, StoreUnavailable | DatabaseAway | OSError | EOFError | RuntimeError | psutil.Error):
             log.warning("pictures are drawn later", error=f"{type(error).__name__}: {error}")
         else:
             log.error("drawing of pictures failed", exc_info=error)

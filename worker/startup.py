@@ -1,4 +1,4 @@
-"""What a worker and the `gradq up` that started it tell each other, over a socket that the worker inherits.
+"""The messages between a worker and the `gradq up` that started it, over a socket that the worker inherits.
 
 `gradq up` ends its direction of the socket when the worker may do more than start the trainer server; the worker sends
 its pid once it is registered in the database and a SIGTERM drains it.

@@ -213,8 +213,9 @@ class Supervisor:
             while not is_done(inputs, TICK_SECONDS):
                 if reason := self._stop_reason(deadline):
                     raise LeaseLost(self.job.id) if reason is StopReason.LOST else Interrupted(reason)
-            self.dataset = inputs.result().dataset
-            return inputs.result()
+            found = inputs.result()
+            self.dataset = found.dataset
+            return found
         except Exception as error:
             if is_exhausted(error):
                 raise NotStarted(f"{type(error).__name__}: {error}") from error

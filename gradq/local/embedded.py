@@ -6,7 +6,7 @@ migrates the database before it serves. The worker stops first, too, so that it 
 again; then API and broker stop. Parts that die are restarted with exponential backoff.
 
 This process lives as long as the service, so it imports none of the libraries that the parts need: no SQLAlchemy, no
-Redis, no HTTP client. The parts tell it over pipes and sockets what it waits for.
+Redis, no HTTP client. The parts report over pipes and sockets what it waits for.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ class EmbeddedService:
             if self._until(answers):
                 self._require_broker()
                 self.say("the API answers; waiting for the worker")
-            ours.shutdown(socket.SHUT_WR)  # the worker goes on
+            ours.shutdown(socket.SHUT_WR)  # the worker continues
             registered = Lines(lambda: ours.recv(1 << 10, socket.MSG_DONTWAIT))
             self._until(lambda: str(worker.pid) in registered.read() and answers())
             ours.close()

@@ -1,8 +1,8 @@
 """Jobs whose pictures have not been drawn yet, and how pictures take their place among a job's files.
 
-Such a job has an artifact `undrawn.npz`, which no list shows. Whoever draws its pictures stores them, and then replaces
-the row of that file by theirs in one transaction; of several at once, the first. A picture's key has its hash, since
-two versions of a library may draw it in two ways.
+Such a job has an artifact `undrawn.npz`, which no list shows. The process that draws its pictures stores them, and then
+replaces the row of that file by theirs in one transaction; of several at once, the first. A picture's key has its hash,
+since two versions of a library may draw it in two ways.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import structlog
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
@@ -24,11 +25,12 @@ from shared.jobs import joblog, jobs, stored_bytes
 
 NEWEST = 20  # jobs, of which one is chosen
 
+log = structlog.get_logger()
 Draw = Callable[[Path, Path], Sequence[Path]]  # what `files.draw` does, perhaps in another process
 
 
 class NoDrawing(Exception):
-    """The pictures cannot be drawn: the file in the store is missing, or not what was stored, or of another version."""
+    """The pictures cannot be drawn: the drawing is of another version, or a library fails."""
 
 
 def of_job(session: Session, job_id: str) -> ArtifactRow | None:
@@ -52,14 +54,14 @@ def draw_and_store(database: Database, store: ArtifactStore, row: ArtifactRow, d
     """Draw the pictures and store them. Returns False if the row is gone: the job has been deleted, or another process
     was first.
 
-    Raises StoreUnavailable, DatabaseAway, NoDrawing, and OSError if the disk for temporary files is full.
+    A job whose drawing is missing in the store, or not what was stored, has no pictures from then on. Raises
+    StoreUnavailable, DatabaseAway, NoDrawing, and OSError if the disk for temporary files is full.
     """
     with tempfile.TemporaryDirectory(prefix="gradq-pictures-") as name:
         source, folder = Path(name) / UNDRAWN, Path(name) / "drawn"
         folder.mkdir()
-        _fetch(store, row, source)
         try:
-            drawn = draw(source, folder)
+            drawn = draw(source, folder) if _fetch(store, row, source) else []
         except ValueError as error:
             raise NoDrawing(f"{row.key}: {error}") from error
         files = [_put(store, row, path) for path in drawn]
@@ -72,15 +74,17 @@ def draw_and_store(database: Database, store: ArtifactStore, row: ArtifactRow, d
     return is_first
 
 
-def _fetch(store: ArtifactStore, row: ArtifactRow, path: Path) -> None:
+def _fetch(store: ArtifactStore, row: ArtifactRow, path: Path) -> bool:
+    """Fetch the drawing. Returns False if it is lost."""
     try:
-        whole = store.get_checked(row.key, path, row.sha256)
-    except FileNotFoundError as error:
-        raise NoDrawing(f"{row.key} is not in the store") from error
-    if not whole:
-        if store.is_local:
-            raise NoDrawing(f"{row.key} is not what was stored")
-        raise StoreUnavailable(f"{row.key}: the content differs from what was stored")
+        if store.get_checked(row.key, path, row.sha256):
+            return True
+        if not store.is_local:
+            raise StoreUnavailable(f"{row.key}: the content differs from what was stored")
+        log.error("the drawing of a job's pictures is not what was stored; it has none", key=row.key)
+    except FileNotFoundError:
+        log.error("the drawing of a job's pictures is not in the store; it has none", key=row.key)
+    return False
 
 
 def _put(store: ArtifactStore, row: ArtifactRow, path: Path) -> StoredFile:

@@ -126,7 +126,7 @@ def test_with_a_broker_that_returns_errors_the_worker_goes_on_says_so_and_comes_
             steady.cancel(running["id"])
             assert steady.wait(running["id"])["attempt"] == 1, "the running job was not interrupted"
             assert steady.wait(queued["id"])["status"] == "succeeded"
-            # first the connection breaks, and only the next one is told why
+            # first the connection breaks, and only the next one gets the reason
             wait_for(lambda: (broker_of(steady)["detail"] or "").startswith(fault.word), 30, "the worker to say so")
             assert not broker_of(steady)["ok"]
             ready = steady.http.get("/readyz").json()

@@ -44,8 +44,11 @@ def test_importing_opens_nothing_and_brings_no_torch(module: str, tmp_path: Path
     assert not (tmp_path / "state").exists()
 
 
-@pytest.mark.parametrize("module", ["worker.trainer.process", "worker.trainer.nets.import_torchvision"])
+@pytest.mark.parametrize(
+    "module", ["worker.trainer.process", "worker.trainer.preload", "worker.trainer.nets.import_torchvision"]
+)
 def test_importing_the_trainer_touches_no_gpu_and_starts_no_thread(module: str) -> None:
+    """`preload` also trains: its server is forked, which would lose its threads."""
     script = (
         f"import {module}, os, sys, torch\n"
         "assert not torch.cuda.is_initialized()\n"

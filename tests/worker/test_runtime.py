@@ -80,7 +80,7 @@ def bell(runtime: Runtime) -> Bell:
 def test_a_doorbell_message_is_answered_while_its_job_runs(
     runtime: Runtime, bell: Bell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The thread that receives messages goes on; one without a free slot is sent again, and no more are received."""
+    """The thread that receives messages continues; one without a free slot is sent again, and no more are received."""
     runs, ends = threading.Semaphore(0), threading.Event()
 
     def run(supervisor: Supervisor) -> None:
@@ -101,7 +101,7 @@ def test_a_doorbell_message_is_answered_while_its_job_runs(
     assert bell.rung == 1
     ends.set()
     wait_for(lambda: runtime.pool.free == slots and len(freed) >= slots, 20, "free slots")
-    assert all(freed), "whoever is told that a slot is free finds it free"
+    assert all(freed), "the slot is free before the calls"
 
 
 def test_messages_are_left_to_others_by_a_worker_that_drains_or_cannot_store(runtime: Runtime, bell: Bell) -> None:
